@@ -1,0 +1,22 @@
+"""Eight virtual CPU devices, a compilation cache, and the folders tests import from."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("HF_HOME", str(Path(tempfile.gettempdir()) / "ti_flax-tests-hub"))
+
+import jax  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+for folder in (ROOT, ROOT / "scripts", ROOT / "tests"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "ti_flax-tests-jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_threefry_partitionable", True)

@@ -1,0 +1,190 @@
+"""Checkpoints of a run: rows, optimizer state, step, resolved config and what they belong to."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ti_flax.errors import CheckpointError
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds.
+
+    Attributes:
+      rows: `[added_tokens, width]` float32.
+      optimizer: optimizer state leaves by their path in the state tree.
+      step: updates made.
+      config: the resolved configuration of the run, flat.
+      fingerprint: what the rows belong to: concept, model and images, each a short string.
+    """
+
+    rows: np.ndarray
+    optimizer: dict[str, np.ndarray]
+    step: int
+    config: dict[str, Any]
+    fingerprint: dict[str, str]
+
+
+def checkpoint_steps(output_dir: Path) -> list[int]:
+    """Steps of the whole checkpoints in a run's folder, oldest first."""
+    if not output_dir.is_dir():
+        return []
+    matches = (_NAME.fullmatch(entry.name) for entry in output_dir.iterdir() if entry.is_dir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def save_checkpoint(output_dir: Path, checkpoint: Checkpoint, *, total_limit: int | None = None) -> Path:
+    """Writes `checkpoint-<step>`, which appears whole or not at all, then drops the oldest ones.
+
+    Args:
+      output_dir: the run's folder.
+      checkpoint: what to write; one of the same step is replaced.
+      total_limit: how many checkpoints to keep, None for all.
+
+    Raises:
+      CheckpointError: the folder cannot be written.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = (output_dir / f"checkpoint-{checkpoint.step}").absolute()
+    state = {"rows": checkpoint.rows, "optimizer": checkpoint.optimizer}
+    belongs = {"step": checkpoint.step, "config": checkpoint.config, "fingerprint": checkpoint.fingerprint}
+    try:
+        with _checkpointer() as checkpointer:
+            arguments = ocp.args.Composite(
+                state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
+                run=ocp.args.JsonSave(belongs),  # pyright: ignore[reportCallIssue]
+            )
+            checkpointer.save(folder, args=arguments, force=True)
+    except OSError as error:
+        raise CheckpointError(
+            folder,
+            expected="a folder that can be written",
+            found=str(error),
+            remedy="Free space or choose another output_dir; earlier checkpoints are untouched.",
+        ) from error
+    if total_limit is not None:
+        for step in checkpoint_steps(output_dir)[:-total_limit]:
+            shutil.rmtree(output_dir / f"checkpoint-{step}", ignore_errors=True)
+    return folder
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Reads a checkpoint folder.
+
+    Raises:
+      CheckpointError: it is not there, or not a checkpoint of this program.
+    """
+    import orbax.checkpoint as ocp
+
+    try:
+        with _checkpointer() as checkpointer:
+            arguments = ocp.args.Composite(
+                state=ocp.args.StandardRestore(),
+                run=ocp.args.JsonRestore(),
+            )
+            restored = checkpointer.restore(folder.absolute(), args=arguments)
+        state, belongs = restored["state"], restored["run"]
+        return Checkpoint(
+            rows=np.asarray(state["rows"]),
+            optimizer={path: np.asarray(leaf) for path, leaf in state["optimizer"].items()},
+            step=int(belongs["step"]),
+            config=belongs["config"],
+            fingerprint=belongs["fingerprint"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            folder,
+            expected="a checkpoint of this program",
+            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            remedy="Resume from an earlier checkpoint, or start again with overwrite_output_dir.",
+        ) from error
+
+
+def find_checkpoint(output_dir: Path, name: str) -> Path | None:
+    """Turns `latest`, a checkpoint's name or its path into its folder.
+
+    Returns:
+      None for `latest` in a folder without checkpoints: the run then starts from the beginning.
+
+    Raises:
+      CheckpointError: no checkpoint of that name.
+    """
+    steps = checkpoint_steps(output_dir)
+    if name == "latest":
+        return output_dir / f"checkpoint-{steps[-1]}" if steps else None
+    for folder in (output_dir / Path(name).name, Path(name)):
+        if folder.is_dir() and _NAME.fullmatch(folder.name):
+            return folder
+    raise CheckpointError(
+        f"resume_from_checkpoint {name!r}",
+        expected=f"latest or one of {[f'checkpoint-{step}' for step in steps]} in {output_dir}",
+        found="no such folder",
+        remedy="Name one of these, or leave the option out to start from the beginning.",
+    )
+
+
+def check_same_run(checkpoint: Checkpoint, fingerprint: Mapping[str, str], folder: Path) -> None:
+    """Refuses to resume with another concept, model or set of images.
+
+    Raises:
+      CheckpointError: says what differs, then and now.
+    """
+    names = [*checkpoint.fingerprint, *(name for name in fingerprint if name not in checkpoint.fingerprint)]
+    old, new = checkpoint.fingerprint, fingerprint
+    differing = [name for name in names if old.get(name) != new.get(name)]
+    if differing:
+        raise CheckpointError(
+            folder,
+            expected="; ".join(f"{name} {old.get(name)}" for name in differing),
+            found="; ".join(f"{name} {new.get(name)}" for name in differing),
+            remedy="Resume with what the checkpoint was made with, or use another output_dir.",
+        )
+
+
+def optimizer_leaves(opt_state: Any) -> dict[str, np.ndarray]:
+    """The arrays of an optimizer state, by their path."""
+    leaves = jax.tree_util.tree_flatten_with_path(opt_state)[0]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def restore_optimizer(opt_state: Any, leaves: Mapping[str, np.ndarray], folder: Path) -> Any:
+    """Fills a fresh optimizer state with the arrays of a checkpoint.
+
+    Raises:
+      CheckpointError: the checkpoint is another optimizer's.
+    """
+    paths, tree = jax.tree_util.tree_flatten_with_path(opt_state)
+    expected = {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in paths}
+    found = {path: np.shape(leaf) for path, leaf in leaves.items()}
+    if expected != found:
+        raise CheckpointError(
+            folder,
+            expected=f"optimizer state {expected}",
+            found=str(found),
+            remedy="Resume with the optimizer settings that the checkpoint was made with.",
+        )
+    return jax.tree_util.tree_unflatten(tree, [leaves[path] for path in expected])
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint as ocp
+
+    # Orbax reports every save and restore at length; its warnings and errors still come through.
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    handler = ocp.CompositeCheckpointHandler(
+        state=ocp.StandardCheckpointHandler(), run=ocp.JsonCheckpointHandler()
+    )
+    return ocp.Checkpointer(handler)

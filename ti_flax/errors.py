@@ -1,0 +1,51 @@
+"""Errors meant for people: where it happened, what was expected, what was found, what to do."""
+
+
+class TiFlaxError(Exception):
+    """Base of every error that prints as one line and ends the program with exit code 2.
+
+    Args:
+      where: the file, option or object at fault.
+      expected: what would have been right.
+      found: what was there instead.
+      remedy: what the reader can do about it, a full sentence.
+    """
+
+    def __init__(self, where: object, *, expected: str = "", found: str = "", remedy: str = ""):
+        parts = []
+        if expected:
+            parts.append(f"expected {expected}")
+        if found:
+            parts.append(f"found {found}")
+        sentence = f"{where}: {', '.join(parts)}" if parts else f"{where}"
+        if remedy:
+            sentence = f"{sentence.rstrip('.')}. {remedy}"
+        super().__init__(" ".join(sentence.split()))
+
+
+class ConfigError(TiFlaxError):
+    """An option or configuration file is unknown, missing, mistyped or contradictory."""
+
+
+class TokenError(TiFlaxError):
+    """A placeholder or initializer does not fit the tokenizer."""
+
+
+class DataError(TiFlaxError):
+    """Training images cannot be found or decoded."""
+
+
+class WeightsError(TiFlaxError):
+    """A model folder is incomplete, unsupported, or does not fit its configuration."""
+
+
+class CheckpointError(TiFlaxError):
+    """A checkpoint cannot be read, or belongs to another run."""
+
+
+class OutputError(TiFlaxError):
+    """A result cannot be written, or would overwrite a finished one."""
+
+
+class TrainingError(TiFlaxError):
+    """Training produced values that cannot be used."""

@@ -1,0 +1,147 @@
+"""learned_embeds files: one key, the placeholder token, and its vectors `[num_vectors, width]`.
+
+Both are what diffusers' `save_progress` writes: `.safetensors` with metadata `{"format": "pt"}`, and
+`.bin`, the zip archive of `torch.save`, here written without torch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from ti_flax.errors import OutputError, WeightsError
+
+# torch aligns every storage in the archive, so that it can be memory-mapped.
+_ALIGNMENT = 64
+
+
+def save_learned_embeds(path: Path, placeholder_token: str, rows: np.ndarray) -> None:
+    """Writes rows as a `.safetensors` or `.bin` file, by the path's suffix.
+
+    Args:
+      path: where to; replaced in one rename.
+      placeholder_token: the only key.
+      rows: `[num_vectors, width]`, saved as contiguous float32.
+
+    Raises:
+      OutputError: the file cannot be written.
+    """
+    rows = np.ascontiguousarray(rows, np.float32)
+    content = torch_archive(placeholder_token, rows)
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import save
+
+        content = save({placeholder_token: rows}, metadata={"format": "pt"})
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            path, expected="a place to write to", found=str(error), remedy="Choose another output_dir."
+        ) from error
+
+
+def torch_archive(key: str, rows: np.ndarray) -> bytes:
+    """The bytes `torch.save({key: tensor})` would give, loadable with `weights_only=True`.
+
+    Args:
+      key: the dictionary's one key.
+      rows: `[num_vectors, width]` float32.
+    """
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
+        _add(file, archive, "data.pkl", _pickled(key, rows))
+        _add(file, archive, "byteorder", b"little")
+        _add(file, archive, "data/0", rows.astype("<f4").tobytes())
+        _add(file, archive, "version", b"3\n")
+    return archive.getvalue()
+
+
+def _add(file: zipfile.ZipFile, archive: io.BytesIO, name: str, content: bytes) -> None:
+    """Stores an entry whose content starts at a multiple of `_ALIGNMENT`."""
+    entry = zipfile.ZipInfo(f"learned_embeds/{name}")
+    # The content follows a header of 30 bytes, the name, and an extra field of 4 bytes or more.
+    gap = -(archive.tell() + 34 + len(entry.filename.encode())) % _ALIGNMENT
+    entry.extra = b"FB" + struct.pack("<H", gap) + b"Z" * gap
+    file.writestr(entry, content)
+
+
+def _pickled(key: str, rows: np.ndarray) -> bytes:
+    """A protocol-2 pickle of `{key: torch.FloatTensor}` whose storage is the archive's `data/0`.
+
+    Written as opcodes, because pickling the real objects would take torch: the two globals named
+    are those that `torch.load(weights_only=True)` lets through.
+    """
+    height, width = rows.shape
+    storage = _tuple(
+        _text("storage"), b"ctorch\nFloatStorage\n", _text("0"), _text("cpu"), _integer(rows.size)
+    )
+    tensor = [
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"(",
+        storage + b"Q",
+        _integer(0),
+        _tuple(_integer(height), _integer(width)),
+        _tuple(_integer(width), _integer(1)),
+        b"\x89",  # requires_grad: False
+        b"ccollections\nOrderedDict\n)R",  # backward hooks: none
+        b"tR",
+    ]
+    return b"".join([b"\x80\x02", b"}", _text(key), *tensor, b"s", b"."])
+
+
+def _text(value: str) -> bytes:
+    encoded = value.encode()
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def _integer(value: int) -> bytes:
+    return b"J" + struct.pack("<i", value)
+
+
+def _tuple(*items: bytes) -> bytes:
+    return b"(" + b"".join(items) + b"t"
+
+
+def load_learned_embeds(path: Path) -> tuple[str, np.ndarray]:
+    """Reads a `.safetensors` file of one key: the placeholder token and rows `[num_vectors, width]` float32.
+
+    Raises:
+      WeightsError: the file is not a learned_embeds file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise WeightsError(
+            path,
+            expected="a learned_embeds.safetensors file",
+            found=str(error),
+            remedy="Name the .safetensors file that a training run wrote.",
+        ) from error
+    if len(tensors) != 1:
+        raise WeightsError(
+            path,
+            expected="one key, the placeholder token",
+            found=f"{len(tensors)} keys {sorted(tensors)[:4]}",
+            remedy="Name the .safetensors file that a training run wrote.",
+        )
+    ((token, rows),) = tensors.items()
+    if rows.ndim not in (1, 2) or not np.issubdtype(rows.dtype, np.floating):
+        raise WeightsError(
+            f"{path}: {token}",
+            expected="vectors [num_vectors, width] of floats",
+            found=f"{list(rows.shape)} {rows.dtype}",
+            remedy="Name the .safetensors file that a training run wrote.",
+        )
+    return token, np.atleast_2d(rows).astype(np.float32)

@@ -1,0 +1,216 @@
+"""The training step: loss, update, and the one place where it is spread over devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ti_flax.diffusion import NoiseSchedule
+from ti_flax.embedding import splice
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+from ti_flax.optim import move_rows
+
+AXIS = "devices"
+
+
+class TrainState(NamedTuple):
+    """Everything that changes from step to step.
+
+    Attributes:
+      rows: `[added_tokens, width]` float32.
+      opt_state: the optimizer's state, over the rows that learn alone.
+      step: `[]` int32, updates made so far.
+    """
+
+    rows: jax.Array
+    opt_state: Any
+    step: jax.Array
+
+
+class Batch(NamedTuple):
+    """What one batch is made of, before the models see it.
+
+    Attributes:
+      latents: `[batch, height, width, channels]` float32, posterior samples x scaling factor.
+      noise: like `latents`, standard normal.
+      timesteps: `[batch]` int32.
+      token_ids: `[batch, tokens]` int32.
+    """
+
+    latents: jax.Array
+    noise: jax.Array
+    timesteps: jax.Array
+    token_ids: jax.Array
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """The parts of a step that are fixed for a run.
+
+    Attributes:
+      model: the modules (their parameters are passed separately, as data).
+      schedule: noise schedule and prediction type.
+      optimizer: a transformation over `[added_tokens, width]`, already masked.
+      trainable: `[added_tokens]` bool, rows that learn.
+      first_added_id: token id of row 0.
+      batch_size: samples a device takes at once.
+      accumulation: batches whose gradients make one update.
+      device_count: devices over all hosts.
+      flip_p: chance that a sample is the mirror image.
+      gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
+    """
+
+    model: FlaxStableDiffusion
+    schedule: NoiseSchedule
+    optimizer: optax.GradientTransformation
+    trainable: np.ndarray
+    first_added_id: int
+    batch_size: int
+    accumulation: int = 1
+    device_count: int = 1
+    flip_p: float = 0.5
+    gradient_checkpointing: bool = False
+
+    @property
+    def global_batch(self) -> int:
+        """Samples that make one update, over all devices and accumulated batches."""
+        return self.batch_size * self.accumulation * self.device_count
+
+
+def init_state(task: Task, rows: np.ndarray) -> TrainState:
+    """The state before the first update."""
+    rows = jnp.asarray(rows, jnp.float32)
+    return TrainState(rows, task.optimizer.init(rows), jnp.zeros((), jnp.int32))
+
+
+def image_index(key: jax.Array, sample: jax.Array, images: int) -> jax.Array:
+    """Which image the n-th sample of the run shows: a fresh shuffle of all images every epoch."""
+    order = jax.random.permutation(jax.random.fold_in(key, sample // images), images)
+    return order[sample % images]
+
+
+def draw(task: Task, key: jax.Array, frozen: dict, *, step: jax.Array, position: jax.Array) -> Batch:
+    """Draws one sample; everything in it depends on (key, step, position in the global batch) alone.
+
+    Args:
+      task: the run's fixed parts.
+      key: the run's key.
+      frozen: holds `posteriors` `[images, 2, height, width, 2 * channels]` (mean and log-variance of
+        each image and of its mirror image) and `token_ids` `[templates, tokens]`.
+      step: `[]` int32, update index.
+      position: `[]` int32, place in the global batch.
+
+    Returns:
+      A `Batch` without the batch axis.
+    """
+    order_key, sample_key = jax.random.split(key)
+    sample_key = jax.random.fold_in(jax.random.fold_in(sample_key, step), position)
+    posterior_key, noise_key, time_key, template_key, flip_key = jax.random.split(sample_key, 5)
+
+    posteriors, token_ids = frozen["posteriors"], frozen["token_ids"]
+    image = image_index(order_key, step * task.global_batch + position, posteriors.shape[0])
+    mirrored = jax.random.bernoulli(flip_key, task.flip_p).astype(jnp.int32)
+    mean, log_variance = jnp.split(posteriors[image, mirrored], 2, axis=-1)
+    sampled = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(posterior_key, mean.shape)
+    template = jax.random.randint(template_key, (), 0, token_ids.shape[0])
+    return Batch(
+        latents=sampled * task.model.vae.config.scaling_factor,
+        noise=jax.random.normal(noise_key, mean.shape),
+        timesteps=jax.random.randint(time_key, (), 0, task.schedule.num_train_timesteps),
+        token_ids=token_ids[template],
+    )
+
+
+def denoising_loss(rows: jax.Array, frozen: dict, batch: Batch, task: Task) -> jax.Array:
+    """Mean squared denoising error of one batch, `[]` float32 (arXiv:2208.01618, eq. 2).
+
+    Args:
+      rows: `[added_tokens, width]` float32, the only thing differentiated.
+      frozen: parameter trees `text_encoder` and `unet`.
+      batch: latents, noise, timesteps and token ids.
+      task: modules and schedule.
+    """
+    text_encoder, unet = task.model.text_encoder, task.model.unet
+    table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+
+    def predict(rows: jax.Array) -> jax.Array:
+        embedded = splice(table, rows, batch.token_ids, first_added_id=task.first_added_id)
+        hidden_states = text_encoder.apply({"params": frozen["text_encoder"]}, embedded)
+        noisy = task.schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
+        return unet.apply({"params": frozen["unet"]}, noisy, batch.timesteps, hidden_states)
+
+    if task.gradient_checkpointing:
+        predict = jax.checkpoint(predict)
+    target = task.schedule.target(batch.latents, batch.noise, batch.timesteps)
+    return jnp.mean(jnp.square(predict(rows).astype(jnp.float32) - target))
+
+
+def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple[TrainState, dict]:
+    """One update from one global batch; runs on every device, with gradients averaged over them."""
+    device = jax.lax.axis_index(AXIS)
+
+    def accumulate(total, micro):
+        first = (micro * task.device_count + device) * task.batch_size
+        positions = first + jnp.arange(task.batch_size)
+        batch = jax.vmap(lambda p: draw(task, key, frozen, step=state.step, position=p))(positions)
+        loss_and_gradient = jax.value_and_grad(denoising_loss)(state.rows, frozen, batch, task)
+        return jax.tree.map(jnp.add, total, loss_and_gradient), None
+
+    zero = (jnp.zeros((), jnp.float32), jnp.zeros_like(state.rows))
+    total, _ = jax.lax.scan(accumulate, zero, jnp.arange(task.accumulation))
+    loss, gradient = jax.tree.map(lambda x: jax.lax.pmean(x / task.accumulation, AXIS), total)
+    updates, opt_state = task.optimizer.update(gradient, state.opt_state, state.rows)
+    rows = move_rows(state.rows, updates, task.trainable)
+    measures = {"loss": loss, "grad_norm": optax.global_norm(gradient * task.trainable[:, None])}
+    return TrainState(rows, opt_state, state.step + 1), measures
+
+
+def make_chunk(task: Task, capacity: int) -> Callable:
+    """Builds `chunk(state, frozen, key, steps)`: up to `capacity` updates without the host.
+
+    `steps` is traced, so chunks of every length are the same program and give the same bits.
+    The measures come out as `[capacity]` float32 each, of which the first `steps` are filled.
+    """
+
+    def chunk(state: TrainState, frozen: dict, key: jax.Array, steps: jax.Array):
+        def body(i, carry):
+            state, measured = carry
+            state, measures = update(task, state, frozen, jax.random.wrap_key_data(key))
+            return state, jax.tree.map(lambda column, x: column.at[i].set(x), measured, measures)
+
+        empty = {name: jnp.zeros(capacity, jnp.float32) for name in ("loss", "grad_norm")}
+        return jax.lax.fori_loop(0, steps, body, (state, empty))
+
+    return chunk
+
+
+def spread(chunk: Callable, devices: Sequence[jax.Device] | None = None) -> Any:
+    """Runs a chunk on all devices at once, its state donated.
+
+    This is the only function that names `jax.pmap`; all arguments have a leading device axis.
+    """
+    return jax.pmap(chunk, axis_name=AXIS, donate_argnums=(0,), devices=devices)
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Puts a copy of every leaf on each device: leaves get a leading axis `[devices, ...]`."""
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
+
+    def copies(leaf: Any) -> jax.Array:
+        one = np.asarray(leaf)[None]
+        shards = [jax.device_put(one, device) for device in devices]
+        return jax.make_array_from_single_device_arrays((len(devices), *one.shape[1:]), sharding, shards)
+
+    return jax.tree.map(copies, tree)
+
+
+def first_copy(tree: Any) -> Any:
+    """Brings one device's copy of replicated arrays to the host, as NumPy arrays."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], tree)

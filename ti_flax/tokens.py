@@ -1,0 +1,189 @@
+"""The CLIP tokenizer and the placeholder tokens that stand for a learned concept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ti_flax.errors import TokenError
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A new word: one placeholder token, or several that always stand together.
+
+    Attributes:
+      placeholder_token: what people write in a prompt, e.g. `<cat-toy>`.
+      tokens: the tokens it expands to, `<cat-toy>`, `<cat-toy>_1`, ...; one per vector.
+      token_ids: their ids, consecutive, directly after the tokenizer's own vocabulary.
+      initializer_token: the known word the rows start from.
+      initializer_id: its token id.
+    """
+
+    placeholder_token: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    initializer_token: str
+    initializer_id: int
+
+    @property
+    def text(self) -> str:
+        """What a prompt holds in place of the placeholder: all of its tokens."""
+        return " ".join(self.tokens)
+
+    def expand(self, prompt: str) -> str:
+        """Replaces the placeholder in a prompt that a person wrote by all of its tokens."""
+        return expand_placeholder(prompt, self.placeholder_token, len(self.tokens))
+
+
+def vector_tokens(placeholder_token: str, num_vectors: int) -> tuple[str, ...]:
+    """Names the tokens of a concept the way diffusers does: `tok`, `tok_1`, ..., `tok_{n-1}`."""
+    return (placeholder_token, *(f"{placeholder_token}_{i}" for i in range(1, num_vectors)))
+
+
+def expand_placeholder(prompt: str, placeholder_token: str, num_vectors: int) -> str:
+    """Writes out every vector's token where a prompt names the placeholder; idempotent."""
+    text = " ".join(vector_tokens(placeholder_token, num_vectors))
+    if num_vectors == 1 or text in prompt:
+        return prompt
+    return prompt.replace(placeholder_token, text)
+
+
+def load_tokenizer(folder: Path, name: str | None = None) -> Any:
+    """Loads the CLIP tokenizer of a model folder, or another one by name or path.
+
+    Raises:
+      TokenError: there is no readable CLIP tokenizer.
+    """
+    from transformers import CLIPTokenizer
+
+    place = name or str(folder / "tokenizer")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(place)
+    except (OSError, ValueError, TypeError) as error:
+        raise TokenError(
+            place,
+            expected="a CLIP tokenizer (vocab.json, merges.txt, tokenizer_config.json)",
+            found=str(error).splitlines()[0],
+            remedy="Check the model folder, or name another with tokenizer_name.",
+        ) from error
+    if tokenizer.model_max_length > 77:
+        # Old tokenizer folders leave the length out; the text encoder has 77 positions.
+        tokenizer.model_max_length = 77
+    return tokenizer
+
+
+def split_text(tokenizer: Any, text: str) -> list[str]:
+    """Shows how the tokenizer cuts a text, one string a token."""
+    return tokenizer.convert_ids_to_tokens(tokenizer.encode(text, add_special_tokens=False))
+
+
+def add_concept(
+    tokenizer: Any, *, placeholder_token: str, initializer_token: str, num_vectors: int = 1
+) -> Concept:
+    """Adds a concept's tokens to the tokenizer, after everything about them has been checked.
+
+    Raises:
+      TokenError: the placeholder is empty or already a word, or the initializer is not one token.
+    """
+    tokens = vector_tokens(placeholder_token, num_vectors)
+    for token in tokens:
+        _check_placeholder(tokenizer, token)
+    initializer_id = _initializer_id(tokenizer, initializer_token)
+    first_id = len(tokenizer)
+    tokenizer.add_tokens(list(tokens))
+    token_ids = tuple(tokenizer.convert_tokens_to_ids(list(tokens)))
+    if token_ids != tuple(range(first_id, first_id + num_vectors)):
+        raise TokenError(
+            f"placeholder_token {placeholder_token!r}",
+            expected=f"new token ids from {first_id}",
+            found=str(list(token_ids)),
+            remedy="The tokenizer's vocabulary has gaps; use the tokenizer of the base model.",
+        )
+    return Concept(placeholder_token, tokens, token_ids, initializer_token, initializer_id)
+
+
+def _check_placeholder(tokenizer: Any, token: str) -> None:
+    where = f"placeholder_token {token!r}"
+    if not token.strip() or token != token.strip():
+        raise TokenError(
+            where,
+            expected="a word without blanks around it",
+            found="an empty or padded one",
+            remedy="Write for example <my-cat>.",
+        )
+    pieces = split_text(tokenizer, token)
+    vocabulary = tokenizer.get_vocab()
+    if token in vocabulary or len(pieces) == 1:
+        raise TokenError(
+            where,
+            expected="a new word",
+            found=f"one that the tokenizer knows, as {pieces}",
+            remedy=f"Choose one that is not in the vocabulary, for example <{token.strip('<>')}-concept>.",
+        )
+
+
+def _initializer_id(tokenizer: Any, initializer_token: str) -> int:
+    where = f"initializer_token {initializer_token!r}"
+    pieces = split_text(tokenizer, initializer_token)
+    if not pieces:
+        raise TokenError(
+            where,
+            expected="one known word",
+            found="no token",
+            remedy="Name the kind of thing that is learned, for example toy.",
+        )
+    if len(pieces) > 1:
+        raise TokenError(
+            where,
+            expected="a single token",
+            found=f"{len(pieces)}, split as {pieces}",
+            remedy="Choose a shorter or more common word, for example toy, cat or painting.",
+        )
+    token_id = tokenizer.convert_tokens_to_ids(pieces[0])
+    if pieces[0] == tokenizer.unk_token and initializer_token != tokenizer.unk_token:
+        raise TokenError(
+            where,
+            expected="one known word",
+            found=f"one that the tokenizer reads as unknown, {pieces}",
+            remedy="Choose a word of the vocabulary, for example toy.",
+        )
+    return token_id
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[str], *, concept: Concept | None = None) -> np.ndarray:
+    """Token ids of prompts, padded to the text encoder's length: `[prompts, tokens]` int32.
+
+    Args:
+      tokenizer: a CLIP tokenizer that already has the concept's tokens.
+      prompts: texts; with `concept` each must hold all of its tokens in order.
+      concept: what must be in every prompt, for training prompts.
+
+    Raises:
+      TokenError: a concept's tokens are cut off or split in one of the prompts.
+    """
+    length = tokenizer.model_max_length
+    encoded = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length)
+    token_ids = np.asarray(encoded["input_ids"], np.int32)
+    if concept is not None:
+        for prompt, row in zip(prompts, token_ids, strict=True):
+            _check_whole(tokenizer, prompt, row, concept)
+    return token_ids
+
+
+def _check_whole(tokenizer: Any, prompt: str, row: np.ndarray, concept: Concept) -> None:
+    first, count = concept.token_ids[0], len(concept.token_ids)
+    found = [int(i) for i in row if first <= i < first + count]
+    if tuple(found[:count]) == concept.token_ids:
+        return
+    shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
+    raise TokenError(
+        f"prompt {shown!r}",
+        expected=f"all {count} tokens of {concept.placeholder_token} within {tokenizer.model_max_length} tokens",
+        found=f"{len(set(found))} of them",
+        remedy="Use a smaller num_vectors or a shorter prompt.",
+    )
