@@ -41,8 +41,9 @@ def learning_rate_schedule(
         "cosine_with_restarts": lambda progress: jnp.where(
             progress >= 1.0, 0.0, 0.5 * (1.0 + jnp.cos(math.pi * ((num_cycles * progress) % 1.0)))
         ),
-        "polynomial": lambda progress: (1.0 - progress) * (1.0 - POLYNOMIAL_LR_END / peak)
-        + POLYNOMIAL_LR_END / peak,
+        "polynomial": lambda progress: (
+            (1.0 - progress) * (1.0 - POLYNOMIAL_LR_END / peak) + POLYNOMIAL_LR_END / peak
+        ),
     }[name]
 
     def schedule(step: Any) -> jax.Array:

@@ -18,6 +18,8 @@ from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.optim import move_rows
 
 AXIS = "devices"
+# Pinned, because the bits of a run must not depend on a JAX flag.
+KEY_IMPLEMENTATION = "threefry2x32"
 
 
 class TrainState(NamedTuple):
@@ -64,7 +66,6 @@ class Task:
       accumulation: batches whose gradients make one update.
       device_count: devices over all hosts.
       flip_p: chance that a sample is the mirror image.
-      gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
     """
 
     model: FlaxStableDiffusion
@@ -76,7 +77,6 @@ class Task:
     accumulation: int = 1
     device_count: int = 1
     flip_p: float = 0.5
-    gradient_checkpointing: bool = False
 
     @property
     def global_batch(self) -> int:
@@ -139,17 +139,12 @@ def denoising_loss(rows: jax.Array, frozen: dict, batch: Batch, task: Task) -> j
     """
     text_encoder, unet = task.model.text_encoder, task.model.unet
     table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-
-    def predict(rows: jax.Array) -> jax.Array:
-        embedded = splice(table, rows, batch.token_ids, first_added_id=task.first_added_id)
-        hidden_states = text_encoder.apply({"params": frozen["text_encoder"]}, embedded)
-        noisy = task.schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
-        return unet.apply({"params": frozen["unet"]}, noisy, batch.timesteps, hidden_states)
-
-    if task.gradient_checkpointing:
-        predict = jax.checkpoint(predict)
+    embedded = splice(table, rows, batch.token_ids, first_added_id=task.first_added_id)
+    hidden_states = text_encoder.apply({"params": frozen["text_encoder"]}, embedded)
+    noisy = task.schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
+    predicted = unet.apply({"params": frozen["unet"]}, noisy, batch.timesteps, hidden_states)
     target = task.schedule.target(batch.latents, batch.noise, batch.timesteps)
-    return jnp.mean(jnp.square(predict(rows).astype(jnp.float32) - target))
+    return jnp.mean(jnp.square(jnp.asarray(predicted, jnp.float32) - target))
 
 
 def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple[TrainState, dict]:
@@ -182,7 +177,9 @@ def make_chunk(task: Task, capacity: int) -> Callable:
     def chunk(state: TrainState, frozen: dict, key: jax.Array, steps: jax.Array):
         def body(i, carry):
             state, measured = carry
-            state, measures = update(task, state, frozen, jax.random.wrap_key_data(key))
+            state, measures = update(
+                task, state, frozen, jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION)
+            )
             return state, jax.tree.map(lambda column, x: column.at[i].set(x), measured, measures)
 
         empty = {name: jnp.zeros(capacity, jnp.float32) for name in ("loss", "grad_norm")}

@@ -1,0 +1,74 @@
+"""The README.md of a run's folder, which is also the model card on the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ti_flax.config import RunConfig
+from ti_flax.tokens import Concept
+
+_CARD = """\
+---
+base_model: {base}
+library_name: diffusers
+pipeline_tag: text-to-image
+tags:
+- stable-diffusion
+- stable-diffusion-diffusers
+- text-to-image
+- diffusers
+- textual_inversion
+- diffusers-training
+- jax
+---
+
+# {token}
+
+A Textual Inversion concept ({kind}) for `{base}`: {count} of {width} numbers, learned from {images} in
+{steps} steps of {batch} samples at learning rate {rate:g}, starting from the word "{initializer}".
+
+Use it with diffusers:
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipe = StableDiffusionPipeline.from_pretrained("{base}")
+pipe.load_textual_inversion("learned_embeds.safetensors")
+pipe("{prompt}").images[0].save("picture.png")
+```
+
+In the Stable Diffusion Web UI and in ComfyUI, put `learned_embeds.safetensors` into the folder for
+embeddings under a name of its own; the file's name is then the word to use in prompts.
+"""
+
+
+def write_model_card(
+    output_dir: Path,
+    config: RunConfig,
+    concept: Concept,
+    *,
+    images: int,
+    width: int,
+    steps: int,
+    batch: int,
+    rate: float,
+) -> None:
+    """Writes `README.md`: what was learned from what, and how to use it."""
+    vectors = len(concept.tokens)
+    style = config.concept.learnable_property == "style"
+    card = _CARD.format(
+        base=config.model.pretrained_model_name_or_path,
+        token=concept.placeholder_token,
+        kind=config.concept.learnable_property,
+        count="one vector" if vectors == 1 else f"{vectors} vectors",
+        width=width,
+        images="one picture" if images == 1 else f"{images} pictures",
+        steps=steps,
+        batch=batch,
+        rate=rate,
+        initializer=concept.initializer_token,
+        prompt=f"a painting in the style of {concept.placeholder_token}"
+        if style
+        else f"a photo of a {concept.placeholder_token}",
+    )
+    (output_dir / "README.md").write_text(card)

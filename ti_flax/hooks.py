@@ -1,0 +1,196 @@
+"""What happens beside the updates: progress, metrics, checkpoints, learned_embeds, previews."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ti_flax.checkpoint import Checkpoint, optimizer_leaves, save_checkpoint
+from ti_flax.errors import OutputError, TrainingError
+from ti_flax.export.learned_embeds import save_learned_embeds
+from ti_flax.loop import Chunk
+from ti_flax.step import TrainState
+
+METRICS = ("step", "loss", "learning_rate", "grad_norm", "samples_per_second")
+
+
+class StopWhenNotFinite:
+    """Ends the run when a loss is not a number, before a checkpoint could be made of it."""
+
+    every = None
+
+    def __init__(self, learning_rate: Callable[[int], float], output_dir: Path):
+        self._learning_rate = learning_rate
+        self._output_dir = output_dir
+
+    def measured(self, chunk: Chunk) -> None:
+        wrong = np.flatnonzero(~np.isfinite(chunk.loss) | ~np.isfinite(chunk.grad_norm))
+        if wrong.size:
+            step = chunk.first_step + int(wrong[0])
+            raise TrainingError(
+                f"step {step}",
+                expected="a finite loss and gradient",
+                found=f"loss {chunk.loss[wrong[0]]}, gradient norm {chunk.grad_norm[wrong[0]]} "
+                f"at learning rate {self._learning_rate(step - 1):.3g}",
+                remedy=f"Lower learning_rate or set max_grad_norm; checkpoints in {self._output_dir} are whole.",
+            )
+
+    def reached(self, step: int, state: TrainState) -> None:
+        pass
+
+
+class Progress:
+    """A bar with step, loss, learning rate, samples/s and time left; plain lines when not on a terminal."""
+
+    every = None
+
+    def __init__(self, start: int, total: int, *, samples: int, learning_rate: Callable[[int], float]):
+        from tqdm import tqdm
+
+        self._samples, self._learning_rate = samples, learning_rate
+        # A bar redrawn in a log file is noise, so there it moves rarely.
+        self._bar = tqdm(
+            total=total,
+            initial=start,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else 15.0,
+        )
+
+    def measured(self, chunk: Chunk) -> None:
+        rate = len(chunk.loss) * self._samples / chunk.seconds
+        self._bar.set_postfix_str(
+            f"loss {chunk.loss.mean():.4f}, lr {self._learning_rate(chunk.last_step - 1):.2e}, "
+            f"{rate:.1f} samples/s",
+            refresh=False,
+        )
+        self._bar.update(len(chunk.loss))
+
+    def reached(self, step: int, state: TrainState) -> None:
+        pass
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Metrics:
+    """`metrics.csv` with a row for every step; a resumed run goes on below the step it starts from."""
+
+    every = None
+
+    def __init__(self, path: Path, *, start: int, samples: int, learning_rate: Callable[[int], float]):
+        self._path, self._samples, self._learning_rate = path, samples, learning_rate
+        kept = _rows_until(path, start)
+        try:
+            with path.open("w", newline="") as file:
+                csv.writer(file).writerows([METRICS, *kept])
+        except OSError as error:
+            raise OutputError(path, expected="a file that can be written", found=str(error)) from error
+
+    def measured(self, chunk: Chunk) -> None:
+        rate = len(chunk.loss) * self._samples / chunk.seconds
+        with self._path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            for i, (loss, norm) in enumerate(zip(chunk.loss, chunk.grad_norm, strict=True)):
+                step = chunk.first_step + i
+                lr = self._learning_rate(step - 1)
+                writer.writerow([step, f"{loss:.6g}", f"{lr:.6g}", f"{norm:.6g}", f"{rate:.2f}"])
+
+    def reached(self, step: int, state: TrainState) -> None:
+        pass
+
+
+def _rows_until(path: Path, step: int) -> list[list[str]]:
+    """Rows of an earlier run's metrics up to a step; a line cut short by a kill is dropped."""
+    if step == 0 or not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = [row for row in csv.reader(file) if len(row) == len(METRICS) and row[0].isdigit()]
+    return [row for row in rows if int(row[0]) <= step]
+
+
+class TensorBoard:
+    """The measures of every step, as TensorBoard events."""
+
+    every = None
+
+    def __init__(self, writer: Any, learning_rate: Callable[[int], float]):
+        self._writer, self._learning_rate = writer, learning_rate
+
+    def measured(self, chunk: Chunk) -> None:
+        for i, (loss, norm) in enumerate(zip(chunk.loss, chunk.grad_norm, strict=True)):
+            step = chunk.first_step + i
+            self._writer.add_scalar("loss", float(loss), step)
+            self._writer.add_scalar("grad_norm", float(norm), step)
+            self._writer.add_scalar("lr", self._learning_rate(step - 1), step)
+
+    def reached(self, step: int, state: TrainState) -> None:
+        self._writer.flush()
+
+
+class SaveCheckpoint:
+    """An orbax checkpoint every so many steps."""
+
+    def __init__(
+        self,
+        output_dir: Path,
+        *,
+        every: int,
+        total_limit: int | None,
+        config: dict[str, Any],
+        fingerprint: dict[str, str],
+    ):
+        self.every = every
+        self._output_dir, self._total_limit = output_dir, total_limit
+        self._config, self._fingerprint = config, fingerprint
+
+    def measured(self, chunk: Chunk) -> None:
+        pass
+
+    def reached(self, step: int, state: TrainState) -> None:
+        leaves = optimizer_leaves(state.opt_state)
+        checkpoint = Checkpoint(np.asarray(state.rows), leaves, step, self._config, self._fingerprint)
+        save_checkpoint(self._output_dir, checkpoint, total_limit=self._total_limit)
+
+
+class SaveEmbeds:
+    """`learned_embeds-steps-N.safetensors` every so many steps."""
+
+    def __init__(self, output_dir: Path, placeholder_token: str, *, every: int):
+        self.every = every
+        self._output_dir, self._placeholder_token = output_dir, placeholder_token
+
+    def measured(self, chunk: Chunk) -> None:
+        pass
+
+    def reached(self, step: int, state: TrainState) -> None:
+        if step % self.every == 0:
+            path = self._output_dir / f"learned_embeds-steps-{step}.safetensors"
+            save_learned_embeds(path, self._placeholder_token, np.asarray(state.rows))
+
+
+class Preview:
+    """Pictures of the validation prompt every so many steps, as `validation/step-N.png`."""
+
+    def __init__(
+        self, output_dir: Path, *, every: int, draw: Callable[[np.ndarray], Any], writer: Any = None
+    ):
+        """Takes `draw(rows) -> PIL image` and, optionally, a TensorBoard writer for the same pictures."""
+        self.every = every
+        self._folder, self._draw, self._writer = output_dir / "validation", draw, writer
+
+    def measured(self, chunk: Chunk) -> None:
+        pass
+
+    def reached(self, step: int, state: TrainState) -> None:
+        picture = self._draw(np.asarray(state.rows))
+        self._folder.mkdir(exist_ok=True)
+        picture.save(self._folder / f"step-{step}.png")
+        if self._writer is not None:
+            self._writer.add_image("validation", np.asarray(picture), step, dataformats="HWC")

@@ -1,0 +1,112 @@
+"""The loop: call the chunked update, then the hooks. No files, no mathematics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from ti_flax.step import TrainState, first_copy, replicate
+
+# A chunk is made as long as this takes: long enough that the host's share is small, short enough to watch.
+CHUNK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What the updates of one call of the device program measured.
+
+    Attributes:
+      first_step: number of its first update, counted from 1.
+      loss: `[steps]` float32.
+      grad_norm: `[steps]` float32, over the rows that learn, before clipping.
+      seconds: wall time of the call.
+    """
+
+    first_step: int
+    loss: np.ndarray
+    grad_norm: np.ndarray
+    seconds: float
+
+    @property
+    def last_step(self) -> int:
+        return self.first_step + len(self.loss) - 1
+
+
+class Hook(Protocol):
+    """Something that happens beside the updates; it sees results and never changes them.
+
+    Attributes:
+      every: `reached` is called after every so many updates; None if only after the last.
+    """
+
+    every: int | None
+
+    def measured(self, chunk: Chunk) -> None:
+        """Takes the measures of a chunk, before any `reached` of its last step."""
+        ...
+
+    def reached(self, step: int, state: TrainState) -> None:
+        """Takes the state (on the host) after update `step`, a multiple of `every` or the last one."""
+        ...
+
+
+def next_stop(step: int, total_steps: int, hooks: Iterable[Hook]) -> int:
+    """The next step after `step` at which some hook wants the state."""
+    stops = (step - step % hook.every + hook.every for hook in hooks if hook.every)
+    return min([total_steps, *stops])
+
+
+def run_steps(
+    program: Callable[..., Any],
+    state: TrainState,
+    arguments: tuple[Any, Any],
+    *,
+    total_steps: int,
+    capacity: int,
+    devices: list[jax.Device],
+    hooks: list[Hook],
+    steps_per_call: int | None = None,
+) -> TrainState:
+    """Runs updates until `total_steps`.
+
+    Args:
+      program: the compiled chunk, spread over the devices.
+      state: replicated state; its `step` says where to begin.
+      arguments: replicated frozen arrays and key.
+      total_steps: updates of the whole run.
+      capacity: the most updates of one call.
+      devices: where the state lives.
+      hooks: called in this order.
+      steps_per_call: updates of a call; None lets them take about `CHUNK_SECONDS`.
+
+    Returns:
+      The last state, on the host.
+    """
+    host_state = first_copy(state)
+    step, length = int(host_state.step), min(steps_per_call or 1, capacity)
+    while step < total_steps:
+        steps = min(length, next_stop(step, total_steps, hooks) - step)
+        count = replicate(np.int32(steps), devices)
+        start = time.perf_counter()
+        with jax.transfer_guard("disallow"):
+            state, measures = program(state, *arguments, count)
+            jax.block_until_ready(measures)
+        seconds = time.perf_counter() - start
+        measures = first_copy(measures)
+        chunk = Chunk(step + 1, measures["loss"][:steps], measures["grad_norm"][:steps], seconds)
+        step += steps
+        for hook in hooks:
+            hook.measured(chunk)
+        due = [hook for hook in hooks if step == total_steps or (hook.every and step % hook.every == 0)]
+        if due:
+            host_state = first_copy(state)
+        for hook in due:
+            hook.reached(step, host_state)
+        if steps_per_call is None:
+            length = max(1, min(capacity, 2 * length, round(CHUNK_SECONDS * steps / max(seconds, 1e-6))))
+    return host_state
