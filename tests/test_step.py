@@ -1,0 +1,174 @@
+"""The step on tiny models: what moves, what does not, and what the bits depend on."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import FAMILIES
+
+from ti_flax import optim
+from ti_flax.diffusion import NoiseSchedule
+from ti_flax.models.stable_diffusion import random_stable_diffusion
+from ti_flax.step import Task, draw, first_copy, image_index, init_state, make_chunk, replicate, spread
+
+VOCABULARY = 120
+CAPACITY = 8
+
+
+def make_task(family="sd1", *, trainable=(True, True), **changes):
+    model = random_stable_diffusion(FAMILIES[family], seed=0)
+    trainable = np.array(trainable)
+    adamw = optim.adamw(
+        optim.learning_rate_schedule("cosine", peak=1e-2, total_steps=20, warmup_steps=2),
+        betas=(0.9, 0.999),
+        epsilon=1e-8,
+        weight_decay=1e-2,
+    )
+    task = Task(
+        model=model,
+        schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
+        optimizer=optim.mask_rows(adamw, trainable),
+        trainable=trainable,
+        first_added_id=VOCABULARY,
+        batch_size=8,
+    )
+    return dataclasses.replace(task, **changes)
+
+
+def make_frozen(task, images=3):
+    rng = np.random.default_rng(1)
+    token_ids = rng.integers(0, VOCABULARY, (4, 77)).astype(np.int32)
+    token_ids[:, 5:7] = [VOCABULARY, VOCABULARY + 1]
+    return {
+        "text_encoder": task.model.params["text_encoder"],
+        "unet": task.model.params["unet"],
+        "posteriors": rng.normal(size=(images, 2, 4, 4, 8)).astype(np.float32),
+        "token_ids": token_ids,
+    }
+
+
+def start_rows(task):
+    return np.random.default_rng(2).normal(size=(2, task.model.text_encoder.config.hidden_size)) * 0.02
+
+
+def run(task, frozen, chunks, *, devices=1, state=None):
+    """Runs chunks of the given lengths and returns the last state and all losses, on the host."""
+    places = jax.devices()[:devices]
+    key = np.asarray(jax.random.key_data(jax.random.key(7)))
+    state = replicate(state or init_state(task, start_rows(task)), places)
+    arguments = replicate(frozen, places), replicate(key, places)
+    program = spread(make_chunk(task, CAPACITY), places)
+    program = program.lower(state, *arguments, replicate(np.int32(1), places)).compile()
+    losses = []
+    for steps in chunks:
+        count = replicate(np.int32(steps), places)
+        with jax.transfer_guard("disallow"):
+            state, measures = program(state, *arguments, count)
+        losses.append(first_copy(measures)["loss"][:steps])
+    return first_copy(state), np.concatenate(losses), first_copy(arguments[0])
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    task = make_task()
+    frozen = make_frozen(task)
+    return task, frozen, run(task, frozen, [6])
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_device_count_changes_only_rounding(one_device, devices):
+    task, frozen, (expected, expected_losses, _) = one_device
+    split = dataclasses.replace(task, batch_size=8 // devices, device_count=devices)
+    state, losses, _ = run(split, frozen, [6], devices=devices)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulation_changes_only_rounding(one_device):
+    task, frozen, (expected, _, _) = one_device
+    split = dataclasses.replace(task, batch_size=2, accumulation=4)
+    state, _, _ = run(split, frozen, [6])
+    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunks", [[1, 5], [2, 2, 2], [1] * 6])
+def test_chunk_length_does_not_change_a_bit(one_device, chunks):
+    task, frozen, (expected, expected_losses, _) = one_device
+    state, losses, _ = run(task, frozen, chunks)
+    assert state.rows.tobytes() == expected.rows.tobytes()
+    assert losses.tobytes() == expected_losses.tobytes()
+
+
+def test_going_on_from_a_saved_state_gives_the_same_bits(one_device):
+    task, frozen, (expected, _, _) = one_device
+    half, _, _ = run(task, frozen, [3])
+    assert int(half.step) == 3
+    state, _, _ = run(task, frozen, [3], state=half)
+    for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        assert leaf.tobytes() == wanted.tobytes()
+
+
+def test_frozen_things_keep_their_bits():
+    task = make_task(trainable=(True, False))
+    frozen = make_frozen(task)
+    state, losses, frozen_after = run(task, frozen, [4])
+    start = start_rows(task).astype(np.float32)
+    assert np.isfinite(losses).all()
+    assert state.rows[1].tobytes() == start[1].tobytes()
+    assert (state.rows[0] != start[0]).all()
+    for leaf, wanted in zip(jax.tree.leaves(frozen_after), jax.tree.leaves(frozen), strict=True):
+        assert leaf.tobytes() == np.asarray(wanted).tobytes()
+    assert {leaf.shape for leaf in jax.tree.leaves(state.opt_state)} == {(), (1, 32)}
+
+
+def test_seed_and_position_matter_and_every_epoch_shows_every_image(one_device):
+    task, frozen, _ = one_device
+    batches = [
+        draw(task, jax.random.key(seed), frozen, step=jnp.int32(step), position=jnp.int32(position))
+        for seed, step, position in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    ]
+    noises = {np.asarray(batch.noise).tobytes() for batch in batches}
+    assert len(noises) == 4
+    assert not np.allclose(batches[0].noise, batches[0].latents)
+    shown = [int(image_index(jax.random.key(3), jnp.int32(i), 5)) for i in range(20)]
+    epochs = [shown[i : i + 5] for i in range(0, 20, 5)]
+    assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_flip_p_chooses_between_image_and_mirror_image(one_device):
+    task, frozen, _ = one_device
+    mirrored = np.zeros_like(frozen["posteriors"])
+    mirrored[..., 4:] = -30.0
+    mirrored[:, 1, ..., :4] = 1.0
+    frozen = frozen | {"posteriors": mirrored}
+    scale = task.model.vae.config.scaling_factor
+    for flip_p, expected in [(0.0, {0.0}), (1.0, {1.0}), (0.5, {0.0, 1.0})]:
+        flipped = dataclasses.replace(task, flip_p=flip_p)
+        drawn = [
+            draw(flipped, jax.random.key(0), frozen, step=jnp.int32(step), position=jnp.int32(0))
+            for step in range(12)
+        ]
+        assert {round(float(batch.latents.mean()) / scale, 2) for batch in drawn} == expected
+
+
+def test_gradient_checkpointing_changes_only_rounding(one_device):
+    task, frozen, (expected, _, _) = one_device
+    model = dataclasses.replace(task.model, unet=task.model.unet.clone(gradient_checkpointing=True))
+    state, _, _ = run(dataclasses.replace(task, model=model), frozen, [6])
+    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-6)
+
+
+def test_one_all_reduce_and_no_other_collective(one_device):
+    task, frozen, _ = one_device
+    places = jax.devices()[:2]
+    split = dataclasses.replace(task, batch_size=4, device_count=2)
+    program = spread(make_chunk(split, CAPACITY), places)
+    key = np.asarray(jax.random.key_data(jax.random.key(7)))
+    arguments = (init_state(split, start_rows(split)), frozen, key, np.int32(1))
+    text = program.lower(*(replicate(argument, places) for argument in arguments)).compile().as_text()
+    # One line of the program for the loss and the gradient, combined or not.
+    assert 1 <= text.count(" all-reduce(") <= 2
+    assert "all-gather" not in text and "all-to-all" not in text
