@@ -55,14 +55,10 @@ def sampling_steps(
         spacing, total, steps, offset=int(scheduler_config.get("steps_offset", 0)), sampler=sampler
     )
     abar = schedule.alphas_cumprod.astype(np.float64)
-    if sampler == "ddim":
-        # DDIM walks in strides of total / steps; what lies before timestep 0 is x_0, or almost x_0.
-        last = 1.0 if scheduler_config.get("set_alpha_to_one", True) else abar[0]
-        before = timesteps - total // steps
-        after = np.where(before >= 0, abar[np.maximum(before, 0)], last)
-        path = np.concatenate([abar[timesteps[:1]], after])
-    else:
-        path = np.concatenate([abar[timesteps], [1.0]])
+    last = 1.0
+    if sampler == "ddim" and not scheduler_config.get("set_alpha_to_one", True):
+        last = abar[0]  # Stable Diffusion's DDIM ends at the first timestep's level, not at x_0 itself.
+    path = np.append(abar[timesteps], last)
     return Steps(
         timesteps.astype(np.int32), np.sqrt(path).astype(np.float32), np.sqrt(1.0 - path).astype(np.float32)
     )
@@ -108,7 +104,7 @@ def ddim(denoise: Denoiser, noise: jax.Array, steps: Steps, prediction_type: str
 
 
 def dpmsolver_multistep(denoise: Denoiser, noise: jax.Array, steps: Steps, prediction_type: str) -> jax.Array:
-    """DPM-Solver++(2M) (arXiv:2211.01095, alg. 2); the first step, and the last of a short run, are of order 1.
+    """DPM-Solver++(2M) (arXiv:2211.01095, alg. 2); the first and the last step are of order 1.
 
     Arguments and result are those of `ddim`.
     """

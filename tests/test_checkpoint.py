@@ -1,0 +1,104 @@
+import jax
+import numpy as np
+import pytest
+
+from ti_flax.checkpoint import (
+    Checkpoint,
+    check_same_run,
+    checkpoint_steps,
+    find_checkpoint,
+    load_checkpoint,
+    optimizer_leaves,
+    restore_optimizer,
+    save_checkpoint,
+    tree_digest,
+)
+from ti_flax.errors import CheckpointError
+from ti_flax.optim import adamw, mask_rows
+
+ROWS = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+FINGERPRINT = {"concept": "<cat> from cat", "model": "abc", "images": "def"}
+
+
+def make_optimizer(learned=3):
+    inner = adamw(lambda step: 1e-3, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=1e-2)
+    return mask_rows(inner, np.arange(3) < learned)
+
+
+def make_checkpoint(step=5):
+    state = jax.tree.map(lambda x: np.asarray(x) + np.float32(0.1), make_optimizer().init(ROWS))
+    config = {"learning_rate": 5e-4, "seed": None}
+    return Checkpoint(ROWS, optimizer_leaves(state), step, config, FINGERPRINT)
+
+
+def test_everything_comes_back_with_its_bits(tmp_path):
+    saved = make_checkpoint()
+    folder = save_checkpoint(tmp_path, saved)
+    assert folder.name == "checkpoint-5"
+    loaded = load_checkpoint(folder)
+    assert loaded.rows.tobytes() == saved.rows.tobytes()
+    assert (loaded.step, loaded.config, loaded.fingerprint) == (5, saved.config, FINGERPRINT)
+    assert loaded.optimizer.keys() == saved.optimizer.keys()
+    for path, leaf in saved.optimizer.items():
+        assert loaded.optimizer[path].dtype == leaf.dtype
+        assert loaded.optimizer[path].tobytes() == leaf.tobytes()
+    state = restore_optimizer(make_optimizer().init(ROWS), loaded.optimizer, folder)
+    assert optimizer_leaves(state).keys() == saved.optimizer.keys()
+
+
+def test_only_the_newest_are_kept_and_the_order_is_numeric(tmp_path):
+    for step in (90, 100, 1000):
+        save_checkpoint(tmp_path, make_checkpoint(step), total_limit=2)
+    (tmp_path / "checkpoint-7.tmp").mkdir()
+    assert checkpoint_steps(tmp_path) == [100, 1000]
+    assert find_checkpoint(tmp_path, "latest") == tmp_path / "checkpoint-1000"
+    assert find_checkpoint(tmp_path, "checkpoint-100") == tmp_path / "checkpoint-100"
+    assert find_checkpoint(tmp_path, str(tmp_path / "checkpoint-100")) == tmp_path / "checkpoint-100"
+
+
+def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
+    save_checkpoint(tmp_path, make_checkpoint())
+    folder = save_checkpoint(tmp_path, make_checkpoint())
+    assert load_checkpoint(folder).step == 5
+
+
+def test_names_that_are_not_there(tmp_path):
+    assert find_checkpoint(tmp_path, "latest") is None
+    save_checkpoint(tmp_path, make_checkpoint())
+    with pytest.raises(CheckpointError, match=r"'checkpoint-6'.*\['checkpoint-5'\].*no such folder"):
+        find_checkpoint(tmp_path, "checkpoint-6")
+
+
+def test_what_is_no_checkpoint_is_said(tmp_path):
+    (tmp_path / "checkpoint-5").mkdir()
+    with pytest.raises(CheckpointError, match="checkpoint-5: expected a checkpoint"):
+        load_checkpoint(tmp_path / "checkpoint-5")
+
+
+def test_another_run_is_refused_with_what_differs(tmp_path):
+    saved = make_checkpoint()
+    check_same_run(saved, dict(FINGERPRINT), tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        check_same_run(saved, FINGERPRINT | {"model": "xyz"}, tmp_path)
+    assert "model abc" in str(caught.value) and "model xyz" in str(caught.value)
+    assert "concept" not in str(caught.value)
+
+
+def test_another_optimizers_state_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="optimizer state"):
+        restore_optimizer(make_optimizer(learned=2).init(ROWS), make_checkpoint().optimizer, tmp_path)
+
+
+def test_an_unwritable_folder_is_one_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="can be written"):
+        save_checkpoint(tmp_path / "file", make_checkpoint())
+
+
+def test_digest_tells_trees_apart():
+    tree = {"a": np.arange(1000, dtype=np.float32), "b": np.zeros((2, 3), np.float32)}
+    digests = {tree_digest(tree), tree_digest({"a": tree["a"], "c": tree["b"]})}
+    digests.add(tree_digest({"a": tree["a"], "b": tree["b"].reshape(3, 2)}))
+    digests.add(tree_digest({"a": tree["a"] + 1, "b": tree["b"]}))
+    assert len(digests) == 4
+    assert tree_digest(tree) == tree_digest(jax.tree.map(np.copy, tree))

@@ -1,0 +1,204 @@
+"""What a mistake in the configuration is answered with: one line, where, and what to do."""
+
+import pathlib
+
+import pytest
+
+from ti_flax.config import RunConfig, parse_config
+from ti_flax.errors import ConfigError
+
+ROOT = pathlib.Path(__file__).parents[1]
+REQUIRED = ("pretrained_model_name_or_path", "train_data_dir", "placeholder_token", "initializer_token")
+REQUIRED_FLAGS = [f"--{name}=something" for name in REQUIRED]
+
+
+def parse(*flags: str) -> RunConfig:
+    return parse_config([*REQUIRED_FLAGS, *flags])
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(text: str, name: str = "x.yaml") -> str:
+        path = tmp_path / name
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return str(path)
+
+    return write_file
+
+
+def error_of(*argv: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(list(argv))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def error_in(path: str) -> str:
+    return error_of(*REQUIRED_FLAGS, "--config", path).replace(path, "x.yaml")
+
+
+def test_missing_keys_are_listed_in_one_line():
+    message = error_of("--train_data_dir=x")
+    assert message.startswith(
+        "missing: pretrained_model_name_or_path, placeholder_token, initializer_token. "
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: fast\n", "x.yaml:1: learning_rate: expected a number > 0, found 'fast'"),
+        (
+            "\nlearning_rte: 1\n",
+            "x.yaml:2: unknown key 'learning_rte'. Did you mean learning_rate?",
+        ),
+        ("learning-rate: 1\n", "x.yaml:1: unknown key 'learning-rate'. Did you mean learning_rate?"),
+        ("zzz: 1\n", "x.yaml:1: unknown key 'zzz'. `python train_flax.py --help` lists all keys."),
+        ("seed: 1\nseed: 2\n", "x.yaml:2: seed is given twice, first on line 1. Leave one of them out."),
+        ("center_crop: 1\n", "x.yaml:1: center_crop: expected true or false, found '1'"),
+        ("repeats: true\n", "x.yaml:1: repeats: expected a whole number >= 1, found 'true'"),
+        ("repeats: 1.5\n", "x.yaml:1: repeats: expected a whole number >= 1, found '1.5'"),
+        (
+            'repeats: "5"\n',
+            "x.yaml:1: repeats: expected a whole number >= 1, found the text '5'. Leave the quotes out.",
+        ),
+        ("repeats:\n", "x.yaml:1: repeats: expected a whole number >= 1, found null"),
+        ("repeats: [1]\n", "x.yaml:1: repeats: expected a single value, found a sequence"),
+        ('output_dir: " "\n', "x.yaml:1: output_dir: expected text, found empty text"),
+        ("", "x.yaml: expected lines of the form `name: value`, found an empty file"),
+        ("- seed\n", "x.yaml: expected lines of the form `name: value`, found a sequence"),
+        ("seed\n", "x.yaml: expected lines of the form `name: value`, found a scalar"),
+        (
+            "seed: !!python/name:os.system\n",
+            "x.yaml:1: seed: expected a plain value, "
+            "found the YAML tag tag:yaml.org,2002:python/name:os.system",
+        ),
+    ],
+)
+def test_mistakes_in_files(write, text, message):
+    assert error_in(write(text)) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("training:\n  seed: 1\n", "x.yaml:1: unknown key 'training'. Keys are not grouped"),
+        ("seed: 1\nrevision: *\n", "x.yaml:2:12: not valid YAML: while scanning an alias"),
+        ("seed: [\n", "x.yaml:2:1: not valid YAML"),
+        ("seed: 1\n---\nseed: 2\n", "x.yaml:2:1: not valid YAML"),
+        ("revision: \x01\n", "x.yaml: not valid YAML: unacceptable character"),
+        ("? [a]\n: 1\n", "x.yaml:1: expected the name of an option before the colon, found a sequence"),
+        ("config: other.yaml\n", "x.yaml:1: unknown key 'config'. A file cannot name another"),
+        (b"\xff\xfe", "x.yaml: expected a text file in UTF-8"),
+    ],
+)
+def test_files_that_are_no_configuration(write, text, start):
+    assert error_in(write(text)).startswith(start)
+
+
+def test_file_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert error_of("--config=configs/demos.yaml") == (
+        "configs/demos.yaml: no such file. Did you mean configs/demo.yaml?"
+    )
+    assert error_of("--config=cat").endswith("Did you mean configs/cat.yaml?")
+    assert str(ROOT) in error_of("--config=qqqqqq.yaml")
+    assert error_of(f"--config={tmp_path}").startswith(f"{tmp_path}: expected a configuration file, found a")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learning_rat=1"], "unknown flag --learning_rat. Did you mean --learning_rate?"),
+        (["--learning-rate", "1"], "unknown flag --learning-rate. Did you mean --learning_rate?"),
+        (["--max_train=1"], "unknown flag --max_train. Did you mean --max_train_steps?"),
+        (["-x"], "unknown flag -x. --help lists all flags."),
+        (["--no_scale_lr=true"], "--no_scale_lr takes no value"),
+        (["--scale_lr=2"], "--scale_lr: expected true or false, found '2'"),
+        (["--resolution=100"], "--resolution: expected a whole number > 0 and a multiple of 8, found 100"),
+        (["--repeats=2.0"], "--repeats: expected a whole number >= 1, found '2.0'"),
+        (
+            ["--mixed_precision=bf15"],
+            "--mixed_precision: expected one of no, fp16, bf16, found 'bf15'. Did you mean bf16?",
+        ),
+    ],
+)
+def test_mistakes_in_flags(flags, message):
+    assert error_of(*REQUIRED_FLAGS, *flags) == message
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--resolution=0",
+        "--resolution=-8",
+        "--flip_p=1.01",
+        "--flip_p=-0.1",
+        "--flip_p=nan",
+        "--num_vectors=0",
+        "--train_batch_size=0",
+        "--gradient_accumulation_steps=0",
+        "--max_train_steps=0",
+        "--max_train_steps=3000000000",
+        "--seed=-1",
+        "--seed=4294967296",
+        "--steps_per_call=0",
+        "--learning_rate=0",
+        "--learning_rate=inf",
+        "--learning_rate=-1",
+        "--adam_beta1=1",
+        "--adam_beta2=-0.1",
+        "--adam_epsilon=0",
+        "--adam_weight_decay=-1",
+        "--max_grad_norm=0",
+        "--lr_warmup_steps=-1",
+        "--checkpoints_total_limit=0",
+        "--save_steps=0",
+        "--learnable_property=Object",
+        "--interpolation=box",
+        "--lr_scheduler=step",
+        "--placeholder_token=",
+        "--hub_token=",
+    ],
+)
+def test_values_out_of_range(flag):
+    assert error_of(*REQUIRED_FLAGS, flag).startswith(f"{flag.partition('=')[0]}: expected ")
+
+
+def test_values_at_the_limits():
+    config = parse(
+        "--flip_p=1", "--adam_beta1=0", "--seed=4294967295", "--resolution=8", "--lr_warmup_steps=0"
+    )
+    assert (config.images.flip_p, config.optimizer.adam_beta1) == (1.0, 0.0)
+    assert type(config.images.flip_p) is float
+
+
+@pytest.mark.parametrize("name", ["wandb", "comet_ml", "all"])
+def test_trackers_there_are_not_name_those_there_are(name):
+    message = error_of(*REQUIRED_FLAGS, f"--report_to={name}")
+    assert message == (
+        f"--report_to: expected one of none, tensorboard, found '{name}'. metrics.csv is written in any case."
+    )
+
+
+def test_a_flag_without_its_value():
+    message = error_of(*REQUIRED_FLAGS, "--learning_rate", "-5e-4")
+    assert message.startswith("--learning_rate: expected a number > 0, found no value.")
+    assert error_of("--config").startswith("--config: expected the name of a file, found no value")
+    assert error_of(*REQUIRED_FLAGS, "stray").startswith("'stray' belongs to no flag")
+
+
+@pytest.mark.parametrize("name", ["constant_with_warmup", "linear", "cosine"])
+def test_warmup_longer_than_the_run(name):
+    flags = [f"--lr_scheduler={name}", "--max_train_steps=100"]
+    message = error_of(*REQUIRED_FLAGS, *flags, "--lr_warmup_steps=100")
+    assert "lr_warmup_steps" in message and "max_train_steps (100)" in message and name in message
+    assert parse(*flags, "--lr_warmup_steps=99").optimizer.lr_warmup_steps == 99
+    assert parse("--max_train_steps=100").optimizer.lr_warmup_steps == 500
+
+
+def test_contradictions_name_both_options():
+    message = error_of(*REQUIRED_FLAGS, "--overwrite_output_dir", "--resume_from_checkpoint=latest")
+    assert "overwrite_output_dir" in message and "resume_from_checkpoint" in message
+    message = error_of(*REQUIRED_FLAGS, "--only_save_embeds", "--save_as_full_pipeline")
+    assert "only_save_embeds" in message and "save_as_full_pipeline" in message

@@ -1,0 +1,136 @@
+"""The flags of the command line, and their help."""
+
+import argparse
+import shutil
+import textwrap
+import typing
+
+from ti_flax.config.run_config import GROUPS
+from ti_flax.config.values import Option, Rule, options_of
+
+# Flags of the diffusers scripts that have nothing to switch here: name, type and why.
+_REFERENCE_ONLY: dict[str, tuple[type, str]] = {
+    "enable_xformers_memory_efficient_attention": (
+        bool,
+        "xFormers is a PyTorch library; XLA compiles the attention itself",
+    ),
+    "dataloader_num_workers": (
+        int,
+        "pictures are encoded once before training, so nothing is loaded during it",
+    ),
+    "allow_tf32": (
+        bool,
+        "JAX chooses the precision of float32 products; the variable JAX_DEFAULT_MATMUL_PRECISION sets it",
+    ),
+    "local_rank": (int, "one process drives all devices of a machine, so processes have no rank"),
+    "no_safe_serialization": (
+        bool,
+        "learned_embeds.safetensors and learned_embeds.bin are both written, always",
+    ),
+    "save_as_full_pipeline": (bool, "the full pipeline is written unless only_save_embeds is given"),
+    "use_auth_token": (bool, "the token of `hf auth login` is used by itself"),
+}
+REFERENCE_ONLY: dict[str, Option] = {
+    name: Option(name=name, kind=kind, rule=Rule(help=reason), default=None)
+    for name, (kind, reason) in _REFERENCE_ONLY.items()
+}
+
+_DESCRIPTION = (
+    "Teach Stable Diffusion a new word from a few pictures (Textual Inversion). Every option is both a flag "
+    "and a key of the YAML file; a flag overrides the file. Relative paths, in the file too, start at the "
+    "current folder. The value null unsets an option again."
+)
+_EPILOG = "Try it: python train_flax.py --config configs/demo.yaml"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises `argparse.ArgumentError` where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise argparse.ArgumentError(None, message)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Two columns, at most 100 characters wide, values such as text-inversion-model in one piece."""
+
+    def __init__(self, prog: str):
+        width = min(shutil.get_terminal_size().columns, 100) - 2
+        super().__init__(prog, max_help_position=34, width=width)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return a parser that leaves out flags that are not given, and keeps the others as text."""
+    parser = _Parser(
+        prog="python train_flax.py",
+        usage="python train_flax.py [--config FILE.yaml] [--name value ...]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        exit_on_error=False,
+        add_help=False,
+        formatter_class=_Formatter,
+    )
+    _add_general(parser)
+    for group, kind in GROUPS.items():
+        section = parser.add_argument_group(f"{group}: {_summary(kind)}")
+        for option in options_of(kind):
+            _add(section, option, _help_of(option))
+    section = parser.add_argument_group(
+        "accepted from the diffusers scripts, without effect, each with a note"
+    )
+    for option in REFERENCE_ONLY.values():
+        reason = option.rule.help
+        _add(section, option, f"{reason[0].upper()}{reason[1:]}.")
+    return parser
+
+
+def _summary(kind: type) -> str:
+    line = (kind.__doc__ or "").splitlines()[0].rstrip(".")
+    return line[0].lower() + line[1:] if not line.startswith("Adam") else line
+
+
+def _add_general(parser: argparse.ArgumentParser) -> None:
+    section = parser.add_argument_group("general")
+    section.add_argument(
+        "--config",
+        action="append",
+        metavar="FILE.yaml",
+        help="Configuration file; may be given several times, the last one wins.",
+    )
+    section.add_argument("-h", "--help", action="help", help="Show this and exit.")
+    section.add_argument(
+        "--print_config", action="store_true", help="Print the resulting configuration as YAML and exit."
+    )
+    section.add_argument("--version", action="store_true", help="Print the version and exit.")
+
+
+def _add(section: argparse._ArgumentGroup, option: Option, text: str) -> None:
+    metavar, text = option.metavar, text.replace("%", "%%")
+    if option.kind is not bool:
+        section.add_argument(f"--{option.name}", metavar=metavar, help=text)
+        return
+    section.add_argument(f"--{option.name}", nargs="?", const="true", metavar=metavar, help=text)
+    section.add_argument(
+        f"--no_{option.name}",
+        dest=option.name,
+        action="store_const",
+        const="false",
+        help=argparse.SUPPRESS,
+    )
+
+
+def _help_of(option: Option) -> str:
+    rule = option.rule
+    sentence = rule.help.rstrip(".")
+    if option.choices and rule.metavar:
+        sentence = f"{sentence}: {', '.join(option.choices)}"
+    if option.required:
+        return f"{sentence}. (required)"
+    if option.default is None:
+        return f"{sentence}. (default: {rule.when_unset})"
+    default = str(option.default).lower() if option.kind is bool else option.default
+    return f"{sentence}. (default: {default})"

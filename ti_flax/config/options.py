@@ -1,0 +1,219 @@
+"""Every option of a run, in groups, with diffusers' names and defaults."""
+
+import dataclasses
+from typing import Literal
+
+from ti_flax.config.values import checked, option, options_of
+
+
+class _Options:
+    """Base of the groups: a value of the wrong type or range cannot be constructed."""
+
+    def __post_init__(self):
+        for each in options_of(type(self)):
+            value = checked(each, getattr(self, each.name), each.name)
+            object.__setattr__(self, each.name, value)  # frozen: the one place a value is normalised
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions(_Options):
+    """The Stable Diffusion model to teach, and its precision."""
+
+    pretrained_model_name_or_path: str = option(
+        metavar="ID_OR_FOLDER",
+        path=True,
+        help="Stable Diffusion 1.x or 2.x model: a Hub repository id or a folder in diffusers' layout.",
+    )
+    revision: str | None = option(
+        None, when_unset="the main branch", help="Branch, tag or commit of the Hub repository."
+    )
+    variant: str | None = option(
+        None, when_unset="the plain files", help='Variant of the weight files, such as "fp16".'
+    )
+    tokenizer_name: str | None = option(
+        None,
+        metavar="ID_OR_FOLDER",
+        path=True,
+        when_unset="the model's own",
+        help="Tokenizer to use in place of the model's.",
+    )
+    mixed_precision: Literal["no", "fp16", "bf16"] = option(
+        "no", help='Precision of the frozen model: "no" is float32, bf16 halves memory; fp16 runs as bf16.'
+    )
+
+    @property
+    def compute_dtype(self) -> Literal["float32", "bfloat16"]:
+        """The dtype of frozen parameters and activations; learned rows are always float32."""
+        return "float32" if self.mixed_precision == "no" else "bfloat16"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConceptOptions(_Options):
+    """The new word, and what it starts from."""
+
+    placeholder_token: str = option(
+        metavar="TOKEN", help='The new word, unknown to the tokenizer, such as "<cat-toy>".'
+    )
+    initializer_token: str = option(
+        metavar="TOKEN", help='A single known token that the new word starts as, such as "toy".'
+    )
+    num_vectors: int = option(1, at_least=1, help="Embedding vectors the new word consists of.")
+    learnable_property: Literal["object", "style"] = option(
+        "object", help="What the pictures have in common; chooses the prompt templates."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageOptions(_Options):
+    """The pictures to learn from, and how they become square."""
+
+    train_data_dir: str = option(
+        metavar="FOLDER_OR_ID",
+        path=True,
+        help="Folder with the pictures, or a Hub dataset id such as diffusers/cat_toy_example.",
+    )
+    resolution: int = option(
+        512, above=0, multiple_of=8, help="Side of the square training pictures, in pixels, a multiple of 8."
+    )
+    center_crop: bool = option(
+        False, help="Crop to the central square before resizing, instead of squeezing the whole picture."
+    )
+    interpolation: Literal["nearest", "linear", "bilinear", "bicubic", "lanczos"] = option(
+        "bicubic", metavar="NAME", help="Filter used to resize the pictures"
+    )
+    flip_p: float = option(0.5, at_least=0, at_most=1, help="Probability that a sample is mirrored.")
+    repeats: int = option(100, at_least=1, help="How often an epoch shows every picture.")
+    latents_cache_dir: str | None = option(
+        None,
+        metavar="FOLDER",
+        path=True,
+        when_unset="the user's cache folder",
+        help="Where encoded pictures are kept for the next run.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions(_Options):
+    """How much is trained, and in what portions."""
+
+    train_batch_size: int = option(16, at_least=1, help="Samples per device and forward pass.")
+    gradient_accumulation_steps: int = option(
+        1, at_least=1, help="Forward passes whose gradients are averaged into one training step."
+    )
+    num_train_epochs: int = option(
+        100, at_least=1, help="Epochs to train; counts only when max_train_steps is null."
+    )
+    max_train_steps: int | None = option(
+        5000, at_least=1, when_unset="num_train_epochs epochs", help="Training steps of the run."
+    )
+    seed: int | None = option(
+        None,
+        at_least=0,
+        at_most=2**32 - 1,
+        when_unset="drawn, printed and recorded",
+        help="Seed of all random draws; the same seed repeats a run.",
+    )
+    gradient_checkpointing: bool = option(
+        False, help="Recompute activations in the backward pass: less memory, slower steps."
+    )
+    steps_per_call: int | None = option(
+        None,
+        at_least=1,
+        when_unset="chosen by timing",
+        help="Training steps one call of the device program runs; results do not depend on it.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerOptions(_Options):
+    """AdamW and the learning rate."""
+
+    learning_rate: float = option(1e-4, above=0, help="Learning rate after any warmup.")
+    scale_lr: bool = option(
+        False, help="Multiply learning_rate by devices x gradient_accumulation_steps x train_batch_size."
+    )
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+    ] = option("constant", metavar="NAME", help="How the learning rate changes over the run")
+    lr_warmup_steps: int = option(
+        500, at_least=0, help="Training steps over which the rate rises from 0 (not with constant)."
+    )
+    lr_num_cycles: int = option(1, at_least=1, help="Restarts of cosine_with_restarts.")
+    adam_beta1: float = option(0.9, at_least=0, below=1, help="Decay of Adam's first moment.")
+    adam_beta2: float = option(0.999, at_least=0, below=1, help="Decay of Adam's second moment.")
+    adam_weight_decay: float = option(1e-2, at_least=0, help="Weight decay of the learned vectors.")
+    adam_epsilon: float = option(1e-8, above=0, help="Adam's epsilon.")
+    max_grad_norm: float | None = option(
+        None, above=0, when_unset="no clipping", help="Norm that gradients are clipped to."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputOptions(_Options):
+    """What is written where, and how a stopped run goes on."""
+
+    output_dir: str = option(
+        "text-inversion-model", metavar="FOLDER", path=True, help="Folder for everything the run writes."
+    )
+    save_steps: int = option(500, at_least=1, help="Steps between two learned_embeds-steps-N files.")
+    only_save_embeds: bool = option(
+        False, help="Write only learned_embeds files at the end, not the whole pipeline (gigabytes)."
+    )
+    overwrite_output_dir: bool = option(
+        False, help="Start again in a folder that already holds a finished run."
+    )
+    checkpointing_steps: int = option(500, at_least=1, help="Steps between two checkpoints to resume from.")
+    checkpoints_total_limit: int | None = option(
+        None, at_least=1, when_unset="all are kept", help="Checkpoints kept; older ones are deleted."
+    )
+    resume_from_checkpoint: str | None = option(
+        None,
+        metavar="NAME",
+        path=True,
+        when_unset="a new run",
+        help='Checkpoint to continue from: "latest", or a name or path such as checkpoint-500.',
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WatchingOptions(_Options):
+    """Previews and curves while it trains."""
+
+    validation_prompt: str | None = option(
+        None,
+        metavar="PROMPT",
+        when_unset="no previews",
+        help='Prompt of the preview pictures, such as "a <cat-toy> on a beach".',
+    )
+    num_validation_images: int = option(4, at_least=1, help="Pictures per preview.")
+    validation_steps: int = option(100, at_least=1, help="Steps between two previews.")
+    validation_epochs: int | None = option(
+        None,
+        at_least=1,
+        when_unset="validation_steps counts",
+        help="Old spelling of validation_steps: previews every N x pictures x repeats steps.",
+    )
+    report_to: Literal["none", "tensorboard"] = option(
+        "tensorboard",
+        remedy="metrics.csv is written in any case.",
+        help="Where curves go besides metrics.csv; tensorboard needs the package tensorboardX.",
+    )
+    logging_dir: str = option("logs", metavar="FOLDER", path=True, help="TensorBoard folder in output_dir.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HubOptions(_Options):
+    """Uploading the result to the Hugging Face Hub."""
+
+    push_to_hub: bool = option(False, help="Upload the result when training ends.")
+    hub_model_id: str | None = option(
+        None, metavar="ID", when_unset="the name of output_dir", help="Repository to upload to."
+    )
+    hub_token: str | None = option(
+        None,
+        metavar="TOKEN",
+        secret=True,
+        when_unset="the token of `hf auth login`",
+        help="Access token for the upload; never printed or stored.",
+    )
+    hub_private_repo: bool = option(False, help="Make a new repository private.")

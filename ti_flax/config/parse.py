@@ -1,0 +1,156 @@
+"""Command line and configuration files -> RunConfig, before anything heavy is imported."""
+
+import argparse
+import sys
+import typing
+
+import ti_flax
+from ti_flax.config.flags import REFERENCE_ONLY, make_parser
+from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig
+from ti_flax.config.values import Option, nearest, value_from_text, wrong_value
+from ti_flax.config.yaml_file import Entry, read_yaml
+from ti_flax.errors import ConfigError
+
+_KNOWN: dict[str, Option] = {**OPTIONS, **REFERENCE_ONLY}
+_NOTHING_WITHOUT_PROMPT = ("num_validation_images", "validation_steps", "validation_epochs")
+_NOTHING_WITHOUT_UPLOAD = ("hub_model_id", "hub_token", "hub_private_repo")
+
+
+def parse_config(argv: typing.Sequence[str] | None = None) -> RunConfig:
+    """Make the configuration of a run; what the user should know goes to stderr, a line each.
+
+    Args:
+      argv: arguments after the program's name; None takes them from `sys.argv`. Flags override
+        files, a later file overrides an earlier one.
+
+    Raises:
+      ConfigError: an option is unknown, missing, mistyped or contradictory.
+      SystemExit: with code 0, after `--help`, `--version` or `--print_config`.
+    """
+    arguments = _read_flags(sys.argv[1:] if argv is None else list(argv))
+    if arguments.pop("version", False):
+        print(f"ti_flax {ti_flax.__version__}")
+        raise SystemExit(0)
+    print_config = arguments.pop("print_config", False)
+    values: dict[str, object] = {}
+    for path in arguments.pop("config", []):
+        entries = read_yaml(path, known=_KNOWN, groups=GROUPS)
+        values |= {name: _value_in_file(_KNOWN[name], entry) for name, entry in entries.items()}
+    values |= {name: _value_of_flag(_KNOWN[name], text) for name, text in arguments.items()}
+    _require(values)
+    if values.get("save_as_full_pipeline") and values.get("only_save_embeds"):
+        raise ConfigError("save_as_full_pipeline and only_save_embeds exclude each other; leave one out")
+    config = RunConfig.from_dict({name: value for name, value in values.items() if name in OPTIONS})
+    for line in notes(config, values):
+        print(f"note: {line}", file=sys.stderr)
+    if print_config:
+        print(config.to_yaml(), end="")
+        raise SystemExit(0)
+    return config
+
+
+def _read_flags(argv: list[str]) -> dict[str, typing.Any]:
+    parser = make_parser()
+    try:
+        parsed, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise _misused_flag(error) from None
+    if rest:
+        raise _unknown_argument(rest[0])
+    return vars(parsed)
+
+
+def _misused_flag(error: argparse.ArgumentError) -> ConfigError:
+    flag = (error.argument_name or "").rpartition("/")[2]
+    if "expected one argument" not in error.message:
+        return ConfigError(f"{flag} takes no value")
+    option = _KNOWN.get(flag.removeprefix("--"))
+    expected = option.expected if option else "the name of a file"
+    remedy = f"A value that begins with - is written {flag}=VALUE."
+    return ConfigError(flag, expected=expected, found="no value", remedy=remedy)
+
+
+def _unknown_argument(argument: str) -> ConfigError:
+    flag = argument.partition("=")[0]  # the rest may be a token
+    if not flag.startswith("-"):
+        return ConfigError(
+            f"{argument!r} belongs to no flag",
+            remedy="Options are written --name value; a configuration file follows --config.",
+        )
+    close = nearest(flag.lstrip("-"), [*_KNOWN, "config", "help", "version", "print_config"])
+    remedy = f"Did you mean --{close}?" if close else "--help lists all flags."
+    return ConfigError(f"unknown flag {flag}", remedy=remedy)
+
+
+def _value_of_flag(option: Option, text: str) -> object:
+    if text == "null" and option.nullable:
+        return None
+    return value_from_text(option, text, f"--{option.name}")
+
+
+def _value_in_file(option: Option, entry: Entry) -> object:
+    if entry.text is None:
+        if option.nullable:
+            return None
+        raise wrong_value(option, None, entry.where)
+    if entry.quoted and option.kind is not str:
+        raise ConfigError(
+            entry.where,
+            expected=option.expected,
+            found=f"the text {entry.text!r}",
+            remedy="Leave the quotes out.",
+        )
+    return value_from_text(option, entry.text, entry.where)
+
+
+def _require(values: typing.Collection[str]) -> None:
+    missing = [option.name for option in OPTIONS.values() if option.required and option.name not in values]
+    if missing:
+        raise ConfigError(
+            f"missing: {', '.join(missing)}",
+            remedy="Give each as a flag (--name value) or as a key of the --config file; "
+            "--config configs/demo.yaml has them all.",
+        )
+
+
+def notes(config: RunConfig, given: typing.Collection[str]) -> list[str]:
+    """Return what the user should know about options that do not do what one might think.
+
+    Args:
+      config: the finished configuration.
+      given: names written by the user, on the command line or in a file.
+    """
+    lines = [
+        f"{name} does nothing here: {REFERENCE_ONLY[name].rule.help}"
+        for name in REFERENCE_ONLY
+        if name in given
+    ]
+    if config.model.mixed_precision == "fp16":
+        lines.append("mixed_precision fp16 runs as bf16: the same size, and no loss scaling needed")
+    if "num_train_epochs" in given and config.training.max_train_steps is not None:
+        lines.append(
+            f"num_train_epochs does nothing while max_train_steps is {config.training.max_train_steps}; "
+            "--max_train_steps=null counts epochs"
+        )
+    if "lr_warmup_steps" in given and config.optimizer.lr_warmup_steps and _is_constant(config):
+        lines.append("lr_warmup_steps does nothing with lr_scheduler constant; constant_with_warmup uses it")
+    if "lr_num_cycles" in given and config.optimizer.lr_scheduler != "cosine_with_restarts":
+        lines.append("lr_num_cycles does nothing unless lr_scheduler is cosine_with_restarts")
+    if config.watching.validation_prompt is None:
+        lines += _without("validation_prompt", _NOTHING_WITHOUT_PROMPT, given)
+    elif config.watching.validation_epochs is not None:
+        lines.append(
+            f"validation_epochs is the old spelling: a preview every {config.watching.validation_epochs} x "
+            "pictures x repeats steps, in place of validation_steps"
+        )
+    if not config.hub.push_to_hub:
+        lines += _without("push_to_hub", _NOTHING_WITHOUT_UPLOAD, given)
+    return lines
+
+
+def _is_constant(config: RunConfig) -> bool:
+    return config.optimizer.lr_scheduler == "constant"
+
+
+def _without(needed: str, names: typing.Iterable[str], given: typing.Collection[str]) -> list[str]:
+    return [f"{name} does nothing without {needed}" for name in names if name in given]

@@ -1,0 +1,140 @@
+"""RunConfig: the groups of options in one tree, to and from flat names."""
+
+import dataclasses
+import typing
+
+from ti_flax.config.options import (
+    ConceptOptions,
+    HubOptions,
+    ImageOptions,
+    ModelOptions,
+    OptimizerOptions,
+    OutputOptions,
+    TrainingOptions,
+    WatchingOptions,
+)
+from ti_flax.config.values import Option, checked, nearest, options_of
+from ti_flax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything a run is told; immutable, checked when it is made.
+
+    Raises:
+      ConfigError: a value has the wrong type or range, or two values contradict each other.
+    """
+
+    model: ModelOptions
+    concept: ConceptOptions
+    images: ImageOptions
+    training: TrainingOptions = TrainingOptions()
+    optimizer: OptimizerOptions = OptimizerOptions()
+    output: OutputOptions = OutputOptions()
+    watching: WatchingOptions = WatchingOptions()
+    hub: HubOptions = HubOptions()
+
+    def __post_init__(self):
+        _refuse_contradictions(self)
+
+    @classmethod
+    def from_dict(cls, values: typing.Mapping[str, object], where: str = "configuration") -> "RunConfig":
+        """Make a configuration from flat option names and typed values, as `to_dict` returns them.
+
+        Args:
+          values: option name to value; options left out take their defaults.
+          where: the file the values come from, for messages.
+        """
+        for name in values:
+            if name not in OPTIONS:
+                close = nearest(str(name), OPTIONS)
+                raise ConfigError(
+                    f"{where}: unknown key {name!r}", remedy=f"Did you mean {close}?" if close else ""
+                )
+        missing = [each.name for each in OPTIONS.values() if each.required and each.name not in values]
+        if missing:
+            raise ConfigError(f"{where}: missing: {', '.join(missing)}")
+        for name, value in values.items():
+            checked(OPTIONS[name], value, f"{where}: {name}")
+        members = {
+            group: kind(**{each.name: values[each.name] for each in options_of(kind) if each.name in values})
+            for group, kind in GROUPS.items()
+        }
+        return cls(**members)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return option name to plain value, in option order, without secrets."""
+        return {name: value for name, value in self._flat().items() if not OPTIONS[name].rule.secret}
+
+    def replace(self, **changes: object) -> "RunConfig":
+        """Return a copy with options, named flat, changed; secrets are carried along."""
+        return RunConfig.from_dict({**self._flat(), **changes})
+
+    def to_yaml(self) -> str:
+        """Return a configuration file that makes this configuration again, secrets apart."""
+        import yaml
+
+        values = self.to_dict()
+        sections = []
+        for group, kind in GROUPS.items():
+            members = {each.name: values[each.name] for each in options_of(kind) if each.name in values}
+            body = yaml.safe_dump(members, sort_keys=False, allow_unicode=True, width=10**6)
+            sections.append(f"# {group}\n{body}")
+        return "\n".join(sections)
+
+    def describe(self) -> str:
+        """Return a few lines that say what the run is about, for its header."""
+        concept, training = self.concept, self.training
+        vectors = f"{concept.num_vectors} vector{'s' if concept.num_vectors > 1 else ''}"
+        length = f"{training.max_train_steps} steps"
+        if training.max_train_steps is None:
+            length = f"{training.num_train_epochs} epochs"
+        batch = (
+            f"{training.train_batch_size} x {training.gradient_accumulation_steps} accumulated, per device"
+        )
+        return (
+            f"concept   {concept.placeholder_token} ({concept.learnable_property}, {vectors}), "
+            f"starting as {concept.initializer_token!r}\n"
+            f"images    {self.images.train_data_dir} at {self.images.resolution} x {self.images.resolution}\n"
+            f"model     {self.model.pretrained_model_name_or_path} in {self.model.compute_dtype}\n"
+            f"training  {length}, batch {batch}\n"
+            f"output    {self.output.output_dir}"
+        )
+
+    def validation_interval(self, images: int) -> int:
+        """Return the steps between two previews of a run on `images` pictures.
+
+        `validation_epochs` counts steps as diffusers' script does: an epoch is pictures x repeats.
+        """
+        if self.watching.validation_epochs is None:
+            return self.watching.validation_steps
+        return self.watching.validation_epochs * images * self.images.repeats
+
+    def _flat(self) -> dict[str, typing.Any]:
+        return {
+            each.name: getattr(getattr(self, group), each.name)
+            for group, kind in GROUPS.items()
+            for each in options_of(kind)
+        }
+
+
+GROUPS: dict[str, typing.Any] = {field.name: field.type for field in dataclasses.fields(RunConfig)}
+OPTIONS: dict[str, Option] = {each.name: each for kind in GROUPS.values() for each in options_of(kind)}
+
+
+def _refuse_contradictions(config: RunConfig) -> None:
+    optimizer, output, steps = config.optimizer, config.output, config.training.max_train_steps
+    warms_up = optimizer.lr_scheduler != "constant"
+    if warms_up and steps is not None and optimizer.lr_warmup_steps >= steps:
+        raise ConfigError(
+            "lr_warmup_steps",
+            expected=f"fewer than max_train_steps ({steps}) with lr_scheduler {optimizer.lr_scheduler}",
+            found=str(optimizer.lr_warmup_steps),
+            remedy="Lower lr_warmup_steps (0 is no warmup) or raise max_train_steps.",
+        )
+    if output.overwrite_output_dir and output.resume_from_checkpoint is not None:
+        raise ConfigError(
+            "overwrite_output_dir",
+            expected="not to be given together with resume_from_checkpoint",
+            remedy="One starts again, the other goes on: leave one of them out.",
+        )

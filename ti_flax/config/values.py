@@ -1,0 +1,183 @@
+"""What one option may hold: its type, choices and range, and how text becomes a value."""
+
+import dataclasses
+import difflib
+import functools
+import math
+import os
+import re
+import types
+import typing
+
+from ti_flax.errors import ConfigError
+
+LARGEST_INT = 2**31 - 1  # step counters are int32 on the device
+
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_METAVARS = {bool: "true|false", int: "N", float: "X", str: "TEXT"}
+_WHOLE_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What the type of an option does not say.
+
+    Args:
+      help: one sentence for `--help`, without the default.
+      at_least, at_most: bounds that are themselves allowed.
+      above, below: bounds that are not.
+      multiple_of: every value is a multiple of it.
+      metavar: stands for the value in `--help`.
+      path: a leading `~` becomes the user's home folder.
+      secret: never printed, never stored.
+      when_unset: what null means, for `--help`.
+      remedy: what to do after a value that is not allowed.
+    """
+
+    help: str
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    multiple_of: int | None = None
+    metavar: str = ""
+    path: bool = False
+    secret: bool = False
+    when_unset: str = ""
+    remedy: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Option:
+    """One name of the configuration: the key in a file and, after `--`, the flag."""
+
+    name: str
+    kind: type
+    rule: Rule
+    nullable: bool = False
+    choices: tuple[str, ...] = ()
+    default: object  # dataclasses.MISSING: the option is required
+
+    @property
+    def required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    @property
+    def metavar(self) -> str:
+        return self.rule.metavar or "|".join(self.choices) or _METAVARS[self.kind]
+
+    @property
+    def expected(self) -> str:
+        """The values allowed, as a phrase that follows "expected"."""
+        phrase = f"one of {', '.join(self.choices)}" if self.choices else _KINDS[self.kind]
+        rule = self.rule
+        limits = (">=", rule.at_least), (">", rule.above), ("<=", rule.at_most), ("<", rule.below)
+        bounds = [f"{sign} {bound:.10g}" for sign, bound in limits if bound is not None]
+        bounds += [f"a multiple of {rule.multiple_of}"] if rule.multiple_of else []
+        phrase = f"{phrase} {' and '.join(bounds)}".rstrip()
+        return f"{phrase}, or null" if self.nullable else phrase
+
+
+def option(default: typing.Any = dataclasses.MISSING, **rule: typing.Any) -> typing.Any:
+    """Declare a field of an options group; `rule` holds the fields of `Rule`."""
+    made = Rule(**rule)
+    return dataclasses.field(default=default, repr=not made.secret, metadata={"rule": made})
+
+
+@functools.cache
+def options_of(group: type) -> tuple[Option, ...]:
+    """Return the options a group class declares, in order."""
+    return tuple(_option_from(field) for field in dataclasses.fields(group))
+
+
+def _option_from(field: dataclasses.Field) -> Option:
+    members = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+    kind = next(member for member in members if member is not types.NoneType)
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    return Option(
+        name=field.name,
+        kind=str if choices else typing.cast(type, kind),
+        rule=field.metadata["rule"],
+        nullable=types.NoneType in members,
+        choices=choices,
+        default=field.default,
+    )
+
+
+def value_from_text(option: Option, text: str, where: str) -> object:
+    """Convert what a person wrote on the command line or in a file.
+
+    Args:
+      option: whose value it is.
+      text: as written, without quotes.
+      where: the flag, or the file, line and key, for the message.
+
+    Raises:
+      ConfigError: the text is no such value, or outside the range.
+    """
+    try:
+        value = _convert(option.kind, text)
+    except ValueError:
+        raise wrong_value(option, text, where) from None
+    if option.rule.path and text.startswith("~"):
+        value = os.path.expanduser(text)
+    return checked(option, value, where)
+
+
+def _convert(kind: type, text: str) -> object:
+    if kind is bool:
+        if text.lower() not in _WORDS:
+            raise ValueError(text)
+        return _WORDS[text.lower()]
+    if kind is int and not _WHOLE_NUMBER.fullmatch(text):
+        raise ValueError(text)
+    return kind(text)
+
+
+def checked(option: Option, value: object, where: str) -> object:
+    """Return `value` (a whole number as float where a float is meant), or raise `ConfigError`."""
+    if value is None and option.nullable:
+        return None
+    if option.kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not option.kind or not _allowed(option, value):
+        raise wrong_value(option, value, where)
+    return value
+
+
+def _allowed(option: Option, value: typing.Any) -> bool:
+    if option.kind is str:
+        return bool(value.strip()) and (not option.choices or value in option.choices)
+    if option.kind is bool:
+        return True
+    rule = option.rule
+    at_most = LARGEST_INT if rule.at_most is None and option.kind is int else rule.at_most
+    return (
+        math.isfinite(value)
+        and (at_most is None or value <= at_most)
+        and (rule.at_least is None or value >= rule.at_least)
+        and (rule.above is None or value > rule.above)
+        and (rule.below is None or value < rule.below)
+        and (rule.multiple_of is None or value % rule.multiple_of == 0)
+    )
+
+
+def wrong_value(option: Option, value: object, where: str) -> ConfigError:
+    """Return the error for a value that does not fit; a secret one is not repeated."""
+    found = "null" if value is None else repr(value)
+    if isinstance(value, str) and not value.strip():
+        found = "empty text"
+    elif option.rule.secret and value is not None:
+        found = "something else"
+    close = nearest(value, option.choices) if isinstance(value, str) else None
+    remedy = option.rule.remedy or (f"Did you mean {close}?" if close else "")
+    if type(value) is int and abs(value) > LARGEST_INT and option.rule.at_most is None:
+        remedy = f"The largest number possible here is {LARGEST_INT}."
+    return ConfigError(where, expected=option.expected, found=found, remedy=remedy)
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str | None:
+    """Return the known name closest to a misspelt one, or None."""
+    spelling = name.strip().lower().replace("-", "_")
+    return next(iter(difflib.get_close_matches(spelling, list(known), n=1)), None)

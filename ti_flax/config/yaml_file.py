@@ -1,0 +1,138 @@
+"""Strict reading of a configuration file: one flat mapping, every value as its author wrote it.
+
+YAML decides only where a value begins and ends; what it means is decided by the option it belongs
+to. So `5e-4` is a number (YAML 1.1 says text), `mixed_precision: no` is the word "no" (YAML 1.1
+says false), and a git revision of digits alone keeps its zeros.
+"""
+
+import dataclasses
+import pathlib
+import typing
+
+from ti_flax.config.values import nearest
+from ti_flax.errors import ConfigError
+
+_NULLS = ("", "~", "null", "Null", "NULL")
+_STANDARD_TAG = "tag:yaml.org,2002:"
+_PLAIN_TAGS = {f"{_STANDARD_TAG}{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
+_PLAIN_TAGS |= {f"{_STANDARD_TAG}{name}" for name in ("value", "merge")}  # a lone `=` or `<<` is text too
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One `key: value` line.
+
+    Args:
+      text: the value, or None for null.
+      quoted: it stood in quotes, so it is text and nothing else.
+      where: file, line and key, for messages.
+    """
+
+    text: str | None
+    quoted: bool
+    where: str
+
+
+def read_yaml(
+    path: str, *, known: typing.Collection[str], groups: typing.Collection[str]
+) -> dict[str, Entry]:
+    """Read a configuration file.
+
+    Args:
+      path: the file, as the user named it.
+      known: every key there is.
+      groups: words that head groups of options in `--help`, and that some take for keys.
+
+    Raises:
+      ConfigError: unreadable, no flat mapping, a key unknown or given twice.
+    """
+    root = _parse(_read(path), path)
+    entries: dict[str, Entry] = {}
+    lines: dict[str, int] = {}
+    for key_node, value_node in root.value:
+        line = key_node.start_mark.line + 1
+        key = _key(key_node, f"{path}:{line}")
+        if key in entries:
+            raise ConfigError(
+                f"{path}:{line}: {key} is given twice, first on line {lines[key]}",
+                remedy="Leave one of them out.",
+            )
+        if key not in known:
+            raise _unknown(key, f"{path}:{line}", known, groups)
+        lines[key] = line
+        entries[key] = _entry(value_node, f"{path}:{line}: {key}")
+    return entries
+
+
+def _read(path: str) -> str:
+    try:
+        return pathlib.Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except IsADirectoryError:
+        raise ConfigError(
+            path, expected="a configuration file", found="a folder", remedy=_suggest_file(path)
+        ) from None
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file", remedy=_suggest_file(path)) from None
+    except UnicodeDecodeError:
+        raise ConfigError(path, expected="a text file in UTF-8", found="other bytes") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path!r}: cannot be read ({reason})") from None
+
+
+def _suggest_file(path: str) -> str:
+    wanted = pathlib.Path(path)
+    folders = {wanted.parent, pathlib.Path("configs")}
+    found = {file.stem: file for folder in folders for file in folder.glob("*.yaml")}
+    close = nearest(wanted.stem, found)
+    if close:
+        return f"Did you mean {found[close]}?"
+    return f"Relative paths start at the current folder, {pathlib.Path.cwd()}."
+
+
+def _parse(text: str, path: str) -> typing.Any:
+    import yaml
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
+        problem = " ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigError(
+            f"{place}: not valid YAML: {problem}",
+            remedy="A text with special characters, such as * @ % : or #, belongs in quotes.",
+        ) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(root, yaml.MappingNode):
+        found = "an empty file" if root is None else f"a {root.id}"
+        raise ConfigError(path, expected="lines of the form `name: value`", found=found)
+    return root
+
+
+def _key(node: typing.Any, where: str) -> str:
+    if node.id != "scalar" or node.tag not in _PLAIN_TAGS:
+        raise ConfigError(where, expected="the name of an option before the colon", found=f"a {node.id}")
+    return node.value
+
+
+def _entry(node: typing.Any, where: str) -> Entry:
+    if node.id != "scalar":
+        raise ConfigError(where, expected="a single value", found=f"a {node.id}")
+    if node.tag not in _PLAIN_TAGS:
+        raise ConfigError(where, expected="a plain value", found=f"the YAML tag {node.tag}")
+    is_null = node.style is None and node.value in _NULLS
+    return Entry(text=None if is_null else node.value, quoted=node.style is not None, where=where)
+
+
+def _unknown(
+    key: str, where: str, known: typing.Collection[str], groups: typing.Collection[str]
+) -> ConfigError:
+    close = nearest(key, known)
+    remedy = f"Did you mean {close}?" if close else "`python train_flax.py --help` lists all keys."
+    if key in groups:
+        remedy = f"Keys are not grouped: write them at the left margin, without `{key}:` above them."
+    if key == "config":
+        remedy = "A file cannot name another; give --config several times instead."
+    return ConfigError(f"{where}: unknown key {key!r}", remedy=remedy)
