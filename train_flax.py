@@ -4,23 +4,19 @@ import sys
 from collections.abc import Sequence
 
 from ti_flax.config import parse_config
-from ti_flax.errors import TiFlaxError
+from ti_flax.errors import exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the training that `argv` (None: the command line) asks for and return the exit code."""
-    try:
+
+    def command() -> None:
         config = parse_config(argv)
         from ti_flax.run import train  # here, so that a wrong option is reported before JAX starts
 
         train(config)
-    except TiFlaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_code(command)
 
 
 if __name__ == "__main__":

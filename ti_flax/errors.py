@@ -1,5 +1,8 @@
 """Errors meant for people: where it happened, what was expected, what was found, what to do."""
 
+import sys
+from collections.abc import Callable
+
 
 class TiFlaxError(Exception):
     """Base of every error that prints as one line and ends the program with exit code 2.
@@ -49,3 +52,16 @@ class OutputError(TiFlaxError):
 
 class TrainingError(TiFlaxError):
     """Training produced values that cannot be used."""
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """Runs a command and returns 0; after an error meant for people, one line on stderr and 2."""
+    try:
+        command()
+    except TiFlaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0

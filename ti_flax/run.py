@@ -8,19 +8,21 @@ import secrets
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from ti_flax import checkpoint as checkpoints
 from ti_flax import hooks, optim
 from ti_flax.config import RunConfig
 from ti_flax.diffusion import NoiseSchedule
 from ti_flax.embedding import check_table, initial_rows
-from ti_flax.errors import ConfigError, OutputError, TiFlaxError
+from ti_flax.errors import OutputError, TiFlaxError
 from ti_flax.export.hub import push_to_hub
 from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.export.model_card import write_model_card
@@ -166,13 +168,14 @@ def gather(config: RunConfig) -> Materials:
     folder = resolve_model(name, **pinned)
     model = load_stable_diffusion(folder, dtype=jnp.dtype(options.compute_dtype), variant=options.variant)
     check_table(_token_table(model), concept.token_ids[0])
-    _check_resolution(model, config.images.resolution)
     posteriors = encode_posteriors(
         model.vae,
         model.params["vae"],
         images.pixels,
         dtype=model.dtype,
-        cache_dir=config.images.latents_cache_dir and Path(config.images.latents_cache_dir),
+        cache_dir=config.images.latents_cache_dir,
+        progress=partial(tqdm, desc="encoding images", unit="image", leave=False),
+        names=images.names,
     )
     if config.watching.validation_prompt is None:
         del model.params["vae"]
@@ -183,19 +186,8 @@ def _token_table(model: FlaxStableDiffusion) -> np.ndarray:
     return model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
 
 
-def _check_resolution(model: FlaxStableDiffusion, resolution: int) -> None:
-    multiple = model.vae.config.downsampling
-    if resolution % multiple:
-        raise ConfigError(
-            "resolution",
-            expected=f"a multiple of {multiple} for this model",
-            found=str(resolution),
-            remedy=f"Use {max(1, resolution // multiple) * multiple}.",
-        )
-
-
 def settle(config: RunConfig, images: int) -> RunConfig:
-    """Fills in what the configuration leaves open: seed, number of steps, scaled learning rate stays as given."""
+    """Fills in the number of steps where the configuration counts epochs."""
     changes: dict[str, Any] = {}
     if config.training.max_train_steps is None:
         changes["max_train_steps"] = epoch_steps(config, images) * config.training.num_train_epochs
@@ -244,7 +236,7 @@ def make_task(config: RunConfig, materials: Materials) -> tuple[Task, optim.Sche
 
 
 def peak_learning_rate(config: RunConfig) -> float:
-    """The learning rate after `scale_lr`: times batch size, accumulation and devices, as the reference does."""
+    """The learning rate after `scale_lr`: times the samples of an update, as in the reference."""
     if not config.optimizer.scale_lr:
         return config.optimizer.learning_rate
     training = config.training
@@ -294,11 +286,26 @@ def start_state(config: RunConfig, task: Task, materials: Materials, output_dir:
 
 
 # Options that a resumed run must repeat to end with the bits of an uninterrupted one.
-CHANGES_BITS = (
-    "mixed_precision resolution flip_p train_batch_size gradient_accumulation_steps max_train_steps seed "
-    "learning_rate scale_lr lr_scheduler lr_warmup_steps lr_num_cycles adam_beta1 adam_beta2 "
-    "adam_weight_decay adam_epsilon max_grad_norm"
-).split()
+CHANGES_BITS = frozenset(
+    {
+        "mixed_precision",
+        "flip_p",
+        "train_batch_size",
+        "gradient_accumulation_steps",
+        "max_train_steps",
+        "seed",
+        "learning_rate",
+        "scale_lr",
+        "lr_scheduler",
+        "lr_warmup_steps",
+        "lr_num_cycles",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_weight_decay",
+        "adam_epsilon",
+        "max_grad_norm",
+    }
+)
 
 
 def with_seed(config: RunConfig, saved: int | None) -> RunConfig:
@@ -454,10 +461,10 @@ def export(config: RunConfig, task: Task, materials: Materials, rows: np.ndarray
     if not config.output.only_save_embeds:
         say("writing the pipeline")
         save_pipeline(
-            materials.model,
-            materials.tokenizer,
-            rows,
+            materials.model.source or Path(),
             output_dir,
+            tokenizer=materials.tokenizer,
+            rows=rows,
             first_added_id=task.first_added_id,
             variant=config.model.variant,
         )

@@ -53,6 +53,17 @@ def expand_placeholder(prompt: str, placeholder_token: str, num_vectors: int) ->
     return prompt.replace(placeholder_token, text)
 
 
+def expand_known(tokenizer: Any, prompt: str) -> str:
+    """Writes out the tokens of every multi-vector concept that a prompt names, as diffusers does."""
+    known = tokenizer.get_added_vocab()
+    for token in sorted(known, key=len, reverse=True):
+        vectors = 1
+        while f"{token}_{vectors}" in known:
+            vectors += 1
+        prompt = expand_placeholder(prompt, token, vectors)
+    return prompt
+
+
 def load_tokenizer(folder: Path, name: str | None = None) -> Any:
     """Loads the CLIP tokenizer of a model folder, or another one by name or path.
 
@@ -183,7 +194,7 @@ def _check_whole(tokenizer: Any, prompt: str, row: np.ndarray, concept: Concept)
     shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
     raise TokenError(
         f"prompt {shown!r}",
-        expected=f"all {count} tokens of {concept.placeholder_token} within {tokenizer.model_max_length} tokens",
+        expected=f"all {count} tokens of {concept.placeholder_token} within {len(row)} tokens",
         found=f"{len(set(found))} of them",
         remedy="Use a smaller num_vectors or a shorter prompt.",
     )

@@ -12,10 +12,12 @@ import os
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ti_flax.errors import OutputError, WeightsError
+from ti_flax.errors import OutputError, TokenError, WeightsError
+from ti_flax.tokens import vector_tokens
 
 # torch aligns every storage in the archive, so that it can be memory-mapped.
 _ALIGNMENT = 64
@@ -145,3 +147,39 @@ def load_learned_embeds(path: Path) -> tuple[str, np.ndarray]:
             remedy="Name the .safetensors file that a training run wrote.",
         )
     return token, np.atleast_2d(rows).astype(np.float32)
+
+
+def add_learned_embeds(tokenizer: Any, path: Path, *, width: int) -> np.ndarray:
+    """Adds the tokens of a learned_embeds file to a tokenizer.
+
+    Args:
+      tokenizer: a CLIP tokenizer; it learns `tok`, `tok_1`, ..., one token a vector.
+      path: a `.safetensors` file.
+      width: of the text encoder the rows are for.
+
+    Returns:
+      The rows `[num_vectors, width]` float32, in the order of the new tokens.
+
+    Raises:
+      WeightsError: the file is no learned_embeds file, or of another width.
+      TokenError: the tokenizer has the token already.
+    """
+    token, rows = load_learned_embeds(path)
+    if rows.shape[1] != width:
+        raise WeightsError(
+            path,
+            expected=f"vectors of {width} numbers for this model",
+            found=f"{rows.shape[1]}",
+            remedy="Embeddings fit the base they were trained on: 768 is SD 1.x, 1024 is SD 2.x.",
+        )
+    tokens = list(vector_tokens(token, len(rows)))
+    known = tokenizer.get_vocab()
+    if any(name in known for name in tokens):
+        raise TokenError(
+            path,
+            expected=f"{token!r} to be new to the tokenizer",
+            found="that it is known",
+            remedy="Leave the file out if the model already has the concept.",
+        )
+    tokenizer.add_tokens(tokens)
+    return rows

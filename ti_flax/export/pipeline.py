@@ -1,4 +1,4 @@
-"""The whole pipeline, in the layout of FlaxStableDiffusionPipeline (diffusers 0.39)."""
+"""The whole pipeline with the learned tokens, for diffusers 0.39 (Flax) or for PyTorch."""
 
 from __future__ import annotations
 
@@ -6,121 +6,80 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ti_flax.embedding import grown_table
 from ti_flax.errors import OutputError
-from ti_flax.models.stable_diffusion import FlaxStableDiffusion, parameter_shapes
-from ti_flax.models.weights import read_params, write_flax_params
+from ti_flax.models.stable_diffusion import load_stable_diffusion, save_stable_diffusion
 
 # Parts of a base model that are no part of training and go along as they are.
 CARRIED = ("safety_checker", "feature_extractor")
+_WEIGHTS = {"flax": (".msgpack",), "torch": (".safetensors", ".bin")}
 
 
 def save_pipeline(
-    model: FlaxStableDiffusion,
-    tokenizer: Any,
-    rows: np.ndarray,
+    source: Path,
     output_dir: Path,
     *,
+    tokenizer: Any,
+    rows: np.ndarray,
     first_added_id: int,
     variant: str | None = None,
+    layout: Literal["flax", "torch"] = "flax",
 ) -> None:
-    """Writes the base model with the learned tokens as a Flax pipeline folder.
+    """Writes a base model with learned tokens as a pipeline folder.
 
-    Weights are read again from the base model's files, one component at a time, and keep the files'
-    dtype; so neither the compute dtype nor the freed VAE matters.
+    Weights are read again from the base model's files and keep the files' dtype, so neither the compute
+    dtype nor the freed VAE of a run matters.
 
     Args:
-      model: the base model; `source` is its folder.
-      tokenizer: with the placeholder tokens.
-      rows: `[added_tokens, width]` float32.
+      source: the base model's folder.
       output_dir: where to; files of earlier exports are replaced.
+      tokenizer: with the added tokens.
+      rows: `[added_tokens, width]` float32, possibly none.
       first_added_id: token id of the first row.
       variant: of the base model's weight files.
+      layout: `flax` for FlaxStableDiffusionPipeline, `torch` for StableDiffusionPipeline.
 
     Raises:
       OutputError: the folder cannot be written.
     """
-    if model.source is None:
-        raise OutputError("the pipeline", expected="a base model read from a folder", found="random weights")
+    model = load_stable_diffusion(source, dtype=None, variant=variant)
+    embedding = model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]
+    table = np.asarray(embedding["embedding"])
+    if len(rows):
+        embedding["embedding"] = table = grown_table(table, rows, first_added_id=first_added_id)
+    model.configs["text_encoder"]["vocab_size"] = len(table)
     try:
-        for component in ("unet", "vae", "text_encoder"):
-            module, config = getattr(model, component), dict(model.configs[component])
-            params = read_params(
-                model.source, component, parameter_shapes(module), dtype=None, variant=variant
-            )
-            if component == "text_encoder":
-                config["vocab_size"] = _grow(params, rows, first_added_id)
-            write_flax_params(output_dir / component, params)
-            _write_json(output_dir / component / "config.json", _flax_names(config))
-            del params
+        save_stable_diffusion(model, output_dir, layout=layout)
         tokenizer.save_pretrained(str(output_dir / "tokenizer"))
-        scheduler = _flax_names(model.configs["scheduler"])
-        _write_json(output_dir / "scheduler" / "scheduler_config.json", scheduler)
-        carried = _carry(model.source, output_dir)
-        _write_json(output_dir / "model_index.json", _model_index(scheduler, carried))
+        _carry(source, output_dir, layout)
     except OSError as error:
         raise OutputError(
             output_dir,
             expected="room for the whole pipeline",
             found=str(error),
-            remedy="The learned_embeds files are there; free space, or train with only_save_embeds.",
+            remedy="Free space or choose another folder; only_save_embeds writes the new word alone.",
         ) from error
 
 
-def _grow(params: dict, rows: np.ndarray, first_added_id: int) -> int:
-    """Puts the rows at the end of the token table; returns its new length."""
-    embedding = params["text_model"]["embeddings"]["token_embedding"]
-    embedding["embedding"] = grown_table(
-        np.asarray(embedding["embedding"]), rows, first_added_id=first_added_id
-    )
-    return len(embedding["embedding"])
-
-
-def _flax_names(config: dict[str, Any]) -> dict[str, Any]:
-    """A component's configuration under its Flax class name."""
-    name = config.get("_class_name")
-    if name is None or name.startswith("Flax"):
-        return dict(config)
-    return config | {"_class_name": f"Flax{name}"}
-
-
-def _carry(source: Path, output_dir: Path) -> dict[str, list]:
-    """Copies the base model's other parts, and returns their entries of the model index."""
-    index_file = source / "model_index.json"
-    index = json.loads(index_file.read_text()) if index_file.is_file() else {}
-    carried = {}
+def _carry(source: Path, output_dir: Path, layout: Literal["flax", "torch"]) -> None:
+    """Copies the base model's other parts and names them in the model index where the layout can load them."""
+    theirs, ours = source / "model_index.json", output_dir / "model_index.json"
+    base = json.loads(theirs.read_text()) if theirs.is_file() else {}
+    index = json.loads(ours.read_text())
     for name in CARRIED:
-        folder = source / name
-        if folder.is_dir() and index.get(name, [None])[0] is not None:
-            if folder.resolve() != (output_dir / name).resolve():
-                shutil.copytree(folder, output_dir / name, dirs_exist_ok=True)
-            library, kind = index[name]
-            carried[name] = [
-                library,
-                f"Flax{kind}" if name == "safety_checker" and "Flax" not in kind else kind,
-            ]
-    return carried
-
-
-def _model_index(scheduler: dict[str, Any], carried: dict[str, list]) -> dict[str, Any]:
-    parts = {
-        "feature_extractor": [None, None],
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", scheduler.get("_class_name", "FlaxPNDMScheduler")],
-        "text_encoder": ["transformers", "FlaxCLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "FlaxUNet2DConditionModel"],
-        "vae": ["diffusers", "FlaxAutoencoderKL"],
-    }
-    return {"_class_name": "FlaxStableDiffusionPipeline", "_diffusers_version": "0.39.0"} | parts | carried
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    os.replace(partial, path)
+        library, kind = base.get(name) or (None, None)
+        if kind is None or not (source / name).is_dir():
+            continue
+        shutil.copytree(source / name, output_dir / name, dirs_exist_ok=True)
+        plain = kind.removeprefix("Flax")
+        if name == "feature_extractor":
+            index[name] = [library, plain]
+        elif any(file.suffix in _WEIGHTS[layout] for file in (source / name).iterdir()):
+            index[name] = [library, f"Flax{plain}" if layout == "flax" else plain]
+    partial = ours.with_name(".model_index.json.partial")
+    partial.write_text(json.dumps(index, indent=2) + "\n")
+    os.replace(partial, ours)

@@ -1,0 +1,62 @@
+"""Convert a model, with learned embeddings or without, into a PyTorch StableDiffusionPipeline folder.
+
+    python scripts/convert_to_torch.py outputs/demo pipeline-for-torch
+    python scripts/convert_to_torch.py stable-diffusion-v1-5/stable-diffusion-v1-5 cat-pipeline \\
+      --learned_embeds outputs/cat/learned_embeds.safetensors
+
+No PyTorch is needed. The result is safetensors in the dtype of the source.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ti_flax.errors import OutputError, exit_code  # noqa: E402
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("model", help="model folder (Flax or PyTorch layout) or Hub id")
+    add("output", type=Path, help="folder to write; must be new or empty")
+    add("--learned_embeds", metavar="FILE", action="append", default=[], help="safetensors file; repeatable")
+    add("--revision", help="branch, tag or commit of the Hub repository")
+    add("--variant", help="variant of the weight files, such as fp16")
+    return parser.parse_args(argv)
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Reads the model, adds the embeddings, and writes the PyTorch folder."""
+    import numpy as np
+
+    from ti_flax.export.learned_embeds import add_learned_embeds
+    from ti_flax.export.pipeline import save_pipeline
+    from ti_flax.models.weights import read_config, resolve_model
+    from ti_flax.tokens import load_tokenizer
+
+    output = options.output
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(output, expected="a new or empty folder", found="something in it")
+    source = resolve_model(options.model, revision=options.revision, variant=options.variant)
+    tokenizer = load_tokenizer(source)
+    first_added_id = len(tokenizer)
+    width = read_config(source, "text_encoder").get("hidden_size", 0)
+    rows = [add_learned_embeds(tokenizer, Path(file), width=width) for file in options.learned_embeds]
+    save_pipeline(
+        source,
+        output,
+        tokenizer=tokenizer,
+        rows=np.concatenate(rows) if rows else np.zeros((0, width), np.float32),
+        first_added_id=first_added_id,
+        variant=options.variant,
+        layout="torch",
+    )
+    print(f'{output}: load it with StableDiffusionPipeline.from_pretrained("{output}")')
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: convert(parse_arguments())))

@@ -1,0 +1,110 @@
+"""Make pictures from a base model and learned embeddings, with this project's own modules.
+
+    python scripts/generate.py --pretrained_model_name_or_path assets/demo-model \\
+      --learned_embeds outputs/demo/learned_embeds.safetensors --prompt "a photo of a <chelsea>"
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ti_flax.errors import ConfigError, OutputError, exit_code  # noqa: E402
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        usage="python scripts/generate.py --pretrained_model_name_or_path MODEL --prompt TEXT [--name value ...]",
+    )
+    add = parser.add_argument
+    add("--pretrained_model_name_or_path", metavar="MODEL", required=True, help="model folder or Hub id")
+    add("--revision", help="branch, tag or commit of the Hub repository")
+    add("--variant", help="variant of the weight files, such as fp16")
+    add(
+        "--learned_embeds",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="safetensors file; repeatable",
+    )
+    add(
+        "--prompt",
+        metavar="TEXT",
+        action="append",
+        required=True,
+        help="what to draw; repeatable, a row each",
+    )
+    add("--negative_prompt", metavar="TEXT", default="", help="what to move away from")
+    add("--num_images", metavar="N", type=int, default=4, help="pictures for each prompt")
+    add("--num_inference_steps", metavar="N", type=int, default=25, help="denoising steps")
+    add("--guidance_scale", metavar="X", type=float, default=7.5, help="1 is no guidance")
+    add(
+        "--sampler",
+        choices=("ddim", "dpmsolver++"),
+        default="dpmsolver++",
+        help="dpmsolver++ is the 2M solver",
+    )
+    add("--seed", metavar="N", type=int, default=0, help="of the first picture; the next ones count up")
+    add("--resolution", metavar="N", type=int, help="side in pixels; the model's own if left out")
+    add("--mixed_precision", choices=("no", "bf16"), default="no", help="no is float32")
+    add("--output", metavar="FILE", type=Path, default=Path("pictures.png"), help="PNG grid to write")
+    return parser.parse_args(argv)
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Loads, draws and writes the grid."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from ti_flax.export.learned_embeds import add_learned_embeds
+    from ti_flax.models.stable_diffusion import load_stable_diffusion
+    from ti_flax.models.weights import resolve_model
+    from ti_flax.pictures import Painter, picture_grid
+    from ti_flax.tokens import encode_prompts, expand_known, load_tokenizer
+
+    if options.num_images < 1:
+        raise ConfigError("--num_images", expected="1 or more", found=str(options.num_images))
+    named = options.pretrained_model_name_or_path
+    folder = resolve_model(named, revision=options.revision, variant=options.variant)
+    tokenizer = load_tokenizer(folder)
+    dtype = jnp.bfloat16 if options.mixed_precision == "bf16" else jnp.float32
+    model = load_stable_diffusion(folder, dtype=dtype, variant=options.variant)
+    width = model.text_encoder.config.hidden_size
+    first_added_id = len(tokenizer)
+    rows = [add_learned_embeds(tokenizer, Path(path), width=width) for path in options.learned_embeds]
+    rows = np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
+    side = options.resolution or model.configs["unet"]["sample_size"] * model.vae.config.downsampling
+    if side < 1 or side % model.vae.config.downsampling:
+        multiple = model.vae.config.downsampling
+        raise ConfigError("--resolution", expected=f"a multiple of {multiple}", found=str(side))
+    painter = Painter(
+        model, first_added_id=first_added_id, steps=options.num_inference_steps, sampler=options.sampler
+    )
+    drawn = []
+    for prompt in options.prompt:
+        prompt_ids = encode_prompts(tokenizer, [expand_known(tokenizer, prompt)] * options.num_images)
+        negative_ids = encode_prompts(tokenizer, [options.negative_prompt] * options.num_images)
+        drawn.append(
+            painter.paint(
+                model.params,
+                rows,
+                prompt_ids=prompt_ids,
+                negative_ids=negative_ids,
+                seeds=range(options.seed, options.seed + options.num_images),
+                size=(side, side),
+                guidance_scale=options.guidance_scale,
+            )
+        )
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        picture_grid(np.concatenate(drawn), columns=options.num_images).save(options.output, format="PNG")
+    except OSError as error:
+        raise OutputError(options.output, expected="a file that can be written", found=str(error)) from error
+    print(f"{options.output}: {len(options.prompt)} x {options.num_images} pictures of {side} x {side}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: generate(parse_arguments())))
