@@ -66,7 +66,7 @@ def save_pipeline(
 
 
 def _carry(source: Path, output_dir: Path, layout: Literal["flax", "torch"]) -> None:
-    """Copies the base model's other parts and names them in the model index where the layout can load them."""
+    """Copies the other parts of the base, and names in the model index those that the layout can load."""
     theirs, ours = source / "model_index.json", output_dir / "model_index.json"
     base = json.loads(theirs.read_text()) if theirs.is_file() else {}
     index = json.loads(ours.read_text())
