@@ -5,15 +5,16 @@
 The same files come out every time. No download, no PyTorch.
 """
 
+import collections
 import dataclasses
+import itertools
 import json
+import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import jax
 import numpy as np
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -70,6 +71,8 @@ TEXT_ENCODER = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-05,
     "projection_dim": 64,
+    # Or transformers 5 would compute in the float16 of the file, and diffusers the UNet in float32.
+    "dtype": "float32",
 }
 UNET = {
     "_class_name": "UNet2DConditionModel",
@@ -78,7 +81,7 @@ UNET = {
     "out_channels": 4,
     "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-    "block_out_channels": [32, 48],
+    "block_out_channels": [24, 40],
     "layers_per_block": 1,
     "norm_num_groups": 8,
     "cross_attention_dim": 64,
@@ -90,7 +93,7 @@ VAE = {
     "out_channels": 3,
     "down_block_types": ["DownEncoderBlock2D"] * 3,
     "up_block_types": ["UpDecoderBlock2D"] * 3,
-    "block_out_channels": [16, 32, 32],
+    "block_out_channels": [16, 16, 32],
     "layers_per_block": 1,
     "latent_channels": 4,
     "norm_num_groups": 8,
@@ -120,13 +123,33 @@ def byte_alphabet() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(others)]
 
 
-def learn_merges(texts: Iterable[str]) -> list[str]:
-    """Return byte-pair merges, "left right" in order of use, that make each word of the texts one token."""
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=100_000, end_of_word_suffix="</w>", show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    return [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+def learn_merges(text: str) -> list[str]:
+    """Return byte-pair merges, "left right" in order of use, that make each word of an ASCII text one token.
+
+    Written out (arXiv:1508.07909, algorithm 1): the trainer of `tokenizers` breaks ties by chance.
+    """
+    counts = collections.Counter(re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]+", text.lower()))
+    words = {word: (*word[:-1], f"{word[-1]}</w>") for word in counts}
+    merges = []
+    while words := {word: pieces for word, pieces in words.items() if len(pieces) > 1}:
+        pairs = collections.Counter()
+        for word, pieces in words.items():
+            for pair in itertools.pairwise(pieces):
+                pairs[pair] += counts[word]
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(" ".join(best))
+        words = {word: merged(pieces, best) for word, pieces in words.items()}
+    return merges
+
+
+def merged(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """Return the pieces of a word with every occurrence of a pair made one piece, from the left."""
+    result, rest = [], list(pieces)
+    while rest:
+        width = 2 if tuple(rest[:2]) == pair else 1
+        result.append("".join(rest[:width]))
+        del rest[:width]
+    return tuple(result)
 
 
 def write_tokenizer(folder: Path, *, words: str = WORDS, pad_token: str = END) -> dict[str, int]:
@@ -139,7 +162,7 @@ def write_tokenizer(folder: Path, *, words: str = WORDS, pad_token: str = END) -
       words: text whose words become one token each, besides those of the templates.
       pad_token: the end token in Stable Diffusion 1.x, "!" in 2.x.
     """
-    merges = learn_merges([words, *OBJECT_TEMPLATES, *STYLE_TEMPLATES])
+    merges = learn_merges("\n".join([words, *OBJECT_TEMPLATES, *STYLE_TEMPLATES]).replace("{}", ""))
     alphabet = byte_alphabet()
     tokens = alphabet + [f"{character}</w>" for character in alphabet]
     tokens += [merge.replace(" ", "") for merge in merges]

@@ -32,10 +32,10 @@ def write_torch_models(folder, configs):
 
 
 def channels_first(values):
-    """`[batch, height, width, channels]` NumPy array to a PyTorch tensor `[batch, channels, height, width]`."""
+    """Turn `[batch, height, width, channels]` into a tensor `[batch, channels, height, width]`."""
     return torch.from_numpy(values.transpose(0, 3, 1, 2).copy())
 
 
 def channels_last(tensor):
-    """PyTorch tensor `[batch, channels, height, width]` to a NumPy array `[batch, height, width, channels]`."""
+    """Turn a tensor `[batch, channels, height, width]` into `[batch, height, width, channels]`."""
     return tensor.detach().numpy().transpose(0, 2, 3, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,29 @@ def load_tokenizer(folder: Path, name: str | None = None) -> Any:
         # Old tokenizer folders leave the length out; the text encoder has 77 positions.
         tokenizer.model_max_length = 77
     return tokenizer
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Writes a tokenizer folder that transformers 5 reads, and 4 as well.
+
+    Version 5 writes `tokenizer.json` alone; 4 wants `vocab.json`, `merges.txt` and `added_tokens.json`.
+    """
+    tokenizer.save_pretrained(str(folder))
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = described["model"]["vocab"]
+    merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in described["model"]["merges"])
+    added = {
+        entry["content"]: entry["id"]
+        for entry in described["added_tokens"]
+        if entry["content"] not in vocabulary
+    }
+    _write(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False))
+    _write(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
+    _write(folder / "added_tokens.json", json.dumps(added, ensure_ascii=False, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def split_text(tokenizer: Any, text: str) -> list[str]:

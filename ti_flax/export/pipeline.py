@@ -13,6 +13,7 @@ import numpy as np
 from ti_flax.embedding import grown_table
 from ti_flax.errors import OutputError
 from ti_flax.models.stable_diffusion import load_stable_diffusion, save_stable_diffusion
+from ti_flax.tokens import save_tokenizer
 
 # Parts of a base model that are no part of training and go along as they are.
 CARRIED = ("safety_checker", "feature_extractor")
@@ -54,7 +55,7 @@ def save_pipeline(
     model.configs["text_encoder"]["vocab_size"] = len(table)
     try:
         save_stable_diffusion(model, output_dir, layout=layout)
-        tokenizer.save_pretrained(str(output_dir / "tokenizer"))
+        save_tokenizer(tokenizer, output_dir / "tokenizer")
         _carry(source, output_dir, layout)
     except OSError as error:
         raise OutputError(

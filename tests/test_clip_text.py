@@ -1,0 +1,90 @@
+"""The text encoder against PyTorch's, in bfloat16, and the configs it takes and refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from released_configs import TEXT_ENCODER_1_5, TEXT_ENCODER_2_1
+from tiny_models import FAMILIES, SD1
+
+from ti_flax.errors import WeightsError
+from ti_flax.models.clip_text import CLIPTextConfig, FlaxCLIPTextModel
+from ti_flax.models.stable_diffusion import parameter_shapes, random_stable_diffusion
+from ti_flax.models.weights import read_params
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_equal_pytorchs(family, tmp_path):
+    torch = pytest.importorskip("torch")
+    from torch_models import torch_model
+
+    config = FAMILIES[family]["text_encoder"]
+    reference = torch_model("text_encoder", config)
+    reference.save_pretrained(tmp_path / "text_encoder")
+    module = FlaxCLIPTextModel(CLIPTextConfig.from_dict(config))
+    params = read_params(tmp_path, "text_encoder", parameter_shapes(module), dtype=jnp.float32)
+    ids = np.random.default_rng(0).integers(0, 120, (2, 77))
+
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(ids)).last_hidden_state.numpy()
+    found = jax.jit(module.apply, static_argnames="method")({"params": params}, ids, method="encode_ids")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_embeddings_looked_up_outside_give_the_same(tiny_text_encoder):
+    module, params = tiny_text_encoder
+    ids = np.arange(10).reshape(2, 5)
+    table = params["text_model"]["embeddings"]["token_embedding"]["embedding"]
+    embeds = module.apply({"params": params}, ids, method="token_embeddings")
+    np.testing.assert_array_equal(embeds, table[ids])
+    np.testing.assert_array_equal(
+        module.apply({"params": params}, embeds), module.apply({"params": params}, ids, method="encode_ids")
+    )
+
+
+def test_bfloat16_stays_near_float32(tiny_text_encoder):
+    module, params = tiny_text_encoder
+    ids = np.arange(77)[None]
+    expected = module.apply({"params": params}, ids, method="encode_ids")
+    lower = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    found = module.clone(dtype=jnp.bfloat16).apply({"params": lower}, ids, method="encode_ids")
+    assert found.dtype == jnp.bfloat16
+    error = np.linalg.norm(found.astype(jnp.float32) - expected) / np.linalg.norm(expected)
+    assert error < 0.02
+
+
+@pytest.fixture(scope="module")
+def tiny_text_encoder():
+    model = random_stable_diffusion(SD1, seed=0)
+    return model.text_encoder, model.params["text_encoder"]
+
+
+def test_reads_the_configs_of_released_models():
+    first = CLIPTextConfig.from_dict(TEXT_ENCODER_1_5)
+    second = CLIPTextConfig.from_dict(TEXT_ENCODER_2_1)
+    assert (first.hidden_size, first.num_hidden_layers, first.hidden_act) == (768, 12, "quick_gelu")
+    assert (second.hidden_size, second.num_hidden_layers, second.hidden_act) == (1024, 23, "gelu")
+
+
+def test_reads_the_config_transformers_writes():
+    transformers = pytest.importorskip("transformers")
+    written = transformers.CLIPTextConfig(**SD1["text_encoder"]).to_dict()
+    assert CLIPTextConfig.from_dict(written) == CLIPTextConfig.from_dict(SD1["text_encoder"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_act": "gelu_new"}, ["hidden_act", "gelu_new", "'quick_gelu' or 'gelu'"]),
+        ({"attention_dropout": 0.1}, ["attention_dropout", "0.1", "0.0"]),
+        ({"model_type": "roberta"}, ["model_type", "roberta", "clip_text_model"]),
+        ({"rotary": True}, ["unknown field rotary", "True"]),
+        ({"num_attention_heads": 5}, ["multiple of num_attention_heads (5)", "32"]),
+        ({"vocab_size": "many"}, ["vocab_size", "a positive integer", "'many'"]),
+    ],
+)
+def test_refuses_what_it_cannot_do(changes, words):
+    with pytest.raises(WeightsError) as caught:
+        CLIPTextConfig.from_dict(SD1["text_encoder"] | changes, "model/text_encoder/config.json")
+    for word in ["model/text_encoder/config.json", *words]:
+        assert word in str(caught.value)

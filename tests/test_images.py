@@ -1,0 +1,430 @@
+"""Files of every kind become the pixels that were drawn, and what cannot be read is named."""
+
+import io
+import struct
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ti_flax.errors import ConfigError, DataError
+from ti_flax.images import load_images
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def checkered(height=8, width=8):
+    """`[height, width, 3]` uint8: red, green, blue and gray quarters, so that every turn and mirror shows."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2] = (200, 20, 30)
+    pixels[: height // 2, width // 2 :] = (10, 180, 40)
+    pixels[height // 2 :, : width // 2] = (20, 30, 220)
+    pixels[height // 2 :, width // 2 :] = (120, 120, 120)
+    return pixels
+
+
+def photograph(height=37, width=53):
+    """`[height, width, 3]` uint8, smooth with noise, as a resizing filter sees photographs."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:height, :width]
+    smooth = np.stack([rows * 5, columns * 4, (rows + columns) * 2], axis=-1) % 256
+    return np.clip(smooth + rng.integers(-20, 20, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def only(folder, resolution=8, **options):
+    """Load a folder of one picture at its own size: `[resolution, resolution, 3]`."""
+    loaded = load_images(folder, resolution=resolution, interpolation="nearest", **options)
+    assert len(loaded.names) == 1
+    return loaded.pixels[0]
+
+
+def save(folder, name, image, **options):
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(folder / name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tolerance"),
+    [
+        ("a.png", {}, 0),
+        ("a.PNG", {"format": "PNG"}, 0),
+        ("a.bmp", {}, 0),
+        ("a.tiff", {"compression": "tiff_lzw"}, 0),
+        ("a.webp", {"lossless": True}, 0),
+        ("a.gif", {}, 0),
+        ("a.ppm", {}, 0),
+        ("a.tga", {}, 0),
+        ("a.jp2", {}, 0),
+        ("a.jpg", {"quality": 100, "subsampling": 0}, 4),
+        ("a.avif", {"quality": 95, "subsampling": "4:4:4"}, 8),
+        ("png_without_suffix", {"format": "PNG"}, 0),
+        ("jpeg.with.a.dot", {"format": "JPEG", "quality": 100, "subsampling": 0}, 4),
+        ("really_a.png", {"format": "BMP"}, 0),
+    ],
+)
+def test_formats(tmp_path, name, options, tolerance):
+    save(tmp_path, name, checkered(), **options)
+    np.testing.assert_allclose(only(tmp_path).astype(int), checkered(), atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.gif", {}), ("a.png", {}), ("a.webp", {"lossless": True}), ("a.tiff", {})],
+)
+def test_first_frame_of_many(tmp_path, name, options):
+    first, second = Image.fromarray(checkered()), Image.new("RGB", (8, 8), "yellow")
+    first.save(tmp_path / name, save_all=True, append_images=[second, second], **options)
+    np.testing.assert_array_equal(only(tmp_path), checkered())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tiff"])
+def test_exif_orientation(tmp_path, name, orientation):
+    stored_from_upright = {
+        1: lambda p: p,
+        2: lambda p: p[:, ::-1],
+        3: lambda p: p[::-1, ::-1],
+        4: lambda p: p[::-1],
+        5: lambda p: p.transpose(1, 0, 2),
+        6: lambda p: np.rot90(p, 1),
+        7: lambda p: np.rot90(p, 2).transpose(1, 0, 2),
+        8: lambda p: np.rot90(p, -1),
+    }[orientation]
+    upright = checkered(32, 32)
+    exif = Image.Exif()
+    exif[274] = orientation
+    options = {"a.jpg": {"quality": 100, "subsampling": 0}, "a.webp": {"lossless": True}}.get(name, {})
+    save(tmp_path, name, np.ascontiguousarray(stored_from_upright(upright)), exif=exif, **options)
+    np.testing.assert_allclose(only(tmp_path, 32).astype(int), upright, atol=4)
+
+
+def test_orientation_after_the_pixels_of_a_png(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 3
+    buffer = io.BytesIO()
+    Image.fromarray(checkered()[::-1, ::-1].copy()).save(buffer, "PNG")
+    body = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body)) + b"eXIf" + body + struct.pack(">I", zlib.crc32(b"eXIf" + body))
+    stored, end = buffer.getvalue()[:-12], buffer.getvalue()[-12:]
+    (tmp_path / "a.png").write_bytes(stored + chunk + end)
+    np.testing.assert_array_equal(only(tmp_path), checkered())
+
+
+def transparent(mode):
+    """8 x 8, left half opaque, right half transparent over black."""
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((255, 0, 0, 255) if mode != "LA" else (90, 90, 90, 255), (0, 0, 4, 8))
+    if mode == "P":
+        palette = Image.new("P", (8, 8), 1)
+        palette.putpalette([255, 0, 0, 0, 0, 0])
+        palette.paste(0, (0, 0, 4, 8))
+        return palette
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "left", "options"),
+    [
+        ("a.png", "RGBA", RED, {}),
+        ("a.webp", "RGBA", RED, {"lossless": True}),
+        ("a.tiff", "RGBA", RED, {}),
+        ("a.png", "LA", (90, 90, 90), {}),
+        ("a.png", "P", RED, {"transparency": 1}),
+        ("a.png", "P", RED, {"transparency": b"\xff\x00"}),
+        ("a.gif", "P", RED, {"transparency": 1}),
+    ],
+)
+def test_transparent_becomes_white(tmp_path, name, mode, left, options):
+    transparent(mode).save(tmp_path / name, **options)
+    pixels = only(tmp_path)
+    assert (pixels[:, :4] == left).all()
+    assert (pixels[:, 4:] == WHITE).all()
+
+
+@pytest.mark.parametrize(("mode", "key"), [("RGB", (255, 0, 0)), ("L", 76), ("1", 0)])
+def test_transparent_colour_becomes_white(tmp_path, mode, key):
+    image = Image.new(mode, (8, 8), key)
+    image.save(tmp_path / "a.png", transparency=key)
+    assert (only(tmp_path) == WHITE).all()
+
+
+def test_half_transparent_is_blended(tmp_path):
+    save(tmp_path, "a.png", Image.new("RGBA", (8, 8), (200, 100, 0, 128)))
+    expected = np.array([200, 100, 0]) * (128 / 255) + 255 * (127 / 255)
+    np.testing.assert_allclose(only(tmp_path), np.broadcast_to(expected, (8, 8, 3)), atol=1)
+
+
+def test_opaque_alpha_changes_nothing(tmp_path):
+    save(tmp_path, "a.png", Image.fromarray(photograph(16, 16)).convert("RGBA"))
+    np.testing.assert_array_equal(only(tmp_path, 16), photograph(16, 16))
+
+
+def test_palette_without_transparency(tmp_path):
+    save(tmp_path, "a.png", Image.fromarray(checkered()).convert("P", palette=Image.Palette.ADAPTIVE))
+    np.testing.assert_allclose(only(tmp_path).astype(int), checkered(), atol=4)
+
+
+@pytest.mark.parametrize(("mode", "drawn", "seen"), [("L", 77, 77), ("1", 1, 255)])
+def test_gray_and_bilevel(tmp_path, mode, drawn, seen):
+    save(tmp_path, "a.png", Image.new(mode, (8, 8), drawn))
+    assert (only(tmp_path) == seen).all()
+
+
+def gray_ramp(highest, dtype):
+    return np.linspace(0, highest, 64).reshape(8, 8).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "ramp"),
+    [
+        ("a.png", gray_ramp(65535, np.uint16)),
+        ("a.tiff", gray_ramp(65535, np.uint16)),
+        ("a.tiff", gray_ramp(65535, np.int32)),
+        ("a.tiff", gray_ramp(2_000_000, np.int32)),
+        ("a.tiff", gray_ramp(2000, np.int32) - 1000 + 1_000_000 * np.eye(8, dtype=np.int32)),
+        ("a.tiff", gray_ramp(1, np.float32)),
+        ("a.tiff", gray_ramp(255, np.float32)),
+        ("a.tiff", gray_ramp(65535, np.float32)),
+    ],
+)
+def test_wide_gray_is_scaled_not_clipped(tmp_path, name, ramp):
+    save(tmp_path, name, ramp)
+    low, high = min(int(ramp.min()), 0), float(ramp.max())
+    expected = np.rint((ramp.astype(np.float64) - low) * 255 / (high - low))
+    np.testing.assert_array_equal(only(tmp_path), np.repeat(expected[..., None], 3, axis=-1))
+
+
+def test_dark_sixteen_bit_stays_dark(tmp_path):
+    save(tmp_path, "a.png", np.full((8, 8), 257 * 12, np.uint16))
+    assert (only(tmp_path) == 12).all()
+
+
+def test_turned_sixteen_bit(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 3
+    ramp = gray_ramp(65535, np.uint16)
+    save(tmp_path, "a.png", np.ascontiguousarray(ramp[::-1, ::-1]), exif=exif)
+    np.testing.assert_array_equal(only(tmp_path)[..., 0], np.rint(ramp / 257))
+
+
+def test_not_finite_gray_is_an_error(tmp_path):
+    save(tmp_path, "a.tiff", np.full((8, 8), np.nan, np.float32))
+    with pytest.raises(DataError, match=r"a\.tiff.*not finite"):
+        only(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.tiff"])
+def test_cmyk(tmp_path, name):
+    options = {"quality": 100} if name == "a.jpg" else {}
+    save(tmp_path, name, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), **options)
+    np.testing.assert_allclose(only(tmp_path).astype(int), np.broadcast_to(RED, (8, 8, 3)), atol=3)
+
+
+REFERENCE_FILTERS = {
+    "linear": Image.Resampling.BILINEAR,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+@pytest.mark.parametrize("shape", [(37, 53), (53, 37), (54, 37), (40, 40), (9, 12)])
+@pytest.mark.parametrize("center_crop", [False, True])
+@pytest.mark.parametrize("interpolation", list(REFERENCE_FILTERS))
+def test_crop_and_resize_equal_the_reference(tmp_path, shape, center_crop, interpolation):
+    pixels = photograph(*shape)
+    save(tmp_path, "a.png", pixels)
+    loaded = load_images(tmp_path, resolution=24, center_crop=center_crop, interpolation=interpolation)
+    if center_crop:
+        (h, w), crop = shape, min(shape)
+        pixels = pixels[(h - crop) // 2 : (h + crop) // 2, (w - crop) // 2 : (w + crop) // 2]
+    expected = Image.fromarray(pixels).resize((24, 24), resample=REFERENCE_FILTERS[interpolation])
+    np.testing.assert_array_equal(loaded.pixels[0], np.asarray(expected))
+    assert loaded.pixels.dtype == np.uint8
+
+
+def test_order_is_by_name_and_others_are_passed_over(tmp_path):
+    for shade, name in enumerate(["b.png", "a.png", "C.png", "noise"], start=1):
+        save(tmp_path, name, Image.new("RGB", (8, 8), (shade, 0, 0)), format="PNG")
+    others = {
+        ".DS_Store": b"\0\0\0\1Bud1",
+        "._a.png": b"\0\5\x16\7 AppleDouble",
+        ".hidden.png": (tmp_path / "a.png").read_bytes(),
+        "Thumbs.db": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600),
+        "a.txt": b"BMW parked in front of a house",
+        "b.txt": b"P3 a caption that begins as a portable pixmap does",
+        "c.txt": b"#define is how an X bitmap begins",
+        "empty": b"",
+        "metadata.csv": b"file_name,text\na.png,a cat\n",
+        "metadata.jsonl": b'{"file_name": "a.png"}\n',
+        "clip.mpg": b"\0\0\1\xb3" + bytes(64),
+    }
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "more").mkdir()
+    save(tmp_path / "more", "d.png", Image.new("RGB", (8, 8)))
+    (tmp_path / ".cache").mkdir()
+    loaded = load_images(str(tmp_path), resolution=8)
+    assert loaded.names == ("C.png", "a.png", "b.png", "noise")
+    assert loaded.pixels[:, 0, 0, 0].tolist() == [3, 2, 1, 4]
+    assert sorted(loaded.passed_over) == sorted([*others, "more/"])
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.tiff", "a.bmp", "a.avif"])
+@pytest.mark.parametrize("kept", [0, 20, 0.6])
+def test_broken_picture_is_named(tmp_path, name, kept):
+    save(tmp_path, "ok.png", checkered())
+    save(tmp_path, name, photograph(200, 200))
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: int(kept * len(whole)) if kept < 1 else kept])
+    with pytest.raises(DataError, match=rf"{name}: found a picture that cannot be decoded"):
+        load_images(tmp_path, resolution=8)
+
+
+def test_text_with_an_image_suffix_is_named(tmp_path):
+    (tmp_path / "a.jpg").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DataError, match=r"a\.jpg.*Git LFS pointer"):
+        load_images(tmp_path, resolution=8)
+
+
+def test_truncated_picture_without_suffix_is_named(tmp_path):
+    save(tmp_path, "picture", photograph(200, 200), format="PNG")
+    whole = (tmp_path / "picture").read_bytes()
+    (tmp_path / "picture").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="picture: found a picture that cannot be decoded"):
+        load_images(tmp_path, resolution=8)
+
+
+@pytest.mark.parametrize("name", ["a.HEIC", "a.cr2", "a.svg"])
+def test_pictures_pillow_cannot_read_are_not_passed_over(tmp_path, name):
+    save(tmp_path, "ok.png", checkered())
+    save(tmp_path, name, checkered(), format="TIFF")
+    with pytest.raises(DataError, match=rf"{name}: found a format that is not read. Save it as PNG or JPEG"):
+        load_images(tmp_path, resolution=8)
+
+
+@pytest.mark.parametrize("limit", [40, 20])
+@pytest.mark.parametrize("name", ["a.png", "no_suffix"])
+def test_huge_picture_is_named(tmp_path, monkeypatch, limit, name):
+    save(tmp_path, name, checkered(), format="PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(DataError, match=rf"{name}: expected at most {limit} pixels"):
+        load_images(tmp_path, resolution=8)
+
+
+def test_pillow_warnings_are_not_shown(tmp_path):
+    transparent("P").save(tmp_path / "a.png", transparency=b"\xff\x00")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        only(tmp_path)
+
+
+def test_missing_folder_and_file_for_folder(tmp_path):
+    with pytest.raises(DataError, match="no such folder. Set train_data_dir"):
+        load_images(tmp_path / "none", resolution=8)
+    save(tmp_path, "a.png", checkered())
+    with pytest.raises(DataError, match="expected a folder, found a file"):
+        load_images(tmp_path / "a.png", resolution=8)
+
+
+def test_folder_without_pictures(tmp_path):
+    with pytest.raises(DataError, match="expected pictures, found none. Put three to five"):
+        load_images(tmp_path, resolution=8)
+    (tmp_path / "a.txt").write_text("a cat")
+    with pytest.raises(DataError, match=r"found only other files \(1, such as a\.txt\)"):
+        load_images(tmp_path, resolution=8)
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "empty").mkdir()
+    save(tmp_path / "cat", "a.png", checkered())
+    with pytest.raises(DataError, match=r"Sub-folders are not read; name one of those with pictures: cat\."):
+        load_images(tmp_path, resolution=8)
+
+
+def test_unknown_interpolation(tmp_path):
+    with pytest.raises(ConfigError, match="interpolation: expected linear, .*, found 'cubic'"):
+        load_images(tmp_path, resolution=8, interpolation="cubic")
+
+
+def test_same_without_datasets(tmp_path, monkeypatch):
+    for name in ("b.png", "a.png"):
+        save(tmp_path, name, photograph())
+    with_datasets = load_images(tmp_path, resolution=8)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    without = load_images(tmp_path, resolution=8)
+    assert without.names == with_datasets.names
+    np.testing.assert_array_equal(without.pixels, with_datasets.pixels)
+
+
+def test_nothing_is_written_or_shown(tmp_path, capfd):
+    save(tmp_path, "a.png", checkered())
+    load_images(tmp_path, resolution=8)
+    assert [path.name for path in tmp_path.rglob("*")] == ["a.png"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_content_hash_follows_pixels_and_shape(tmp_path):
+    save(tmp_path, "a.png", photograph())
+    one = load_images(tmp_path, resolution=8)
+    assert one.content_hash() == load_images(tmp_path, resolution=8).content_hash()
+    assert one.content_hash() != load_images(tmp_path, resolution=16).content_hash()
+    (tmp_path / "a.png").rename(tmp_path / "b.png")
+    assert one.content_hash() == load_images(tmp_path, resolution=8).content_hash()
+    save(tmp_path, "b.png", 255 - photograph())
+    assert one.content_hash() != load_images(tmp_path, resolution=8).content_hash()
+
+
+def encoded(pixels, image_format):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def hub_dataset(rows, monkeypatch, split="train"):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"text": datasets.Value("string"), "image": datasets.Image()})
+    table = datasets.Dataset.from_list(rows, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: {split: table})
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_hub_dataset(tmp_path, monkeypatch, split):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"text": "one", "image": {"path": "cat/1.png", "bytes": encoded(checkered(), "PNG")}},
+        {"text": "two", "image": {"path": None, "bytes": encoded(255 - checkered(), "BMP")}},
+    ]
+    hub_dataset(rows, monkeypatch, split)
+    loaded = load_images("someone/cats", resolution=8, interpolation="nearest")
+    assert loaded.names == ("1.png", "image 1")
+    np.testing.assert_array_equal(loaded.pixels, [checkered(), 255 - checkered()])
+
+
+def test_broken_picture_of_a_hub_dataset_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    broken = encoded(photograph(200, 200), "PNG")[:5000]
+    hub_dataset([{"text": "", "image": {"path": "1.png", "bytes": broken}}], monkeypatch)
+    with pytest.raises(DataError, match=r"someone/cats: 1\.png: found a picture that cannot be decoded"):
+        load_images("someone/cats", resolution=8)
+
+
+def test_hub_that_cannot_be_reached(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def unreachable(name):
+        raise ConnectionError(f"Couldn't reach '{name}' on the Hub")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(DataError, match="someone/cats: found no such folder, .*reach.*configs/demo.yaml"):
+        load_images("someone/cats", resolution=8)
+
+
+def test_a_folder_goes_before_a_hub_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("someone/cats").mkdir(parents=True)
+    save(Path("someone/cats"), "a.png", checkered())
+    np.testing.assert_array_equal(only("someone/cats"), checkered())

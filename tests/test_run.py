@@ -1,0 +1,238 @@
+"""Whole runs on tiny models: what they write, and that stopping and resuming changes nothing."""
+
+import csv
+import logging
+
+import numpy as np
+import pytest
+from tiny_folder import write_folder, write_pictures
+
+from ti_flax import run
+from ti_flax.checkpoint import checkpoint_steps
+from ti_flax.config import RunConfig
+from ti_flax.errors import CheckpointError, OutputError, TiFlaxError
+from ti_flax.export.learned_embeds import load_learned_embeds
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("run")
+    write_folder(place / "model")
+    write_pictures(place / "pictures")
+    return place
+
+
+def configure(place, output, **changes):
+    options = {
+        "pretrained_model_name_or_path": str(place / "model"),
+        "train_data_dir": str(place / "pictures"),
+        "placeholder_token": "<thing>",
+        "initializer_token": "toy",
+        "num_vectors": 2,
+        "resolution": 32,
+        "train_batch_size": 1,
+        "max_train_steps": 6,
+        "learning_rate": 1e-2,
+        "lr_scheduler": "cosine",
+        "lr_warmup_steps": 2,
+        "seed": 3,
+        "checkpointing_steps": 2,
+        "save_steps": 3,
+        "only_save_embeds": True,
+        "report_to": "none",
+        "output_dir": str(output),
+        "latents_cache_dir": str(place / "cache"),
+    }
+    return RunConfig.from_dict(options | changes)
+
+
+def learned(folder):
+    return load_learned_embeds(folder / "learned_embeds.safetensors")[1]
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """A run that nothing interrupts, with the messages of its compilations."""
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger("jax._src.interpreters.pxla")
+    import jax
+
+    logger.addHandler(handler)
+    jax.config.update("jax_log_compiles", True)
+    try:
+        folder = run.train(configure(place, place / "whole", only_save_embeds=False))
+    finally:
+        jax.config.update("jax_log_compiles", False)
+        logger.removeHandler(handler)
+    return folder, messages
+
+
+def test_files_of_a_run(whole):
+    folder, _ = whole
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        *("README.md", "learned_embeds.bin", "learned_embeds.safetensors", "metrics.csv"),
+        *("learned_embeds-steps-3.safetensors", "learned_embeds-steps-6.safetensors"),
+        *("checkpoint-2", "checkpoint-4", "checkpoint-6", "token_identifier.txt", "type_of_concept.txt"),
+        *("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae"),
+    }
+    assert (folder / "token_identifier.txt").read_text() == "<thing>"
+    assert (folder / "type_of_concept.txt").read_text() == "object"
+    rows = learned(folder)
+    assert rows.shape == (2, 32) and np.isfinite(rows).all() and (rows[0] != rows[1]).any()
+
+
+def test_metrics_have_a_row_for_every_step(whole):
+    folder, _ = whole
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [float(row["learning_rate"]) for row in rows[:3]] == [0.0, 5e-3, 1e-2]
+    assert all(float(row["loss"]) > 0 and float(row["grad_norm"]) > 0 for row in rows)
+
+
+def test_one_compilation_of_the_step(whole):
+    _, messages = whole
+    compiled = [message for message in messages if "chunk" in message and message.startswith("Compiling")]
+    assert len(compiled) == 1, compiled
+
+
+@pytest.mark.parametrize("stop_after", [2, 4])
+def test_a_resumed_run_ends_with_the_same_bits(place, tmp_path, whole, stop_after):
+    class Stopped(Exception):
+        pass
+
+    class StopHere:
+        every = stop_after
+
+        def measured(self, chunk):
+            pass
+
+        def reached(self, step, state):
+            raise Stopped
+
+    make_hooks = run.make_hooks
+
+    def with_stop(*arguments):
+        hooks, progress = make_hooks(*arguments)
+        return [*hooks, StopHere()], progress
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(run, "make_hooks", with_stop)
+        run.train(configure(place, tmp_path))
+    assert checkpoint_steps(tmp_path)[-1] == stop_after
+    assert not (tmp_path / "learned_embeds.safetensors").exists()
+    folder = run.train(configure(place, tmp_path, resume_from_checkpoint="latest", seed=None))
+    assert learned(folder).tobytes() == learned(whole[0]).tobytes()
+    with (folder / "metrics.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5", "6"]
+
+
+@pytest.mark.parametrize("changes", [{"steps_per_call": 1}, {"steps_per_call": 5}, {"save_steps": 5}])
+def test_chunks_and_hooks_do_not_change_a_bit(place, tmp_path, whole, changes):
+    folder = run.train(configure(place, tmp_path, **changes))
+    assert learned(folder).tobytes() == learned(whole[0]).tobytes()
+
+
+def test_previews_do_not_change_a_bit(place, tmp_path, whole):
+    from PIL import Image
+
+    changes = {"validation_prompt": "a <thing>", "validation_steps": 3, "num_validation_images": 4}
+    folder = run.train(configure(place, tmp_path, **changes))
+    assert learned(folder).tobytes() == learned(whole[0]).tobytes()
+    for step in (3, 6):
+        with Image.open(folder / "validation" / f"step-{step}.png") as picture:
+            assert picture.size == (64, 64)
+
+
+def test_another_seed_gives_other_rows(place, tmp_path, whole):
+    folder = run.train(configure(place, tmp_path, seed=4))
+    assert learned(folder).tobytes() != learned(whole[0]).tobytes()
+
+
+def test_a_finished_run_is_not_overwritten_unless_told_to(place, tmp_path):
+    folder = run.train(configure(place, tmp_path, max_train_steps=3))
+    before = learned(folder)
+    with pytest.raises(OutputError, match="a finished run.*overwrite_output_dir"):
+        run.train(configure(place, tmp_path, max_train_steps=3, seed=9))
+    assert learned(folder).tobytes() == before.tobytes()
+    run.train(configure(place, tmp_path, max_train_steps=3, seed=9, overwrite_output_dir=True))
+    assert learned(folder).tobytes() != before.tobytes()
+    (folder / "learned_embeds.safetensors").unlink()
+    with pytest.raises(OutputError, match="an unfinished run, checkpoint-3"):
+        run.train(configure(place, tmp_path, max_train_steps=3))
+
+
+@pytest.mark.parametrize(
+    "changes, differs",
+    [
+        ({"placeholder_token": "<other>"}, "concept <thing> <thing>_1 from toy"),
+        ({"initializer_token": "cat"}, "concept"),
+        ({"num_vectors": 1}, "concept"),
+        ({"learnable_property": "style"}, "prompts"),
+        ({"train_data_dir": "other"}, "images"),
+    ],
+)
+def test_resuming_something_else_is_refused(place, whole, tmp_path, changes, differs):
+    if "train_data_dir" in changes:
+        changes = {"train_data_dir": str(write_pictures(tmp_path / "other", count=2))}
+    folder, _ = whole
+    with pytest.raises(CheckpointError, match=f"checkpoint-6: expected {differs}"):
+        run.train(configure(place, folder, resume_from_checkpoint="latest", **changes))
+
+
+def test_resuming_without_a_checkpoint_starts_from_the_beginning(place, tmp_path, whole, capsys):
+    folder = run.train(configure(place, tmp_path, resume_from_checkpoint="latest"))
+    assert "starting from the beginning" in capsys.readouterr().err
+    assert learned(folder).tobytes() == learned(whole[0]).tobytes()
+
+
+def test_epochs_count_pictures_times_repeats(place):
+    config = configure(
+        place, place / "x", max_train_steps=None, num_train_epochs=2, repeats=8, lr_warmup_steps=0
+    )
+    # 3 pictures x 8 repeats over 8 devices are 3 updates an epoch.
+    assert run.settle(config, images=3).training.max_train_steps == 6
+
+
+def test_scale_lr_counts_all_samples_of_an_update(place):
+    config = configure(place, place / "x", train_batch_size=2, gradient_accumulation_steps=4)
+    assert run.peak_learning_rate(config) == 1e-2
+    assert run.peak_learning_rate(config.replace(scale_lr=True)) == pytest.approx(1e-2 * 2 * 4 * 8)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(place, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    write_folder(tmp_path / "model")
+    file = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_out.bias"][:] = np.inf
+    save_file(weights, file, metadata={"format": "pt"})
+    config = configure(place, tmp_path / "out", pretrained_model_name_or_path=str(tmp_path / "model"))
+    with pytest.raises(TiFlaxError, match="step 1: expected a finite loss.*learning rate"):
+        run.train(config)
+    assert checkpoint_steps(tmp_path / "out") == []
+
+
+def test_the_vae_is_dropped_before_training(place, tmp_path):
+    materials = run.gather(configure(place, tmp_path))
+    assert set(materials.model.params) == {"text_encoder", "unet"}
+
+
+def test_bfloat16_runs_and_keeps_rows_in_float32(place, tmp_path):
+    folder = run.train(configure(place, tmp_path, mixed_precision="bf16", gradient_checkpointing=True))
+    rows = learned(folder)
+    assert rows.dtype == np.float32
+    assert (rows != rows.astype(np.float16).astype(np.float32)).any()
+
+
+def test_command_line_reports_one_line_and_exit_code_2(place, tmp_path, capsys):
+    import train_flax
+
+    flags = [f"--{name}={value}" for name, value in configure(place, tmp_path).to_dict().items() if value]
+    assert train_flax.main([*flags, "--train_data_dir", str(tmp_path / "nothing")]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(lines) == 1 and "no such folder" in lines[0]

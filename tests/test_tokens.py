@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from make_demo_model import write_tokenizer
+
+from ti_flax.errors import TokenError
+from ti_flax.tokens import (
+    add_concept,
+    encode_prompts,
+    expand_known,
+    load_tokenizer,
+    save_tokenizer,
+    split_text,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    write_tokenizer(folder / "tokenizer")
+    return folder
+
+
+@pytest.fixture
+def tokenizer(folder):
+    return load_tokenizer(folder)
+
+
+def add(tokenizer, placeholder="<cat-toy>", initializer="toy", vectors=1):
+    return add_concept(
+        tokenizer, placeholder_token=placeholder, initializer_token=initializer, num_vectors=vectors
+    )
+
+
+@pytest.mark.parametrize("placeholder", ["<cat-toy>", "<Cat-Toy>", "mycat2000"])
+def test_tokens_are_named_as_diffusers_names_them_and_found_again(tokenizer, placeholder):
+    known = len(tokenizer)
+    concept = add(tokenizer, placeholder, vectors=3)
+    assert concept.tokens == (placeholder, f"{placeholder}_1", f"{placeholder}_2")
+    assert concept.token_ids == (known, known + 1, known + 2)
+    assert concept.initializer_id == tokenizer.convert_tokens_to_ids("toy</w>")
+    token_ids = encode_prompts(tokenizer, [f"a photo of a {concept.text}, nice"], concept=concept)
+    assert token_ids.shape == (1, 77) and token_ids.dtype == np.int32
+    assert [i for i in token_ids[0] if i >= known] == list(concept.token_ids)
+    assert token_ids[0, 0] == tokenizer.bos_token_id and token_ids[0, -1] == tokenizer.pad_token_id
+
+
+def test_a_prompt_expands_to_all_vectors_once(tokenizer):
+    concept = add(tokenizer, vectors=2)
+    written_out = "a <cat-toy> <cat-toy>_1 on a beach"
+    assert concept.expand("a <cat-toy> on a beach") == written_out
+    assert concept.expand(written_out) == written_out
+    assert expand_known(tokenizer, "a <cat-toy> on a beach") == written_out
+
+
+@pytest.mark.parametrize(
+    "placeholder, initializer, message",
+    [
+        ("cat", "toy", r"placeholder_token 'cat'.*knows, as \['cat</w>'\].*<cat-concept>"),
+        ("", "toy", "placeholder_token ''.*empty"),
+        (" <x>", "toy", "padded"),
+        ("<x>", "", "initializer_token ''.*no token"),
+        ("<x>", "red cat", r"single token.*\['red</w>', 'cat</w>'\]"),
+        ("<x>", "qzxj", "single token.*split as"),
+    ],
+)
+def test_mistakes_show_how_the_text_was_split(tokenizer, placeholder, initializer, message):
+    known = len(tokenizer)
+    with pytest.raises(TokenError, match=message):
+        add(tokenizer, placeholder, initializer)
+    assert len(tokenizer) == known
+
+
+def test_a_placeholder_cannot_be_added_twice(tokenizer):
+    add(tokenizer)
+    with pytest.raises(TokenError, match="new word"):
+        add(tokenizer)
+
+
+def test_a_concept_that_does_not_fit_into_the_prompt_is_said(tokenizer):
+    concept = add(tokenizer, vectors=76)
+    with pytest.raises(TokenError, match="all 76 tokens of <cat-toy> within 77 tokens"):
+        encode_prompts(tokenizer, [f"a photo of {concept.text}"], concept=concept)
+
+
+def test_a_saved_tokenizer_has_the_concept(tokenizer, tmp_path):
+    concept = add(tokenizer, vectors=2)
+    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    again = load_tokenizer(tmp_path)
+    assert split_text(again, concept.text) == split_text(tokenizer, concept.text)
+    names = {path.name for path in (tmp_path / "tokenizer").iterdir()}
+    assert {"vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json"} <= names
+
+
+def test_a_folder_without_tokenizer_is_said(tmp_path):
+    with pytest.raises(TokenError, match="a CLIP tokenizer"):
+        load_tokenizer(tmp_path)

@@ -1,0 +1,41 @@
+"""Whole model folders and pictures for the tests that run more than one module."""
+
+import dataclasses
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from make_demo_model import END, START, write_tokenizer
+from PIL import Image
+from tiny_models import FAMILIES
+
+from ti_flax.models.stable_diffusion import random_stable_diffusion, save_stable_diffusion
+
+
+@functools.cache
+def _made(family):
+    folder = Path(tempfile.mkdtemp(prefix="ti_flax-tiny-"))
+    vocabulary = write_tokenizer(folder / "tokenizer", pad_token=END if family == "sd1" else "!")
+    ids = {"bos_token_id": vocabulary[START], "eos_token_id": vocabulary[END], "pad_token_id": 0}
+    text_encoder = FAMILIES[family]["text_encoder"] | {"vocab_size": len(vocabulary)} | ids
+    model = random_stable_diffusion(FAMILIES[family] | {"text_encoder": text_encoder}, seed=0)
+    save_stable_diffusion(dataclasses.replace(model), folder, layout="torch")
+    return folder
+
+
+def write_folder(folder, family="sd1"):
+    """Writes a float32 model folder in PyTorch's layout, tokenizer included, and returns it."""
+    shutil.copytree(_made(family), folder)
+    return folder
+
+
+def write_pictures(folder, count=3):
+    """Writes pictures that differ from one another and from their mirror images."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        pixels = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).resize((40, 40)).save(folder / f"{i}.png")
+    return folder

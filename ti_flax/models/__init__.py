@@ -1,0 +1,1 @@
+"""Stable Diffusion in flax.linen, with the parameter names of FlaxStableDiffusionPipeline."""

@@ -1,0 +1,157 @@
+"""Finding a model: a folder here, or just the needed files of a repository on the Hugging Face Hub."""
+
+import glob
+import pathlib
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ti_flax.errors import WeightsError
+from ti_flax.models.model_folder import choose_weights, refuse_foreign_parts
+
+_COMPONENTS = ("tokenizer", "scheduler", "text_encoder", "unet", "vae")
+_WITH_WEIGHTS = frozenset({"text_encoder", "unet", "vae", "safety_checker"})
+_DEMO = "python train_flax.py --config configs/demo.yaml needs no download."
+
+
+def resolve_model(
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    components: Sequence[str] = _COMPONENTS,
+) -> pathlib.Path:
+    """Return the folder of a model, downloaded first where the name is that of a Hub repository.
+
+    Only the named components are downloaded, with one format of weights each. Where the Hub cannot be
+    reached, files downloaded before are used.
+
+    Args:
+      name_or_path: a local folder, or `owner/name`.
+      revision: branch, tag or commit on the Hub.
+      variant: as in `model.fp16.safetensors`.
+      components: what will be read; `safety_checker` and `feature_extractor` may be among them.
+
+    Raises:
+      WeightsError: when there is no such folder or repository, the Hub cannot be reached, or refuses.
+    """
+    folder = pathlib.Path(name_or_path).expanduser()
+    if folder.is_dir():
+        return _check_folder(folder)
+    if folder.is_file() or folder.suffix in (".safetensors", ".ckpt", ".bin"):
+        raise WeightsError(
+            f"model {name_or_path}",
+            expected="a diffusers model folder",
+            found="a single file" if folder.is_file() else "the name of a single file",
+            remedy="Convert it once: StableDiffusionPipeline.from_single_file(...).save_pretrained(folder).",
+        )
+    owner, slash, name = name_or_path.partition("/")
+    if not slash or not owner.strip(".~") or not name or "/" in name or "\\" in name_or_path:
+        raise WeightsError(
+            f"model {name_or_path}",
+            expected="a model folder or a Hub repository owner/name",
+            found="no such folder",
+            remedy="Check the path.",
+        )
+    return _download(name_or_path, revision, variant, components)
+
+
+def needed_files(
+    names: Collection[str], *, variant: str | None, components: Sequence[str], where: str
+) -> list[str]:
+    """Choose the files of a repository that the components need, one format of weights each.
+
+    Raises:
+      WeightsError: when a component is missing or the model is of another kind.
+    """
+    refuse_foreign_parts({name.split("/")[0] for name in names if "/" in name}, where)
+    chosen = [name for name in names if name == "model_index.json"]
+    for component in components:
+        inside = [name.removeprefix(f"{component}/") for name in names if name.startswith(f"{component}/")]
+        if not inside and component in _COMPONENTS:
+            raise WeightsError(where, expected=f"the folder {component}/ of a diffusers model", found="none")
+        wanted = [name for name in inside if name.endswith((".json", ".txt")) and ".index." not in name]
+        if component in _WITH_WEIGHTS and inside:
+            wanted += choose_weights(inside, component, variant, f"{where}/{component}")
+        chosen += [f"{component}/{name}" for name in wanted]
+    return chosen
+
+
+def _check_folder(folder: pathlib.Path) -> pathlib.Path:
+    if (folder / "model_index.json").exists() or (folder / "unet").is_dir():
+        return folder
+    present = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+    raise WeightsError(
+        f"model {folder}", expected="a diffusers model folder with model_index.json", found=present
+    )
+
+
+def _download(
+    repository: str, revision: str | None, variant: str | None, components: Sequence[str]
+) -> pathlib.Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    # The name of the HTTP library's base error, which changed with the library; requests' is an OSError.
+    unreachable = (OSError, getattr(errors, "HTTPError", OSError))
+    try:
+        files = huggingface_hub.HfApi().model_info(repository, revision=revision).siblings or []
+        names = [file.rfilename for file in files]
+        wanted = needed_files(names, variant=variant, components=components, where=f"model {repository}")
+        patterns = [glob.escape(name) for name in wanted]
+        folder = huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns)
+        return pathlib.Path(folder)
+    except errors.LocalEntryNotFoundError as error:
+        return _downloaded_before(repository, revision, variant, components, error)
+    except errors.HfHubHTTPError as error:
+        raise _refused(repository, revision, error) from None
+    except errors.HFValidationError as error:
+        raise WeightsError(f"model {repository}", expected="owner/name", found=str(error)) from None
+    except unreachable as error:
+        return _downloaded_before(repository, revision, variant, components, error)
+
+
+def _downloaded_before(
+    repository: str,
+    revision: str | None,
+    variant: str | None,
+    components: Sequence[str],
+    error: Exception,
+) -> pathlib.Path:
+    """Return the cached copy of a repository if it holds the components, else say why there is none."""
+    import huggingface_hub
+
+    try:
+        folder = pathlib.Path(
+            huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
+        )
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        needed_files(names, variant=variant, components=components, where=str(folder))
+        return folder
+    except (OSError, ValueError, WeightsError, huggingface_hub.errors.HfHubHTTPError):
+        raise WeightsError(
+            f"model {repository}",
+            expected="the Hugging Face Hub or a downloaded copy",
+            found=f"no connection ({type(error).__name__}: {_first_line(error)}) and no copy",
+            remedy=f"Check the network, or give a local folder; {_DEMO}",
+        ) from None
+
+
+def _refused(repository: str, revision: str | None, error: Exception) -> WeightsError:
+    """Say in one line what the Hub's answer means."""
+    from huggingface_hub import errors
+
+    where = f"model {repository}"
+    page = f"https://huggingface.co/{repository}"
+    if isinstance(error, errors.GatedRepoError):
+        remedy = f"Accept its terms on {page}, then log in with `hf auth login`."
+        return WeightsError(where, expected="access", found="a gated repository", remedy=remedy)
+    if isinstance(error, errors.RevisionNotFoundError):
+        return WeightsError(where, expected=f"the revision {revision}", found="none", remedy=f"See {page}.")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        remedy = "Check the spelling, or log in with `hf auth login` if it is private."
+        return WeightsError(where, expected="a repository on the Hub", found="none", remedy=remedy)
+    return WeightsError(where, expected="files from the Hub", found=_first_line(error), remedy=f"Or: {_DEMO}")
+
+
+def _first_line(error: Any) -> str:
+    return next(iter(str(error).strip().splitlines()), "no details")[:200]

@@ -1,0 +1,276 @@
+"""Files of named tensors, safetensors and Flax msgpack, read and written one tensor at a time.
+
+The libraries for both formats hold a file's bytes beside the arrays, or map the file, whose pages then
+count as this program's memory. Here an array is filled straight from its place in the file.
+
+Formats: https://github.com/huggingface/safetensors#format, https://github.com/msgpack/msgpack/blob/master/spec.md
+and the array extension of flax.serialization: type 1, holding [shape, dtype name, bytes].
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from ti_flax.errors import WeightsError
+
+_SAFETENSORS_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_SAFETENSORS_NAMES = {dtype: name for name, dtype in _SAFETENSORS_DTYPES.items()}
+# The format's own limit (safetensors/src/tensor.rs): a longer header is a damaged or foreign file.
+_LONGEST_HEADER = 100_000_000
+
+_FLAX_ARRAY = 1
+# First byte of a msgpack object -> kind and the struct format of the number that follows (length or value).
+_MSGPACK_KINDS = {
+    0xC4: ("bin", ">B"),
+    0xC5: ("bin", ">H"),
+    0xC6: ("bin", ">I"),
+    0xC7: ("ext", ">B"),
+    0xC8: ("ext", ">H"),
+    0xC9: ("ext", ">I"),
+    0xCC: ("int", ">B"),
+    0xCD: ("int", ">H"),
+    0xCE: ("int", ">I"),
+    0xCF: ("int", ">Q"),
+    0xD9: ("str", ">B"),
+    0xDA: ("str", ">H"),
+    0xDB: ("str", ">I"),
+    0xDC: ("array", ">H"),
+    0xDD: ("array", ">I"),
+    0xDE: ("map", ">H"),
+    0xDF: ("map", ">I"),
+}
+# Ranges of first bytes that carry the number themselves: first byte, last byte, kind.
+_MSGPACK_SHORT = (
+    (0x00, 0x7F, "int"),
+    (0x80, 0x8F, "map"),
+    (0x90, 0x9F, "array"),
+    (0xA0, 0xBF, "str"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies in a file; `read` fetches it."""
+
+    path: pathlib.Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def size_in_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self) -> np.ndarray:
+        """Read the tensor into a new array."""
+        values = np.empty(self.shape, self.dtype)
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.offset)
+            _fill(file, values)
+        return values
+
+
+def index_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
+    """List the tensors of a safetensors file by name.
+
+    Raises:
+      WeightsError: for a file that is damaged or holds a dtype other than the usual ones.
+    """
+    with open(path, "rb") as file:
+        try:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, _LONGEST_HEADER)))
+            tensors = {
+                name: _safetensors_entry(path, entry, 8 + length)
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
+        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path, "safetensors", error) from None
+    _check_ends(path, "safetensors", tensors)
+    return tensors
+
+
+def index_msgpack(path: pathlib.Path) -> dict[str, StoredTensor]:
+    """List the arrays of a Flax msgpack file by path, `down_blocks_0/resnets_0/conv1/kernel`.
+
+    Raises:
+      WeightsError: for a file that is damaged or is not a tree of named arrays.
+    """
+    with open(path, "rb") as file:
+        try:
+            tensors = dict(_walk_msgpack(file, path, ()))
+        except (struct.error, IndexError, ValueError, TypeError, AttributeError) as error:
+            raise _damaged(path, "Flax msgpack", error) from None
+    _check_ends(path, "Flax msgpack", tensors)
+    return tensors
+
+
+def write_safetensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write tensors, which may be transposed views; the file appears complete or not at all.
+
+    Args:
+      path: of the file; its folder is made where there is none.
+      tensors: by name.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + tensor.nbytes
+        header[name] = {
+            "dtype": _SAFETENSORS_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with _complete_or_absent(path) as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for tensor in tensors.values():
+            _pour(file, tensor)
+
+
+def write_msgpack(path: pathlib.Path, tree: Mapping[str, Any]) -> None:
+    """Write a tree of arrays as flax.serialization does; the file appears complete or not at all."""
+    with _complete_or_absent(path) as file:
+        _write_msgpack_node(file, tree)
+
+
+def _safetensors_entry(path: pathlib.Path, entry: Mapping[str, Any], data_start: int) -> StoredTensor:
+    begin, end = entry["data_offsets"]
+    if entry["dtype"] not in _SAFETENSORS_DTYPES:
+        raise ValueError(f"dtype {entry['dtype']}")
+    tensor = StoredTensor(
+        path, data_start + begin, tuple(entry["shape"]), _SAFETENSORS_DTYPES[entry["dtype"]]
+    )
+    if tensor.size_in_bytes != end - begin:
+        raise ValueError(f"{end - begin} bytes for shape {entry['shape']}")
+    return tensor
+
+
+def _walk_msgpack(
+    file: BinaryIO, path: pathlib.Path, names: tuple[str, ...]
+) -> Iterator[tuple[str, StoredTensor]]:
+    kind, length = _msgpack_header(file)
+    if kind == "map":
+        for _ in range(length):
+            name = _msgpack_text(file)
+            yield from _walk_msgpack(file, path, (*names, name))
+    elif kind == "ext" and file.read(1)[0] == _FLAX_ARRAY:
+        yield "/".join(names), _msgpack_array(file, path)
+    else:
+        raise ValueError(f"{'/'.join(names) or 'the file'} is neither a tree nor an array")
+
+
+def _msgpack_array(file: BinaryIO, path: pathlib.Path) -> StoredTensor:
+    _msgpack_header(file)
+    _, rank = _msgpack_header(file)
+    shape = tuple(_msgpack_header(file)[1] for _ in range(rank))
+    name = _msgpack_text(file)
+    dtype = np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+    kind, length = _msgpack_header(file)
+    tensor = StoredTensor(path, file.tell(), shape, dtype)
+    if kind not in ("bin", "str") or tensor.size_in_bytes != length:
+        raise ValueError(f"{length} bytes for shape {list(shape)}")
+    file.seek(length, os.SEEK_CUR)
+    return tensor
+
+
+def _msgpack_header(file: BinaryIO) -> tuple[str, int]:
+    """Read an object's kind and its length, or its value if it is an integer."""
+    first = file.read(1)[0]
+    for lowest, highest, kind in _MSGPACK_SHORT:
+        if lowest <= first <= highest:
+            return kind, first - lowest
+    if 0xD4 <= first <= 0xD8:
+        return "ext", 2 ** (first - 0xD4)
+    if first not in _MSGPACK_KINDS:
+        raise ValueError(f"an object of type {first:#x}")
+    kind, number = _MSGPACK_KINDS[first]
+    return kind, struct.unpack(number, file.read(struct.calcsize(number)))[0]
+
+
+def _msgpack_text(file: BinaryIO) -> str:
+    kind, length = _msgpack_header(file)
+    if kind not in ("str", "bin"):
+        raise ValueError(f"{kind} in the place of a name")
+    return file.read(length).decode()
+
+
+def _write_msgpack_node(file: BinaryIO, node: Any) -> None:
+    import msgpack
+
+    packer = msgpack.Packer()
+    if isinstance(node, Mapping):
+        file.write(packer.pack_map_header(len(node)))
+        for name, child in node.items():
+            file.write(packer.pack(name))
+            _write_msgpack_node(file, child)
+        return
+    values = np.asarray(node)
+    head = packer.pack_array_header(3) + packer.pack(list(values.shape)) + packer.pack(values.dtype.name)
+    head += struct.pack(">BI", 0xC6, values.nbytes)
+    file.write(struct.pack(">BIB", 0xC9, len(head) + values.nbytes, _FLAX_ARRAY) + head)
+    _pour(file, values)
+
+
+def _fill(file: Any, values: np.ndarray) -> None:
+    """Fill an array from the file's position; one call of the system reads 2 GiB at most."""
+    buffer = values.reshape(-1).view(np.uint8).data
+    while buffer:
+        read = file.readinto(buffer)
+        if not read:
+            raise WeightsError(file.name, expected=f"{len(buffer)} more bytes", found="the end of the file")
+        buffer = buffer[read:]
+
+
+def _pour(file: BinaryIO, values: np.ndarray) -> None:
+    """Write an array's bytes in row-major order, which copies only a transposed view."""
+    file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+
+
+@contextlib.contextmanager
+def _complete_or_absent(path: pathlib.Path) -> Iterator[BinaryIO]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _check_ends(path: pathlib.Path, kind: str, tensors: Mapping[str, StoredTensor]) -> None:
+    size = path.stat().st_size
+    end = max((tensor.offset + tensor.size_in_bytes for tensor in tensors.values()), default=0)
+    if end > size:
+        raise _damaged(path, kind, f"{size} bytes instead of {end}")
+
+
+def _damaged(path: pathlib.Path, kind: str, cause: object) -> WeightsError:
+    return WeightsError(
+        path,
+        expected=f"a {kind} file of parameters",
+        found=f"something else ({cause})",
+        remedy="The file may be cut short or be a Git LFS pointer: download it again.",
+    )
