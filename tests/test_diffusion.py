@@ -21,7 +21,9 @@ def test_agrees_with_diffusers(name):
     from diffusers import DDPMScheduler
 
     config = CONFIGS[name]
-    reference = DDPMScheduler(**{"num_train_timesteps": len(config.get("trained_betas", range(1000)))} | config)
+    reference = DDPMScheduler(
+        **{"num_train_timesteps": len(config.get("trained_betas", range(1000)))} | config
+    )
     schedule = NoiseSchedule.from_config(config | {"prediction_type": "v_prediction"})
     np.testing.assert_allclose(schedule.alphas_cumprod, reference.alphas_cumprod.numpy(), atol=2e-6)
     rng = np.random.default_rng(0)

@@ -13,10 +13,10 @@ def test_lists_have_the_lengths_of_the_reference():
     assert STYLE_TEMPLATES.count("a cropped painting in the style of {}") == 2
 
 
-@pytest.mark.parametrize("template", OBJECT_TEMPLATES + STYLE_TEMPLATES)
-def test_every_template_has_one_place_for_the_concept(template):
-    assert template.count("{}") == 1
-    assert template.replace("{}", "").isascii()
+def test_every_template_has_one_place_for_the_concept():
+    for template in OBJECT_TEMPLATES + STYLE_TEMPLATES:
+        assert template.count("{}") == 1
+        assert template.replace("{}", "").isascii()
 
 
 def test_prompts_follow_the_templates_in_order():

@@ -73,7 +73,9 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
     state, rows = ours.init(jnp.asarray(rows)), jnp.asarray(rows)
     positions = jnp.arange(2)
     draw_batch = jax.jit(
-        lambda step: jax.vmap(lambda p: draw(task, jax.random.key(0), frozen, step=step, position=p))(positions)
+        lambda step: jax.vmap(lambda p: draw(task, jax.random.key(0), frozen, step=step, position=p))(
+            positions
+        )
     )
     differentiate = jax.jit(lambda rows, batch: jax.value_and_grad(denoising_loss)(rows, frozen, batch, task))
     for step in range(STEPS):

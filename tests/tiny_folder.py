@@ -1,6 +1,5 @@
 """Whole model folders and pictures for the tests that run more than one module."""
 
-import dataclasses
 import functools
 import shutil
 import tempfile
@@ -15,19 +14,23 @@ from ti_flax.models.stable_diffusion import random_stable_diffusion, save_stable
 
 
 @functools.cache
-def _made(family):
+def _made(family, wide):
     folder = Path(tempfile.mkdtemp(prefix="ti_flax-tiny-"))
     vocabulary = write_tokenizer(folder / "tokenizer", pad_token=END if family == "sd1" else "!")
     ids = {"bos_token_id": vocabulary[START], "eos_token_id": vocabulary[END], "pad_token_id": 0}
     text_encoder = FAMILIES[family]["text_encoder"] | {"vocab_size": len(vocabulary)} | ids
-    model = random_stable_diffusion(FAMILIES[family] | {"text_encoder": text_encoder}, seed=0)
-    save_stable_diffusion(dataclasses.replace(model), folder, layout="torch")
+    # The UNet of diffusers 0.39 in Flax has 32 groups, whatever its config says.
+    unet = FAMILIES[family]["unet"] | (
+        {"block_out_channels": [32, 64, 64], "norm_num_groups": 32} if wide else {}
+    )
+    model = random_stable_diffusion(FAMILIES[family] | {"text_encoder": text_encoder, "unet": unet}, seed=0)
+    save_stable_diffusion(model, folder, layout="torch")
     return folder
 
 
-def write_folder(folder, family="sd1"):
+def write_folder(folder, family="sd1", *, wide=False):
     """Writes a float32 model folder in PyTorch's layout, tokenizer included, and returns it."""
-    shutil.copytree(_made(family), folder)
+    shutil.copytree(_made(family, wide), folder)
     return folder
 
 

@@ -210,8 +210,6 @@ def _decoded(content: str | bytes, where: str) -> Image.Image:
     try:
         formats = _available(_SIGNED_FORMATS + _OTHER_FORMATS)
         with _strict_about_size(), Image.open(opened, formats=formats) as image:
-            # Loading first: TIFF turns itself upright on load, and PNG may have its EXIF after the pixels.
-            image.load()
             return _rgb(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = f"at most {Image.MAX_IMAGE_PIXELS} pixels"

@@ -340,7 +340,7 @@ def fit(
     )
     key = jax.random.key_data(jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION))
     arguments = (frozen, replicate(np.asarray(key), devices))
-    capacity = min(CHUNK_CAPACITY, max(1, total - start))
+    capacity = min(CHUNK_CAPACITY, total)
     placed = replicate(state, devices)
     say(f"compiling for {len(devices)} x {devices[0].device_kind}")
     began = time.perf_counter()

@@ -95,6 +95,7 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     Version 5 writes `tokenizer.json` alone; 4 wants `vocab.json`, `merges.txt` and `added_tokens.json`.
     """
     tokenizer.save_pretrained(str(folder))
+    _drop_local_keys(folder / "tokenizer_config.json")
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = described["model"]["vocab"]
     merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in described["model"]["merges"])
@@ -106,6 +107,13 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     _write(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False))
     _write(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
     _write(folder / "added_tokens.json", json.dumps(added, ensure_ascii=False, indent=2) + "\n")
+
+
+def _drop_local_keys(path: Path) -> None:
+    """Takes out what only says how the tokenizer was loaded here."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in config.items() if name not in ("is_local", "local_files_only")}
+    _write(path, json.dumps(kept, ensure_ascii=False, indent=2) + "\n")
 
 
 def _write(path: Path, text: str) -> None:
