@@ -15,9 +15,9 @@ from ti_flax.errors import ConfigError, OutputError, exit_code  # noqa: E402
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
+        description="Make pictures from a base model and learned embeddings.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        usage="python scripts/generate.py --pretrained_model_name_or_path MODEL --prompt TEXT [--name value ...]",
+        usage="%(prog)s --pretrained_model_name_or_path MODEL --prompt TEXT [--name value ...]",
     )
     add = parser.add_argument
     add("--pretrained_model_name_or_path", metavar="MODEL", required=True, help="model folder or Hub id")

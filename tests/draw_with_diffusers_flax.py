@@ -1,6 +1,6 @@
 """Draws with FlaxStableDiffusionPipeline; runs where diffusers 0.39 and transformers 4.57.6 are installed.
 
-python draw_with_diffusers_flax.py FOLDER: reads FOLDER/out (a pipeline) and FOLDER/given.npz, writes picture.npy.
+python draw_with_diffusers_flax.py FOLDER: reads FOLDER/out and FOLDER/given.npz, writes FOLDER/picture.npy.
 """
 
 import sys

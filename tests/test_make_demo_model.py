@@ -29,7 +29,7 @@ def test_tokenizer_files_are_those_the_script_makes(tmp_path):
 
 
 def test_merges_by_hand():
-    # "low" thrice and "lot" once: first the pair seen four times, then the rest alphabetically within a count.
+    # "low" thrice and "lot" once: the pair seen four times first, ties in order of the alphabet.
     assert learn_merges("low low low lot") == ["l o", "lo w</w>", "lo t</w>"]
     # "aa" thrice; "aaaa" is then aa a a</w>, merged from the left, and every pair is seen once.
     assert learn_merges("aaaa aaa") == ["a a", "a a</w>", "aa a</w>", "aa aa</w>"]

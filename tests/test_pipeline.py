@@ -133,7 +133,7 @@ def test_safety_checker_and_feature_extractor_go_along(tmp_path):
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
 @pytest.mark.skipif(
     "TI_FLAX_DIFFUSERS_039" not in os.environ,
-    reason="TI_FLAX_DIFFUSERS_039 names the python of an environment with diffusers 0.39, transformers 4.57.6",
+    reason="TI_FLAX_DIFFUSERS_039 names a python with diffusers 0.39 and transformers 4.57.6",
 )
 def test_the_last_flax_pipeline_of_diffusers_draws_the_same_picture(tmp_path, family):
     from ti_flax.pictures import Painter, starting_noise

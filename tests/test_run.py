@@ -12,6 +12,7 @@ from ti_flax.checkpoint import checkpoint_steps
 from ti_flax.config import RunConfig
 from ti_flax.errors import CheckpointError, OutputError, TiFlaxError
 from ti_flax.export.learned_embeds import load_learned_embeds
+from ti_flax.loop import Hook
 
 
 @pytest.fixture(scope="module")
@@ -102,17 +103,11 @@ def test_one_compilation_of_the_step(whole):
 
 @pytest.mark.parametrize("stop_after", [2, 4])
 def test_a_resumed_run_ends_with_the_same_bits(place, tmp_path, whole, stop_after):
-    class Stopped(Exception):
-        pass
-
-    class StopHere:
+    class StopHere(Hook):
         every = stop_after
 
-        def measured(self, chunk):
-            pass
-
         def reached(self, step, state):
-            raise Stopped
+            raise KeyboardInterrupt
 
     make_hooks = run.make_hooks
 
@@ -120,7 +115,7 @@ def test_a_resumed_run_ends_with_the_same_bits(place, tmp_path, whole, stop_afte
         hooks, progress = make_hooks(*arguments)
         return [*hooks, StopHere()], progress
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(run, "make_hooks", with_stop)
         run.train(configure(place, tmp_path))
     assert checkpoint_steps(tmp_path)[-1] == stop_after

@@ -16,8 +16,8 @@ SD15 = {
     "steps_offset": 1,
     "clip_sample": False,
 }
-# With linspace, diffusers' DDIM steps down by total / steps, past its own timesteps; ours goes from one to the
-# next, so there is nothing to agree with.
+# With linspace, diffusers' DDIM steps down by total / steps, past its own timesteps; ours goes from one
+# to the next, so there is nothing to agree with.
 COMBINATIONS = [("ddim", None), ("ddim", "leading"), ("ddim", "trailing")] + [
     ("dpmsolver++", spacing) for spacing in (None, "leading", "trailing", "linspace")
 ]

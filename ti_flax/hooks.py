@@ -13,16 +13,14 @@ import numpy as np
 from ti_flax.checkpoint import Checkpoint, optimizer_leaves, save_checkpoint
 from ti_flax.errors import OutputError, TrainingError
 from ti_flax.export.learned_embeds import save_learned_embeds
-from ti_flax.loop import Chunk
+from ti_flax.loop import Chunk, Hook
 from ti_flax.step import TrainState
 
 METRICS = ("step", "loss", "learning_rate", "grad_norm", "samples_per_second")
 
 
-class StopWhenNotFinite:
+class StopWhenNotFinite(Hook):
     """Ends the run when a loss is not a number, before a checkpoint could be made of it."""
-
-    every = None
 
     def __init__(self, learning_rate: Callable[[int], float], output_dir: Path):
         self._learning_rate = learning_rate
@@ -37,17 +35,13 @@ class StopWhenNotFinite:
                 expected="a finite loss and gradient",
                 found=f"loss {chunk.loss[wrong[0]]}, gradient norm {chunk.grad_norm[wrong[0]]} "
                 f"at learning rate {self._learning_rate(step - 1):.3g}",
-                remedy=f"Lower learning_rate or set max_grad_norm; checkpoints in {self._output_dir} are whole.",
+                remedy="Lower learning_rate or set max_grad_norm; "
+                f"checkpoints in {self._output_dir} are kept.",
             )
 
-    def reached(self, step: int, state: TrainState) -> None:
-        pass
 
-
-class Progress:
+class Progress(Hook):
     """A bar with step, loss, learning rate, samples/s and time left; plain lines when not on a terminal."""
-
-    every = None
 
     def __init__(self, start: int, total: int, *, samples: int, learning_rate: Callable[[int], float]):
         from tqdm import tqdm
@@ -72,17 +66,12 @@ class Progress:
         )
         self._bar.update(len(chunk.loss))
 
-    def reached(self, step: int, state: TrainState) -> None:
-        pass
-
     def close(self) -> None:
         self._bar.close()
 
 
-class Metrics:
+class Metrics(Hook):
     """`metrics.csv` with a row for every step; a resumed run goes on below the step it starts from."""
-
-    every = None
 
     def __init__(self, path: Path, *, start: int, samples: int, learning_rate: Callable[[int], float]):
         self._path, self._samples, self._learning_rate = path, samples, learning_rate
@@ -102,9 +91,6 @@ class Metrics:
                 lr = self._learning_rate(step - 1)
                 writer.writerow([step, f"{loss:.6g}", f"{lr:.6g}", f"{norm:.6g}", f"{rate:.2f}"])
 
-    def reached(self, step: int, state: TrainState) -> None:
-        pass
-
 
 def _rows_until(path: Path, step: int) -> list[list[str]]:
     """Rows of an earlier run's metrics up to a step; a line cut short by a kill is dropped."""
@@ -115,10 +101,8 @@ def _rows_until(path: Path, step: int) -> list[list[str]]:
     return [row for row in rows if int(row[0]) <= step]
 
 
-class TensorBoard:
+class TensorBoard(Hook):
     """The measures of every step, as TensorBoard events."""
-
-    every = None
 
     def __init__(self, writer: Any, learning_rate: Callable[[int], float]):
         self._writer, self._learning_rate = writer, learning_rate
@@ -134,7 +118,7 @@ class TensorBoard:
         self._writer.flush()
 
 
-class SaveCheckpoint:
+class SaveCheckpoint(Hook):
     """An orbax checkpoint every so many steps."""
 
     def __init__(
@@ -150,32 +134,26 @@ class SaveCheckpoint:
         self._output_dir, self._total_limit = output_dir, total_limit
         self._config, self._fingerprint = config, fingerprint
 
-    def measured(self, chunk: Chunk) -> None:
-        pass
-
     def reached(self, step: int, state: TrainState) -> None:
         leaves = optimizer_leaves(state.opt_state)
         checkpoint = Checkpoint(np.asarray(state.rows), leaves, step, self._config, self._fingerprint)
         save_checkpoint(self._output_dir, checkpoint, total_limit=self._total_limit)
 
 
-class SaveEmbeds:
+class SaveEmbeds(Hook):
     """`learned_embeds-steps-N.safetensors` every so many steps."""
 
     def __init__(self, output_dir: Path, placeholder_token: str, *, every: int):
-        self.every = every
+        self.every = self._interval = every
         self._output_dir, self._placeholder_token = output_dir, placeholder_token
 
-    def measured(self, chunk: Chunk) -> None:
-        pass
-
     def reached(self, step: int, state: TrainState) -> None:
-        if step % self.every == 0:
+        if step % self._interval == 0:  # not at the end, where learned_embeds is written
             path = self._output_dir / f"learned_embeds-steps-{step}.safetensors"
             save_learned_embeds(path, self._placeholder_token, np.asarray(state.rows))
 
 
-class Preview:
+class Preview(Hook):
     """Pictures of the validation prompt every so many steps, as `validation/step-N.png`."""
 
     def __init__(
@@ -184,9 +162,6 @@ class Preview:
         """Takes `draw(rows) -> PIL image` and, optionally, a TensorBoard writer for the same pictures."""
         self.every = every
         self._folder, self._draw, self._writer = output_dir / "validation", draw, writer
-
-    def measured(self, chunk: Chunk) -> None:
-        pass
 
     def reached(self, step: int, state: TrainState) -> None:
         picture = self._draw(np.asarray(state.rows))

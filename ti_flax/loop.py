@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,22 +37,20 @@ class Chunk:
         return self.first_step + len(self.loss) - 1
 
 
-class Hook(Protocol):
+class Hook:
     """Something that happens beside the updates; it sees results and never changes them.
 
     Attributes:
       every: `reached` is called after every so many updates; None if only after the last.
     """
 
-    every: int | None
+    every: int | None = None
 
     def measured(self, chunk: Chunk) -> None:
         """Takes the measures of a chunk, before any `reached` of its last step."""
-        ...
 
     def reached(self, step: int, state: TrainState) -> None:
         """Takes the state (on the host) after update `step`, a multiple of `every` or the last one."""
-        ...
 
 
 def next_stop(step: int, total_steps: int, hooks: Iterable[Hook]) -> int:
@@ -68,8 +66,8 @@ def run_steps(
     *,
     total_steps: int,
     capacity: int,
-    devices: list[jax.Device],
-    hooks: list[Hook],
+    devices: Sequence[Any],
+    hooks: Sequence[Hook],
     steps_per_call: int | None = None,
 ) -> TrainState:
     """Runs updates until `total_steps`.

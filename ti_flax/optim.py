@@ -92,10 +92,11 @@ def mask_rows(inner: optax.GradientTransformation, trainable: np.ndarray) -> opt
     def cut(rows: jax.Array) -> dict[str, jax.Array]:
         return {"learned": rows[learned], "loaded": rows[loaded]}
 
-    def init(rows: jax.Array) -> optax.OptState:
-        return masked.init(cut(rows))
+    def init(params: Any) -> optax.OptState:
+        return masked.init(cut(params))
 
-    def update(updates, state, params=None):
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        parts: Any
         parts, state = masked.update(cut(updates), state, None if params is None else cut(params))
         return jnp.zeros_like(updates).at[learned].set(parts["learned"]), state
 

@@ -37,7 +37,7 @@ class Painter:
         def encode(params: Mapping[str, Any], rows: jax.Array, token_ids: jax.Array) -> jax.Array:
             table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
             embedded = splice(table, rows, token_ids, first_added_id=first_added_id)
-            return model.text_encoder.apply({"params": params["text_encoder"]}, embedded)
+            return jnp.asarray(model.text_encoder.apply({"params": params["text_encoder"]}, embedded))
 
         def paint(params, rows, prompt_ids, negative_ids, noise, guidance_scale):
             # Replicated parameters come with their device axis of 1, which is cheaper to drop in here.

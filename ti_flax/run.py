@@ -26,7 +26,7 @@ from ti_flax.errors import OutputError, TiFlaxError
 from ti_flax.export.hub import push_to_hub
 from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.export.model_card import write_model_card
-from ti_flax.export.pipeline import save_pipeline
+from ti_flax.export.pipeline import CARRIED, save_pipeline
 from ti_flax.images import TrainingImages, load_images
 from ti_flax.latents import encode_posteriors
 from ti_flax.loop import Hook, run_steps
@@ -39,6 +39,7 @@ from ti_flax.tokens import Concept, add_concept, encode_prompts, load_tokenizer
 
 # The most updates one call of the device program makes, and so the length of its measures.
 CHUNK_CAPACITY = 500
+MODEL_PARTS = ("tokenizer", "scheduler", "text_encoder", "unet", "vae")
 
 
 def say(line: str) -> None:
@@ -143,11 +144,13 @@ def open_output(config: RunConfig) -> Path:
 def gather(config: RunConfig) -> Materials:
     """Reads tokenizer, images and weights, cheap things that can be wrong first, and encodes the images."""
     options = config.model
-    name, pinned = (
+    find_model = partial(
+        resolve_model,
         options.pretrained_model_name_or_path,
-        {"revision": options.revision, "variant": options.variant},
+        revision=options.revision,
+        variant=options.variant,
     )
-    folder = resolve_model(name, components=(), **pinned)
+    folder = find_model(components=("tokenizer",))
     tokenizer = load_tokenizer(folder, options.tokenizer_name)
     concept = add_concept(
         tokenizer,
@@ -165,7 +168,8 @@ def gather(config: RunConfig) -> Materials:
     )
     passed_over = f", {len(images.passed_over)} other files passed over" if images.passed_over else ""
     say(f"{len(images.names)} images{passed_over}")
-    folder = resolve_model(name, **pinned)
+    carried = () if config.output.only_save_embeds else CARRIED
+    folder = find_model(components=(*MODEL_PARTS, *carried))
     model = load_stable_diffusion(folder, dtype=jnp.dtype(options.compute_dtype), variant=options.variant)
     check_table(_token_table(model), concept.token_ids[0])
     posteriors = encode_posteriors(
@@ -281,7 +285,7 @@ def start_state(config: RunConfig, task: Task, materials: Materials, output_dir:
             say(f"note: {option} was {saved.config.get(option)} in {folder.name} and is now {value}")
     optimizer = checkpoints.restore_optimizer(state.opt_state, saved.optimizer, folder)
     say(f"resuming from {folder}, step {saved.step}")
-    state = TrainState(saved.rows, optimizer, np.asarray(saved.step, np.int32))
+    state = TrainState(jnp.asarray(saved.rows), optimizer, jnp.int32(saved.step))
     return Start(state, with_seed(config, saved.config.get("seed")))
 
 

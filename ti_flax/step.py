@@ -86,8 +86,8 @@ class Task:
 
 def init_state(task: Task, rows: np.ndarray) -> TrainState:
     """The state before the first update."""
-    rows = jnp.asarray(rows, jnp.float32)
-    return TrainState(rows, task.optimizer.init(rows), jnp.zeros((), jnp.int32))
+    started = jnp.asarray(rows, jnp.float32)
+    return TrainState(started, task.optimizer.init(started), jnp.zeros((), jnp.int32))
 
 
 def image_index(key: jax.Array, sample: jax.Array, images: int) -> jax.Array:
@@ -162,7 +162,7 @@ def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple
     total, _ = jax.lax.scan(accumulate, zero, jnp.arange(task.accumulation))
     loss, gradient = jax.tree.map(lambda x: jax.lax.pmean(x / task.accumulation, AXIS), total)
     updates, opt_state = task.optimizer.update(gradient, state.opt_state, state.rows)
-    rows = move_rows(state.rows, updates, task.trainable)
+    rows = move_rows(state.rows, jnp.asarray(updates), task.trainable)
     measures = {"loss": loss, "grad_norm": jnp.linalg.norm(gradient * task.trainable[:, None])}
     return TrainState(rows, opt_state, state.step + 1), measures
 
@@ -188,7 +188,7 @@ def make_chunk(task: Task, capacity: int) -> Callable:
     return chunk
 
 
-def spread(chunk: Callable, devices: Sequence[jax.Device] | None = None) -> Any:
+def spread(chunk: Callable, devices: Sequence[Any] | None = None) -> Any:
     """Runs a chunk on all devices at once, its state donated.
 
     This is the only function that names `jax.pmap`; all arguments have a leading device axis.
@@ -196,7 +196,7 @@ def spread(chunk: Callable, devices: Sequence[jax.Device] | None = None) -> Any:
     return jax.pmap(chunk, axis_name=AXIS, donate_argnums=(0,), devices=devices)
 
 
-def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+def replicate(tree: Any, devices: Sequence[Any]) -> Any:
     """Puts a copy of every leaf on each device: leaves get a leading axis `[devices, ...]`."""
     sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
 

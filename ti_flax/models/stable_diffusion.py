@@ -61,7 +61,7 @@ class FlaxStableDiffusion:
 def load_stable_diffusion(
     folder: pathlib.Path,
     *,
-    dtype: DTypeLike = jnp.float32,
+    dtype: DTypeLike | None = jnp.float32,
     variant: str | None = None,
     components: Sequence[str] = COMPONENTS,
 ) -> FlaxStableDiffusion:
@@ -70,6 +70,7 @@ def load_stable_diffusion(
     Args:
       folder: as `weights.resolve_model` returns it.
       dtype: of parameters and computation, float32 or bfloat16; files of another dtype are converted.
+        None keeps each file's dtype, and computes in float32.
       variant: as in `model.fp16.safetensors`.
       components: whose parameters to read.
 
@@ -138,13 +139,14 @@ def parameter_shapes(module: nn.Module) -> dict[str, Any]:
 
 
 def _build(
-    configs: Mapping[str, Mapping[str, Any]], source: pathlib.Path | None, dtype: DTypeLike, where: str
+    configs: Mapping[str, Mapping[str, Any]], source: pathlib.Path | None, dtype: DTypeLike | None, where: str
 ) -> FlaxStableDiffusion:
     """Make the modules, without parameters, and check that they fit one another."""
     text = CLIPTextConfig.from_dict(configs["text_encoder"], f"{where}: text_encoder/config.json")
     unet = UNet2DConditionConfig.from_dict(configs["unet"], f"{where}: unet/config.json")
     vae = AutoencoderKLConfig.from_dict(configs["vae"], f"{where}: vae/config.json")
     _check_fit(text, unet, vae, where)
+    dtype = jnp.float32 if dtype is None else dtype
     return FlaxStableDiffusion(
         text_encoder=FlaxCLIPTextModel(text, dtype),
         unet=FlaxUNet2DConditionModel(unet, dtype),
