@@ -201,11 +201,21 @@ def test_configs_are_read_by_component(tmp_path):
         weights.read_config(tmp_path, "scheduler")
 
 
+PARTS = {part: ["library", "Class"] for part in COMPONENTS}
+
+
+def test_models_of_the_right_kind_are_let_through(tmp_path):
+    for name in ("StableDiffusionPipeline", "FlaxStableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"):
+        index = PARTS | {"_class_name": name, "image_encoder": [None, None], "safety_checker": ["x", None]}
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+        weights.check_kind(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("index", "words"),
     [
         ({"text_encoder_2": ["transformers", "CLIPTextModel"]}, "a Stable Diffusion XL model"),
-        ({"_class_name": "StableDiffusionInpaintPipeline"}, "a StableDiffusionInpaintPipeline"),
+        (PARTS | {"_class_name": "StableDiffusionInpaintPipeline"}, "a StableDiffusionInpaintPipeline"),
         ({"_class_name": "FluxPipeline", "transformer": ["diffusers", "X"]}, "transformer"),
         ({"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}, "a DDPMPipeline"),
     ],

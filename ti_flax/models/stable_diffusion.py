@@ -146,15 +146,15 @@ def _build(
     unet = UNet2DConditionConfig.from_dict(configs["unet"], f"{where}: unet/config.json")
     vae = AutoencoderKLConfig.from_dict(configs["vae"], f"{where}: vae/config.json")
     _check_fit(text, unet, vae, where)
-    dtype = jnp.float32 if dtype is None else dtype
+    computing: DTypeLike = jnp.float32 if dtype is None else dtype
     return FlaxStableDiffusion(
-        text_encoder=FlaxCLIPTextModel(text, dtype),
-        unet=FlaxUNet2DConditionModel(unet, dtype),
-        vae=FlaxAutoencoderKL(vae, dtype),
+        text_encoder=FlaxCLIPTextModel(text, computing),
+        unet=FlaxUNet2DConditionModel(unet, computing),
+        vae=FlaxAutoencoderKL(vae, computing),
         params={},
         configs={component: dict(config) for component, config in configs.items()},
         source=source,
-        dtype=dtype,
+        dtype=computing,
     )
 
 

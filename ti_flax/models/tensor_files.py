@@ -185,8 +185,7 @@ def _msgpack_array(file: BinaryIO, path: pathlib.Path) -> StoredTensor:
     _msgpack_header(file)
     _, rank = _msgpack_header(file)
     shape = tuple(_msgpack_header(file)[1] for _ in range(rank))
-    name = _msgpack_text(file)
-    dtype = np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+    dtype = np.dtype(_msgpack_text(file))
     kind, length = _msgpack_header(file)
     tensor = StoredTensor(path, file.tell(), shape, dtype)
     if kind not in ("bin", "str") or tensor.size_in_bytes != length:
