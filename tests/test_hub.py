@@ -204,3 +204,10 @@ def test_a_refusal_is_told_in_one_line(kind, status, words, monkeypatch):
         resolve_model("owner/name", revision="v9")
     assert words in str(caught.value)
     assert "more lines" not in str(caught.value)
+
+
+def test_a_safety_checker_in_pickled_files_only_is_no_reason_to_stop():
+    names = [name for name in REPOSITORY if name != "safety_checker/model.safetensors"]
+    chosen = needed_files(names, variant=None, components=("unet", "safety_checker"), where="model a/b")
+    assert "safety_checker/config.json" in chosen
+    assert not any(name.startswith("safety_checker/") and name.endswith(".bin") for name in chosen)

@@ -71,9 +71,19 @@ def needed_files(
             raise WeightsError(where, expected=f"the folder {component}/ of a diffusers model", found="none")
         wanted = [name for name in inside if name.endswith((".json", ".txt")) and ".index." not in name]
         if component in _WITH_WEIGHTS and inside:
-            wanted += choose_weights(inside, component, variant, f"{where}/{component}")
+            wanted += _weights(inside, component, variant, where)
         chosen += [f"{component}/{name}" for name in wanted]
     return chosen
+
+
+def _weights(inside: list[str], component: str, variant: str | None, where: str) -> list[str]:
+    """Choose a component's weights; a part that is only carried along may have none that are read."""
+    try:
+        return choose_weights(inside, component, variant, f"{where}/{component}")
+    except WeightsError:
+        if component in _COMPONENTS:
+            raise
+        return []
 
 
 def _check_folder(folder: pathlib.Path) -> pathlib.Path:

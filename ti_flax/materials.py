@@ -1,0 +1,112 @@
+"""What a run learns from: concept, pictures and model, read and encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from ti_flax.checkpoint import tree_digest
+from ti_flax.config import RunConfig
+from ti_flax.embedding import check_table
+from ti_flax.export.pipeline import CARRIED
+from ti_flax.images import TrainingImages, load_images
+from ti_flax.latents import default_cache_dir, encode_posteriors
+from ti_flax.messages import say
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
+from ti_flax.models.weights import resolve_model
+from ti_flax.prompts import training_prompts
+from ti_flax.tokens import Concept, add_concept, encode_prompts, load_tokenizer
+
+MODEL_PARTS = ("tokenizer", "scheduler", "text_encoder", "unet", "vae")
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a run learns from, read and encoded.
+
+    Attributes:
+      concept: the new word.
+      tokenizer: with the concept's tokens.
+      images: pixels and names.
+      model: modules and parameters; those of the VAE only if previews need them.
+      posteriors: `[images, 2, height, width, 2 * channels]` float32.
+      token_ids: `[templates, tokens]` int32.
+    """
+
+    concept: Concept
+    tokenizer: Any
+    images: TrainingImages
+    model: FlaxStableDiffusion
+    posteriors: np.ndarray
+    token_ids: np.ndarray
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What the rows belong to; a checkpoint of anything else cannot be resumed."""
+        parts = {name: self.model.params[name] for name in ("text_encoder", "unet")}
+        return {
+            "concept": f"{self.concept.text} from {self.concept.initializer_token}",
+            "model": tree_digest(parts),
+            "images": tree_digest(self.posteriors),
+            "prompts": tree_digest(self.token_ids),
+        }
+
+    @property
+    def token_table(self) -> np.ndarray:
+        """The frozen token table, `[vocabulary, width]`."""
+        return token_table(self.model)
+
+
+def gather(config: RunConfig) -> Materials:
+    """Reads tokenizer, images and weights, cheap things that can be wrong first, and encodes the images."""
+    options = config.model
+    find_model = partial(
+        resolve_model,
+        options.pretrained_model_name_or_path,
+        revision=options.revision,
+        variant=options.variant,
+    )
+    folder = find_model(components=("tokenizer",))
+    tokenizer = load_tokenizer(folder, options.tokenizer_name)
+    concept = add_concept(
+        tokenizer,
+        placeholder_token=config.concept.placeholder_token,
+        initializer_token=config.concept.initializer_token,
+        num_vectors=config.concept.num_vectors,
+    )
+    prompts = training_prompts(concept.text, config.concept.learnable_property)
+    token_ids = encode_prompts(tokenizer, prompts, concept=concept)
+    images = load_images(
+        config.images.train_data_dir,
+        resolution=config.images.resolution,
+        center_crop=config.images.center_crop,
+        interpolation=config.images.interpolation,
+    )
+    passed_over = f", {len(images.passed_over)} other files passed over" if images.passed_over else ""
+    say(f"{len(images.names)} images{passed_over}")
+    carried = () if config.output.only_save_embeds else CARRIED
+    folder = find_model(components=(*MODEL_PARTS, *carried))
+    model = load_stable_diffusion(folder, dtype=jnp.dtype(options.compute_dtype), variant=options.variant)
+    check_table(token_table(model), concept.token_ids[0])
+    posteriors = encode_posteriors(
+        model.vae,
+        model.params["vae"],
+        images.pixels,
+        dtype=model.dtype,
+        cache_dir=config.images.latents_cache_dir or default_cache_dir(),
+        progress=partial(tqdm, desc="encoding images and mirror images", unit="", leave=False),
+        names=images.names,
+    )
+    if config.watching.validation_prompt is None:
+        del model.params["vae"]
+    return Materials(concept, tokenizer, images, model, posteriors, token_ids)
+
+
+def token_table(model: FlaxStableDiffusion) -> np.ndarray:
+    """The frozen token table of a model, `[vocabulary, width]`."""
+    return model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]

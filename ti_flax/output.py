@@ -1,0 +1,113 @@
+"""The output folder: opened before any work, filled at the end, uploaded if asked for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from ti_flax.checkpoint import checkpoint_steps
+from ti_flax.config import RunConfig
+from ti_flax.errors import OutputError, TiFlaxError
+from ti_flax.export.hub import push_to_hub
+from ti_flax.export.learned_embeds import save_learned_embeds
+from ti_flax.export.model_card import write_model_card
+from ti_flax.export.pipeline import save_pipeline
+from ti_flax.materials import Materials
+from ti_flax.messages import say
+
+
+def open_output(config: RunConfig) -> Path:
+    """Makes the output folder, and refuses one that holds what this run would overwrite.
+
+    Raises:
+      OutputError: the folder cannot be made, or a run is in it already.
+    """
+    output_dir = Path(config.output.output_dir)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        probe = output_dir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            output_dir,
+            expected="a folder that can be written",
+            found=str(error),
+            remedy="Choose another output_dir.",
+        ) from error
+    finished = (output_dir / "learned_embeds.safetensors").exists()
+    steps = checkpoint_steps(output_dir)
+    if config.output.resume_from_checkpoint is not None or not (finished or steps):
+        return output_dir
+    if not config.output.overwrite_output_dir:
+        found = "a finished run" if finished else f"an unfinished run, checkpoint-{steps[-1]}"
+        raise OutputError(
+            f"output_dir {output_dir}",
+            expected="a folder without a run in it",
+            found=found,
+            remedy="Give resume_from_checkpoint latest to go on, overwrite_output_dir to start again, "
+            "or another output_dir.",
+        )
+    for step in steps:
+        shutil.rmtree(output_dir / f"checkpoint-{step}")
+    for path in (*output_dir.glob("learned_embeds*"), *output_dir.glob("validation/step-*.png")):
+        path.unlink()
+    return output_dir
+
+
+def export(
+    config: RunConfig, materials: Materials, rows: np.ndarray, output_dir: Path, *, samples: int, rate: float
+) -> None:
+    """Writes the result: learned_embeds in both formats, names for the concepts library, card, pipeline.
+
+    Args:
+      config: of the run.
+      materials: what it learned from.
+      rows: `[num_vectors, width]` float32.
+      output_dir: where to.
+      samples: of an update.
+      rate: the learning rate after `scale_lr`.
+
+    Raises:
+      OutputError: the folder cannot be written.
+    """
+    token = materials.concept.placeholder_token
+    if not config.output.only_save_embeds:
+        say("writing the pipeline")
+        save_pipeline(
+            materials.model.source or Path(),
+            output_dir,
+            tokenizer=materials.tokenizer,
+            rows=rows,
+            first_added_id=materials.concept.token_ids[0],
+            variant=config.model.variant,
+        )
+    (output_dir / "token_identifier.txt").write_text(token)
+    (output_dir / "type_of_concept.txt").write_text(config.concept.learnable_property)
+    write_model_card(
+        output_dir,
+        config,
+        materials.concept,
+        images=len(materials.images.names),
+        width=rows.shape[1],
+        steps=config.training.max_train_steps or 0,
+        batch=samples,
+        rate=rate,
+    )
+    # Last, because learned_embeds.safetensors is what marks a run as finished.
+    save_learned_embeds(output_dir / "learned_embeds.bin", token, rows)
+    save_learned_embeds(output_dir / "learned_embeds.safetensors", token, rows)
+
+
+def upload(config: RunConfig, output_dir: Path) -> None:
+    """Uploads the folder; a failure is said and does not lose the run."""
+    hub = config.hub
+    try:
+        name = push_to_hub(
+            output_dir, repo_id=hub.hub_model_id, token=hub.hub_token, private=hub.hub_private_repo
+        )
+        say(f"uploaded to {name}")
+    except TiFlaxError as error:
+        say(f"warning: {error}")

@@ -1,0 +1,107 @@
+"""Chooses what happens beside the updates of a run, and in which order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ti_flax import hooks
+from ti_flax.config import RunConfig
+from ti_flax.loop import Hook
+from ti_flax.materials import Materials
+from ti_flax.messages import say
+from ti_flax.optim import Schedule
+from ti_flax.pictures import Painter, picture_grid
+from ti_flax.step import Task
+from ti_flax.tokens import encode_prompts
+
+
+def make_hooks(
+    config: RunConfig,
+    task: Task,
+    schedule: Schedule,
+    materials: Materials,
+    frozen: dict[str, Any],
+    output_dir: Path,
+    start: int,
+) -> tuple[list[Hook], hooks.Progress]:
+    """What happens beside the updates, in the order in which it happens."""
+
+    host = jax.local_devices(backend="cpu")[0]
+
+    def learning_rate(step: int) -> float:
+        with jax.default_device(host):
+            return float(schedule(step))
+
+    samples, output, watching = task.global_batch, config.output, config.watching
+    progress = hooks.Progress(
+        start, config.training.max_train_steps or 0, samples=samples, learning_rate=learning_rate
+    )
+    made: list[Hook] = [
+        hooks.StopWhenNotFinite(learning_rate, output_dir),
+        hooks.Metrics(output_dir / "metrics.csv", start=start, samples=samples, learning_rate=learning_rate),
+        progress,
+    ]
+    writer = tensorboard_writer(config, output_dir)
+    if writer is not None:
+        made.append(hooks.TensorBoard(writer, learning_rate))
+    made.append(hooks.SaveEmbeds(output_dir, materials.concept.placeholder_token, every=output.save_steps))
+    made.append(
+        hooks.SaveCheckpoint(
+            output_dir,
+            every=output.checkpointing_steps,
+            total_limit=output.checkpoints_total_limit,
+            config=config.to_dict(),
+            fingerprint=materials.fingerprint,
+        )
+    )
+    if watching.validation_prompt is not None:
+        every = config.validation_interval(len(materials.images.names))
+        made.append(
+            hooks.Preview(
+                output_dir, every=every, draw=previewer(config, task, materials, frozen), writer=writer
+            )
+        )
+    return made, progress
+
+
+def tensorboard_writer(config: RunConfig, output_dir: Path) -> Any:
+    """A TensorBoard event writer if it is asked for and tensorboardX is there, else None."""
+    if config.watching.report_to != "tensorboard":
+        return None
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        say("note: curves are in metrics.csv alone; `pip install tensorboardX` adds TensorBoard's")
+        return None
+    return SummaryWriter(str(output_dir / config.watching.logging_dir))
+
+
+def previewer(config: RunConfig, task: Task, materials: Materials, frozen: dict[str, Any]):
+    """A function from rows to a grid of pictures of the validation prompt, with fixed seeds."""
+    prompt = materials.concept.expand(config.watching.validation_prompt or "")
+    count = config.watching.num_validation_images
+    prompt_ids = encode_prompts(materials.tokenizer, [prompt] * count)
+    negative_ids = encode_prompts(materials.tokenizer, [""] * count)
+    painter = Painter(materials.model, first_added_id=task.first_added_id)
+    one_device = {
+        name: jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, frozen[name])
+        for name in ("text_encoder", "unet")
+    }
+    first_seed = config.training.seed or 0
+
+    def draw(rows: np.ndarray) -> Any:
+        pictures = painter.paint(
+            {**one_device, "vae": materials.model.params["vae"]},
+            rows,
+            prompt_ids=prompt_ids,
+            negative_ids=negative_ids,
+            seeds=range(first_seed, first_seed + count),
+            size=(config.images.resolution, config.images.resolution),
+        )
+        return picture_grid(pictures)
+
+    return draw
