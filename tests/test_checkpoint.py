@@ -65,7 +65,7 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
 def test_names_that_are_not_there(tmp_path):
     assert find_checkpoint(tmp_path, "latest") is None
     save_checkpoint(tmp_path, make_checkpoint())
-    with pytest.raises(CheckpointError, match=r"'checkpoint-6'.*\['checkpoint-5'\].*no such folder"):
+    with pytest.raises(CheckpointError, match="'checkpoint-6'.*only checkpoint-5"):
         find_checkpoint(tmp_path, "checkpoint-6")
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from make_demo_model import WORDS, byte_alphabet, learn_merges, write_tokenizer
-from tiny_tokenizer import write_tiny_tokenizer
 
 from ti_flax.images import load_images
 from ti_flax.prompts import training_prompts
@@ -61,11 +60,11 @@ def test_text_survives_as_bytes(demo_tokenizer, text):
     assert bytes(by_character[c] for c in pieces).decode() == "".join(text.lower().split())
 
 
-@pytest.mark.parametrize(("family", "pad"), [("sd1", "<|endoftext|>"), ("sd2", "!")])
-def test_tiny_tokenizer(tmp_path, family, pad):
+@pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
+def test_pad_token_and_words(tmp_path, pad):
     from transformers import CLIPTokenizer
 
-    size = write_tiny_tokenizer(tmp_path / "tokenizer", family)
+    size = len(write_tokenizer(tmp_path / "tokenizer", words="cat table", pad_token=pad))
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
     vocabulary = json.loads((tmp_path / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
     assert len(tokenizer) == size == len(vocabulary)

@@ -133,8 +133,8 @@ def find_checkpoint(output_dir: Path, name: str) -> Path | None:
             return folder
     raise CheckpointError(
         f"resume_from_checkpoint {name!r}",
-        expected=f"latest or one of {[f'checkpoint-{step}' for step in steps]} in {output_dir}",
-        found="no such folder",
+        expected=f"a checkpoint in {output_dir}",
+        found=f"only {', '.join(f'checkpoint-{step}' for step in steps)}" if steps else "none there",
         remedy="Name one of these, or leave the option out to start from the beginning.",
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ti_flax.checkpoint import checkpoint_steps
+from ti_flax.checkpoint import checkpoint_steps, find_checkpoint
 from ti_flax.config import RunConfig
 from ti_flax.errors import OutputError, TiFlaxError
 from ti_flax.export.hub import push_to_hub
@@ -23,6 +23,7 @@ def open_output(config: RunConfig) -> Path:
 
     Raises:
       OutputError: the folder cannot be made, or a run is in it already.
+      CheckpointError: there is no checkpoint of the name to resume from.
     """
     output_dir = Path(config.output.output_dir)
     try:
@@ -39,7 +40,10 @@ def open_output(config: RunConfig) -> Path:
         ) from error
     finished = (output_dir / "learned_embeds.safetensors").exists()
     steps = checkpoint_steps(output_dir)
-    if config.output.resume_from_checkpoint is not None or not (finished or steps):
+    if config.output.resume_from_checkpoint is not None:
+        find_checkpoint(output_dir, config.output.resume_from_checkpoint)  # a wrong name is said at once
+        return output_dir
+    if not (finished or steps):
         return output_dir
     if not config.output.overwrite_output_dir:
         found = "a finished run" if finished else f"an unfinished run, checkpoint-{steps[-1]}"
