@@ -23,7 +23,7 @@ CROPS = {
 
 def main(folder: Path):
     try:
-        from skimage.data import chelsea
+        from skimage.data import chelsea  # pyright: ignore[reportMissingImports]
     except ImportError:
         sys.exit("scikit-image is needed, for its photograph: pip install scikit-image")
     photograph = Image.fromarray(chelsea())
