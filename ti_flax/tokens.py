@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,8 @@ def load_tokenizer(folder: Path, name: str | None = None) -> Any:
     Raises:
       TokenError: there is no readable CLIP tokenizer.
     """
+    # transformers warns at import that it has no PyTorch, which is no fault here.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPTokenizer
 
     place = name or str(folder / "tokenizer")

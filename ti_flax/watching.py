@@ -28,44 +28,42 @@ def make_hooks(
     output_dir: Path,
     start: int,
 ) -> tuple[list[Hook], hooks.Progress]:
-    """What happens beside the updates, in the order in which it happens."""
-
-    host = jax.local_devices(backend="cpu")[0]
+    """What happens beside the updates, in the order in which it happens; the progress bar is also apart."""
+    total, samples = config.training.max_train_steps or 0, task.global_batch
+    rates = np.asarray(schedule(np.arange(total)))
 
     def learning_rate(step: int) -> float:
-        with jax.default_device(host):
-            return float(schedule(step))
+        return float(rates[step])
 
-    samples, output, watching = task.global_batch, config.output, config.watching
-    progress = hooks.Progress(
-        start, config.training.max_train_steps or 0, samples=samples, learning_rate=learning_rate
-    )
+    writer = tensorboard_writer(config, output_dir)
     made: list[Hook] = [
         hooks.StopWhenNotFinite(learning_rate, output_dir),
         hooks.Metrics(output_dir / "metrics.csv", start=start, samples=samples, learning_rate=learning_rate),
-        progress,
     ]
-    writer = tensorboard_writer(config, output_dir)
     if writer is not None:
         made.append(hooks.TensorBoard(writer, learning_rate))
-    made.append(hooks.SaveEmbeds(output_dir, materials.concept.placeholder_token, every=output.save_steps))
-    made.append(
+    made += saving_hooks(config, materials, output_dir)
+    if config.watching.validation_prompt is not None:
+        every = config.validation_interval(len(materials.images.names))
+        draw = previewer(config, task, materials, frozen)
+        made.append(hooks.Preview(output_dir, every=every, draw=draw, writer=writer))
+    progress = hooks.Progress(start, total, samples=samples, learning_rate=learning_rate)
+    return [progress, *made], progress
+
+
+def saving_hooks(config: RunConfig, materials: Materials, output_dir: Path) -> list[Hook]:
+    """learned_embeds and checkpoints, each at its own interval."""
+    output = config.output
+    return [
+        hooks.SaveEmbeds(output_dir, materials.concept.placeholder_token, every=output.save_steps),
         hooks.SaveCheckpoint(
             output_dir,
             every=output.checkpointing_steps,
             total_limit=output.checkpoints_total_limit,
             config=config.to_dict(),
             fingerprint=materials.fingerprint,
-        )
-    )
-    if watching.validation_prompt is not None:
-        every = config.validation_interval(len(materials.images.names))
-        made.append(
-            hooks.Preview(
-                output_dir, every=every, draw=previewer(config, task, materials, frozen), writer=writer
-            )
-        )
-    return made, progress
+        ),
+    ]
 
 
 def tensorboard_writer(config: RunConfig, output_dir: Path) -> Any:
