@@ -102,7 +102,7 @@ def test_one_compilation_of_the_step(whole):
 
 
 @pytest.mark.parametrize("stop_after", [2, 4])
-def test_a_resumed_run_ends_with_the_same_bits(place, tmp_path, whole, stop_after):
+def test_a_resumed_run_ends_with_the_same_bits(place, tmp_path, whole, stop_after, capsys):
     class StopHere(Hook):
         every = stop_after
 
@@ -119,6 +119,7 @@ def test_a_resumed_run_ends_with_the_same_bits(place, tmp_path, whole, stop_afte
         patch.setattr(run, "make_hooks", with_stop)
         run.train(configure(place, tmp_path))
     assert checkpoint_steps(tmp_path)[-1] == stop_after
+    assert f"latest goes on after step {stop_after}" in capsys.readouterr().err
     assert not (tmp_path / "learned_embeds.safetensors").exists()
     folder = run.train(configure(place, tmp_path, resume_from_checkpoint="latest", seed=None))
     assert learned(folder).tobytes() == learned(whole[0]).tobytes()
@@ -223,6 +224,18 @@ def test_bfloat16_runs_and_keeps_rows_in_float32(place, tmp_path):
     rows = learned(folder)
     assert rows.dtype == np.float32
     assert (rows != rows.astype(np.float16).astype(np.float32)).any()
+
+
+def test_a_failed_upload_is_said_and_loses_nothing(place, tmp_path, capsys):
+    secret = "hf_never_shown"
+    changes = {"push_to_hub": True, "hub_model_id": "me/thing", "hub_token": secret, "max_train_steps": 3}
+    folder = run.train(configure(place, tmp_path, **changes))
+    said = capsys.readouterr().err
+    assert "warning: upload to me/thing" in said and f"hf upload me/thing {folder}" in said
+    assert learned(folder).shape == (2, 32)
+    assert secret not in said
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert not any(secret.encode() in path.read_bytes() for path in files)
 
 
 def test_command_line_reports_one_line_and_exit_code_2(place, tmp_path, capsys):

@@ -227,5 +227,10 @@ def fit(
             hooks=watching,
             steps_per_call=config.training.steps_per_call,
         )
+    except KeyboardInterrupt:
+        if steps := checkpoints.checkpoint_steps(output_dir):
+            progress.close()
+            say(f"stopped; --resume_from_checkpoint latest goes on after step {steps[-1]}")
+        raise
     finally:
         progress.close()
