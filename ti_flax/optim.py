@@ -83,14 +83,16 @@ def mask_rows(inner: optax.GradientTransformation, trainable: np.ndarray) -> opt
     Returns:
       A transformation over rows `[added_tokens, width]`; loaded rows get updates of exactly 0.
     """
-    learned, loaded = np.flatnonzero(trainable), np.flatnonzero(~np.asarray(trainable))
+    places = {"learned": np.flatnonzero(trainable), "loaded": np.flatnonzero(~np.asarray(trainable))}
+    # A part without rows is left out: an empty gather crashes the CPU compiler of jaxlib 0.11.
+    places = {part: rows for part, rows in places.items() if rows.size}
     masked = optax.chain(
-        optax.masked(inner, {"learned": True, "loaded": False}),
-        optax.masked(optax.set_to_zero(), {"learned": False, "loaded": True}),
+        optax.masked(inner, {part: part == "learned" for part in places}),
+        optax.masked(optax.set_to_zero(), {part: part == "loaded" for part in places}),
     )
 
     def cut(rows: jax.Array) -> dict[str, jax.Array]:
-        return {"learned": rows[learned], "loaded": rows[loaded]}
+        return {part: rows[indices] for part, indices in places.items()}
 
     def init(params: Any) -> optax.OptState:
         return masked.init(cut(params))
@@ -98,7 +100,10 @@ def mask_rows(inner: optax.GradientTransformation, trainable: np.ndarray) -> opt
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         parts: Any
         parts, state = masked.update(cut(updates), state, None if params is None else cut(params))
-        return jnp.zeros_like(updates).at[learned].set(parts["learned"]), state
+        moved = jnp.zeros_like(updates)
+        for part, indices in places.items():
+            moved = moved.at[indices].set(parts[part])
+        return moved, state
 
     return optax.GradientTransformation(init, update)
 

@@ -1,0 +1,100 @@
+"""The shape of the demo's base model: Stable Diffusion 1.x, small enough to be taught on two CPU cores."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from make_demo_model import END, START
+
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion, random_stable_diffusion
+
+# As many tokens as the longest caption of the world needs, with room for a concept of several vectors.
+TOKENS = 32
+
+TEXT_ENCODER = {
+    "architectures": ["CLIPTextModel"],
+    "model_type": "clip_text_model",
+    "hidden_size": 160,
+    "intermediate_size": 480,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 5,
+    "max_position_embeddings": TOKENS,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-05,
+    "projection_dim": 160,
+    # Or transformers 5 would compute in the file's float16, beside a UNet that diffusers reads as float32.
+    "dtype": "float32",
+}
+UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "sample_size": 8,
+    "in_channels": 8,
+    "out_channels": 8,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "block_out_channels": [96, 160],
+    "layers_per_block": 1,
+    "norm_num_groups": 32,
+    "cross_attention_dim": 160,
+    "attention_head_dim": 4,
+}
+VAE = {
+    "_class_name": "AutoencoderKL",
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [16, 32, 64, 96],
+    "layers_per_block": 1,
+    "latent_channels": 8,
+    "norm_num_groups": 16,
+    "sample_size": 64,
+    "scaling_factor": 1.0,
+}
+SCHEDULER = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "trained_betas": None,
+    "skip_prk_steps": True,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "clip_sample": False,
+}
+
+
+def base_configs(vocabulary: dict[str, int]) -> dict[str, dict]:
+    """The config files of all components, for a tokenizer's vocabulary."""
+    ids = {
+        "bos_token_id": vocabulary[START],
+        "eos_token_id": vocabulary[END],
+        "pad_token_id": vocabulary[END],
+    }
+    text_encoder = TEXT_ENCODER | {"vocab_size": len(vocabulary)} | ids
+    return {"text_encoder": text_encoder, "unet": UNET, "vae": VAE, "scheduler": SCHEDULER}
+
+
+def untrained_model(vocabulary: dict[str, int], *, seed: int) -> FlaxStableDiffusion:
+    """The base model before training, with the initial values of flax's own layers."""
+    model = random_stable_diffusion(base_configs(vocabulary), seed=seed)
+    keys = jax.random.split(jax.random.key(seed), 3)
+    side, channels = UNET["sample_size"], UNET["in_channels"]
+    inputs: dict[str, tuple[Any, ...]] = {
+        "text_encoder": (jnp.zeros((1, TOKENS), jnp.int32),),
+        "unet": (
+            jnp.zeros((1, side, side, channels)),
+            jnp.zeros((1,)),
+            jnp.zeros((1, TOKENS, UNET["cross_attention_dim"])),
+        ),
+        "vae": (jnp.zeros((1, VAE["sample_size"], VAE["sample_size"], 3)),),
+    }
+    methods = {"text_encoder": model.text_encoder.encode_ids}
+    params = {
+        name: getattr(model, name).init(key, *inputs[name], method=methods.get(name))["params"]
+        for key, name in zip(keys, inputs)
+    }
+    return dataclasses.replace(model, params=params)

@@ -1,0 +1,91 @@
+"""Second stage of the base model: text encoder and UNet, together (arXiv:2112.10752, eq. 3)."""
+
+import argparse
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from progress import run_updates
+
+from ti_flax.diffusion import NoiseSchedule
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+from ti_flax.tokens import encode_prompts
+
+_PEAK_RATE = 6e-4
+# Share of samples without a caption, for classifier-free guidance (arXiv:2207.12598).
+_NO_CAPTION = 0.1
+_EMA_DECAY = 0.999
+# Weights of the loss are min(SNR, 5) / SNR (arXiv:2303.09556): much faster at this size.
+_SNR_GAMMA = 5.0
+_CHUNK = 50
+
+
+def train_denoiser(
+    model: FlaxStableDiffusion,
+    latents: np.ndarray,
+    token_ids: np.ndarray,
+    tokenizer: Any,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Trains text encoder and UNet and returns the running average of their parameters.
+
+    Args:
+      model: modules and starting parameters.
+      latents: `[scenes, height, width, channels]` float32, unscaled.
+      token_ids: `[scenes, captions, tokens]` int32.
+      tokenizer: for the empty caption.
+      options: of the command line.
+    """
+    schedule = NoiseSchedule.from_config(model.configs["scheduler"])
+    rate = optax.warmup_cosine_decay_schedule(0.0, _PEAK_RATE, 500, options.denoiser_steps, 1e-6)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=0.01))
+    seed = jax.random.key(options.seed + 1)
+    resident = jnp.asarray(latents * model.vae.config.scaling_factor)
+    captions, empty = jnp.asarray(token_ids), jnp.asarray(encode_prompts(tokenizer, [""])[0])
+    signal = schedule.alphas_cumprod / (1.0 - schedule.alphas_cumprod)
+    weights = jnp.asarray(np.minimum(signal, _SNR_GAMMA) / signal)
+    encode_ids = model.text_encoder.encode_ids
+
+    def loss(params, key):
+        keys = jax.random.split(key, 5)
+        size = (options.batch_size,)
+        scene = jax.random.randint(keys[0], size, 0, len(latents))
+        which = jax.random.randint(keys[1], size, 0, token_ids.shape[1])
+        silent = jax.random.bernoulli(keys[2], _NO_CAPTION, size)
+        ids = jnp.where(silent[:, None], empty, captions[scene, which])
+        clean = resident[scene]
+        noise = jax.random.normal(keys[3], clean.shape)
+        timesteps = jax.random.randint(keys[4], size, 0, schedule.num_train_timesteps)
+        hidden_states = model.text_encoder.apply({"params": params["text_encoder"]}, ids, method=encode_ids)
+        noisy = schedule.add_noise(clean, noise, timesteps)
+        predicted = model.unet.apply({"params": params["unet"]}, noisy, timesteps, hidden_states)
+        return jnp.mean(jnp.mean(jnp.square(predicted - noise), axis=(1, 2, 3)) * weights[timesteps])
+
+    @jax.jit
+    def chunk(state, first, count):
+        def update(i, carry):
+            params, average, opt_state, total = carry
+            value, gradient = jax.value_and_grad(loss)(params, jax.random.fold_in(seed, first + i))
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            # Early on the average follows quickly, so that it does not remember the start.
+            decay = jnp.minimum(_EMA_DECAY, (1.0 + first + i) / (10.0 + first + i))
+            average = optax.incremental_update(params, average, 1.0 - decay)
+            return params, average, opt_state, total + value
+
+        *state, total = jax.lax.fori_loop(0, count, update, (*state, 0.0))
+        return tuple(state), total / count
+
+    params = {name: jax.tree.map(jnp.asarray, model.params[name]) for name in ("text_encoder", "unet")}
+    state = run_updates(
+        chunk,
+        (params, params, optimizer.init(params)),
+        steps=options.denoiser_steps,
+        length=_CHUNK,
+        file=options.work / "denoiser.msgpack",
+        save_every=options.save_every,
+        name="text encoder and UNet",
+    )
+    return state[1]

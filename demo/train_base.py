@@ -1,0 +1,70 @@
+"""Train the demo's base model with this project's own modules: the autoencoder, then text encoder and UNet.
+
+    python demo/train_base.py --output assets/demo-model --work build/base
+
+It goes on where it stopped: run the same command again. The same seed gives the same model on the same
+kind of device.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "demo")]
+
+from ti_flax.errors import exit_code  # noqa: E402
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train the demo's base model.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--output", type=Path, default=ROOT / "assets" / "demo-model", help="model folder to write")
+    add("--work", type=Path, default=ROOT / "build" / "base", help="folder for what is needed to go on")
+    add("--seed", type=int, default=0, help="of everything")
+    add("--autoencoder_steps", type=int, default=4000, help="updates of the autoencoder")
+    add("--denoiser_steps", type=int, default=24000, help="updates of text encoder and UNet")
+    add("--scenes", type=int, default=60000, help="pictures that are rendered")
+    add("--captions", type=int, default=4, help="captions written for each picture")
+    add("--batch_size", type=int, default=32, help="samples of an update")
+    add("--save_every", type=float, default=120.0, help="seconds between two saves")
+    return parser.parse_args(argv)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Runs both stages, or what is left of them, and writes the model folder."""
+    import jax
+    import numpy as np
+    from autoencoder import scaled, train_autoencoder
+    from base_model import untrained_model
+    from denoiser import train_denoiser
+    from make_demo_model import write_tokenizer
+    from pool import encode_scenes, render_scenes, write_captions
+    from world import vocabulary
+
+    from ti_flax.models.stable_diffusion import save_stable_diffusion
+    from ti_flax.tokens import load_tokenizer
+
+    began = time.perf_counter()
+    options.work.mkdir(parents=True, exist_ok=True)
+    words = write_tokenizer(options.output / "tokenizer", words=" ".join(vocabulary()))
+    tokenizer = load_tokenizer(options.output)
+    model = untrained_model(words, seed=options.seed)
+    scenes, pictures = render_scenes(options.scenes, seed=options.seed)
+    model.params["vae"] = train_autoencoder(model, pictures, options)
+    latents = encode_scenes(model, pictures, options.work / "latents.npy")
+    model = scaled(model, latents)
+    token_ids = write_captions(scenes, tokenizer, options.captions, seed=options.seed)
+    trained = train_denoiser(model, latents, token_ids, tokenizer, options)
+    model.params.update(trained)
+    half = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), model.params)
+    model.params.update(half)
+    save_stable_diffusion(model, options.output, layout="torch")
+    print(f"{options.output}: written after {(time.perf_counter() - began) / 60:.0f} minutes")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: train(parse_arguments())))
