@@ -87,9 +87,10 @@ def test_device_count_changes_only_rounding(one_device, devices):
 
 
 def test_accumulation_changes_only_rounding(one_device):
-    task, frozen, (expected, _, _) = one_device
+    task, frozen, (expected, expected_losses, _) = one_device
     split = dataclasses.replace(task, batch_size=2, accumulation=4)
-    state, _, _ = run(split, frozen, [6])
+    state, losses, _ = run(split, frozen, [6])
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-6)
 
 
@@ -136,6 +137,16 @@ def test_seed_and_position_matter_and_every_epoch_shows_every_image(one_device):
     epochs = [shown[i : i + 5] for i in range(0, 20, 5)]
     assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_posterior_and_noise_are_drawn_apart(one_device):
+    task, frozen, _ = one_device
+    standard = frozen | {"posteriors": np.zeros_like(frozen["posteriors"])}
+    batch = draw(task, jax.random.key(0), standard, step=jnp.int32(0), position=jnp.int32(0))
+    sampled = batch.latents / task.model.vae.config.scaling_factor
+    correlation = np.corrcoef(np.ravel(sampled), np.ravel(batch.noise))[0, 1]
+    assert abs(correlation) < 0.5
+    assert 0.5 < sampled.std() < 1.5 and 0.5 < batch.noise.std() < 1.5
 
 
 def test_flip_p_chooses_between_image_and_mirror_image(one_device):
