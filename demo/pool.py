@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from captions import caption
 from tqdm import tqdm
-from world import caption, random_scene, render_batch
+from world import random_scene, render_batch
 
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 

@@ -40,10 +40,10 @@ def train(options: argparse.Namespace) -> None:
     import numpy as np
     from autoencoder import scaled, train_autoencoder
     from base_model import untrained_model
+    from captions import vocabulary
     from denoiser import train_denoiser
     from make_demo_model import write_tokenizer
     from pool import encode_scenes, render_scenes, write_captions
-    from world import vocabulary
 
     from ti_flax.models.stable_diffusion import save_stable_diffusion
     from ti_flax.tokens import load_tokenizer
