@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from progress import run_updates
+from progress import run_updates, warmup_cosine
 
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 
@@ -16,7 +16,6 @@ _PEAK_RATE = 1e-3
 # Keeps the latents near a normal distribution without costing sharpness.
 _KL_WEIGHT = 1e-5
 _EDGE_WEIGHT = 0.5
-_CHUNK = 20
 
 
 def reconstruction_loss(found: jax.Array, wanted: jax.Array) -> jax.Array:
@@ -28,7 +27,7 @@ def reconstruction_loss(found: jax.Array, wanted: jax.Array) -> jax.Array:
 
 def train_autoencoder(model: FlaxStableDiffusion, pictures: np.ndarray, options: argparse.Namespace) -> Any:
     """Trains the autoencoder's parameters on `[pictures, 64, 64, 3]` uint8 and returns them."""
-    rate = optax.warmup_cosine_decay_schedule(0.0, _PEAK_RATE, 200, options.autoencoder_steps)
+    rate = warmup_cosine(_PEAK_RATE, options.autoencoder_steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
     seed = jax.random.key(options.seed)
     resident = jnp.asarray(pictures)
@@ -42,25 +41,20 @@ def train_autoencoder(model: FlaxStableDiffusion, pictures: np.ndarray, options:
         return reconstruction_loss(decoded, batch) + _KL_WEIGHT * divergence
 
     @jax.jit
-    def chunk(state, first, count):
-        def update(i, carry):
-            params, opt_state, total = carry
-            pick, noise = jax.random.split(jax.random.fold_in(seed, first + i))
-            index = jax.random.randint(pick, (options.batch_size,), 0, len(pictures))
-            batch = resident[index].astype(jnp.float32) / 127.5 - 1.0
-            value, gradient = jax.value_and_grad(loss)(params, batch, noise)
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
-            return optax.apply_updates(params, updates), opt_state, total + value
-
-        params, opt_state, total = jax.lax.fori_loop(0, count, update, (*state, 0.0))
-        return (params, opt_state), total / count
+    def update(state, step, resident):
+        params, opt_state = state
+        pick, noise = jax.random.split(jax.random.fold_in(seed, step))
+        index = jax.random.randint(pick, (options.batch_size,), 0, len(pictures))
+        batch = resident[index].astype(jnp.float32) / 127.5 - 1.0
+        value, gradient = jax.value_and_grad(loss)(params, batch, noise)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), value
 
     params = jax.tree.map(jnp.asarray, model.params["vae"])
     state = run_updates(
-        chunk,
+        lambda state, step: update(state, step, resident),
         (params, optimizer.init(params)),
         steps=options.autoencoder_steps,
-        length=_CHUNK,
         file=options.work / "autoencoder.msgpack",
         save_every=options.save_every,
         name="autoencoder",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from progress import run_updates
+from progress import run_updates, warmup_cosine
 
 from ti_flax.diffusion import NoiseSchedule
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
@@ -19,7 +19,6 @@ _NO_CAPTION = 0.1
 _EMA_DECAY = 0.999
 # Weights of the loss are min(SNR, 5) / SNR (arXiv:2303.09556): much faster at this size.
 _SNR_GAMMA = 5.0
-_CHUNK = 50
 
 
 def train_denoiser(
@@ -39,7 +38,7 @@ def train_denoiser(
       options: of the command line.
     """
     schedule = NoiseSchedule.from_config(model.configs["scheduler"])
-    rate = optax.warmup_cosine_decay_schedule(0.0, _PEAK_RATE, 500, options.denoiser_steps, 1e-6)
+    rate = warmup_cosine(_PEAK_RATE, options.denoiser_steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=0.01))
     seed = jax.random.key(options.seed + 1)
     resident = jnp.asarray(latents * model.vae.config.scaling_factor)
@@ -48,7 +47,7 @@ def train_denoiser(
     weights = jnp.asarray(np.minimum(signal, _SNR_GAMMA) / signal)
     encode_ids = model.text_encoder.encode_ids
 
-    def loss(params, key):
+    def loss(params, key, resident, captions):
         keys = jax.random.split(key, 5)
         size = (options.batch_size,)
         scene = jax.random.randint(keys[0], size, 0, len(latents))
@@ -64,26 +63,21 @@ def train_denoiser(
         return jnp.mean(jnp.mean(jnp.square(predicted - noise), axis=(1, 2, 3)) * weights[timesteps])
 
     @jax.jit
-    def chunk(state, first, count):
-        def update(i, carry):
-            params, average, opt_state, total = carry
-            value, gradient = jax.value_and_grad(loss)(params, jax.random.fold_in(seed, first + i))
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
-            params = optax.apply_updates(params, updates)
-            # Early on the average follows quickly, so that it does not remember the start.
-            decay = jnp.minimum(_EMA_DECAY, (1.0 + first + i) / (10.0 + first + i))
-            average = optax.incremental_update(params, average, 1.0 - decay)
-            return params, average, opt_state, total + value
-
-        *state, total = jax.lax.fori_loop(0, count, update, (*state, 0.0))
-        return tuple(state), total / count
+    def update(state, step, resident, captions):
+        params, average, opt_state = state
+        value, gradient = jax.value_and_grad(loss)(params, jax.random.fold_in(seed, step), resident, captions)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        # Early on the average follows quickly, so that it does not remember the start.
+        decay = jnp.minimum(_EMA_DECAY, (1.0 + step) / (10.0 + step))
+        average = optax.incremental_update(params, average, 1.0 - decay)
+        return (params, average, opt_state), value
 
     params = {name: jax.tree.map(jnp.asarray, model.params[name]) for name in ("text_encoder", "unet")}
     state = run_updates(
-        chunk,
+        lambda state, step: update(state, step, resident, captions),
         (params, params, optimizer.init(params)),
         steps=options.denoiser_steps,
-        length=_CHUNK,
         file=options.work / "denoiser.msgpack",
         save_every=options.save_every,
         name="text encoder and UNet",

@@ -39,7 +39,7 @@ def train(options: argparse.Namespace) -> None:
     import jax
     import numpy as np
     from autoencoder import scaled, train_autoencoder
-    from base_model import untrained_model
+    from base_model import TOKENS, untrained_model
     from captions import vocabulary
     from denoiser import train_denoiser
     from make_demo_model import write_tokenizer
@@ -50,7 +50,7 @@ def train(options: argparse.Namespace) -> None:
 
     began = time.perf_counter()
     options.work.mkdir(parents=True, exist_ok=True)
-    words = write_tokenizer(options.output / "tokenizer", words=" ".join(vocabulary()))
+    words = write_tokenizer(options.output / "tokenizer", words=" ".join(vocabulary()), length=TOKENS)
     tokenizer = load_tokenizer(options.output)
     model = untrained_model(words, seed=options.seed)
     scenes, pictures = render_scenes(options.scenes, seed=options.seed)

@@ -152,7 +152,9 @@ def merged(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(result)
 
 
-def write_tokenizer(folder: Path, *, words: str = WORDS, pad_token: str = END) -> dict[str, int]:
+def write_tokenizer(
+    folder: Path, *, words: str = WORDS, pad_token: str = END, length: int = TOKENS
+) -> dict[str, int]:
     """Write the files of a `CLIPTokenizer` and return its vocabulary.
 
     Laid out as CLIP's: bytes, bytes that end a word, merges, the two special tokens.
@@ -161,6 +163,7 @@ def write_tokenizer(folder: Path, *, words: str = WORDS, pad_token: str = END) -
       folder: made where it does not exist.
       words: text whose words become one token each, besides those of the templates.
       pad_token: the end token in Stable Diffusion 1.x, "!" in 2.x.
+      length: tokens of a prompt.
     """
     merges = learn_merges("\n".join([words, *OBJECT_TEMPLATES, *STYLE_TEMPLATES]).replace("{}", ""))
     alphabet = byte_alphabet()
@@ -175,7 +178,7 @@ def write_tokenizer(folder: Path, *, words: str = WORDS, pad_token: str = END) -
     write_json(folder / "special_tokens_map.json", special | {"pad_token": pad_token})
     config = {
         "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": TOKENS,
+        "model_max_length": length,
         "do_lower_case": True,
         "add_prefix_space": False,
         "errors": "replace",
