@@ -33,10 +33,10 @@ def train_autoencoder(model: FlaxStableDiffusion, pictures: np.ndarray, options:
     resident = jnp.asarray(pictures)
 
     def loss(params, batch, key):
-        moments = model.vae.apply({"params": params}, batch, method=model.vae.encode)
+        moments = jnp.asarray(model.vae.apply({"params": params}, batch, method=model.vae.encode))
         mean, log_variance = jnp.split(moments, 2, axis=-1)
         sampled = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
-        decoded = model.vae.apply({"params": params}, sampled, method=model.vae.decode)
+        decoded = jnp.asarray(model.vae.apply({"params": params}, sampled, method=model.vae.decode))
         divergence = 0.5 * jnp.mean(mean**2 + jnp.exp(log_variance) - 1.0 - log_variance)
         return reconstruction_loss(decoded, batch) + _KL_WEIGHT * divergence
 

@@ -59,7 +59,7 @@ def train_denoiser(
         timesteps = jax.random.randint(keys[4], size, 0, schedule.num_train_timesteps)
         hidden_states = model.text_encoder.apply({"params": params["text_encoder"]}, ids, method=encode_ids)
         noisy = schedule.add_noise(clean, noise, timesteps)
-        predicted = model.unet.apply({"params": params["unet"]}, noisy, timesteps, hidden_states)
+        predicted = jnp.asarray(model.unet.apply({"params": params["unet"]}, noisy, timesteps, hidden_states))
         return jnp.mean(jnp.mean(jnp.square(predicted - noise), axis=(1, 2, 3)) * weights[timesteps])
 
     @jax.jit

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from captions import caption
 from tqdm import tqdm
@@ -41,7 +42,7 @@ def encode_scenes(model: FlaxStableDiffusion, pictures: np.ndarray, cache: Path)
     @jax.jit
     def encode(params, batch):
         moments = model.vae.apply({"params": params}, batch / 127.5 - 1.0, method=model.vae.encode)
-        return moments[..., :channels]
+        return jnp.asarray(moments)[..., :channels]
 
     params = jax.device_put(model.params["vae"])
     padded = np.concatenate([pictures, pictures[: -len(pictures) % _ENCODED_AT_ONCE]])

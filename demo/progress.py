@@ -43,8 +43,8 @@ def run_updates(
     """
     done = 0
     if file.exists():
-        done, state = serialization.from_bytes((0, state), file.read_bytes())
-        state = jax.tree.map(jax.numpy.asarray, state)
+        made, state = serialization.from_bytes((0, state), file.read_bytes())
+        done, state = int(made), jax.tree.map(jax.numpy.asarray, state)
     saved, losses = time.perf_counter(), []
     with tqdm(total=steps, initial=done, desc=name, unit="step", dynamic_ncols=True, mininterval=1.0) as bar:
         while done < steps:
