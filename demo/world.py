@@ -34,17 +34,19 @@ RGB = {
 HELD_OUT_COLOURS = ("lime", "crimson")
 COLOURS = tuple(name for name in RGB if name not in HELD_OUT_COLOURS)
 TEXTURES = ("plain", "striped", "dotted", "checked")
-# Mean colours; the scenes among them are painted in `_backdrop`.
+# The tones of each background, the main one first; `_backdrop` paints with them.
 BACKGROUNDS = {
-    "gray": (128, 128, 128),
-    "green": (178, 226, 178),
-    "blue": (170, 200, 245),
-    "yellow": (250, 242, 190),
-    "pink": (250, 212, 224),
-    "night": (24, 28, 66),
-    "wall": (168, 98, 78),
-    "beach": (204, 206, 196),
+    "gray": ((128, 128, 128),),
+    "green": ((178, 226, 178),),
+    "blue": ((170, 200, 245),),
+    "yellow": ((250, 242, 190),),
+    "pink": ((250, 212, 224),),
+    "night": ((24, 28, 66), (194, 198, 236)),
+    "wall": ((168, 98, 78), (206, 158, 140)),
+    "beach": ((165, 210, 240), (236, 208, 150)),
 }
+# Backgrounds whose second tone is no detail but half of the picture.
+_HALVES = ("beach",)
 SIZES = {"small": 13.0, "medium": 17.5, "large": 22.0}
 PLACES = {"middle": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 # Words that are all known, together in no caption: colour, texture (None: any) and shape.
@@ -57,7 +59,8 @@ HELD_OUT_COMBINATIONS = (
 # Colours closer than this, in CIELAB (CIE76), are not put on one another.
 _LEAST_CONTRAST = 30.0
 _SHARE_HELD_OUT_SHAPE, _SHARE_HELD_OUT_COLOUR = 0.08, 0.08
-_PERIOD = 8.0  # of stripes, dots and checks, in pixels
+# Of the textures, in pixels.
+STRIPE_PERIOD, DOT_PERIOD, CHECK_PERIOD = 10.0, 8.0, 12.0
 _AXIS = (np.arange(SIDE, dtype=np.float32) + 0.5) - SIDE / 2
 _Y, _X = np.meshgrid(_AXIS, _AXIS, indexing="ij")
 
@@ -120,9 +123,8 @@ def second_tone(colour: str) -> np.ndarray:
 def goes_on(colour: str, background: str) -> bool:
     """Whether an object of a colour stands out from a background."""
     tones = lab(np.stack([np.asarray(RGB[colour], np.float32), second_tone(colour)]))
-    return bool(
-        (np.linalg.norm(tones - lab(np.asarray(BACKGROUNDS[background])), axis=-1) > _LEAST_CONTRAST).all()
-    )
+    grounds = lab(np.asarray(BACKGROUNDS[background])[: 2 if background in _HALVES else 1])
+    return bool((np.linalg.norm(tones[:, None] - grounds, axis=-1) > _LEAST_CONTRAST).all())
 
 
 def random_scene(rng: np.random.Generator, **fixed: str) -> Scene:
@@ -153,7 +155,7 @@ def random_scene(rng: np.random.Generator, **fixed: str) -> Scene:
         centre=(float(shift[0]), float(shift[1])),
         radius=float(radius),
         angle=float(angle),
-        phase=(float(rng.uniform(0, _PERIOD)), float(rng.uniform(0, _PERIOD))),
+        phase=(float(rng.uniform(0, DOT_PERIOD)), float(rng.uniform(0, DOT_PERIOD))),
     )
 
 
@@ -165,7 +167,7 @@ def render(scene: Scene) -> np.ndarray:
     distance = OUTLINES[scene.shape](x / scene.radius, y / scene.radius) * scene.radius
     # A pixel half covered is half of each: the edge is one pixel wide.
     cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
-    tone = _second_tone_share(scene, x, y)[..., None]
+    tone = second_tone_share(scene.texture, x + scene.phase[0], y + scene.phase[1])[..., None]
     paint = np.asarray(RGB[scene.colour], np.float32) * (1 - tone) + second_tone(scene.colour) * tone
     picture = _backdrop(scene) * (1 - cover) + paint * cover
     return np.round(picture).astype(np.uint8)
@@ -176,33 +178,35 @@ def render_batch(scenes: Sequence[Scene]) -> np.ndarray:
     return np.stack([render(scene) for scene in scenes])
 
 
-def _second_tone_share(scene: Scene, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How much of the texture's second tone each point has, `[64, 64]` from 0 to 1."""
-    u, v = x + scene.phase[0], y + scene.phase[1]
-    if scene.texture == "striped":
-        return np.clip(0.5 + 1.6 * np.sin(2 * np.pi * (u + v) / (_PERIOD * 1.25)), 0, 1)
-    if scene.texture == "dotted":
-        nearest = np.hypot((u % _PERIOD) - _PERIOD / 2, (v % _PERIOD) - _PERIOD / 2)
-        return np.clip(2.9 - nearest, 0, 1)
-    if scene.texture == "checked":
-        product = np.sin(np.pi * u / 6.0) * np.sin(np.pi * v / 6.0)
-        return np.clip(0.5 + 2.5 * product, 0, 1)
-    return np.zeros_like(x)
+def second_tone_share(texture: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """How much of a texture's second tone each point has, from 0 to 1.
+
+    Args:
+      texture: of `TEXTURES`.
+      u: across the object, in pixels from the texture's origin.
+      v: along it.
+    """
+    if texture == "striped":
+        return np.clip(0.5 + 1.6 * np.sin(2 * np.pi * (u + v) / STRIPE_PERIOD), 0, 1)
+    if texture == "dotted":
+        middle = DOT_PERIOD / 2
+        return np.clip(2.9 - np.hypot(u % DOT_PERIOD - middle, v % DOT_PERIOD - middle), 0, 1)
+    if texture == "checked":
+        side = CHECK_PERIOD / 2
+        return np.clip(0.5 + 2.5 * np.sin(np.pi * u / side) * np.sin(np.pi * v / side), 0, 1)
+    return np.zeros_like(u)
 
 
 def _backdrop(scene: Scene) -> np.ndarray:
     """The background alone, `[64, 64, 3]` float32."""
-    plain = np.broadcast_to(np.asarray(BACKGROUNDS[scene.background], np.float32), (SIDE, SIDE, 3))
+    tones = np.asarray(BACKGROUNDS[scene.background], np.float32)
     u, v = _X + scene.phase[0] + SIDE, _Y + scene.phase[1] + SIDE
+    share = np.zeros_like(_X)
     if scene.background == "night":
-        stars = np.hypot(u % 16 - 8, (v + 8 * (u // 16 % 2)) % 16 - 8)
-        return plain + np.clip(1.4 - stars, 0, 1)[..., None] * np.float32(170)
+        share = np.clip(1.4 - np.hypot(u % 16 - 8, (v + 8 * (u // 16 % 2)) % 16 - 8), 0, 1)
     if scene.background == "wall":
         shifted = u + 6 * (v // 6 % 2)
-        mortar = np.maximum(np.clip(1.2 - v % 6, 0, 1), np.clip(1.2 - shifted % 12, 0, 1))
-        return plain + mortar[..., None] * np.array([38, 60, 62], np.float32)
+        share = np.maximum(np.clip(1.2 - v % 6, 0, 1), np.clip(1.2 - shifted % 12, 0, 1))
     if scene.background == "beach":
-        sky, sand = np.array([165, 210, 240], np.float32), np.array([236, 208, 150], np.float32)
-        below = np.clip(_Y - 6 + scene.phase[1] / 2, 0, 1)[..., None]
-        return sky * (1 - below) + sand * below
-    return plain
+        share = np.clip(_Y - 6 + scene.phase[1] / 2, 0, 1)
+    return tones[0] + share[..., None] * (tones[-1] - tones[0])
