@@ -29,13 +29,13 @@ TEXT_ENCODER = {
 UNET = {
     "_class_name": "UNet2DConditionModel",
     "sample_size": 8,
-    "in_channels": 8,
-    "out_channels": 8,
+    "in_channels": 12,
+    "out_channels": 12,
     "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
     "block_out_channels": [96, 128],
     "layers_per_block": 1,
-    "norm_num_groups": 32,
+    "norm_num_groups": 8,
     "cross_attention_dim": 160,
     "attention_head_dim": 4,
 }
@@ -47,8 +47,9 @@ VAE = {
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "block_out_channels": [16, 32, 48, 64],
     "layers_per_block": 1,
-    "latent_channels": 8,
-    "norm_num_groups": 16,
+    "latent_channels": 12,
+    # Few: a group of one or two channels would take the mean colour out of the picture.
+    "norm_num_groups": 4,
     "sample_size": 64,
     "scaling_factor": 1.0,
 }

@@ -12,6 +12,7 @@ from world import (
     SHAPES,
     SIZES,
     TEXTURES,
+    THINGS,
     Scene,
 )
 
@@ -46,6 +47,9 @@ _NAMED = {
     "tilt": 0.3,
 }
 _STYLE, _BARE = 0.07, 0.15
+# How often an object that has a noun of its own is called by it.
+_THING = 0.6
+_THING_WORDS = {parts: word for word, parts in THINGS.items()}
 
 
 def sayable(scene: Scene, rng: np.random.Generator) -> dict[str, bool]:
@@ -60,7 +64,11 @@ def sayable(scene: Scene, rng: np.random.Generator) -> dict[str, bool]:
 
 def noun_phrase(scene: Scene, named: dict[str, bool], rng: np.random.Generator) -> str:
     """What the object is: "small red striped star", "star, red with stripes", "toy"."""
-    noun = scene.shape if named["shape"] else str(rng.choice(GENERIC))
+    if scene.object in _THING_WORDS and rng.random() < _THING:
+        named = named | {"shape": False, "colour": False, "texture": False}
+        noun = _THING_WORDS[scene.object]
+    else:
+        noun = scene.shape if named["shape"] else str(rng.choice(GENERIC))
     size = [scene.size] if named["size"] else []
     colour = [scene.colour] if named["colour"] else []
     texture = [scene.texture] if named["texture"] else []
@@ -103,7 +111,7 @@ def literal(scene: Scene) -> str:
 
 def vocabulary() -> list[str]:
     """Every word that a caption can hold, and those that concepts are asked for with."""
-    texts = [*SHAPES, *COLOURS, *TEXTURES, *_TEXTURE_NOUNS.values(), *SIZES, *PLACES, *GENERIC]
+    texts = [*SHAPES, *COLOURS, *TEXTURES, *_TEXTURE_NOUNS.values(), *SIZES, *PLACES, *GENERIC, *THINGS]
     texts += [*OBJECT_TEMPLATES, *STYLE_TEMPLATES, *_SIDES.values(), "a an with and tilted"]
     texts += [phrase for phrases in SETTINGS.values() for phrase in phrases]
     return sorted(set(re.findall(r"[a-z]+", " ".join(texts).lower())))

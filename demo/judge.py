@@ -31,6 +31,8 @@ _LEAST_AREA = 50
 # Mean distance of the object's pixels to its colour's tones beyond which the colour is unknown.
 _COLOUR_LIMIT = 20.0
 _LEAST_OVERLAP = 0.6
+# A pattern has to explain this share of the second tone's squares, or the object is plain with some noise.
+_LEAST_EXPLAINED = 0.5
 _GRID = 40
 _ANGLES = np.arange(-36, 37, 4)
 _MIXES = np.linspace(0.0, 1.0, 7)
@@ -162,7 +164,8 @@ def _texture(share: np.ndarray, inside: np.ndarray) -> str:
     chosen = patterns[:, inside.ravel()]
     # Squared differences, less the term that all patterns share.
     errors = np.einsum("kp,kp->k", chosen, chosen) - 2.0 * (chosen @ found.astype(np.float32))
-    return names[int(errors.argmin())]
+    best = int(errors.argmin())
+    return names[best] if -errors[best] >= _LEAST_EXPLAINED * float(found @ found) else "plain"
 
 
 @functools.cache

@@ -56,9 +56,28 @@ HELD_OUT_COMBINATIONS = (
     ("orange", "checked", "moon"),
     ("red", "plain", "arrow"),
 )
+# Nouns that say colour, texture and shape at once, as most nouns do: so one word can stand for a whole object.
+THINGS = {
+    "banana": ("yellow", "plain", "moon"),
+    "bee": ("yellow", "striped", "circle"),
+    "button": ("white", "dotted", "circle"),
+    "chessboard": ("black", "checked", "square"),
+    "cookie": ("brown", "dotted", "circle"),
+    "donut": ("pink", "dotted", "ring"),
+    "kite": ("blue", "checked", "triangle"),
+    "lifebuoy": ("orange", "striped", "ring"),
+    "lightning": ("yellow", "plain", "bolt"),
+    "quilt": ("purple", "checked", "square"),
+    "signpost": ("green", "plain", "arrow"),
+    "starfish": ("orange", "dotted", "star"),
+    "strawberry": ("red", "dotted", "heart"),
+    "tent": ("green", "striped", "triangle"),
+    "valentine": ("pink", "plain", "heart"),
+    "windmill": ("cyan", "striped", "cross"),
+}
 # Colours closer than this, in CIELAB (CIE76), are not put on one another.
 _LEAST_CONTRAST = 30.0
-_SHARE_HELD_OUT_SHAPE, _SHARE_HELD_OUT_COLOUR = 0.08, 0.08
+_SHARE_HELD_OUT_SHAPE, _SHARE_HELD_OUT_COLOUR, _SHARE_THINGS = 0.08, 0.08, 0.08
 # Of the textures, in pixels.
 STRIPE_PERIOD, DOT_PERIOD, CHECK_PERIOD = 10.0, 8.0, 12.0
 _AXIS = (np.arange(SIDE, dtype=np.float32) + 0.5) - SIDE / 2
@@ -98,7 +117,12 @@ class Scene:
     @property
     def is_held_out_combination(self) -> bool:
         """Whether colour, texture and shape together are never named."""
-        return (self.colour, self.texture, self.shape) in HELD_OUT_COMBINATIONS
+        return self.object in HELD_OUT_COMBINATIONS
+
+    @property
+    def object(self) -> tuple[str, str, str]:
+        """Colour, texture and shape."""
+        return self.colour, self.texture, self.shape
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
@@ -129,6 +153,8 @@ def goes_on(colour: str, background: str) -> bool:
 
 def random_scene(rng: np.random.Generator, **fixed: str) -> Scene:
     """Draws a scene; attributes given by name (`shape="star"`) are kept."""
+    if not fixed and rng.random() < _SHARE_THINGS:
+        fixed = dict(zip(("colour", "texture", "shape"), THINGS[str(rng.choice(list(THINGS)))]))
     shapes = HELD_OUT_SHAPES if rng.random() < _SHARE_HELD_OUT_SHAPE else SHAPES
     colours = HELD_OUT_COLOURS if rng.random() < _SHARE_HELD_OUT_COLOUR else COLOURS
     colour = fixed.get("colour") or str(rng.choice(colours))

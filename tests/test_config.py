@@ -343,3 +343,19 @@ def test_print_config_and_version(capsys, write):
     with pytest.raises(SystemExit):
         parse_config(["--version"])
     assert re.fullmatch(r"ti_flax \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_an_option_of_several_values_comes_from_a_list_or_from_repeated_flags(write):
+    path = write("validation_prompt:\n- a cat\n- 'no'\n")
+    assert parse("--config", path).watching.validation_prompt == ("a cat", "no")
+    again = parse("--config", path, "--validation_prompt=x", "--validation_prompt", "y, z")
+    assert again.watching.validation_prompt == ("x", "y, z")
+    assert parse("--validation_prompt=a cat").watching.validation_prompt == ("a cat",)
+    assert parse("--config", path, "--validation_prompt=null").watching.validation_prompt is None
+    assert again.to_dict()["validation_prompt"] == ["x", "y, z"]
+    assert RunConfig.from_dict(again.to_dict()) == again
+    assert parse("--config", write(again.to_yaml())) == again
+    with pytest.raises(ConfigError, match="validation_prompt: expected text"):
+        again.replace(validation_prompt=[3])
+    with pytest.raises(ConfigError, match="validation_prompt: expected text"):
+        again.replace(validation_prompt=[])

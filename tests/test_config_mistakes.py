@@ -63,7 +63,17 @@ def test_missing_keys_are_listed_in_one_line():
             "x.yaml:1: repeats: expected a whole number >= 1, found the text '5'. Leave the quotes out.",
         ),
         ("repeats:\n", "x.yaml:1: repeats: expected a whole number >= 1, found null"),
-        ("repeats: [1]\n", "x.yaml:1: repeats: expected a single value, found a sequence"),
+        ("repeats: [1]\n", "x.yaml:1: repeats: expected a whole number >= 1, found a list"),
+        ("repeats: {a: 1}\n", "x.yaml:1: repeats: expected a single value, found a mapping"),
+        (
+            "validation_prompt: []\n",
+            "x.yaml:1: validation_prompt: expected text, or a list of such, or null, found an empty list",
+        ),
+        (
+            "validation_prompt:\n- a\n- [b]\n",
+            "x.yaml:3: validation_prompt: expected a single value, found a sequence",
+        ),
+        ("validation_prompt:\n- a\n- ''\n", "x.yaml:3: validation_prompt: expected text, found empty text"),
         ('output_dir: " "\n', "x.yaml:1: output_dir: expected text, found empty text"),
         ("", "x.yaml: expected lines of the form `name: value`, found an empty file"),
         ("- seed\n", "x.yaml: expected lines of the form `name: value`, found a sequence"),

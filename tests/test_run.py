@@ -144,6 +144,33 @@ def test_previews_do_not_change_a_bit(place, tmp_path, whole):
             assert picture.size == (64, 64)
 
 
+def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch):
+    from ti_flax import hooks
+
+    sheets, drawn = [], []
+    make_sheet, make_grid = hooks.contact_sheet, hooks.picture_grid
+    monkeypatch.setattr(hooks, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
+    monkeypatch.setattr(
+        hooks, "picture_grid", lambda all, columns: drawn.append(all) or make_grid(all, columns)
+    )
+    prompts = ["a <thing>", "the <thing> and a toy"]
+    changes = {"validation_prompt": prompts, "validation_steps": 6, "num_validation_images": 2}
+    folder = run.train(configure(place, tmp_path, **changes))
+    assert (folder / "contact_sheet.png").is_file()
+    (rows,) = sheets
+    assert [label for label, _ in rows] == [
+        "training pictures",
+        "before: a <thing>",
+        "after 6 steps: a <thing>",
+        "after 6 steps: the <thing> and a toy",
+    ]
+    assert all(pictures.shape[1:] == (32, 32, 3) for _, pictures in rows)
+    before, after = rows[1][1], np.concatenate([rows[2][1], rows[3][1]])
+    np.testing.assert_array_equal(after, drawn[-1])
+    assert (before != after[:2]).any()
+    assert (after[:2] != after[2:]).any()
+
+
 def test_another_seed_gives_other_rows(place, tmp_path, whole):
     folder = run.train(configure(place, tmp_path, seed=4))
     assert learned(folder).tobytes() != learned(whole[0]).tobytes()

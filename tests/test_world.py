@@ -82,3 +82,17 @@ def test_captions_speak_english():
     assert captions.tidy("a photo of a orange a red") == "a photo of an orange a red"
     scene = scenes(1, shape="star", colour="orange", texture="plain", background="night")[0]
     assert captions.literal(scene) == "an orange plain star at night"
+
+
+def test_a_noun_of_its_own_stands_for_the_whole_object():
+    rng = np.random.default_rng(0)
+    assert not set(world.THINGS.values()) & set(world.HELD_OUT_COMBINATIONS)
+    (drawn,) = scenes(1, colour="red", texture="dotted", shape="heart")
+    texts = [captions.caption(drawn, rng) for _ in range(300)]
+    called = [set(text.replace(",", " ").split()) for text in texts if "strawberry" in text]
+    assert 100 < len(called) < 250
+    assert not any(words & {"red", "dotted", "dots", "heart"} for words in called)
+    (other,) = scenes(1, colour="red", texture="dotted", shape="star")
+    assert not any("strawberry" in captions.caption(other, rng) for _ in range(200))
+    occurs = [scene for scene in scenes(2000) if scene.object in world.THINGS.values()]
+    assert {scene.object for scene in occurs} == set(world.THINGS.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,12 @@ from ti_flax.checkpoint import Checkpoint, optimizer_leaves, save_checkpoint
 from ti_flax.errors import OutputError, TrainingError
 from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.loop import Chunk, Hook
+from ti_flax.pictures import picture_grid
+from ti_flax.sheet import contact_sheet
 from ti_flax.step import TrainState
+
+# From rows to the pictures of each validation prompt, `[pictures, height, width, 3]` uint8.
+Draw = Callable[[np.ndarray], list[np.ndarray]]
 
 METRICS = ("step", "loss", "learning_rate", "grad_norm", "samples_per_second")
 
@@ -154,18 +159,46 @@ class SaveEmbeds(Hook):
 
 
 class Preview(Hook):
-    """Pictures of the validation prompt every so many steps, as `validation/step-N.png`."""
+    """Pictures of the validation prompts every so many steps, as `validation/step-N.png`, a row each."""
 
-    def __init__(
-        self, output_dir: Path, *, every: int, draw: Callable[[np.ndarray], Any], writer: Any = None
-    ):
-        """Takes `draw(rows) -> PIL image` and, optionally, a TensorBoard writer for the same pictures."""
+    def __init__(self, output_dir: Path, *, every: int, draw: Draw, writer: Any = None):
+        """Takes, besides what draws, optionally a TensorBoard writer for the same pictures."""
         self.every = every
         self._folder, self._draw, self._writer = output_dir / "validation", draw, writer
 
     def reached(self, step: int, state: TrainState) -> None:
-        picture = self._draw(np.asarray(state.rows))
+        drawn = self._draw(np.asarray(state.rows))
+        picture = picture_grid(np.concatenate(drawn), columns=len(drawn[0]) if len(drawn) > 1 else None)
         self._folder.mkdir(exist_ok=True)
         picture.save(self._folder / f"step-{step}.png")
         if self._writer is not None:
             self._writer.add_image("validation", np.asarray(picture), step, dataformats="HWC")
+
+
+class Sheet(Hook):
+    """`contact_sheet.png` after the last step: training pictures, the first prompt before, all prompts after."""
+
+    def __init__(
+        self,
+        output_dir: Path,
+        *,
+        last_step: int,
+        draw: Draw,
+        prompts: Sequence[str],
+        training: np.ndarray,
+        start_rows: np.ndarray,
+    ):
+        """Takes what draws, the prompts it draws, the training pictures and the rows before any update."""
+        self._path, self._draw, self._prompts = output_dir / "contact_sheet.png", draw, prompts
+        self._training, self._start_rows, self._last_step = training, start_rows, last_step
+
+    def reached(self, step: int, state: TrainState) -> None:
+        if step != self._last_step:
+            return
+        before, after = self._draw(self._start_rows), self._draw(np.asarray(state.rows))
+        rows = [
+            ("training pictures", self._training[: max(len(before[0]), 5)]),
+            (f"before: {self._prompts[0]}", before[0]),
+        ]
+        titles = (f"after {step} steps: {prompt}" for prompt in self._prompts)
+        contact_sheet([*rows, *zip(titles, after, strict=True)]).save(self._path)

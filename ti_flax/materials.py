@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ti_flax.checkpoint import tree_digest
 from ti_flax.config import RunConfig
-from ti_flax.embedding import check_table
+from ti_flax.embedding import check_table, initial_rows
 from ti_flax.export.pipeline import CARRIED
 from ti_flax.images import TrainingImages, load_images
 from ti_flax.latents import default_cache_dir, encode_posteriors
@@ -60,6 +60,15 @@ class Materials:
     def token_table(self) -> np.ndarray:
         """The frozen token table, `[vocabulary, width]`."""
         return token_table(self.model)
+
+    @property
+    def start_rows(self) -> np.ndarray:
+        """The concept's rows before any update, `[num_vectors, width]` float32."""
+        return initial_rows(
+            self.token_table,
+            initializer_id=self.concept.initializer_id,
+            num_vectors=len(self.concept.tokens),
+        )
 
 
 def gather(config: RunConfig) -> Materials:

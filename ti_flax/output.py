@@ -56,8 +56,9 @@ def open_output(config: RunConfig) -> Path:
         )
     for step in steps:
         shutil.rmtree(output_dir / f"checkpoint-{step}")
-    for path in (*output_dir.glob("learned_embeds*"), *output_dir.glob("validation/step-*.png")):
-        path.unlink()
+    for pattern in ("learned_embeds*", "validation/step-*.png", "contact_sheet.png"):
+        for path in output_dir.glob(pattern):
+            path.unlink()
     return output_dir
 
 

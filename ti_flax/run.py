@@ -16,7 +16,6 @@ from ti_flax import checkpoint as checkpoints
 from ti_flax import optim
 from ti_flax.config import RunConfig
 from ti_flax.diffusion import NoiseSchedule
-from ti_flax.embedding import initial_rows
 from ti_flax.loop import run_steps
 from ti_flax.materials import Materials, gather
 from ti_flax.messages import say
@@ -149,12 +148,7 @@ def start_state(config: RunConfig, task: Task, materials: Materials, output_dir:
     Raises:
       CheckpointError: the checkpoint is missing, damaged or another run's.
     """
-    rows = initial_rows(
-        materials.token_table,
-        initializer_id=materials.concept.initializer_id,
-        num_vectors=len(materials.concept.tokens),
-    )
-    state = jax.device_get(init_state(task, rows))
+    state = jax.device_get(init_state(task, materials.start_rows))
     name = config.output.resume_from_checkpoint
     folder = checkpoints.find_checkpoint(output_dir, name) if name is not None else None
     if folder is None:

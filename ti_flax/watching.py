@@ -14,7 +14,7 @@ from ti_flax.loop import Hook
 from ti_flax.materials import Materials
 from ti_flax.messages import say
 from ti_flax.optim import Schedule
-from ti_flax.pictures import Painter, picture_grid
+from ti_flax.pictures import Painter
 from ti_flax.step import Task
 from ti_flax.tokens import encode_prompts
 
@@ -47,6 +47,16 @@ def make_hooks(
         every = config.validation_interval(len(materials.images.names))
         draw = previewer(config, task, materials, frozen)
         made.append(hooks.Preview(output_dir, every=every, draw=draw, writer=writer))
+        made.append(
+            hooks.Sheet(
+                output_dir,
+                last_step=total,
+                draw=draw,
+                prompts=config.watching.validation_prompt,
+                training=materials.images.pixels,
+                start_rows=materials.start_rows,
+            )
+        )
     progress = hooks.Progress(start, total, samples=samples, learning_rate=learning_rate)
     return [progress, *made], progress
 
@@ -78,28 +88,31 @@ def tensorboard_writer(config: RunConfig, output_dir: Path) -> Any:
     return SummaryWriter(str(output_dir / config.watching.logging_dir))
 
 
-def previewer(config: RunConfig, task: Task, materials: Materials, frozen: dict[str, Any]):
-    """A function from rows to a grid of pictures of the validation prompt, with fixed seeds."""
-    prompt = materials.concept.expand(config.watching.validation_prompt or "")
-    count = config.watching.num_validation_images
-    prompt_ids = encode_prompts(materials.tokenizer, [prompt] * count)
+def previewer(config: RunConfig, task: Task, materials: Materials, frozen: dict[str, Any]) -> hooks.Draw:
+    """What draws the validation prompts with given rows, each with the same fixed seeds."""
+    count, side = config.watching.num_validation_images, config.images.resolution
+    prompts = [materials.concept.expand(prompt) for prompt in config.watching.validation_prompt or ()]
+    prompt_ids = [encode_prompts(materials.tokenizer, [prompt] * count) for prompt in prompts]
     negative_ids = encode_prompts(materials.tokenizer, [""] * count)
     painter = Painter(materials.model, first_added_id=task.first_added_id)
     one_device = {
         name: jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, frozen[name])
         for name in ("text_encoder", "unet")
     }
+    params = {**one_device, "vae": materials.model.params["vae"]}
     first_seed = config.training.seed or 0
 
-    def draw(rows: np.ndarray) -> Any:
-        pictures = painter.paint(
-            {**one_device, "vae": materials.model.params["vae"]},
-            rows,
-            prompt_ids=prompt_ids,
-            negative_ids=negative_ids,
-            seeds=range(first_seed, first_seed + count),
-            size=(config.images.resolution, config.images.resolution),
-        )
-        return picture_grid(pictures)
+    def draw(rows: np.ndarray) -> list[np.ndarray]:
+        return [
+            painter.paint(
+                params,
+                rows,
+                prompt_ids=ids,
+                negative_ids=negative_ids,
+                seeds=range(first_seed, first_seed + count),
+                size=(side, side),
+            )
+            for ids in prompt_ids
+        ]
 
     return draw

@@ -111,7 +111,8 @@ def _add_general(parser: argparse.ArgumentParser) -> None:
 def _add(section: argparse._ArgumentGroup, option: Option, text: str) -> None:
     metavar, text = option.metavar, text.replace("%", "%%")
     if option.kind is not bool:
-        section.add_argument(f"--{option.name}", metavar=metavar, help=text)
+        action = "append" if option.many else "store"
+        section.add_argument(f"--{option.name}", action=action, metavar=metavar, help=text)
         return
     section.add_argument(f"--{option.name}", nargs="?", const="true", metavar=metavar, help=text)
     section.add_argument(
@@ -128,6 +129,7 @@ def _help_of(option: Option) -> str:
     sentence = rule.help.rstrip(".")
     if option.choices and rule.metavar:
         sentence = f"{sentence}: {', '.join(option.choices)}"
+    sentence += "; may be given several times" if option.many else ""
     if option.required:
         return f"{sentence}. (required)"
     if option.default is None:

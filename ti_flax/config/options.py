@@ -179,13 +179,13 @@ class OutputOptions(_Options):
 class WatchingOptions(_Options):
     """Previews and curves while it trains."""
 
-    validation_prompt: str | None = option(
+    validation_prompt: tuple[str, ...] | None = option(
         None,
         metavar="PROMPT",
         when_unset="no previews",
-        help='Prompt of the preview pictures, such as "a <cat-toy> on a beach".',
+        help='Prompt of the preview pictures, such as "a <cat-toy> on a beach"',
     )
-    num_validation_images: int = option(4, at_least=1, help="Pictures per preview.")
+    num_validation_images: int = option(4, at_least=1, help="Pictures of each prompt.")
     validation_steps: int = option(100, at_least=1, help="Steps between two previews.")
     validation_epochs: int | None = option(
         None,

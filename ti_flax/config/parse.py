@@ -1,6 +1,7 @@
 """Command line and configuration files -> RunConfig, before anything heavy is imported."""
 
 import argparse
+import dataclasses
 import sys
 import typing
 
@@ -82,13 +83,22 @@ def _unknown_argument(argument: str) -> ConfigError:
     return ConfigError(f"unknown flag {flag}", remedy=remedy)
 
 
-def _value_of_flag(option: Option, text: str) -> object:
-    if text == "null" and option.nullable:
+def _value_of_flag(option: Option, text: str | list[str]) -> object:
+    if text in ("null", ["null"]) and option.nullable:
         return None
+    if isinstance(text, list):
+        one = dataclasses.replace(option, many=False, nullable=False)
+        return tuple(value_from_text(one, each, f"--{option.name}") for each in text)
     return value_from_text(option, text, f"--{option.name}")
 
 
 def _value_in_file(option: Option, entry: Entry) -> object:
+    if entry.items is not None:
+        if not (option.many and entry.items):
+            found = "a list" if entry.items else "an empty list"
+            raise ConfigError(entry.where, expected=option.expected, found=found)
+        one = dataclasses.replace(option, many=False, nullable=False)
+        return tuple(_value_in_file(one, each) for each in entry.items)
     if entry.text is None:
         if option.nullable:
             return None

@@ -112,9 +112,10 @@ class RunConfig:
 
     def _flat(self) -> dict[str, typing.Any]:
         return {
-            each.name: getattr(getattr(self, group), each.name)
+            each.name: list(value) if isinstance(value, tuple) else value
             for group, kind in GROUPS.items()
             for each in options_of(kind)
+            for value in [getattr(getattr(self, group), each.name)]
         }
 
 

@@ -56,6 +56,7 @@ class Option:
     kind: type
     rule: Rule
     nullable: bool = False
+    many: bool = False
     choices: tuple[str, ...] = ()
     default: object  # dataclasses.MISSING: the option is required
 
@@ -76,6 +77,7 @@ class Option:
         bounds = [f"{sign} {bound:.10g}" for sign, bound in limits if bound is not None]
         bounds += [f"a multiple of {rule.multiple_of}"] if rule.multiple_of else []
         phrase = f"{phrase} {' and '.join(bounds)}".rstrip()
+        phrase += ", or a list of such" if self.many else ""
         return f"{phrase}, or null" if self.nullable else phrase
 
 
@@ -94,12 +96,15 @@ def options_of(group: type) -> tuple[Option, ...]:
 def _option_from(field: dataclasses.Field) -> Option:
     members = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
     kind = next(member for member in members if member is not types.NoneType)
+    many = typing.get_origin(kind) is tuple
+    kind = typing.get_args(kind)[0] if many else kind
     choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     return Option(
         name=field.name,
         kind=str if choices else typing.cast(type, kind),
         rule=field.metadata["rule"],
         nullable=types.NoneType in members,
+        many=many,
         choices=choices,
         default=field.default,
     )
@@ -136,9 +141,18 @@ def _convert(kind: type, text: str) -> object:
 
 
 def checked(option: Option, value: object, where: str) -> object:
-    """Return `value` (a whole number as float where a float is meant), or raise `ConfigError`."""
+    """Return `value`, or raise `ConfigError`.
+
+    A whole number becomes a float where a float is meant, and an option that takes several values gets a tuple.
+    """
     if value is None and option.nullable:
         return None
+    if option.many:
+        several = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        if not several:
+            raise wrong_value(option, value, where)
+        one = dataclasses.replace(option, many=False, nullable=False)
+        return tuple(checked(one, each, where) for each in several)
     if option.kind is float and type(value) is int:
         value = float(value)
     if type(value) is not option.kind or not _allowed(option, value):

@@ -26,11 +26,13 @@ class Entry:
       text: the value, or None for null.
       quoted: it stood in quotes, so it is text and nothing else.
       where: file, line and key, for messages.
+      items: the entries of a list, else None.
     """
 
     text: str | None
     quoted: bool
     where: str
+    items: tuple["Entry", ...] | None = None
 
 
 def read_yaml(
@@ -60,7 +62,7 @@ def read_yaml(
         if key not in known:
             raise _unknown(key, f"{path}:{line}", known, groups)
         lines[key] = line
-        entries[key] = _entry(value_node, f"{path}:{line}: {key}")
+        entries[key] = _entry(value_node, path, key)
     return entries
 
 
@@ -117,7 +119,11 @@ def _key(node: typing.Any, where: str) -> str:
     return node.value
 
 
-def _entry(node: typing.Any, where: str) -> Entry:
+def _entry(node: typing.Any, path: str, key: str, *, in_list: bool = False) -> Entry:
+    where = f"{path}:{node.start_mark.line + 1}: {key}"
+    if node.id == "sequence" and not in_list:
+        items = tuple(_entry(each, path, key, in_list=True) for each in node.value)
+        return Entry(text=None, quoted=False, where=where, items=items)
     if node.id != "scalar":
         raise ConfigError(where, expected="a single value", found=f"a {node.id}")
     if node.tag not in _PLAIN_TAGS:

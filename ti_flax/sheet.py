@@ -1,0 +1,48 @@
+"""Pictures side by side with a line of text over each row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+_BORDER, _LABEL, _GAP = 8, 22, 4
+# Pictures smaller than this are enlarged by a whole number, so that no pixel is invented.
+_LEAST_SIDE = 112
+
+
+def contact_sheet(rows: Sequence[tuple[str, np.ndarray]]) -> Any:
+    """Lays out rows of pictures under their labels, as one PIL image.
+
+    Args:
+      rows: a label and `[pictures, height, width, 3]` uint8 for each row; all pictures of one size.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    _, height, width, _ = rows[0][1].shape
+    times = math.ceil(_LEAST_SIDE / min(height, width))
+    height, width = height * times, width * times
+    columns = max(len(pictures) for _, pictures in rows)
+    line = _LABEL + height + _BORDER
+    size = (2 * _BORDER + columns * (width + _GAP) - _GAP, _BORDER + len(rows) * line)
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for index, (label, pictures) in enumerate(rows):
+        top = _BORDER + index * line
+        draw.text((_BORDER, top), _shortened(label, draw, font, size[0] - 2 * _BORDER), "black", font)
+        for column, picture in enumerate(pictures):
+            enlarged = Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (_BORDER + column * (width + _GAP), top + _LABEL))
+    return sheet
+
+
+def _shortened(label: str, draw: Any, font: Any, width: int) -> str:
+    """The label, cut so that it fits into a width in pixels."""
+    label = " ".join(label.split())
+    if draw.textlength(label, font) <= width:
+        return label
+    while label and draw.textlength(f"{label}...", font) > width:
+        label = label[:-1]
+    return f"{label}..."
