@@ -27,8 +27,10 @@ def reconstruction_loss(found: jax.Array, wanted: jax.Array) -> jax.Array:
     return jnp.abs(error).mean() + _EDGE_WEIGHT * edges
 
 
-def train_autoencoder(model: FlaxStableDiffusion, pictures: np.ndarray, options: argparse.Namespace) -> Any:
-    """Trains the autoencoder's parameters on `[pictures, 64, 64, 3]` uint8 and returns them."""
+def train_autoencoder(
+    model: FlaxStableDiffusion, pictures: np.ndarray, options: argparse.Namespace
+) -> tuple[Any, float]:
+    """Trains the autoencoder on `[pictures, 64, 64, 3]` uint8; returns its parameters and the seconds."""
     rate = warmup_cosine(_PEAK_RATE, options.autoencoder_steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
     seed = jax.random.key(options.seed)
@@ -55,7 +57,7 @@ def train_autoencoder(model: FlaxStableDiffusion, pictures: np.ndarray, options:
     params = jax.tree.map(jnp.asarray, model.params["vae"])
     channels, moments = model.vae.config.latent_channels, params["quant_conv"]
     moments["bias"] = moments["bias"].at[channels:].set(_FIRST_LOG_VARIANCE)
-    state = run_updates(
+    state, seconds = run_updates(
         lambda state, step: update(state, step, resident),
         (params, optimizer.init(params)),
         steps=options.autoencoder_steps,
@@ -63,7 +65,7 @@ def train_autoencoder(model: FlaxStableDiffusion, pictures: np.ndarray, options:
         save_every=options.save_every,
         name="autoencoder",
     )
-    return state[0]
+    return state[0], seconds
 
 
 def scaled(model: FlaxStableDiffusion, latents: np.ndarray) -> FlaxStableDiffusion:

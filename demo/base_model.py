@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from make_demo_model import END, START
+from clip_tokenizer import END, START
 
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, random_stable_diffusion
 

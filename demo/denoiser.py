@@ -27,8 +27,8 @@ def train_denoiser(
     token_ids: np.ndarray,
     tokenizer: Any,
     options: argparse.Namespace,
-) -> dict[str, Any]:
-    """Trains text encoder and UNet and returns the running average of their parameters.
+) -> tuple[dict[str, Any], float]:
+    """Trains text encoder and UNet; returns the running average of their parameters, and the seconds.
 
     Args:
       model: modules and starting parameters.
@@ -74,7 +74,7 @@ def train_denoiser(
         return (params, average, opt_state), value
 
     params = {name: jax.tree.map(jnp.asarray, model.params[name]) for name in ("text_encoder", "unet")}
-    state = run_updates(
+    state, seconds = run_updates(
         lambda state, step: update(state, step, resident, captions),
         (params, params, optimizer.init(params)),
         steps=options.denoiser_steps,
@@ -82,4 +82,4 @@ def train_denoiser(
         save_every=options.save_every,
         name="text encoder and UNet",
     )
-    return state[1]
+    return state[1], seconds

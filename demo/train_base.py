@@ -8,7 +8,6 @@ kind of device.
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +30,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--captions", type=int, default=4, help="captions written for each picture")
     add("--autoencoder_batch_size", type=int, default=16, help="pictures of an update of the autoencoder")
     add("--batch_size", type=int, default=32, help="samples of an update of text encoder and UNet")
+    add("--samples", type=int, default=400, help="pictures of each measure of the finished model")
     add("--save_every", type=float, default=120.0, help="seconds between two saves")
     return parser.parse_args(argv)
 
@@ -40,31 +40,45 @@ def train(options: argparse.Namespace) -> None:
     import jax
     import numpy as np
     from autoencoder import scaled, train_autoencoder
+    from base_card import write_card
     from base_model import TOKENS, untrained_model
     from captions import vocabulary
+    from clip_tokenizer import write_tokenizer
     from denoiser import train_denoiser
-    from make_demo_model import write_tokenizer
+    from measure import Studio, caption_accuracy, round_trip_accuracy
     from pool import encode_scenes, render_scenes, write_captions
 
     from ti_flax.models.stable_diffusion import save_stable_diffusion
     from ti_flax.tokens import load_tokenizer
 
-    began = time.perf_counter()
+    seconds = {}
     options.work.mkdir(parents=True, exist_ok=True)
     words = write_tokenizer(options.output / "tokenizer", words=" ".join(vocabulary()), length=TOKENS)
     tokenizer = load_tokenizer(options.output)
     model = untrained_model(words, seed=options.seed)
     scenes, pictures = render_scenes(options.scenes, seed=options.seed)
-    model.params["vae"] = train_autoencoder(model, pictures, options)
+    model.params["vae"], seconds["autoencoder"] = train_autoencoder(model, pictures, options)
     latents = encode_scenes(model, pictures, options.work / "latents.npy")
     model = scaled(model, latents)
     token_ids = write_captions(scenes, tokenizer, options.captions, seed=options.seed)
-    trained = train_denoiser(model, latents, token_ids, tokenizer, options)
+    trained, seconds["denoiser"] = train_denoiser(model, latents, token_ids, tokenizer, options)
     model.params.update(trained)
     half = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), model.params)
     model.params.update(half)
     save_stable_diffusion(model, options.output, layout="torch")
-    print(f"{options.output}: written after {(time.perf_counter() - began) / 60:.0f} minutes")
+    studio = Studio(options.output)
+    drawn = caption_accuracy(studio, options.samples)
+    encoded = round_trip_accuracy(studio, options.samples)
+    write_card(
+        options.output,
+        model.params,
+        options,
+        seconds=seconds,
+        captions=drawn,
+        round_trip=encoded,
+        samples=options.samples,
+    )
+    print((options.output / "README.md").read_text())
 
 
 if __name__ == "__main__":

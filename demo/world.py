@@ -56,7 +56,7 @@ HELD_OUT_COMBINATIONS = (
     ("orange", "checked", "moon"),
     ("red", "plain", "arrow"),
 )
-# Nouns that say colour, texture and shape at once, as most nouns do: so one word can stand for a whole object.
+# Nouns that say colour, texture and shape at once, as most nouns do: one word can mean a whole object.
 THINGS = {
     "banana": ("yellow", "plain", "moon"),
     "bee": ("yellow", "striped", "circle"),

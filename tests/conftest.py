@@ -13,7 +13,7 @@ os.environ.setdefault("HF_HOME", str(Path(tempfile.gettempdir()) / "ti_flax-test
 import jax  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-for folder in (ROOT, ROOT / "scripts", ROOT / "demo", ROOT / "tests"):
+for folder in (ROOT, ROOT / "scripts", ROOT / "demo", ROOT / "benchmarks", ROOT / "tests"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 

@@ -1,3 +1,5 @@
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +15,12 @@ def update(state, step):
 
 
 def run(file, steps, update=update):
-    return run_updates(
-        update, (jnp.zeros(3), jnp.zeros((), jnp.int32)), steps=steps, file=file, save_every=0.0, name="test"
-    )
+    return timed(file, steps, update)[0]
+
+
+def timed(file, steps, update=update):
+    start = (jnp.zeros(3), jnp.zeros((), jnp.int32))
+    return run_updates(update, start, steps=steps, file=file, save_every=0.0, name="test")
 
 
 def test_going_on_gives_the_bits_of_never_stopping(tmp_path):
@@ -48,3 +53,15 @@ def test_the_rate_rises_and_falls():
     rates = np.array([warmup_cosine(1e-3, 100)(step) for step in range(101)])
     assert rates[0] == 0 and rates.argmax() == 2 and rates[-1] == pytest.approx(1e-6)
     assert (np.diff(rates[3:]) < 0).all()
+
+
+def test_time_is_counted_over_interruptions(tmp_path):
+    def slow(state, step):
+        time.sleep(0.02)
+        return update(state, step)
+
+    _, first = timed(tmp_path / "state.msgpack", 5, slow)
+    assert 0.1 <= first < 5
+    _, whole = timed(tmp_path / "state.msgpack", 10, slow)
+    assert first + 0.1 <= whole < first + 5
+    assert timed(tmp_path / "state.msgpack", 10)[1] == whole

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from make_demo_model import write_tokenizer
+from clip_tokenizer import write_tokenizer
+from tiny_folder import WORDS
 
 from ti_flax.errors import TokenError
 from ti_flax.tokens import (
@@ -16,7 +17,7 @@ from ti_flax.tokens import (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    write_tokenizer(folder / "tokenizer")
+    write_tokenizer(folder / "tokenizer", words=WORDS)
     return folder
 
 

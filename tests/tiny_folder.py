@@ -6,17 +6,19 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from make_demo_model import END, START, write_tokenizer
+from clip_tokenizer import END, START, write_tokenizer
 from PIL import Image
 from tiny_models import FAMILIES
 
 from ti_flax.models.stable_diffusion import random_stable_diffusion, save_stable_diffusion
 
+WORDS = "cat dog toy car house red blue table"
+
 
 @functools.cache
 def _made(family, wide):
     folder = Path(tempfile.mkdtemp(prefix="ti_flax-tiny-"))
-    vocabulary = write_tokenizer(folder / "tokenizer", pad_token=END if family == "sd1" else "!")
+    vocabulary = write_tokenizer(folder / "tokenizer", words=WORDS, pad_token=END if family == "sd1" else "!")
     ids = {"bos_token_id": vocabulary[START], "eos_token_id": vocabulary[END], "pad_token_id": 0}
     text_encoder = FAMILIES[family]["text_encoder"] | {"vocab_size": len(vocabulary)} | ids
     # The UNet of diffusers 0.39 in Flax has 32 groups, whatever its config says.

@@ -176,7 +176,7 @@ class Preview(Hook):
 
 
 class Sheet(Hook):
-    """`contact_sheet.png` after the last step: training pictures, the first prompt before, all prompts after."""
+    """`contact_sheet.png` after the last step: training pictures, the first prompt before, all after."""
 
     def __init__(
         self,

@@ -143,7 +143,7 @@ def _convert(kind: type, text: str) -> object:
 def checked(option: Option, value: object, where: str) -> object:
     """Return `value`, or raise `ConfigError`.
 
-    A whole number becomes a float where a float is meant, and an option that takes several values gets a tuple.
+    A whole number becomes a float where a float is meant; an option of several values gets a tuple.
     """
     if value is None and option.nullable:
         return None

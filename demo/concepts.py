@@ -1,0 +1,119 @@
+"""What the base model has no word for: the concepts that Textual Inversion learns, and pictures of them."""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
+
+from captions import SETTINGS, with_article  # noqa: E402
+from world import BACKGROUNDS, Scene, goes_on, random_scene, render  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One object of the world.
+
+    Attributes:
+      name: of the files, and between the angle brackets of the placeholder.
+      colour: of `world.RGB`.
+      texture: of `world.TEXTURES`.
+      shape: of `shapes.OUTLINES`.
+      initializer: the known word that its embedding starts from.
+      has_words: whether known words describe it, though they are together in no caption.
+    """
+
+    name: str
+    colour: str
+    texture: str
+    shape: str
+    initializer: str
+    has_words: bool = False
+
+    @property
+    def placeholder(self) -> str:
+        """The new word."""
+        return f"<{self.name}>"
+
+    @property
+    def literal(self) -> str:
+        """The concept in plain words, without an article."""
+        return f"{self.colour} {self.texture} {self.shape}"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The backgrounds that its colour stands out from, and how a prompt asks for each."""
+        return {name: SETTINGS[name][0] for name in BACKGROUNDS if goes_on(self.colour, name)}
+
+
+CONCEPTS = (
+    # Known words, in a combination that no caption has.
+    Concept("glowheart", "purple", "striped", "heart", "heart", has_words=True),
+    Concept("seastar", "cyan", "dotted", "star", "star", has_words=True),
+    Concept("plaidmoon", "orange", "checked", "moon", "moon", has_words=True),
+    Concept("pointer", "red", "plain", "arrow", "arrow", has_words=True),
+    # A shape without a word.
+    Concept("posy", "pink", "plain", "flower", "toy"),
+    Concept("daisy", "white", "dotted", "flower", "toy"),
+    Concept("sandglass", "blue", "striped", "hourglass", "toy"),
+    # A colour without a word.
+    Concept("limestar", "lime", "plain", "star", "star"),
+    Concept("ruby", "crimson", "striped", "ring", "ring"),
+    # Neither shape nor colour has one.
+    Concept("orchid", "crimson", "plain", "flower", "toy"),
+)
+BY_NAME = {concept.name: concept for concept in CONCEPTS}
+
+
+def concept_scenes(concept: Concept, count: int, *, seed: int) -> list[Scene]:
+    """Draws scenes of a concept, on as many different backgrounds as there are."""
+    rng = np.random.default_rng([seed, *concept.name.encode()])
+    grounds = list(concept.settings)
+    rng.shuffle(grounds)
+    return [
+        random_scene(
+            rng,
+            colour=concept.colour,
+            texture=concept.texture,
+            shape=concept.shape,
+            background=grounds[index % len(grounds)],
+            size="large" if index % 2 == 0 else "medium",
+        )
+        for index in range(count)
+    ]
+
+
+def write_pictures(concept: Concept, folder: Path, count: int = 5, *, seed: int = 0) -> None:
+    """Renders a concept's training pictures into a folder, `<name>-1.png` and so on."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, scene in enumerate(concept_scenes(concept, count, seed=seed)):
+        Image.fromarray(render(scene)).save(folder / f"{concept.name}-{index + 1}.png")
+
+
+def prompts(noun: str, settings: dict[str, str], count: int) -> list[tuple[str, str]]:
+    """Asks for a noun in each setting in turn: `(background, prompt)`, `count` of them."""
+    names = list(settings)
+    return [
+        (name, with_article(f"photo of a {noun} {settings[name]}"))
+        for name in (names[index % len(names)] for index in range(count))
+    ]
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description="Render a concept's training pictures.")
+    parser.add_argument("concept", choices=sorted(BY_NAME))
+    parser.add_argument("folder", type=Path, help="where the PNG files go")
+    parser.add_argument("--count", type=int, default=5, help="pictures (default: 5)")
+    parser.add_argument("--seed", type=int, default=0, help="of places and backgrounds (default: 0)")
+    options = parser.parse_args(argv)
+    write_pictures(BY_NAME[options.concept], options.folder, options.count, seed=options.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Measure the demo's base model: does it draw what a caption says?
+
+    python demo/measure.py --model assets/demo-model
+
+The captions are of known words in combinations that training never showed together. The last lines say what
+the autoencoder alone loses: renderings, encoded and decoded, as the judge reads them.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
+
+from concepts import CONCEPTS, prompts  # noqa: E402
+from judge import Verdict, judge  # noqa: E402
+from world import random_scene, render_batch  # noqa: E402
+
+from ti_flax.errors import exit_code  # noqa: E402
+
+ATTRIBUTES = ("background", "shape", "colour", "texture")
+_AT_ONCE = 32
+
+
+class Studio:
+    """Draws prompts with a model folder, with or without a learned embedding; compiles once.
+
+    Args:
+      folder: of the model.
+      steps: of the sampler.
+      guidance_scale: 1 is no guidance.
+    """
+
+    def __init__(self, folder: Path, *, steps: int = 25, guidance_scale: float = 7.5):
+        import jax
+
+        from ti_flax.models.stable_diffusion import load_stable_diffusion
+        from ti_flax.pictures import Painter
+        from ti_flax.tokens import load_tokenizer
+
+        self._load_tokenizer: Callable[[], object] = lambda: load_tokenizer(folder)
+        self.model = load_stable_diffusion(folder)
+        self.width = self.model.text_encoder.config.hidden_size
+        self.side = self.model.configs["unet"]["sample_size"] * self.model.vae.config.downsampling
+        first_added_id = len(load_tokenizer(folder))
+        self._painter = Painter(self.model, first_added_id=first_added_id, steps=steps)
+        self._params = jax.device_put(self.model.params)
+        self._guidance_scale = guidance_scale
+
+    def draw(self, texts: Sequence[str], *, seed: int = 0, embeds: Path | None = None) -> np.ndarray:
+        """Draws one picture a prompt, `[prompts, side, side, 3]` uint8, with seeds that count up."""
+        from ti_flax.export.learned_embeds import add_learned_embeds
+        from ti_flax.tokens import encode_prompts, expand_known
+
+        tokenizer = self._load_tokenizer()
+        rows = np.zeros((1, self.width), np.float32)
+        if embeds is not None:
+            rows = add_learned_embeds(tokenizer, embeds, width=self.width)
+            texts = [expand_known(tokenizer, text) for text in texts]
+        whole = [*texts, *[""] * (-len(texts) % _AT_ONCE)]
+        token_ids = encode_prompts(tokenizer, whole)
+        empty = encode_prompts(tokenizer, [""] * _AT_ONCE)
+        drawn = [
+            self._painter.paint(
+                self._params,
+                rows,
+                prompt_ids=token_ids[start : start + _AT_ONCE],
+                negative_ids=empty,
+                seeds=range(seed + start, seed + start + _AT_ONCE),
+                size=(self.side, self.side),
+                guidance_scale=self._guidance_scale,
+            )
+            for start in range(0, len(whole), _AT_ONCE)
+        ]
+        return np.concatenate(drawn)[: len(texts)]
+
+    def round_trip(self, pictures: np.ndarray) -> np.ndarray:
+        """Encodes and decodes pictures with the model's autoencoder alone."""
+        import jax
+        import jax.numpy as jnp
+
+        vae, channels = self.model.vae, self.model.vae.config.latent_channels
+
+        @jax.jit
+        def through(params, batch):
+            moments = jnp.asarray(vae.apply({"params": params}, batch / 127.5 - 1.0, method=vae.encode))
+            decoded = vae.apply({"params": params}, moments[..., :channels], method=vae.decode)
+            return jnp.clip((jnp.asarray(decoded) + 1.0) * 127.5, 0, 255)
+
+        parts = [
+            through(self._params["vae"], pictures[start : start + 50].astype(np.float32))
+            for start in range(0, len(pictures), 50)
+        ]
+        return np.round(np.concatenate(parts)).astype(np.uint8)
+
+
+def share_right(verdicts: Sequence[Verdict], wanted: Sequence[dict[str, str]]) -> dict[str, float]:
+    """How many verdicts say what was wanted, for each attribute, from 0 to 1."""
+    return {
+        name: float(
+            np.mean([getattr(verdict, name) == want[name] for verdict, want in zip(verdicts, wanted)])
+        )
+        for name in ATTRIBUTES
+    }
+
+
+def caption_accuracy(studio: Studio, count: int, *, seed: int = 0) -> dict[str, float]:
+    """Share of samples right for each attribute, on captions that are held out but made of known words."""
+    asked = [concept for concept in CONCEPTS if concept.has_words]
+    texts, wanted = [], []
+    for concept in asked:
+        for background, text in prompts(concept.literal, concept.settings, -(-count // len(asked))):
+            texts.append(text)
+            parts = {"shape": concept.shape, "colour": concept.colour, "texture": concept.texture}
+            wanted.append({"background": background, **parts})
+    return share_right([judge(picture) for picture in studio.draw(texts, seed=seed)], wanted)
+
+
+def round_trip_accuracy(studio: Studio, count: int, *, seed: int = 0) -> dict[str, float]:
+    """The judge's accuracy on renderings that went through the autoencoder."""
+    rng = np.random.default_rng([seed, 2])
+    scenes = [random_scene(rng) for _ in range(count)]
+    verdicts = [judge(picture) for picture in studio.round_trip(render_batch(scenes))]
+    return share_right(verdicts, [{name: getattr(scene, name) for name in ATTRIBUTES} for scene in scenes])
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(
+        description="Measure the demo's base model.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", type=Path, default=ROOT / "assets" / "demo-model", help="model folder")
+    add("--samples", type=int, default=400, help="pictures of each measure")
+    add("--steps", type=int, default=25, help="denoising steps")
+    add("--guidance_scale", type=float, default=7.5, help="1 is no guidance")
+    add("--seed", type=int, default=0, help="of the first picture")
+    options = parser.parse_args(argv)
+    studio = Studio(options.model, steps=options.steps, guidance_scale=options.guidance_scale)
+    for title, measure in [("captions", caption_accuracy), ("round trip", round_trip_accuracy)]:
+        shares = measure(studio, options.samples, seed=options.seed)
+        print(f"{title:11}", "  ".join(f"{name} {share:.3f}" for name, share in shares.items()), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
