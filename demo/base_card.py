@@ -25,7 +25,7 @@ else.
 | file size, float16 | | {megabytes:.1f} MB |
 
 **Data.** {scenes:,} pictures drawn by `demo/world.py`, of {shapes} shapes, {colours} colours, {textures}
-textures and {backgrounds} backgrounds, with {captions} captions each. Two of the shapes, two of the colours and
+textures and {backgrounds} backgrounds, with {captions} captions each. Two shapes, two colours and
 {combinations} combinations are in pictures and in no caption: they are what there is to learn.
 
 **Training.** `python demo/train_base.py`, seed {seed}, with this project's own Flax modules: the autoencoder
@@ -34,8 +34,8 @@ for {autoencoder_steps:,} updates ({autoencoder_minutes:.0f} minutes), text enco
 weights of these two are an exponential average.
 
 **Quality.** `python demo/measure.py --samples {samples}`: the share of samples in which `demo/judge.py` sees
-what was asked for (25 steps of DPM-Solver++, guidance 7.5), with captions of known words in combinations that no
-training caption has; and of renderings that went through the autoencoder alone.
+what was asked for (25 steps of DPM-Solver++, guidance 7.5): with captions of known words in combinations
+that no training caption has, and of renderings that went through the autoencoder alone.
 
 | | {header} |
 |---|{rule}|

@@ -32,7 +32,7 @@ _LEAST_AREA = 50
 _COLOUR_LIMIT = 20.0
 _LEAST_OVERLAP = 0.6
 # A pattern has to explain this share of the second tone's squares, or the object is plain with some noise.
-_LEAST_EXPLAINED = 0.5
+_LEAST_EXPLAINED = 0.4
 _GRID = 40
 _ANGLES = np.arange(-36, 37, 4)
 _MIXES = np.linspace(0.0, 1.0, 7)
@@ -70,7 +70,7 @@ def judge(picture: np.ndarray) -> Verdict:
         return Verdict(background)
     inside = _eroded(mask) if _eroded(mask).sum() >= 20 else mask
     colour, error, share = _colour(tones, inside)
-    shape, overlap = _shape(mask)
+    shape, overlap = _shape(_trimmed(mask, distance))
     texture = _texture(share, inside) if colour != NONE else NONE
     return Verdict(background, shape, colour, texture, overlap, error)
 
@@ -109,6 +109,7 @@ def _background(tones: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def _shifts(mask: np.ndarray) -> list[np.ndarray]:
+    """A mask or map moved by one pixel in each of the four directions."""
     padded = np.pad(mask, 1)
     return [
         padded[1 + dy : 1 + dy + SIDE, 1 + dx : 1 + dx + SIDE]
@@ -118,6 +119,17 @@ def _shifts(mask: np.ndarray) -> list[np.ndarray]:
 
 def _eroded(mask: np.ndarray) -> np.ndarray:
     return np.logical_and.reduce([mask, *_shifts(mask)])
+
+
+def _trimmed(mask: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """A mask without the rim that blur adds: its outer pixels must be half as far off as the object near them."""
+    reach = np.where(mask, distance, 0.0)
+    for _ in range(2):
+        reach = np.maximum.reduce([reach, *_shifts(reach)])
+    for _ in range(2):
+        rim = mask & ~_eroded(mask)
+        mask = mask & ~(rim & (distance < 0.5 * reach))
+    return mask
 
 
 def _largest_part(mask: np.ndarray) -> np.ndarray:

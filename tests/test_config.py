@@ -244,6 +244,7 @@ def test_shipped_configurations_are_there():
         (["--num_train_epochs=5"], "num_train_epochs does nothing while max_train_steps is 5000"),
         (["--lr_warmup_steps=5"], "lr_warmup_steps does nothing with lr_scheduler constant"),
         (["--lr_num_cycles=2"], "lr_num_cycles does nothing"),
+        (["--learning_rate=0"], "learning_rate 0 learns nothing"),
         (["--validation_steps=5"], "validation_steps does nothing without validation_prompt"),
         (["--validation_prompt=a", "--validation_epochs=5"], "preview every 5 x pictures x repeats steps"),
         (["--hub_model_id=a/b"], "hub_model_id does nothing without push_to_hub"),
@@ -278,7 +279,7 @@ def test_from_dict_is_strict():
         ({"sed": 1}, "unknown key 'sed'. Did you mean seed?"),
         ({"seed": True}, "seed: expected a whole number"),
         ({"center_crop": 1}, "center_crop: expected true or false, found 1"),
-        ({"learning_rate": "5e-4"}, "learning_rate: expected a number > 0, found '5e-4'"),
+        ({"learning_rate": "5e-4"}, "learning_rate: expected a number >= 0, found '5e-4'"),
         ({"repeats": None}, "repeats: expected a whole number >= 1, found null"),
     ]:
         with pytest.raises(ConfigError, match=re.escape(words)) as caught:

@@ -47,7 +47,7 @@ def test_missing_keys_are_listed_in_one_line():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rate: fast\n", "x.yaml:1: learning_rate: expected a number > 0, found 'fast'"),
+        ("learning_rate: fast\n", "x.yaml:1: learning_rate: expected a number >= 0, found 'fast'"),
         (
             "\nlearning_rte: 1\n",
             "x.yaml:2: unknown key 'learning_rte'. Did you mean learning_rate?",
@@ -153,7 +153,6 @@ def test_mistakes_in_flags(flags, message):
         "--seed=-1",
         "--seed=4294967296",
         "--steps_per_call=0",
-        "--learning_rate=0",
         "--learning_rate=inf",
         "--learning_rate=-1",
         "--adam_beta1=1",
@@ -193,7 +192,7 @@ def test_trackers_there_are_not_name_those_there_are(name):
 
 def test_a_flag_without_its_value():
     message = error_of(*REQUIRED_FLAGS, "--learning_rate", "-5e-4")
-    assert message.startswith("--learning_rate: expected a number > 0, found no value.")
+    assert message.startswith("--learning_rate: expected a number >= 0, found no value.")
     assert error_of("--config").startswith("--config: expected the name of a file, found no value")
     assert error_of(*REQUIRED_FLAGS, "stray").startswith("'stray' belongs to no flag")
 

@@ -41,7 +41,8 @@ def test_degraded_renderings_are_mostly_read_right():
     scenes, rng = drawn(150, seed=1), np.random.default_rng(0)
     pictures = [blurred_noisy_jpeg(picture, rng) for picture in world.render_batch(scenes)]
     shares = shares_right(scenes, pictures)
-    assert all(share >= 0.9 for share in shares.values()), shares
+    least = {"background": 0.99, "shape": 0.97, "colour": 0.93, "texture": 0.87}
+    assert all(shares[name] >= least[name] for name in least), shares
 
 
 @pytest.mark.parametrize("background", world.BACKGROUNDS)

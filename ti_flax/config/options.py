@@ -128,7 +128,7 @@ class TrainingOptions(_Options):
 class OptimizerOptions(_Options):
     """AdamW and the learning rate."""
 
-    learning_rate: float = option(1e-4, above=0, help="Learning rate after any warmup.")
+    learning_rate: float = option(1e-4, at_least=0, help="Learning rate after any warmup.")
     scale_lr: bool = option(
         False, help="Multiply learning_rate by devices x gradient_accumulation_steps x train_batch_size."
     )

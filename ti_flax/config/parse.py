@@ -137,6 +137,8 @@ def notes(config: RunConfig, given: typing.Collection[str]) -> list[str]:
     ]
     if config.model.mixed_precision == "fp16":
         lines.append("mixed_precision fp16 runs as bf16: the same size, and no loss scaling needed")
+    if config.optimizer.learning_rate == 0:
+        lines.append("learning_rate 0 learns nothing: the result is the initializer's embedding")
     if "num_train_epochs" in given and config.training.max_train_steps is not None:
         lines.append(
             f"num_train_epochs does nothing while max_train_steps is {config.training.max_train_steps}; "
