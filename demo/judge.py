@@ -122,7 +122,7 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
 
 
 def _trimmed(mask: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """A mask without the rim that blur adds: its outer pixels must be half as far off as the object near them."""
+    """A mask without the rim that blur adds: what is less than half as far off as the object near it."""
     reach = np.where(mask, distance, 0.0)
     for _ in range(2):
         reach = np.maximum.reduce([reach, *_shifts(reach)])
