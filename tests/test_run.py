@@ -144,7 +144,7 @@ def test_previews_do_not_change_a_bit(place, tmp_path, whole):
             assert picture.size == (64, 64)
 
 
-def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch):
+def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch, capsys):
     from ti_flax import hooks
 
     sheets, drawn = [], []
@@ -157,6 +157,7 @@ def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch):
     changes = {"validation_prompt": prompts, "validation_steps": 6, "num_validation_images": 2}
     folder = run.train(configure(place, tmp_path, **changes))
     assert (folder / "contact_sheet.png").is_file()
+    assert f"before and after: {folder}/contact_sheet.png" in capsys.readouterr().err
     (rows,) = sheets
     assert [label for label, _ in rows] == [
         "training pictures",

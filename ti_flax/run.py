@@ -74,6 +74,8 @@ def train(config: RunConfig) -> Path:
         rate=peak_learning_rate(config),
     )
     say(f"done in {time.perf_counter() - began:.0f} s: {output_dir}/learned_embeds.safetensors")
+    if config.watching.validation_prompt is not None:
+        say(f"before and after: {output_dir}/contact_sheet.png")
     if config.hub.push_to_hub:
         upload(config, output_dir)
     return output_dir
