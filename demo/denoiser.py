@@ -17,8 +17,10 @@ _PEAK_RATE = 6e-4
 # Share of samples without a caption, for classifier-free guidance (arXiv:2207.12598).
 _NO_CAPTION = 0.1
 _EMA_DECAY = 0.999
-# Weights of the loss are min(SNR, 5) / SNR (arXiv:2303.09556): much faster at this size.
-_SNR_GAMMA = 5.0
+# The loss of a timestep is weighted by its SNR, limited to this range, over its SNR, then all by their mean.
+# The upper limit is that of arXiv:2303.09556. The lower one lifts the noisy end, where a shape is decided:
+# without it, shapes were right in 16% of samples after 11,000 updates; 2,800 updates with it made that 66%.
+_SNR_RANGE = (0.3, 5.0)
 
 
 def train_denoiser(
@@ -44,7 +46,8 @@ def train_denoiser(
     resident = jnp.asarray(latents * model.vae.config.scaling_factor)
     captions, empty = jnp.asarray(token_ids), jnp.asarray(encode_prompts(tokenizer, [""])[0])
     signal = schedule.alphas_cumprod / (1.0 - schedule.alphas_cumprod)
-    weights = jnp.asarray(np.minimum(signal, _SNR_GAMMA) / signal)
+    weights = np.clip(signal, *_SNR_RANGE) / signal
+    weights = jnp.asarray(weights / weights.mean())
     encode_ids = model.text_encoder.encode_ids
 
     def loss(params, key, resident, captions):
