@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
 from concepts import BY_NAME, CONCEPTS, Concept, prompts, write_pictures  # noqa: E402
 from judge import judge  # noqa: E402
-from measure import Studio  # noqa: E402
+from measure import GUIDANCE_SCALE, Studio  # noqa: E402
 
 from ti_flax.config import RunConfig, parse_config  # noqa: E402
 from ti_flax.errors import ConfigError, exit_code  # noqa: E402
@@ -71,7 +71,7 @@ def parse_arguments(argv=None) -> tuple[argparse.Namespace, list[str]]:
     add("--steps", type=int, nargs="+", default=list(STEPS), metavar="N", help="when to measure")
     add("--samples", type=int, default=64, help="pictures of each measure")
     add("--images", type=int, default=5, help="training pictures of each concept")
-    add("--guidance_scale", type=float, default=7.5, help="of the samples")
+    add("--guidance_scale", type=float, default=GUIDANCE_SCALE, help="of the samples")
     add("--quick", action="store_true", help="2 concepts, 1 seed, the configured number of steps")
     add("--embeds", type=Path, metavar="FILE", help="score this embedding of the one concept named instead")
     add("--output", type=Path, default=ROOT / "build" / "learning-quality", help="folder to write")

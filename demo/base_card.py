@@ -34,8 +34,8 @@ for {autoencoder_steps:,} updates ({autoencoder_minutes:.0f} minutes), text enco
 weights of these two are an exponential average.
 
 **Quality.** `python demo/measure.py --samples {samples}`: the share of samples in which `demo/judge.py` sees
-what was asked for (25 steps of DPM-Solver++, guidance 7.5): with captions of known words in combinations
-that no training caption has, and of renderings that went through the autoencoder alone.
+what was asked for (25 steps of DPM-Solver++, guidance {guidance:g}): with captions of known words in
+combinations that no training caption has, and of renderings that went through the autoencoder alone.
 
 | | {header} |
 |---|{rule}|
@@ -66,6 +66,7 @@ def write_card(
       samples: pictures behind each share.
     """
     import jax
+    from measure import GUIDANCE_SCALE
     from shapes import OUTLINES
     from world import BACKGROUNDS, HELD_OUT_COMBINATIONS, RGB, TEXTURES
 
@@ -92,6 +93,7 @@ def write_card(
         denoiser_minutes=seconds["denoiser"] / 60,
         device=_cores() if device.platform == "cpu" else device.device_kind,
         samples=samples,
+        guidance=GUIDANCE_SCALE,
         header=" | ".join(captions),
         rule="|".join("---" for _ in captions),
         drawn=" | ".join(f"{share:.3f}" for share in captions.values()),

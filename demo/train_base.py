@@ -25,7 +25,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--work", type=Path, default=ROOT / "build" / "base", help="folder for what is needed to go on")
     add("--seed", type=int, default=0, help="of everything")
     add("--autoencoder_steps", type=int, default=7000, help="updates of the autoencoder")
-    add("--denoiser_steps", type=int, default=30000, help="updates of text encoder and UNet")
+    add("--denoiser_steps", type=int, default=26000, help="updates of text encoder and UNet")
     add("--scenes", type=int, default=60000, help="pictures that are rendered")
     add("--captions", type=int, default=4, help="captions written for each picture")
     add("--autoencoder_batch_size", type=int, default=16, help="pictures of an update of the autoencoder")

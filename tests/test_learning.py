@@ -13,8 +13,7 @@ from measure import Studio
 
 ROOT = Path(__file__).resolve().parent.parent
 CONCEPT = BY_NAME["sandglass"]
-# Not its shape: the model does not draw shapes yet.
-LOOKED_AT = ("colour", "texture")
+LOOKED_AT = ("shape", "colour", "texture")
 SAMPLES, ENOUGH = 32, 0.5
 
 
@@ -24,7 +23,7 @@ def studio():
 
 
 def fidelity(studio, noun, embeds=None):
-    """The share of samples with the concept's colour and texture."""
+    """The share of samples with the concept's shape, colour and texture."""
     texts = [text.strip() for _, text in prompts(noun, {"": ""}, SAMPLES)]
     seen = [judge(picture) for picture in studio.draw(texts, embeds=embeds)]
     return np.mean([all(getattr(each, n) == getattr(CONCEPT, n) for n in LOOKED_AT) for each in seen])
