@@ -1,12 +1,14 @@
 """Measure the demo's base model: does it draw what a caption says?
 
     python demo/measure.py --model assets/demo-model
+    python demo/measure.py --model assets/demo-model --pytorch
 
 The captions are of known words in combinations that training never showed together. The last lines say what
 the autoencoder alone loses: renderings, encoded and decoded, as the judge reads them.
 """
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,6 +102,53 @@ class Studio:
         return np.round(np.concatenate(parts)).astype(np.uint8)
 
 
+class TorchStudio:
+    """Draws with the same folder in PyTorch's StableDiffusionPipeline, with noise of its own.
+
+    Args:
+      folder: of the model.
+      steps: of the sampler.
+      guidance_scale: 1 is no guidance.
+    """
+
+    def __init__(self, folder: Path, *, steps: int = 25, guidance_scale: float = GUIDANCE_SCALE):
+        # By name, because its types say nothing of what it makes.
+        diffusers = importlib.import_module("diffusers")
+        self._pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+        solver = diffusers.DPMSolverMultistepScheduler
+        self._pipeline.scheduler = solver.from_config(self._pipeline.scheduler.config)
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "output_type": "np"}
+
+    def draw(self, texts: Sequence[str], *, seed: int = 0, embeds: Path | None = None) -> np.ndarray:
+        """Draws one picture a prompt, `[prompts, side, side, 3]` uint8, with seeds that count up."""
+        import torch
+
+        if embeds is not None:
+            self._pipeline.load_textual_inversion(str(embeds))
+        drawn = []
+        for start in range(0, len(texts), _AT_ONCE):
+            some = list(texts[start : start + _AT_ONCE])
+            seeds = range(seed + start, seed + start + len(some))
+            generators = [torch.Generator().manual_seed(number) for number in seeds]
+            drawn.append(self._pipeline(some, generator=generators, **self._asked).images)
+        if embeds is not None:
+            self._pipeline.unload_textual_inversion()
+        return np.round(np.concatenate(drawn) * 255).astype(np.uint8)
+
+    def round_trip(self, pictures: np.ndarray) -> np.ndarray:
+        """Encodes and decodes pictures with the model's autoencoder alone."""
+        import torch
+
+        vae, decoded = self._pipeline.vae, []
+        for start in range(0, len(pictures), 50):
+            batch = torch.tensor(pictures[start : start + 50].astype(np.float32) / 127.5 - 1.0)
+            with torch.no_grad():
+                mean = vae.encode(batch.permute(0, 3, 1, 2)).latent_dist.mode()
+                decoded.append(vae.decode(mean).sample.permute(0, 2, 3, 1).numpy())
+        return np.round(np.clip((np.concatenate(decoded) + 1.0) * 127.5, 0, 255)).astype(np.uint8)
+
+
 def share_right(verdicts: Sequence[Verdict], wanted: Sequence[dict[str, str]]) -> dict[str, float]:
     """How many verdicts say what was wanted, for each attribute, from 0 to 1."""
     return {
@@ -110,7 +159,7 @@ def share_right(verdicts: Sequence[Verdict], wanted: Sequence[dict[str, str]]) -
     }
 
 
-def caption_accuracy(studio: Studio, count: int, *, seed: int = 0) -> dict[str, float]:
+def caption_accuracy(studio: Studio | TorchStudio, count: int, *, seed: int = 0) -> dict[str, float]:
     """Share of samples right for each attribute, on captions that are held out but made of known words."""
     asked = [concept for concept in CONCEPTS if concept.has_words]
     texts, wanted = [], []
@@ -122,7 +171,7 @@ def caption_accuracy(studio: Studio, count: int, *, seed: int = 0) -> dict[str, 
     return share_right([judge(picture) for picture in studio.draw(texts, seed=seed)], wanted)
 
 
-def round_trip_accuracy(studio: Studio, count: int, *, seed: int = 0) -> dict[str, float]:
+def round_trip_accuracy(studio: Studio | TorchStudio, count: int, *, seed: int = 0) -> dict[str, float]:
     """The judge's accuracy on renderings that went through the autoencoder."""
     rng = np.random.default_rng([seed, 2])
     scenes = [random_scene(rng) for _ in range(count)]
@@ -140,8 +189,10 @@ def main(argv=None) -> None:
     add("--steps", type=int, default=25, help="denoising steps")
     add("--guidance_scale", type=float, default=GUIDANCE_SCALE, help="1 is no guidance")
     add("--seed", type=int, default=0, help="of the first picture")
+    add("--pytorch", action="store_true", help="draw with diffusers' StableDiffusionPipeline")
     options = parser.parse_args(argv)
-    studio = Studio(options.model, steps=options.steps, guidance_scale=options.guidance_scale)
+    kind = TorchStudio if options.pytorch else Studio
+    studio = kind(options.model, steps=options.steps, guidance_scale=options.guidance_scale)
     for title, measure in [("captions", caption_accuracy), ("round trip", round_trip_accuracy)]:
         shares = measure(studio, options.samples, seed=options.seed)
         print(f"{title:11}", "  ".join(f"{name} {share:.3f}" for name, share in shares.items()), flush=True)

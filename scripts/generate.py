@@ -1,7 +1,7 @@
 """Make pictures from a base model and learned embeddings, with this project's own modules.
 
     python scripts/generate.py --pretrained_model_name_or_path assets/demo-model \\
-      --learned_embeds outputs/demo/learned_embeds.safetensors --prompt "a photo of a <sandglass>"
+      --learned_embeds outputs/demo/learned_embeds.safetensors --prompt "a photo of a <ruby>"
 """
 
 import argparse

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from concepts import BY_NAME, CONCEPTS, concept_scenes, prompts
 from judge import judge
-from measure import ATTRIBUTES, Studio, caption_accuracy, round_trip_accuracy
+from measure import ATTRIBUTES, GUIDANCE_SCALE, Studio, caption_accuracy, round_trip_accuracy
 from PIL import Image
 from world import HELD_OUT_COLOURS, HELD_OUT_COMBINATIONS, HELD_OUT_SHAPES, render_batch
 
@@ -49,7 +49,11 @@ def test_pytorch_draws_the_same_pictures(studio):
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     noise = np.asarray(starting_noise(studio.model, range(5, 21), (64, 64))).transpose(0, 3, 1, 2)
     theirs = pipeline(
-        texts, latents=torch.tensor(noise.copy()), num_inference_steps=25, output_type="np"
+        texts,
+        latents=torch.tensor(noise.copy()),
+        num_inference_steps=25,
+        guidance_scale=GUIDANCE_SCALE,
+        output_type="np",
     ).images
     theirs = np.round(theirs * 255).astype(np.uint8)
     assert np.abs(ours.astype(int) - theirs).mean() < 1.0
@@ -74,9 +78,9 @@ def test_concepts_are_what_the_model_has_no_words_for():
 def test_the_demo_pictures_are_those_that_the_script_makes(tmp_path):
     from concepts import main
 
-    main(["sandglass", str(tmp_path)])
+    main(["ruby", str(tmp_path)])
     kept = sorted((ASSETS / "demo-images").iterdir())
-    assert [path.name for path in kept] == [f"sandglass-{number}.png" for number in range(1, 6)]
+    assert [path.name for path in kept] == [f"ruby-{number}.png" for number in range(1, 6)]
     for path in kept:
         np.testing.assert_array_equal(
             np.asarray(Image.open(path)), np.asarray(Image.open(tmp_path / path.name))

@@ -12,7 +12,7 @@ from judge import judge
 from measure import Studio
 
 ROOT = Path(__file__).resolve().parent.parent
-CONCEPT = BY_NAME["sandglass"]
+CONCEPT = BY_NAME["ruby"]
 LOOKED_AT = ("shape", "colour", "texture")
 SAMPLES, ENOUGH = 32, 0.5
 
