@@ -10,6 +10,8 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_HOME", str(Path(tempfile.gettempdir()) / "ti_flax-tests-hub"))
 
+os.environ.setdefault("TI_FLAX_CACHE", str(Path(tempfile.gettempdir()) / "ti_flax-tests-cache"))
+
 import jax  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent

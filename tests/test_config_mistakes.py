@@ -211,3 +211,10 @@ def test_contradictions_name_both_options():
     assert "overwrite_output_dir" in message and "resume_from_checkpoint" in message
     message = error_of(*REQUIRED_FLAGS, "--only_save_embeds", "--save_as_full_pipeline")
     assert "only_save_embeds" in message and "save_as_full_pipeline" in message
+
+
+def test_an_attention_without_float32_names_the_precision():
+    message = error_of(*REQUIRED_FLAGS, "--attention=cudnn")
+    assert message.startswith("attention: expected auto, plain or blockwise with mixed_precision no")
+    assert "Set mixed_precision to bf16" in message
+    assert parse("--attention=cudnn", "--mixed_precision=bf16").model.attention == "cudnn"

@@ -69,6 +69,11 @@ def test_variants_and_further_components():
     assert {"safety_checker/model.safetensors", "feature_extractor/preprocessor_config.json"} <= set(chosen)
 
 
+def test_config_files_alone():
+    chosen = needed_files(REPOSITORY, variant=None, components=("unet",), where="model", weights=False)
+    assert chosen == ["model_index.json", "unet/config.json"]
+
+
 def test_flax_weights_where_there_are_no_others():
     names = ["model_index.json", "unet/config.json", "unet/diffusion_flax_model.msgpack"]
     assert needed_files(names, variant=None, components=("unet",), where="model") == names
@@ -176,6 +181,7 @@ def test_a_copy_downloaded_before_is_used(tmp_path, monkeypatch):
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(WeightsError, match="no connection .* and no copy"):
         resolve_model("owner/name")
+    assert resolve_model("owner/name", weights=False) == tmp_path
 
 
 def answer(kind, status):

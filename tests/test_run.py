@@ -10,7 +10,7 @@ from tiny_folder import write_folder, write_pictures
 from ti_flax import run
 from ti_flax.checkpoint import checkpoint_steps
 from ti_flax.config import RunConfig
-from ti_flax.errors import CheckpointError, OutputError, TiFlaxError
+from ti_flax.errors import CheckpointError, ConfigError, OutputError, TiFlaxError
 from ti_flax.export.learned_embeds import load_learned_embeds
 from ti_flax.loop import Hook
 
@@ -273,3 +273,54 @@ def test_command_line_reports_one_line_and_exit_code_2(place, tmp_path, capsys):
     assert train_flax.main([*flags, "--train_data_dir", str(tmp_path / "nothing")]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(lines) == 1 and "no such folder" in lines[0]
+
+
+def test_a_profile_shows_the_calls_after_the_first(place, tmp_path, whole, capsys):
+    folder = tmp_path / "trace"
+    changes = {"profile": str(folder), "steps_per_call": 1, "output_dir": str(tmp_path / "out")}
+    again = run.train(configure(place, tmp_path / "out", **changes))
+    assert f"trace of steps 2 to 3: {folder}" in capsys.readouterr().err
+    assert [path.stat().st_size > 1000 for path in folder.rglob("perfetto_trace.json.gz")] == [True]
+    np.testing.assert_array_equal(learned(again), learned(whole[0]))
+
+
+def test_a_run_that_is_over_before_the_profile_says_so(place, tmp_path, capsys):
+    run.train(
+        configure(
+            place,
+            tmp_path / "out",
+            profile=str(tmp_path / "trace"),
+            max_train_steps=3,
+            lr_warmup_steps=0,
+            checkpointing_steps=3,
+        )
+    )
+    assert "a smaller steps_per_call, would show more" in capsys.readouterr().err
+
+
+def test_every_attention_gives_the_same_rows_within_rounding(place, tmp_path, whole):
+    found = learned(run.train(configure(place, tmp_path / "out", attention="blockwise")))
+    np.testing.assert_allclose(found, learned(whole[0]), atol=1e-4)
+    assert (found != learned(whole[0])).any()
+
+
+@pytest.mark.parametrize(("name", "needs"), [("cudnn", "GPU"), ("flash", "TPU")])
+def test_an_attention_of_another_machine_is_refused(place, tmp_path, name, needs):
+    config = configure(place, tmp_path / "out", attention=name, mixed_precision="bf16")
+    with pytest.raises(ConfigError, match=f"auto, plain or blockwise .*cpu.* needs a {needs}"):
+        run.train(config)
+
+
+def test_compiled_programs_are_kept_in_the_users_cache_unless_told_otherwise(monkeypatch, tmp_path):
+    import jax
+
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("TI_FLAX_CACHE", str(tmp_path))
+    try:
+        run.keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir == before
+        jax.config.update("jax_compilation_cache_dir", None)
+        run.keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

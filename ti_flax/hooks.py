@@ -14,6 +14,7 @@ from ti_flax.checkpoint import Checkpoint, optimizer_leaves, save_checkpoint
 from ti_flax.errors import OutputError, TrainingError
 from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.loop import Chunk, Hook
+from ti_flax.messages import say
 from ti_flax.pictures import picture_grid
 from ti_flax.sheet import contact_sheet
 from ti_flax.step import TrainState
@@ -73,6 +74,32 @@ class Progress(Hook):
 
     def close(self) -> None:
         self._bar.close()
+
+
+class Profile(Hook):
+    """A trace of what the devices do in the calls after the first one, which warms up."""
+
+    def __init__(self, folder: Path, *, calls: int = 2):
+        self._folder, self._calls, self._seen, self._first = folder, calls, 0, 0
+
+    def measured(self, chunk: Chunk) -> None:
+        from jax import profiler
+
+        self._seen += 1
+        if self._seen == 1:
+            self._first = chunk.last_step + 1
+            profiler.start_trace(self._folder, create_perfetto_trace=True)
+        elif self._seen == 1 + self._calls:
+            profiler.stop_trace()
+            say(f"trace of steps {self._first} to {chunk.last_step}: {self._folder}")
+
+    def reached(self, step: int, state: TrainState) -> None:
+        from jax import profiler
+
+        if self._seen <= self._calls:  # the run is over before the trace is
+            profiler.stop_trace()
+            what = f"trace of steps {self._first} to {step}" if step >= self._first else "empty trace"
+            say(f"{what}: {self._folder}; a longer run, or a smaller steps_per_call, would show more")
 
 
 class Metrics(Hook):

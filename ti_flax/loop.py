@@ -13,7 +13,7 @@ import numpy as np
 from ti_flax.step import TrainState, first_copy, replicate
 
 # A chunk is made as long as this takes: long enough that the host's share is small, short enough to watch.
-CHUNK_SECONDS = 1.0
+CHUNK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)

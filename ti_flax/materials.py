@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
@@ -13,10 +14,12 @@ from tqdm import tqdm
 from ti_flax.checkpoint import tree_digest
 from ti_flax.config import RunConfig
 from ti_flax.embedding import check_table, initial_rows
+from ti_flax.errors import ConfigError
 from ti_flax.export.pipeline import CARRIED
 from ti_flax.images import TrainingImages, load_images
 from ti_flax.latents import default_cache_dir, encode_posteriors
 from ti_flax.messages import say
+from ti_flax.models.attention import Attention
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
 from ti_flax.models.weights import resolve_model
 from ti_flax.prompts import training_prompts
@@ -100,7 +103,12 @@ def gather(config: RunConfig) -> Materials:
     say(f"{len(images.names)} images{passed_over}")
     carried = () if config.output.only_save_embeds else CARRIED
     folder = find_model(components=(*MODEL_PARTS, *carried))
-    model = load_stable_diffusion(folder, dtype=jnp.dtype(options.compute_dtype), variant=options.variant)
+    model = load_stable_diffusion(
+        folder,
+        dtype=jnp.dtype(options.compute_dtype),
+        variant=options.variant,
+        attention=chosen_attention(options.attention),
+    )
     check_table(token_table(model), concept.token_ids[0])
     posteriors = encode_posteriors(
         model.vae,
@@ -114,6 +122,22 @@ def gather(config: RunConfig) -> Materials:
     if config.watching.validation_prompt is None:
         del model.params["vae"]
     return Materials(concept, tokenizer, images, model, posteriors, token_ids)
+
+
+def chosen_attention(name: str) -> Attention:
+    """The implementation of attention that was asked for.
+
+    Raises:
+      ConfigError: it is another machine's.
+    """
+    needed, here = {"cudnn": "gpu", "flash": "tpu"}.get(name), jax.default_backend()
+    if needed is not None and needed != here:
+        raise ConfigError(
+            "attention",
+            expected=f"auto, plain or blockwise on this machine ({here})",
+            found=f"{name}, which needs a {needed.upper()}",
+        )
+    return Attention(name)
 
 
 def token_table(model: FlaxStableDiffusion) -> np.ndarray:

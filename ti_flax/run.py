@@ -16,9 +16,11 @@ from ti_flax import checkpoint as checkpoints
 from ti_flax import optim
 from ti_flax.config import RunConfig
 from ti_flax.diffusion import NoiseSchedule
+from ti_flax.latents import default_cache_dir
 from ti_flax.loop import run_steps
 from ti_flax.materials import Materials, gather
 from ti_flax.messages import say
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.output import export, open_output, upload
 from ti_flax.step import KEY_IMPLEMENTATION, Task, TrainState, init_state, make_chunk, replicate, spread
 from ti_flax.watching import make_hooks
@@ -29,6 +31,7 @@ CHUNK_CAPACITY = 500
 # Options that a resumed run must repeat to end with the bits of an uninterrupted one.
 CHANGES_BITS = frozenset(
     {
+        "attention",
         "mixed_precision",
         "flip_p",
         "train_batch_size",
@@ -56,12 +59,15 @@ def train(config: RunConfig) -> Path:
       TiFlaxError: anything the user can put right.
     """
     began = time.perf_counter()
+    keep_compiled_programs()
     output_dir = open_output(config)
     say(config.describe())
     materials = gather(config)
     # Pictures decide how many steps an epoch has, so only now is the length of the run known.
     config = settle(config, len(materials.images.names))
-    task, schedule = make_task(config, materials)
+    task, schedule = make_task(
+        config, materials.model, materials.concept.token_ids[0], devices=jax.device_count()
+    )
     state = start_state(config, task, materials, output_dir)
     config = state.config
     final = fit(config, task, schedule, materials, state.state, output_dir)
@@ -81,6 +87,16 @@ def train(config: RunConfig) -> Path:
     return output_dir
 
 
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs on disk, so that a second run of a shape starts in seconds.
+
+    They go where `JAX_COMPILATION_CACHE_DIR` says, else into the folder that also keeps encoded pictures.
+    """
+    chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if chosen is None:
+        jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "compiled"))
+
+
 def settle(config: RunConfig, images: int) -> RunConfig:
     """Fills in the number of steps where the configuration counts epochs."""
     if config.training.max_train_steps is not None:
@@ -89,19 +105,22 @@ def settle(config: RunConfig, images: int) -> RunConfig:
     return config.replace(max_train_steps=steps * config.training.num_train_epochs)
 
 
-def update_samples(config: RunConfig) -> int:
-    """Samples of one update, over all devices and accumulated batches."""
+def update_samples(config: RunConfig, devices: int | None = None) -> int:
+    """Samples of one update, over all devices (None: those that JAX sees) and accumulated batches."""
     training = config.training
-    return training.train_batch_size * training.gradient_accumulation_steps * jax.device_count()
+    devices = jax.device_count() if devices is None else devices
+    return training.train_batch_size * training.gradient_accumulation_steps * devices
 
 
-def make_task(config: RunConfig, materials: Materials) -> tuple[Task, optim.Schedule]:
-    """Builds the step's fixed parts and the learning-rate schedule."""
+def make_task(
+    config: RunConfig, model: FlaxStableDiffusion, first_added_id: int, *, devices: int
+) -> tuple[Task, optim.Schedule]:
+    """Builds the step's fixed parts, for so many devices, and the learning-rate schedule."""
     training, options = config.training, config.optimizer
-    trainable = np.ones(len(materials.concept.tokens), bool)
+    trainable = np.ones(config.concept.num_vectors, bool)
     schedule = optim.learning_rate_schedule(
         options.lr_scheduler,
-        peak=peak_learning_rate(config),
+        peak=peak_learning_rate(config, devices),
         total_steps=training.max_train_steps or 1,
         warmup_steps=options.lr_warmup_steps,
         num_cycles=options.lr_num_cycles,
@@ -113,27 +132,26 @@ def make_task(config: RunConfig, materials: Materials) -> tuple[Task, optim.Sche
         weight_decay=options.adam_weight_decay,
         max_grad_norm=options.max_grad_norm,
     )
-    model = materials.model
     unet = model.unet.clone(gradient_checkpointing=training.gradient_checkpointing)
     task = Task(
         model=dataclasses.replace(model, unet=unet),
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
         optimizer=optim.mask_rows(adamw, trainable),
         trainable=trainable,
-        first_added_id=materials.concept.token_ids[0],
+        first_added_id=first_added_id,
         batch_size=training.train_batch_size,
         accumulation=training.gradient_accumulation_steps,
-        device_count=jax.device_count(),
+        device_count=devices,
         flip_p=config.images.flip_p,
     )
     return task, schedule
 
 
-def peak_learning_rate(config: RunConfig) -> float:
+def peak_learning_rate(config: RunConfig, devices: int | None = None) -> float:
     """The learning rate after `scale_lr`: times the samples of an update, as in the reference."""
     if not config.optimizer.scale_lr:
         return config.optimizer.learning_rate
-    return config.optimizer.learning_rate * update_samples(config)
+    return config.optimizer.learning_rate * update_samples(config, devices)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,8 @@ def make_hooks(
     ]
     if writer is not None:
         made.append(hooks.TensorBoard(writer, learning_rate))
+    if config.watching.profile is not None:
+        made.append(hooks.Profile(Path(config.watching.profile)))
     made += saving_hooks(config, materials, output_dir)
     if config.watching.validation_prompt is not None:
         every = config.validation_interval(len(materials.images.names))

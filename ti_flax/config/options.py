@@ -41,6 +41,12 @@ class ModelOptions(_Options):
         "no", help='Precision of the frozen model: "no" is float32, bf16 halves memory; fp16 runs as bf16.'
     )
 
+    attention: Literal["auto", "plain", "blockwise", "cudnn", "flash"] = option(
+        "auto",
+        metavar="NAME",
+        help="How attention is computed; auto chooses by machine, precision and size",
+    )
+
     @property
     def compute_dtype(self) -> Literal["float32", "bfloat16"]:
         """The dtype of frozen parameters and activations; learned rows are always float32."""
@@ -192,6 +198,13 @@ class WatchingOptions(_Options):
         at_least=1,
         when_unset="validation_steps counts",
         help="Old spelling of validation_steps: previews every N x pictures x repeats steps.",
+    )
+    profile: str | None = option(
+        None,
+        metavar="FOLDER",
+        path=True,
+        when_unset="no trace",
+        help="Write a trace of some steps, for TensorBoard and ui.perfetto.dev.",
     )
     report_to: Literal["none", "tensorboard"] = option(
         "tensorboard",

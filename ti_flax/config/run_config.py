@@ -133,6 +133,13 @@ def _refuse_contradictions(config: RunConfig) -> None:
             found=str(optimizer.lr_warmup_steps),
             remedy="Lower lr_warmup_steps (0 is no warmup) or raise max_train_steps.",
         )
+    if config.model.attention == "cudnn" and config.model.compute_dtype == "float32":
+        raise ConfigError(
+            "attention",
+            expected="auto, plain or blockwise with mixed_precision no",
+            found="cudnn",
+            remedy="Set mixed_precision to bf16: cuDNN's kernel has no float32.",
+        )
     if output.overwrite_output_dir and output.resume_from_checkpoint is not None:
         raise ConfigError(
             "overwrite_output_dir",

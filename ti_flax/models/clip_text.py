@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ti_flax.models import fields
-from ti_flax.models.attention import dot_product_attention
+from ti_flax.models.attention import AUTO, Attention
 from ti_flax.models.layers import dense, embedding, gelu, layer_norm, quick_gelu
 
 _READ = {
@@ -94,13 +94,15 @@ class FlaxCLIPTextModel(nn.Module):
     Attributes:
       config: shape of the model.
       dtype: of parameters and computation.
+      attention: how to compute it.
     """
 
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
+    attention: Attention = AUTO
 
     def setup(self):
-        self.text_model = _TextTransformer(self.config, self.dtype)
+        self.text_model = _TextTransformer(self.config, self.dtype, self.attention)
 
     def __call__(self, inputs_embeds: jax.Array) -> jax.Array:
         """Return the last hidden states after the final norm, `[batch, tokens, width]`.
@@ -122,10 +124,11 @@ class FlaxCLIPTextModel(nn.Module):
 class _TextTransformer(nn.Module):
     config: CLIPTextConfig
     dtype: DTypeLike
+    attention: Attention
 
     def setup(self):
         self.embeddings = _Embeddings(self.config, self.dtype)
-        self.encoder = _Encoder(self.config, self.dtype)
+        self.encoder = _Encoder(self.config, self.dtype, self.attention)
         self.final_layer_norm = layer_norm(self.config.layer_norm_eps, self.dtype)
 
     def __call__(self, inputs_embeds):
@@ -149,9 +152,10 @@ class _Embeddings(nn.Module):
 class _Encoder(nn.Module):
     config: CLIPTextConfig
     dtype: DTypeLike
+    attention: Attention
 
     def setup(self):
-        self.layers = _LayerStack(self.config, self.dtype)
+        self.layers = _LayerStack(self.config, self.dtype, self.attention)
 
     def __call__(self, hidden_states):
         return self.layers(hidden_states)
@@ -160,26 +164,27 @@ class _Encoder(nn.Module):
 class _LayerStack(nn.Module):
     config: CLIPTextConfig
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
     def __call__(self, hidden_states):
-        tokens = hidden_states.shape[1]
-        causal = jnp.tril(jnp.ones((tokens, tokens), dtype=bool))
         for index in range(self.config.num_hidden_layers):
-            hidden_states = _EncoderLayer(self.config, self.dtype, name=str(index))(hidden_states, causal)
+            layer = _EncoderLayer(self.config, self.dtype, self.attention, name=str(index))
+            hidden_states = layer(hidden_states)
         return hidden_states
 
 
 class _EncoderLayer(nn.Module):
     config: CLIPTextConfig
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
-    def __call__(self, hidden_states, mask):
+    def __call__(self, hidden_states):
         epsilon = self.config.layer_norm_eps
         normed = layer_norm(epsilon, self.dtype, "layer_norm1")(hidden_states)
-        attended = _SelfAttention(self.config, self.dtype, name="self_attn")(normed, mask)
-        hidden_states = hidden_states + attended
+        attention = _SelfAttention(self.config, self.dtype, self.attention, name="self_attn")
+        hidden_states = hidden_states + attention(normed)
         normed = layer_norm(epsilon, self.dtype, "layer_norm2")(hidden_states)
         return hidden_states + _FeedForward(self.config, self.dtype, name="mlp")(normed)
 
@@ -187,16 +192,17 @@ class _EncoderLayer(nn.Module):
 class _SelfAttention(nn.Module):
     config: CLIPTextConfig
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
-    def __call__(self, hidden_states, mask):
+    def __call__(self, hidden_states):
         batch, tokens, width = hidden_states.shape
         heads = self.config.num_attention_heads
         query, key, value = (
             dense(width, self.dtype, name)(hidden_states).reshape(batch, tokens, heads, width // heads)
             for name in ("q_proj", "k_proj", "v_proj")
         )
-        attended = dot_product_attention(query, key, value, mask=mask)
+        attended = self.attention(query, key, value, causal=True)
         return dense(width, self.dtype, "out_proj")(attended.reshape(batch, tokens, width))
 
 

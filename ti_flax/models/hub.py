@@ -19,10 +19,11 @@ def resolve_model(
     revision: str | None = None,
     variant: str | None = None,
     components: Sequence[str] = _COMPONENTS,
+    weights: bool = True,
 ) -> pathlib.Path:
     """Return the folder of a model, downloaded first where the name is that of a Hub repository.
 
-    Only the named components are downloaded, with one format of weights each. Where the Hub cannot be
+    Only the named components are downloaded, with one format of weights each or none. Where the Hub cannot be
     reached, files downloaded before are used.
 
     Args:
@@ -30,6 +31,7 @@ def resolve_model(
       revision: branch, tag or commit on the Hub.
       variant: as in `model.fp16.safetensors`.
       components: what will be read; `safety_checker` and `feature_extractor` may be among them.
+      weights: False for the config files alone.
 
     Raises:
       WeightsError: when there is no such folder or repository, the Hub cannot be reached, or refuses.
@@ -52,13 +54,20 @@ def resolve_model(
             found="no such folder",
             remedy="Check the path.",
         )
-    return _download(name_or_path, revision, variant, components)
+    return _download(
+        name_or_path, revision, {"variant": variant, "components": components, "weights": weights}
+    )
 
 
 def needed_files(
-    names: Collection[str], *, variant: str | None, components: Sequence[str], where: str
+    names: Collection[str],
+    *,
+    variant: str | None,
+    components: Sequence[str],
+    where: str,
+    weights: bool = True,
 ) -> list[str]:
-    """Choose the files of a repository that the components need, one format of weights each.
+    """Choose the files of a repository that the components need, one format of weights each or none.
 
     Raises:
       WeightsError: when a component is missing or the model is of another kind.
@@ -70,7 +79,7 @@ def needed_files(
         if not inside and component in _COMPONENTS:
             raise WeightsError(where, expected=f"the folder {component}/ of a diffusers model", found="none")
         wanted = [name for name in inside if name.endswith((".json", ".txt")) and ".index." not in name]
-        if component in _WITH_WEIGHTS and inside:
+        if weights and component in _WITH_WEIGHTS and inside:
             wanted += _weights(inside, component, variant, where)
         chosen += [f"{component}/{name}" for name in wanted]
     return chosen
@@ -95,9 +104,7 @@ def _check_folder(folder: pathlib.Path) -> pathlib.Path:
     )
 
 
-def _download(
-    repository: str, revision: str | None, variant: str | None, components: Sequence[str]
-) -> pathlib.Path:
+def _download(repository: str, revision: str | None, needed: dict[str, Any]) -> pathlib.Path:
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -106,26 +113,22 @@ def _download(
     try:
         files = huggingface_hub.HfApi().model_info(repository, revision=revision).siblings or []
         names = [file.rfilename for file in files]
-        wanted = needed_files(names, variant=variant, components=components, where=f"model {repository}")
+        wanted = needed_files(names, where=f"model {repository}", **needed)
         patterns = [glob.escape(name) for name in wanted]
         folder = huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns)
         return pathlib.Path(folder)
     except errors.LocalEntryNotFoundError as error:
-        return _downloaded_before(repository, revision, variant, components, error)
+        return _downloaded_before(repository, revision, needed, error)
     except errors.HfHubHTTPError as error:
         raise _refused(repository, revision, error) from None
     except errors.HFValidationError as error:
         raise WeightsError(f"model {repository}", expected="owner/name", found=str(error)) from None
     except unreachable as error:
-        return _downloaded_before(repository, revision, variant, components, error)
+        return _downloaded_before(repository, revision, needed, error)
 
 
 def _downloaded_before(
-    repository: str,
-    revision: str | None,
-    variant: str | None,
-    components: Sequence[str],
-    error: Exception,
+    repository: str, revision: str | None, needed: dict[str, Any], error: Exception
 ) -> pathlib.Path:
     """Return the cached copy of a repository if it holds the components, else say why there is none."""
     import huggingface_hub
@@ -135,7 +138,7 @@ def _downloaded_before(
             huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
         )
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        needed_files(names, variant=variant, components=components, where=str(folder))
+        needed_files(names, where=str(folder), **needed)
         return folder
     except (OSError, ValueError, WeightsError, huggingface_hub.errors.HfHubHTTPError):
         raise WeightsError(

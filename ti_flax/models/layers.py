@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from ti_flax.models.convolution import convolution
+
 
 def dense(features: int, dtype: DTypeLike, name: str | None = None, *, use_bias: bool = True) -> nn.Dense:
     """Make a linear layer whose parameters are kept in the compute dtype."""
@@ -25,6 +27,7 @@ def conv(
         padding=sides,
         dtype=dtype,
         param_dtype=dtype,
+        conv_general_dilated=convolution,
         name=name,
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from ti_flax.errors import WeightsError
+from ti_flax.models.attention import AUTO, Attention
 from ti_flax.models.clip_text import CLIPTextConfig, FlaxCLIPTextModel
 from ti_flax.models.unet import FlaxUNet2DConditionModel, UNet2DConditionConfig
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
@@ -64,6 +65,7 @@ def load_stable_diffusion(
     dtype: DTypeLike | None = jnp.float32,
     variant: str | None = None,
     components: Sequence[str] = COMPONENTS,
+    attention: Attention = AUTO,
 ) -> FlaxStableDiffusion:
     """Read a model folder: all its configs, and the parameters of the named components.
 
@@ -73,6 +75,7 @@ def load_stable_diffusion(
         None keeps each file's dtype, and computes in float32.
       variant: as in `model.fp16.safetensors`.
       components: whose parameters to read.
+      attention: how the modules compute it.
 
     Raises:
       WeightsError: when the folder is incomplete, holds another kind of model, or files do not fit.
@@ -80,7 +83,7 @@ def load_stable_diffusion(
     folder = pathlib.Path(folder)
     check_kind(folder)
     configs = {component: read_config(folder, component) for component in (*COMPONENTS, "scheduler")}
-    model = _build(configs, folder, dtype, str(folder))
+    model = _build(configs, folder, dtype, str(folder), attention)
     for component in components:
         shapes = parameter_shapes(getattr(model, component))
         model.params[component] = read_params(folder, component, shapes, dtype=dtype, variant=variant)
@@ -110,7 +113,12 @@ def save_stable_diffusion(
 
 
 def random_stable_diffusion(
-    configs: Mapping[str, Mapping[str, Any]], *, seed: int, dtype: DTypeLike = jnp.float32
+    configs: Mapping[str, Mapping[str, Any]],
+    *,
+    seed: int,
+    dtype: DTypeLike = jnp.float32,
+    components: Sequence[str] = COMPONENTS,
+    attention: Attention = AUTO,
 ) -> FlaxStableDiffusion:
     """Make a model with random parameters, the same for the same seed, for tests and benchmarks.
 
@@ -120,10 +128,12 @@ def random_stable_diffusion(
       configs: parsed config files of `text_encoder`, `unet`, `vae` and `scheduler`.
       seed: of the generator.
       dtype: of parameters and computation.
+      components: whose parameters to make.
+      attention: how the modules compute it.
     """
-    model = _build(configs, None, dtype, "the configuration")
+    model = _build(configs, None, dtype, "the configuration", attention)
     generator = np.random.default_rng(seed)
-    for component in COMPONENTS:
+    for component in components:
         shapes = parameter_shapes(getattr(model, component))
         model.params[component] = jax.tree_util.tree_map_with_path(
             lambda path, shape: _random_leaf(generator, path[-1].key, shape), shapes
@@ -139,7 +149,11 @@ def parameter_shapes(module: nn.Module) -> dict[str, Any]:
 
 
 def _build(
-    configs: Mapping[str, Mapping[str, Any]], source: pathlib.Path | None, dtype: DTypeLike | None, where: str
+    configs: Mapping[str, Mapping[str, Any]],
+    source: pathlib.Path | None,
+    dtype: DTypeLike | None,
+    where: str,
+    attention: Attention,
 ) -> FlaxStableDiffusion:
     """Make the modules, without parameters, and check that they fit one another."""
     text = CLIPTextConfig.from_dict(configs["text_encoder"], f"{where}: text_encoder/config.json")
@@ -148,9 +162,9 @@ def _build(
     _check_fit(text, unet, vae, where)
     computing: DTypeLike = jnp.float32 if dtype is None else dtype
     return FlaxStableDiffusion(
-        text_encoder=FlaxCLIPTextModel(text, computing),
-        unet=FlaxUNet2DConditionModel(unet, computing),
-        vae=FlaxAutoencoderKL(vae, computing),
+        text_encoder=FlaxCLIPTextModel(text, computing, attention),
+        unet=FlaxUNet2DConditionModel(unet, computing, attention=attention),
+        vae=FlaxAutoencoderKL(vae, computing, attention),
         params={},
         configs={component: dict(config) for component, config in configs.items()},
         source=source,

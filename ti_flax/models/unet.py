@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ti_flax.models import fields
-from ti_flax.models.attention import dot_product_attention
+from ti_flax.models.attention import AUTO, Attention
 from ti_flax.models.layers import (
     Downsample,
     ResnetBlock,
@@ -194,11 +194,13 @@ class FlaxUNet2DConditionModel(nn.Module):
       config: shape of the model.
       dtype: of parameters and computation.
       gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+      attention: how to compute it.
     """
 
     config: UNet2DConditionConfig
     dtype: DTypeLike = jnp.float32
     gradient_checkpointing: bool = False
+    attention: Attention = AUTO
 
     @nn.compact
     def __call__(
@@ -218,7 +220,7 @@ class FlaxUNet2DConditionModel(nn.Module):
             sample.astype(self.dtype)
         )
         hidden_states, skips = self._down(hidden_states, embedded, context)
-        hidden_states = self._block(_MidBlock)(config, self.dtype, name="mid_block")(
+        hidden_states = self._block(_MidBlock)(config, self.dtype, self.attention, name="mid_block")(
             hidden_states, embedded, context
         )
         hidden_states = self._up(hidden_states, skips, embedded, context)
@@ -234,7 +236,9 @@ class FlaxUNet2DConditionModel(nn.Module):
         """Run the blocks that shrink; every layer's output is kept for the block that grows it back."""
         skips = (hidden_states,)
         for index in range(len(self.config.block_out_channels)):
-            block = self._block(_DownBlock)(self.config, index, self.dtype, name=f"down_blocks_{index}")
+            block = self._block(_DownBlock)(
+                self.config, index, self.dtype, self.attention, name=f"down_blocks_{index}"
+            )
             hidden_states, outputs = block(hidden_states, embedded, context)
             skips += outputs
         return hidden_states, skips
@@ -247,7 +251,9 @@ class FlaxUNet2DConditionModel(nn.Module):
             skips, own = skips[:-layers], skips[-layers:]
             # An odd height or width was rounded up on the way down: the skip knows the size it had.
             size = skips[-1].shape[1:3] if skips else None
-            block = self._block(_UpBlock)(self.config, index, size, self.dtype, name=f"up_blocks_{index}")
+            block = self._block(_UpBlock)(
+                self.config, index, size, self.dtype, self.attention, name=f"up_blocks_{index}"
+            )
             hidden_states = block(hidden_states, own, embedded, context)
         return hidden_states
 
@@ -277,6 +283,7 @@ class _DownBlock(nn.Module):
     config: UNet2DConditionConfig
     index: int
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
     def __call__(self, hidden_states, embedded, context):
@@ -286,7 +293,9 @@ class _DownBlock(nn.Module):
             resnet = _resnet(config, config.block_out_channels[index], self.dtype, f"resnets_{layer}")
             hidden_states = resnet(hidden_states, embedded)
             if config.down_block_types[index] == "CrossAttnDownBlock2D":
-                attention = _Transformer(config, index, self.dtype, name=f"attentions_{layer}")
+                attention = _Transformer(
+                    config, index, self.dtype, self.attention, name=f"attentions_{layer}"
+                )
                 hidden_states = attention(hidden_states, context)
             outputs += (hidden_states,)
         if index < len(config.block_out_channels) - 1:
@@ -298,13 +307,14 @@ class _DownBlock(nn.Module):
 class _MidBlock(nn.Module):
     config: UNet2DConditionConfig
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
     def __call__(self, hidden_states, embedded, context):
         last = len(self.config.block_out_channels) - 1
         channels = self.config.block_out_channels[last]
         hidden_states = _resnet(self.config, channels, self.dtype, "resnets_0")(hidden_states, embedded)
-        attention = _Transformer(self.config, last, self.dtype, name="attentions_0")
+        attention = _Transformer(self.config, last, self.dtype, self.attention, name="attentions_0")
         hidden_states = attention(hidden_states, context)
         return _resnet(self.config, channels, self.dtype, "resnets_1")(hidden_states, embedded)
 
@@ -314,6 +324,7 @@ class _UpBlock(nn.Module):
     index: int
     size: tuple[int, int] | None
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
     def __call__(self, hidden_states, skips, embedded, context):
@@ -324,7 +335,9 @@ class _UpBlock(nn.Module):
             resnet = _resnet(config, config.block_out_channels[mirrored], self.dtype, f"resnets_{layer}")
             hidden_states = resnet(hidden_states, embedded)
             if config.up_block_types[self.index] == "CrossAttnUpBlock2D":
-                attention = _Transformer(config, mirrored, self.dtype, name=f"attentions_{layer}")
+                attention = _Transformer(
+                    config, mirrored, self.dtype, self.attention, name=f"attentions_{layer}"
+                )
                 hidden_states = attention(hidden_states, context)
         if self.size is not None:
             hidden_states = Upsample(self.dtype, name="upsamplers_0")(hidden_states, self.size)
@@ -337,6 +350,7 @@ class _Transformer(nn.Module):
     config: UNet2DConditionConfig
     index: int
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
     def __call__(self, hidden_states, context):
@@ -347,7 +361,7 @@ class _Transformer(nn.Module):
         hidden_states = self._projection("proj_in", shape[-1])(hidden_states).reshape(flat)
         for layer in range(self.config.transformer_layers_per_block[self.index]):
             heads = self.config.num_attention_heads[self.index]
-            block = _TransformerBlock(heads, self.dtype, name=f"transformer_blocks_{layer}")
+            block = _TransformerBlock(heads, self.dtype, self.attention, name=f"transformer_blocks_{layer}")
             hidden_states = block(hidden_states, context)
         return residual + self._projection("proj_out", shape[-1])(hidden_states.reshape(shape))
 
@@ -361,6 +375,7 @@ class _Transformer(nn.Module):
 class _TransformerBlock(nn.Module):
     heads: int
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
     def __call__(self, hidden_states, context):
@@ -368,9 +383,11 @@ class _TransformerBlock(nn.Module):
             layer_norm(_TRANSFORMER_LAYER_NORM_EPSILON, self.dtype, f"norm{index}") for index in (1, 2, 3)
         )
         normed = next(norms)(hidden_states)
-        hidden_states = hidden_states + _Attention(self.heads, self.dtype, name="attn1")(normed, normed)
+        to_itself = _Attention(self.heads, self.dtype, self.attention, name="attn1")
+        hidden_states = hidden_states + to_itself(normed, normed)
         normed = next(norms)(hidden_states)
-        hidden_states = hidden_states + _Attention(self.heads, self.dtype, name="attn2")(normed, context)
+        to_prompt = _Attention(self.heads, self.dtype, self.attention, name="attn2")
+        hidden_states = hidden_states + to_prompt(normed, context)
         normed = next(norms)(hidden_states)
         return hidden_states + _FeedForward(self.dtype, name="ff")(normed)
 
@@ -378,6 +395,7 @@ class _TransformerBlock(nn.Module):
 class _Attention(nn.Module):
     heads: int
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
     def __call__(self, hidden_states, context):
@@ -387,7 +405,7 @@ class _Attention(nn.Module):
             projected = dense(channels, self.dtype, name, use_bias=False)(tokens)
             return projected.reshape(*tokens.shape[:2], self.heads, channels // self.heads)
 
-        attended = dot_product_attention(
+        attended = self.attention(
             split("to_q", hidden_states), split("to_k", context), split("to_v", context)
         )
         return dense(channels, self.dtype, "to_out_0")(attended.reshape(hidden_states.shape))

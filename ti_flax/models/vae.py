@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ti_flax.models import fields
-from ti_flax.models.attention import dot_product_attention
+from ti_flax.models.attention import AUTO, Attention
 from ti_flax.models.layers import Downsample, ResnetBlock, Upsample, conv, dense, group_norm
 
 # Not in the config of any autoencoder: a constant of PyTorch's Encoder and Decoder.
@@ -89,15 +89,17 @@ class FlaxAutoencoderKL(nn.Module):
     Attributes:
       config: shape of the model.
       dtype: of parameters and computation.
+      attention: how to compute it.
     """
 
     config: AutoencoderKLConfig
     dtype: DTypeLike = jnp.float32
+    attention: Attention = AUTO
 
     def setup(self):
         latent_channels = self.config.latent_channels
-        self.encoder = _Encoder(self.config, self.dtype)
-        self.decoder = _Decoder(self.config, self.dtype)
+        self.encoder = _Encoder(self.config, self.dtype, self.attention)
+        self.decoder = _Decoder(self.config, self.dtype, self.attention)
         self.quant_conv = conv(2 * latent_channels, 1, self.dtype)
         self.post_quant_conv = conv(latent_channels, 1, self.dtype)
 
@@ -137,6 +139,7 @@ def _resnet(config: AutoencoderKLConfig, channels: int, dtype: DTypeLike, name: 
 class _Encoder(nn.Module):
     config: AutoencoderKLConfig
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
     def __call__(self, hidden_states):
@@ -146,7 +149,7 @@ class _Encoder(nn.Module):
             last = index == len(config.block_out_channels) - 1
             block = _EncoderBlock(config, channels, last, self.dtype, name=f"down_blocks_{index}")
             hidden_states = block(hidden_states)
-        hidden_states = _MidBlock(config, self.dtype, name="mid_block")(hidden_states)
+        hidden_states = _MidBlock(config, self.dtype, self.attention, name="mid_block")(hidden_states)
         norm = group_norm(config.norm_num_groups, _NORM_EPSILON, self.dtype, "conv_norm_out")
         moments = conv(2 * config.latent_channels, 3, self.dtype, "conv_out")
         return moments(nn.silu(norm(hidden_states)))
@@ -155,12 +158,13 @@ class _Encoder(nn.Module):
 class _Decoder(nn.Module):
     config: AutoencoderKLConfig
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
     def __call__(self, hidden_states):
         config = self.config
         hidden_states = conv(config.block_out_channels[-1], 3, self.dtype, "conv_in")(hidden_states)
-        hidden_states = _MidBlock(config, self.dtype, name="mid_block")(hidden_states)
+        hidden_states = _MidBlock(config, self.dtype, self.attention, name="mid_block")(hidden_states)
         for index, channels in enumerate(reversed(config.block_out_channels)):
             last = index == len(config.block_out_channels) - 1
             block = _DecoderBlock(config, channels, last, self.dtype, name=f"up_blocks_{index}")
@@ -204,12 +208,13 @@ class _DecoderBlock(nn.Module):
 class _MidBlock(nn.Module):
     config: AutoencoderKLConfig
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
     def __call__(self, hidden_states):
         channels = self.config.block_out_channels[-1]
         hidden_states = _resnet(self.config, channels, self.dtype, "resnets_0")(hidden_states)
-        attention = _Attention(self.config.norm_num_groups, self.dtype, name="attentions_0")
+        attention = _Attention(self.config.norm_num_groups, self.dtype, self.attention, name="attentions_0")
         hidden_states = attention(hidden_states)
         return _resnet(self.config, channels, self.dtype, "resnets_1")(hidden_states)
 
@@ -219,6 +224,7 @@ class _Attention(nn.Module):
 
     groups: int
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
     def __call__(self, hidden_states):
@@ -228,6 +234,6 @@ class _Attention(nn.Module):
         query, key, value = (
             dense(channels, self.dtype, name)(flat)[:, :, None, :] for name in ("query", "key", "value")
         )
-        attended = dot_product_attention(query, key, value)[:, :, 0, :]
+        attended = self.attention(query, key, value)[:, :, 0, :]
         attended = dense(channels, self.dtype, "proj_attn")(attended)
         return hidden_states + attended.reshape(hidden_states.shape)

@@ -1,0 +1,136 @@
+"""The shapes that are measured: the demo's model, a middle one for CPUs, Stable Diffusion 1.5 and 2.1."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [
+    str(Path(__file__).resolve().parent.parent),
+    str(Path(__file__).resolve().parent.parent / "demo"),
+]
+
+_SCHEDULER = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+_CLIP = {
+    "architectures": ["CLIPTextModel"],
+    "model_type": "clip_text_model",
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "layer_norm_eps": 1e-05,
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 49407,
+}
+_UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+}
+_VAE = {
+    "_class_name": "AutoencoderKL",
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "scaling_factor": 0.18215,
+}
+MID = {
+    "text_encoder": _CLIP
+    | {
+        "hidden_size": 256,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "hidden_act": "quick_gelu",
+        "projection_dim": 256,
+    },
+    "unet": _UNET
+    | {
+        "sample_size": 32,
+        "block_out_channels": [64, 128, 256, 256],
+        "cross_attention_dim": 256,
+        "attention_head_dim": 8,
+    },
+    "vae": _VAE | {"block_out_channels": [32, 64, 128, 128], "sample_size": 256},
+    "scheduler": _SCHEDULER,
+}
+SD15 = {
+    "text_encoder": _CLIP
+    | {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "hidden_act": "quick_gelu",
+        "projection_dim": 768,
+    },
+    "unet": _UNET
+    | {
+        "sample_size": 64,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+    },
+    "vae": _VAE | {"block_out_channels": [128, 256, 512, 512], "sample_size": 512},
+    "scheduler": _SCHEDULER,
+}
+SD21 = {
+    "text_encoder": _CLIP
+    | {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 23,
+        "num_attention_heads": 16,
+        "hidden_act": "gelu",
+        "projection_dim": 512,
+    },
+    "unet": SD15["unet"]
+    | {
+        "sample_size": 96,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+    },
+    "vae": SD15["vae"] | {"sample_size": 768},
+    "scheduler": _SCHEDULER | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
+}
+RESOLUTIONS = {"demo": 64, "mid": 256, "sd15": 512, "sd21": 768}
+
+
+def preset(name: str) -> dict[str, dict[str, Any]]:
+    """The config files of a preset's components."""
+    if name != "demo":
+        return {"mid": MID, "sd15": SD15, "sd21": SD21}[name]
+    from base_model import base_configs
+    from clip_tokenizer import END, START
+
+    # As many tokens as the demo's tokenizer has.
+    return base_configs({str(index): index for index in range(790)} | {START: 790, END: 791})
+
+
+def write_tokenizer_of(folder: Path, tokens: int) -> None:
+    """Writes a CLIP tokenizer with a vocabulary of so many tokens; those without a word are never used."""
+    import json
+
+    from clip_tokenizer import END, START, write_tokenizer
+
+    known = [token for token in write_tokenizer(folder, words="photo") if token not in (START, END)]
+    unused = [f"unused{index}</w>" for index in range(tokens - len(known) - 2)]
+    vocabulary = {token: index for index, token in enumerate([*known, *unused, START, END])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")

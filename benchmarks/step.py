@@ -1,0 +1,332 @@
+"""Measure the training step with random weights: time, compilation, memory, and how near the machine's limit.
+
+    python benchmarks/step.py --preset mid --batch 2
+    python benchmarks/step.py --preset sd15 --batch 16 --dtype bfloat16 --json step.json
+
+It runs the chunked step and the loop of train_flax.py. MFU is model FLOP utilisation (arXiv:2204.02311,
+appendix B): the FLOP that the step needs, over the time it takes, over the rate at which this device
+multiplies large matrices of the same dtype, measured in the same run.
+"""
+
+import argparse
+import atexit
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from ti_flax.errors import ConfigError, exit_code  # noqa: E402
+
+PRESETS = ("demo", "mid", "sd15", "sd21")
+# Rows, images and prompts of the measured run; none of them matters for the time.
+_IMAGES, _PROMPTS = 5, 27
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Measure the training step with random weights.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--preset", choices=PRESETS, default="mid", help="shapes of the model")
+    add("--batch", type=int, default=1, help="samples of a device and step")
+    add("--resolution", type=int, help="side of the pictures; the preset's if left out")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the frozen model")
+    add("--devices", type=int, help="all if left out; on a CPU so many virtual ones")
+    add("--attention", default="auto", help="implementation, as train_flax.py's option of that name")
+    add("--gradient_checkpointing", action="store_true", help="as train_flax.py's")
+    add("--calls", type=int, default=8, help="timed calls of the device program")
+    add("--seconds", type=float, default=1.0, help="that a call should take")
+    add("--json", type=Path, metavar="FILE", help="where the figures go")
+    return parser.parse_args(argv)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Builds, compiles and times the step; returns the figures by name."""
+    if options.devices:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={options.devices}".strip()
+    import jax
+
+    devices = jax.local_devices()[: options.devices]
+    if options.devices and len(devices) < options.devices:
+        raise ConfigError("--devices", expected=f"at most {len(devices)}", found=str(options.devices))
+    task, state, arguments = build(options, devices)
+    flop = flop_per_sample(options, task, arguments)
+    program, cold, warm = compiled(task, state, arguments, devices)
+    chunks, wall = timed(options, program, task, arguments, devices)
+    steps = np.array([1e3 * chunk.seconds / len(chunk.loss) for chunk in chunks])
+    busy = sum(chunk.seconds for chunk in chunks)
+    rate = matmul_rate(options.dtype, devices[0])
+    seconds = float(np.median(steps)) / 1e3
+    return {
+        "preset": options.preset,
+        "batch": options.batch,
+        "resolution": resolution(options),
+        "dtype": options.dtype,
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "compile_seconds_cold": cold,
+        "compile_seconds_warm": warm,
+        "step_ms_median": float(np.median(steps)),
+        "step_ms_least": float(steps.min()),
+        "step_ms_most": float(steps.max()),
+        "samples_per_second": task.global_batch / seconds,
+        "flop_per_sample": flop,
+        "flop_per_second_of_matmul": rate,
+        "mfu": flop * options.batch / seconds / rate,
+        "floor_ms": 1e3 * flop * options.batch / rate,
+        "host_share_between_calls": (wall - busy) / wall,
+        "steps_per_call": len(chunks[-1].loss),
+        **memory(program, devices[0]),
+        "versions": versions(),
+    }
+
+
+def resolution(options: argparse.Namespace) -> int:
+    from presets import RESOLUTIONS
+
+    return options.resolution or RESOLUTIONS[options.preset]
+
+
+def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
+    """Makes the task, its first state and the frozen arrays, on the devices."""
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+    from presets import preset
+
+    from ti_flax import optim
+    from ti_flax.diffusion import NoiseSchedule
+    from ti_flax.models.attention import Attention
+    from ti_flax.models.stable_diffusion import random_stable_diffusion
+    from ti_flax.step import KEY_IMPLEMENTATION, Task, init_state, replicate
+
+    model = random_stable_diffusion(preset(options.preset), seed=0, dtype=jnp.dtype(options.dtype))
+    attention = Attention(options.attention)
+    model = dataclasses.replace(
+        model,
+        unet=model.unet.clone(attention=attention, gradient_checkpointing=options.gradient_checkpointing),
+        text_encoder=model.text_encoder.clone(attention=attention),
+    )
+    text, trainable = model.text_encoder.config, np.ones(1, bool)
+    rate = optim.learning_rate_schedule("constant", peak=1e-4, total_steps=1)
+    adamw = optim.adamw(rate, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=1e-2)
+    task = Task(
+        model=model,
+        schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
+        optimizer=optim.mask_rows(adamw, trainable),
+        trainable=trainable,
+        first_added_id=text.vocab_size,
+        batch_size=options.batch,
+        device_count=len(devices),
+    )
+    rng = np.random.default_rng(0)
+    side = resolution(options) // model.vae.config.downsampling
+    token_ids = rng.integers(0, text.vocab_size + 1, (_PROMPTS, text.max_position_embeddings), np.int32)
+    frozen = {
+        "text_encoder": model.params["text_encoder"],
+        "unet": model.params["unet"],
+        "posteriors": rng.standard_normal(
+            (_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels), np.float32
+        ),
+        "token_ids": token_ids,
+    }
+    rows = rng.standard_normal((1, text.hidden_size), np.float32) * 0.02
+    key = np.asarray(jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION)))
+    arguments = (replicate(frozen, devices), replicate(key, devices))
+    model.params.clear()
+    return task, jax.device_get(init_state(task, rows)), arguments
+
+
+def flop_per_sample(options: argparse.Namespace, task: Any, arguments: tuple) -> int:
+    """Counts the step's FLOP with the plain attention, so that recomputing counts for nothing."""
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+    from flop import count_flop
+
+    from ti_flax.models.attention import Attention
+    from ti_flax.step import Batch, denoising_loss
+
+    model, plain = task.model, Attention("plain")
+    model = dataclasses.replace(
+        model,
+        unet=model.unet.clone(attention=plain, gradient_checkpointing=False),
+        text_encoder=model.text_encoder.clone(attention=plain),
+    )
+    task = dataclasses.replace(task, model=model)
+    frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), arguments[0])
+    side, channels = frozen["posteriors"].shape[2], frozen["posteriors"].shape[-1] // 2
+    latents = jnp.zeros((1, side, side, channels))
+    tokens = jnp.zeros((1, frozen["token_ids"].shape[1]), jnp.int32)
+    batch = Batch(latents, latents, jnp.zeros(1, jnp.int32), tokens)
+    rows = jnp.zeros((1, model.text_encoder.config.hidden_size))
+    step = jax.value_and_grad(lambda rows, frozen, batch: denoising_loss(rows, frozen, batch, task))
+    return count_flop(jax.make_jaxpr(step)(rows, frozen, batch).jaxpr)
+
+
+def compiled(task: Any, state: Any, arguments: tuple, devices: list) -> tuple[Any, float, float]:
+    """Compiles twice, into an empty cache and out of it; returns the program and both times in seconds."""
+    import jax
+
+    from ti_flax.run import CHUNK_CAPACITY
+    from ti_flax.step import make_chunk, replicate, spread
+
+    seconds, program = [], None
+    keep_in_empty_folder()
+    for _ in range(2):
+        jax.clear_caches()
+        began = time.perf_counter()
+        traced = spread(make_chunk(task, CHUNK_CAPACITY), devices)
+        lowered = traced.lower(replicate(state, devices), *arguments, replicate(np.int32(1), devices))
+        program = lowered.compile()
+        seconds.append(time.perf_counter() - began)
+    return program, *seconds
+
+
+def keep_in_empty_folder() -> None:
+    """Makes JAX keep every compiled program in a new folder, for the life of this process."""
+    import jax
+
+    folder = tempfile.mkdtemp(prefix="ti_flax-compile-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def timed(
+    options: argparse.Namespace, program: Any, task: Any, arguments: tuple, devices: list
+) -> tuple[list, float]:
+    """Runs the loop; returns its timed chunks and the wall time from the first's start to the last's end."""
+    import jax
+
+    from ti_flax.loop import Hook, run_steps
+    from ti_flax.run import CHUNK_CAPACITY
+    from ti_flax.step import init_state, replicate
+
+    class Clock(Hook):
+        def __init__(self):
+            self.chunks, self.times = [], []
+
+        def measured(self, chunk):
+            self.chunks.append(chunk)
+            self.times.append(time.perf_counter())
+
+    def run(steps: int, calls: int) -> Clock:
+        clock = Clock()
+        rows = np.zeros((1, task.model.text_encoder.config.hidden_size), np.float32)
+        run_steps(
+            program,
+            replicate(jax.device_get(init_state(task, rows)), devices),
+            arguments,
+            total_steps=steps * calls,
+            capacity=CHUNK_CAPACITY,
+            devices=devices,
+            hooks=[clock],
+            steps_per_call=steps,
+        )
+        return clock
+
+    first = run(1, 3).chunks[-1].seconds
+    clock = run(min(CHUNK_CAPACITY, max(1, round(options.seconds / first))), options.calls + 1)
+    # The first call warms up; times are taken at the ends of calls.
+    return clock.chunks[1:], clock.times[-1] - clock.times[0]
+
+
+def matmul_rate(dtype: str, device: Any) -> float:
+    """FLOP per second of the best of some products of two large square matrices."""
+    import jax
+    import jax.numpy as jnp
+
+    side = 2048 if device.platform == "cpu" else 8192
+    with jax.default_device(device):
+        x = jnp.full((side, side), 1e-3, jnp.dtype(dtype))
+        product = jax.jit(jnp.matmul)
+        jax.block_until_ready(product(x, x))
+        best = float("inf")
+        for _ in range(10):
+            began = time.perf_counter()
+            # Several in a row, so that starting them does not count.
+            jax.block_until_ready([product(x, x) for _ in range(4)])
+            best = min(best, (time.perf_counter() - began) / 4)
+    return 2 * side**3 / best
+
+
+def memory(program: Any, device: Any) -> dict[str, float]:
+    """Gigabytes: what the device measured, and what the compiler plans."""
+    import resource
+
+    planned = program.memory_analysis()
+    found = {}
+    statistics = device.memory_stats()
+    if statistics:
+        found["peak_device_gb"] = statistics["peak_bytes_in_use"] / 1e9
+    else:
+        found["peak_process_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    if planned is not None:
+        found["planned_arguments_gb"] = planned.argument_size_in_bytes / 1e9
+        found["planned_temporary_gb"] = planned.temp_size_in_bytes / 1e9
+    return found
+
+
+def versions() -> dict[str, str]:
+    import jax
+
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+        "backend": jax.local_devices()[0].client.platform_version.split("\n")[0],
+    }
+
+
+def shown(figures: dict[str, Any]) -> str:
+    """The figures as lines of text."""
+    lines = [
+        "{preset}, {resolution} px, batch {batch}, {dtype}, on {devices}",
+        "compile        {compile_seconds_cold:.1f} s, from the cache {compile_seconds_warm:.1f} s",
+        "step           {step_ms_median:.2f} ms ({step_ms_least:.2f} to {step_ms_most:.2f}), "
+        "{steps_per_call} steps a call",
+        "samples/s      {samples_per_second:.2f}",
+        "work           {tflop:.3f} TFLOP a sample; at this device's matmul rate "
+        "({rate:.2f} TFLOP/s) {floor_ms:.2f} ms a step",
+        "MFU            {mfu:.1%}",
+        "host           {host_share_between_calls:.2%} of the time is between calls",
+        "memory         {memory}",
+    ]
+    kinds = [
+        f"{name[:-3].replace('_', ' ')} {value:.2f} GB" for name, value in figures.items() if "_gb" in name
+    ]
+    extra = {
+        "tflop": figures["flop_per_sample"] / 1e12,
+        "rate": figures["flop_per_second_of_matmul"] / 1e12,
+        "memory": ", ".join(kinds),
+    }
+    return "\n".join(lines).format(**figures, **extra)
+
+
+def main(argv=None) -> None:
+    options = parse_arguments(argv)
+    figures = measure(options)
+    print(shown(figures))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: main()))

@@ -1,0 +1,305 @@
+"""Compile a run's training step for a TPU slice without having one, and say what it needs there.
+
+    pip install libtpu
+    python scripts/compile_for_tpu.py --config configs/cat.yaml --mixed_precision bf16 --topology v5e:2x4
+
+It compiles the very program that the slice would run: memory of a chip, whether it fits, the largest batch
+that does, work, and what the chips tell one another. Only the model's config files are read, no weights.
+Options that are not listed here are those of train_flax.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from ti_flax.config import RunConfig, parse_config  # noqa: E402
+from ti_flax.errors import ConfigError, exit_code  # noqa: E402
+
+if TYPE_CHECKING:
+    from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+
+# Gigabytes (2**30 bytes) of memory that a JAX device has (cloud.google.com/tpu/docs, one page a version).
+MEMORY = {"v2": 8, "v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
+# Or libtpu asks a metadata server, which only a TPU VM has, for minutes, and complains of what is missing.
+_NO_TPU_HERE = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "f64": 8}
+# Pictures that are assumed; a picture's posteriors are a thousandth of a model's memory.
+_IMAGES = 5
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is compiled, and what for.
+
+    Attributes:
+      config: of the run.
+      model: its modules, without parameters.
+      devices: of the slice.
+      limit: bytes of memory of a device.
+    """
+
+    config: RunConfig
+    model: FlaxStableDiffusion
+    devices: list[Any]
+    limit: int
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of the step.
+
+    Attributes:
+      batch: samples of a device.
+      seconds: the compilation took.
+      arguments: bytes of parameters, pictures and state on a device.
+      temporary: bytes of activations and all else that lives while it runs.
+      program: bytes of the machine code.
+      flop: of a device and step, as the compiler counts them.
+      traffic: bytes that a device reads and writes in a step.
+      collectives: each collective operation of the program with its bytes.
+    """
+
+    batch: int
+    seconds: float
+    arguments: int
+    temporary: int
+    program: int
+    flop: float
+    traffic: float
+    collectives: tuple[tuple[str, int], ...]
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a device needs."""
+        return self.arguments + self.temporary + self.program
+
+
+def parse_arguments(argv=None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        description="Compile a run's training step for a TPU slice without having one.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="All other options are those of train_flax.py.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--topology", default="v5e:2x4", help="version and shape of the slice, such as v4:2x2x1")
+    add(
+        "--preset",
+        choices=("demo", "mid", "sd15", "sd21"),
+        help="shapes of benchmarks/presets.py, not a model's",
+    )
+    add("--no_search", action="store_true", help="do not look for the largest batch")
+    return parser.parse_known_args(argv)
+
+
+def slice_devices(topology: str) -> list[Any]:
+    """The devices of a slice that is not there.
+
+    Raises:
+      ConfigError: libtpu is not installed, or knows no such slice.
+    """
+    os.environ.update(_NO_TPU_HERE)
+    from jax.experimental import topologies
+
+    version = topology.partition(":")[0]
+    if version not in MEMORY:
+        raise ConfigError("--topology", expected=f"one of {', '.join(MEMORY)} and a shape", found=topology)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError("--topology", expected="the package libtpu", remedy="pip install libtpu")
+    try:
+        # Elsewhere a device is what JAX takes by default; both cores of a v4 chip are one device there.
+        kind = {"chip_config_name": "megacore"} if version == "v4" else {}
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **kind)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError("--topology", expected="a slice that libtpu knows", found=reason) from None
+    return list(described.devices)
+
+
+def compile_step(target: Target, batch: int) -> Compiled:
+    """Compiles the step with so many samples a device, for devices that need not be there.
+
+    Raises:
+      MemoryError: the compiler finds that it does not fit.
+    """
+    import jax
+
+    from ti_flax.run import make_task
+    from ti_flax.step import make_chunk, spread
+
+    config, model, devices = target.config.replace(train_batch_size=batch), target.model, target.devices
+    task, _ = make_task(config, model, model.text_encoder.config.vocab_size, devices=len(devices))
+    capacity = min(500, config.training.max_train_steps or 500)
+    began = time.perf_counter()
+    lowered = spread(make_chunk(task, capacity), devices).lower(*abstract_arguments(config, task))
+    try:
+        program = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error) or "Ran out of memory" in str(error):
+            raise MemoryError from None
+        raise
+    planned, cost = program.memory_analysis(), program.cost_analysis()
+    cost = cost[0] if isinstance(cost, list) else cost
+    return Compiled(
+        batch=task.batch_size,
+        seconds=time.perf_counter() - began,
+        arguments=planned.argument_size_in_bytes,
+        temporary=planned.temp_size_in_bytes + planned.output_size_in_bytes - planned.alias_size_in_bytes,
+        program=planned.generated_code_size_in_bytes,
+        flop=cost.get("flops", 0.0),
+        traffic=cost.get("bytes accessed", 0.0),
+        collectives=collectives(program.as_text()),
+    )
+
+
+def read_configs(config: RunConfig, preset_name: str | None) -> FlaxStableDiffusion:
+    """The modules of the configured model, or of a preset, without parameters."""
+    import jax.numpy as jnp
+    from presets import preset
+
+    from ti_flax.models.attention import Attention
+    from ti_flax.models.hub import resolve_model
+    from ti_flax.models.stable_diffusion import load_stable_diffusion, random_stable_diffusion
+
+    options = config.model
+    kind = {
+        "dtype": jnp.dtype(options.compute_dtype),
+        "attention": Attention(options.attention, platform="tpu"),
+    }
+    if preset_name:
+        return random_stable_diffusion(preset(preset_name), seed=0, components=(), **kind)
+    parts = ("scheduler", "text_encoder", "unet", "vae")
+    name, revision = options.pretrained_model_name_or_path, options.revision
+    folder = resolve_model(name, revision=revision, components=parts, weights=False)
+    return load_stable_diffusion(folder, components=(), **kind)
+
+
+def abstract_arguments(config: RunConfig, task: Any) -> tuple[Any, ...]:
+    """Shapes and dtypes of the program's arguments, each with the axis of the devices."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from ti_flax.models.stable_diffusion import parameter_shapes
+    from ti_flax.prompts import training_prompts
+    from ti_flax.step import init_state
+
+    model, count = task.model, config.concept.num_vectors
+    side = config.images.resolution // model.vae.config.downsampling
+    prompts = training_prompts(config.concept.placeholder_token, config.concept.learnable_property)
+    tokens = (len(prompts), model.text_encoder.config.max_position_embeddings)
+    moments = (_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels)
+    frozen = {
+        "text_encoder": parameter_shapes(model.text_encoder),
+        "unet": parameter_shapes(model.unet),
+        "posteriors": jax.ShapeDtypeStruct(moments, jnp.float32),
+        "token_ids": jax.ShapeDtypeStruct(tokens, jnp.int32),
+    }
+    rows = np.zeros((count, model.text_encoder.config.hidden_size), np.float32)
+    key, steps = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((), jnp.int32)
+    state = jax.eval_shape(lambda: init_state(task, rows))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((task.device_count, *leaf.shape), leaf.dtype),
+        (state, frozen, key, steps),
+    )
+
+
+def collectives(text: str) -> tuple[tuple[str, int], ...]:
+    """Finds the collective operations in a compiled program, with the bytes of their results."""
+    found = []
+    for line in text.splitlines():
+        match = re.search(rf"= (.*?) ({'|'.join(_COLLECTIVES)})(?:-start)?\(", line)
+        if match:
+            found.append((match[2], sum(map(_bytes, re.findall(r"(\w+)\[([\d,]*)\]", match[1])))))
+    return tuple(found)
+
+
+def _bytes(array: tuple[str, str]) -> int:
+    kind, shape = array
+    return _BYTES.get(kind, 4) * math.prod(int(size) for size in shape.split(",") if size)
+
+
+def largest_batch(target: Target, at_first: Compiled | None) -> int:
+    """The largest batch of a device that the compiler accepts, by two compilations and a check or two."""
+    first = at_first or try_batch(target, 1)
+    if first is None or first.memory > target.limit:
+        return 0
+    second = try_batch(target, first.batch * 2)
+    if second is None or second.memory > target.limit:
+        return 1 if first.batch == 1 else largest_batch(target, None)
+    each = max(1, (second.memory - first.memory) / (second.batch - first.batch))
+    guess = first.batch + int((target.limit - first.memory) / each)
+    while guess > second.batch:
+        tried = try_batch(target, guess)
+        if tried is not None and tried.memory <= target.limit:
+            return guess
+        guess = max(second.batch, min(guess - 1, int(guess * 0.95)))
+    return second.batch
+
+
+def try_batch(target: Target, batch: int) -> Compiled | None:
+    """Compiles with a batch; None if it does not fit."""
+    print(f"compiling with batch {batch}", file=sys.stderr, flush=True)
+    try:
+        return compile_step(target, batch)
+    except MemoryError:
+        return None
+
+
+def report(topology: str, target: Target, found: Compiled | None) -> str:
+    """What the compiler said, as lines of text."""
+    limit = target.limit
+    head = f"{topology}: {len(target.devices)} devices of {limit / 2**30:.0f} GiB"
+    if found is None:
+        return f"{head}\nmemory     does not fit: the compiler ran out of it"
+    kinds = {"arguments": found.arguments, "temporary": found.temporary, "program": found.program}
+    parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in kinds.items())
+    fits = "fits" if found.memory <= limit else "does not fit"
+    spoken = "; ".join(f"{name} of {size:,} bytes" for name, size in found.collectives) or "none"
+    return "\n".join(
+        [
+            head,
+            f"compiled   in {found.seconds:.0f} s, batch {found.batch} a device",
+            f"memory     {found.memory / 2**30:.2f} GiB a device ({parts}): {fits}",
+            f"work       {found.flop / 1e12:.3f} TFLOP and {found.traffic / 1e9:.2f} GB read and written, "
+            "a device and step",
+            f"between    {spoken}",
+        ]
+    )
+
+
+def main(argv=None) -> None:
+    options, rest = parse_arguments(argv)
+    config = parse_config(rest)
+    devices = slice_devices(options.topology)
+    limit = MEMORY[options.topology.partition(":")[0]] * 2**30
+    target = Target(config, read_configs(config, options.preset), devices, limit)
+    found = try_batch(target, config.training.train_batch_size)
+    print(report(options.topology, target, found), flush=True)
+    if not options.no_search:
+        start = found if found is not None and found.memory <= limit else None
+        print(f"largest    batch {largest_batch(target, start)} a device")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: main()))
