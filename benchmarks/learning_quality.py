@@ -218,7 +218,7 @@ def groups(points: Sequence[Point]) -> list[tuple[str, list[Point]]]:
             titled.setdefault(title, []).append(point)
     literal = {point.concept for point in titled.get("literal", [])}
     final = [members for title, members in titled.items() if title.startswith("learned")][-1:]
-    if final and literal < {point.concept for point in final[0]}:
+    if final and literal and literal < {point.concept for point in final[0]}:
         titled["of these"] = [point for point in final[0] if point.concept in literal]
     return list(titled.items())
 
@@ -235,8 +235,12 @@ def table(points: Sequence[Point]) -> str:
 
 
 def last_line(points: Sequence[Point]) -> str:
-    """The result in one line: learned at the last step, between its bounds, for the same concepts."""
-    rows = dict(groups(points))
+    """The result in one line: learned at the last step, between its bounds.
+
+    Over the same concepts: those that plain words describe, where there are some.
+    """
+    with_words = {point.concept for point in points if point.kind == "literal"}
+    rows = dict(groups([point for point in points if point.concept in with_words or not with_words]))
     final = [members for title, members in rows.items() if title.startswith("learned")][-1]
 
     def mean(members: Sequence[Point], what: str) -> str:

@@ -64,9 +64,14 @@ def test_the_table_has_a_row_for_each_step_and_bound(points):
     assert lines[5].split()[2] == "0.75" and lines[5].endswith("1 x 2 x 4")
 
 
+def test_a_table_without_a_concept_in_plain_words(points):
+    lines = bench.table([each for each in points if each.concept == "b"]).splitlines()
+    assert [line[:14].strip() for line in lines[1:]] == ["initializer", "learned 50", "learned 100"]
+
+
 def test_the_last_line(points):
     assert bench.last_line(points) == (
-        "fidelity 0.500 literal 0.750 initializer 0.125 editability 0.625 literal 1.000"
+        "fidelity 0.750 literal 0.750 initializer 0.000 editability 0.375 literal 1.000"
     )
     without = [each for each in points if each.concept == "b"]
     assert bench.last_line(without).startswith("fidelity 0.250 literal none initializer 0.250")
