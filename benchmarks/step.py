@@ -110,6 +110,7 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
 
     from ti_flax import optim
     from ti_flax.diffusion import NoiseSchedule
+    from ti_flax.examples import one_shape
     from ti_flax.models.attention import Attention
     from ti_flax.models.stable_diffusion import random_stable_diffusion
     from ti_flax.step import KEY_IMPLEMENTATION, Task, init_state, replicate
@@ -139,10 +140,10 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     frozen = {
         "text_encoder": model.params["text_encoder"],
         "unet": model.params["unet"],
-        "posteriors": rng.standard_normal(
-            (_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels), np.float32
+        "examples": one_shape(
+            rng.standard_normal((_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels), np.float32),
+            token_ids,
         ),
-        "token_ids": token_ids,
     }
     rows = rng.standard_normal((1, text.hidden_size), np.float32) * 0.02
     key = np.asarray(jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION)))
@@ -159,8 +160,9 @@ def flop_per_sample(options: argparse.Namespace, task: Any, arguments: tuple) ->
     import jax.numpy as jnp
     from flop import count_flop
 
+    from ti_flax.examples import Batch
     from ti_flax.models.attention import Attention
-    from ti_flax.step import Batch, denoising_loss
+    from ti_flax.step import denoising_loss
 
     model, plain = task.model, Attention("plain")
     model = dataclasses.replace(
@@ -170,9 +172,11 @@ def flop_per_sample(options: argparse.Namespace, task: Any, arguments: tuple) ->
     )
     task = dataclasses.replace(task, model=model)
     frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), arguments[0])
-    side, channels = frozen["posteriors"].shape[2], frozen["posteriors"].shape[-1] // 2
+    examples = frozen["examples"]
+    _, _, side, _, moments = examples.buckets[0].posteriors.shape
+    channels = moments // 2
     latents = jnp.zeros((1, side, side, channels))
-    tokens = jnp.zeros((1, frozen["token_ids"].shape[1]), jnp.int32)
+    tokens = jnp.zeros((1, examples.token_ids.shape[-1]), jnp.int32)
     batch = Batch(latents, latents, jnp.zeros(1, jnp.int32), tokens)
     rows = jnp.zeros((1, model.text_encoder.config.hidden_size))
     step = jax.value_and_grad(lambda rows, frozen, batch: denoising_loss(rows, frozen, batch, task))

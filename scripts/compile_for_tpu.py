@@ -200,6 +200,7 @@ def abstract_arguments(config: RunConfig, task: Any) -> tuple[Any, ...]:
     import jax.numpy as jnp
     import numpy as np
 
+    from ti_flax.examples import one_shape
     from ti_flax.models.stable_diffusion import parameter_shapes
     from ti_flax.prompts import training_prompts
     from ti_flax.step import init_state
@@ -212,8 +213,9 @@ def abstract_arguments(config: RunConfig, task: Any) -> tuple[Any, ...]:
     frozen = {
         "text_encoder": parameter_shapes(model.text_encoder),
         "unet": parameter_shapes(model.unet),
-        "posteriors": jax.ShapeDtypeStruct(moments, jnp.float32),
-        "token_ids": jax.ShapeDtypeStruct(tokens, jnp.int32),
+        "examples": jax.eval_shape(
+            one_shape, jax.ShapeDtypeStruct(moments, jnp.float32), jax.ShapeDtypeStruct(tokens, jnp.int32)
+        ),
     }
     rows = np.zeros((count, model.text_encoder.config.hidden_size), np.float32)
     key, steps = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((), jnp.int32)

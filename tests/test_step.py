@@ -10,8 +10,9 @@ from tiny_models import FAMILIES
 
 from ti_flax import optim
 from ti_flax.diffusion import NoiseSchedule
+from ti_flax.examples import Examples, bucket_of_step, draw, image_index, one_shape
 from ti_flax.models.stable_diffusion import random_stable_diffusion
-from ti_flax.step import Task, draw, first_copy, image_index, init_state, make_chunk, replicate, spread
+from ti_flax.step import Task, first_copy, init_state, make_chunk, replicate, spread
 
 VOCABULARY = 120
 CAPACITY = 8
@@ -44,9 +45,14 @@ def make_frozen(task, images=3):
     return {
         "text_encoder": task.model.params["text_encoder"],
         "unet": task.model.params["unet"],
-        "posteriors": rng.normal(size=(images, 2, 4, 4, 8)).astype(np.float32),
-        "token_ids": token_ids,
+        "examples": one_shape(rng.normal(size=(images, 2, 4, 4, 8)).astype(np.float32), token_ids),
     }
+
+
+def draw_one(task, seed, examples, *, step=0, position=0):
+    places = {"step": jnp.int32(step), "position": jnp.int32(position)}
+    key = jax.random.key(seed)
+    return draw(task.draw_rules, key, examples.buckets[0], examples.token_ids, **places)
 
 
 def start_rows(task):
@@ -127,7 +133,7 @@ def test_frozen_things_keep_their_bits():
 def test_seed_and_position_matter_and_every_epoch_shows_every_image(one_device):
     task, frozen, _ = one_device
     batches = [
-        draw(task, jax.random.key(seed), frozen, step=jnp.int32(step), position=jnp.int32(position))
+        draw_one(task, seed, frozen["examples"], step=step, position=position)
         for seed, step, position in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     ]
     noises = {np.asarray(batch.noise).tobytes() for batch in batches}
@@ -141,8 +147,8 @@ def test_seed_and_position_matter_and_every_epoch_shows_every_image(one_device):
 
 def test_posterior_and_noise_are_drawn_apart(one_device):
     task, frozen, _ = one_device
-    standard = frozen | {"posteriors": np.zeros_like(frozen["posteriors"])}
-    batch = draw(task, jax.random.key(0), standard, step=jnp.int32(0), position=jnp.int32(0))
+    posteriors = np.zeros_like(frozen["examples"].buckets[0].posteriors)
+    batch = draw_one(task, 0, one_shape(posteriors, frozen["examples"].token_ids[0]))
     sampled = batch.latents / task.model.vae.config.scaling_factor
     correlation = np.corrcoef(np.ravel(sampled), np.ravel(batch.noise))[0, 1]
     assert abs(correlation) < 0.5
@@ -151,17 +157,14 @@ def test_posterior_and_noise_are_drawn_apart(one_device):
 
 def test_flip_p_chooses_between_image_and_mirror_image(one_device):
     task, frozen, _ = one_device
-    mirrored = np.zeros_like(frozen["posteriors"])
+    mirrored = np.zeros_like(frozen["examples"].buckets[0].posteriors)
     mirrored[..., 4:] = -30.0
     mirrored[:, 1, ..., :4] = 1.0
-    frozen = frozen | {"posteriors": mirrored}
+    examples = one_shape(mirrored, frozen["examples"].token_ids[0])
     scale = task.model.vae.config.scaling_factor
     for flip_p, expected in [(0.0, {0.0}), (1.0, {1.0}), (0.5, {0.0, 1.0})]:
         flipped = dataclasses.replace(task, flip_p=flip_p)
-        drawn = [
-            draw(flipped, jax.random.key(0), frozen, step=jnp.int32(step), position=jnp.int32(0))
-            for step in range(12)
-        ]
+        drawn = [draw_one(flipped, 0, examples, step=step) for step in range(12)]
         assert {round(float(batch.latents.mean()) / scale, 2) for batch in drawn} == expected
 
 
@@ -183,3 +186,51 @@ def test_one_all_reduce_and_no_other_collective(one_device):
     # One line of the program for the loss and the gradient, combined or not.
     assert 1 <= text.count(" all-reduce(") <= 2
     assert "all-gather" not in text and "all-to-all" not in text
+
+
+def in_buckets(frozen):
+    """The first picture in a shape of its own, and with it weights; the others shown twice as often."""
+    [bucket], token_ids = frozen["examples"]
+    wide = np.concatenate([bucket.posteriors[:1]] * 2, axis=3)
+    first = bucket._replace(posteriors=wide, prompts=bucket.prompts[:1], places=np.array([0], np.int32))
+    rest = bucket._replace(
+        posteriors=bucket.posteriors[1:], prompts=bucket.prompts[1:], places=np.array([0, 1, 0, 1], np.int32)
+    )
+    return frozen | {"examples": Examples((first, rest), token_ids)}
+
+
+def test_every_bucket_has_its_share_of_the_updates(one_device):
+    _, frozen, _ = one_device
+    buckets = in_buckets(frozen)["examples"].buckets
+    seen = [bucket_of_step(jax.random.key(0), jnp.int32(step), buckets) for step in range(20)]
+    chosen = [int(bucket) for bucket, _ in seen]
+    assert [sum(chosen[i : i + 5]) for i in range(0, 20, 5)] == [4, 4, 4, 4]
+    assert len({tuple(chosen[i : i + 5]) for i in range(0, 20, 5)}) > 1
+    for bucket in (0, 1):
+        assert [int(before) for each, before in seen if each == bucket] == list(range(chosen.count(bucket)))
+
+
+def test_buckets_give_the_same_rows_on_every_number_of_devices(one_device):
+    task, frozen, _ = one_device
+    frozen = in_buckets(frozen)
+    expected, losses, _ = run(task, frozen, [4, 2])
+    split = dataclasses.replace(task, batch_size=2, device_count=4)
+    state, split_losses, _ = run(split, frozen, [6], devices=4)
+    np.testing.assert_allclose(split_losses, losses, rtol=1e-5)
+    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-7)
+
+
+def test_weights_of_one_change_nothing_and_others_weigh_the_error(one_device):
+    task, frozen, (expected, losses, _) = one_device
+    [bucket], token_ids = frozen["examples"]
+
+    def weighted(weights):
+        changed = frozen | {"examples": Examples((bucket._replace(loss_weights=weights),), token_ids)}
+        return run(task, changed, [6])
+
+    ones = np.ones((3, 2, 4, 4), np.float32)
+    state, ones_losses, _ = weighted(ones)
+    np.testing.assert_allclose(ones_losses, losses, rtol=1e-6)
+    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-7)
+    _, doubled, _ = weighted(2 * ones)
+    np.testing.assert_allclose(doubled[0], 2 * losses[0], rtol=1e-6)

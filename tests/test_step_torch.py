@@ -11,9 +11,10 @@ from test_step import VOCABULARY, make_frozen, make_task, start_rows  # noqa: E4
 from tiny_models import FAMILIES  # noqa: E402
 from torch_models import channels_first, write_torch_models  # noqa: E402
 
+from ti_flax.examples import draw  # noqa: E402
 from ti_flax.models.stable_diffusion import load_stable_diffusion  # noqa: E402
 from ti_flax.optim import move_rows  # noqa: E402
-from ti_flax.step import denoising_loss, draw  # noqa: E402
+from ti_flax.step import denoising_loss  # noqa: E402
 
 RATE, STEPS = 5e-3, 20
 
@@ -73,9 +74,16 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
     state, rows = ours.init(jnp.asarray(rows)), jnp.asarray(rows)
     positions = jnp.arange(2)
     draw_batch = jax.jit(
-        lambda step: jax.vmap(lambda p: draw(task, jax.random.key(0), frozen, step=step, position=p))(
-            positions
-        )
+        lambda step: jax.vmap(
+            lambda p: draw(
+                task.draw_rules,
+                jax.random.key(0),
+                frozen["examples"].buckets[0],
+                frozen["examples"].token_ids,
+                step=step,
+                position=p,
+            )
+        )(positions)
     )
     differentiate = jax.jit(lambda rows, batch: jax.value_and_grad(denoising_loss)(rows, frozen, batch, task))
     for step in range(STEPS):

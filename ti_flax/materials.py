@@ -15,6 +15,7 @@ from ti_flax.checkpoint import tree_digest
 from ti_flax.config import RunConfig
 from ti_flax.embedding import check_table, initial_rows
 from ti_flax.errors import ConfigError
+from ti_flax.examples import Examples, one_shape
 from ti_flax.export.pipeline import CARRIED
 from ti_flax.images import TrainingImages, load_images
 from ti_flax.latents import default_cache_dir, encode_posteriors
@@ -37,16 +38,14 @@ class Materials:
       tokenizer: with the concept's tokens.
       images: pixels and names.
       model: modules and parameters; those of the VAE only if previews need them.
-      posteriors: `[images, 2, height, width, 2 * channels]` float32.
-      token_ids: `[templates, tokens]` int32.
+      examples: encoded pictures and prompts.
     """
 
     concept: Concept
     tokenizer: Any
     images: TrainingImages
     model: FlaxStableDiffusion
-    posteriors: np.ndarray
-    token_ids: np.ndarray
+    examples: Examples
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -55,8 +54,8 @@ class Materials:
         return {
             "concept": f"{self.concept.text} from {self.concept.initializer_token}",
             "model": tree_digest(parts),
-            "images": tree_digest(self.posteriors),
-            "prompts": tree_digest(self.token_ids),
+            "images": tree_digest(self.examples.buckets),
+            "prompts": tree_digest(self.examples.token_ids),
         }
 
     @property
@@ -121,7 +120,7 @@ def gather(config: RunConfig) -> Materials:
     )
     if config.watching.validation_prompt is None:
         del model.params["vae"]
-    return Materials(concept, tokenizer, images, model, posteriors, token_ids)
+    return Materials(concept, tokenizer, images, model, one_shape(posteriors, token_ids))
 
 
 def chosen_attention(name: str) -> Attention:

@@ -215,8 +215,7 @@ def fit(
         {
             "text_encoder": task.model.params["text_encoder"],
             "unet": task.model.params["unet"],
-            "posteriors": materials.posteriors,
-            "token_ids": materials.token_ids,
+            "examples": materials.examples,
         },
         devices,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,12 +15,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ti_flax.diffusion import NoiseSchedule
 from ti_flax.embedding import splice
+from ti_flax.examples import Batch, Bucket, DrawRules, Examples, bucket_of_step, draw
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.optim import move_rows
 
 AXIS = "devices"
 # Pinned, because the bits of a run must not depend on a JAX flag.
 KEY_IMPLEMENTATION = "threefry2x32"
+# Folded into the run's key for the order of buckets.
+BUCKETS = 1
 
 
 class TrainState(NamedTuple):
@@ -34,22 +38,6 @@ class TrainState(NamedTuple):
     rows: jax.Array
     opt_state: Any
     step: jax.Array
-
-
-class Batch(NamedTuple):
-    """What one batch is made of, before the models see it.
-
-    Attributes:
-      latents: `[batch, height, width, channels]` float32, posterior samples x scaling factor.
-      noise: like `latents`, standard normal.
-      timesteps: `[batch]` int32.
-      token_ids: `[batch, tokens]` int32.
-    """
-
-    latents: jax.Array
-    noise: jax.Array
-    timesteps: jax.Array
-    token_ids: jax.Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,49 +71,21 @@ class Task:
         """Samples that make one update, over all devices and accumulated batches."""
         return self.batch_size * self.accumulation * self.device_count
 
+    @property
+    def draw_rules(self) -> DrawRules:
+        """How samples are drawn."""
+        return DrawRules(
+            global_batch=self.global_batch,
+            scaling_factor=self.model.vae.config.scaling_factor,
+            num_train_timesteps=self.schedule.num_train_timesteps,
+            flip_p=self.flip_p,
+        )
+
 
 def init_state(task: Task, rows: np.ndarray) -> TrainState:
     """The state before the first update."""
     started = jnp.asarray(rows, jnp.float32)
     return TrainState(started, task.optimizer.init(started), jnp.zeros((), jnp.int32))
-
-
-def image_index(key: jax.Array, sample: jax.Array, images: int) -> jax.Array:
-    """Which image the n-th sample of the run shows: a fresh shuffle of all images every epoch."""
-    order = jax.random.permutation(jax.random.fold_in(key, sample // images), images)
-    return order[sample % images]
-
-
-def draw(task: Task, key: jax.Array, frozen: dict, *, step: jax.Array, position: jax.Array) -> Batch:
-    """Draws one sample; everything in it depends on (key, step, position in the global batch) alone.
-
-    Args:
-      task: the run's fixed parts.
-      key: the run's key.
-      frozen: holds `posteriors` `[images, 2, height, width, 2 * channels]` (mean and log-variance of
-        each image and of its mirror image) and `token_ids` `[templates, tokens]`.
-      step: `[]` int32, update index.
-      position: `[]` int32, place in the global batch.
-
-    Returns:
-      A `Batch` without the batch axis.
-    """
-    order_key, sample_key = jax.random.split(key)
-    sample_key = jax.random.fold_in(jax.random.fold_in(sample_key, step), position)
-    posterior_key, noise_key, time_key, template_key, flip_key = jax.random.split(sample_key, 5)
-
-    posteriors, token_ids = frozen["posteriors"], frozen["token_ids"]
-    image = image_index(order_key, step * task.global_batch + position, posteriors.shape[0])
-    mirrored = jax.random.bernoulli(flip_key, task.flip_p).astype(jnp.int32)
-    mean, log_variance = jnp.split(posteriors[image, mirrored], 2, axis=-1)
-    sampled = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(posterior_key, mean.shape)
-    template = jax.random.randint(template_key, (), 0, token_ids.shape[0])
-    return Batch(
-        latents=sampled * task.model.vae.config.scaling_factor,
-        noise=jax.random.normal(noise_key, mean.shape),
-        timesteps=jax.random.randint(time_key, (), 0, task.schedule.num_train_timesteps),
-        token_ids=token_ids[template],
-    )
 
 
 def denoising_loss(rows: jax.Array, frozen: dict, batch: Batch, task: Task) -> jax.Array:
@@ -144,22 +104,51 @@ def denoising_loss(rows: jax.Array, frozen: dict, batch: Batch, task: Task) -> j
     noisy = task.schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
     predicted = unet.apply({"params": frozen["unet"]}, noisy, batch.timesteps, hidden_states)
     target = task.schedule.target(batch.latents, batch.noise, batch.timesteps)
-    return jnp.mean(jnp.square(jnp.asarray(predicted, jnp.float32) - target))
+    error = jnp.square(jnp.asarray(predicted, jnp.float32) - target)
+    if batch.loss_weights is not None:
+        error = error * batch.loss_weights[..., None]
+    return jnp.mean(error)
 
 
 def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple[TrainState, dict]:
-    """One update from one global batch; runs on every device, with gradients averaged over them."""
+    """One update from one global batch; runs on every device, with gradients averaged over them.
+
+    Args:
+      task: the run's fixed parts.
+      state: before the update.
+      frozen: parameter trees `text_encoder` and `unet`, and `examples`.
+      key: the run's key.
+    """
+    examples: Examples = frozen["examples"]
     device = jax.lax.axis_index(AXIS)
 
-    def accumulate(total, micro):
-        first = (micro * task.device_count + device) * task.batch_size
-        positions = first + jnp.arange(task.batch_size)
-        batch = jax.vmap(lambda p: draw(task, key, frozen, step=state.step, position=p))(positions)
-        loss_and_gradient = jax.value_and_grad(denoising_loss)(state.rows, frozen, batch, task)
-        return jax.tree.map(jnp.add, total, loss_and_gradient), None
+    def gradient_from(bucket: Bucket, round: jax.Array | None):
+        def accumulate(total, micro):
+            first = (micro * task.device_count + device) * task.batch_size
+            positions = first + jnp.arange(task.batch_size)
+            batch = jax.vmap(
+                lambda position: draw(
+                    task.draw_rules,
+                    key,
+                    bucket,
+                    examples.token_ids,
+                    step=state.step,
+                    position=position,
+                    round=round,
+                )
+            )(positions)
+            loss_and_gradient = jax.value_and_grad(denoising_loss)(state.rows, frozen, batch, task)
+            return jax.tree.map(jnp.add, total, loss_and_gradient), None
 
-    zero = (jnp.zeros((), jnp.float32), jnp.zeros_like(state.rows))
-    total, _ = jax.lax.scan(accumulate, zero, jnp.arange(task.accumulation))
+        zero = (jnp.zeros((), jnp.float32), jnp.zeros_like(state.rows))
+        return jax.lax.scan(accumulate, zero, jnp.arange(task.accumulation))[0]
+
+    if len(examples.buckets) == 1:
+        total = gradient_from(examples.buckets[0], None)
+    else:
+        chosen, round = bucket_of_step(jax.random.fold_in(key, BUCKETS), state.step, examples.buckets)
+        branches = [partial(gradient_from, bucket) for bucket in examples.buckets]
+        total = jax.lax.switch(chosen, branches, round)
     loss, gradient = jax.tree.map(lambda x: jax.lax.pmean(x / task.accumulation, AXIS), total)
     updates, opt_state = task.optimizer.update(gradient, state.opt_state, state.rows)
     rows = move_rows(state.rows, jnp.asarray(updates), task.trainable)

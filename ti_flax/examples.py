@@ -1,0 +1,155 @@
+"""What samples are drawn from, on the device, and the drawing of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Bucket(NamedTuple):
+    """Encoded pictures of one shape.
+
+    Attributes:
+      posteriors: `[images, 2, height, width, 2 * channels]` float32, mean and log-variance of each picture
+        and of its mirror image.
+      prompts: `[images]` int32, the group of `Examples.token_ids` that describes the picture.
+      places: `[places]` int32, indices of pictures, each as often as an epoch shows it.
+      loss_weights: `[images, 2, height, width]` float32, of mean 1 over a picture, what a place in the
+        picture counts in the loss; None if all count the same.
+    """
+
+    posteriors: jax.Array | np.ndarray
+    prompts: jax.Array | np.ndarray
+    places: jax.Array | np.ndarray
+    loss_weights: jax.Array | np.ndarray | None = None
+
+
+class Examples(NamedTuple):
+    """Everything that samples are drawn from.
+
+    Attributes:
+      buckets: one for each shape; all samples of an update come from one of them.
+      token_ids: `[groups, variants, tokens]` int32; a sample takes any variant of its picture's group.
+    """
+
+    buckets: tuple[Bucket, ...]
+    token_ids: jax.Array | np.ndarray
+
+
+class Batch(NamedTuple):
+    """What one batch is made of, before the models see it.
+
+    Attributes:
+      latents: `[batch, height, width, channels]` float32, posterior samples x scaling factor.
+      noise: like `latents`, standard normal.
+      timesteps: `[batch]` int32.
+      token_ids: `[batch, tokens]` int32.
+      loss_weights: `[batch, height, width]` float32, or None.
+    """
+
+    latents: jax.Array
+    noise: jax.Array
+    timesteps: jax.Array
+    token_ids: jax.Array
+    loss_weights: jax.Array | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawRules:
+    """How samples are drawn.
+
+    Attributes:
+      global_batch: samples of an update, over all devices and accumulated batches.
+      scaling_factor: of the VAE, by which latents are multiplied.
+      num_train_timesteps: of the noise schedule.
+      flip_p: chance that a sample is the mirror image.
+    """
+
+    global_batch: int
+    scaling_factor: float
+    num_train_timesteps: int
+    flip_p: float
+
+
+def one_shape(posteriors: np.ndarray, token_ids: np.ndarray) -> Examples:
+    """Examples of one shape, where every picture counts the same and takes any prompt.
+
+    Args:
+      posteriors: `[images, 2, height, width, 2 * channels]` float32.
+      token_ids: `[prompts, tokens]` int32.
+    """
+    images = len(posteriors)
+    bucket = Bucket(posteriors, np.zeros(images, np.int32), np.arange(images, dtype=np.int32))
+    return Examples((bucket,), token_ids[None])
+
+
+def image_index(key: jax.Array, sample: jax.Array, images: int) -> jax.Array:
+    """Which image the n-th sample shows: a fresh shuffle of all images every epoch."""
+    order = jax.random.permutation(jax.random.fold_in(key, sample // images), images)
+    return order[sample % images]
+
+
+def bucket_of_step(
+    key: jax.Array, step: jax.Array, buckets: tuple[Bucket, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """The bucket of an update, and how many updates before it were of the same bucket, each `[]` int32.
+
+    In every stretch of as many updates as there are places, each bucket has as many as it has places, in
+    a fresh shuffle; so every picture is shown as often as its places say.
+    """
+    owner = np.repeat(np.arange(len(buckets), dtype=np.int32), [len(bucket.places) for bucket in buckets])
+    stretch, now = step // len(owner), step % len(owner)
+    order = jax.random.permutation(jax.random.fold_in(key, stretch), jnp.asarray(owner))
+    chosen = order[now]
+    here = jnp.sum((order == chosen) & (jnp.arange(len(owner)) < now))
+    before = stretch * jnp.asarray([len(bucket.places) for bucket in buckets], jnp.int32)[chosen] + here
+    return chosen, before.astype(jnp.int32)
+
+
+def draw(
+    rules: DrawRules,
+    key: jax.Array,
+    bucket: Bucket,
+    token_ids: jax.Array | np.ndarray,
+    *,
+    step: jax.Array,
+    position: jax.Array,
+    round: jax.Array | None = None,
+) -> Batch:
+    """Draws one sample; everything in it depends on (key, step, position in the global batch) alone.
+
+    Args:
+      rules: of drawing.
+      key: the run's key.
+      bucket: the pictures to draw from.
+      token_ids: `[groups, variants, tokens]` int32.
+      step: `[]` int32, update index.
+      position: `[]` int32, place in the global batch.
+      round: `[]` int32, updates of this bucket before this one; None: `step`, as with a single bucket.
+
+    Returns:
+      A `Batch` without the batch axis.
+    """
+    order_key, sample_key = jax.random.split(key)
+    sample_key = jax.random.fold_in(jax.random.fold_in(sample_key, step), position)
+    posterior_key, noise_key, time_key, template_key, flip_key = jax.random.split(sample_key, 5)
+
+    sample = (step if round is None else round) * rules.global_batch + position
+    place = image_index(order_key, sample, bucket.places.shape[0])
+    image = jnp.asarray(bucket.places)[place]
+    mirrored = jax.random.bernoulli(flip_key, rules.flip_p).astype(jnp.int32)
+    mean, log_variance = jnp.split(jnp.asarray(bucket.posteriors)[image, mirrored], 2, axis=-1)
+    sampled = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(posterior_key, mean.shape)
+    variant = jax.random.randint(template_key, (), 0, token_ids.shape[1])
+    weights = None if bucket.loss_weights is None else jnp.asarray(bucket.loss_weights)[image, mirrored]
+    return Batch(
+        latents=sampled * rules.scaling_factor,
+        noise=jax.random.normal(noise_key, mean.shape),
+        timesteps=jax.random.randint(time_key, (), 0, rules.num_train_timesteps),
+        token_ids=jnp.asarray(token_ids)[jnp.asarray(bucket.prompts)[image], variant],
+        loss_weights=weights,
+    )
