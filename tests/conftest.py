@@ -8,6 +8,8 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# PyTorch's threads wait for one another in a busy loop, which takes minutes beside anything else that runs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HOME", str(Path(tempfile.gettempdir()) / "ti_flax-tests-hub"))
 
 os.environ.setdefault("TI_FLAX_CACHE", str(Path(tempfile.gettempdir()) / "ti_flax-tests-cache"))

@@ -20,6 +20,10 @@ _PLAIN_BYTES = 2**29
 _CUDNN_WIDTHS, _CUDNN_MULTIPLE = (128, 256), 8
 # Tokens and widths of the Pallas kernel are multiples of this: the lanes of a TPU's vector registers.
 _TPU_LANES = 128
+# Tokens that the Pallas kernel takes at once; JAX's own 128 leave the matrix unit waiting.
+_TPU_BLOCK = 512
+# From so many scores of one head on the TPU compiler finds the Pallas kernel better than its own code.
+_TPU_FLASH_SCORES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +87,8 @@ class Attention:
             return ("blockwise", "plain") if scores >= _CPU_PLAIN_SCORES else ("plain",)
         large = 4 * scores * query.shape[0] * query.shape[2] > _PLAIN_BYTES
         by_itself = ("blockwise", "plain") if large else ("plain",)
+        if self._platform == "tpu" and scores >= _TPU_FLASH_SCORES:
+            return ("flash", *by_itself)
         return ("cudnn", *by_itself) if self._platform in ("gpu", "cuda") else by_itself
 
     def _computes(self, name: str, query: jax.Array, key: jax.Array, causal: bool) -> bool:
@@ -127,7 +133,21 @@ def flash_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.A
     width = query.shape[-1]
     heads_first = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     padded = [jnp.pad(x, ((0, 0),) * 3 + ((0, -width % _TPU_LANES),)) for x in heads_first]
-    mixed = pallas.flash_attention(*padded, sm_scale=width**-0.5)
+    q, k = (_TPU_LANES * _divisor(x.shape[1] // _TPU_LANES, _TPU_BLOCK // _TPU_LANES) for x in (query, key))
+    sizes = pallas.BlockSizes(
+        block_b=1,
+        block_q=q,
+        block_k_major=k,
+        block_k=k,
+        block_q_major_dkv=q,
+        block_q_dkv=q,
+        block_k_major_dkv=k,
+        block_k_dkv=k,
+        block_q_dq=q,
+        block_k_major_dq=k,
+        block_k_dq=k,
+    )
+    mixed = pallas.flash_attention(*padded, sm_scale=width**-0.5, block_sizes=sizes)
     return jnp.swapaxes(mixed[..., :width], 1, 2)
 
 
