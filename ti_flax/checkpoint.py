@@ -200,7 +200,13 @@ def _checkpointer() -> Any:
 
     # Orbax reports every save and restore at length; its warnings and errors still come through.
     logging.getLogger("absl").setLevel(logging.WARNING)
-    handler = ocp.CompositeCheckpointHandler(
-        state=ocp.StandardCheckpointHandler(), run=ocp.JsonCheckpointHandler()
+    # Of several processes only the first one saves and restores, so none is waited for.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix="ti"
     )
-    return ocp.Checkpointer(handler)
+    handler = ocp.CompositeCheckpointHandler(
+        state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        run=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)

@@ -69,6 +69,7 @@ def run_steps(
     devices: Sequence[Any],
     hooks: Sequence[Hook],
     steps_per_call: int | None = None,
+    agree: Callable[[Any], Any] = lambda value: value,
 ) -> TrainState:
     """Runs updates until `total_steps`.
 
@@ -81,6 +82,7 @@ def run_steps(
       devices: where the state lives.
       hooks: called in this order.
       steps_per_call: updates of a call; None lets them take about `CHUNK_SECONDS`.
+      agree: gives every process of the run what the first one has; processes without hooks go along.
 
     Returns:
       The last state, on the host.
@@ -88,7 +90,7 @@ def run_steps(
     host_state = first_copy(state)
     step, length = int(host_state.step), min(steps_per_call or 1, capacity)
     while step < total_steps:
-        steps = min(length, next_stop(step, total_steps, hooks) - step)
+        steps = int(agree(np.int32(min(length, next_stop(step, total_steps, hooks) - step))))
         count = replicate(np.int32(steps), devices)
         start = time.perf_counter()
         with jax.transfer_guard("disallow"):

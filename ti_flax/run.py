@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ti_flax import checkpoint as checkpoints
-from ti_flax import optim
+from ti_flax import hosts, optim
 from ti_flax.config import RunConfig
 from ti_flax.diffusion import NoiseSchedule
+from ti_flax.hooks import Progress
 from ti_flax.latents import default_cache_dir
-from ti_flax.loop import run_steps
+from ti_flax.loop import Hook, run_steps
 from ti_flax.materials import Materials, gather
 from ti_flax.messages import say
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
@@ -58,9 +59,15 @@ def train(config: RunConfig) -> Path:
     Raises:
       TiFlaxError: anything the user can put right.
     """
+    hosts.join(config)
+    with hosts.only_the_first_speaks():
+        return _train(config)
+
+
+def _train(config: RunConfig) -> Path:
     began = time.perf_counter()
     keep_compiled_programs()
-    output_dir = open_output(config)
+    output_dir = open_output(config) if hosts.is_first() else Path(config.output.output_dir)
     say(config.describe())
     materials = gather(config)
     # Pictures decide how many steps an epoch has, so only now is the length of the run known.
@@ -68,13 +75,23 @@ def train(config: RunConfig) -> Path:
     task, schedule = make_task(
         config, materials.model, materials.concept.token_ids[0], devices=jax.device_count()
     )
-    state = start_state(config, task, materials, output_dir)
-    config = state.config
-    final = fit(config, task, schedule, materials, state.state, output_dir)
+    start = start_state(config, task, materials, output_dir)
+    config = start.config
+    final = fit(config, task, schedule, materials, start.state, output_dir)
+    if hosts.is_first():
+        finish(config, task, materials, np.asarray(final.rows), output_dir, began)
+    hosts.wait_for_all("written")
+    return output_dir
+
+
+def finish(
+    config: RunConfig, task: Task, materials: Materials, rows: np.ndarray, output_dir: Path, began: float
+) -> None:
+    """Writes the result, says where it is, and uploads it if asked to."""
     export(
         config,
         materials,
-        np.asarray(final.rows),
+        rows,
         output_dir,
         samples=task.global_batch,
         rate=peak_learning_rate(config),
@@ -84,7 +101,6 @@ def train(config: RunConfig) -> Path:
         say(f"before and after: {output_dir}/contact_sheet.png")
     if config.hub.push_to_hub:
         upload(config, output_dir)
-    return output_dir
 
 
 def keep_compiled_programs() -> None:
@@ -163,12 +179,20 @@ class Start:
 
 
 def start_state(config: RunConfig, task: Task, materials: Materials, output_dir: Path) -> Start:
-    """The state to train from: fresh, or a checkpoint's.
+    """The state to train from: fresh, or a checkpoint's; with several processes, the first one's.
 
     Raises:
       CheckpointError: the checkpoint is missing, damaged or another run's.
     """
     state = jax.device_get(init_state(task, materials.start_rows))
+    if hosts.is_first():
+        found = _saved_or_fresh(config, state, materials, output_dir)
+        state, config = jax.device_get(found.state), found.config
+    state, seed = hosts.agree((state, np.uint32(config.training.seed or 0)))
+    return Start(state, config.replace(seed=int(seed)))
+
+
+def _saved_or_fresh(config: RunConfig, state: TrainState, materials: Materials, output_dir: Path) -> Start:
     name = config.output.resume_from_checkpoint
     folder = checkpoints.find_checkpoint(output_dir, name) if name is not None else None
     if folder is None:
@@ -208,7 +232,7 @@ def fit(
     output_dir: Path,
 ) -> TrainState:
     """Puts everything on the devices, compiles, and runs the updates; returns the last state."""
-    devices = jax.local_devices()
+    devices = jax.devices()
     total = config.training.max_train_steps or 0
     start = int(state.step)
     frozen = replicate(
@@ -228,7 +252,10 @@ def fit(
     program = spread(make_chunk(task, capacity), devices)
     program = program.lower(placed, *arguments, replicate(np.int32(1), devices)).compile()
     say(f"compiled in {time.perf_counter() - began:.1f} s")
-    watching, progress = make_hooks(config, task, schedule, materials, frozen, output_dir, start)
+    watching: list[Hook] = []
+    progress: Progress | None = None
+    if hosts.is_first():
+        watching, progress = make_hooks(config, task, schedule, materials, frozen, output_dir, start)
     try:
         return run_steps(
             program,
@@ -239,11 +266,13 @@ def fit(
             devices=devices,
             hooks=watching,
             steps_per_call=config.training.steps_per_call,
+            agree=hosts.agree,
         )
     except KeyboardInterrupt:
-        if steps := checkpoints.checkpoint_steps(output_dir):
+        if progress is not None and (steps := checkpoints.checkpoint_steps(output_dir)):
             progress.close()
             say(f"stopped; --resume_from_checkpoint latest goes on after step {steps[-1]}")
         raise
     finally:
-        progress.close()
+        if progress is not None:
+            progress.close()

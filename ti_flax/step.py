@@ -186,12 +186,16 @@ def spread(chunk: Callable, devices: Sequence[Any] | None = None) -> Any:
 
 
 def replicate(tree: Any, devices: Sequence[Any]) -> Any:
-    """Puts a copy of every leaf on each device: leaves get a leading axis `[devices, ...]`."""
+    """Puts a copy of every leaf on each device: leaves get a leading axis `[devices, ...]`.
+
+    With several processes, `devices` are those of all of them, and each process fills its own.
+    """
     sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
+    ours = [device for device in devices if device.process_index == jax.process_index()]
 
     def copies(leaf: Any) -> jax.Array:
         one = np.asarray(leaf)[None]
-        shards = [jax.device_put(one, device) for device in devices]
+        shards = [jax.device_put(one, device) for device in ours]
         return jax.make_array_from_single_device_arrays((len(devices), *one.shape[1:]), sharding, shards)
 
     return jax.tree.map(copies, tree)

@@ -230,3 +230,25 @@ class HubOptions(_Options):
         help="Access token for the upload; never printed or stored.",
     )
     hub_private_repo: bool = option(False, help="Make a new repository private.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostOptions(_Options):
+    """One run on several hosts, each with a process of its own."""
+
+    multi_host: bool = option(
+        False,
+        help="Be one of several processes, as the TPU slice, SLURM, Open MPI or Kubernetes says.",
+    )
+    coordinator_address: str | None = option(
+        None,
+        metavar="HOST:PORT",
+        when_unset="as the environment says",
+        help="Where the first process of the run can be reached.",
+    )
+    num_processes: int | None = option(
+        None, at_least=1, when_unset="as the environment says", help="Processes of the run."
+    )
+    process_id: int | None = option(
+        None, at_least=0, when_unset="as the environment says", help="Which of them this one is, from 0."
+    )

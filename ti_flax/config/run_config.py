@@ -5,6 +5,7 @@ import typing
 
 from ti_flax.config.options import (
     ConceptOptions,
+    HostOptions,
     HubOptions,
     ImageOptions,
     ModelOptions,
@@ -33,6 +34,7 @@ class RunConfig:
     output: OutputOptions = OutputOptions()
     watching: WatchingOptions = WatchingOptions()
     hub: HubOptions = HubOptions()
+    hosts: HostOptions = HostOptions()
 
     def __post_init__(self):
         _refuse_contradictions(self)
@@ -140,6 +142,21 @@ def _refuse_contradictions(config: RunConfig) -> None:
             found="cudnn",
             remedy="Set mixed_precision to bf16: cuDNN's kernel has no float32.",
         )
+    hosts = config.hosts
+    places = {name: getattr(hosts, name) for name in ("coordinator_address", "num_processes", "process_id")}
+    if any(value is not None for value in places.values()):
+        missing = [name for name, value in places.items() if value is None]
+        if not hosts.multi_host or missing:
+            raise ConfigError(
+                next(name for name, value in places.items() if value is not None),
+                expected=f"to be given together with {', '.join(missing) if missing else 'multi_host'}",
+            )
+        if (hosts.process_id or 0) >= (hosts.num_processes or 0):
+            raise ConfigError(
+                "process_id",
+                expected=f"less than num_processes ({hosts.num_processes})",
+                found=str(hosts.process_id),
+            )
     if output.overwrite_output_dir and output.resume_from_checkpoint is not None:
         raise ConfigError(
             "overwrite_output_dir",
