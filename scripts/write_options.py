@@ -1,0 +1,68 @@
+"""Write docs/options.md, the page of all options, from the code.
+
+python scripts/write_options.py
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+from ti_flax.config.run_config import GROUPS  # noqa: E402
+from ti_flax.config.values import Option, options_of  # noqa: E402
+
+PAGE = ROOT / "docs" / "options.md"
+_HEAD = """\
+# Options
+
+Every option is a key of a configuration file and, after `--`, a flag of `train_flax.py`; flags win. The value
+`null` unsets an option again. This page is written by `python scripts/write_options.py`.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([_HEAD, *(section(group, kind) for group, kind in GROUPS.items())])
+
+
+def section(group: str, kind: type) -> str:
+    """One group of options, as a heading and a table."""
+    rows = [
+        f"| `{each.name}` | {values(each)} | {default(each)} | {meaning(each)} |" for each in options_of(kind)
+    ]
+    summary = (kind.__doc__ or "").splitlines()[0]
+    head = f"## {group}\n\n{summary}\n\n| option | values | default | meaning |\n|---|---|---|---|"
+    return "\n".join([head, *rows, ""])
+
+
+def values(each: Option) -> str:
+    """What an option may be set to."""
+    plain = dataclasses.replace(each, nullable=False)
+    return cell(plain.expected.removeprefix("one of "))
+
+
+def default(each: Option) -> str:
+    """What an option is if it is not set."""
+    if each.required:
+        return "required"
+    if each.default is None:
+        return cell(each.rule.when_unset)
+    return cell(str(each.default).lower() if each.kind is bool else str(each.default))
+
+
+def meaning(each: Option) -> str:
+    """What an option does, in one sentence."""
+    return cell(f"{each.rule.help.rstrip('.')}.")
+
+
+def cell(text: str) -> str:
+    """Text that does not end a cell, and names in angle brackets that are no HTML."""
+    text = text.replace(">= ", "≥ ").replace("<= ", "≤ ")
+    return text.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE.relative_to(ROOT))
