@@ -248,6 +248,11 @@ def test_shipped_configurations_are_there():
         (["--validation_steps=5"], "validation_steps does nothing without validation_prompt"),
         (["--validation_prompt=a", "--validation_epochs=5"], "preview every 5 x pictures x repeats steps"),
         (["--hub_model_id=a/b"], "hub_model_id does nothing without push_to_hub"),
+        (["--shuffle_caption"], "shuffle_caption does nothing without captions"),
+        (["--caption_prefix=a"], "caption_prefix does nothing without captions"),
+        (["--captions=files", "--keep_tokens=2"], "keep_tokens does nothing without shuffle_caption or"),
+        (["--caption_extension=.txt"], "caption_extension does nothing without captions files"),
+        (["--captions=files", "--filename_pattern=a"], "filename_pattern does nothing without captions file"),
     ],
 )
 def test_options_without_effect_are_noted(flags, words, capsys):
@@ -344,6 +349,12 @@ def test_print_config_and_version(capsys, write):
     with pytest.raises(SystemExit):
         parse_config(["--version"])
     assert re.fullmatch(r"ti_flax \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_a_choice_may_be_unset(write):
+    assert parse("--templates=style").prompts.templates == "style"
+    path = write("templates: style\n")
+    assert parse("--config", path, "--templates=null").prompts.templates is None
 
 
 def test_an_option_of_several_values_comes_from_a_list_or_from_repeated_flags(write):

@@ -1,6 +1,7 @@
 """What a mistake in the configuration is answered with: one line, where, and what to do."""
 
 import pathlib
+import re
 
 import pytest
 
@@ -211,6 +212,21 @@ def test_contradictions_name_both_options():
     assert "overwrite_output_dir" in message and "resume_from_checkpoint" in message
     message = error_of(*REQUIRED_FLAGS, "--only_save_embeds", "--save_as_full_pipeline")
     assert "only_save_embeds" in message and "save_as_full_pipeline" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--template_file=a", "--templates=style"], "template_file: expected not to be .* with templates"),
+        (["--captions=caption_file"], "caption_file: expected a file .* found captions caption_file and no"),
+        (["--caption_file=a"], "caption_file: expected a file .* found captions none and a file"),
+        (["--templates=caption"], "templates: expected object or style with captions none, found caption"),
+        (["--captions=filename", "--filename_pattern=("], "filename_pattern: expected a regular expression"),
+    ],
+)
+def test_contradictory_prompts(flags, message):
+    found = error_of(*REQUIRED_FLAGS, *flags)
+    assert re.match(message, found), found
 
 
 def test_an_attention_without_float32_names_the_precision():

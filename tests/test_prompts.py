@@ -2,8 +2,15 @@
 
 import pytest
 
-from ti_flax.errors import ConfigError
-from ti_flax.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES, training_prompts
+from ti_flax.errors import ConfigError, DataError
+from ti_flax.prompts import (
+    OBJECT_TEMPLATES,
+    STYLE_TEMPLATES,
+    built_in_templates,
+    fill,
+    read_templates,
+    training_prompts,
+)
 
 
 def test_lists_have_the_lengths_of_the_reference():
@@ -34,3 +41,63 @@ def test_braces_in_a_concept_are_plain_text():
 def test_unknown_property_says_which_exist():
     with pytest.raises(ConfigError, match="learnable_property: expected object or style, found 'person'"):
         training_prompts("<x>", "person")
+
+
+# A person's own templates
+
+
+def write(tmp_path, text):
+    path = tmp_path / "templates.txt"
+    path.write_text(text, encoding="utf-8-sig")
+    return str(path)
+
+
+def test_a_template_file_is_read_line_by_line(tmp_path):
+    path = write(
+        tmp_path, "# mine\na photo of [name], [filewords]\n\n  a {} and a [name]\r\n[filewords] drawn"
+    )
+    templates = read_templates(path, captions=True)
+    assert [template.where for template in templates] == [f"template_file {path}:{n}" for n in (2, 4, 5)]
+    filled = [fill(template, "<x>", "red, blue") for template in templates]
+    assert filled == ["a photo of <x>, red, blue", "a <x> and a <x>", "red, blue drawn"]
+    assert [fill(template, "<x>", "") for template in templates] == [
+        "a photo of <x>",
+        "a <x> and a <x>",
+        "<x>",
+    ]
+    named = [fill(template, "<x>", "my <x>") for template in templates]
+    assert named == ["my <x>", "a <x> and a <x>", "my <x> drawn"]
+
+
+def test_commas_around_a_caption_that_is_left_out_go_with_it(tmp_path):
+    path = write(tmp_path, "art, [filewords], by [name]\n[filewords], [name]\na  [name] , [filewords]\n")
+    plain = [fill(template, "<x>", "") for template in read_templates(path, captions=True)]
+    assert plain == ["art, by <x>", "<x>", "a <x>"]
+
+
+def test_the_built_in_sets_with_captions_keep_every_template():
+    for name, templates in (("object", OBJECT_TEMPLATES), ("style", STYLE_TEMPLATES)):
+        with_captions = built_in_templates(name, captions=True)
+        assert [template.plain for template in with_captions] == list(templates)
+        assert all(template.has_word and template.has_caption for template in with_captions)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a [name]\na photo of a cat\n",
+            r":2: expected \[name\] or {}, .* found 'a photo of a cat'. Nothing would",
+        ),
+        ("a [name], [filewords]\n", r":1: expected no \[filewords\] without captions"),
+        ("# nothing\n\n", "expected a template a line, .* found none"),
+        ("a {name}", "Nothing would be learned from it"),
+    ],
+)
+def test_mistakes_in_a_template_file(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(DataError, match=message) as caught:
+        read_templates(path, captions=False)
+    assert str(caught.value).startswith(f"template_file {path}")
+    with pytest.raises(DataError, match="template_file none: expected a text file, found No such file"):
+        read_templates("none", captions=False)

@@ -46,11 +46,15 @@ class TrainingImages:
       pixels: `[images, resolution, resolution, 3]` uint8 RGB.
       names: file names, one for each picture.
       passed_over: names in the folder that are no picture; sub-folders end in "/".
+      captions: what the source says about each picture, None where it says nothing.
+      paths: full path of each picture that is a local file, None for others.
     """
 
     pixels: np.ndarray
     names: tuple[str, ...]
     passed_over: tuple[str, ...] = ()
+    captions: tuple[str | None, ...] = ()
+    paths: tuple[str | None, ...] = ()
 
     def content_hash(self) -> str:
         """Return the SHA-256, in hexadecimal, of shape and pixels: equal for equal training pictures."""
@@ -100,7 +104,13 @@ def load_images(
         where = row["path"] if row["bytes"] is None else f"{train_data_dir}: {names[-1]}"
         picture = _decoded(row["path"] if row["bytes"] is None else row["bytes"], where)
         pixels[index] = _square(picture, resolution, center_crop, _FILTERS[interpolation])
-    return TrainingImages(pixels, tuple(names), tuple(passed_over))
+    return TrainingImages(
+        pixels,
+        tuple(names),
+        tuple(passed_over),
+        captions=(None,) * len(rows),
+        paths=tuple(row["path"] if row["bytes"] is None else None for row in rows),
+    )
 
 
 def _folder_rows(folder: Path) -> tuple[Sequence[dict[str, Any]], list[str]]:

@@ -23,8 +23,8 @@ from ti_flax.messages import say
 from ti_flax.models.attention import Attention
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
 from ti_flax.models.weights import resolve_model
-from ti_flax.prompts import training_prompts
-from ti_flax.tokens import Concept, add_concept, encode_prompts, load_tokenizer
+from ti_flax.tokens import Concept, add_concept, load_tokenizer
+from ti_flax.training_prompts import chosen_templates, make_prompts
 
 MODEL_PARTS = ("tokenizer", "scheduler", "text_encoder", "unet", "vae")
 
@@ -51,11 +51,12 @@ class Materials:
     def fingerprint(self) -> dict[str, str]:
         """What the rows belong to; a checkpoint of anything else cannot be resumed."""
         parts = {name: self.model.params[name] for name in ("text_encoder", "unet")}
+        prompts = (self.examples.token_ids, [bucket.prompts for bucket in self.examples.buckets])
         return {
             "concept": f"{self.concept.text} from {self.concept.initializer_token}",
             "model": tree_digest(parts),
-            "images": tree_digest(self.examples.buckets),
-            "prompts": tree_digest(self.examples.token_ids),
+            "images": tree_digest([bucket._replace(prompts=()) for bucket in self.examples.buckets]),
+            "prompts": tree_digest(prompts, whole=True),
         }
 
     @property
@@ -90,8 +91,7 @@ def gather(config: RunConfig) -> Materials:
         initializer_token=config.concept.initializer_token,
         num_vectors=config.concept.num_vectors,
     )
-    prompts = training_prompts(concept.text, config.concept.learnable_property)
-    token_ids = encode_prompts(tokenizer, prompts, concept=concept)
+    templates = chosen_templates(config)
     images = load_images(
         config.images.train_data_dir,
         resolution=config.images.resolution,
@@ -100,6 +100,7 @@ def gather(config: RunConfig) -> Materials:
     )
     passed_over = f", {len(images.passed_over)} other files passed over" if images.passed_over else ""
     say(f"{len(images.names)} images{passed_over}")
+    prompts = make_prompts(config, templates, tokenizer, concept, images)
     carried = () if config.output.only_save_embeds else CARRIED
     folder = find_model(components=(*MODEL_PARTS, *carried))
     model = load_stable_diffusion(
@@ -120,7 +121,9 @@ def gather(config: RunConfig) -> Materials:
     )
     if config.watching.validation_prompt is None:
         del model.params["vae"]
-    return Materials(concept, tokenizer, images, model, one_shape(posteriors, token_ids))
+    (bucket,), _ = one_shape(posteriors, prompts.token_ids[0])
+    examples = Examples((bucket._replace(prompts=prompts.groups),), prompts.token_ids)
+    return Materials(concept, tokenizer, images, model, examples)
 
 
 def chosen_attention(name: str) -> Attention:

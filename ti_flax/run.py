@@ -69,15 +69,17 @@ def _train(config: RunConfig) -> Path:
     keep_compiled_programs()
     output_dir = open_output(config) if hosts.is_first() else Path(config.output.output_dir)
     say(config.describe())
+    resumed = find_resumed(config, output_dir) if hosts.is_first() else None
+    # Prompts are drawn from the seed, so it is settled before anything is read.
+    config = with_seed(config, resumed)
     materials = gather(config)
     # Pictures decide how many steps an epoch has, so only now is the length of the run known.
     config = settle(config, len(materials.images.names))
     task, schedule = make_task(
         config, materials.model, materials.concept.token_ids[0], devices=jax.device_count()
     )
-    start = start_state(config, task, materials, output_dir)
-    config = start.config
-    final = fit(config, task, schedule, materials, start.state, output_dir)
+    state = start_state(config, task, materials, resumed)
+    final = fit(config, task, schedule, materials, state, output_dir)
     if hosts.is_first():
         finish(config, task, materials, np.asarray(final.rows), output_dir, began)
     hosts.wait_for_all("written")
@@ -171,56 +173,63 @@ def peak_learning_rate(config: RunConfig, devices: int | None = None) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
-    """Where a run begins: its state on the host, and its configuration with the seed settled."""
+class Resumed:
+    """The checkpoint a run goes on from."""
 
-    state: TrainState
-    config: RunConfig
+    folder: Path
+    saved: checkpoints.Checkpoint
 
 
-def start_state(config: RunConfig, task: Task, materials: Materials, output_dir: Path) -> Start:
+def find_resumed(config: RunConfig, output_dir: Path) -> Resumed | None:
+    """Reads the checkpoint to resume from; None for a run that starts from the beginning.
+
+    Raises:
+      CheckpointError: the checkpoint is missing or damaged.
+    """
+    name = config.output.resume_from_checkpoint
+    if name is None:
+        return None
+    folder = checkpoints.find_checkpoint(output_dir, name)
+    if folder is None:
+        say(f"no checkpoint in {output_dir} yet: starting from the beginning")
+        return None
+    return Resumed(folder, checkpoints.load_checkpoint(folder))
+
+
+def with_seed(config: RunConfig, resumed: Resumed | None) -> RunConfig:
+    """Settles the seed: the configured one, else the checkpoint's, else a drawn one; the first process's."""
+    given = config.training.seed
+    saved = resumed.saved.config.get("seed") if resumed else None
+    known = saved if given is None else given
+    seed = int(hosts.agree(np.uint32(secrets.randbelow(2**32) if known is None else known)))
+    if given is None:
+        say(f"seed {seed}")
+    return config.replace(seed=seed)
+
+
+def start_state(config: RunConfig, task: Task, materials: Materials, resumed: Resumed | None) -> TrainState:
     """The state to train from: fresh, or a checkpoint's; with several processes, the first one's.
 
     Raises:
-      CheckpointError: the checkpoint is missing, damaged or another run's.
+      CheckpointError: the checkpoint is another run's.
     """
     state = jax.device_get(init_state(task, materials.start_rows))
-    if hosts.is_first():
-        found = _saved_or_fresh(config, state, materials, output_dir)
-        state, config = jax.device_get(found.state), found.config
-    state, seed = hosts.agree((state, np.uint32(config.training.seed or 0)))
-    return Start(state, config.replace(seed=int(seed)))
+    if resumed is not None:
+        state = jax.device_get(_resumed_state(config, state, materials, resumed))
+    return hosts.agree(state)
 
 
-def _saved_or_fresh(config: RunConfig, state: TrainState, materials: Materials, output_dir: Path) -> Start:
-    name = config.output.resume_from_checkpoint
-    folder = checkpoints.find_checkpoint(output_dir, name) if name is not None else None
-    if folder is None:
-        if name is not None:
-            say(f"no checkpoint in {output_dir} yet: starting from the beginning")
-        return Start(state, with_seed(config, None))
-    saved = checkpoints.load_checkpoint(folder)
+def _resumed_state(
+    config: RunConfig, state: TrainState, materials: Materials, resumed: Resumed
+) -> TrainState:
+    saved, folder = resumed.saved, resumed.folder
     checkpoints.check_same_run(saved, materials.fingerprint, folder)
     for option, value in config.to_dict().items():
-        if (
-            option in CHANGES_BITS
-            and saved.config.get(option) != value
-            and not (option == "seed" and value is None)
-        ):
+        if option in CHANGES_BITS and saved.config.get(option) != value:
             say(f"note: {option} was {saved.config.get(option)} in {folder.name} and is now {value}")
     optimizer = checkpoints.restore_optimizer(state.opt_state, saved.optimizer, folder)
     say(f"resuming from {folder}, step {saved.step}")
-    state = TrainState(jnp.asarray(saved.rows), optimizer, jnp.int32(saved.step))
-    return Start(state, with_seed(config, saved.config.get("seed")))
-
-
-def with_seed(config: RunConfig, saved: int | None) -> RunConfig:
-    """Settles the seed: the configured one, else the checkpoint's, else a drawn one."""
-    if config.training.seed is not None:
-        return config
-    seed = secrets.randbelow(2**32) if saved is None else saved
-    say(f"seed {seed}")
-    return config.replace(seed=seed)
+    return TrainState(jnp.asarray(saved.rows), optimizer, jnp.int32(saved.step))
 
 
 def fit(

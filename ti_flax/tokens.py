@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,13 +201,20 @@ def _initializer_id(tokenizer: Any, initializer_token: str) -> int:
     return token_id
 
 
-def encode_prompts(tokenizer: Any, prompts: Sequence[str], *, concept: Concept | None = None) -> np.ndarray:
+def encode_prompts(
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    concept: Concept | None = None,
+    origins: Mapping[str, str] | None = None,
+) -> np.ndarray:
     """Token ids of prompts, padded to the text encoder's length: `[prompts, tokens]` int32.
 
     Args:
       tokenizer: a CLIP tokenizer that already has the concept's tokens.
       prompts: texts; with `concept` each must hold all of its tokens in order.
       concept: what must be in every prompt, for training prompts.
+      origins: prompt to the file it was made from, for messages.
 
     Raises:
       TokenError: a concept's tokens are cut off or split in one of the prompts.
@@ -217,19 +224,35 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str], *, concept: Concept |
     token_ids = np.asarray(encoded["input_ids"], np.int32)
     if concept is not None:
         for prompt, row in zip(prompts, token_ids, strict=True):
-            _check_whole(tokenizer, prompt, row, concept)
+            _check_whole(prompt, row, concept, (origins or {}).get(prompt, ""))
     return token_ids
 
 
-def _check_whole(tokenizer: Any, prompt: str, row: np.ndarray, concept: Concept) -> None:
+def prompts_cut_off(tokenizer: Any, prompts: Sequence[str], token_ids: np.ndarray) -> list[str]:
+    """Returns the prompts of which the text encoder does not see the end.
+
+    Args:
+      tokenizer: the one that encoded them.
+      prompts: texts.
+      token_ids: `[prompts, tokens]`, what they became.
+    """
+    full = np.argmax(token_ids == tokenizer.eos_token_id, axis=1) == token_ids.shape[1] - 1
+    return [
+        prompt
+        for prompt, candidate in zip(prompts, full, strict=True)
+        if candidate and len(tokenizer(prompt, verbose=False)["input_ids"]) > token_ids.shape[1]
+    ]
+
+
+def _check_whole(prompt: str, row: np.ndarray, concept: Concept, origin: str) -> None:
     first, count = concept.token_ids[0], len(concept.token_ids)
     found = [int(i) for i in row if first <= i < first + count]
     if tuple(found[:count]) == concept.token_ids:
         return
     shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
     raise TokenError(
-        f"prompt {shown!r}",
+        f"prompt {shown!r}{f' of {origin}' if origin else ''}",
         expected=f"all {count} tokens of {concept.placeholder_token} within {len(row)} tokens",
         found=f"{len(set(found))} of them",
-        remedy="Use a smaller num_vectors or a shorter prompt.",
+        remedy="Use a smaller num_vectors or a shorter prompt, or move the word to its beginning.",
     )

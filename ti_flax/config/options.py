@@ -65,7 +65,7 @@ class ConceptOptions(_Options):
     )
     num_vectors: int = option(1, at_least=1, help="Embedding vectors the new word consists of.")
     learnable_property: Literal["object", "style"] = option(
-        "object", help="What the pictures have in common; chooses the prompt templates."
+        "object", help="What the pictures have in common; chooses the built-in prompt templates."
     )
 
 
@@ -95,6 +95,68 @@ class ImageOptions(_Options):
         path=True,
         when_unset="the user's cache folder",
         help="Where encoded pictures are kept for the next run.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptOptions(_Options):
+    """Templates and captions, and what is drawn about them."""
+
+    templates: Literal["object", "style", "caption"] | None = option(
+        None,
+        when_unset="the set of learnable_property",
+        help="Built-in prompt templates; caption is the caption and nothing else, so it must name the word.",
+    )
+    template_file: str | None = option(
+        None,
+        metavar="FILE",
+        path=True,
+        when_unset="the built-in templates",
+        help="Text file of prompt templates, one a line: [name] or {} is the word, [filewords] the caption.",
+    )
+    captions: Literal["none", "files", "filename", "metadata", "caption_file"] = option(
+        "none",
+        metavar="NAME",
+        help="Where captions come from: files beside the pictures, their names, their dataset, one file",
+    )
+    caption_extension: tuple[str, ...] | None = option(
+        None,
+        metavar=".EXT",
+        when_unset=".txt, .caption",
+        help="Suffix of the text files beside the pictures, for captions files",
+    )
+    caption_file: str | None = option(
+        None,
+        metavar="FILE",
+        path=True,
+        when_unset="no such file",
+        help="JSON Lines, table or lines `name|caption` with the captions of all pictures.",
+    )
+    filename_pattern: str | None = option(
+        None,
+        metavar="REGEX",
+        when_unset="all but a number in front, with _ as blanks",
+        help="What of a file name is the caption: group `words`, else the first group, else each match.",
+    )
+    caption_prefix: str | None = option(
+        None, when_unset="nothing", help="Text put before every caption, tags and commas included."
+    )
+    caption_suffix: str | None = option(None, when_unset="nothing", help="Text put behind every caption.")
+    caption_separator: str = option(",", help="What the tags of a caption are apart by.")
+    shuffle_caption: bool = option(
+        False, help="Put the tags of a caption into another order for every sample."
+    )
+    keep_tokens: int = option(
+        0, at_least=0, help="Tags at the beginning that shuffling and dropping leave alone."
+    )
+    caption_tag_dropout_rate: float = option(
+        0.0, at_least=0, at_most=1, help="Chance of every tag, but one that names the word, to be left out."
+    )
+    caption_dropout_rate: float = option(
+        0.0, at_least=0, at_most=1, help="Share of samples whose caption is left out; the word stays."
+    )
+    enable_wildcard: bool = option(
+        False, help="Take one of a caption's lines, and one of each {a|b} in it, for every sample."
     )
 
 

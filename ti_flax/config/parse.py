@@ -14,6 +14,16 @@ from ti_flax.errors import ConfigError
 
 _KNOWN: dict[str, Option] = {**OPTIONS, **REFERENCE_ONLY}
 _NOTHING_WITHOUT_PROMPT = ("num_validation_images", "validation_steps", "validation_epochs")
+_NOTHING_WITHOUT_CAPTIONS = (
+    "caption_prefix",
+    "caption_suffix",
+    "caption_separator",
+    "shuffle_caption",
+    "keep_tokens",
+    "caption_tag_dropout_rate",
+    "caption_dropout_rate",
+    "enable_wildcard",
+)
 _NOTHING_WITHOUT_UPLOAD = ("hub_model_id", "hub_token", "hub_private_repo")
 
 
@@ -148,6 +158,7 @@ def notes(config: RunConfig, given: typing.Collection[str]) -> list[str]:
         lines.append("lr_warmup_steps does nothing with lr_scheduler constant; constant_with_warmup uses it")
     if "lr_num_cycles" in given and config.optimizer.lr_scheduler != "cosine_with_restarts":
         lines.append("lr_num_cycles does nothing unless lr_scheduler is cosine_with_restarts")
+    lines += _notes_on_prompts(config, given)
     if config.watching.validation_prompt is None:
         lines += _without("validation_prompt", _NOTHING_WITHOUT_PROMPT, given)
     elif config.watching.validation_epochs is not None:
@@ -157,6 +168,22 @@ def notes(config: RunConfig, given: typing.Collection[str]) -> list[str]:
         )
     if not config.hub.push_to_hub:
         lines += _without("push_to_hub", _NOTHING_WITHOUT_UPLOAD, given)
+    return lines
+
+
+def _notes_on_prompts(config: RunConfig, given: typing.Collection[str]) -> list[str]:
+    prompts = config.prompts
+    lines = []
+    if prompts.captions == "none":
+        lines += _without("captions", _NOTHING_WITHOUT_CAPTIONS, given)
+    elif not (prompts.shuffle_caption or prompts.caption_tag_dropout_rate):
+        lines += _without(
+            "shuffle_caption or caption_tag_dropout_rate", ("caption_separator", "keep_tokens"), given
+        )
+    if prompts.captions != "files":
+        lines += _without("captions files", ("caption_extension",), given)
+    if prompts.captions != "filename":
+        lines += _without("captions filename", ("filename_pattern",), given)
     return lines
 
 

@@ -1,6 +1,7 @@
 """RunConfig: the groups of options in one tree, to and from flat names."""
 
 import dataclasses
+import re
 import typing
 
 from ti_flax.config.options import (
@@ -11,6 +12,7 @@ from ti_flax.config.options import (
     ModelOptions,
     OptimizerOptions,
     OutputOptions,
+    PromptOptions,
     TrainingOptions,
     WatchingOptions,
 )
@@ -29,6 +31,7 @@ class RunConfig:
     model: ModelOptions
     concept: ConceptOptions
     images: ImageOptions
+    prompts: PromptOptions = PromptOptions()
     training: TrainingOptions = TrainingOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
     output: OutputOptions = OutputOptions()
@@ -163,3 +166,35 @@ def _refuse_contradictions(config: RunConfig) -> None:
             expected="not to be given together with resume_from_checkpoint",
             remedy="One starts again, the other goes on: leave one of them out.",
         )
+    _refuse_contradictory_prompts(config.prompts)
+
+
+def _refuse_contradictory_prompts(prompts: PromptOptions) -> None:
+    if prompts.template_file is not None and prompts.templates is not None:
+        raise ConfigError(
+            "template_file",
+            expected="not to be given together with templates",
+            remedy="One is your own set, the other a built-in one: leave one of them out.",
+        )
+    if (prompts.caption_file is not None) != (prompts.captions == "caption_file"):
+        raise ConfigError(
+            "caption_file",
+            expected="a file together with captions caption_file",
+            found=f"captions {prompts.captions} and {'no' if prompts.caption_file is None else 'a'} file",
+            remedy="Give both or neither.",
+        )
+    if prompts.templates == "caption" and prompts.captions == "none":
+        raise ConfigError(
+            "templates",
+            expected="object or style with captions none",
+            found="caption",
+            remedy="Say with captions where they come from.",
+        )
+    try:
+        re.compile(prompts.filename_pattern or "")
+    except re.error as error:
+        raise ConfigError(
+            "filename_pattern",
+            expected="a regular expression",
+            found=f"{prompts.filename_pattern!r} ({error})",
+        ) from None
