@@ -234,3 +234,65 @@ def test_an_attention_without_float32_names_the_precision():
     assert message.startswith("attention: expected auto, plain or blockwise with mixed_precision no")
     assert "Set mixed_precision to bf16" in message
     assert parse("--attention=cudnn", "--mixed_precision=bf16").model.attention == "cudnn"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("--snr_gamma=5", "--debiased_estimation_loss"),
+            "snr_gamma: expected not to be given together with debiased_estimation_loss. Both weigh the "
+            "timesteps: leave one of them out.",
+        ),
+        (
+            ("--huber_c=0.2",),
+            "huber_c: expected loss_type huber or smooth_l1 beside it, found loss_type l2. Set loss_type to "
+            "huber, or leave huber_c out.",
+        ),
+        (
+            ("--huber_schedule=snr", "--loss_type=l1"),
+            "huber_schedule: expected loss_type huber or smooth_l1 beside it, found loss_type l1. Set "
+            "loss_type to huber, or leave huber_schedule out.",
+        ),
+        (
+            ("--min_timestep=500", "--max_timestep=500"),
+            "min_timestep: expected less than max_timestep (500), found 500. min_timestep is the first that "
+            "is trained, max_timestep the first that is not.",
+        ),
+        (
+            ("--adaptive_noise_scale=0.1",),
+            "adaptive_noise_scale: expected noise_offset beside it, found adaptive_noise_scale without "
+            "noise_offset. Give noise_offset too, or leave adaptive_noise_scale out.",
+        ),
+        (
+            ("--multires_noise_discount=0.4",),
+            "multires_noise_discount: expected multires_noise_iterations beside it, found "
+            "multires_noise_discount without multires_noise_iterations. Give multires_noise_iterations too, "
+            "or leave multires_noise_discount out.",
+        ),
+        (
+            ("--prior_loss_weight=0.5",),
+            "prior_loss_weight: expected class_data_dir beside it, found prior_loss_weight without "
+            "class_data_dir. Give class_data_dir too, or leave prior_loss_weight out.",
+        ),
+        (
+            ("--class_prompt=something",),
+            "class_prompt: expected class_data_dir beside it, found class_prompt without class_data_dir. "
+            "Give class_data_dir too, or leave class_prompt out.",
+        ),
+        (
+            ("--class_data_dir=x", "--class_prompt=a toy"),
+            "class_prompt: expected a prompt with placeholder_token something in it, found 'a toy'. Only the "
+            "new word learns, so a prompt without it would change nothing.",
+        ),
+    ],
+)
+def test_losses_that_contradict_each_other(flags, message):
+    assert error_of(*REQUIRED_FLAGS, *flags) == message
+
+
+def test_losses_that_go_together():
+    loss = parse("--loss_type=smooth_l1", "--huber_schedule=null", "--class_data_dir=x").loss
+    assert (loss.loss_type, loss.huber_schedule, loss.class_prompt) == ("smooth_l1", None, None)
+    parse("--class_data_dir=x", "--class_prompt=a something", "--prior_loss_weight=0", "--min_timestep=5")
+    parse("--noise_offset=0.1", "--adaptive_noise_scale=-0.1", "--multires_noise_iterations=6")

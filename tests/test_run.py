@@ -1,6 +1,7 @@
 """Whole runs on tiny models: what they write, and that stopping and resuming changes nothing."""
 
 import csv
+import dataclasses
 import logging
 
 import numpy as np
@@ -324,3 +325,71 @@ def test_compiled_programs_are_kept_in_the_users_cache_unless_told_otherwise(mon
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_class_pictures_are_gathered_with_prompts_that_hold_the_word(place, tmp_path, capsys):
+    write_pictures(tmp_path / "class", count=2)
+    plain = run.gather(configure(place, tmp_path))
+    changes = {"class_data_dir": str(tmp_path / "class")}
+    materials = run.gather(configure(place, tmp_path, **changes))
+    assert "2 class pictures" in capsys.readouterr().err
+    [bucket] = materials.examples.class_buckets
+    assert bucket.posteriors.shape == (2, *plain.examples.buckets[0].posteriors.shape[1:])
+    of_word, of_class = materials.examples.token_ids
+    np.testing.assert_array_equal(of_word, plain.examples.token_ids[0])
+    np.testing.assert_array_equal(of_class, of_word)
+    prompted = run.gather(configure(place, tmp_path, class_prompt="my <thing>", **changes))
+    first = plain.concept.token_ids[0]
+    tokens = prompted.examples.token_ids[1]
+    assert (tokens == tokens[0]).all() and list(tokens[0, 2:4]) == [first, first + 1]
+    prints = [each.fingerprint for each in (plain, materials, prompted)]
+    assert len({each["images"] for each in prints}) == 2 and len({each["prompts"] for each in prints}) == 3
+
+
+def test_a_class_folder_that_is_not_there_is_named_by_its_option(place, tmp_path):
+    config = configure(place, tmp_path, class_data_dir=str(tmp_path / "nothing"))
+    with pytest.raises(TiFlaxError, match="^class_data_dir .*nothing: found no such folder"):
+        run.gather(config)
+
+
+def test_options_of_the_loss_reach_the_step_and_are_repeated_by_a_resumed_run(place, tmp_path):
+    from tiny_models import FAMILIES
+
+    from ti_flax.config.options import LossOptions
+    from ti_flax.config.values import options_of
+    from ti_flax.models.stable_diffusion import random_stable_diffusion
+
+    model = random_stable_diffusion(FAMILIES["sd1"], seed=0)
+    given = {
+        "loss_type": "huber",
+        "huber_c": 0.2,
+        "huber_schedule": "constant",
+        "snr_gamma": 5,
+        "noise_offset": 0.1,
+        "adaptive_noise_scale": 0.2,
+        "multires_noise_iterations": 6,
+        "multires_noise_discount": 0.4,
+        "input_perturbation": 0.05,
+        "min_timestep": 100,
+        "max_timestep": 900,
+        "timestep_sampling": "stratified",
+        "class_data_dir": "x",
+        "prior_loss_weight": 0.5,
+    }
+    task, _ = run.make_task(configure(place, tmp_path, **given), model, 100, devices=1)
+    assert task.objective.loss_type == "huber" and set(task.objective.huber_c) == {np.float32(0.2)}
+    assert task.objective.weights.shape == (1000,) and task.objective.prior_loss_weight == 0.5
+    assert dataclasses.astuple(task.draw_rules.noise) == (0.1, 0.2, 6, 0.4, 0.05)
+    assert dataclasses.astuple(task.draw_rules.timesteps) == (100, 900, "stratified")
+    fingerprinted = {"class_data_dir", "class_prompt"}
+    assert {each.name for each in options_of(LossOptions)} - fingerprinted <= run.CHANGES_BITS
+    with pytest.raises(ConfigError, match="^max_timestep: expected at most 1000"):
+        run.make_task(configure(place, tmp_path, max_timestep=1001), model, 100, devices=1)
+
+
+def test_a_run_with_class_pictures_and_other_losses(place, tmp_path, whole):
+    write_pictures(tmp_path / "class", count=2)
+    changes = {"class_data_dir": str(tmp_path / "class"), "loss_type": "smooth_l1", "snr_gamma": 5}
+    changes |= {"noise_offset": 0.1, "timestep_sampling": "antithetic", "lr_warmup_steps": 0}
+    rows = learned(run.train(configure(place, tmp_path / "out", max_train_steps=2, **changes)))
+    assert np.isfinite(rows).all() and (rows != learned(whole[0])).any()

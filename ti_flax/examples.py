@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ti_flax.noise import NoiseRules
+from ti_flax.timesteps import TimestepRules
+
+# Folded into keys that are also split, and into which steps and positions are folded: so far from zero that
+# none of those gives the same key.
+CLASS_PICTURES = 0x7C1A0001
+TIMESTEPS_OF_UPDATE = 0x7C1A0002
+NOISE_SHAPING = 0x7C1A0003
 
 
 class Bucket(NamedTuple):
@@ -34,10 +45,13 @@ class Examples(NamedTuple):
     Attributes:
       buckets: one for each shape; all samples of an update come from one of them.
       token_ids: `[groups, variants, tokens]` int32; a sample takes any variant of its picture's group.
+      class_buckets: pictures of the word's class, a bucket of the same shape for each of `buckets`; None
+        without prior preservation.
     """
 
     buckets: tuple[Bucket, ...]
     token_ids: jax.Array | np.ndarray
+    class_buckets: tuple[Bucket, ...] | None = None
 
 
 class Batch(NamedTuple):
@@ -49,6 +63,7 @@ class Batch(NamedTuple):
       timesteps: `[batch]` int32.
       token_ids: `[batch, tokens]` int32.
       loss_weights: `[batch, height, width]` float32, or None.
+      input_noise: like `noise`, what the model sees in its place; None: the same.
     """
 
     latents: jax.Array
@@ -56,6 +71,7 @@ class Batch(NamedTuple):
     timesteps: jax.Array
     token_ids: jax.Array
     loss_weights: jax.Array | None = None
+    input_noise: jax.Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +81,16 @@ class DrawRules:
     Attributes:
       global_batch: samples of an update, over all devices and accumulated batches.
       scaling_factor: of the VAE, by which latents are multiplied.
-      num_train_timesteps: of the noise schedule.
+      timesteps: which are drawn.
       flip_p: chance that a sample is the mirror image.
+      noise: what is mixed into the noise.
     """
 
     global_batch: int
     scaling_factor: float
-    num_train_timesteps: int
+    timesteps: TimestepRules
     flip_p: float
+    noise: NoiseRules = NoiseRules()
 
 
 def one_shape(posteriors: np.ndarray, token_ids: np.ndarray) -> Examples:
@@ -85,6 +103,41 @@ def one_shape(posteriors: np.ndarray, token_ids: np.ndarray) -> Examples:
     images = len(posteriors)
     bucket = Bucket(posteriors, np.zeros(images, np.int32), np.arange(images, dtype=np.int32))
     return Examples((bucket,), token_ids[None])
+
+
+def with_class_pictures(
+    examples: Examples, posteriors: Sequence[np.ndarray], token_ids: np.ndarray
+) -> Examples:
+    """The examples with pictures of the word's class beside them.
+
+    Args:
+      examples: the training pictures.
+      posteriors: for each bucket, `[images, 2, height, width, 2 * channels]` float32 of its shape.
+      token_ids: `[prompts, tokens]` int32, of which a class picture takes any.
+    """
+    table = np.asarray(examples.token_ids)
+    groups, variants, _ = table.shape
+    # Repeated to the same number, so that the odds of every prompt stay what they are.
+    both = math.lcm(variants, len(token_ids))
+    class_group = np.tile(token_ids, (both // len(token_ids), 1))[None]
+    table = np.concatenate([np.tile(table, (1, both // variants, 1)), class_group])
+    buckets = tuple(
+        Bucket(each, np.full(len(each), groups, np.int32), np.arange(len(each), dtype=np.int32))
+        for each in posteriors
+    )
+    return examples._replace(token_ids=table, class_buckets=buckets)
+
+
+def beside(batch: Batch, other: Batch) -> Batch:
+    """One batch of both; where only one has loss weights, the other's are 1."""
+    if (batch.loss_weights is None) != (other.loss_weights is None):
+        batch, other = (
+            each._replace(loss_weights=jnp.ones(each.latents.shape[:3]))
+            if each.loss_weights is None
+            else each
+            for each in (batch, other)
+        )
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), batch, other)
 
 
 def image_index(key: jax.Array, sample: jax.Array, images: int) -> jax.Array:
@@ -137,6 +190,8 @@ def draw(
     order_key, sample_key = jax.random.split(key)
     sample_key = jax.random.fold_in(jax.random.fold_in(sample_key, step), position)
     posterior_key, noise_key, time_key, template_key, flip_key = jax.random.split(sample_key, 5)
+    update_key = jax.random.fold_in(jax.random.fold_in(key, TIMESTEPS_OF_UPDATE), step)
+    shaping_key = jax.random.fold_in(sample_key, NOISE_SHAPING)
 
     sample = (step if round is None else round) * rules.global_batch + position
     place = image_index(order_key, sample, bucket.places.shape[0])
@@ -146,10 +201,13 @@ def draw(
     sampled = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(posterior_key, mean.shape)
     variant = jax.random.randint(template_key, (), 0, token_ids.shape[1])
     weights = None if bucket.loss_weights is None else jnp.asarray(bucket.loss_weights)[image, mirrored]
+    latents = sampled * rules.scaling_factor
+    noise, input_noise = rules.noise.apply(shaping_key, jax.random.normal(noise_key, mean.shape), latents)
     return Batch(
-        latents=sampled * rules.scaling_factor,
-        noise=jax.random.normal(noise_key, mean.shape),
-        timesteps=jax.random.randint(time_key, (), 0, rules.num_train_timesteps),
+        latents=latents,
+        noise=noise,
+        timesteps=rules.timesteps.draw(time_key, update_key, position=position, samples=rules.global_batch),
         token_ids=jnp.asarray(token_ids)[jnp.asarray(bucket.prompts)[image], variant],
         loss_weights=weights,
+        input_noise=input_noise,
     )

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from ti_flax.checkpoint import tree_digest
 from ti_flax.config import RunConfig
 from ti_flax.embedding import check_table, initial_rows
-from ti_flax.errors import ConfigError
-from ti_flax.examples import Examples, one_shape
+from ti_flax.errors import ConfigError, DataError
+from ti_flax.examples import Examples, one_shape, with_class_pictures
 from ti_flax.export.pipeline import CARRIED
 from ti_flax.images import TrainingImages, load_images
 from ti_flax.latents import default_cache_dir, encode_posteriors
@@ -24,7 +24,7 @@ from ti_flax.models.attention import Attention
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
 from ti_flax.models.weights import resolve_model
 from ti_flax.tokens import Concept, add_concept, load_tokenizer
-from ti_flax.training_prompts import chosen_templates, make_prompts
+from ti_flax.training_prompts import chosen_templates, class_prompts, make_prompts
 
 MODEL_PARTS = ("tokenizer", "scheduler", "text_encoder", "unet", "vae")
 
@@ -51,11 +51,12 @@ class Materials:
     def fingerprint(self) -> dict[str, str]:
         """What the rows belong to; a checkpoint of anything else cannot be resumed."""
         parts = {name: self.model.params[name] for name in ("text_encoder", "unet")}
-        prompts = (self.examples.token_ids, [bucket.prompts for bucket in self.examples.buckets])
+        buckets = (*self.examples.buckets, *(self.examples.class_buckets or ()))
+        prompts = (self.examples.token_ids, [bucket.prompts for bucket in buckets])
         return {
             "concept": f"{self.concept.text} from {self.concept.initializer_token}",
             "model": tree_digest(parts),
-            "images": tree_digest([bucket._replace(prompts=()) for bucket in self.examples.buckets]),
+            "images": tree_digest([bucket._replace(prompts=()) for bucket in buckets]),
             "prompts": tree_digest(prompts, whole=True),
         }
 
@@ -92,15 +93,23 @@ def gather(config: RunConfig) -> Materials:
         num_vectors=config.concept.num_vectors,
     )
     templates = chosen_templates(config)
-    images = load_images(
-        config.images.train_data_dir,
+    read = partial(
+        load_images,
         resolution=config.images.resolution,
         center_crop=config.images.center_crop,
         interpolation=config.images.interpolation,
     )
+    images = read(config.images.train_data_dir)
     passed_over = f", {len(images.passed_over)} other files passed over" if images.passed_over else ""
     say(f"{len(images.names)} images{passed_over}")
     prompts = make_prompts(config, templates, tokenizer, concept, images)
+    class_images = None
+    if config.loss.class_data_dir is not None:
+        try:
+            class_images = read(config.loss.class_data_dir)
+        except DataError as error:  # which names the option of the training pictures
+            raise DataError(str(error).replace("train_data_dir", "class_data_dir")) from None
+        say(f"{len(class_images.names)} class pictures")
     carried = () if config.output.only_save_embeds else CARRIED
     folder = find_model(components=(*MODEL_PARTS, *carried))
     model = load_stable_diffusion(
@@ -110,19 +119,22 @@ def gather(config: RunConfig) -> Materials:
         attention=chosen_attention(options.attention),
     )
     check_table(token_table(model), concept.token_ids[0])
-    posteriors = encode_posteriors(
+    encode = partial(
+        encode_posteriors,
         model.vae,
         model.params["vae"],
-        images.pixels,
         dtype=model.dtype,
         cache_dir=config.images.latents_cache_dir or default_cache_dir(),
         progress=partial(tqdm, desc="encoding images and mirror images", unit="", leave=False),
-        names=images.names,
     )
+    (bucket,), _, _ = one_shape(encode(images.pixels, names=images.names), prompts.token_ids[0])
+    examples = Examples((bucket._replace(prompts=prompts.groups),), prompts.token_ids)
+    if class_images is not None:
+        class_posteriors = encode(class_images.pixels, names=class_images.names)
+        class_token_ids = class_prompts(config, templates, tokenizer, concept)
+        examples = with_class_pictures(examples, [class_posteriors], class_token_ids)
     if config.watching.validation_prompt is None:
         del model.params["vae"]
-    (bucket,), _ = one_shape(posteriors, prompts.token_ids[0])
-    examples = Examples((bucket._replace(prompts=prompts.groups),), prompts.token_ids)
     return Materials(concept, tokenizer, images, model, examples)
 
 

@@ -22,8 +22,11 @@ from ti_flax.loop import Hook, run_steps
 from ti_flax.materials import Materials, gather
 from ti_flax.messages import say
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+from ti_flax.noise import NoiseRules
+from ti_flax.objective import Objective
 from ti_flax.output import export, open_output, upload
 from ti_flax.step import KEY_IMPLEMENTATION, Task, TrainState, init_state, make_chunk, replicate, spread
+from ti_flax.timesteps import TimestepRules
 from ti_flax.watching import make_hooks
 
 # The most updates one call of the device program makes, and so the length of its measures.
@@ -49,6 +52,22 @@ CHANGES_BITS = frozenset(
         "adam_weight_decay",
         "adam_epsilon",
         "max_grad_norm",
+        "loss_type",
+        "huber_c",
+        "huber_schedule",
+        "snr_gamma",
+        "debiased_estimation_loss",
+        "scale_v_pred_loss_like_noise_pred",
+        "v_pred_like_loss",
+        "noise_offset",
+        "adaptive_noise_scale",
+        "multires_noise_iterations",
+        "multires_noise_discount",
+        "input_perturbation",
+        "min_timestep",
+        "max_timestep",
+        "timestep_sampling",
+        "prior_loss_weight",
     }
 )
 
@@ -151,9 +170,10 @@ def make_task(
         max_grad_norm=options.max_grad_norm,
     )
     unet = model.unet.clone(gradient_checkpointing=training.gradient_checkpointing)
+    noise_schedule = NoiseSchedule.from_config(model.configs["scheduler"])
     task = Task(
         model=dataclasses.replace(model, unet=unet),
-        schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
+        schedule=noise_schedule,
         optimizer=optim.mask_rows(adamw, trainable),
         trainable=trainable,
         first_added_id=first_added_id,
@@ -161,6 +181,9 @@ def make_task(
         accumulation=training.gradient_accumulation_steps,
         device_count=devices,
         flip_p=config.images.flip_p,
+        objective=Objective.from_options(config.loss, noise_schedule),
+        noise=NoiseRules.from_options(config.loss),
+        timesteps=TimestepRules.from_options(config.loss, noise_schedule.num_train_timesteps),
     )
     return task, schedule
 

@@ -15,9 +15,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ti_flax.diffusion import NoiseSchedule
 from ti_flax.embedding import splice
-from ti_flax.examples import Batch, Bucket, DrawRules, Examples, bucket_of_step, draw
+from ti_flax.examples import CLASS_PICTURES, Batch, Bucket, DrawRules, Examples, beside, bucket_of_step, draw
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+from ti_flax.noise import NoiseRules
+from ti_flax.objective import Objective
 from ti_flax.optim import move_rows
+from ti_flax.timesteps import TimestepRules
 
 AXIS = "devices"
 # Pinned, because the bits of a run must not depend on a JAX flag.
@@ -54,6 +57,9 @@ class Task:
       accumulation: batches whose gradients make one update.
       device_count: devices over all hosts.
       flip_p: chance that a sample is the mirror image.
+      objective: what an error counts.
+      noise: what is mixed into the noise.
+      timesteps: which are drawn; None: all, each by itself.
     """
 
     model: FlaxStableDiffusion
@@ -65,6 +71,9 @@ class Task:
     accumulation: int = 1
     device_count: int = 1
     flip_p: float = 0.5
+    objective: Objective = Objective()
+    noise: NoiseRules = NoiseRules()
+    timesteps: TimestepRules | None = None
 
     @property
     def global_batch(self) -> int:
@@ -74,11 +83,13 @@ class Task:
     @property
     def draw_rules(self) -> DrawRules:
         """How samples are drawn."""
+        every_timestep = TimestepRules(first=0, end=self.schedule.num_train_timesteps)
         return DrawRules(
             global_batch=self.global_batch,
             scaling_factor=self.model.vae.config.scaling_factor,
-            num_train_timesteps=self.schedule.num_train_timesteps,
+            timesteps=self.timesteps or every_timestep,
             flip_p=self.flip_p,
+            noise=self.noise,
         )
 
 
@@ -88,26 +99,36 @@ def init_state(task: Task, rows: np.ndarray) -> TrainState:
     return TrainState(started, task.optimizer.init(started), jnp.zeros((), jnp.int32))
 
 
-def denoising_loss(rows: jax.Array, frozen: dict, batch: Batch, task: Task) -> jax.Array:
-    """Mean squared denoising error of one batch, `[]` float32 (arXiv:2208.01618, eq. 2).
+def denoising_loss(
+    rows: jax.Array, frozen: dict, batch: Batch, task: Task, class_batch: Batch | None = None
+) -> jax.Array:
+    """Mean denoising error of one batch, `[]` float32 (arXiv:2208.01618, eq. 2).
 
     Args:
       rows: `[added_tokens, width]` float32, the only thing differentiated.
       frozen: parameter trees `text_encoder` and `unet`.
       batch: latents, noise, timesteps and token ids.
-      task: modules and schedule.
+      task: modules, schedule and objective.
+      class_batch: as many pictures of the word's class, whose mean error is added with the objective's
+        `prior_loss_weight` (arXiv:2208.12242, eq. 2).
     """
+    if class_batch is not None:
+        batch = beside(batch, class_batch)
     text_encoder, unet = task.model.text_encoder, task.model.unet
     table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
     embedded = splice(table, rows, batch.token_ids, first_added_id=task.first_added_id)
     hidden_states = text_encoder.apply({"params": frozen["text_encoder"]}, embedded)
-    noisy = task.schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
+    input_noise = batch.noise if batch.input_noise is None else batch.input_noise
+    noisy = task.schedule.add_noise(batch.latents, input_noise, batch.timesteps)
     predicted = unet.apply({"params": frozen["unet"]}, noisy, batch.timesteps, hidden_states)
     target = task.schedule.target(batch.latents, batch.noise, batch.timesteps)
-    error = jnp.square(jnp.asarray(predicted, jnp.float32) - target)
+    error = task.objective.error(jnp.asarray(predicted), target, batch.timesteps)
     if batch.loss_weights is not None:
         error = error * batch.loss_weights[..., None]
-    return jnp.mean(error)
+    if class_batch is None:
+        return jnp.mean(error)
+    of_word, of_class = jnp.split(error, 2)
+    return jnp.mean(of_word) + task.objective.prior_loss_weight * jnp.mean(of_class)
 
 
 def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple[TrainState, dict]:
@@ -122,32 +143,35 @@ def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple
     examples: Examples = frozen["examples"]
     device = jax.lax.axis_index(AXIS)
 
-    def gradient_from(bucket: Bucket, round: jax.Array | None):
+    def gradient_from(bucket: Bucket, class_bucket: Bucket | None, round: jax.Array | None):
+        def drawn(key: jax.Array, bucket: Bucket, positions: jax.Array) -> Batch:
+            places = {"step": state.step, "round": round}
+            return jax.vmap(
+                lambda position: draw(
+                    task.draw_rules, key, bucket, examples.token_ids, position=position, **places
+                )
+            )(positions)
+
         def accumulate(total, micro):
             first = (micro * task.device_count + device) * task.batch_size
             positions = first + jnp.arange(task.batch_size)
-            batch = jax.vmap(
-                lambda position: draw(
-                    task.draw_rules,
-                    key,
-                    bucket,
-                    examples.token_ids,
-                    step=state.step,
-                    position=position,
-                    round=round,
-                )
-            )(positions)
-            loss_and_gradient = jax.value_and_grad(denoising_loss)(state.rows, frozen, batch, task)
+            batch, class_batch = drawn(key, bucket, positions), None
+            if class_bucket is not None:
+                class_batch = drawn(jax.random.fold_in(key, CLASS_PICTURES), class_bucket, positions)
+            loss_and_gradient = jax.value_and_grad(denoising_loss)(
+                state.rows, frozen, batch, task, class_batch
+            )
             return jax.tree.map(jnp.add, total, loss_and_gradient), None
 
         zero = (jnp.zeros((), jnp.float32), jnp.zeros_like(state.rows))
         return jax.lax.scan(accumulate, zero, jnp.arange(task.accumulation))[0]
 
+    class_buckets = examples.class_buckets or (None,) * len(examples.buckets)
     if len(examples.buckets) == 1:
-        total = gradient_from(examples.buckets[0], None)
+        total = gradient_from(examples.buckets[0], class_buckets[0], None)
     else:
         chosen, round = bucket_of_step(jax.random.fold_in(key, BUCKETS), state.step, examples.buckets)
-        branches = [partial(gradient_from, bucket) for bucket in examples.buckets]
+        branches = [partial(gradient_from, *pair) for pair in zip(examples.buckets, class_buckets)]
         total = jax.lax.switch(chosen, branches, round)
     loss, gradient = jax.tree.map(lambda x: jax.lax.pmean(x / task.accumulation, AXIS), total)
     updates, opt_state = task.optimizer.update(gradient, state.opt_state, state.rows)

@@ -19,8 +19,8 @@ from ti_flax.config.options import PromptOptions
 from ti_flax.images import TrainingImages
 from ti_flax.messages import say
 from ti_flax.prompt_table import CaptionRules, PromptTable, encode_table, prompt_table, shortened
-from ti_flax.prompts import Template, built_in_templates, read_templates
-from ti_flax.tokens import Concept, prompts_cut_off
+from ti_flax.prompts import Template, built_in_templates, fill, read_templates
+from ti_flax.tokens import Concept, encode_prompts, prompts_cut_off
 
 
 class TrainingPrompts(NamedTuple):
@@ -78,6 +78,22 @@ def chosen_templates(config: RunConfig) -> tuple[Template, ...]:
     if prompts.template_file is not None:
         return read_templates(prompts.template_file, captions=captions)
     return built_in_templates(prompts.templates or config.concept.learnable_property, captions=captions)
+
+
+def class_prompts(
+    config: RunConfig, templates: Sequence[Template], tokenizer: Any, concept: Concept
+) -> np.ndarray:
+    """The prompts of the class pictures: their own, else the templates without captions.
+
+    Returns:
+      `[prompts, tokens]` int32.
+
+    Raises:
+      TokenError: the word is cut off in a prompt.
+    """
+    own = config.loss.class_prompt
+    prompts = [fill(each, concept.text, "") for each in templates] if own is None else [concept.expand(own)]
+    return encode_prompts(tokenizer, prompts, concept=concept)
 
 
 def read_captions(options: PromptOptions, images: TrainingImages) -> tuple[str, ...] | None:

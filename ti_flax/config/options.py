@@ -217,6 +217,92 @@ class OptimizerOptions(_Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LossOptions(_Options):
+    """What the error of a sample counts, with which noise and timestep."""
+
+    loss_type: Literal["l2", "l1", "huber", "smooth_l1"] = option(
+        "l2", help="Measure of the error; huber and smooth_l1 are quadratic near zero and linear far from it."
+    )
+    huber_c: float | None = option(
+        None,
+        above=0,
+        at_most=1,
+        when_unset="0.1",
+        help="Error at which huber and smooth_l1 turn from quadratic to linear, at the noisiest timestep.",
+    )
+    huber_schedule: Literal["constant", "exponential", "snr"] | None = option(
+        None, when_unset="snr", help="How huber_c grows towards the clean timesteps."
+    )
+    snr_gamma: float | None = option(
+        None,
+        above=0,
+        when_unset="no weighting",
+        help="Min-SNR weighting of timesteps: errors count as if no signal-to-noise ratio were above this; 5 "
+        "is usual.",
+    )
+    debiased_estimation_loss: bool = option(
+        False, help="Weigh timesteps by the inverse root of their signal-to-noise ratio."
+    )
+    scale_v_pred_loss_like_noise_pred: bool = option(
+        False, help="Weigh the timesteps of a v-prediction model as those of an epsilon model."
+    )
+    v_pred_like_loss: float | None = option(
+        None,
+        above=0,
+        when_unset="none is added",
+        help="How much of a v-prediction loss is added to that of an epsilon model.",
+    )
+    noise_offset: float = option(
+        0.0, at_least=0, help="Scale of noise that is the same all over a channel; learns dark and bright."
+    )
+    adaptive_noise_scale: float | None = option(
+        None,
+        when_unset="none",
+        help="Times the mean latent of each channel, added to noise_offset; may be negative.",
+    )
+    multires_noise_iterations: int | None = option(
+        None, at_least=1, at_most=10, when_unset="none", help="Layers of coarser and coarser noise added."
+    )
+    multires_noise_discount: float | None = option(
+        None,
+        above=0,
+        at_most=1,
+        when_unset="0.3",
+        help="Strength of each layer of multires_noise_iterations relative to the one before.",
+    )
+    input_perturbation: float = option(
+        0.0, at_least=0, help="Scale of extra noise that the model is shown but not asked for; 0.1 is usual."
+    )
+    min_timestep: int | None = option(
+        None, at_least=0, when_unset="0", help="First timestep that is trained; 0 is the cleanest."
+    )
+    max_timestep: int | None = option(
+        None, at_least=1, when_unset="all", help="Timestep before which training ends, such as 1000."
+    )
+    timestep_sampling: Literal["uniform", "stratified", "antithetic"] = option(
+        "uniform",
+        help="Timesteps of an update: drawn each by itself, one from each of as many equal parts as samples, "
+        "or mirrored in pairs; every timestep is as likely with each.",
+    )
+    class_data_dir: str | None = option(
+        None,
+        metavar="FOLDER_OR_ID",
+        path=True,
+        when_unset="no prior preservation",
+        help="Pictures of the word's class; each sample has one beside it, to keep the word in its class.",
+    )
+    class_prompt: str | None = option(
+        None,
+        metavar="PROMPT",
+        when_unset="the prompts of the training pictures",
+        help='Prompt of the class pictures, with the new word in it, such as "a photo of a <cat-toy>".',
+    )
+    prior_loss_weight: float | None = option(
+        None, at_least=0, when_unset="1", help="What the error of the class pictures counts."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputOptions(_Options):
     """What is written where, and how a stopped run goes on."""
 

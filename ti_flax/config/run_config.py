@@ -9,6 +9,7 @@ from ti_flax.config.options import (
     HostOptions,
     HubOptions,
     ImageOptions,
+    LossOptions,
     ModelOptions,
     OptimizerOptions,
     OutputOptions,
@@ -34,6 +35,7 @@ class RunConfig:
     prompts: PromptOptions = PromptOptions()
     training: TrainingOptions = TrainingOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
+    loss: LossOptions = LossOptions()
     output: OutputOptions = OutputOptions()
     watching: WatchingOptions = WatchingOptions()
     hub: HubOptions = HubOptions()
@@ -167,6 +169,7 @@ def _refuse_contradictions(config: RunConfig) -> None:
             remedy="One starts again, the other goes on: leave one of them out.",
         )
     _refuse_contradictory_prompts(config.prompts)
+    _refuse_contradictory_losses(config.loss, config.concept.placeholder_token)
 
 
 def _refuse_contradictory_prompts(prompts: PromptOptions) -> None:
@@ -198,3 +201,52 @@ def _refuse_contradictory_prompts(prompts: PromptOptions) -> None:
             expected="a regular expression",
             found=f"{prompts.filename_pattern!r} ({error})",
         ) from None
+
+
+# Options of the loss that do nothing without another one.
+_NEEDS = {
+    "adaptive_noise_scale": "noise_offset",
+    "multires_noise_discount": "multires_noise_iterations",
+    "class_prompt": "class_data_dir",
+    "prior_loss_weight": "class_data_dir",
+}
+
+
+def _refuse_contradictory_losses(loss: LossOptions, placeholder_token: str) -> None:
+    for name, needed in _NEEDS.items():
+        if getattr(loss, name) is not None and not getattr(loss, needed):
+            raise ConfigError(
+                name,
+                expected=f"{needed} beside it",
+                found=f"{name} without {needed}",
+                remedy=f"Give {needed} too, or leave {name} out.",
+            )
+    for name in ("huber_c", "huber_schedule"):
+        if getattr(loss, name) is not None and loss.loss_type not in ("huber", "smooth_l1"):
+            raise ConfigError(
+                name,
+                expected="loss_type huber or smooth_l1 beside it",
+                found=f"loss_type {loss.loss_type}",
+                remedy=f"Set loss_type to huber, or leave {name} out.",
+            )
+    if loss.snr_gamma is not None and loss.debiased_estimation_loss:
+        raise ConfigError(
+            "snr_gamma",
+            expected="not to be given together with debiased_estimation_loss",
+            remedy="Both weigh the timesteps: leave one of them out.",
+        )
+    low, high = loss.min_timestep, loss.max_timestep
+    if low is not None and high is not None and low >= high:
+        raise ConfigError(
+            "min_timestep",
+            expected=f"less than max_timestep ({high})",
+            found=str(low),
+            remedy="min_timestep is the first that is trained, max_timestep the first that is not.",
+        )
+    if loss.class_prompt is not None and placeholder_token not in loss.class_prompt:
+        raise ConfigError(
+            "class_prompt",
+            expected=f"a prompt with placeholder_token {placeholder_token} in it",
+            found=repr(loss.class_prompt),
+            remedy="Only the new word learns, so a prompt without it would change nothing.",
+        )

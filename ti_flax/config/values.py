@@ -94,9 +94,9 @@ def options_of(group: type) -> tuple[Option, ...]:
 
 
 def _option_from(field: dataclasses.Field) -> Option:
-    # A choice or None is typing's kind of union.
-    is_union = typing.get_origin(field.type) in (types.UnionType, typing.Union)
-    members = typing.get_args(field.type) if is_union else (field.type,)
+    # `Literal[...] | None` is a typing.Union before Python 3.14, `int | None` is not.
+    union = typing.get_origin(field.type) in (types.UnionType, typing.Union)
+    members = typing.get_args(field.type) if union else (field.type,)
     kind = next(member for member in members if member is not types.NoneType)
     many = typing.get_origin(kind) is tuple
     kind = typing.get_args(kind)[0] if many else kind

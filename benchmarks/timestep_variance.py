@@ -1,0 +1,104 @@
+"""Measure how much gradient and loss scatter from update to update, for each way of drawing timesteps.
+
+    python benchmarks/timestep_variance.py                     200 batches of 8 on the demo's model
+    python benchmarks/timestep_variance.py --batch 4 --updates 400
+
+The rows stay what they are, so that all that differs between two updates is what they draw. Variances are
+those of the mean over a batch, each way of drawing beside `uniform`: half of it is the scatter that twice the
+batch would give. The second figures count what the timesteps alone scatter: picture, posterior, noise and
+prompt of a place in the batch are the same in every update.
+"""
+
+import argparse
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from ti_flax import run  # noqa: E402
+from ti_flax.config import parse_config  # noqa: E402
+from ti_flax.config.options import LossOptions  # noqa: E402
+from ti_flax.errors import exit_code  # noqa: E402
+from ti_flax.examples import draw  # noqa: E402
+from ti_flax.materials import gather  # noqa: E402
+from ti_flax.step import denoising_loss  # noqa: E402
+
+SAMPLINGS = get_args(get_type_hints(LossOptions)["timestep_sampling"])
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Measure the scatter of gradient and loss.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", type=Path, default=ROOT / "configs" / "demo.yaml", help="model, pictures and word")
+    add("--batch", type=int, default=8, help="samples of an update")
+    add("--updates", type=int, default=200, help="updates drawn in each way")
+    return parser.parse_args(argv)
+
+
+def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]:
+    """For each sampling and kind of draws, the variances of gradient, summed over its values, and loss."""
+    materials = gather(config)
+    found = {}
+    for sampling in SAMPLINGS:
+        task, _ = run.make_task(
+            config.replace(timestep_sampling=sampling),
+            materials.model,
+            materials.concept.token_ids[0],
+            devices=1,
+        )
+        frozen = {name: materials.model.params[name] for name in ("text_encoder", "unet")}
+        frozen = jax.tree.map(jnp.asarray, frozen)
+        sample = partial(draw, task.draw_rules, jax.random.key(0), materials.examples.buckets[0])
+        sample = partial(sample, materials.examples.token_ids)
+        positions, rows = jnp.arange(task.global_batch), jnp.asarray(materials.start_rows)
+
+        @jax.jit
+        def measure(frozen, step, task=task, sample=sample, positions=positions, rows=rows):
+            drawn, same = (
+                jax.vmap(lambda position, step=each: sample(step=step, position=position))(positions)
+                for each in (step, jnp.int32(0))
+            )
+            same = same._replace(timesteps=drawn.timesteps)
+            differentiate = jax.value_and_grad(denoising_loss)
+            return [differentiate(rows, frozen, batch, task) for batch in (drawn, same)]
+
+        measured = [jax.device_get(measure(frozen, jnp.int32(step))) for step in range(updates)]
+        found[sampling] = {
+            kind: (
+                float(np.var([each[i][1].ravel() for each in measured], axis=0, ddof=1).sum()),
+                float(np.var([each[i][0] for each in measured], ddof=1)),
+            )
+            for i, kind in enumerate(("all draws", "timesteps alone"))
+        }
+    return found
+
+
+def main() -> None:
+    options = parse_arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        config = parse_config(
+            ["--config", str(options.config), f"--train_batch_size={options.batch}", f"--output_dir={folder}"]
+        )
+        found = variances(config, options.updates)
+    print(f"{options.updates} updates of {options.batch}; variance, and its ratio to that of uniform")
+    for kind in ("all draws", "timesteps alone"):
+        for sampling in SAMPLINGS:
+            figures = zip(("gradient", "loss"), found[sampling][kind], found["uniform"][kind])
+            text = ", ".join(f"{what} {value:.3e} ({value / base:.2f})" for what, value, base in figures)
+            print(f"{kind:16} {sampling:11} {text}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
