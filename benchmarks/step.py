@@ -123,8 +123,7 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
         text_encoder=model.text_encoder.clone(attention=attention),
     )
     text, trainable = model.text_encoder.config, np.ones(1, bool)
-    rate = optim.learning_rate_schedule("constant", peak=1e-4, total_steps=1)
-    adamw = optim.adamw(rate, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=1e-2)
+    adamw = optim.make_optimizer("adamw", lambda step: 1e-4, arguments={"weight_decay": 1e-2})
     task = Task(
         model=model,
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),

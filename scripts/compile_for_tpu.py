@@ -143,12 +143,17 @@ def compile_step(target: Target, batch: int) -> Compiled:
       MemoryError: the compiler finds that it does not fit.
     """
     import jax
+    import numpy as np
 
+    from ti_flax.embedding import AddedRows
     from ti_flax.run import make_task
     from ti_flax.step import make_chunk, spread
 
     config, model, devices = target.config.replace(train_batch_size=batch), target.model, target.devices
-    task, _ = make_task(config, model, model.text_encoder.config.vocab_size, devices=len(devices))
+    vocabulary, width = model.text_encoder.config.vocab_size, model.text_encoder.config.hidden_size
+    count = config.concept.num_vectors or 1
+    added = AddedRows(np.zeros((count, width), np.float32), np.ones(count, bool))
+    task, _ = make_task(config, model, vocabulary, added=added, devices=len(devices))
     capacity = min(500, config.training.max_train_steps or 500)
     began = time.perf_counter()
     lowered = spread(make_chunk(task, capacity), devices).lower(*abstract_arguments(config, task))
@@ -205,7 +210,7 @@ def abstract_arguments(config: RunConfig, task: Any) -> tuple[Any, ...]:
     from ti_flax.prompts import training_prompts
     from ti_flax.step import init_state
 
-    model, count = task.model, config.concept.num_vectors
+    model, count = task.model, len(task.trainable)
     side = config.images.resolution // model.vae.config.downsampling
     prompts = training_prompts(config.concept.placeholder_token, config.concept.learnable_property)
     tokens = (len(prompts), model.text_encoder.config.max_position_embeddings)

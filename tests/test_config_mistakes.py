@@ -296,3 +296,69 @@ def test_losses_that_go_together():
     assert (loss.loss_type, loss.huber_schedule, loss.class_prompt) == ("smooth_l1", None, None)
     parse("--class_data_dir=x", "--class_prompt=a something", "--prior_loss_weight=0", "--min_timestep=5")
     parse("--noise_offset=0.1", "--adaptive_noise_scale=-0.1", "--multires_noise_iterations=6")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--initializer_mode=random"],
+            "initializer_mode: expected spread or mean together with initializer",
+        ),
+        (["--init_embeds=x.pt"], "initializer_token and init_embeds exclude each other"),
+        (["--initializer_token=null"], "initializer_token: expected a known word, found null"),
+        (
+            ["--learning_rate=0.1:5,0.01", "--lr_scheduler=cosine"],
+            "lr_scheduler: expected constant with a learning_rate in steps, found cosine",
+        ),
+        (
+            ["--learning_rate=0.1:50, 0.01:100"],
+            "learning_rate: expected a last rate without a step, or until max_train_steps (5000), found "
+            "'0.1:50, 0.01:100', which ends at step 100. Write for example \"0.1:50, 0.01\"",
+        ),
+        (
+            ["--learning_rate=0.1:50, 0.01:20"],
+            '--learning_rate: expected a number >= 0, or steps such as "0.05:50, 0.01:100, 0.005", found '
+            "'0.1:50, 0.01:20'. Steps must rise",
+        ),
+        (["--learning_rate=-1:50, 0.01"], "--learning_rate: expected a number >= 0, found -1.0"),
+        (["--learning_rate=1,5"], "Only the last number may do without a step, not '1'"),
+        (["--lr_scheduler=polynomial", "--learning_rate=0"], "learning_rate: expected more than 1e-07"),
+        (["--lr_scheduler=piecewise_constant"], "lr_step_rules: expected rules such as"),
+        (["--lr_step_rules=1:10,0.1"], "lr_scheduler: expected piecewise_constant with lr_step_rules"),
+        (
+            ["--lr_scheduler=piecewise_constant", "--lr_step_rules=1:10,0.1:20"],
+            "lr_step_rules: expected factors such as \"1:10,0.1:20,0.005\", found '1:10,0.1:20'. "
+            "The last factor holds to the end, so it has no step",
+        ),
+        (
+            ["--lr_scheduler=warmup_stable_decay", "--lr_decay_steps=4900"],
+            "lr_decay_steps: expected at most max_train_steps - lr_warmup_steps (4500), found 4900",
+        ),
+        (
+            ["--optimizer=lion", "--adam_beta1=0.8"],
+            "adam_beta1: expected to be left out with optimizer lion, found 0.8. Give the optimizer's own",
+        ),
+        (
+            ["--max_grad_norm=1", "--grad_clip_value=1"],
+            "max_grad_norm and grad_clip_value exclude each other",
+        ),
+        (
+            ["--optimizer=schedule_free_adamw", "--use_ema"],
+            "use_ema and optimizer schedule_free_adamw exclude",
+        ),
+        (
+            ["--optimizer=schedule_free_sgd", "--lr_scheduler=linear"],
+            "lr_scheduler: expected constant or constant_with_warmup with optimizer schedule_free_sgd",
+        ),
+        (
+            ["--optimizer=schedule_free_sgd", "--embedding_norm=keep"],
+            "embedding_norm and optimizer schedule_free_sgd exclude each other",
+        ),
+        (["--optimizer=adamw8bit"], "--optimizer: expected one of adamw, adam"),
+        (["--ema_decay=1"], "--ema_decay: expected a number >= 0 and < 1"),
+        (["--pull_to_start=-1"], "--pull_to_start: expected a number >= 0"),
+    ],
+)
+def test_starts_rates_and_optimizers_that_contradict(flags, message):
+    assert message in error_of(*REQUIRED_FLAGS, *flags)

@@ -1,36 +1,24 @@
+"""The optimizer over the rows: which rows it moves, every optimizer by name, what it restores."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from ti_flax.optim import adamw, learning_rate_schedule, mask_rows, move_rows
+from ti_flax.checkpoint import optimizer_leaves, restore_optimizer
+from ti_flax.config.options import FINDS_ITS_RATE, SCHEDULE_FREE, OptimizerOptions
+from ti_flax.config.values import options_of
+from ti_flax.errors import ConfigError
+from ti_flax.optim import average_rows, make_optimizer, mask_rows, move_rows, optimizer_arguments
 
-KINDS = ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_schedules_are_those_of_diffusers(name):
-    torch = pytest.importorskip("torch")
-    from diffusers.optimization import get_scheduler
-
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=5e-3)
-    reference = get_scheduler(
-        name, optimizer=optimizer, num_warmup_steps=7, num_training_steps=40, num_cycles=3
-    )
-    expected = []
-    for _ in range(41):
-        expected.append(reference.get_last_lr()[0])
-        optimizer.step()
-        reference.step()
-    schedule = learning_rate_schedule(name, peak=5e-3, total_steps=40, warmup_steps=7, num_cycles=3)
-    np.testing.assert_allclose([schedule(step) for step in range(41)], expected, rtol=1e-5, atol=1e-9)
+(NAMES,) = (each.choices for each in options_of(OptimizerOptions) if each.name == "optimizer")
+TRAINABLE = np.array([True, True, False])
+START = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32) * 0.3
 
 
-def masked(trainable, max_grad_norm=None):
-    inner = adamw(
-        lambda step: 0.1, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=0.5, max_grad_norm=max_grad_norm
-    )
+def masked(trainable, **clip):
+    inner = make_optimizer("adamw", lambda step: 0.1, arguments={"weight_decay": 0.5}, **clip)
     return mask_rows(inner, np.array(trainable))
 
 
@@ -47,13 +35,25 @@ def test_only_rows_that_learn_move_and_only_they_have_moments():
     assert (np.asarray(moved)[[0, 2]] != np.asarray(rows)[[0, 2]]).all()
 
 
-def test_clipping_does_not_see_loaded_rows():
+@pytest.mark.parametrize("clip", [{"max_grad_norm": 1.0}, {"clip_value": 0.2}])
+def test_clipping_does_not_see_loaded_rows(clip):
     rows, huge = jnp.ones((2, 2)), jnp.array([[0.3, 0.4], [1e6, 1e6]])
-    optimizer = masked([True, False], max_grad_norm=1.0)
+    optimizer = masked([True, False], **clip)
     clipped, _ = optimizer.update(huge, optimizer.init(rows), rows)
-    alone = masked([True], max_grad_norm=1.0)
+    alone = masked([True], **clip)
     expected, _ = alone.update(huge[:1], alone.init(rows[:1]), rows[:1])
     np.testing.assert_array_equal(clipped[:1], expected)
+
+
+def test_gradients_are_clipped_by_norm_or_number_by_number():
+    gradient = jnp.array([[3.0, 4.0, -0.1]])
+    for clip, expected in [
+        ({"clip_value": 0.5}, [[0.5, 0.5, -0.1]]),
+        ({"max_grad_norm": 1.0}, gradient / jnp.linalg.norm(gradient)),
+    ]:
+        optimizer = make_optimizer("sgd", lambda step: 1.0, **clip)
+        moved, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+        np.testing.assert_allclose(moved, -jnp.asarray(expected), rtol=1e-6)
 
 
 def test_adamw_is_pytorchs():
@@ -70,3 +70,115 @@ def test_adamw_is_pytorchs():
         updates, state = optimizer.update(jnp.asarray(gradient), state, rows)
         rows = optax.apply_updates(rows, updates)
     np.testing.assert_allclose(rows, weight.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def warming(name):
+    """A rate that begins at 0, as a warm-up does."""
+    peak = 1.0 if name in FINDS_ITS_RATE else 1e-2
+    return lambda step: peak * jnp.minimum(1.0, step / 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_optimizer_moves_the_rows_that_learn_and_goes_on_from_a_checkpoint(name, tmp_path):
+    optimizer = mask_rows(make_optimizer(name, warming(name)), TRAINABLE)
+
+    @jax.jit
+    def run(rows, state, steps):
+        def body(_, carry):  # a loop on the device, whose carry must keep its types
+            rows, state = carry
+            updates, state = optimizer.update(rows - 1.0, state, rows)
+            return move_rows(rows, updates, TRAINABLE), state
+
+        return jax.lax.fori_loop(0, steps, body, (rows, state))
+
+    fresh = jax.device_get(optimizer.init(jnp.asarray(START)))
+    whole, state = jax.device_get(run(START, fresh, 12))
+    assert np.isfinite(whole).all() and (whole[:2] != START[:2]).any()
+    assert whole[2].tobytes() == START[2].tobytes()
+    half, half_state = jax.device_get(run(START, fresh, 5))
+    restored = restore_optimizer(fresh, optimizer_leaves(half_state), tmp_path)
+    again, again_state = jax.device_get(run(half, restored, 7))
+    assert again.tobytes() == whole.tobytes()
+    for leaf, wanted in zip(jax.tree.leaves(again_state), jax.tree.leaves(state), strict=True):
+        assert np.asarray(leaf).tobytes() == np.asarray(wanted).tobytes()
+    used = average_rows(state, whole, TRAINABLE)
+    assert used[2].tobytes() == START[2].tobytes()
+    assert (used.tobytes() != whole.tobytes()) == (name in SCHEDULE_FREE)
+
+
+def test_a_schedule_free_optimizer_gives_the_average_of_its_steps():
+    """With a constant rate and plain gradient steps, x is the mean of the z (arXiv:2405.15682, eq. 5)."""
+    optimizer = mask_rows(
+        make_optimizer("schedule_free_sgd", lambda step: 0.1, arguments={"b1": 0.9}), TRAINABLE
+    )
+    rows = jnp.asarray(START)
+    state, z, passed = optimizer.init(rows), START[:2].astype(np.float64), []
+    for step in range(6):
+        gradient = np.random.default_rng(step).normal(size=(3, 6)).astype(np.float32)
+        updates, state = optimizer.update(jnp.asarray(gradient), state, rows)
+        rows = move_rows(rows, updates, TRAINABLE)
+        z = z - 0.1 * gradient[:2]
+        passed.append(z)
+    found = average_rows(jax.device_get(state), np.asarray(rows), TRAINABLE)
+    np.testing.assert_allclose(found[:2], np.mean(passed, axis=0), atol=1e-5)
+
+
+def test_the_checkpoint_of_another_optimizer_is_refused(tmp_path):
+    from ti_flax.errors import CheckpointError
+
+    states = [
+        mask_rows(make_optimizer(name, lambda step: 0.1), TRAINABLE).init(START) for name in ("adamw", "lion")
+    ]
+    with pytest.raises(CheckpointError, match="optimizer settings that the checkpoint was made with"):
+        restore_optimizer(states[0], optimizer_leaves(states[1]), tmp_path)
+
+
+def test_arguments_have_optaxs_names_or_kohyas():
+    assert optimizer_arguments("lion", ["b1=0.8", "weight_decay=0"]) == {"b1": 0.8, "weight_decay": 0.0}
+    assert optimizer_arguments("adamw", ["betas=0.8,0.95"]) == {"b1": 0.8, "b2": 0.95}
+    given = ["betas=(0.9, 0.99)", "d_coef=2", "safeguard_warmup=True", "beta3=none"]
+    expected = {"betas": (0.9, 0.99), "estim_lr_coef": 2.0, "safeguard_warmup": True, "beta3": None}
+    assert optimizer_arguments("prodigy", given) == expected
+    assert optimizer_arguments("sgd", ["momentum = 0.9", "nesterov=true"]) == {
+        "momentum": 0.9,
+        "nesterov": True,
+    }
+
+
+def test_arguments_change_the_updates():
+    moved = []
+    for arguments in ({}, optimizer_arguments("sgd", ["momentum=0.9"])):
+        optimizer = make_optimizer("sgd", lambda step: 0.1, arguments=arguments)
+        rows, state = jnp.asarray(START), optimizer.init(jnp.asarray(START))
+        for _ in range(3):
+            updates, state = optimizer.update(jnp.ones_like(rows), state, rows)
+            rows = rows + updates
+        moved.append(START - np.asarray(rows))
+    np.testing.assert_allclose(moved[0], 0.3, rtol=1e-5)
+    np.testing.assert_allclose(moved[1], 0.1 * (1 + 1.9 + 2.71), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("lion", "b3=1", "optimizer_args 'b3=1': expected an option of lion: b1, b2, weight_decay, found b3"),
+        ("sign_sgd", "b1=1", "expected an option of sign_sgd: it has none, found b1"),
+        ("adamw", "learning_rate=1", "expected an option of adamw: .*, found learning_rate"),
+        ("adamw", "b1", "expected NAME=VALUE, found no equals sign"),
+        ("adamw", "b1=fast", "optimizer_args 'b1=fast': expected a number, found fast"),
+        ("adamw", "b1=nan", "expected a number, found nan"),
+        ("adamw", "nesterov=1", "expected true or false, found 1"),
+        ("adafactor", "min_dim_size_to_factor=1.5", "expected a whole number, found 1.5"),
+        ("prodigy", "betas=0.9", "expected 2 numbers with commas, found 0.9"),
+        ("lion", "betas=0.9", "expected 2 numbers, found 0.9"),
+        ("muon", "preconditioning=none", "optimizer_args of muon: expected values that optax takes, found"),
+    ],
+)
+def test_arguments_that_there_are_not(name, given, message):
+    with pytest.raises(ConfigError, match=message):
+        optimizer_arguments(name, [given])
+
+
+def test_an_argument_is_given_once():
+    with pytest.raises(ConfigError, match="'betas=0.8,0.9': expected b1 to be given once"):
+        optimizer_arguments("lion", ["b1=0.9", "betas=0.8,0.9"])

@@ -27,9 +27,7 @@ def random_rows(vectors, width=32):
 
 def export(folder, output, *, vectors=2, layout="flax"):
     tokenizer = load_tokenizer(folder)
-    concept = add_concept(
-        tokenizer, placeholder_token="<thing>", initializer_token="toy", num_vectors=vectors
-    )
+    concept = add_concept(tokenizer, placeholder_token="<thing>", num_vectors=vectors)
     width = load_stable_diffusion(folder, components=()).text_encoder.config.hidden_size
     rows = random_rows(vectors, width)
     save_pipeline(
@@ -78,7 +76,7 @@ def test_the_converted_folder_loads_in_pytorch(tmp_path, family):
     subprocess.run([*command, str(tmp_path / "flax"), str(tmp_path / "torch")], check=True, cwd=tmp_path)
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "torch")
     tokenizer = load_tokenizer(base)
-    add_concept(tokenizer, placeholder_token="<thing>", initializer_token="toy", num_vectors=2)
+    add_concept(tokenizer, placeholder_token="<thing>", num_vectors=2)
     expected = our_hidden_states(base, tokenizer, rows, concept.token_ids[0])
     token_ids = encode_prompts(pipeline.tokenizer, [expand_known(pipeline.tokenizer, PROMPT)])
     with torch.no_grad():

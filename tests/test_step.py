@@ -10,9 +10,11 @@ from tiny_models import FAMILIES
 
 from ti_flax import optim
 from ti_flax.diffusion import NoiseSchedule
+from ti_flax.embedding import RowRules
 from ti_flax.examples import Examples, bucket_of_step, draw, image_index, one_shape
+from ti_flax.learning_rate import Shape, learning_rate_schedule
 from ti_flax.models.stable_diffusion import random_stable_diffusion
-from ti_flax.step import Task, first_copy, init_state, make_chunk, replicate, spread
+from ti_flax.step import Task, first_copy, init_state, make_chunk, replicate, result_rows, spread
 
 VOCABULARY = 120
 CAPACITY = 8
@@ -21,12 +23,8 @@ CAPACITY = 8
 def make_task(family="sd1", *, trainable=(True, True), **changes):
     model = random_stable_diffusion(FAMILIES[family], seed=0)
     trainable = np.array(trainable)
-    adamw = optim.adamw(
-        optim.learning_rate_schedule("cosine", peak=1e-2, total_steps=20, warmup_steps=2),
-        betas=(0.9, 0.999),
-        epsilon=1e-8,
-        weight_decay=1e-2,
-    )
+    schedule = learning_rate_schedule(Shape(name="cosine", total_steps=20, warmup_steps=2), peak=1e-2)
+    adamw = optim.make_optimizer("adamw", schedule, arguments={"weight_decay": 1e-2})
     task = Task(
         model=model,
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
@@ -234,3 +232,44 @@ def test_weights_of_one_change_nothing_and_others_weigh_the_error(one_device):
     np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-7)
     _, doubled, _ = weighted(2 * ones)
     np.testing.assert_allclose(doubled[0], 2 * losses[0], rtol=1e-6)
+
+
+def row_rules(task, **changes):
+    return dataclasses.replace(task, rules=RowRules(**changes))
+
+
+def test_the_pull_is_part_of_the_loss_and_of_the_gradient():
+    """One plain gradient step with and without the pull: they differ by its formula."""
+    schedule = optim.make_optimizer("sgd", lambda step: 1.0)
+    task = make_task(optimizer=optim.mask_rows(schedule, np.array([True, True])))
+    frozen, anchor = make_frozen(task), np.full((2, 32), 0.5, np.float32)
+    plain, loss, _ = run(task, frozen, [1])
+    pulled, pulled_loss, _ = run(row_rules(task, pull=0.1, start=anchor), frozen, [1])
+    offset = start_rows(task) - anchor
+    np.testing.assert_allclose(pulled_loss - loss, 0.05 * (offset**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(pulled.rows, plain.rows - 0.1 * offset, atol=1e-6)
+
+
+def test_norms_are_held_once_an_update_and_averages_follow(one_device):
+    task, frozen, (plain, _, _) = one_device
+    split = dataclasses.replace(row_rules(task, norm=0.5, ema_decay=0.9), batch_size=4, accumulation=2)
+    first, _, _ = run(split, frozen, [1])
+    np.testing.assert_allclose(np.linalg.norm(first.rows, axis=1), 0.5, rtol=1e-6)
+    assert first.mean_rows.tobytes() == first.rows.tobytes()
+    # The learning rate of the first update is 0, so it rescales the start and does nothing else.
+    start = start_rows(task)
+    expected = 0.5 * start / np.linalg.norm(start, axis=1, keepdims=True)
+    np.testing.assert_allclose(first.rows, expected, rtol=1e-5)
+    whole, _, _ = run(split, frozen, [6])
+    half, _, _ = run(split, frozen, [3])
+    again, _, _ = run(split, frozen, [3], state=half)
+    assert again.mean_rows.tobytes() == whole.mean_rows.tobytes() != whole.rows.tobytes()
+    assert result_rows(split, whole).tobytes() == whole.mean_rows.tobytes()
+    assert plain.mean_rows is None and len(jax.tree.leaves(plain)) == len(jax.tree.leaves(whole)) - 1
+    assert result_rows(task, plain).tobytes() == plain.rows.tobytes()
+
+
+def test_an_average_does_not_change_the_rows(one_device):
+    task, frozen, (plain, losses, _) = one_device
+    averaged, its_losses, _ = run(row_rules(task, ema_decay=0.9), frozen, [6])
+    assert averaged.rows.tobytes() == plain.rows.tobytes() and its_losses.tobytes() == losses.tobytes()

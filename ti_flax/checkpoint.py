@@ -31,6 +31,7 @@ class Checkpoint:
       step: updates made.
       config: the resolved configuration of the run, flat.
       fingerprint: what the rows belong to: concept, model and images, each a short string.
+      mean_rows: `[added_tokens, width]` float32, average of the rows, if one is kept.
     """
 
     rows: np.ndarray
@@ -38,6 +39,7 @@ class Checkpoint:
     step: int
     config: dict[str, Any]
     fingerprint: dict[str, str]
+    mean_rows: np.ndarray | None = None
 
 
 def checkpoint_steps(output_dir: Path) -> list[int]:
@@ -62,7 +64,9 @@ def save_checkpoint(output_dir: Path, checkpoint: Checkpoint, *, total_limit: in
     import orbax.checkpoint as ocp
 
     folder = (output_dir / f"checkpoint-{checkpoint.step}").absolute()
-    state = {"rows": checkpoint.rows, "optimizer": checkpoint.optimizer}
+    state: dict[str, Any] = {"rows": checkpoint.rows, "optimizer": checkpoint.optimizer}
+    if checkpoint.mean_rows is not None:
+        state["mean_rows"] = checkpoint.mean_rows
     belongs = {"step": checkpoint.step, "config": checkpoint.config, "fingerprint": checkpoint.fingerprint}
     try:
         with _checkpointer() as checkpointer:
@@ -106,6 +110,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             step=int(belongs["step"]),
             config=belongs["config"],
             fingerprint=belongs["fingerprint"],
+            mean_rows=np.asarray(state["mean_rows"]) if "mean_rows" in state else None,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
@@ -180,6 +185,22 @@ def restore_optimizer(opt_state: Any, leaves: Mapping[str, np.ndarray], folder: 
             remedy="Resume with the optimizer settings that the checkpoint was made with.",
         )
     return jax.tree_util.tree_unflatten(tree, [leaves[path] for path in expected])
+
+
+def restore_mean(mean: Any, saved: Checkpoint, folder: Path) -> np.ndarray | None:
+    """The average of a checkpoint, which must have one just when the run keeps one.
+
+    Raises:
+      CheckpointError: only one of them does.
+    """
+    if (mean is None) != (saved.mean_rows is None):
+        raise CheckpointError(
+            folder,
+            expected=f"a checkpoint {'without' if mean is None else 'with'} an average of the vectors",
+            found="one with it" if mean is None else "one without it",
+            remedy="Resume with the use_ema that the checkpoint was made with.",
+        )
+    return saved.mean_rows
 
 
 def tree_digest(tree: Any, *, whole: bool = False) -> str:

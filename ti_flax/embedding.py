@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,18 +12,124 @@ import numpy as np
 from ti_flax.errors import TokenError
 
 
-def initial_rows(table: np.ndarray, *, initializer_id: int, num_vectors: int) -> np.ndarray:
-    """Starts every vector of a concept at the row of a known word.
+@dataclass(frozen=True)
+class AddedRows:
+    """The rows beside the token table before any update, and what the vocabulary is like.
+
+    Attributes:
+      start: `[added_tokens, width]` float32: the concept's rows, then those that were loaded to stay.
+      trainable: `[added_tokens]` bool, rows that learn.
+      median_norm: of the vocabulary's vectors.
+      largest_norm: of the vocabulary's vectors.
+    """
+
+    start: np.ndarray
+    trainable: np.ndarray
+    median_norm: float = 1.0
+    largest_norm: float = 1.0
+
+
+def add_rows(vocabulary: np.ndarray, learned: np.ndarray, loaded: Sequence[np.ndarray] = ()) -> AddedRows:
+    """Puts the rows that learn before those that stay.
 
     Args:
-      table: `[vocabulary, width]`, the frozen token table.
-      initializer_id: the known word's row.
-      num_vectors: how many rows the concept has.
+      vocabulary: `[known_tokens, width]`, the rows of the token table that the tokenizer names.
+      learned: `[num_vectors, width]` float32.
+      loaded: `[vectors, width]` float32 each.
+    """
+    norms = np.linalg.norm(np.asarray(vocabulary, np.float32), axis=-1)
+    start = np.concatenate([learned, *loaded])
+    trainable = np.arange(len(start)) < len(learned)
+    return AddedRows(start, trainable, float(np.median(norms)), float(norms.max()))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RowRules:
+    """What is done to the rows that learn besides the optimizer's updates.
+
+    Attributes:
+      norm: `[]`, what vectors are rescaled to after each update; None for no rescaling.
+      only_longer: rescales only vectors that are longer than `norm`.
+      pull: weight p of the pull towards the start, p / 2 x the squared distance in the loss.
+      start: `[added_tokens, width]` float32, where the pull is to; None without one.
+      ema_decay: largest share of the average that an update keeps; None for no average.
+    """
+
+    norm: float | None = None
+    only_longer: bool = False
+    pull: float = 0.0
+    start: np.ndarray | None = None
+    ema_decay: float | None = None
+
+
+def pull_to_start(rules: RowRules, rows: jax.Array, trainable: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """The loss p / 2 x sum over the vectors that learn of |row - start|^2, and its gradient by the rows."""
+    offset = jnp.where(jnp.asarray(trainable)[:, None], rows - jnp.asarray(rules.start), 0.0)
+    return 0.5 * rules.pull * jnp.sum(jnp.square(offset)), rules.pull * offset
+
+
+def hold_norms(rules: RowRules, rows: jax.Array, trainable: np.ndarray) -> jax.Array:
+    """Rescales the vectors that learn; the others keep their bits."""
+    if rules.norm is None:
+        return rows
+    norms = jnp.linalg.norm(rows, axis=-1, keepdims=True)
+    rescaled = rows * (rules.norm / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny))
+    chosen = jnp.asarray(trainable)[:, None] & (norms > rules.norm if rules.only_longer else norms > 0)
+    return jnp.where(chosen, rescaled, rows)
+
+
+def average(
+    rules: RowRules, mean: jax.Array, rows: jax.Array, *, step: jax.Array, trainable: np.ndarray
+) -> jax.Array:
+    """Moves the mean of the rows on by an update, as diffusers' EMAModel does.
+
+    The mean keeps a share of min(ema_decay, (1 + step) / (10 + step)), and nothing at the first update.
+
+    Args:
+      rules: hold the largest share.
+      mean: `[added_tokens, width]` float32, before.
+      rows: `[added_tokens, width]` float32, after the update.
+      step: `[]` int32, updates made before this one.
+      trainable: `[added_tokens]` bool; the other rows keep their bits.
+    """
+    warming = (1.0 + step) / (10.0 + step)
+    decay = jnp.where(step == 0, 0.0, jnp.minimum(rules.ema_decay or 0.0, warming))
+    return jnp.where(jnp.asarray(trainable)[:, None], mean - (1.0 - decay) * (mean - rows), mean)
+
+
+def spread_rows(source: np.ndarray, num_vectors: int) -> np.ndarray:
+    """Shares vectors out among rows: with k rows and n vectors, vector i is row floor(i * k / n).
+
+    Args:
+      source: `[k, width]`, rows of known words or of an embedding.
+      num_vectors: n, at least k.
 
     Returns:
       `[num_vectors, width]` float32.
     """
-    return np.repeat(np.asarray(table[initializer_id], np.float32)[None], num_vectors, axis=0)
+    return np.asarray(source, np.float32)[np.arange(num_vectors) * len(source) // num_vectors]
+
+
+def mean_rows(source: np.ndarray, num_vectors: int) -> np.ndarray:
+    """Makes every vector the mean of rows: `[num_vectors, width]` float32."""
+    return np.repeat(np.asarray(source, np.float32).mean(axis=0)[None], num_vectors, axis=0)
+
+
+def random_rows(vocabulary: np.ndarray, num_vectors: int, key: jax.Array) -> np.ndarray:
+    """Draws vectors from a normal with the vocabulary's mean and standard deviation in each dimension.
+
+    Args:
+      vocabulary: `[known_tokens, width]`.
+      num_vectors: how many to draw.
+      key: decides the draw.
+
+    Returns:
+      `[num_vectors, width]` float32.
+    """
+    known = np.asarray(vocabulary, np.float32)
+    mean, deviation = known.mean(axis=0, dtype=np.float64), known.std(axis=0, dtype=np.float64)
+    drawn = np.asarray(jax.random.normal(key, (num_vectors, known.shape[1])))
+    return (mean + deviation * drawn).astype(np.float32)
 
 
 def check_table(table: np.ndarray, first_added_id: int) -> None:

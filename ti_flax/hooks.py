@@ -19,6 +19,9 @@ from ti_flax.pictures import picture_grid
 from ti_flax.sheet import contact_sheet
 from ti_flax.step import TrainState
 
+# From a state on the host to the rows to use, `[added_tokens, width]` float32.
+Result = Callable[[TrainState], np.ndarray]
+
 # From rows to the pictures of each validation prompt, `[pictures, height, width, 3]` uint8.
 Draw = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -168,33 +171,36 @@ class SaveCheckpoint(Hook):
 
     def reached(self, step: int, state: TrainState) -> None:
         leaves = optimizer_leaves(state.opt_state)
-        checkpoint = Checkpoint(np.asarray(state.rows), leaves, step, self._config, self._fingerprint)
+        mean = None if state.mean_rows is None else np.asarray(state.mean_rows)
+        checkpoint = Checkpoint(np.asarray(state.rows), leaves, step, self._config, self._fingerprint, mean)
         save_checkpoint(self._output_dir, checkpoint, total_limit=self._total_limit)
 
 
 class SaveEmbeds(Hook):
     """`learned_embeds-steps-N.safetensors` every so many steps."""
 
-    def __init__(self, output_dir: Path, placeholder_token: str, *, every: int):
+    def __init__(self, output_dir: Path, placeholder_token: str, *, every: int, result: Result):
+        """Takes, besides where and when, what gives the concept's own rows, `[num_vectors, width]`."""
         self.every = self._interval = every
-        self._output_dir, self._placeholder_token = output_dir, placeholder_token
+        self._output_dir, self._placeholder_token, self._result = output_dir, placeholder_token, result
 
     def reached(self, step: int, state: TrainState) -> None:
         if step % self._interval == 0:  # not at the end, where learned_embeds is written
             path = self._output_dir / f"learned_embeds-steps-{step}.safetensors"
-            save_learned_embeds(path, self._placeholder_token, np.asarray(state.rows))
+            save_learned_embeds(path, self._placeholder_token, self._result(state))
 
 
 class Preview(Hook):
     """Pictures of the validation prompts every so many steps, as `validation/step-N.png`, a row each."""
 
-    def __init__(self, output_dir: Path, *, every: int, draw: Draw, writer: Any = None):
-        """Takes, besides what draws, optionally a TensorBoard writer for the same pictures."""
+    def __init__(self, output_dir: Path, *, every: int, draw: Draw, result: Result, writer: Any = None):
+        """Takes, besides what draws and with which rows, optionally a TensorBoard writer for the pictures."""
         self.every = every
         self._folder, self._draw, self._writer = output_dir / "validation", draw, writer
+        self._result = result
 
     def reached(self, step: int, state: TrainState) -> None:
-        drawn = self._draw(np.asarray(state.rows))
+        drawn = self._draw(self._result(state))
         picture = picture_grid(np.concatenate(drawn), columns=len(drawn[0]) if len(drawn) > 1 else None)
         self._folder.mkdir(exist_ok=True)
         picture.save(self._folder / f"step-{step}.png")
@@ -214,15 +220,17 @@ class Sheet(Hook):
         prompts: Sequence[str],
         training: np.ndarray,
         start_rows: np.ndarray,
+        result: Result,
     ):
-        """Takes what draws, the prompts it draws, the training pictures and the rows before any update."""
+        """Takes what draws, the prompts, the training pictures and the rows before and after the updates."""
         self._path, self._draw, self._prompts = output_dir / "contact_sheet.png", draw, prompts
         self._training, self._start_rows, self._last_step = training, start_rows, last_step
+        self._result = result
 
     def reached(self, step: int, state: TrainState) -> None:
         if step != self._last_step:
             return
-        before, after = self._draw(self._start_rows), self._draw(np.asarray(state.rows))
+        before, after = self._draw(self._start_rows), self._draw(self._result(state))
         rows = [
             ("training pictures", self._training[: max(len(before[0]), 5)]),
             (f"before: {self._prompts[0]}", before[0]),

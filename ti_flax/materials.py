@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +14,8 @@ from tqdm import tqdm
 
 from ti_flax.checkpoint import tree_digest
 from ti_flax.config import RunConfig
-from ti_flax.embedding import check_table, initial_rows
+from ti_flax.embedding import AddedRows, add_rows, check_table
+from ti_flax.embedding_files import checked_width
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.examples import Examples, one_shape, with_class_pictures
 from ti_flax.export.pipeline import CARRIED
@@ -23,6 +25,8 @@ from ti_flax.messages import say
 from ti_flax.models.attention import Attention
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
 from ti_flax.models.weights import resolve_model
+from ti_flax.start import Extra, Start, add_extras, find_start, read_extras
+from ti_flax.step import KEY_IMPLEMENTATION
 from ti_flax.tokens import Concept, add_concept, load_tokenizer
 from ti_flax.training_prompts import chosen_templates, class_prompts, make_prompts
 
@@ -39,6 +43,9 @@ class Materials:
       images: pixels and names.
       model: modules and parameters; those of the VAE only if previews need them.
       examples: encoded pictures and prompts.
+      added: the rows beside the token table before any update: the concept's, then loaded ones.
+      extras: embeddings that prompts may name and that stay as they are.
+      origin: what the concept's rows start from, in words.
     """
 
     concept: Concept
@@ -46,6 +53,9 @@ class Materials:
     images: TrainingImages
     model: FlaxStableDiffusion
     examples: Examples
+    added: AddedRows
+    extras: tuple[Concept, ...]
+    origin: str
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -53,72 +63,25 @@ class Materials:
         parts = {name: self.model.params[name] for name in ("text_encoder", "unet")}
         buckets = (*self.examples.buckets, *(self.examples.class_buckets or ()))
         prompts = (self.examples.token_ids, [bucket.prompts for bucket in buckets])
+        beside = "".join(f" beside {extra.text}" for extra in self.extras)
+        loaded = {"extra_embeds": tree_digest(self.added.start[~self.added.trainable])} if self.extras else {}
         return {
-            "concept": f"{self.concept.text} from {self.concept.initializer_token}",
+            "concept": f"{self.concept.text} from {self.origin}{beside}",
+            **loaded,
             "model": tree_digest(parts),
             "images": tree_digest([bucket._replace(prompts=()) for bucket in buckets]),
             "prompts": tree_digest(prompts, whole=True),
         }
 
-    @property
-    def token_table(self) -> np.ndarray:
-        """The frozen token table, `[vocabulary, width]`."""
-        return token_table(self.model)
-
-    @property
-    def start_rows(self) -> np.ndarray:
-        """The concept's rows before any update, `[num_vectors, width]` float32."""
-        return initial_rows(
-            self.token_table,
-            initializer_id=self.concept.initializer_id,
-            num_vectors=len(self.concept.tokens),
-        )
-
 
 def gather(config: RunConfig) -> Materials:
     """Reads tokenizer, images and weights, cheap things that can be wrong first, and encodes the images."""
-    options = config.model
-    find_model = partial(
-        resolve_model,
-        options.pretrained_model_name_or_path,
-        revision=options.revision,
-        variant=options.variant,
-    )
-    folder = find_model(components=("tokenizer",))
-    tokenizer = load_tokenizer(folder, options.tokenizer_name)
-    concept = add_concept(
-        tokenizer,
-        placeholder_token=config.concept.placeholder_token,
-        initializer_token=config.concept.initializer_token,
-        num_vectors=config.concept.num_vectors,
-    )
+    words = find_words(config)
     templates = chosen_templates(config)
-    read = partial(
-        load_images,
-        resolution=config.images.resolution,
-        center_crop=config.images.center_crop,
-        interpolation=config.images.interpolation,
-    )
-    images = read(config.images.train_data_dir)
-    passed_over = f", {len(images.passed_over)} other files passed over" if images.passed_over else ""
-    say(f"{len(images.names)} images{passed_over}")
-    prompts = make_prompts(config, templates, tokenizer, concept, images)
-    class_images = None
-    if config.loss.class_data_dir is not None:
-        try:
-            class_images = read(config.loss.class_data_dir)
-        except DataError as error:  # which names the option of the training pictures
-            raise DataError(str(error).replace("train_data_dir", "class_data_dir")) from None
-        say(f"{len(class_images.names)} class pictures")
-    carried = () if config.output.only_save_embeds else CARRIED
-    folder = find_model(components=(*MODEL_PARTS, *carried))
-    model = load_stable_diffusion(
-        folder,
-        dtype=jnp.dtype(options.compute_dtype),
-        variant=options.variant,
-        attention=chosen_attention(options.attention),
-    )
-    check_table(token_table(model), concept.token_ids[0])
+    images, class_images = read_pictures(config)
+    prompts = make_prompts(config, templates, words.tokenizer, words.concept, images)
+    model = read_model(config)
+    added = start_rows(config, words, token_table(model))
     encode = partial(
         encode_posteriors,
         model.vae,
@@ -131,11 +94,97 @@ def gather(config: RunConfig) -> Materials:
     examples = Examples((bucket._replace(prompts=prompts.groups),), prompts.token_ids)
     if class_images is not None:
         class_posteriors = encode(class_images.pixels, names=class_images.names)
-        class_token_ids = class_prompts(config, templates, tokenizer, concept)
+        class_token_ids = class_prompts(config, templates, words.tokenizer, words.concept)
         examples = with_class_pictures(examples, [class_posteriors], class_token_ids)
     if config.watching.validation_prompt is None:
         del model.params["vae"]
-    return Materials(concept, tokenizer, images, model, examples)
+    return Materials(
+        concept=words.concept,
+        tokenizer=words.tokenizer,
+        images=images,
+        model=model,
+        examples=examples,
+        added=added,
+        extras=words.beside,
+        origin=words.start.origin,
+    )
+
+
+@dataclass(frozen=True)
+class Words:
+    """The tokenizer with the new word and loaded ones, and what they start from."""
+
+    tokenizer: Any
+    concept: Concept
+    start: Start
+    extras: list[Extra]
+    beside: tuple[Concept, ...]
+
+
+def find_model(config: RunConfig, components: tuple[str, ...]) -> Path:
+    """The folder of the configured model, with at least these components."""
+    options = config.model
+    return resolve_model(
+        options.pretrained_model_name_or_path,
+        revision=options.revision,
+        variant=options.variant,
+        components=components,
+    )
+
+
+def find_words(config: RunConfig) -> Words:
+    """Adds the concept's tokens, and those of loaded embeddings, to the tokenizer."""
+    tokenizer = load_tokenizer(find_model(config, ("tokenizer",)), config.model.tokenizer_name)
+    start = find_start(config.concept, tokenizer)
+    extras = read_extras(config.concept.extra_embeds)
+    concept = add_concept(
+        tokenizer, placeholder_token=config.concept.placeholder_token, num_vectors=start.num_vectors
+    )
+    return Words(tokenizer, concept, start, extras, add_extras(tokenizer, extras, concept))
+
+
+def read_pictures(config: RunConfig) -> tuple[TrainingImages, TrainingImages | None]:
+    """Reads the training pictures and, for prior preservation, those of the class."""
+    read = partial(
+        load_images,
+        resolution=config.images.resolution,
+        center_crop=config.images.center_crop,
+        interpolation=config.images.interpolation,
+    )
+    images = read(config.images.train_data_dir)
+    passed_over = f", {len(images.passed_over)} other files passed over" if images.passed_over else ""
+    say(f"{len(images.names)} images{passed_over}")
+    if config.loss.class_data_dir is None:
+        return images, None
+    try:
+        class_images = read(config.loss.class_data_dir)
+    except DataError as error:  # which names the option of the training pictures
+        raise DataError(str(error).replace("train_data_dir", "class_data_dir")) from None
+    say(f"{len(class_images.names)} class pictures")
+    return images, class_images
+
+
+def read_model(config: RunConfig) -> FlaxStableDiffusion:
+    """Reads the whole model."""
+    carried = () if config.output.only_save_embeds else CARRIED
+    return load_stable_diffusion(
+        find_model(config, (*MODEL_PARTS, *carried)),
+        dtype=jnp.dtype(config.model.compute_dtype),
+        variant=config.model.variant,
+        attention=chosen_attention(config.model.attention),
+    )
+
+
+def start_rows(config: RunConfig, words: Words, table: np.ndarray) -> AddedRows:
+    """The rows beside the token table before any update."""
+    first_added_id = words.concept.token_ids[0]
+    check_table(table, first_added_id)
+    key = jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION)
+    return add_rows(
+        table[:first_added_id],
+        words.start.rows(table[:first_added_id], key),
+        [checked_width(extra.file, extra.path, table.shape[1]) for extra in words.extras],
+    )
 
 
 def chosen_attention(name: str) -> Attention:

@@ -1,9 +1,10 @@
-"""The optimizer over the added rows: optax chain, the mask of rows that learn, learning-rate schedules."""
+"""The optimizer over the added rows: chosen by name, after a clip, behind the mask of rows that learn."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,63 +12,174 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-Schedule = Callable[[Any], jax.Array]
+from ti_flax.errors import ConfigError
 
-# The learning rate that `polynomial` ends at, the reference scheduler's default.
-POLYNOMIAL_LR_END = 1e-7
+Schedule = Callable[[Any], Any]
 
-
-def learning_rate_schedule(
-    name: str, *, peak: float, total_steps: int, warmup_steps: int = 0, num_cycles: int = 1
-) -> Schedule:
-    """Learning rate by update index, with the names and shapes of diffusers' `get_scheduler`.
-
-    Args:
-      name: constant, constant_with_warmup, linear, cosine, cosine_with_restarts or polynomial.
-      peak: the learning rate after warm-up.
-      total_steps: updates of the whole run; the falling kinds end there.
-      warmup_steps: updates over which the rate rises linearly from 0; `constant` has none.
-      num_cycles: hard restarts, for cosine_with_restarts.
-
-    Returns:
-      A function from the update index (`[]` int32, 0 for the first) to a `[]` float32.
-    """
-    if name == "constant":
-        return lambda step: jnp.full(jnp.shape(step), peak, jnp.float32)
-    decay = {
-        "constant_with_warmup": lambda progress: jnp.ones_like(progress),
-        "linear": lambda progress: 1.0 - progress,
-        "cosine": lambda progress: 0.5 * (1.0 + jnp.cos(math.pi * progress)),
-        "cosine_with_restarts": lambda progress: jnp.where(
-            progress >= 1.0, 0.0, 0.5 * (1.0 + jnp.cos(math.pi * ((num_cycles * progress) % 1.0)))
-        ),
-        "polynomial": lambda progress: (
-            (1.0 - progress) * (1.0 - POLYNOMIAL_LR_END / peak) + POLYNOMIAL_LR_END / peak
-        ),
-    }[name]
-
-    def schedule(step: Any) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
-        warmup = step / max(1, warmup_steps)
-        progress = jnp.clip((step - warmup_steps) / max(1, total_steps - warmup_steps), 0.0, 1.0)
-        return peak * jnp.where(step < warmup_steps, warmup, decay(progress))
-
-    return schedule
+# optax's functions by the names that options give them, where these differ.
+_NAMED = {"optimistic_adam": "optimistic_adam_v2"}
+# Options under kohya's names, which are PyTorch's.
+_THEIR_NAMES = {"betas": ("b1", "b2"), "d_coef": ("estim_lr_coef",), "d0": ("estim_lr0",)}
+# What is not the user's to set here: the rate, what other options set, and what is no number.
+_OWN = frozenset(
+    {
+        *("learning_rate", "adam_learning_rate", "warmup_steps"),
+        *("mask", "weight_decay_mask", "trust_ratio_mask", "muon_weight_dimension_numbers"),
+        *("mu_dtype", "state_dtype", "dtype_momentum", "accumulator_dtype"),
+        *("clip_value_fn", "init_step", "ns_coeffs"),
+    }
+)
+# Their estimate of the size of a step divides by the sum of what was moved so far, so the first rate of a
+# warm-up cannot be 0.
+_DIVIDES_BY_RATE = ("prodigy", "dadapt_adamw")
+_SMALLEST_RATE = 1e-6
 
 
-def adamw(
+def make_optimizer(
+    name: str,
     schedule: Schedule,
     *,
-    betas: tuple[float, float],
-    epsilon: float,
-    weight_decay: float,
+    arguments: Mapping[str, Any] | None = None,
     max_grad_norm: float | None = None,
+    clip_value: float | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW (arXiv:1711.05101) after an optional clip of the global gradient norm."""
-    optimizer = optax.adamw(schedule, b1=betas[0], b2=betas[1], eps=epsilon, weight_decay=weight_decay)
-    if max_grad_norm is None:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer)
+    """An optimizer of optax, after an optional clip of the gradient.
+
+    Args:
+      name: an `optimizer` option, such as adamw (arXiv:1711.05101).
+      schedule: learning rate by update index.
+      arguments: the optimizer's own options under optax's names.
+      max_grad_norm: norm of all rows together that the gradient is clipped to.
+      clip_value: size that each of its numbers is clipped to.
+    """
+    if name in _DIVIDES_BY_RATE:
+        chosen = schedule
+        schedule = lambda step: jnp.maximum(chosen(step), _SMALLEST_RATE)  # noqa: E731
+    optimizer = _function(name)(learning_rate=schedule, **(arguments or {}))
+    if clip_value is not None:
+        return optax.chain(optax.clip(clip_value), optimizer)
+    if max_grad_norm is not None:
+        return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer)
+    return optimizer
+
+
+def _function(name: str) -> Callable[..., optax.GradientTransformation]:
+    from optax import contrib
+
+    name = _NAMED.get(name, name)
+    return getattr(optax, name, None) or getattr(contrib, name)
+
+
+def optimizer_arguments(name: str, given: Sequence[str]) -> dict[str, Any]:
+    """Reads `name=value` options of an optimizer and tries them on an array.
+
+    Args:
+      name: of the optimizer.
+      given: texts such as `weight_decay=0.01`, `betas=0.9,0.99` or `nesterov=true`.
+
+    Returns:
+      The arguments of optax's function.
+
+    Raises:
+      ConfigError: there is no such option, or no such value.
+    """
+    defaults: dict[str, Any] = {
+        option.name: option.default
+        for option in inspect.signature(_function(name)).parameters.values()
+        if option.name not in _OWN
+    }
+    arguments: dict[str, Any] = {}
+    for text in given:
+        for option, value in _read_argument(name, defaults, text):
+            if option in arguments:
+                raise ConfigError(f"optimizer_args {text!r}", expected=f"{option} to be given once")
+            arguments[option] = value
+    _try(name, arguments)
+    return arguments
+
+
+def _read_argument(name: str, defaults: Mapping[str, Any], text: str) -> list[tuple[str, Any]]:
+    """Reads one `name=value`, which may be kohya's name for two of optax's options."""
+    option, equals, value = (part.strip() for part in text.partition("="))
+    where = f"optimizer_args {text!r}"
+    if not equals:
+        raise ConfigError(where, expected="NAME=VALUE", found="no equals sign")
+    names = (option,) if option in defaults else _THEIR_NAMES.get(option, ())
+    if not names or not set(names) <= set(defaults):
+        known = ", ".join(defaults) or "it has none"
+        raise ConfigError(where, expected=f"an option of {name}: {known}", found=option)
+    values = value.strip("()[]").split(",") if len(names) > 1 else [value]
+    if len(values) != len(names):
+        raise ConfigError(where, expected=f"{len(names)} numbers", found=value)
+    return [
+        (each, _argument(part.strip(), defaults[each], where))
+        for each, part in zip(names, values, strict=True)
+    ]
+
+
+def _argument(text: str, default: Any, where: str) -> Any:
+    """A value of the default's type: true or false, text, a whole number, a number or several."""
+    kind = type(default)
+    try:
+        if kind is str:
+            return text
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if kind is int:
+            return int(text)
+        if kind is tuple:
+            values = tuple(_finite(part) for part in text.strip("()[]").split(","))
+            return {len(default): values}[len(values)]
+        return None if default is None and text.lower() in ("none", "null") else _finite(text)
+    except (ValueError, KeyError):
+        expected = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
+        expected = f"{len(default)} numbers with commas" if isinstance(default, tuple) else expected
+        raise ConfigError(where, expected=expected, found=text or "nothing") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _try(name: str, arguments: Mapping[str, Any]) -> None:
+    """Traces an update, so that what optax refuses is said before anything is loaded."""
+    rows = jax.ShapeDtypeStruct((2, 4), jnp.float32)
+
+    def moved(rows: jax.Array) -> Any:
+        optimizer = make_optimizer(name, lambda step: 1.0, arguments=arguments)
+        return optimizer.update(rows, optimizer.init(rows), rows)
+
+    try:
+        jax.eval_shape(moved, rows)
+    except (ValueError, TypeError, ZeroDivisionError, AssertionError) as error:
+        raise ConfigError(
+            f"optimizer_args of {name}", expected="values that optax takes", found=str(error).splitlines()[0]
+        ) from None
+
+
+def average_rows(opt_state: Any, rows: np.ndarray, trainable: np.ndarray) -> np.ndarray:
+    """The rows that a schedule-free optimizer means to be used (arXiv:2405.15682, eq. 4), else the rows.
+
+    Gradients are taken at y = (1 - b1) z + b1 x; the state holds z, and x is the average to use.
+
+    Args:
+      opt_state: of `mask_rows`, on the host.
+      rows: `[added_tokens, width]` float32, y.
+      trainable: `[added_tokens]` bool.
+    """
+    from optax.contrib import ScheduleFreeState
+
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ScheduleFreeState))
+    states = [leaf for leaf in leaves if isinstance(leaf, ScheduleFreeState)]
+    if not states:
+        return rows
+    state: Any = states[0]
+    averaged, weight = np.array(rows), np.float32(state.b1)
+    averaged[trainable] = (rows[trainable] - (1 - weight) * np.asarray(state.z["learned"])) / weight
+    return averaged
 
 
 def mask_rows(inner: optax.GradientTransformation, trainable: np.ndarray) -> optax.GradientTransformation:

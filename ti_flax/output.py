@@ -63,17 +63,18 @@ def open_output(config: RunConfig) -> Path:
 
 
 def export(
-    config: RunConfig, materials: Materials, rows: np.ndarray, output_dir: Path, *, samples: int, rate: float
+    config: RunConfig, materials: Materials, rows: np.ndarray, output_dir: Path, *, samples: int, rate: str
 ) -> None:
     """Writes the result: learned_embeds in both formats, names for the concepts library, card, pipeline.
 
     Args:
       config: of the run.
       materials: what it learned from.
-      rows: `[num_vectors, width]` float32.
+      rows: `[added_tokens, width]` float32; the pipeline holds all that its tokenizer names, and
+        learned_embeds the concept's own alone.
       output_dir: where to.
       samples: of an update.
-      rate: the learning rate after `scale_lr`.
+      rate: the learning rate after `scale_lr`, in words.
 
     Raises:
       OutputError: the folder cannot be written.
@@ -102,8 +103,9 @@ def export(
         rate=rate,
     )
     # Last, because learned_embeds.safetensors is what marks a run as finished.
-    save_learned_embeds(output_dir / "learned_embeds.bin", token, rows)
-    save_learned_embeds(output_dir / "learned_embeds.safetensors", token, rows)
+    learned = rows[: len(materials.concept.tokens)]
+    save_learned_embeds(output_dir / "learned_embeds.bin", token, learned)
+    save_learned_embeds(output_dir / "learned_embeds.safetensors", token, learned)
 
 
 def upload(config: RunConfig, output_dir: Path) -> None:

@@ -15,9 +15,12 @@ import numpy as np
 from ti_flax import checkpoint as checkpoints
 from ti_flax import hosts, optim
 from ti_flax.config import RunConfig
+from ti_flax.config.run_config import OPTIONS
 from ti_flax.diffusion import NoiseSchedule
+from ti_flax.embedding import AddedRows
 from ti_flax.hooks import Progress
 from ti_flax.latents import default_cache_dir
+from ti_flax.learning_rate import Schedule
 from ti_flax.loop import Hook, run_steps
 from ti_flax.materials import Materials, gather
 from ti_flax.messages import say
@@ -25,8 +28,24 @@ from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.noise import NoiseRules
 from ti_flax.objective import Objective
 from ti_flax.output import export, open_output, upload
-from ti_flax.step import KEY_IMPLEMENTATION, Task, TrainState, init_state, make_chunk, replicate, spread
+from ti_flax.step import (
+    KEY_IMPLEMENTATION,
+    Task,
+    TrainState,
+    init_state,
+    make_chunk,
+    replicate,
+    result_rows,
+    spread,
+)
 from ti_flax.timesteps import TimestepRules
+from ti_flax.updating import (
+    describe_rate,
+    make_schedule,
+    read_optimizer_arguments,
+    row_rules,
+    update_samples,
+)
 from ti_flax.watching import make_hooks
 
 # The most updates one call of the device program makes, and so the length of its measures.
@@ -52,6 +71,19 @@ CHANGES_BITS = frozenset(
         "adam_weight_decay",
         "adam_epsilon",
         "max_grad_norm",
+        "grad_clip_value",
+        "optimizer",
+        "optimizer_args",
+        "lr_power",
+        "lr_step_rules",
+        "lr_scheduler_timescale",
+        "lr_scheduler_min_lr_ratio",
+        "lr_decay_steps",
+        "use_ema",
+        "ema_decay",
+        "embedding_norm",
+        "pull_to_start",
+        "initializer_mode",
         "loss_type",
         "huber_c",
         "huber_schedule",
@@ -88,19 +120,24 @@ def _train(config: RunConfig) -> Path:
     keep_compiled_programs()
     output_dir = open_output(config) if hosts.is_first() else Path(config.output.output_dir)
     say(config.describe())
-    resumed = find_resumed(config, output_dir) if hosts.is_first() else None
+    read_optimizer_arguments(config.optimizer)  # what is wrong with them is said before anything is read
+    saved = saved_checkpoint(config, output_dir) if hosts.is_first() else None
     # Prompts are drawn from the seed, so it is settled before anything is read.
-    config = with_seed(config, resumed)
+    config = agree_on_seed(config, saved)
     materials = gather(config)
     # Pictures decide how many steps an epoch has, so only now is the length of the run known.
     config = settle(config, len(materials.images.names))
     task, schedule = make_task(
-        config, materials.model, materials.concept.token_ids[0], devices=jax.device_count()
+        config,
+        materials.model,
+        materials.concept.token_ids[0],
+        added=materials.added,
+        devices=jax.device_count(),
     )
-    state = start_state(config, task, materials, resumed)
+    state = start_state(config, task, materials, saved)
     final = fit(config, task, schedule, materials, state, output_dir)
     if hosts.is_first():
-        finish(config, task, materials, np.asarray(final.rows), output_dir, began)
+        finish(config, task, materials, result_rows(task, final), output_dir, began)
     hosts.wait_for_all("written")
     return output_dir
 
@@ -115,7 +152,7 @@ def finish(
         rows,
         output_dir,
         samples=task.global_batch,
-        rate=peak_learning_rate(config),
+        rate=describe_rate(config),
     )
     say(f"done in {time.perf_counter() - began:.0f} s: {output_dir}/learned_embeds.safetensors")
     if config.watching.validation_prompt is not None:
@@ -142,40 +179,26 @@ def settle(config: RunConfig, images: int) -> RunConfig:
     return config.replace(max_train_steps=steps * config.training.num_train_epochs)
 
 
-def update_samples(config: RunConfig, devices: int | None = None) -> int:
-    """Samples of one update, over all devices (None: those that JAX sees) and accumulated batches."""
-    training = config.training
-    devices = jax.device_count() if devices is None else devices
-    return training.train_batch_size * training.gradient_accumulation_steps * devices
-
-
 def make_task(
-    config: RunConfig, model: FlaxStableDiffusion, first_added_id: int, *, devices: int
-) -> tuple[Task, optim.Schedule]:
+    config: RunConfig, model: FlaxStableDiffusion, first_added_id: int, *, added: AddedRows, devices: int
+) -> tuple[Task, Schedule]:
     """Builds the step's fixed parts, for so many devices, and the learning-rate schedule."""
     training, options = config.training, config.optimizer
-    trainable = np.ones(config.concept.num_vectors, bool)
-    schedule = optim.learning_rate_schedule(
-        options.lr_scheduler,
-        peak=peak_learning_rate(config, devices),
-        total_steps=training.max_train_steps or 1,
-        warmup_steps=options.lr_warmup_steps,
-        num_cycles=options.lr_num_cycles,
-    )
-    adamw = optim.adamw(
+    schedule = make_schedule(config, devices)
+    optimizer = optim.make_optimizer(
+        options.optimizer,
         schedule,
-        betas=(options.adam_beta1, options.adam_beta2),
-        epsilon=options.adam_epsilon,
-        weight_decay=options.adam_weight_decay,
+        arguments=read_optimizer_arguments(options),
         max_grad_norm=options.max_grad_norm,
+        clip_value=options.grad_clip_value,
     )
     unet = model.unet.clone(gradient_checkpointing=training.gradient_checkpointing)
     noise_schedule = NoiseSchedule.from_config(model.configs["scheduler"])
     task = Task(
         model=dataclasses.replace(model, unet=unet),
         schedule=noise_schedule,
-        optimizer=optim.mask_rows(adamw, trainable),
-        trainable=trainable,
+        optimizer=optim.mask_rows(optimizer, added.trainable),
+        trainable=added.trainable,
         first_added_id=first_added_id,
         batch_size=training.train_batch_size,
         accumulation=training.gradient_accumulation_steps,
@@ -184,27 +207,21 @@ def make_task(
         objective=Objective.from_options(config.loss, noise_schedule),
         noise=NoiseRules.from_options(config.loss),
         timesteps=TimestepRules.from_options(config.loss, noise_schedule.num_train_timesteps),
+        rules=row_rules(config, added),
     )
     return task, schedule
 
 
-def peak_learning_rate(config: RunConfig, devices: int | None = None) -> float:
-    """The learning rate after `scale_lr`: times the samples of an update, as in the reference."""
-    if not config.optimizer.scale_lr:
-        return config.optimizer.learning_rate
-    return config.optimizer.learning_rate * update_samples(config, devices)
-
-
 @dataclasses.dataclass(frozen=True)
-class Resumed:
-    """The checkpoint a run goes on from."""
+class Saved:
+    """A checkpoint to go on from, and its folder."""
 
+    checkpoint: checkpoints.Checkpoint
     folder: Path
-    saved: checkpoints.Checkpoint
 
 
-def find_resumed(config: RunConfig, output_dir: Path) -> Resumed | None:
-    """Reads the checkpoint to resume from; None for a run that starts from the beginning.
+def saved_checkpoint(config: RunConfig, output_dir: Path) -> Saved | None:
+    """The checkpoint to go on from; None for a run from the beginning.
 
     Raises:
       CheckpointError: the checkpoint is missing or damaged.
@@ -216,49 +233,55 @@ def find_resumed(config: RunConfig, output_dir: Path) -> Resumed | None:
     if folder is None:
         say(f"no checkpoint in {output_dir} yet: starting from the beginning")
         return None
-    return Resumed(folder, checkpoints.load_checkpoint(folder))
+    return Saved(checkpoints.load_checkpoint(folder), folder)
 
 
-def with_seed(config: RunConfig, resumed: Resumed | None) -> RunConfig:
-    """Settles the seed: the configured one, else the checkpoint's, else a drawn one; the first process's."""
-    given = config.training.seed
-    saved = resumed.saved.config.get("seed") if resumed else None
-    known = saved if given is None else given
-    seed = int(hosts.agree(np.uint32(secrets.randbelow(2**32) if known is None else known)))
-    if given is None:
-        say(f"seed {seed}")
-    return config.replace(seed=seed)
-
-
-def start_state(config: RunConfig, task: Task, materials: Materials, resumed: Resumed | None) -> TrainState:
-    """The state to train from: fresh, or a checkpoint's; with several processes, the first one's.
+def start_state(config: RunConfig, task: Task, materials: Materials, from_disk: Saved | None) -> TrainState:
+    """The state to train from, on the host: fresh or a checkpoint's; of several processes, the first one's.
 
     Raises:
       CheckpointError: the checkpoint is another run's.
     """
-    state = jax.device_get(init_state(task, materials.start_rows))
-    if resumed is not None:
-        state = jax.device_get(_resumed_state(config, state, materials, resumed))
+    state = jax.device_get(init_state(task, materials.added.start))
+    if from_disk is not None:
+        state = jax.device_get(_restored(config, state, materials, from_disk))
     return hosts.agree(state)
 
 
-def _resumed_state(
-    config: RunConfig, state: TrainState, materials: Materials, resumed: Resumed
-) -> TrainState:
-    saved, folder = resumed.saved, resumed.folder
+def _restored(config: RunConfig, state: TrainState, materials: Materials, from_disk: Saved) -> TrainState:
+    saved, folder = from_disk.checkpoint, from_disk.folder
     checkpoints.check_same_run(saved, materials.fingerprint, folder)
     for option, value in config.to_dict().items():
-        if option in CHANGES_BITS and saved.config.get(option) != value:
-            say(f"note: {option} was {saved.config.get(option)} in {folder.name} and is now {value}")
+        # Options that the checkpoint does not know had their defaults when it was made.
+        before = saved.config.get(option, OPTIONS[option].default)
+        if option in CHANGES_BITS and before != value:
+            say(f"note: {option} was {before} in {folder.name} and is now {value}")
+    mean = checkpoints.restore_mean(state.mean_rows, saved, folder)
     optimizer = checkpoints.restore_optimizer(state.opt_state, saved.optimizer, folder)
     say(f"resuming from {folder}, step {saved.step}")
-    return TrainState(jnp.asarray(saved.rows), optimizer, jnp.int32(saved.step))
+    return TrainState(jnp.asarray(saved.rows), optimizer, jnp.int32(saved.step), mean)
+
+
+def agree_on_seed(config: RunConfig, saved: Saved | None) -> RunConfig:
+    """Settles the seed, with several processes on the first one's, before anything is drawn."""
+    if hosts.is_first():
+        config = with_seed(config, saved.checkpoint.config.get("seed") if saved else None)
+    return config.replace(seed=int(hosts.agree(np.uint32(config.training.seed or 0))))
+
+
+def with_seed(config: RunConfig, saved: int | None) -> RunConfig:
+    """Settles the seed: the configured one, else the checkpoint's, else a drawn one."""
+    if config.training.seed is not None:
+        return config
+    seed = secrets.randbelow(2**32) if saved is None else saved
+    say(f"seed {seed}")
+    return config.replace(seed=seed)
 
 
 def fit(
     config: RunConfig,
     task: Task,
-    schedule: optim.Schedule,
+    schedule: Schedule,
     materials: Materials,
     state: TrainState,
     output_dir: Path,

@@ -14,12 +14,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ti_flax.diffusion import NoiseSchedule
-from ti_flax.embedding import splice
+from ti_flax.embedding import RowRules, average, hold_norms, pull_to_start, splice
 from ti_flax.examples import CLASS_PICTURES, Batch, Bucket, DrawRules, Examples, beside, bucket_of_step, draw
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.noise import NoiseRules
 from ti_flax.objective import Objective
-from ti_flax.optim import move_rows
+from ti_flax.optim import average_rows, move_rows
 from ti_flax.timesteps import TimestepRules
 
 AXIS = "devices"
@@ -36,11 +36,13 @@ class TrainState(NamedTuple):
       rows: `[added_tokens, width]` float32.
       opt_state: the optimizer's state, over the rows that learn alone.
       step: `[]` int32, updates made so far.
+      mean_rows: `[added_tokens, width]` float32, average of the rows over the updates; None if none is kept.
     """
 
     rows: jax.Array
     opt_state: Any
     step: jax.Array
+    mean_rows: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +62,7 @@ class Task:
       objective: what an error counts.
       noise: what is mixed into the noise.
       timesteps: which are drawn; None: all, each by itself.
+      rules: what is done to the rows besides the optimizer's updates.
     """
 
     model: FlaxStableDiffusion
@@ -74,6 +77,7 @@ class Task:
     objective: Objective = Objective()
     noise: NoiseRules = NoiseRules()
     timesteps: TimestepRules | None = None
+    rules: RowRules = RowRules()
 
     @property
     def global_batch(self) -> int:
@@ -96,7 +100,20 @@ class Task:
 def init_state(task: Task, rows: np.ndarray) -> TrainState:
     """The state before the first update."""
     started = jnp.asarray(rows, jnp.float32)
-    return TrainState(started, task.optimizer.init(started), jnp.zeros((), jnp.int32))
+    mean = None if task.rules.ema_decay is None else started
+    return TrainState(started, task.optimizer.init(started), jnp.zeros((), jnp.int32), mean)
+
+
+def result_rows(task: Task, state: TrainState) -> np.ndarray:
+    """The rows to use outside of training, `[added_tokens, width]` float32: averages where they are kept.
+
+    Args:
+      task: the run's fixed parts.
+      state: on the host.
+    """
+    if state.mean_rows is not None:
+        return np.asarray(state.mean_rows)
+    return average_rows(state.opt_state, np.asarray(state.rows), task.trainable)
 
 
 def denoising_loss(
@@ -174,10 +191,22 @@ def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple
         branches = [partial(gradient_from, *pair) for pair in zip(examples.buckets, class_buckets)]
         total = jax.lax.switch(chosen, branches, round)
     loss, gradient = jax.tree.map(lambda x: jax.lax.pmean(x / task.accumulation, AXIS), total)
+    if task.rules.pull:
+        pull, its_gradient = pull_to_start(task.rules, state.rows, task.trainable)
+        loss, gradient = loss + pull, gradient + its_gradient
+    measures = {"loss": loss, "grad_norm": jnp.linalg.norm(gradient * task.trainable[:, None])}
+    return move(task, state, gradient), measures
+
+
+def move(task: Task, state: TrainState, gradient: jax.Array) -> TrainState:
+    """The state after an update with the gradient `[added_tokens, width]` of a whole global batch."""
     updates, opt_state = task.optimizer.update(gradient, state.opt_state, state.rows)
     rows = move_rows(state.rows, jnp.asarray(updates), task.trainable)
-    measures = {"loss": loss, "grad_norm": jnp.linalg.norm(gradient * task.trainable[:, None])}
-    return TrainState(rows, opt_state, state.step + 1), measures
+    rows = hold_norms(task.rules, rows, task.trainable)
+    mean = state.mean_rows
+    if mean is not None:
+        mean = average(task.rules, mean, rows, step=state.step, trainable=task.trainable)
+    return TrainState(rows, opt_state, state.step + 1, mean)
 
 
 def make_chunk(task: Task, capacity: int) -> Callable:

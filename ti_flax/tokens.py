@@ -22,15 +22,11 @@ class Concept:
       placeholder_token: what people write in a prompt, e.g. `<cat-toy>`.
       tokens: the tokens it expands to, `<cat-toy>`, `<cat-toy>_1`, ...; one per vector.
       token_ids: their ids, consecutive, directly after the tokenizer's own vocabulary.
-      initializer_token: the known word the rows start from.
-      initializer_id: its token id.
     """
 
     placeholder_token: str
     tokens: tuple[str, ...]
     token_ids: tuple[int, ...]
-    initializer_token: str
-    initializer_id: int
 
     @property
     def text(self) -> str:
@@ -129,32 +125,57 @@ def split_text(tokenizer: Any, text: str) -> list[str]:
 
 
 def add_concept(
-    tokenizer: Any, *, placeholder_token: str, initializer_token: str, num_vectors: int = 1
+    tokenizer: Any, *, placeholder_token: str, num_vectors: int = 1, option: str = "placeholder_token"
 ) -> Concept:
     """Adds a concept's tokens to the tokenizer, after everything about them has been checked.
 
+    Args:
+      tokenizer: a CLIP tokenizer; it learns `tok`, `tok_1`, ..., one token a vector.
+      placeholder_token: the new word.
+      num_vectors: how many tokens it has.
+      option: where the word comes from, for messages.
+
     Raises:
-      TokenError: the placeholder is empty or already a word, or the initializer is not one token.
+      TokenError: the placeholder is empty or already a word.
     """
     tokens = vector_tokens(placeholder_token, num_vectors)
     for token in tokens:
-        _check_placeholder(tokenizer, token)
-    initializer_id = _initializer_id(tokenizer, initializer_token)
+        _check_placeholder(tokenizer, token, option)
     first_id = len(tokenizer)
     tokenizer.add_tokens(list(tokens))
     token_ids = tuple(tokenizer.convert_tokens_to_ids(list(tokens)))
     if token_ids != tuple(range(first_id, first_id + num_vectors)):
         raise TokenError(
-            f"placeholder_token {placeholder_token!r}",
+            f"{option} {placeholder_token!r}",
             expected=f"new token ids from {first_id}",
             found=str(list(token_ids)),
             remedy="The tokenizer's vocabulary has gaps; use the tokenizer of the base model.",
         )
-    return Concept(placeholder_token, tokens, token_ids, initializer_token, initializer_id)
+    return Concept(placeholder_token, tokens, token_ids)
 
 
-def _check_placeholder(tokenizer: Any, token: str) -> None:
-    where = f"placeholder_token {token!r}"
+def check_names_apart(words: Sequence[str]) -> None:
+    """Refuses words that contain one another: a prompt's text could stand for either.
+
+    Args:
+      words: placeholders, first those that were there first.
+
+    Raises:
+      TokenError: names two such words.
+    """
+    for place, word in enumerate(words):
+        for other in words[:place]:
+            if word in other or other in word:
+                raise TokenError(
+                    f"extra_embeds {word!r}",
+                    expected="a word that neither contains another nor is part of it",
+                    found=f"{other!r} beside it",
+                    remedy="Give one of them another name: extra_embeds takes TOKEN=FILE.",
+                )
+
+
+def _check_placeholder(tokenizer: Any, token: str, option: str) -> None:
+    where = f"{option} {token!r}"
     if not token.strip() or token != token.strip():
         raise TokenError(
             where,
@@ -173,32 +194,29 @@ def _check_placeholder(tokenizer: Any, token: str) -> None:
         )
 
 
-def _initializer_id(tokenizer: Any, initializer_token: str) -> int:
+def initializer_ids(tokenizer: Any, initializer_token: str) -> tuple[int, ...]:
+    """Ids of the known tokens that a concept starts from, one for each piece of the text.
+
+    Raises:
+      TokenError: the text has no token, or one that the tokenizer does not know.
+    """
     where = f"initializer_token {initializer_token!r}"
     pieces = split_text(tokenizer, initializer_token)
     if not pieces:
         raise TokenError(
             where,
-            expected="one known word",
+            expected="a known word",
             found="no token",
             remedy="Name the kind of thing that is learned, for example toy.",
         )
-    if len(pieces) > 1:
+    if tokenizer.unk_token in pieces and initializer_token != tokenizer.unk_token:
         raise TokenError(
             where,
-            expected="a single token",
-            found=f"{len(pieces)}, split as {pieces}",
-            remedy="Choose a shorter or more common word, for example toy, cat or painting.",
-        )
-    token_id = tokenizer.convert_tokens_to_ids(pieces[0])
-    if pieces[0] == tokenizer.unk_token and initializer_token != tokenizer.unk_token:
-        raise TokenError(
-            where,
-            expected="one known word",
+            expected="known words",
             found=f"one that the tokenizer reads as unknown, {pieces}",
-            remedy="Choose a word of the vocabulary, for example toy.",
+            remedy="Choose words of the vocabulary, for example toy.",
         )
-    return token_id
+    return tuple(tokenizer.convert_tokens_to_ids(pieces))
 
 
 def encode_prompts(
@@ -211,8 +229,9 @@ def encode_prompts(
     """Token ids of prompts, padded to the text encoder's length: `[prompts, tokens]` int32.
 
     Args:
-      tokenizer: a CLIP tokenizer that already has the concept's tokens.
-      prompts: texts; with `concept` each must hold all of its tokens in order.
+      tokenizer: a CLIP tokenizer that already has the added tokens.
+      prompts: texts, in which a placeholder stands for all of its tokens; with `concept` each must hold
+        all of that one's tokens in order.
       concept: what must be in every prompt, for training prompts.
       origins: prompt to the file it was made from, for messages.
 
@@ -220,7 +239,8 @@ def encode_prompts(
       TokenError: a concept's tokens are cut off or split in one of the prompts.
     """
     length = tokenizer.model_max_length
-    encoded = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length)
+    written_out = [expand_known(tokenizer, prompt) for prompt in prompts]
+    encoded = tokenizer(written_out, padding="max_length", truncation=True, max_length=length)
     token_ids = np.asarray(encoded["input_ids"], np.int32)
     if concept is not None:
         for prompt, row in zip(prompts, token_ids, strict=True):

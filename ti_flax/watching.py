@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 
 from ti_flax import hooks
 from ti_flax.config import RunConfig
+from ti_flax.learning_rate import Schedule
 from ti_flax.loop import Hook
 from ti_flax.materials import Materials
 from ti_flax.messages import say
-from ti_flax.optim import Schedule
 from ti_flax.pictures import Painter
-from ti_flax.step import Task
+from ti_flax.step import Task, result_rows
 from ti_flax.tokens import encode_prompts
 
 
@@ -44,11 +45,12 @@ def make_hooks(
         made.append(hooks.TensorBoard(writer, learning_rate))
     if config.watching.profile is not None:
         made.append(hooks.Profile(Path(config.watching.profile)))
-    made += saving_hooks(config, materials, output_dir)
+    result = partial(result_rows, task)
+    made += saving_hooks(config, materials, output_dir, result)
     if config.watching.validation_prompt is not None:
         every = config.validation_interval(len(materials.images.names))
         draw = previewer(config, task, materials, frozen)
-        made.append(hooks.Preview(output_dir, every=every, draw=draw, writer=writer))
+        made.append(hooks.Preview(output_dir, every=every, draw=draw, result=result, writer=writer))
         made.append(
             hooks.Sheet(
                 output_dir,
@@ -56,18 +58,26 @@ def make_hooks(
                 draw=draw,
                 prompts=config.watching.validation_prompt,
                 training=materials.images.pixels,
-                start_rows=materials.start_rows,
+                start_rows=materials.added.start,
+                result=result,
             )
         )
     progress = hooks.Progress(start, total, samples=samples, learning_rate=learning_rate)
     return [progress, *made], progress
 
 
-def saving_hooks(config: RunConfig, materials: Materials, output_dir: Path) -> list[Hook]:
+def saving_hooks(
+    config: RunConfig, materials: Materials, output_dir: Path, result: hooks.Result
+) -> list[Hook]:
     """learned_embeds and checkpoints, each at its own interval."""
-    output = config.output
+    output, vectors = config.output, len(materials.concept.tokens)
     return [
-        hooks.SaveEmbeds(output_dir, materials.concept.placeholder_token, every=output.save_steps),
+        hooks.SaveEmbeds(
+            output_dir,
+            materials.concept.placeholder_token,
+            every=output.save_steps,
+            result=lambda state: result(state)[:vectors],
+        ),
         hooks.SaveCheckpoint(
             output_dir,
             every=output.checkpointing_steps,

@@ -5,6 +5,33 @@ from typing import Literal
 
 from ti_flax.config.values import checked, option, options_of
 
+# Kinds of lr_scheduler that lr_warmup_steps does not belong to.
+WITHOUT_WARMUP = ("constant", "piecewise_constant")
+
+# What only some kinds of lr_scheduler have.
+SCHEDULER_OPTIONS = {
+    "lr_num_cycles": ("cosine_with_restarts",),
+    "lr_power": ("polynomial",),
+    "lr_step_rules": ("piecewise_constant",),
+    "lr_scheduler_timescale": ("inverse_sqrt",),
+    "lr_scheduler_min_lr_ratio": ("cosine_with_min_lr", "warmup_stable_decay", "rex"),
+    "lr_decay_steps": ("warmup_stable_decay",),
+}
+
+# Optimizers with Adam's moments, for which the adam_* options mean what they mean for AdamW.
+_WITH_DECAY = ("adamw", "nadamw", "adamaxw")
+_WITH_MOMENTS = (*_WITH_DECAY, "adam", "nadam", "adamax", "radam", "amsgrad")
+ADAM_OPTIONS = {
+    "adam_beta1": _WITH_MOMENTS,
+    "adam_beta2": _WITH_MOMENTS,
+    "adam_epsilon": _WITH_MOMENTS,
+    "adam_weight_decay": _WITH_DECAY,
+}
+
+# Optimizers that estimate the size of a step themselves; the learning rate is a factor on it.
+FINDS_ITS_RATE = ("prodigy", "dadapt_adamw", "dog", "dowg", "cocob")
+SCHEDULE_FREE = ("schedule_free_adamw", "schedule_free_sgd")
+
 
 class _Options:
     """Base of the groups: a value of the wrong type or range cannot be constructed."""
@@ -60,13 +87,50 @@ class ConceptOptions(_Options):
     placeholder_token: str = option(
         metavar="TOKEN", help='The new word, unknown to the tokenizer, such as "<cat-toy>".'
     )
-    initializer_token: str = option(
-        metavar="TOKEN", help='A single known token that the new word starts as, such as "toy".'
+    initializer_token: str | None = option(
+        None,
+        metavar="TEXT",
+        when_unset="required, unless init_embeds or initializer_mode random says what to start from",
+        help='Known word or words that the new word starts as, such as "toy" or "blue bmw": '
+        "each of k tokens starts an equal share of the vectors, in order.",
     )
-    num_vectors: int = option(1, at_least=1, help="Embedding vectors the new word consists of.")
+    initializer_mode: Literal["spread", "mean", "random"] = option(
+        "spread",
+        help="Start every vector at its share of the words (spread), at their mean, or at a normal draw with "
+        "the vocabulary's mean and deviation in each dimension (random).",
+    )
+    init_embeds: str | None = option(
+        None,
+        metavar="FILE",
+        path=True,
+        when_unset="the words of initializer_token",
+        help="Embedding file to start from, of any trainer's format, in place of initializer_token.",
+    )
+    num_vectors: int | None = option(
+        1,
+        at_least=1,
+        when_unset="as many as initializer_token or init_embeds has",
+        help="Embedding vectors the new word consists of; null takes as many as the start has.",
+    )
+    extra_embeds: tuple[str, ...] | None = option(
+        None,
+        metavar="[TOKEN=]FILE",
+        path=True,
+        when_unset="none",
+        help="Existing embedding that prompts may name, and that stays as it is; "
+        "its token is the file's own unless one is given",
+    )
     learnable_property: Literal["object", "style"] = option(
         "object", help="What the pictures have in common; chooses the built-in prompt templates."
     )
+
+    @property
+    def start(self) -> str:
+        """What the vectors start as, in a few words."""
+        if self.initializer_mode == "random":
+            return "random vectors"
+        source = repr(self.initializer_token) if self.init_embeds is None else self.init_embeds
+        return f"the mean of {source}" if self.initializer_mode == "mean" else source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,25 +258,95 @@ class TrainingOptions(_Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerOptions(_Options):
-    """AdamW and the learning rate."""
+    """What moves the vectors, and how fast."""
 
-    learning_rate: float = option(1e-4, at_least=0, help="Learning rate after any warmup.")
+    optimizer: Literal[
+        "adamw", "adam", "adabelief", "adadelta", "adafactor", "adagrad", "adamax", "adamaxw", "adan",
+        "ademamix", "adopt", "acprop", "amsgrad", "cocob", "dadapt_adamw", "dog", "dowg", "fromage", "lamb",
+        "lars", "lion", "madgrad", "muon", "nadam", "nadamw", "novograd", "optimistic_adam", "prodigy",
+        "radam", "rmsprop", "schedule_free_adamw", "schedule_free_sgd", "sgd", "sign_sgd", "signum",
+        "simplified_ademamix", "yogi",
+    ] = option("adamw", metavar="NAME", help="Optimizer of optax that moves the vectors")  # fmt: skip
+    optimizer_args: tuple[str, ...] | None = option(
+        None,
+        metavar="NAME=VALUE",
+        when_unset="optax's defaults",
+        help="Option of the optimizer under optax's name, such as weight_decay=0.01 or betas=0.9,0.99",
+    )
+    learning_rate: float | str = option(
+        1e-4,
+        at_least=0,
+        help='Learning rate after any warmup, or rates and their last steps, "0.05:50, 0.01:100, 0.005".',
+    )
     scale_lr: bool = option(
         False, help="Multiply learning_rate by devices x gradient_accumulation_steps x train_batch_size."
     )
     lr_scheduler: Literal[
-        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
-    ] = option("constant", metavar="NAME", help="How the learning rate changes over the run")
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial",
+        "piecewise_constant", "inverse_sqrt", "cosine_with_min_lr", "warmup_stable_decay", "rex",
+    ] = option("constant", metavar="NAME", help="How the learning rate changes over the run")  # fmt: skip
     lr_warmup_steps: int = option(
-        500, at_least=0, help="Training steps over which the rate rises from 0 (not with constant)."
+        500,
+        at_least=0,
+        help="Training steps over which the rate rises from 0 (not with constant or piecewise_constant).",
     )
     lr_num_cycles: int = option(1, at_least=1, help="Restarts of cosine_with_restarts.")
+    lr_power: float = option(1.0, above=0, help="Power of polynomial.")
+    lr_step_rules: str | None = option(
+        None,
+        metavar="RULES",
+        when_unset="required with piecewise_constant",
+        help='Factors of piecewise_constant and the steps they last to, such as "1:10,0.1:20,0.005".',
+    )
+    lr_scheduler_timescale: int | None = option(
+        None,
+        at_least=1,
+        when_unset="lr_warmup_steps, or 10000 without warmup",
+        help="Steps after which inverse_sqrt begins to fall, like 1 / sqrt(step / timescale).",
+    )
+    lr_scheduler_min_lr_ratio: float = option(
+        0.0,
+        at_least=0,
+        at_most=1,
+        help="Share of learning_rate that cosine_with_min_lr, warmup_stable_decay and rex end at.",
+    )
+    lr_decay_steps: int | None = option(
+        None,
+        at_least=1,
+        when_unset="a tenth of the run",
+        help="Training steps at the end over which warmup_stable_decay falls.",
+    )
     adam_beta1: float = option(0.9, at_least=0, below=1, help="Decay of Adam's first moment.")
     adam_beta2: float = option(0.999, at_least=0, below=1, help="Decay of Adam's second moment.")
     adam_weight_decay: float = option(1e-2, at_least=0, help="Weight decay of the learned vectors.")
     adam_epsilon: float = option(1e-8, above=0, help="Adam's epsilon.")
     max_grad_norm: float | None = option(
         None, above=0, when_unset="no clipping", help="Norm that gradients are clipped to."
+    )
+    grad_clip_value: float | None = option(
+        None,
+        above=0,
+        when_unset="no clipping",
+        help="Size that each number of the gradient is clipped to (the Web UI's gradient clipping by value).",
+    )
+    use_ema: bool = option(
+        False, help="Average the vectors over the steps; files and previews hold the average."
+    )
+    ema_decay: float = option(
+        0.9999,
+        at_least=0,
+        below=1,
+        help="Share of the average that a step keeps, at most (1 + steps) / (10 + steps).",
+    )
+    embedding_norm: Literal["none", "keep", "limit"] = option(
+        "none",
+        help="Rescale each vector after every step to the vocabulary's median norm (keep), "
+        "or only when it is longer than the vocabulary's longest (limit).",
+    )
+    pull_to_start: float = option(
+        0.0,
+        at_least=0,
+        help="Weight p of p / 2 x the squared distance of the vectors from their start, added to the loss.",
     )
 
 

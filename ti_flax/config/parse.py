@@ -7,7 +7,9 @@ import typing
 
 import ti_flax
 from ti_flax.config.flags import REFERENCE_ONLY, make_parser
-from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig
+from ti_flax.config.options import ADAM_OPTIONS, FINDS_ITS_RATE, SCHEDULER_OPTIONS, WITHOUT_WARMUP
+from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig, missing_options
+from ti_flax.config.steps import looks_stepped
 from ti_flax.config.values import Option, nearest, value_from_text, wrong_value
 from ti_flax.config.yaml_file import Entry, read_yaml
 from ti_flax.errors import ConfigError
@@ -113,7 +115,7 @@ def _value_in_file(option: Option, entry: Entry) -> object:
         if option.nullable:
             return None
         raise wrong_value(option, None, entry.where)
-    if entry.quoted and option.kind is not str:
+    if entry.quoted and option.kind is not str and not (option.stepped and looks_stepped(entry.text)):
         raise ConfigError(
             entry.where,
             expected=option.expected,
@@ -123,8 +125,8 @@ def _value_in_file(option: Option, entry: Entry) -> object:
     return value_from_text(option, entry.text, entry.where)
 
 
-def _require(values: typing.Collection[str]) -> None:
-    missing = [option.name for option in OPTIONS.values() if option.required and option.name not in values]
+def _require(values: typing.Mapping[str, object]) -> None:
+    missing = missing_options(values)
     if missing:
         raise ConfigError(
             f"missing: {', '.join(missing)}",
@@ -155,9 +157,12 @@ def notes(config: RunConfig, given: typing.Collection[str]) -> list[str]:
             "--max_train_steps=null counts epochs"
         )
     if "lr_warmup_steps" in given and config.optimizer.lr_warmup_steps and _is_constant(config):
-        lines.append("lr_warmup_steps does nothing with lr_scheduler constant; constant_with_warmup uses it")
-    if "lr_num_cycles" in given and config.optimizer.lr_scheduler != "cosine_with_restarts":
-        lines.append("lr_num_cycles does nothing unless lr_scheduler is cosine_with_restarts")
+        lines.append(
+            f"lr_warmup_steps does nothing with lr_scheduler {config.optimizer.lr_scheduler}; "
+            "constant_with_warmup uses it"
+        )
+    lines += _of_other_schedulers(config, given)
+    lines += _of_other_optimizers(config, given)
     lines += _notes_on_prompts(config, given)
     if config.watching.validation_prompt is None:
         lines += _without("validation_prompt", _NOTHING_WITHOUT_PROMPT, given)
@@ -188,7 +193,33 @@ def _notes_on_prompts(config: RunConfig, given: typing.Collection[str]) -> list[
 
 
 def _is_constant(config: RunConfig) -> bool:
-    return config.optimizer.lr_scheduler == "constant"
+    return config.optimizer.lr_scheduler in WITHOUT_WARMUP
+
+
+def _of_other_schedulers(config: RunConfig, given: typing.Collection[str]) -> list[str]:
+    name = config.optimizer.lr_scheduler
+    return [
+        f"{option} does nothing unless lr_scheduler is {' or '.join(schedulers)}"
+        for option, schedulers in SCHEDULER_OPTIONS.items()
+        if option in given and name not in schedulers
+    ]
+
+
+def _of_other_optimizers(config: RunConfig, given: typing.Collection[str]) -> list[str]:
+    optimizer = config.optimizer
+    name, rate = optimizer.optimizer, optimizer.learning_rate
+    lines = [
+        f"{option} does nothing with optimizer {name}; optimizer_args has its options"
+        for option, users in ADAM_OPTIONS.items()
+        if option in given and name not in users
+    ]
+    if name in FINDS_ITS_RATE and isinstance(rate, float) and not 0.1 <= rate <= 10:
+        lines.append(
+            f"optimizer {name} finds the size of its steps: learning_rate is usually 1, not {rate:g}"
+        )
+    if "ema_decay" in given and not optimizer.use_ema:
+        lines.append("ema_decay does nothing without use_ema")
+    return lines
 
 
 def _without(needed: str, names: typing.Iterable[str], given: typing.Collection[str]) -> list[str]:

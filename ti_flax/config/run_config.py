@@ -4,7 +4,9 @@ import dataclasses
 import re
 import typing
 
+from ti_flax.config.contradictions import refuse_contradictory_rows
 from ti_flax.config.options import (
+    WITHOUT_WARMUP,
     ConceptOptions,
     HostOptions,
     HubOptions,
@@ -58,7 +60,7 @@ class RunConfig:
                 raise ConfigError(
                     f"{where}: unknown key {name!r}", remedy=f"Did you mean {close}?" if close else ""
                 )
-        missing = [each.name for each in OPTIONS.values() if each.required and each.name not in values]
+        missing = missing_options(values)
         if missing:
             raise ConfigError(f"{where}: missing: {', '.join(missing)}")
         for name, value in values.items():
@@ -92,7 +94,8 @@ class RunConfig:
     def describe(self) -> str:
         """Return a few lines that say what the run is about, for its header."""
         concept, training = self.concept, self.training
-        vectors = f"{concept.num_vectors} vector{'s' if concept.num_vectors > 1 else ''}"
+        vectors = "1 vector" if concept.num_vectors == 1 else f"{concept.num_vectors} vectors"
+        vectors = "as many vectors as that has" if concept.num_vectors is None else vectors
         length = f"{training.max_train_steps} steps"
         if training.max_train_steps is None:
             length = f"{training.num_train_epochs} epochs"
@@ -101,10 +104,12 @@ class RunConfig:
         )
         return (
             f"concept   {concept.placeholder_token} ({concept.learnable_property}, {vectors}), "
-            f"starting as {concept.initializer_token!r}\n"
+            f"starting as {concept.start}\n"
             f"images    {self.images.train_data_dir} at {self.images.resolution} x {self.images.resolution}\n"
             f"model     {self.model.pretrained_model_name_or_path} in {self.model.compute_dtype}\n"
             f"training  {length}, batch {batch}\n"
+            f"optimizer {self.optimizer.optimizer}, learning rate {self.optimizer.learning_rate}, "
+            f"{self.optimizer.lr_scheduler}\n"
             f"output    {self.output.output_dir}"
         )
 
@@ -130,9 +135,18 @@ GROUPS: dict[str, typing.Any] = {field.name: field.type for field in dataclasses
 OPTIONS: dict[str, Option] = {each.name: each for kind in GROUPS.values() for each in options_of(kind)}
 
 
+def missing_options(values: typing.Mapping[str, object]) -> list[str]:
+    """Return the names of options that have to be given and are not, in order."""
+    starts = values.get("init_embeds") is not None or values.get("initializer_mode") == "random"
+    needed = {each.name for each in OPTIONS.values() if each.required}
+    needed |= set() if starts else {"initializer_token"}
+    return [name for name in OPTIONS if name in needed and name not in values]
+
+
 def _refuse_contradictions(config: RunConfig) -> None:
+    refuse_contradictory_rows(config.concept, config.optimizer, config.training.max_train_steps)
     optimizer, output, steps = config.optimizer, config.output, config.training.max_train_steps
-    warms_up = optimizer.lr_scheduler != "constant"
+    warms_up = optimizer.lr_scheduler not in WITHOUT_WARMUP
     if warms_up and steps is not None and optimizer.lr_warmup_steps >= steps:
         raise ConfigError(
             "lr_warmup_steps",

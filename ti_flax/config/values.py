@@ -9,6 +9,7 @@ import re
 import types
 import typing
 
+from ti_flax.config.steps import STEPS_EXAMPLE, looks_stepped, parse_steps
 from ti_flax.errors import ConfigError
 
 LARGEST_INT = 2**31 - 1  # step counters are int32 on the device
@@ -50,13 +51,17 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Option:
-    """One name of the configuration: the key in a file and, after `--`, the flag."""
+    """One name of the configuration: the key in a file and, after `--`, the flag.
+
+    `stepped` options hold a number, or text that says until which step each of several numbers holds.
+    """
 
     name: str
     kind: type
     rule: Rule
     nullable: bool = False
     many: bool = False
+    stepped: bool = False
     choices: tuple[str, ...] = ()
     default: object  # dataclasses.MISSING: the option is required
 
@@ -107,6 +112,7 @@ def _option_from(field: dataclasses.Field) -> Option:
         rule=field.metadata["rule"],
         nullable=types.NoneType in members,
         many=many,
+        stepped=float in members and str in members,
         choices=choices,
         default=field.default,
     )
@@ -123,6 +129,8 @@ def value_from_text(option: Option, text: str, where: str) -> object:
     Raises:
       ConfigError: the text is no such value, or outside the range.
     """
+    if option.stepped and looks_stepped(text):
+        return checked(option, text, where)
     try:
         value = _convert(option.kind, text)
     except ValueError:
@@ -155,11 +163,25 @@ def checked(option: Option, value: object, where: str) -> object:
             raise wrong_value(option, value, where)
         one = dataclasses.replace(option, many=False, nullable=False)
         return tuple(checked(one, each, where) for each in several)
+    if option.stepped and isinstance(value, str) and looks_stepped(value):
+        return _checked_steps(option, value, where)
     if option.kind is float and type(value) is int:
         value = float(value)
     if type(value) is not option.kind or not _allowed(option, value):
         raise wrong_value(option, value, where)
     return value
+
+
+def _checked_steps(option: Option, text: str, where: str) -> str:
+    try:
+        steps = parse_steps(text)
+    except ValueError as error:
+        expected = f'{option.expected}, or steps such as "{STEPS_EXAMPLE}"'
+        raise ConfigError(where, expected=expected, found=repr(text), remedy=f"{error}.") from None
+    for number, _ in steps:
+        if not _allowed(option, number):
+            raise wrong_value(option, number, where)
+    return text
 
 
 def _allowed(option: Option, value: typing.Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ti_flax.config import RunConfig
+from ti_flax.config.options import ConceptOptions
 from ti_flax.tokens import Concept
 
 _CARD = """\
@@ -25,7 +26,7 @@ tags:
 # {token}
 
 A Textual Inversion concept ({kind}) for `{base}`: {count} of {width} numbers, learned from {images} in
-{steps} steps of {batch} samples at learning rate {rate:g}, starting from the word "{initializer}".
+{steps} steps of {batch} samples at learning rate {rate}, starting from {start}.
 
 Use it with diffusers:
 
@@ -42,6 +43,17 @@ embeddings under a name of its own; the file's name is then the word to use in p
 """
 
 
+def _start(options: ConceptOptions) -> str:
+    if options.initializer_mode == "random":
+        return "random vectors"
+    if options.init_embeds is not None:
+        source = f"the embedding {Path(options.init_embeds).name}"
+    else:
+        text = options.initializer_token or ""
+        source = f'the words "{text}"' if " " in text else f'the word "{text}"'
+    return f"the mean of {source}" if options.initializer_mode == "mean" else source
+
+
 def write_model_card(
     output_dir: Path,
     config: RunConfig,
@@ -51,7 +63,7 @@ def write_model_card(
     width: int,
     steps: int,
     batch: int,
-    rate: float,
+    rate: str,
 ) -> None:
     """Writes `README.md`: what was learned from what, and how to use it."""
     vectors = len(concept.tokens)
@@ -66,7 +78,7 @@ def write_model_card(
         steps=steps,
         batch=batch,
         rate=rate,
-        initializer=concept.initializer_token,
+        start=_start(config.concept),
         prompt=f"a painting in the style of {concept.placeholder_token}"
         if style
         else f"a photo of a {concept.placeholder_token}",

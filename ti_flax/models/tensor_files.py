@@ -68,24 +68,51 @@ _MSGPACK_SHORT = (
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies in a file; `read` fetches it."""
+    """Where a tensor lies in a file; `read` fetches it.
+
+    Attributes:
+      path: of the file.
+      offset: of the first element, in bytes.
+      shape: of the tensor.
+      dtype: of its elements.
+      strides: elements between neighbours along each axis, where they are not in row-major order.
+    """
 
     path: pathlib.Path
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype
+    strides: tuple[int, ...] | None = None
 
     @property
     def size_in_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        """Bytes between the first and the end of the last element in the file."""
+        if self.strides is None or 0 in self.shape:
+            return math.prod(self.shape) * self.dtype.itemsize
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return (last + 1) * self.dtype.itemsize
+
+    def rows(self, start: int, stop: int) -> "StoredTensor":
+        """Return the part from row `start` to before row `stop` of the first axis."""
+        row = math.prod(self.shape[1:]) if self.strides is None else self.strides[0]
+        return dataclasses.replace(
+            self,
+            offset=self.offset + start * row * self.dtype.itemsize,
+            shape=(stop - start, *self.shape[1:]),
+        )
 
     def read(self) -> np.ndarray:
         """Read the tensor into a new array."""
-        values = np.empty(self.shape, self.dtype)
+        spread = self.strides is not None and 0 not in self.shape
+        shape = (self.size_in_bytes // self.dtype.itemsize,) if spread else self.shape
+        values = np.empty(shape, self.dtype)
         with open(self.path, "rb", buffering=0) as file:
             file.seek(self.offset)
             _fill(file, values)
-        return values
+        if self.strides is None or not spread:
+            return values
+        steps = tuple(stride * self.dtype.itemsize for stride in self.strides)
+        return np.lib.stride_tricks.as_strided(values, self.shape, steps).copy()
 
 
 def index_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
@@ -104,8 +131,8 @@ def index_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
                 if name != "__metadata__"
             }
         except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _damaged(path, "safetensors", error) from None
-    _check_ends(path, "safetensors", tensors)
+            raise damaged(path, "safetensors", error) from None
+    check_ends(path, "safetensors", tensors)
     return tensors
 
 
@@ -119,8 +146,8 @@ def index_msgpack(path: pathlib.Path) -> dict[str, StoredTensor]:
         try:
             tensors = dict(_walk_msgpack(file, path, ()))
         except (struct.error, IndexError, ValueError, TypeError, AttributeError) as error:
-            raise _damaged(path, "Flax msgpack", error) from None
-    _check_ends(path, "Flax msgpack", tensors)
+            raise damaged(path, "Flax msgpack", error) from None
+    check_ends(path, "Flax msgpack", tensors)
     return tensors
 
 
@@ -259,14 +286,16 @@ def _complete_or_absent(path: pathlib.Path) -> Iterator[BinaryIO]:
         unfinished.unlink(missing_ok=True)
 
 
-def _check_ends(path: pathlib.Path, kind: str, tensors: Mapping[str, StoredTensor]) -> None:
+def check_ends(path: pathlib.Path, kind: str, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise a WeightsError if a tensor would end behind the end of its file."""
     size = path.stat().st_size
     end = max((tensor.offset + tensor.size_in_bytes for tensor in tensors.values()), default=0)
     if end > size:
-        raise _damaged(path, kind, f"{size} bytes instead of {end}")
+        raise damaged(path, kind, f"{size} bytes instead of {end}")
 
 
-def _damaged(path: pathlib.Path, kind: str, cause: object) -> WeightsError:
+def damaged(path: pathlib.Path, kind: str, cause: object) -> WeightsError:
+    """Return the error for a file that is cut short or not what it was taken for."""
     return WeightsError(
         path,
         expected=f"a {kind} file of parameters",

@@ -1,0 +1,193 @@
+"""Embedding files of every trainer: each written as its trainer writes it, read back to the same bits."""
+
+import base64
+import json
+import pickle
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from ti_flax.embedding_files import checked_width, read_embedding
+from ti_flax.errors import WeightsError
+from ti_flax.export.learned_embeds import save_learned_embeds
+
+ROWS = np.random.default_rng(0).normal(size=(3, 768)).astype(np.float32)
+
+
+def safetensors(path, metadata=None, **tensors):
+    from safetensors.numpy import save_file
+
+    save_file(tensors, path, metadata=metadata)
+    return path
+
+
+def webui_tree(values):
+    """AUTOMATIC1111's dictionary."""
+    return {
+        "string_to_token": {"*": 265},
+        "string_to_param": {"*": values},
+        "name": "old-cat",
+        "step": 1500,
+        "sd_checkpoint": "e02601f3",
+        "sd_checkpoint_name": "v1-5",
+    }
+
+
+def test_diffusers_files(tmp_path):
+    for name in ("learned_embeds.safetensors", "learned_embeds.bin"):
+        save_learned_embeds(tmp_path / name, "<cat>", ROWS)
+        found = read_embedding(tmp_path / name)
+        assert (found.kind, found.token) == ("diffusers", "<cat>")
+        assert found.rows.dtype == np.float32 and found.rows.tobytes() == ROWS.tobytes()
+    flat = read_embedding(safetensors(tmp_path / "flat.safetensors", **{"<cat>": ROWS[0]}))
+    assert flat.rows.shape == (1, 768)
+
+
+@pytest.mark.parametrize(("key", "kind"), [("emb_params", "kohya"), ("emp_params", "onetrainer")])
+def test_files_that_do_not_hold_their_token(tmp_path, key, kind):
+    path = safetensors(tmp_path / "a.safetensors", {"modelspec.title": "cat"}, **{key: ROWS})
+    found = read_embedding(path)
+    assert (found.kind, found.token, found.details) == (kind, None, {"modelspec.title": "cat"})
+    assert found.rows.tobytes() == ROWS.tobytes()
+
+
+def test_half_precision_becomes_float32(tmp_path):
+    found = read_embedding(safetensors(tmp_path / "a.safetensors", emb_params=ROWS.astype(np.float16)))
+    np.testing.assert_array_equal(found.rows, ROWS.astype(np.float16).astype(np.float32))
+
+
+def test_what_onetrainer_adds_behind_the_encoder_is_told(tmp_path):
+    found = read_embedding(safetensors(tmp_path / "a.safetensors", emp_params=ROWS, emp_params_out=ROWS[:2]))
+    assert found.kind == "onetrainer" and found.details == {"emp_params_out": "[2, 768]"}
+
+
+@pytest.mark.parametrize("names", [("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1")])
+def test_sdxl_files(tmp_path, names):
+    second = np.ones((3, 1280), np.float32)
+    path = safetensors(tmp_path / "xl.safetensors", **dict(zip(names, (ROWS, second), strict=True)))
+    found = read_embedding(path)
+    assert found.kind == "sdxl" and found.rows.tobytes() == ROWS.tobytes()
+    np.testing.assert_array_equal(found.second_rows, second)
+    with pytest.raises(WeightsError, match="one text encoder, 768 wide, found one for SDXL, 768 and 1280"):
+        checked_width(found, path, 768)
+
+
+def test_torch_files_of_other_trainers(tmp_path):
+    torch = pytest.importorskip("torch")
+    weight = torch.nn.Parameter(torch.tensor(ROWS))
+    torch.save(webui_tree(weight), tmp_path / "webui.pt")
+    found = read_embedding(tmp_path / "webui.pt")
+    assert (found.kind, found.token) == ("automatic1111", "old-cat")
+    assert found.details == {"step": "1500", "sd_checkpoint": "e02601f3", "sd_checkpoint_name": "v1-5"}
+    assert found.rows.tobytes() == ROWS.tobytes()
+    tree = {"string_to_token": {"*": torch.tensor(265)}}
+    torch.save(tree | {"string_to_param": torch.nn.ParameterDict({"*": weight})}, tmp_path / "first.pt")
+    found = read_embedding(tmp_path / "first.pt")
+    assert (found.kind, found.token) == ("rinongal", None)
+    assert found.rows.tobytes() == ROWS.tobytes()
+    torch.save({"<cat>": torch.tensor(ROWS.T).T}, tmp_path / "strided.bin")
+    found = read_embedding(tmp_path / "strided.bin")
+    assert (found.kind, found.token) == ("diffusers", "<cat>") and found.rows.tobytes() == ROWS.tobytes()
+
+
+def test_a_picture_with_the_embedding_as_text(tmp_path):
+    tree = webui_tree({"TORCHTENSOR": ROWS.tolist()})
+    text = PngImagePlugin.PngInfo()
+    text.add_text("sd-ti-embedding", base64.b64encode(json.dumps(tree).encode()).decode())
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "cat.png", pnginfo=text)
+    found = read_embedding(tmp_path / "cat.png")
+    assert (found.kind, found.token, found.details["step"]) == ("automatic1111", "old-cat", "1500")
+    np.testing.assert_array_equal(found.rows, ROWS)
+
+
+def pattern(count):
+    """The Web UI's numbers: s = 1664525 s + 1013904223 mod 2^32 from 0, and of each s % 255 the low half."""
+    state, made = np.uint64(0), []
+    for _ in range(count):
+        state = (np.uint64(1664525) * state + np.uint64(1013904223)) % np.uint64(2**32)
+        made.append(int(state % np.uint64(255)) & 15)
+    return np.array(made, np.uint8)
+
+
+def hidden_in_pixels(content, side=96):
+    """A picture with bytes beside it, as FIELD's description of the format has it."""
+    packed = np.frombuffer(zlib.compress(content, 9), np.uint8)
+    blocks = []
+    for nibbles in (packed & 15, packed >> 4):
+        length = len(nibbles) + side - len(nibbles) % side
+        length += 3 * side - length % (3 * side)
+        block = np.resize(nibbles, length) ^ pattern(length)
+        high = (
+            np.random.default_rng(0).integers(1, 16, length).astype(np.uint8) << 4
+        )  # what is seen: anything
+        blocks.append((block | high).reshape(side, -1, 3))
+    wall = np.zeros((side, 1, 3), np.uint8)
+    middle = np.full((side, side, 3), 0x77, np.uint8)
+    whole = np.concatenate([blocks[0], wall, middle, wall, blocks[1]], axis=1)
+    return np.pad(whole, ((4, 2), (3, 5), (0, 0)))  # a black border, as some pages add
+
+
+def test_a_picture_with_the_embedding_in_its_pixels(tmp_path):
+    tree = webui_tree({"TORCHTENSOR": ROWS[:2].tolist()})
+    Image.fromarray(hidden_in_pixels(json.dumps(tree).encode())).save(tmp_path / "cat.png")
+    found = read_embedding(tmp_path / "cat.png")
+    assert (found.kind, found.token) == ("automatic1111", "old-cat")
+    np.testing.assert_array_equal(found.rows, ROWS[:2])
+
+
+class Dangerous:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_nothing_in_a_file_is_executed(tmp_path, protocol, capsys):
+    path = tmp_path / "evil.pt"
+    path.write_bytes(pickle.dumps({"<cat>": Dangerous()}, protocol=protocol))
+    with pytest.raises(WeightsError, match="evil.pt: expected"):
+        read_embedding(path)
+    torch = pytest.importorskip("torch")
+    torch.save({"<cat>": Dangerous()}, path)
+    with pytest.raises(WeightsError, match="would call (builtins|__builtin__).print.*Nothing of it was run"):
+        read_embedding(path)
+    assert "executed" not in capsys.readouterr().out
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path, "expected an embedding file, found No such file"),
+        (lambda path: write(path, b""), "found an empty file"),
+        (lambda path: write(path, b"version https://git-lfs"), "a file that begins with b'version '"),
+        (lambda path: safetensors(path, a=ROWS, b=ROWS), "found 2 tensors, a, b"),
+        (lambda path: safetensors(path, a=ROWS[None]), r"found a of shape \[1, 3, 768\] float32"),
+        (lambda path: safetensors(path, a=np.ones((2, 4), np.int32)), r"found a of shape \[2, 4\] int32"),
+        (lambda path: safetensors(path, a=np.float32([[np.nan]])), "a with numbers that are not finite"),
+        (lambda path: safetensors(path, a=np.ones((50000, 8), np.float32)), r"of shape \[50000, 8\]"),
+        (lambda path: write(path, safetensors(path, a=ROWS).read_bytes()[:99]), "a safetensors file"),
+        (
+            lambda path: (Image.new("RGB", (32, 32), "red").save(path, "PNG"), path)[1],
+            "a picture that carries",
+        ),
+        (lambda path: (Image.new("RGB", (32, 32)).save(path, "PNG"), path)[1], "a picture that carries none"),
+        (lambda path: write(path, b"\x89PNG\r\n\x1a\n broken"), "a picture that carries none"),
+    ],
+)
+def test_what_is_no_embedding_is_one_line(tmp_path, make, words):
+    path = make(tmp_path / "x.thing")
+    with pytest.raises(WeightsError, match=words) as caught:
+        read_embedding(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_another_models_embedding_is_refused(tmp_path):
+    path = safetensors(tmp_path / "a.safetensors", a=ROWS)
+    with pytest.raises(WeightsError, match="vectors of 1024 numbers for this model, found 768"):
+        checked_width(read_embedding(path), path, 1024)

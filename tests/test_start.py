@@ -1,0 +1,146 @@
+"""What a concept starts from, and embeddings beside it."""
+
+import jax
+import numpy as np
+import pytest
+from clip_tokenizer import write_tokenizer
+from tiny_folder import WORDS
+
+from ti_flax.config.options import ConceptOptions
+from ti_flax.errors import TokenError, WeightsError
+from ti_flax.export.learned_embeds import save_learned_embeds
+from ti_flax.start import add_extras, find_start, read_extras
+from ti_flax.tokens import add_concept, encode_prompts, expand_known, load_tokenizer
+
+TABLE = np.random.default_rng(0).normal(size=(700, 8)).astype(np.float32)
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    write_tokenizer(folder / "tokenizer", words=WORDS)
+    return folder
+
+
+@pytest.fixture
+def tokenizer(folder):
+    return load_tokenizer(folder)
+
+
+def start(tokenizer, **options):
+    return find_start(ConceptOptions(placeholder_token="<x>", **options), tokenizer)
+
+
+def ids(tokenizer, *words):
+    return tokenizer.convert_tokens_to_ids([f"{word}</w>" for word in words])
+
+
+def embeds(path, rows=TABLE[:3], token="<old>"):
+    save_learned_embeds(path, token, rows)
+    return str(path)
+
+
+def test_words_are_spread_over_the_vectors(tokenizer):
+    red, car = TABLE[ids(tokenizer, "red", "car")]
+    for count, expected in [(2, [red, car]), (3, [red, red, car]), (None, [red, car])]:
+        found = start(tokenizer, initializer_token="red car", num_vectors=count)
+        assert (found.origin, found.num_vectors) == ("red car", len(expected))
+        np.testing.assert_array_equal(found.rows(TABLE, KEY), expected)
+
+
+def test_words_are_averaged(tokenizer):
+    words = TABLE[ids(tokenizer, "red", "car")]
+    found = start(tokenizer, initializer_token="red car", initializer_mode="mean")
+    assert (found.origin, found.num_vectors) == ("red car (mean)", 1)
+    np.testing.assert_allclose(found.rows(TABLE, KEY), words.mean(axis=0)[None], rtol=1e-6)
+
+
+def test_random_rows_need_no_word(tokenizer):
+    found = start(tokenizer, initializer_mode="random", num_vectors=2)
+    rows = found.rows(TABLE, KEY)
+    assert (found.origin, rows.shape) == ("random rows", (2, 8))
+    assert (
+        rows.tobytes() == found.rows(TABLE, KEY).tobytes() != found.rows(TABLE, jax.random.key(1)).tobytes()
+    )
+
+
+def test_an_embedding_is_gone_on_from(tokenizer, tmp_path):
+    path = embeds(tmp_path / "old.bin")
+    found = start(tokenizer, init_embeds=path, num_vectors=None)
+    assert found.num_vectors == 3 and found.origin.startswith("an embedding ")
+    np.testing.assert_array_equal(found.rows(TABLE, KEY), TABLE[:3])
+    more = start(tokenizer, init_embeds=path, num_vectors=4)
+    np.testing.assert_array_equal(more.rows(TABLE, KEY), TABLE[[0, 0, 1, 2]])
+    other = start(tokenizer, init_embeds=embeds(tmp_path / "other.bin", TABLE[1:4]), num_vectors=3)
+    assert other.origin != found.origin
+    with pytest.raises(WeightsError, match="vectors of 9 numbers for this model, found 8"):
+        found.rows(np.zeros((5, 9), np.float32), KEY)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"initializer_token": "qzxj"},
+            r"initializer_token 'qzxj'.*a single token, found 4 tokens, split as",
+        ),
+        (
+            {"initializer_token": "red cat"},
+            r"split as \['red</w>', 'cat</w>'\]. Raise num_vectors to 2 \(null",
+        ),
+        ({"initializer_token": "a red cat", "num_vectors": 2}, r"at most num_vectors \(2\), found 3 tokens"),
+        ({"initializer_token": "\u200b"}, "initializer_token.*(no token|reads as unknown|tokens)"),
+        ({"init_embeds": "old.bin"}, "init_embeds .*old.bin: expected a single token, found 3 vectors"),
+    ],
+)
+def test_starts_that_do_not_fit(tokenizer, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    embeds(tmp_path / "old.bin")
+    with pytest.raises(TokenError, match=message):
+        start(tokenizer, **options)
+
+
+def test_extra_embeddings_stand_behind_the_concept_and_prompts_may_name_them(tokenizer, tmp_path):
+    entries = (embeds(tmp_path / "a.bin"), f"<new> = {embeds(tmp_path / 'b.bin', TABLE[:1])}")
+    extras = read_extras(entries)
+    concept = add_concept(tokenizer, placeholder_token="<x>", num_vectors=2)
+    beside = add_extras(tokenizer, extras, concept)
+    assert [each.text for each in beside] == ["<old> <old>_1 <old>_2", "<new>"]
+    first = concept.token_ids[0]
+    assert [each.token_ids for each in beside] == [(first + 2, first + 3, first + 4), (first + 5,)]
+    prompt = f"a {concept.text} on a <old> with <new>"
+    encoded = encode_prompts(tokenizer, [prompt], concept=concept)[0]
+    assert [i - first for i in encoded if i >= first] == [0, 1, 2, 3, 4, 5]
+    assert expand_known(tokenizer, "<old>") == beside[0].text
+
+
+def test_a_file_without_its_token_goes_by_its_name(tmp_path):
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "my=cat.safetensors"
+    save_file({"emb_params": TABLE[:1]}, path)
+    assert [extra.token for extra in read_extras((str(path),))] == ["my=cat"]
+    assert [extra.token for extra in read_extras((f"<c>={path}",))] == ["<c>"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("cat={}", "extra_embeds 'cat': expected a new word, found one that the tokenizer knows"),
+        ("<x>={}", "extra_embeds '<x>'.*neither contains another nor is part of it, found '<x>' beside it"),
+        ("my<x>={}", "extra_embeds 'my<x>'.*found '<x>' beside it. Give one of them another name"),
+    ],
+)
+def test_tokens_of_embeddings_that_do_not_fit(tokenizer, tmp_path, entry, message):
+    extras = read_extras((entry.format(embeds(tmp_path / "a.bin")),))
+    concept = add_concept(tokenizer, placeholder_token="<x>")
+    with pytest.raises(TokenError, match=message):
+        add_extras(tokenizer, extras, concept)
+
+
+def test_an_extra_that_is_no_embedding_is_one_line(tmp_path):
+    (tmp_path / "a.pt").write_bytes(b"<html>")
+    for entry in (str(tmp_path / "a.pt"), f"<c>={tmp_path / 'a.pt'}", str(tmp_path / "none.pt")):
+        with pytest.raises(WeightsError, match="extra_embeds .*: expected an embedding"):
+            read_extras((entry,))

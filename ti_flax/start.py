@@ -1,0 +1,147 @@
+"""What a concept starts from, and the embeddings that prompts may name beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ti_flax.config.options import ConceptOptions
+from ti_flax.embedding import mean_rows, random_rows, spread_rows
+from ti_flax.embedding_files import EmbeddingFile, checked_width, read_embedding
+from ti_flax.errors import TokenError, WeightsError
+from ti_flax.messages import say
+from ti_flax.tokens import Concept, add_concept, check_names_apart, initializer_ids, split_text
+
+# Folded into the run's key for random start values; no other draw of a run folds a number as large in first.
+_START = 0x57A27
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a concept's rows are made of, found before the model is loaded.
+
+    Attributes:
+      origin: what they start from, in words; part of what a checkpoint belongs to.
+      num_vectors: how many rows the concept has.
+      rows: makes them, `[num_vectors, width]` float32, of the vocabulary's rows and a random key.
+    """
+
+    origin: str
+    num_vectors: int
+    rows: Callable[[np.ndarray, Any], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An embedding that prompts may name and that stays as it is."""
+
+    token: str
+    path: Path
+    file: EmbeddingFile
+
+
+def find_start(options: ConceptOptions, tokenizer: Any) -> Start:
+    """Settles what a concept starts from, and so how many vectors it has.
+
+    Raises:
+      TokenError: the words have no tokens, or more of them than there are vectors.
+      WeightsError: init_embeds is no embedding.
+    """
+    if options.initializer_mode == "random":
+        count = options.num_vectors or 1
+        return Start("random rows", count, lambda known, key: random_rows(known, count, _fold(key)))
+    make = mean_rows if options.initializer_mode == "mean" else spread_rows
+    suffix = " (mean)" if options.initializer_mode == "mean" else ""
+    if options.init_embeds is not None:
+        path = Path(options.init_embeds)
+        file = read_embedding(path)
+        _note_left_out(file, path)
+        count = _vectors(options, len(file.rows), f"init_embeds {path}", "vectors")
+        digest = hashlib.sha256(file.rows.tobytes()).hexdigest()[:16]
+        return Start(
+            f"an embedding {digest}{suffix}",
+            count,
+            lambda known, key: make(checked_width(file, path, known.shape[1]), count),
+        )
+    text = options.initializer_token or ""
+    ids = list(initializer_ids(tokenizer, text))
+    shown = f"tokens, split as {split_text(tokenizer, text)}"
+    count = _vectors(options, len(ids), f"initializer_token {text!r}", shown)
+    return Start(f"{text}{suffix}", count, lambda known, key: make(known[ids], count))
+
+
+def _vectors(options: ConceptOptions, found: int, where: str, what: str) -> int:
+    """How many vectors there are: as configured, or as many as the start has, or one if that is averaged."""
+    if options.initializer_mode == "mean":
+        return options.num_vectors or 1
+    wanted = options.num_vectors or found
+    if found <= wanted:
+        return wanted
+    raise TokenError(
+        where,
+        expected="a single token" if wanted == 1 else f"at most num_vectors ({wanted})",
+        found=f"{found} {what}",
+        remedy=f"Raise num_vectors to {found} (null takes as many as there are), set initializer_mode to "
+        "mean, or start from less.",
+    )
+
+
+def _note_left_out(file: EmbeddingFile, path: Path) -> None:
+    if "emp_params_out" in file.details:
+        say(f"note: {path} also has emp_params_out, added behind the text encoder by OneTrainer: left out")
+
+
+def _fold(key: Any) -> Any:
+    import jax
+
+    return jax.random.fold_in(key, _START)
+
+
+def read_extras(entries: tuple[str, ...] | None) -> list[Extra]:
+    """Reads the embeddings of `extra_embeds`, each a file or `token=file`.
+
+    A file without a token inside, and none given, goes by its name, as in the Web UI.
+
+    Raises:
+      WeightsError: one is no embedding.
+    """
+    extras = []
+    for entry in entries or ():
+        token, path = _named(entry)
+        try:
+            file = read_embedding(path)
+        except WeightsError as error:
+            raise WeightsError(f"extra_embeds {error}") from error
+        _note_left_out(file, path)
+        extras.append(Extra(token or file.token or path.stem, path, file))
+    return extras
+
+
+def add_extras(tokenizer: Any, extras: Sequence[Extra], concept: Concept) -> tuple[Concept, ...]:
+    """Adds the tokens of loaded embeddings after the concept's.
+
+    Raises:
+      TokenError: a token is known already, or is part of another or holds it.
+    """
+    check_names_apart([concept.placeholder_token, *(extra.token for extra in extras)])
+    return tuple(
+        add_concept(
+            tokenizer,
+            placeholder_token=extra.token,
+            num_vectors=len(extra.file.rows),
+            option="extra_embeds",
+        )
+        for extra in extras
+    )
+
+
+def _named(entry: str) -> tuple[str, Path]:
+    token, equals, path = entry.partition("=")
+    if not equals or Path(entry).expanduser().exists():
+        return "", Path(entry).expanduser()
+    return token.strip(), Path(path.strip()).expanduser()
