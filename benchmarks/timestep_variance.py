@@ -56,13 +56,14 @@ def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]
             config.replace(timestep_sampling=sampling),
             materials.model,
             materials.concept.token_ids[0],
+            added=materials.added,
             devices=1,
         )
         frozen = {name: materials.model.params[name] for name in ("text_encoder", "unet")}
         frozen = jax.tree.map(jnp.asarray, frozen)
         sample = partial(draw, task.draw_rules, jax.random.key(0), materials.examples.buckets[0])
         sample = partial(sample, materials.examples.token_ids)
-        positions, rows = jnp.arange(task.global_batch), jnp.asarray(materials.start_rows)
+        positions, rows = jnp.arange(task.global_batch), jnp.asarray(materials.added.start)
 
         @jax.jit
         def measure(frozen, step, task=task, sample=sample, positions=positions, rows=rows):

@@ -151,7 +151,7 @@ def load_captioner(name: str, *, max_length: int, num_beams: int) -> Captioner:
             found=str(error).strip().splitlines()[0],
         ) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device).eval()
+    model: Any = model.to(device).eval()
 
     def describe(pictures: Sequence[Any]) -> list[str]:
         inputs = processor(images=list(pictures), return_tensors="pt").to(device)

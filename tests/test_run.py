@@ -12,6 +12,7 @@ from tiny_folder import write_folder, write_pictures
 from ti_flax import run
 from ti_flax.checkpoint import checkpoint_steps, load_checkpoint
 from ti_flax.config import RunConfig
+from ti_flax.embedding import AddedRows
 from ti_flax.errors import CheckpointError, ConfigError, OutputError, TiFlaxError
 from ti_flax.export.learned_embeds import load_learned_embeds, save_learned_embeds
 from ti_flax.loop import Hook
@@ -385,7 +386,8 @@ def test_options_of_the_loss_reach_the_step_and_are_repeated_by_a_resumed_run(pl
         "class_data_dir": "x",
         "prior_loss_weight": 0.5,
     }
-    task, _ = run.make_task(configure(place, tmp_path, **given), model, 100, devices=1)
+    added = AddedRows(np.zeros((2, 32), np.float32), np.ones(2, bool))
+    task, _ = run.make_task(configure(place, tmp_path, **given), model, 100, added=added, devices=1)
     assert task.objective.loss_type == "huber" and set(task.objective.huber_c) == {np.float32(0.2)}
     assert task.objective.weights.shape == (1000,) and task.objective.prior_loss_weight == 0.5
     assert dataclasses.astuple(task.draw_rules.noise) == (0.1, 0.2, 6, 0.4, 0.05)
@@ -393,7 +395,7 @@ def test_options_of_the_loss_reach_the_step_and_are_repeated_by_a_resumed_run(pl
     fingerprinted = {"class_data_dir", "class_prompt"}
     assert {each.name for each in options_of(LossOptions)} - fingerprinted <= run.CHANGES_BITS
     with pytest.raises(ConfigError, match="^max_timestep: expected at most 1000"):
-        run.make_task(configure(place, tmp_path, max_timestep=1001), model, 100, devices=1)
+        run.make_task(configure(place, tmp_path, max_timestep=1001), model, 100, added=added, devices=1)
 
 
 def test_a_run_with_class_pictures_and_other_losses(place, tmp_path, whole):
