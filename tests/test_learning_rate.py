@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ti_flax.config.steps import number_at, parse_steps
+from ti_flax.config.steps import parse_steps
 from ti_flax.learning_rate import Shape, learning_rate_schedule, stepped_schedule
 
 KINDS = ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
@@ -94,8 +94,6 @@ def test_a_stepped_rate_holds_up_to_and_with_its_step():
     np.testing.assert_array_equal(rates[[0, 49]], np.float32([0.1, 0.1]))
     np.testing.assert_array_equal(rates[[50, 99]], np.float32([0.02, 0.02]))
     np.testing.assert_array_equal(rates[[100, 199]], np.float32([0.01, 0.01]))
-    pairs = parse_steps("0.05:50, 0.01:100, 0.005")
-    assert [number_at(pairs, step) for step in (1, 50, 51, 100, 101)] == [0.05, 0.05, 0.01, 0.01, 0.005]
 
 
 def test_the_last_rate_may_name_the_end():

@@ -68,17 +68,18 @@ def test_training_pictures_are_drawn_as_without_class_pictures(task):
 def test_the_loss_is_the_mean_of_each_kind_and_the_weight_is_that_of_the_class(task):
     frozen = {name: jax.tree.map(jnp.asarray, task.model.params[name]) for name in ("text_encoder", "unet")}
     batch, class_batch = batch_of(0, masked=True), batch_of(1)
+    alone = class_batch._replace(loss_weights=jnp.ones((2, 4, 4)))
     rows = jnp.asarray(start_rows(task), jnp.float32)
     loss = jax.jit(denoising_loss, static_argnums=3)
-    of_word, of_class = (float(loss(rows, frozen, each, task)) for each in (batch, class_batch))
+    of_word, of_class = (float(loss(rows, frozen, each, task)) for each in (batch, alone))
     assert abs(of_word - of_class) > 1e-3
-    for weight in (1.0, 0.3, 0.0):
-        objective = Objective.from_options(
-            LossOptions(class_data_dir="x", prior_loss_weight=weight), task.schedule
-        )
-        weighted = dataclasses.replace(task, objective=objective)
-        found = float(loss(rows, frozen, batch, weighted, class_batch))
-        assert found == pytest.approx(of_word + weight * of_class, rel=1e-5)
+    options = LossOptions(class_data_dir="x", prior_loss_weight=0.3)
+    weighted = dataclasses.replace(task, objective=Objective.from_options(options, task.schedule))
+    found = float(loss(rows, frozen, batch, weighted, class_batch))
+    assert found == pytest.approx(of_word + 0.3 * of_class, rel=1e-5)
+    for given, expected in ((None, 1.0), (0.0, 0.0)):
+        options = LossOptions(class_data_dir="x", prior_loss_weight=given)
+        assert Objective.from_options(options, task.schedule).prior_loss_weight == expected
 
 
 def test_weights_of_one_are_filled_in_beside_weights():
@@ -107,18 +108,23 @@ def losses_of(monkeypatch, task, frozen, measure, devices=1):
 
 
 def all_of_a_sample(batch, class_batch):
-    values = [
-        each.timesteps / 100 + jnp.sum(each.latents * each.noise + 2 * each.input_noise, axis=(1, 2, 3))
-        for each in (batch, class_batch)
-    ]
+    values = []
+    for each in (batch, class_batch):
+        seen = each.noise if each.input_noise is None else each.input_noise
+        values.append(each.timesteps / 100 + jnp.sum(each.latents * each.noise + 2 * seen, axis=(1, 2, 3)))
     return values[0] + jnp.sqrt(2.0) * values[1]
 
 
-@pytest.mark.parametrize("sampling", ["stratified", "antithetic"])
-def test_draws_depend_on_the_place_in_the_global_batch_alone(monkeypatch, task, sampling):
-    given = LossOptions(
-        timestep_sampling=sampling, noise_offset=0.2, multires_noise_iterations=2, input_perturbation=0.3
-    )
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timestep_sampling": "stratified"},
+        {"timestep_sampling": "antithetic"},
+        {"noise_offset": 0.2, "multires_noise_iterations": 2, "input_perturbation": 0.3},
+    ],
+)
+def test_draws_depend_on_the_place_in_the_global_batch_alone(monkeypatch, task, options):
+    given = LossOptions(**options)
     task = dataclasses.replace(
         task,
         noise=NoiseRules.from_options(given),
@@ -128,12 +134,9 @@ def test_draws_depend_on_the_place_in_the_global_batch_alone(monkeypatch, task, 
     frozen = {"examples": class_examples(examples)}
     expected = losses_of(monkeypatch, task, frozen, all_of_a_sample)
     assert len(set(expected)) == 4
-    for batch_size, accumulation, devices in ((2, 1, 4), (1, 4, 2)):
-        split = dataclasses.replace(
-            task, batch_size=batch_size, accumulation=accumulation, device_count=devices
-        )
-        found = losses_of(monkeypatch, split, frozen, all_of_a_sample, devices)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    split = dataclasses.replace(task, batch_size=1, accumulation=4, device_count=2)
+    found = losses_of(monkeypatch, split, frozen, all_of_a_sample, devices=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_class_samples_are_drawn_apart_from_those_beside_them(monkeypatch, task):

@@ -91,7 +91,7 @@ def test_an_embedding_is_gone_on_from(tokenizer, tmp_path):
         ),
         ({"initializer_token": "a red cat", "num_vectors": 2}, r"at most num_vectors \(2\), found 3 tokens"),
         ({"initializer_token": "\u200b"}, "initializer_token.*(no token|reads as unknown|tokens)"),
-        ({"init_embeds": "old.bin"}, "init_embeds .*old.bin: expected a single token, found 3 vectors"),
+        ({"init_embeds": "old.bin"}, "init_embeds .*old.bin: expected a single vector, found 3 vectors"),
     ],
 )
 def test_starts_that_do_not_fit(tokenizer, tmp_path, monkeypatch, options, message):
@@ -144,3 +144,5 @@ def test_an_extra_that_is_no_embedding_is_one_line(tmp_path):
     for entry in (str(tmp_path / "a.pt"), f"<c>={tmp_path / 'a.pt'}", str(tmp_path / "none.pt")):
         with pytest.raises(WeightsError, match="extra_embeds .*: expected an embedding"):
             read_extras((entry,))
+    with pytest.raises(WeightsError, match="init_embeds .*: expected an embedding"):
+        start(None, init_embeds=str(tmp_path / "a.pt"))

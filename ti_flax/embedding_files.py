@@ -156,8 +156,8 @@ def _as_rows(path: Path, name: Any, values: Any) -> np.ndarray:
     if not _is_array(values):
         raise _no_embedding(path, f"{name} that is no tensor")
     shape, floats = tuple(values.shape), values.dtype.kind == "f" or values.dtype == ml_dtypes.bfloat16
-    fits = len(shape) in (1, 2) and 0 < shape[-1] <= _MOST_WIDTH and 0 < shape[0] <= _MOST_WIDTH
-    if not floats or not fits or (len(shape) == 2 and shape[0] > _MOST_VECTORS):
+    fits = len(shape) in (1, 2) and 0 < shape[-1] <= _MOST_WIDTH
+    if not floats or not fits or not all(0 < count <= _MOST_VECTORS for count in shape[:-1]):
         raise _no_embedding(path, f"{name} of shape {list(shape)} {values.dtype}")
     stored = values.read() if isinstance(values, StoredTensor) else values
     rows = np.atleast_2d(stored).astype(np.float32)

@@ -59,7 +59,7 @@ def find_start(options: ConceptOptions, tokenizer: Any) -> Start:
     suffix = " (mean)" if options.initializer_mode == "mean" else ""
     if options.init_embeds is not None:
         path = Path(options.init_embeds)
-        file = read_embedding(path)
+        file = _read(path, "init_embeds")
         _note_left_out(file, path)
         count = _vectors(options, len(file.rows), f"init_embeds {path}", "vectors")
         digest = hashlib.sha256(file.rows.tobytes()).hexdigest()[:16]
@@ -84,11 +84,18 @@ def _vectors(options: ConceptOptions, found: int, where: str, what: str) -> int:
         return wanted
     raise TokenError(
         where,
-        expected="a single token" if wanted == 1 else f"at most num_vectors ({wanted})",
+        expected=f"a single {what.partition('s')[0]}" if wanted == 1 else f"at most num_vectors ({wanted})",
         found=f"{found} {what}",
         remedy=f"Raise num_vectors to {found} (null takes as many as there are), set initializer_mode to "
         "mean, or start from less.",
     )
+
+
+def _read(path: Path, option: str) -> EmbeddingFile:
+    try:
+        return read_embedding(path)
+    except WeightsError as error:
+        raise WeightsError(f"{option} {error}") from error
 
 
 def _note_left_out(file: EmbeddingFile, path: Path) -> None:
@@ -113,10 +120,7 @@ def read_extras(entries: tuple[str, ...] | None) -> list[Extra]:
     extras = []
     for entry in entries or ():
         token, path = _named(entry)
-        try:
-            file = read_embedding(path)
-        except WeightsError as error:
-            raise WeightsError(f"extra_embeds {error}") from error
+        file = _read(path, "extra_embeds")
         _note_left_out(file, path)
         extras.append(Extra(token or file.token or path.stem, path, file))
     return extras

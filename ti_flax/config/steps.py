@@ -1,7 +1,5 @@
 """Numbers that hold until a step: the Web UI's "0.05:50, 0.01:100, 0.005"."""
 
-import typing
-
 STEPS_EXAMPLE = "0.05:50, 0.01:100, 0.005"
 
 
@@ -52,8 +50,3 @@ def _number(part: str, number: str) -> float:
         return float(number)
     except ValueError:
         raise ValueError(f"{part!r} does not begin with a number") from None
-
-
-def number_at(pairs: typing.Sequence[tuple[float, int | None]], step: int) -> float:
-    """Return the number that holds at a step, counted from 1; beyond the last one, the last."""
-    return next((number for number, last in pairs if last is None or step <= last), pairs[-1][0])
