@@ -182,8 +182,8 @@ def read_configs(config: RunConfig, preset_name: str | None) -> FlaxStableDiffus
     import jax.numpy as jnp
     from presets import preset
 
+    from ti_flax.base_model import find_base_model
     from ti_flax.models.attention import Attention
-    from ti_flax.models.hub import resolve_model
     from ti_flax.models.stable_diffusion import load_stable_diffusion, random_stable_diffusion
 
     options = config.model
@@ -194,9 +194,8 @@ def read_configs(config: RunConfig, preset_name: str | None) -> FlaxStableDiffus
     if preset_name:
         return random_stable_diffusion(preset(preset_name), seed=0, components=(), **kind)
     parts = ("scheduler", "text_encoder", "unet", "vae")
-    name, revision = options.pretrained_model_name_or_path, options.revision
-    folder = resolve_model(name, revision=revision, components=parts, weights=False)
-    return load_stable_diffusion(folder, components=(), **kind)
+    source = find_base_model(options, components=parts, weights=False)
+    return load_stable_diffusion(source, components=(), **kind)
 
 
 def abstract_arguments(config: RunConfig, task: Any) -> tuple[Any, ...]:

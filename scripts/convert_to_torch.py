@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ti_flax.config.options import ModelOptions  # noqa: E402
 from ti_flax.errors import OutputError, exit_code  # noqa: E402
 
 
@@ -21,11 +22,14 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("model", help="model folder (Flax or PyTorch layout) or Hub id")
+    add("model", help="model folder (Flax or PyTorch layout), single file, or Hub id")
     add("output", type=Path, help="folder to write; must be new or empty")
     add("--learned_embeds", metavar="FILE", action="append", default=[], help="safetensors file; repeatable")
     add("--revision", help="branch, tag or commit of the Hub repository")
     add("--variant", help="variant of the weight files, such as fp16")
+    add("--tokenizer_name", metavar="ID_OR_FOLDER", help="tokenizer in place of the model's")
+    add("--config_name", metavar="ID_OR_FOLDER", help="model folder that describes a single file")
+    add("--pretrained_vae_model_name_or_path", metavar="VAE", help="VAE in place of the model's")
     return parser.parse_args(argv)
 
 
@@ -33,18 +37,26 @@ def convert(options: argparse.Namespace) -> None:
     """Reads the model, adds the embeddings, and writes the PyTorch folder."""
     import numpy as np
 
+    from ti_flax.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
     from ti_flax.export.learned_embeds import add_learned_embeds
     from ti_flax.export.pipeline import save_pipeline
-    from ti_flax.models.weights import read_config, resolve_model
-    from ti_flax.tokens import load_tokenizer
+    from ti_flax.models.stable_diffusion import load_stable_diffusion
 
     output = options.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(output, expected="a new or empty folder", found="something in it")
-    source = resolve_model(options.model, revision=options.revision, variant=options.variant)
-    tokenizer = load_tokenizer(source)
+    named = ModelOptions(
+        pretrained_model_name_or_path=options.model,
+        revision=options.revision,
+        variant=options.variant,
+        config_name=options.config_name,
+        pretrained_vae_model_name_or_path=options.pretrained_vae_model_name_or_path,
+    )
+    source = find_base_model(named, components=MODEL_PARTS)
+    tokenizer = base_tokenizer(source, options.tokenizer_name)
+    say_notes(source)
     first_added_id = len(tokenizer)
-    width = read_config(source, "text_encoder").get("hidden_size", 0)
+    width = load_stable_diffusion(source, components=()).text_encoder.config.hidden_size
     rows = [add_learned_embeds(tokenizer, Path(file), width=width) for file in options.learned_embeds]
     save_pipeline(
         source,
@@ -52,7 +64,6 @@ def convert(options: argparse.Namespace) -> None:
         tokenizer=tokenizer,
         rows=np.concatenate(rows) if rows else np.zeros((0, width), np.float32),
         first_added_id=first_added_id,
-        variant=options.variant,
         layout="torch",
     )
     print(f'{output}: load it with StableDiffusionPipeline.from_pretrained("{output}")')

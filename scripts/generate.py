@@ -5,12 +5,16 @@
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ti_flax.config.options import ModelOptions  # noqa: E402
 from ti_flax.errors import ConfigError, OutputError, exit_code  # noqa: E402
+
+_MODEL_OPTIONS = frozenset(field.name for field in dataclasses.fields(ModelOptions))
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -20,9 +24,21 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         usage="%(prog)s --pretrained_model_name_or_path MODEL --prompt TEXT [--name value ...]",
     )
     add = parser.add_argument
-    add("--pretrained_model_name_or_path", metavar="MODEL", required=True, help="model folder or Hub id")
+    add(
+        "--pretrained_model_name_or_path", metavar="MODEL", required=True, help="model folder, file or Hub id"
+    )
     add("--revision", help="branch, tag or commit of the Hub repository")
     add("--variant", help="variant of the weight files, such as fp16")
+    add("--tokenizer_name", metavar="ID_OR_FOLDER", help="tokenizer in place of the model's")
+    add("--config_name", metavar="ID_OR_FOLDER", help="model folder that describes a single file")
+    add("--pretrained_vae_model_name_or_path", metavar="VAE", help="VAE in place of the model's")
+    add("--clip_skip", metavar="N", type=int, default=0, help="layers of the text encoder left out")
+    add("--prediction_type", choices=("epsilon", "v_prediction"), help="what the UNet predicts")
+    add(
+        "--rescale_betas_zero_snr",
+        action=argparse.BooleanOptionalAction,
+        help="for models trained with a last timestep of pure noise",
+    )
     add(
         "--learned_embeds",
         metavar="FILE",
@@ -59,19 +75,20 @@ def generate(options: argparse.Namespace) -> None:
     import jax.numpy as jnp
     import numpy as np
 
+    from ti_flax.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
     from ti_flax.export.learned_embeds import add_learned_embeds
     from ti_flax.models.stable_diffusion import load_stable_diffusion
-    from ti_flax.models.weights import resolve_model
     from ti_flax.pictures import Painter, picture_grid
-    from ti_flax.tokens import encode_prompts, expand_known, load_tokenizer
+    from ti_flax.tokens import encode_prompts, expand_known
 
     if options.num_images < 1:
         raise ConfigError("--num_images", expected="1 or more", found=str(options.num_images))
-    named = options.pretrained_model_name_or_path
-    folder = resolve_model(named, revision=options.revision, variant=options.variant)
-    tokenizer = load_tokenizer(folder)
+    shared = {name: value for name, value in vars(options).items() if name in _MODEL_OPTIONS}
+    base = find_base_model(ModelOptions(**shared), components=MODEL_PARTS)
+    tokenizer = base_tokenizer(base, options.tokenizer_name)
+    say_notes(base)
     dtype = jnp.bfloat16 if options.mixed_precision == "bf16" else jnp.float32
-    model = load_stable_diffusion(folder, dtype=dtype, variant=options.variant)
+    model = load_stable_diffusion(base, dtype=dtype)
     width = model.text_encoder.config.hidden_size
     first_added_id = len(tokenizer)
     rows = [add_learned_embeds(tokenizer, Path(path), width=width) for path in options.learned_embeds]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from released_configs import TEXT_ENCODER_1_5, TEXT_ENCODER_2_1
-from tiny_models import FAMILIES, SD1
+from tiny_models import FAMILIES, SD1, SD2
 
 from ti_flax.errors import WeightsError
 from ti_flax.models.clip_text import CLIPTextConfig, FlaxCLIPTextModel
@@ -29,6 +29,41 @@ def test_hidden_states_equal_pytorchs(family, tmp_path):
         expected = reference(torch.from_numpy(ids)).last_hidden_state.numpy()
     found = jax.jit(module.apply, static_argnames="method")({"params": params}, ids, method="encode_ids")
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("clip_skip", [0, 1, 2])
+def test_skipped_layers_as_in_diffusers(clip_skip, tmp_path):
+    """diffusers takes `hidden_states[-(clip_skip + 1)]` and puts it through the final norm."""
+    torch = pytest.importorskip("torch")
+    from torch_models import torch_model
+
+    config = SD2["text_encoder"]
+    reference = torch_model("text_encoder", config)
+    reference.save_pretrained(tmp_path / "text_encoder")
+    module = FlaxCLIPTextModel(CLIPTextConfig.from_dict(config), clip_skip=clip_skip)
+    params = read_params(tmp_path, "text_encoder", parameter_shapes(module), dtype=jnp.float32)
+    ids = np.random.default_rng(0).integers(0, 120, (2, 77))
+
+    with torch.no_grad():
+        outputs = reference(torch.from_numpy(ids), output_hidden_states=True)
+        norm = getattr(reference, "text_model", reference).final_layer_norm
+        expected = norm(outputs.hidden_states[-(clip_skip + 1)]).numpy()
+    found = jax.jit(module.apply, static_argnames="method")({"params": params}, ids, method="encode_ids")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_skipped_layers_are_not_computed():
+    model = random_stable_diffusion(SD2, seed=0, components=())
+
+    def products(clip_skip):
+        module = model.text_encoder.clone(clip_skip=clip_skip)
+        params = parameter_shapes(module)
+        assert params == parameter_shapes(model.text_encoder)
+        inputs = jax.ShapeDtypeStruct((1, 77, 48), jnp.float32)
+        return str(jax.make_jaxpr(module.apply)({"params": params}, inputs)).count("dot_general")
+
+    each = products(1) - products(2)
+    assert each > 0 and products(0) == products(1) + each == 3 * each
 
 
 def test_embeddings_looked_up_outside_give_the_same(tiny_text_encoder):

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import errors
 
 from ti_flax.errors import WeightsError
-from ti_flax.models.hub import needed_files
+from ti_flax.models.hub import needed_files, needed_vae_files, resolve_vae
 from ti_flax.models.weights import resolve_model
 
 COMPONENTS = ("tokenizer", "scheduler", "text_encoder", "unet", "vae")
@@ -107,13 +107,56 @@ def test_a_folder_is_used_as_it_is(tmp_path, monkeypatch):
 def test_a_path_that_is_not_there_is_no_repository(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(WeightsError, match="a diffusers model folder|a model folder or a Hub repository"):
+    with pytest.raises(
+        WeightsError, match="a diffusers model folder|a model folder, a file, or a Hub repository"
+    ):
         resolve_model(name)
 
 
-def test_a_single_file_is_no_model_folder(tmp_path):
-    with pytest.raises(WeightsError, match=r"from_single_file\(...\).save_pretrained"):
-        resolve_model(str(tmp_path / "v1-5.safetensors"))
+def test_a_single_file_is_used_as_it_is(tmp_path):
+    file = tmp_path / "v1-5.safetensors"
+    with pytest.raises(WeightsError, match=r"v1-5.safetensors: expected .* found no such file"):
+        resolve_model(str(file))
+    file.write_bytes(b"")
+    assert resolve_model(str(file)) == file
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (REPOSITORY, ["vae/config.json", "vae/diffusion_pytorch_model.fp16.safetensors"]),
+        (
+            [
+                "README.md",
+                "config.json",
+                "diffusion_pytorch_model.bin",
+                "diffusion_pytorch_model.safetensors",
+            ],
+            ["config.json", "diffusion_pytorch_model.safetensors"],
+        ),
+    ],
+)
+def test_another_vae_is_a_repository_or_a_part_of_one(names, chosen):
+    assert needed_vae_files(names, variant="fp16", where="model a/b") == chosen
+    with pytest.raises(
+        WeightsError, match="model a/b: expected a VAE's config.json, or one in vae/, found none"
+    ):
+        needed_vae_files(["unet/config.json"], variant=None, where="model a/b")
+
+
+def test_another_vae_in_a_folder(tmp_path):
+    for folder in (tmp_path / "alone", tmp_path / "model" / "vae"):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    for name in ("alone", "model"):
+        assert resolve_vae(str(tmp_path / name)) == tmp_path / name
+    (tmp_path / "other").mkdir()
+    with pytest.raises(
+        WeightsError, match="pretrained_vae_model_name_or_path .*other: expected a folder with"
+    ):
+        resolve_vae(str(tmp_path / "other"))
+    with pytest.raises(WeightsError, match="VAE .*nothing: expected a VAE folder, a file, or a Hub"):
+        resolve_vae(str(tmp_path / "nothing"))
 
 
 def test_the_needed_files_are_downloaded(tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,6 +56,44 @@ def test_agrees_with_diffusers(sampler, prediction_type, spacing, steps):
     )
     scale = np.abs(x.numpy()).max()
     np.testing.assert_allclose(ours / scale, x.numpy() / scale, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' scheduler
+@pytest.mark.parametrize("steps", [1, 2, 10, 25])
+@pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++"])
+def test_a_last_timestep_of_pure_noise(sampler, steps):
+    """Zero terminal SNR: alphas_cumprod ends at 0 exactly, and nothing is divided by it."""
+    torch = pytest.importorskip("torch")
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    config = SD15 | {
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+    }
+    kind = DDIMScheduler if sampler == "ddim" else DPMSolverMultistepScheduler
+    reference = kind.from_config(config)
+    reference.set_timesteps(steps)
+    noise = np.random.default_rng(0).normal(size=(1, 4, 4, 2)).astype(np.float32)
+    x = torch.tensor(noise)
+    for timestep in reference.timesteps:
+        x = reference.step(torch.tensor(toy_answer(x.numpy(), np.float32(timestep))), timestep, x).prev_sample
+    schedule = NoiseSchedule.from_config(config)
+    spaced = sampling_steps(schedule, config, steps=steps, sampler=sampler)
+    assert schedule.alphas_cumprod[-1] == 0 and spaced.timesteps[0] == 999
+    walk = ddim if sampler == "ddim" else dpmsolver_multistep
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = walk(
+            lambda x, t: 0.8 * jnp.tanh(x) + 0.001 * t * jnp.cos(x),
+            jnp.asarray(noise),
+            spaced,
+            "v_prediction",
+        )
+    assert np.isfinite(ours).all()
+    scale = np.abs(x.numpy()).max()
+    # diffusers' solver puts 2^-24 in the place of 0.
+    np.testing.assert_allclose(ours / scale, x.numpy() / scale, atol=1e-3)
 
 
 @pytest.mark.parametrize(

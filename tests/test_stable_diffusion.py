@@ -98,7 +98,7 @@ def test_a_saved_model_is_loaded_again(layout, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded.params, model.params)
     for component in COMPONENTS:
         assert getattr(loaded, component) == getattr(model, component)
-    assert loaded.source == tmp_path
+    assert loaded.source.place == tmp_path
     assert loaded.configs["scheduler"]["prediction_type"] == "v_prediction"
     half = load_stable_diffusion(tmp_path, dtype=jnp.bfloat16, components=("vae",))
     assert half.params.keys() == {"vae"} and half.vae.dtype == jnp.bfloat16

@@ -89,3 +89,16 @@ def test_a_saved_tokenizer_has_the_concept(tokenizer, tmp_path):
 def test_a_folder_without_tokenizer_is_said(tmp_path):
     with pytest.raises(TokenError, match="a CLIP tokenizer"):
         load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_without_files_is_said(tmp_path):
+    """transformers gives an empty one instead, without a word."""
+    with pytest.raises(TokenError, match="nobody/nothing: expected a CLIP tokenizer with a vocabulary"):
+        load_tokenizer(tmp_path, "nobody/nothing")
+
+
+def test_the_padding_can_be_another(folder, tokenizer):
+    other = load_tokenizer(folder, pad_token="toy</w>")
+    row, plain = (encode_prompts(loaded, ["cat"])[0] for loaded in (other, tokenizer))
+    assert row[-1] == other.convert_tokens_to_ids("toy</w>") != plain[-1]
+    assert list(row[:3]) == list(plain[:3])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from ti_flax.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
 from ti_flax.checkpoint import tree_digest
 from ti_flax.config import RunConfig
 from ti_flax.embedding import AddedRows, add_rows, check_table
@@ -24,13 +24,10 @@ from ti_flax.latents import default_cache_dir, encode_posteriors
 from ti_flax.messages import say
 from ti_flax.models.attention import Attention
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
-from ti_flax.models.weights import resolve_model
 from ti_flax.start import Extra, Start, add_extras, find_start, read_extras
 from ti_flax.step import KEY_IMPLEMENTATION
-from ti_flax.tokens import Concept, add_concept, load_tokenizer
+from ti_flax.tokens import Concept, add_concept
 from ti_flax.training_prompts import chosen_templates, class_prompts, make_prompts
-
-MODEL_PARTS = ("tokenizer", "scheduler", "text_encoder", "unet", "vae")
 
 
 @dataclass(frozen=True)
@@ -121,20 +118,11 @@ class Words:
     beside: tuple[Concept, ...]
 
 
-def find_model(config: RunConfig, components: tuple[str, ...]) -> Path:
-    """The folder of the configured model, with at least these components."""
-    options = config.model
-    return resolve_model(
-        options.pretrained_model_name_or_path,
-        revision=options.revision,
-        variant=options.variant,
-        components=components,
-    )
-
-
 def find_words(config: RunConfig) -> Words:
     """Adds the concept's tokens, and those of loaded embeddings, to the tokenizer."""
-    tokenizer = load_tokenizer(find_model(config, ("tokenizer",)), config.model.tokenizer_name)
+    source = find_base_model(config.model, components=("tokenizer",))
+    tokenizer = base_tokenizer(source, config.model.tokenizer_name)
+    say_notes(source)
     start = find_start(config.concept, tokenizer)
     extras = read_extras(config.concept.extra_embeds)
     concept = add_concept(
@@ -168,9 +156,8 @@ def read_model(config: RunConfig) -> FlaxStableDiffusion:
     """Reads the whole model."""
     carried = () if config.output.only_save_embeds else CARRIED
     return load_stable_diffusion(
-        find_model(config, (*MODEL_PARTS, *carried)),
+        find_base_model(config.model, components=(*MODEL_PARTS, *carried)),
         dtype=jnp.dtype(config.model.compute_dtype),
-        variant=config.model.variant,
         attention=chosen_attention(config.model.attention),
     )
 

@@ -16,6 +16,7 @@ from ti_flax.export.model_card import write_model_card
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.materials import Materials
 from ti_flax.messages import say
+from ti_flax.models.model_source import ModelSource
 
 
 def open_output(config: RunConfig) -> Path:
@@ -83,12 +84,11 @@ def export(
     if not config.output.only_save_embeds:
         say("writing the pipeline")
         save_pipeline(
-            materials.model.source or Path(),
+            materials.model.source or ModelSource(Path()),
             output_dir,
             tokenizer=materials.tokenizer,
             rows=rows,
             first_added_id=materials.concept.token_ids[0],
-            variant=config.model.variant,
         )
     (output_dir / "token_identifier.txt").write_text(token)
     (output_dir / "type_of_concept.txt").write_text(config.concept.learnable_property)

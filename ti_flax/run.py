@@ -56,6 +56,10 @@ CHANGES_BITS = frozenset(
     {
         "attention",
         "mixed_precision",
+        "pretrained_vae_model_name_or_path",
+        "clip_skip",
+        "prediction_type",
+        "rescale_betas_zero_snr",
         "flip_p",
         "train_batch_size",
         "gradient_accumulation_steps",

@@ -62,8 +62,13 @@ def expand_known(tokenizer: Any, prompt: str) -> str:
     return prompt
 
 
-def load_tokenizer(folder: Path, name: str | None = None) -> Any:
+def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | None = None) -> Any:
     """Loads the CLIP tokenizer of a model folder, or another one by name or path.
+
+    Args:
+      folder: the model's.
+      name: folder or Hub id of another tokenizer.
+      pad_token: what fills short prompts up, where that is not the tokenizer's own choice.
 
     Raises:
       TokenError: there is no readable CLIP tokenizer.
@@ -82,6 +87,16 @@ def load_tokenizer(folder: Path, name: str | None = None) -> Any:
             found=str(error).splitlines()[0],
             remedy="Check the model folder, or name another with tokenizer_name.",
         ) from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        # transformers 5 makes an empty tokenizer where it finds no files, as it does without a connection.
+        raise TokenError(
+            place,
+            expected="a CLIP tokenizer with a vocabulary, here or on the Hugging Face Hub",
+            found="none (no such folder, no connection, or no such repository)",
+            remedy="Name a folder with vocab.json and merges.txt as tokenizer_name, or check the network.",
+        )
+    if pad_token is not None:
+        tokenizer.pad_token = pad_token
     if tokenizer.model_max_length > 77:
         # Old tokenizer folders leave the length out; the text encoder has 77 positions.
         tokenizer.model_max_length = 77

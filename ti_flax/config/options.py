@@ -47,9 +47,10 @@ class ModelOptions(_Options):
     """The Stable Diffusion model to teach, and its precision."""
 
     pretrained_model_name_or_path: str = option(
-        metavar="ID_OR_FOLDER",
+        metavar="ID_OR_PATH",
         path=True,
-        help="Stable Diffusion 1.x or 2.x model: a Hub repository id or a folder in diffusers' layout.",
+        help="Stable Diffusion 1.x or 2.x model: a Hub repository id, a folder in diffusers' layout, or one "
+        ".safetensors or .ckpt file in the original layout.",
     )
     revision: str | None = option(
         None, when_unset="the main branch", help="Branch, tag or commit of the Hub repository."
@@ -61,8 +62,37 @@ class ModelOptions(_Options):
         None,
         metavar="ID_OR_FOLDER",
         path=True,
-        when_unset="the model's own",
+        when_unset="the model's own; openai/clip-vit-large-patch14 for a single file",
         help="Tokenizer to use in place of the model's.",
+    )
+    config_name: str | None = option(
+        None,
+        metavar="ID_OR_FOLDER",
+        path=True,
+        when_unset="worked out from the tensors",
+        help="Model folder or Hub id whose config files and tokenizer describe a single-file model.",
+    )
+    pretrained_vae_model_name_or_path: str | None = option(
+        None,
+        metavar="ID_OR_PATH",
+        path=True,
+        when_unset="the model's own",
+        help="VAE to use in place of the model's: a Hub repository id, a folder, or one file.",
+    )
+    clip_skip: int = option(
+        0,
+        at_least=0,
+        help="Layers left out at the end of the text encoder, one less than the Web UI's and kohya's number.",
+    )
+    prediction_type: Literal["epsilon", "v_prediction"] | None = option(
+        None,
+        when_unset="what the model's scheduler says",
+        help="What the UNet was trained to predict: noise or velocity.",
+    )
+    rescale_betas_zero_snr: bool | None = option(
+        None,
+        when_unset="what the model's scheduler says",
+        help="Make the last timestep pure noise (zero terminal SNR), for models trained so.",
     )
     mixed_precision: Literal["no", "fp16", "bf16"] = option(
         "no", help='Precision of the frozen model: "no" is float32, bf16 halves memory; fp16 runs as bf16.'

@@ -176,6 +176,12 @@ def _refuse_contradictions(config: RunConfig) -> None:
                 expected=f"less than num_processes ({hosts.num_processes})",
                 found=str(hosts.process_id),
             )
+    if config.model.rescale_betas_zero_snr and config.model.prediction_type == "epsilon":
+        raise ConfigError(
+            "rescale_betas_zero_snr",
+            expected="not to be true with prediction_type epsilon",
+            remedy="From pure noise, predicted noise says nothing of the picture: leave one of them out.",
+        )
     if output.overwrite_output_dir and output.resume_from_checkpoint is not None:
         raise ConfigError(
             "overwrite_output_dir",

@@ -33,13 +33,17 @@ Use it with diffusers:
 ```python
 from diffusers import StableDiffusionPipeline
 
-pipe = StableDiffusionPipeline.from_pretrained("{base}")
+pipe = StableDiffusionPipeline.{load}("{base}")
 pipe.load_textual_inversion("learned_embeds.safetensors")
-pipe("{prompt}").images[0].save("picture.png")
+pipe("{prompt}"{skip}).images[0].save("picture.png")
 ```
-
+{note}
 In the Stable Diffusion Web UI and in ComfyUI, put `learned_embeds.safetensors` into the folder for
 embeddings under a name of its own; the file's name is then the word to use in prompts.
+"""
+
+_CLIP_SKIP = """
+It was learned with `clip_skip={skip}`, which the Web UI calls "Clip skip" {number}: use it with the same.
 """
 
 
@@ -66,10 +70,14 @@ def write_model_card(
     rate: str,
 ) -> None:
     """Writes `README.md`: what was learned from what, and how to use it."""
+    base, clip_skip = config.model.pretrained_model_name_or_path, config.model.clip_skip
     vectors = len(concept.tokens)
     style = config.concept.learnable_property == "style"
     card = _CARD.format(
-        base=config.model.pretrained_model_name_or_path,
+        base=base,
+        load="from_single_file" if Path(base).is_file() else "from_pretrained",
+        skip=f", clip_skip={clip_skip}" if clip_skip else "",
+        note=_CLIP_SKIP.format(skip=clip_skip, number=clip_skip + 1) if clip_skip else "",
         token=concept.placeholder_token,
         kind=config.concept.learnable_property,
         count="one vector" if vectors == 1 else f"{vectors} vectors",

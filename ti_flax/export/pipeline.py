@@ -12,6 +12,7 @@ import numpy as np
 
 from ti_flax.embedding import grown_table
 from ti_flax.errors import OutputError
+from ti_flax.models.model_source import ModelSource
 from ti_flax.models.stable_diffusion import load_stable_diffusion, save_stable_diffusion
 from ti_flax.tokens import save_tokenizer
 
@@ -21,7 +22,7 @@ _WEIGHTS = {"flax": (".msgpack",), "torch": (".safetensors", ".bin")}
 
 
 def save_pipeline(
-    source: Path,
+    source: Path | ModelSource,
     output_dir: Path,
     *,
     tokenizer: Any,
@@ -36,18 +37,20 @@ def save_pipeline(
     dtype nor the freed VAE of a run matters.
 
     Args:
-      source: the base model's folder.
+      source: the base model's folder or file, or that and what was read otherwise.
       output_dir: where to; files of earlier exports are replaced.
       tokenizer: with the added tokens.
       rows: `[added_tokens, width]` float32, possibly none.
       first_added_id: token id of the first row.
-      variant: of the base model's weight files.
+      variant: of the base model's weight files, where `source` is a path.
       layout: `flax` for FlaxStableDiffusionPipeline, `torch` for StableDiffusionPipeline.
 
     Raises:
       OutputError: the folder cannot be written.
     """
-    model = load_stable_diffusion(source, dtype=None, variant=variant)
+    if not isinstance(source, ModelSource):
+        source = ModelSource(source, variant)
+    model = load_stable_diffusion(source, dtype=None)
     embedding = model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]
     table = np.asarray(embedding["embedding"])
     if len(rows):
@@ -56,7 +59,7 @@ def save_pipeline(
     try:
         save_stable_diffusion(model, output_dir, layout=layout)
         save_tokenizer(tokenizer, output_dir / "tokenizer")
-        _carry(source, output_dir, layout)
+        _carry(source.place, output_dir, layout)
     except OSError as error:
         raise OutputError(
             output_dir,

@@ -95,17 +95,19 @@ class FlaxCLIPTextModel(nn.Module):
       config: shape of the model.
       dtype: of parameters and computation.
       attention: how to compute it.
+      clip_skip: layers at the end that are not run; the final norm then follows an earlier layer.
     """
 
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
     attention: Attention = AUTO
+    clip_skip: int = 0
 
     def setup(self):
-        self.text_model = _TextTransformer(self.config, self.dtype, self.attention)
+        self.text_model = _TextTransformer(self.config, self.dtype, self.attention, self.clip_skip)
 
     def __call__(self, inputs_embeds: jax.Array) -> jax.Array:
-        """Return the last hidden states after the final norm, `[batch, tokens, width]`.
+        """Return the hidden states of the last layer run after the final norm, `[batch, tokens, width]`.
 
         Args:
           inputs_embeds: token embeddings without positions, `[batch, tokens, width]`.
@@ -125,10 +127,11 @@ class _TextTransformer(nn.Module):
     config: CLIPTextConfig
     dtype: DTypeLike
     attention: Attention
+    clip_skip: int
 
     def setup(self):
         self.embeddings = _Embeddings(self.config, self.dtype)
-        self.encoder = _Encoder(self.config, self.dtype, self.attention)
+        self.encoder = _Encoder(self.config, self.dtype, self.attention, self.clip_skip)
         self.final_layer_norm = layer_norm(self.config.layer_norm_eps, self.dtype)
 
     def __call__(self, inputs_embeds):
@@ -153,9 +156,10 @@ class _Encoder(nn.Module):
     config: CLIPTextConfig
     dtype: DTypeLike
     attention: Attention
+    clip_skip: int
 
     def setup(self):
-        self.layers = _LayerStack(self.config, self.dtype, self.attention)
+        self.layers = _LayerStack(self.config, self.dtype, self.attention, self.clip_skip)
 
     def __call__(self, hidden_states):
         return self.layers(hidden_states)
@@ -165,10 +169,12 @@ class _LayerStack(nn.Module):
     config: CLIPTextConfig
     dtype: DTypeLike
     attention: Attention
+    clip_skip: int
 
     @nn.compact
     def __call__(self, hidden_states):
-        for index in range(self.config.num_hidden_layers):
+        skipped = 0 if self.is_initializing() else self.clip_skip  # they have parameters all the same
+        for index in range(self.config.num_hidden_layers - skipped):
             layer = _EncoderLayer(self.config, self.dtype, self.attention, name=str(index))
             hidden_states = layer(hidden_states)
         return hidden_states

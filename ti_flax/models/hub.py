@@ -1,8 +1,9 @@
-"""Finding a model: a folder here, or just the needed files of a repository on the Hugging Face Hub."""
+"""Finding a model: a folder or file here, or just the needed files of a repository on the Hub."""
 
+import functools
 import glob
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ti_flax.errors import WeightsError
@@ -21,13 +22,13 @@ def resolve_model(
     components: Sequence[str] = _COMPONENTS,
     weights: bool = True,
 ) -> pathlib.Path:
-    """Return the folder of a model, downloaded first where the name is that of a Hub repository.
+    """Return the folder or file of a model, downloaded first where the name is that of a Hub repository.
 
     Only the named components are downloaded, with one format of weights each or none. Where the Hub cannot be
     reached, files downloaded before are used.
 
     Args:
-      name_or_path: a local folder, or `owner/name`.
+      name_or_path: a local folder or file, or `owner/name`.
       revision: branch, tag or commit on the Hub.
       variant: as in `model.fp16.safetensors`.
       components: what will be read; `safety_checker` and `feature_extractor` may be among them.
@@ -39,24 +40,71 @@ def resolve_model(
     folder = pathlib.Path(name_or_path).expanduser()
     if folder.is_dir():
         return _check_folder(folder)
-    if folder.is_file() or folder.suffix in (".safetensors", ".ckpt", ".bin"):
+    if folder.is_file():
+        return folder
+    needed = functools.partial(needed_files, variant=variant, components=components, weights=weights)
+    return _download(_repository(name_or_path, "model"), revision, needed)
+
+
+def resolve_vae(name_or_path: str, *, variant: str | None = None) -> pathlib.Path:
+    """Return the folder or file of an autoencoder, downloaded first where the name is a Hub repository's.
+
+    Args:
+      name_or_path: a folder of a VAE or of a model that has one, a file, or `owner/name` of either.
+      variant: taken where the repository has it.
+
+    Raises:
+      WeightsError: as `resolve_model`.
+    """
+    place = pathlib.Path(name_or_path).expanduser()
+    if place.is_file() or (place.is_dir() and _holds_vae(place)):
+        return place
+    if place.is_dir():
+        present = ", ".join(sorted(entry.name for entry in place.iterdir())[:5]) or "nothing"
         raise WeightsError(
-            f"model {name_or_path}",
-            expected="a diffusers model folder",
-            found="a single file" if folder.is_file() else "the name of a single file",
-            remedy="Convert it once: StableDiffusionPipeline.from_single_file(...).save_pretrained(folder).",
+            f"pretrained_vae_model_name_or_path {name_or_path}",
+            expected="a folder with a VAE's config.json and weights, or a model folder",
+            found=present,
         )
+    needed = functools.partial(needed_vae_files, variant=variant)
+    return _download(_repository(name_or_path, "VAE"), None, needed)
+
+
+def needed_vae_files(names: Collection[str], *, variant: str | None, where: str) -> list[str]:
+    """Choose the files of the autoencoder that is a repository, or is in the folder `vae/` of one.
+
+    Raises:
+      WeightsError: when there is none.
+    """
+    prefix = "vae/" if "vae/config.json" in names else ""
+    inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    if "config.json" not in inside:
+        raise WeightsError(where, expected="a VAE's config.json, or one in vae/", found="none")
+    try:
+        weights = choose_weights(inside, "vae", variant, where)
+    except WeightsError:
+        if variant is None:
+            raise
+        weights = choose_weights(inside, "vae", None, where)
+    return [f"{prefix}{name}" for name in ("config.json", *weights)]
+
+
+def _holds_vae(folder: pathlib.Path) -> bool:
+    return any((place / "config.json").is_file() for place in (folder, folder / "vae"))
+
+
+def _repository(name_or_path: str, what: str) -> str:
+    """Return a name that can be one on the Hub, or say that a path leads nowhere."""
     owner, slash, name = name_or_path.partition("/")
-    if not slash or not owner.strip(".~") or not name or "/" in name or "\\" in name_or_path:
+    is_file = pathlib.Path(name_or_path).suffix in (".safetensors", ".ckpt", ".pt", ".bin")
+    if is_file or not slash or not owner.strip(".~") or not name or "/" in name or "\\" in name_or_path:
         raise WeightsError(
-            f"model {name_or_path}",
-            expected="a model folder or a Hub repository owner/name",
-            found="no such folder",
+            f"{what} {name_or_path}",
+            expected=f"a {what} folder, a file, or a Hub repository owner/name",
+            found="no such file" if is_file else "no such folder",
             remedy="Check the path.",
         )
-    return _download(
-        name_or_path, revision, {"variant": variant, "components": components, "weights": weights}
-    )
+    return name_or_path
 
 
 def needed_files(
@@ -104,7 +152,7 @@ def _check_folder(folder: pathlib.Path) -> pathlib.Path:
     )
 
 
-def _download(repository: str, revision: str | None, needed: dict[str, Any]) -> pathlib.Path:
+def _download(repository: str, revision: str | None, needed: Callable[..., list[str]]) -> pathlib.Path:
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -113,7 +161,7 @@ def _download(repository: str, revision: str | None, needed: dict[str, Any]) -> 
     try:
         files = huggingface_hub.HfApi().model_info(repository, revision=revision).siblings or []
         names = [file.rfilename for file in files]
-        wanted = needed_files(names, where=f"model {repository}", **needed)
+        wanted = needed(names, where=f"model {repository}")
         patterns = [glob.escape(name) for name in wanted]
         folder = huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns)
         return pathlib.Path(folder)
@@ -128,7 +176,7 @@ def _download(repository: str, revision: str | None, needed: dict[str, Any]) -> 
 
 
 def _downloaded_before(
-    repository: str, revision: str | None, needed: dict[str, Any], error: Exception
+    repository: str, revision: str | None, needed: Callable[..., list[str]], error: Exception
 ) -> pathlib.Path:
     """Return the cached copy of a repository if it holds the components, else say why there is none."""
     import huggingface_hub
@@ -138,7 +186,7 @@ def _downloaded_before(
             huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
         )
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        needed_files(names, where=str(folder), **needed)
+        needed(names, where=str(folder))
         return folder
     except (OSError, ValueError, WeightsError, huggingface_hub.errors.HfHubHTTPError):
         raise WeightsError(

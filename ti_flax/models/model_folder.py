@@ -67,7 +67,7 @@ def read_config(folder: pathlib.Path, component: str) -> dict[str, Any]:
     Raises:
       WeightsError: when it is missing or no JSON object.
     """
-    return _read_json(folder / component / config_name(component))
+    return read_json(folder / component / config_name(component))
 
 
 def check_kind(folder: pathlib.Path) -> None:
@@ -81,7 +81,7 @@ def check_kind(folder: pathlib.Path) -> None:
     path = folder / "model_index.json"
     if not path.exists():
         return
-    index = _read_json(path)
+    index = read_json(path)
     present = [part for part in index if not part.startswith("_") and _is_present(index[part])]
     refuse_foreign_parts(present, folder)
     pipeline = index.get("_class_name", _PIPELINES[0])
@@ -113,7 +113,12 @@ def _foreign(where: object, found: str) -> WeightsError:
     )
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+      WeightsError: when the file is missing or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

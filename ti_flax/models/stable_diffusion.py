@@ -12,18 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from ti_flax.errors import WeightsError
+from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.models.attention import AUTO, Attention
 from ti_flax.models.clip_text import CLIPTextConfig, FlaxCLIPTextModel
+from ti_flax.models.model_source import ModelSource
 from ti_flax.models.unet import FlaxUNet2DConditionModel, UNet2DConditionConfig
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
-from ti_flax.models.weights import (
-    check_kind,
-    read_config,
-    read_params,
-    write_flax_params,
-    write_torch_params,
-)
+from ti_flax.models.weights import write_flax_params, write_torch_params
 
 COMPONENTS = ("text_encoder", "unet", "vae")
 
@@ -46,7 +41,7 @@ class FlaxStableDiffusion:
       vae: maps pictures to latents and back.
       params: parameter trees by component, `text_encoder`, `unet`, `vae`; only what was asked for.
       configs: parsed config files by component, and `scheduler`.
-      source: the folder the model was read from; None for a random model.
+      source: the files the model was read from; None for a random model.
       dtype: of parameters and computation.
     """
 
@@ -55,38 +50,38 @@ class FlaxStableDiffusion:
     vae: FlaxAutoencoderKL
     params: dict[str, Any]
     configs: dict[str, dict[str, Any]]
-    source: pathlib.Path | None
+    source: ModelSource | None
     dtype: DTypeLike
 
 
 def load_stable_diffusion(
-    folder: pathlib.Path,
+    source: pathlib.Path | ModelSource,
     *,
     dtype: DTypeLike | None = jnp.float32,
     variant: str | None = None,
     components: Sequence[str] = COMPONENTS,
     attention: Attention = AUTO,
 ) -> FlaxStableDiffusion:
-    """Read a model folder: all its configs, and the parameters of the named components.
+    """Read a model folder or a single file: all configs, and the parameters of the named components.
 
     Args:
-      folder: as `weights.resolve_model` returns it.
+      source: what `weights.resolve_model` returns, or that and what is to be read otherwise.
       dtype: of parameters and computation, float32 or bfloat16; files of another dtype are converted.
         None keeps each file's dtype, and computes in float32.
-      variant: as in `model.fp16.safetensors`.
+      variant: as in `model.fp16.safetensors`, where `source` is a path.
       components: whose parameters to read.
       attention: how the modules compute it.
 
     Raises:
-      WeightsError: when the folder is incomplete, holds another kind of model, or files do not fit.
+      WeightsError: when the model is incomplete or of another kind, or files do not fit.
+      ConfigError: when the source asks for what the model cannot give.
     """
-    folder = pathlib.Path(folder)
-    check_kind(folder)
-    configs = {component: read_config(folder, component) for component in (*COMPONENTS, "scheduler")}
-    model = _build(configs, folder, dtype, str(folder), attention)
+    if not isinstance(source, ModelSource):
+        source = ModelSource(pathlib.Path(source), variant)
+    model = _build(source.configs(COMPONENTS), source, dtype, str(source.place), attention)
     for component in components:
         shapes = parameter_shapes(getattr(model, component))
-        model.params[component] = read_params(folder, component, shapes, dtype=dtype, variant=variant)
+        model.params[component] = source.params(component, shapes, dtype)
     return model
 
 
@@ -150,7 +145,7 @@ def parameter_shapes(module: nn.Module) -> dict[str, Any]:
 
 def _build(
     configs: Mapping[str, Mapping[str, Any]],
-    source: pathlib.Path | None,
+    source: ModelSource | None,
     dtype: DTypeLike | None,
     where: str,
     attention: Attention,
@@ -159,10 +154,25 @@ def _build(
     text = CLIPTextConfig.from_dict(configs["text_encoder"], f"{where}: text_encoder/config.json")
     unet = UNet2DConditionConfig.from_dict(configs["unet"], f"{where}: unet/config.json")
     vae = AutoencoderKLConfig.from_dict(configs["vae"], f"{where}: vae/config.json")
+    if source is not None and source.vae is not None and vae.latent_channels != unet.in_channels:
+        raise WeightsError(
+            f"pretrained_vae_model_name_or_path {source.vae}",
+            expected=f"a VAE of {unet.in_channels} latent channels, as the UNet takes",
+            found=f"{vae.latent_channels}",
+        )
     _check_fit(text, unet, vae, where)
     computing: DTypeLike = jnp.float32 if dtype is None else dtype
+    clip_skip = 0 if source is None else source.clip_skip
+    if clip_skip >= text.num_hidden_layers:
+        raise ConfigError(
+            "clip_skip",
+            expected=f"at most {text.num_hidden_layers - 1}, as this text encoder has "
+            f"{text.num_hidden_layers} layers",
+            found=str(clip_skip),
+            remedy="The Web UI's and kohya's number is one more than this one.",
+        )
     return FlaxStableDiffusion(
-        text_encoder=FlaxCLIPTextModel(text, computing, attention),
+        text_encoder=FlaxCLIPTextModel(text, computing, attention, clip_skip),
         unet=FlaxUNet2DConditionModel(unet, computing, attention=attention),
         vae=FlaxAutoencoderKL(vae, computing, attention),
         params={},

@@ -38,6 +38,8 @@ __all__ = [
     "check_kind",
     "read_config",
     "read_params",
+    "read_place",
+    "read_tensors",
     "resolve_model",
     "torch_name",
     "torch_state",
@@ -87,13 +89,57 @@ def read_params(
     Raises:
       WeightsError: listing what is missing, left over or of another shape.
     """
-    place = folder / component
+    return read_place(folder / component, component, expected, dtype=dtype, variant=variant)
+
+
+def read_place(
+    place: pathlib.Path,
+    component: str,
+    expected: Tree,
+    *,
+    dtype: DTypeLike | None,
+    variant: str | None = None,
+) -> dict[str, Any]:
+    """Read the parameters of a component from the folder that holds its files, as `read_params` does."""
     names = [entry.name for entry in place.iterdir()] if place.is_dir() else []
     chosen = [place / name for name in choose_weights(names, component, variant, str(place))]
-    leaves = _flat(expected)
     if chosen[0].suffix == MSGPACK:
-        return _read_flax(chosen[0], leaves, dtype)
-    return _read_torch(chosen, component, leaves, dtype)
+        return _read_flax(chosen[0], _flat(expected), dtype)
+    where = chosen[0] if len(chosen) == 1 else place
+    return read_tensors(_index_shards(chosen, component), component, expected, dtype=dtype, where=where)
+
+
+def read_tensors(
+    stored: Mapping[str, StoredTensor],
+    component: str,
+    expected: Tree,
+    *,
+    dtype: DTypeLike | None,
+    where: pathlib.Path,
+) -> dict[str, Any]:
+    """Read the parameters of one component from tensors under PyTorch's names, one by one.
+
+    Args:
+      stored: by name.
+      component: `text_encoder`, `unet` or `vae`.
+      expected: tree of `jax.ShapeDtypeStruct` they have to match, name by name and shape by shape.
+      dtype: of the result; None keeps the file's.
+      where: the file, for messages.
+
+    Raises:
+      WeightsError: listing what is missing, left over or of another shape.
+    """
+    leaves = _flat(expected)
+    wanted = {torch_name(path, component): path for path in leaves}
+    shapes = {name: _torch_shape(path, leaves[path].shape) for name, path in wanted.items()}
+    found = {name: _linear_shape(tensor.shape, shapes.get(name)) for name, tensor in stored.items()}
+    _check_account(where, shapes, found)
+    read = {}
+    for name, tensor in stored.items():
+        path = wanted[name]
+        values = tensor.read().reshape(shapes[name])
+        read[path] = np.ascontiguousarray(_to_flax(path, values), dtype=dtype)
+    return flax.traverse_util.unflatten_dict({path: read[path] for path in leaves})
 
 
 def torch_state(params: Tree, component: str) -> dict[str, np.ndarray]:
@@ -153,26 +199,6 @@ def _read_flax(
     read = {}
     for name, tensor in stored.items():
         read[wanted[name]] = np.asarray(tensor.read(), dtype=dtype)
-    return flax.traverse_util.unflatten_dict({path: read[path] for path in leaves})
-
-
-def _read_torch(
-    files: list[pathlib.Path],
-    component: str,
-    leaves: Mapping[Path, jax.ShapeDtypeStruct],
-    dtype: DTypeLike | None,
-) -> dict[str, Any]:
-    stored = _index_shards(files, component)
-    wanted = {torch_name(path, component): path for path in leaves}
-    shapes = {name: _torch_shape(path, leaves[path].shape) for name, path in wanted.items()}
-    where = files[0] if len(files) == 1 else files[0].parent
-    found = {name: _linear_shape(tensor.shape, shapes.get(name)) for name, tensor in stored.items()}
-    _check_account(where, shapes, found)
-    read = {}
-    for name, tensor in stored.items():
-        path = wanted[name]
-        values = tensor.read().reshape(shapes[name])
-        read[path] = np.ascontiguousarray(_to_flax(path, values), dtype=dtype)
     return flax.traverse_util.unflatten_dict({path: read[path] for path in leaves})
 
 
