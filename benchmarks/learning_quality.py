@@ -125,7 +125,7 @@ def learned(
 
     config = settings(options, training, concept, seed=seed, steps=max(options.steps))
     shutil.rmtree(config.output.output_dir, ignore_errors=True)
-    write_pictures(concept, Path(config.images.train_data_dir), options.images)
+    write_pictures(concept, Path(config.images.train_data_dir[0]), options.images)
     folder = train(config)
     points = []
     for steps in sorted(options.steps):

@@ -169,7 +169,7 @@ def test_flags_override_files_and_later_files_earlier_ones(write):
     first = write("resolution: 64\nseed: 1\nrepeats: 3\n", "first.yaml")
     second = write("seed: 2\nrepeats: 4\n", "second.yaml")
     config = parse("--repeats=5", "--config", first, "--config", second)
-    assert (config.images.resolution, config.training.seed, config.images.repeats) == (64, 2, 5)
+    assert (config.images.resolution, config.training.seed, config.images.repeats) == (64, 2, (5,))
 
 
 @pytest.mark.parametrize("text", ["5e-4", "5.0e-04", "0.0005", ".0005", "5E-4"])
@@ -320,8 +320,8 @@ def test_configuration_is_frozen_and_checked():
 def test_derived_values():
     assert parse().model.compute_dtype == "float32"
     assert parse("--mixed_precision=fp16").model.compute_dtype == "bfloat16"
-    assert parse("--validation_steps=7").validation_interval(images=5) == 7
-    assert parse("--validation_epochs=2", "--repeats=10").validation_interval(images=5) == 100
+    assert parse("--validation_steps=7").validation_interval(epoch_samples=5) == 7
+    assert parse("--validation_epochs=2").validation_interval(epoch_samples=50) == 100
     assert "<new>" in parse("--num_vectors=2").describe()
 
 
@@ -421,3 +421,30 @@ def test_options_of_other_schedulers_and_optimizers_are_noted(flags, words, caps
     parse(*flags)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("note: ") and words in line
+
+
+def test_a_source_is_one_value_or_several(write):
+    assert parse().images.train_data_dir == ("pictures",)
+    assert parse().to_dict()["train_data_dir"] == "pictures"
+    path = write(SOURCES, "two.yaml")
+    two = parse_config(["--config", path]).images
+    assert (two.train_data_dir, two.repeats) == (("a", "b"), (3, 1))
+    again = parse_config(["--config", path, "--train_data_dir=c", "--train_data_dir", "d"])
+    assert again.images.train_data_dir == ("c", "d")
+    assert "images    c, d at 512 x 512" in again.describe()
+    assert RunConfig.from_dict({**REQUIRED, "train_data_dir": "cats"}).images.train_data_dir == ("cats",)
+
+
+SOURCES = (
+    "train_data_dir: [a, b]\nrepeats: [3, 1]\npretrained_model_name_or_path: m\n"
+    "placeholder_token: <new>\ninitializer_token: toy\n"
+)
+
+
+def test_repeats_are_one_number_or_as_many_as_sources():
+    with pytest.raises(ConfigError) as caught:
+        parse("--repeats=1", "--repeats=2")
+    assert str(caught.value) == (
+        "repeats: expected one number, or one for each train_data_dir (1), found 2 numbers"
+    )
+    assert parse("--train_data_dir=a", "--train_data_dir=b", "--repeats=7").images.repeats == (7,)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.images import TrainingImages, load_images
+from ti_flax.sources.table_options import TableOptions
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -277,9 +278,9 @@ def test_order_is_by_name_and_others_are_passed_over(tmp_path):
     save(tmp_path / "more", "d.png", Image.new("RGB", (8, 8)))
     (tmp_path / ".cache").mkdir()
     loaded = load_images(str(tmp_path), resolution=8)
-    assert loaded.names == ("C.png", "a.png", "b.png", "noise")
-    assert loaded.pixels[:, 0, 0, 0].tolist() == [3, 2, 1, 4]
-    assert sorted(loaded.passed_over) == sorted([*others, "more/"])
+    assert loaded.names == ("C.png", "a.png", "b.png", "noise", "more/d.png")
+    assert loaded.pixels[:, 0, 0, 0].tolist() == [3, 2, 1, 4, 0]
+    assert sorted(loaded.passed_over) == sorted(set(others) - {"metadata.csv", "metadata.jsonl"})
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.tiff", "a.bmp", "a.avif"])
@@ -342,12 +343,9 @@ def test_pillow_warnings_are_not_shown(tmp_path, name):
         np.testing.assert_array_equal(only(tmp_path), checkered())
 
 
-def test_missing_folder_and_file_for_folder(tmp_path):
-    with pytest.raises(DataError, match="no such folder. Set train_data_dir"):
+def test_missing_folder(tmp_path):
+    with pytest.raises(DataError, match="no such folder or file. Set train_data_dir"):
         load_images(tmp_path / "none", resolution=8)
-    save(tmp_path, "a.png", checkered())
-    with pytest.raises(DataError, match="expected a folder, found a file"):
-        load_images(tmp_path / "a.png", resolution=8)
 
 
 def test_folder_without_pictures(tmp_path):
@@ -356,10 +354,8 @@ def test_folder_without_pictures(tmp_path):
     (tmp_path / "a.txt").write_text("a cat")
     with pytest.raises(DataError, match=r"found only other files \(1, such as a\.txt\)"):
         load_images(tmp_path, resolution=8)
-    (tmp_path / "cat").mkdir()
     (tmp_path / "empty").mkdir()
-    save(tmp_path / "cat", "a.png", checkered())
-    with pytest.raises(DataError, match=r"Sub-folders are not read; name one of those with pictures: cat\."):
+    with pytest.raises(DataError, match=r"found only other files \(1, such as a\.txt\)"):
         load_images(tmp_path, resolution=8)
 
 
@@ -398,11 +394,39 @@ def test_content_hash_follows_pixels_and_shape(tmp_path):
     assert one.content_hash() != reshaped.content_hash()
 
 
+def test_left_out_fields_say_the_same_of_all_pictures():
+    images = TrainingImages(np.zeros((2, 8, 8, 3), np.uint8), ("a", "b"))
+    assert (images.captions, images.weights, images.paths) == ((None, None), (1, 1), (None, None))
+
+
+def test_repeats_of_sources_become_weights_of_pictures(tmp_path):
+    for folder, names in (("one", ("a.png", "b.png")), ("two", ("a.png",))):
+        (tmp_path / folder).mkdir()
+        for shade, name in enumerate(names):
+            save(tmp_path / folder, name, Image.new("RGB", (8, 8), (shade, 200, len(names))))
+    sources = [str(tmp_path / "one"), tmp_path / "two", str(tmp_path / "one" / "b.png")]
+    loaded = load_images(sources, resolution=8, repeats=(3, 1, 2))
+    assert loaded.names == ("a.png", "b.png", "a.png", "b.png")
+    assert loaded.weights == (3, 3, 1, 2)
+    assert loaded.paths == tuple(
+        f"{tmp_path}/{name}" for name in ("one/a.png", "one/b.png", "two/a.png", "one/b.png")
+    )
+    assert load_images(sources, resolution=8, repeats=(5,)).weights == (5, 5, 5, 5)
+
+
+@pytest.mark.parametrize("name", ["image_column", "caption_column", "dataset_config_name", "dataset_split"])
+def test_an_option_of_datasets_without_a_dataset_is_refused(tmp_path, name):
+    save(tmp_path, "a.png", checkered())
+    kind = "dataset or metadata file" if name.endswith("column") else "dataset"
+    with pytest.raises(ConfigError, match=rf"^{name}: expected a {kind} in train_data_dir, found none"):
+        load_images(tmp_path, resolution=8, table=TableOptions(**{name: "x"}))
+
+
 def hub_dataset(rows, monkeypatch, split="train"):
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"text": datasets.Value("string"), "image": datasets.Image()})
     table = datasets.Dataset.from_list(rows, features=features)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: {split: table})
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, name: {split: table})
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -430,8 +454,8 @@ def test_broken_picture_of_a_hub_dataset_is_named(tmp_path, monkeypatch):
 def unreachable_hub(monkeypatch):
     datasets = pytest.importorskip("datasets")
 
-    def load_dataset(name):
-        raise ConnectionError(f"Couldn't reach '{name}' on the Hub")
+    def load_dataset(path, name):
+        raise ConnectionError(f"Couldn't reach '{path}' on the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ti_flax.errors import ConfigError, DataError
-from ti_flax.latents import default_cache_dir, encode_posteriors, params_hash, split_moments
+from ti_flax.latents import encode_posteriors, params_hash, split_moments
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
 
 CONFIG = AutoencoderKLConfig(
@@ -252,14 +252,3 @@ def test_overflow_names_the_picture(vae, params, pixels, tmp_path, monkeypatch, 
     with pytest.raises(DataError, match=rf"^{named}: expected finite latents, .*float32 \(1 pictures\)"):
         encode(vae, params, chosen, names=names, cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_default_cache_dir(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("TI_FLAX_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert default_cache_dir() == tmp_path / ".cache" / "ti_flax"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert default_cache_dir() == tmp_path / "xdg" / "ti_flax"
-    monkeypatch.setenv("TI_FLAX_CACHE", "~/latents")
-    assert default_cache_dir() == tmp_path / "latents"

@@ -219,12 +219,23 @@ def test_resuming_without_a_checkpoint_starts_from_the_beginning(place, tmp_path
     assert learned(folder).tobytes() == learned(whole[0]).tobytes()
 
 
-def test_epochs_count_pictures_times_repeats(place):
-    config = configure(
-        place, place / "x", max_train_steps=None, num_train_epochs=2, repeats=8, lr_warmup_steps=0
-    )
+def test_epochs_count_pictures_times_repeats(place, tmp_path):
+    changes = {"max_train_steps": None, "num_train_epochs": 2, "repeats": 8, "lr_warmup_steps": 0}
+    config = configure(place, place / "x", **changes)
+    images = run.gather(config).images
     # 3 pictures x 8 repeats over 8 devices are 3 updates an epoch.
-    assert run.settle(config, images=3).training.max_train_steps == 6
+    assert run.settle(config, sum(images.weights)).training.max_train_steps == 6
+
+
+def test_sources_are_shown_in_proportion_to_their_repeats(place, tmp_path, capsys):
+    one = str(place / "pictures" / "0.png")
+    config = configure(place, tmp_path, train_data_dir=[str(place / "pictures"), one], repeats=[8, 40])
+    materials = run.gather(config)
+    assert materials.images.weights == (8, 8, 8, 40)
+    (bucket,) = materials.examples.buckets
+    np.testing.assert_array_equal(bucket.places, (0, 1, 2, 3, 3, 3, 3, 3))
+    said = capsys.readouterr().err
+    assert "4 images" in said and "note: pictures that are there twice: 0.png is the same as 0.png" in said
 
 
 def test_scale_lr_counts_all_samples_of_an_update(place):

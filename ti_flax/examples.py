@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ti_flax.errors import ConfigError
 from ti_flax.noise import NoiseRules
 from ti_flax.timesteps import TimestepRules
 
@@ -19,6 +20,8 @@ from ti_flax.timesteps import TimestepRules
 CLASS_PICTURES = 0x7C1A0001
 TIMESTEPS_OF_UPDATE = 0x7C1A0002
 NOISE_SHAPING = 0x7C1A0003
+# Places of an epoch, all of which are shuffled on the device for every sample.
+MOST_PLACES = 1_000_000
 
 
 class Bucket(NamedTuple):
@@ -93,15 +96,21 @@ class DrawRules:
     noise: NoiseRules = NoiseRules()
 
 
-def one_shape(posteriors: np.ndarray, token_ids: np.ndarray) -> Examples:
-    """Examples of one shape, where every picture counts the same and takes any prompt.
+def one_shape(
+    posteriors: np.ndarray, token_ids: np.ndarray, weights: Sequence[int] | None = None
+) -> Examples:
+    """Examples of one shape, where every picture takes any prompt.
 
     Args:
       posteriors: `[images, 2, height, width, 2 * channels]` float32.
       token_ids: `[prompts, tokens]` int32.
+      weights: how often each picture is shown, relative to the others; None: all the same.
+
+    Raises:
+      ConfigError: the weights have so little in common that an epoch of them is too long.
     """
     images = len(posteriors)
-    bucket = Bucket(posteriors, np.zeros(images, np.int32), np.arange(images, dtype=np.int32))
+    bucket = Bucket(posteriors, np.zeros(images, np.int32), epoch_places(weights or [1] * images))
     return Examples((bucket,), token_ids[None])
 
 
@@ -138,6 +147,23 @@ def beside(batch: Batch, other: Batch) -> Batch:
             for each in (batch, other)
         )
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), batch, other)
+
+
+def epoch_places(weights: Sequence[int]) -> np.ndarray:
+    """The pictures of the shortest epoch that shows each as often as its weight says, `[places]` int32.
+
+    Raises:
+      ConfigError: the shortest is longer than `MOST_PLACES`.
+    """
+    shown = np.asarray(weights, np.int64) // math.gcd(*weights)
+    if shown.sum() > MOST_PLACES:
+        raise ConfigError(
+            "repeats",
+            expected=f"proportions that an epoch of at most {MOST_PLACES} pictures can show",
+            found=f"{shown.sum()} in the shortest",
+            remedy="Round them, as in 100 and 50 for 101 and 51.",
+        )
+    return np.repeat(np.arange(len(weights), dtype=np.int32), shown)
 
 
 def image_index(key: jax.Array, sample: jax.Array, images: int) -> jax.Array:

@@ -1,19 +1,26 @@
 """Training pictures: files of any common kind -> square RGB arrays."""
 
-import contextlib
 import dataclasses
 import hashlib
 import io
-import re
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ti_flax.errors import ConfigError, DataError
+from ti_flax.sources.duplicates import duplicate_notes
+from ti_flax.sources.find import Found, find_pictures
+from ti_flax.sources.formats import (
+    OTHER_FORMATS,
+    SIGNED_FORMATS,
+    UNREADABLE_SUFFIXES,
+    available,
+    cause,
+    strict_about_size,
+)
+from ti_flax.sources.table_options import ALL_AS_FOUND, TableOptions
 
 # The names diffusers gives to Pillow's filters; its "linear" and "bilinear" are one filter.
 _FILTERS = {
@@ -24,37 +31,33 @@ _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
 }
 
-# Formats whose first bytes no text or metadata file shares, so that content alone tells them. The second row
-# is tried under an image suffix only. Left out: what runs other programs (EPS) or has no pixels (MPEG, HDF5).
-_SIGNED_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "AVIF", "BMP", "JPEG2000", "QOI")
-_OTHER_FORMATS = ("DIB", "PPM", "TGA", "ICO", "PSD", "PCX", "SGI", "DDS")
-
-# Pictures that Pillow cannot read, or of which it reads the thumbnail alone (camera raw). Passing
-# them over would train on fewer pictures than were given.
-_UNREADABLE_SUFFIXES = frozenset(
-    (".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2")
-)
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainingImages:
-    """Square pictures in the order of their names.
+    """Square pictures in the order of their sources and, in a folder, of their names.
 
     Attributes:
       pixels: `[images, resolution, resolution, 3]` uint8 RGB.
-      names: file names, one for each picture.
-      passed_over: names in the folder that are no picture; sub-folders end in "/".
-      captions: what the source says about each picture, None where it says nothing.
-      paths: full path of each picture that is a local file, None for others.
+      names: such as the file's, one for each picture.
+      passed_over: names of files in the folders that are no picture.
+      captions: from a dataset's column or a metadata file, None for a picture that has none.
+      weights: how often an epoch shows each picture.
+      paths: full path of each picture's file; None for links and rows of datasets.
+      notes: what the user should know of them, in lines.
     """
 
     pixels: np.ndarray
     names: tuple[str, ...]
     passed_over: tuple[str, ...] = ()
     captions: tuple[str | None, ...] = ()
+    weights: tuple[int, ...] = ()
     paths: tuple[str | None, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name, value in (("captions", None), ("weights", 1), ("paths", None)):
+            if not getattr(self, name):  # left out: the same for all
+                object.__setattr__(self, name, (value,) * len(self.names))
 
     def content_hash(self) -> str:
         """Return the SHA-256, in hexadecimal, of shape and pixels: equal for equal training pictures."""
@@ -69,157 +72,76 @@ def pixels_hash(pixels: np.ndarray) -> str:
 
 
 def load_images(
-    train_data_dir: str | Path,
+    train_data_dir: str | Path | Sequence[str | Path],
     *,
     resolution: int,
     center_crop: bool = False,
     interpolation: str = "bicubic",
+    repeats: Sequence[int] = (1,),
+    table: TableOptions = ALL_AS_FOUND,
 ) -> TrainingImages:
-    """Read the pictures of one folder, or of a dataset on the Hub, as squares.
+    """Read pictures from one or several sources, as squares.
 
-    Only the folder itself is read, not what is below it. Orientation from EXIF is applied; transparent parts
-    become white; of an animation the first frame counts.
+    Orientation from EXIF is applied; transparent parts become white; of an animation the first frame counts.
 
     Args:
-      train_data_dir: a folder; or, where there is none of that name, a Hub dataset id `owner/name`.
+      train_data_dir: of each source: a folder, with its sub-folders; a picture; a text file that lists paths
+        or links; an http(s) link; a dataset on disk; or, where there is no such folder, a Hub dataset id
+        `owner/name`.
       resolution: side of the squares in pixels.
       center_crop: cut out the central square; otherwise the whole picture is squeezed into a square.
       interpolation: "linear", "bilinear" (the same), "bicubic", "lanczos" or "nearest".
+      repeats: how often an epoch shows each picture: of all sources, or one number for each.
+      table: columns, configuration and split of datasets and metadata files.
 
     Raises:
-      ConfigError: the interpolation is unknown.
-      DataError: no folder, no pictures, or a picture that cannot be decoded.
+      ConfigError: the interpolation is unknown, or an option of `table` has nothing it could apply to.
+      DataError: no such source, no pictures, or a picture that cannot be had or decoded.
     """
     if interpolation not in _FILTERS:
         raise ConfigError("interpolation", expected=", ".join(_FILTERS), found=repr(interpolation))
-    folder = Path(train_data_dir).expanduser()
-    if not folder.exists() and _HUB_ID.fullmatch(str(train_data_dir)):
-        rows, passed_over = _hub_rows(str(train_data_dir)), ()
-    else:
-        rows, passed_over = _folder_rows(folder)
-    pixels = np.empty((len(rows), resolution, resolution, 3), np.uint8)
-    names = []
-    for index, row in enumerate(rows):
-        names.append(Path(row["path"] or f"image {index}").name)
-        where = row["path"] if row["bytes"] is None else f"{train_data_dir}: {names[-1]}"
-        picture = _decoded(row["path"] if row["bytes"] is None else row["bytes"], where)
-        pixels[index] = _square(picture, resolution, center_crop, _FILTERS[interpolation])
+    sources = [train_data_dir] if isinstance(train_data_dir, str | Path) else list(train_data_dir)
+    found = [find_pictures(str(source), table) for source in sources]
+    _refuse_unused(table, found)
+    pictures = [picture for each in found for picture in each.pictures]
+    pixels = np.empty((len(pictures), resolution, resolution, 3), np.uint8)
+    for index, picture in enumerate(pictures):
+        decoded = decode_picture(picture.read(), picture.where)
+        pixels[index] = _square(decoded, resolution, center_crop, _FILTERS[interpolation])
+    names = [picture.name for picture in pictures]
+    counts = list(repeats) * len(found) if len(repeats) == 1 else repeats
     return TrainingImages(
         pixels,
         tuple(names),
-        tuple(passed_over),
-        captions=(None,) * len(rows),
-        paths=tuple(row["path"] if row["bytes"] is None else None for row in rows),
+        passed_over=tuple(name for each in found for name in each.passed_over),
+        captions=tuple(picture.caption for picture in pictures),
+        weights=tuple(count for count, each in zip(counts, found, strict=True) for _ in each.pictures),
+        paths=tuple(picture.path for picture in pictures),
+        notes=(*(note for each in found for note in each.notes), *duplicate_notes(pixels, names)),
     )
 
 
-def _folder_rows(folder: Path) -> tuple[Sequence[dict[str, Any]], list[str]]:
-    """Return the pictures of a folder as rows of a `datasets` table, and the names that are no picture."""
-    files, subfolders = _listing(folder)
-    pictures = [path for path in files if _is_picture(path)]
-    if not pictures:
-        raise _no_pictures(folder, files, subfolders)
-    kept = set(pictures)
-    passed_over = [path.name for path in files if path not in kept]
-    passed_over += [f"{path.name}/" for path in subfolders]
-    return _image_table([str(path) for path in pictures]), passed_over
+def _refuse_unused(table: TableOptions, found: Iterable[Found]) -> None:
+    used = {name for each in found for name in each.used}
+    for name in table.given():
+        if name not in used:
+            kind = "dataset or metadata file" if name.endswith("column") else "dataset"
+            expected = f"a {kind} in train_data_dir"
+            raise ConfigError(name, expected=expected, found="none", remedy=f"Leave {name} out.")
 
 
-def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the files and the visible sub-folders of a folder, each sorted by name."""
-    remedy = "Set train_data_dir to the folder that holds your pictures."
-    if not folder.exists():
-        raise DataError(f"train_data_dir {folder}", found="no such folder", remedy=remedy)
-    if not folder.is_dir():
-        raise DataError(f"train_data_dir {folder}", expected="a folder", found="a file", remedy=remedy)
-    try:
-        paths = sorted(folder.iterdir(), key=lambda path: path.name)
-    except OSError as error:
-        raise DataError(
-            f"train_data_dir {folder}", found=error.strerror or str(error), remedy=remedy
-        ) from error
-    files = [path for path in paths if not path.is_dir()]
-    return files, [path for path in paths if path.is_dir() and not path.name.startswith(".")]
+def decode_picture(content: str | bytes, where: str) -> Image.Image:
+    """Return the upright RGB picture of a file, given by path or by content.
 
-
-def _no_pictures(folder: Path, files: list[Path], subfolders: list[Path]) -> DataError:
-    with_pictures = [
-        path.name for path in subfolders if any(_is_named_as_picture(child) for child in path.glob("[!.]*"))
-    ]
-    found, remedy = "none", "Put three to five pictures of the concept into it."
-    if files:
-        found = f"only other files ({len(files)}, such as {files[0].name})"
-    if with_pictures:
-        remedy = f"Sub-folders are not read; name one of those with pictures: {', '.join(with_pictures[:5])}."
-    return DataError(f"train_data_dir {folder}", expected="pictures", found=found, remedy=remedy)
-
-
-def _is_named_as_picture(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    # A Pillow built without AVIF does not register its suffix.
-    known = Image.registered_extensions().get(suffix) in _SIGNED_FORMATS + _OTHER_FORMATS
-    return known or suffix == ".avif" or suffix in _UNREADABLE_SUFFIXES
-
-
-def _is_picture(path: Path) -> bool:
-    """Tell a picture by its suffix, or without an image's suffix by its content."""
-    if path.name.startswith("."):  # .DS_Store, and the ._cat.jpg twins that macOS leaves on foreign disks
-        return False
-    if _is_named_as_picture(path):
-        return True
-    try:
-        with _strict_about_size(), Image.open(path, formats=_available(_SIGNED_FORMATS)):
-            return True
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        return True
-    except Exception:  # Pillow's plugins raise whatever their parser stumbled upon
-        return False
-
-
-def _image_table(paths: list[str]) -> Sequence[dict[str, Any]]:
-    """Return rows `{"path", "bytes"}`, as imagefolder's, undecoded; held in memory, nothing is cached.
-
-    `datasets` would make no difference to a folder's pixels, so a machine without it reads the same rows.
+    Raises:
+      DataError: it cannot be decoded, or is too large.
     """
-    try:
-        import datasets
-    except ImportError:
-        return [{"path": path, "bytes": None} for path in paths]
-    features = datasets.Features({"image": datasets.Image(decode=False)})
-    return datasets.Dataset.from_dict({"image": paths}, features=features)["image"]
-
-
-def _hub_rows(dataset_id: str) -> Sequence[dict[str, Any]]:
-    """Download a dataset of the Hub and return its pictures as rows `{"path", "bytes"}`, undecoded."""
-    where = f"train_data_dir {dataset_id}"
-    try:
-        import datasets
-    except ImportError as error:
-        remedy = "Run `pip install datasets` to read it as a dataset of the Hub."
-        raise DataError(where, found="no such folder", remedy=remedy) from error
-    try:
-        splits = datasets.load_dataset(dataset_id)
-    except Exception as error:  # the Hub's client and `datasets` share no base class
-        raise DataError(
-            where,
-            found=f"no such folder, and no such dataset could be had from the Hub ({_cause(error)})",
-            remedy="Name a folder with pictures; --config configs/demo.yaml runs without the Hub.",
-        ) from error
-    table = splits["train"] if "train" in splits else next(iter(splits.values()))
-    columns = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
-    if not columns or not len(table):
-        raise DataError(where, expected="pictures", found=f"a dataset with columns {list(table.features)}")
-    return table.cast_column(columns[0], datasets.Image(decode=False))[columns[0]]
-
-
-def _decoded(content: str | bytes, where: str) -> Image.Image:
-    """Return the upright RGB picture of a file, given by path or by content."""
     opened = io.BytesIO(content) if isinstance(content, bytes) else content
-    if Path(where).suffix.lower() in _UNREADABLE_SUFFIXES:
+    if Path(where).suffix.lower() in UNREADABLE_SUFFIXES:
         raise DataError(where, found="a format that is not read", remedy="Save it as PNG or JPEG.")
     try:
-        formats = _available(_SIGNED_FORMATS + _OTHER_FORMATS)
-        with _strict_about_size(), Image.open(opened, formats=formats) as image:
+        formats = available(SIGNED_FORMATS + OTHER_FORMATS)
+        with strict_about_size(), Image.open(opened, formats=formats) as image:
             return _rgb(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = f"at most {Image.MAX_IMAGE_PIXELS} pixels"
@@ -227,30 +149,9 @@ def _decoded(content: str | bytes, where: str) -> Image.Image:
     except Exception as error:  # Pillow's plugins raise whatever their parser stumbled upon
         raise DataError(
             where,
-            found=f"a picture that cannot be decoded ({_cause(error)})",
+            found=f"a picture that cannot be decoded ({cause(error)})",
             remedy="Replace it or take it out of the folder.",
         ) from error
-
-
-@contextlib.contextmanager
-def _strict_about_size() -> Iterator[None]:
-    """Turn Pillow's warning about huge pictures into an error; its other warnings are about oddities."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-def _available(formats: Iterable[str]) -> list[str]:
-    Image.init()
-    return [name for name in formats if name in Image.OPEN]
-
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # whose message names the file once more
-        return "it is empty, in no known format, or a Git LFS pointer"
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -1,12 +1,9 @@
 """Latent posteriors of the training pictures: computed once, kept on disk, so that the VAE can be dropped."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from ti_flax.cache import written_whole
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.images import pixels_hash
 from ti_flax.models.vae import FlaxAutoencoderKL
@@ -25,13 +23,6 @@ from ti_flax.models.vae import FlaxAutoencoderKL
 _CACHE_VERSION = "posteriors 1"
 
 _log = logging.getLogger(__name__)
-
-
-def default_cache_dir() -> Path:
-    """Return where posteriors are kept: `$TI_FLAX_CACHE`, else `ti_flax` in the user's cache folder."""
-    if os.environ.get("TI_FLAX_CACHE"):
-        return Path(os.environ["TI_FLAX_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ti_flax"
 
 
 def split_moments(moments):
@@ -175,17 +166,9 @@ def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _write(path: Path, posteriors: np.ndarray):
-    """Keep the posteriors; under another name until whole, as several processes may write the same file."""
+    """Keep the posteriors, if they can be."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, posteriors=posteriors)
-            os.replace(unfinished, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(unfinished)
-            raise
+        with written_whole(path) as file:
+            np.savez(file, posteriors=posteriors)
     except OSError as error:
         _log.warning("Latents are not cached: %s.", error)

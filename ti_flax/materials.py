@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ti_flax.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
+from ti_flax.cache import default_cache_dir
 from ti_flax.checkpoint import tree_digest
 from ti_flax.config import RunConfig
 from ti_flax.embedding import AddedRows, add_rows, check_table
@@ -20,10 +21,11 @@ from ti_flax.errors import ConfigError, DataError
 from ti_flax.examples import Examples, one_shape, with_class_pictures
 from ti_flax.export.pipeline import CARRIED
 from ti_flax.images import TrainingImages, load_images
-from ti_flax.latents import default_cache_dir, encode_posteriors
+from ti_flax.latents import encode_posteriors
 from ti_flax.messages import say
 from ti_flax.models.attention import Attention
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
+from ti_flax.sources.table_options import TableOptions
 from ti_flax.start import Extra, Start, add_extras, find_start, read_extras
 from ti_flax.step import KEY_IMPLEMENTATION
 from ti_flax.tokens import Concept, add_concept
@@ -37,7 +39,7 @@ class Materials:
     Attributes:
       concept: the new word.
       tokenizer: with the concept's tokens.
-      images: pixels and names.
+      images: pixels, names, captions and weights.
       model: modules and parameters; those of the VAE only if previews need them.
       examples: encoded pictures and prompts.
       added: the rows beside the token table before any update: the concept's, then loaded ones.
@@ -87,7 +89,9 @@ def gather(config: RunConfig) -> Materials:
         cache_dir=config.images.latents_cache_dir or default_cache_dir(),
         progress=partial(tqdm, desc="encoding images and mirror images", unit="", leave=False),
     )
-    (bucket,), _, _ = one_shape(encode(images.pixels, names=images.names), prompts.token_ids[0])
+    (bucket,), _, _ = one_shape(
+        encode(images.pixels, names=images.names), prompts.token_ids[0], images.weights
+    )
     examples = Examples((bucket._replace(prompts=prompts.groups),), prompts.token_ids)
     if class_images is not None:
         class_posteriors = encode(class_images.pixels, names=class_images.names)
@@ -133,15 +137,23 @@ def find_words(config: RunConfig) -> Words:
 
 def read_pictures(config: RunConfig) -> tuple[TrainingImages, TrainingImages | None]:
     """Reads the training pictures and, for prior preservation, those of the class."""
+    table = TableOptions(
+        image_column=config.images.image_column,
+        caption_column=config.images.caption_column,
+        dataset_config_name=config.images.dataset_config_name,
+        dataset_split=config.images.dataset_split,
+    )
     read = partial(
         load_images,
         resolution=config.images.resolution,
         center_crop=config.images.center_crop,
         interpolation=config.images.interpolation,
     )
-    images = read(config.images.train_data_dir)
+    images = read(config.images.train_data_dir, repeats=config.images.repeats, table=table)
     passed_over = f", {len(images.passed_over)} other files passed over" if images.passed_over else ""
     say(f"{len(images.names)} images{passed_over}")
+    for line in images.notes:
+        say(f"note: {line}")
     if config.loss.class_data_dir is None:
         return images, None
     try:

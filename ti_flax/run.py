@@ -14,12 +14,12 @@ import numpy as np
 
 from ti_flax import checkpoint as checkpoints
 from ti_flax import hosts, optim
+from ti_flax.cache import default_cache_dir
 from ti_flax.config import RunConfig
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.diffusion import NoiseSchedule
 from ti_flax.embedding import AddedRows
 from ti_flax.hooks import Progress
-from ti_flax.latents import default_cache_dir
 from ti_flax.learning_rate import Schedule
 from ti_flax.loop import Hook, run_steps
 from ti_flax.materials import Materials, gather
@@ -130,7 +130,7 @@ def _train(config: RunConfig) -> Path:
     config = agree_on_seed(config, saved)
     materials = gather(config)
     # Pictures decide how many steps an epoch has, so only now is the length of the run known.
-    config = settle(config, len(materials.images.names))
+    config = settle(config, sum(materials.images.weights))
     task, schedule = make_task(
         config,
         materials.model,
@@ -175,11 +175,11 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "compiled"))
 
 
-def settle(config: RunConfig, images: int) -> RunConfig:
-    """Fills in the number of steps where the configuration counts epochs."""
+def settle(config: RunConfig, epoch_samples: int) -> RunConfig:
+    """Fills in the number of steps where the configuration counts epochs of so many shown pictures."""
     if config.training.max_train_steps is not None:
         return config
-    steps = math.ceil(images * config.images.repeats / update_samples(config))
+    steps = math.ceil(epoch_samples / update_samples(config))
     return config.replace(max_train_steps=steps * config.training.num_train_epochs)
 
 

@@ -48,7 +48,7 @@ def make_hooks(
     result = partial(result_rows, task)
     made += saving_hooks(config, materials, output_dir, result)
     if config.watching.validation_prompt is not None:
-        every = config.validation_interval(len(materials.images.names))
+        every = config.validation_interval(sum(materials.images.weights))
         draw = previewer(config, task, materials, frozen)
         made.append(hooks.Preview(output_dir, every=every, draw=draw, result=result, writer=writer))
         made.append(

@@ -135,4 +135,5 @@ def _help_of(option: Option) -> str:
     if option.default is None:
         return f"{sentence}. (default: {rule.when_unset})"
     default = str(option.default).lower() if option.kind is bool else option.default
+    default = ", ".join(map(str, default)) if isinstance(default, tuple) else default
     return f"{sentence}. (default: {default})"

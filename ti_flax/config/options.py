@@ -167,10 +167,29 @@ class ConceptOptions(_Options):
 class ImageOptions(_Options):
     """The pictures to learn from, and how they become square."""
 
-    train_data_dir: str = option(
-        metavar="FOLDER_OR_ID",
+    train_data_dir: tuple[str, ...] = option(
+        metavar="SOURCE",
         path=True,
-        help="Folder with the pictures, or a Hub dataset id such as diffusers/cat_toy_example.",
+        help="Where the pictures are: a folder with its sub-folders, a picture, a text file with a path or "
+        "link a line, a link, a dataset on disk, or a Hub dataset id such as diffusers/cat_toy_example",
+    )
+    image_column: str | None = option(
+        None,
+        metavar="NAME",
+        when_unset="the first column of pictures",
+        help="Column of a dataset or metadata file that holds the pictures.",
+    )
+    caption_column: str | None = option(
+        None,
+        metavar="NAME",
+        when_unset="text, caption or txt, if there is one",
+        help="Column of a dataset or metadata file that holds the captions.",
+    )
+    dataset_config_name: str | None = option(
+        None, metavar="NAME", when_unset="the only one", help="Configuration of a dataset that has several."
+    )
+    dataset_split: str | None = option(
+        None, metavar="NAME", when_unset="train, else the first", help="Split of a dataset to learn from."
     )
     resolution: int = option(
         512, above=0, multiple_of=8, help="Side of the square training pictures, in pixels, a multiple of 8."
@@ -182,7 +201,11 @@ class ImageOptions(_Options):
         "bicubic", metavar="NAME", help="Filter used to resize the pictures"
     )
     flip_p: float = option(0.5, at_least=0, at_most=1, help="Probability that a sample is mirrored.")
-    repeats: int = option(100, at_least=1, help="How often an epoch shows every picture.")
+    repeats: tuple[int, ...] = option(
+        (100,),
+        at_least=1,
+        help="How often an epoch shows every picture: one number, or one for each train_data_dir",
+    )
     latents_cache_dir: str | None = option(
         None,
         metavar="FOLDER",

@@ -105,7 +105,8 @@ class RunConfig:
         return (
             f"concept   {concept.placeholder_token} ({concept.learnable_property}, {vectors}), "
             f"starting as {concept.start}\n"
-            f"images    {self.images.train_data_dir} at {self.images.resolution} x {self.images.resolution}\n"
+            f"images    {', '.join(self.images.train_data_dir)} "
+            f"at {self.images.resolution} x {self.images.resolution}\n"
             f"model     {self.model.pretrained_model_name_or_path} in {self.model.compute_dtype}\n"
             f"training  {length}, batch {batch}\n"
             f"optimizer {self.optimizer.optimizer}, learning rate {self.optimizer.learning_rate}, "
@@ -113,22 +114,27 @@ class RunConfig:
             f"output    {self.output.output_dir}"
         )
 
-    def validation_interval(self, images: int) -> int:
-        """Return the steps between two previews of a run on `images` pictures.
+    def validation_interval(self, epoch_samples: int) -> int:
+        """Return the steps between two previews of a run whose epoch shows so many pictures.
 
         `validation_epochs` counts steps as diffusers' script does: an epoch is pictures x repeats.
         """
         if self.watching.validation_epochs is None:
             return self.watching.validation_steps
-        return self.watching.validation_epochs * images * self.images.repeats
+        return self.watching.validation_epochs * epoch_samples
 
     def _flat(self) -> dict[str, typing.Any]:
         return {
-            each.name: list(value) if isinstance(value, tuple) else value
+            each.name: _plain(value) if isinstance(value, tuple) else value
             for group, kind in GROUPS.items()
             for each in options_of(kind)
             for value in [getattr(getattr(self, group), each.name)]
         }
+
+
+def _plain(values: tuple) -> object:
+    """One value of an option that may have several is written as that value."""
+    return values[0] if len(values) == 1 else list(values)
 
 
 GROUPS: dict[str, typing.Any] = {field.name: field.type for field in dataclasses.fields(RunConfig)}
@@ -146,6 +152,13 @@ def missing_options(values: typing.Mapping[str, object]) -> list[str]:
 def _refuse_contradictions(config: RunConfig) -> None:
     refuse_contradictory_rows(config.concept, config.optimizer, config.training.max_train_steps)
     optimizer, output, steps = config.optimizer, config.output, config.training.max_train_steps
+    repeats, sources = config.images.repeats, config.images.train_data_dir
+    if len(repeats) not in (1, len(sources)):
+        raise ConfigError(
+            "repeats",
+            expected=f"one number, or one for each train_data_dir ({len(sources)})",
+            found=f"{len(repeats)} numbers",
+        )
     warms_up = optimizer.lr_scheduler not in WITHOUT_WARMUP
     if warms_up and steps is not None and optimizer.lr_warmup_steps >= steps:
         raise ConfigError(

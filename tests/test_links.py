@@ -1,0 +1,205 @@
+"""Links to pictures, from a server on this machine: limits, refusals, and that nothing is asked twice."""
+
+import http.server
+import io
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ti_flax.errors import DataError
+from ti_flax.images import load_images
+from ti_flax.sources.links import Limits, fetch_picture, kept_file, link_name
+
+HTML = b"<!DOCTYPE html><html><head><title>Log\n in</title></head></html>"
+
+
+def png(shade=0):
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 0, 0)).save(content, "PNG")
+    return content.getvalue()
+
+
+class Site(http.server.BaseHTTPRequestHandler):
+    """Answers by path; what was asked for is in the server's `asked`."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        kind, _, rest = self.path.partition("?")[0].strip("/").partition("/")
+        answer = getattr(self, f"answer_{kind.partition('.')[0]}", None)
+        if answer is None:
+            return self.send_error(404)
+        return answer(rest)
+
+    def send(self, content, media_type="image/png", announced=None):
+        self.send_response(200)
+        self.send_header("Content-Type", media_type)
+        if announced != "":
+            self.send_header("Content-Length", str(announced or len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def answer_ok(self, _):
+        self.send(png(7), "text/html")
+
+    def answer_page(self, _):
+        self.send(HTML, "image/png")
+
+    def answer_text(self, _):
+        self.send(b"not here", "text/plain")
+
+    def answer_empty(self, _):
+        self.send(b"")
+
+    def answer_large(self, _):
+        self.send(bytes(5000))
+
+    def answer_endless(self, _):
+        self.send(bytes(5000), announced="")
+
+    def answer_cut(self, _):
+        self.send(png()[:40], announced=len(png()))
+
+    def answer_broken(self, _):
+        self.send(png()[:-30])
+
+    def answer_slow(self, _):
+        self.send_response(200)
+        self.end_headers()
+        self.server.stopped.wait(5)
+
+    def answer_dribble(self, _):
+        self.send_response(200)
+        self.end_headers()
+        while not self.server.stopped.wait(0.02):
+            self.wfile.write(b"x")
+
+    def answer_hop(self, rest):
+        left = int(rest)
+        self.redirect(f"/hop/{left - 1}" if left else "/ok.png")
+
+    def answer_loop(self, _):
+        self.redirect("/loop")
+
+    def answer_away(self, _):
+        self.redirect("file:///etc/passwd")
+
+    def redirect(self, target):
+        self.send_response(302)
+        self.send_header("Location", target)
+        self.end_headers()
+
+
+@pytest.fixture
+def site(monkeypatch, tmp_path):
+    monkeypatch.setenv("TI_FLAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    server.asked, server.stopped = [], threading.Event()
+    server.handle_error = lambda *_: None  # connections that the client cuts short
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.stopped.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_link_is_a_source_and_is_asked_for_once(site, tmp_path):
+    link = f"{site.url}/ok.png"
+    for _ in range(2):
+        loaded = load_images(link, resolution=8)
+        assert (loaded.names, loaded.paths) == (("ok.png",), (None,))
+        np.testing.assert_array_equal(loaded.pixels[0, 0, 0], (7, 0, 0))
+    assert site.asked == ["/ok.png"]
+    assert kept_file(link).read_bytes() == png(7)
+    assert [path.name for path in (tmp_path / "cache" / "links").iterdir()] == [kept_file(link).name]
+
+
+def test_links_in_a_list(site, tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text(
+        f"{site.url}/ok?a=1\na.png\n{site.url}/ok/caf\u00e9 1.png#x\n", encoding="utf-8"
+    )
+    assert load_images(tmp_path / "list.txt", resolution=8).names == ("ok", "a.png", "caf\u00e9 1.png")
+    assert site.asked == ["/ok?a=1", "/ok/caf%C3%A9%201.png"]
+    assert capsys.readouterr().err == "downloading 2 pictures\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (
+            "page",
+            'expected a picture, found the HTML page "Log in" (image/png, 63 bytes). Give the link',
+        ),
+        ("text", "found something that cannot be decoded as one (text/plain, 8 bytes)"),
+        ("empty", "found nothing (image/png, 0 bytes)"),
+        ("broken", "found something that cannot be decoded as one (image/png,"),
+        ("cut", "expected a whole picture, found only 40 of its"),
+        ("none", "expected a picture, found HTTP status 404 (Not Found)"),
+        ("large", "expected a picture of at most 4 KiB, found 5 KiB. Scale it down"),
+        ("endless", "expected a picture of at most 4 KiB, found more"),
+        ("slow", "expected a picture, found silence for 0.2 s"),
+        ("dribble", "expected a picture within 0.4 s, found"),
+        ("loop", "expected at most 2 redirects, found more, the last to http://127.0.0.1"),
+        ("hop/3", "expected at most 2 redirects, found more"),
+    ],
+)
+def test_what_is_no_picture_within_the_limits(site, path, words):
+    link = f"{site.url}/{path}"
+    began = time.monotonic()
+    with pytest.raises(DataError) as caught:
+        fetch_picture(
+            link, where=link, limits=Limits(content_bytes=4000, silence=0.2, whole=0.4, redirects=2)
+        )
+    assert str(caught.value).startswith(f"{link}: ") and words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 2
+    assert not kept_file(link).exists()
+
+
+def test_a_redirect_to_a_file_is_refused(site):
+    link = f"{site.url}/away"
+    with pytest.raises(
+        DataError, match="expected a picture, found HTTP status 302 .*file:///etc/passwd.* not allowed"
+    ):
+        fetch_picture(link, where=link)
+
+
+def test_a_few_redirects_are_followed(site):
+    link = f"{site.url}/hop/1"
+    assert fetch_picture(link, where=link) == str(kept_file(link))
+
+
+def test_no_server(site):
+    site.shutdown()
+    site.server_close()
+    link = f"{site.url}/ok.png"
+    with pytest.raises(
+        DataError, match=r"found no connection \(.*refused.*\). Check the network and the link"
+    ):
+        fetch_picture(link, where=link)
+
+
+def test_a_picture_that_cannot_be_kept_is_used_all_the_same(site, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TI_FLAX_CACHE", str(tmp_path / "file"))
+    link = f"{site.url}/ok.png"
+    assert fetch_picture(link, where=link) == png(7)
+    assert "Linked pictures are not kept" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("link", "name"),
+    [("http://a.b/c/d.png?x=/y", "d.png"), ("http://a.b/c%20d.png", "c d.png"), ("http://a.b:80/", "a.b:80")],
+)
+def test_names(link, name):
+    assert link_name(link) == name

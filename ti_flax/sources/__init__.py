@@ -1,0 +1,1 @@
+"""Where pictures come from: folders, files, lists, links and datasets."""

@@ -1,0 +1,180 @@
+"""What a value of train_data_dir names: a folder, a picture, a list, a link or a dataset."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ti_flax.errors import DataError
+from ti_flax.messages import say
+from ti_flax.sources.formats import is_picture
+from ti_flax.sources.links import fetch_picture, is_link, kept_file, link_name
+from ti_flax.sources.metadata import NAMES, SUFFIXES, read_rows, read_text
+from ti_flax.sources.picture import Picture
+from ti_flax.sources.table_options import TableOptions
+from ti_flax.sources.tables import BUILDERS, hub_pictures, is_hub_id, is_saved_dataset, local_pictures
+
+_REMEDY = "Set train_data_dir to the folder that holds your pictures."
+_COLUMNS = frozenset(("image_column", "caption_column"))
+_ALL_OPTIONS = frozenset(TableOptions.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one value of train_data_dir names.
+
+    Attributes:
+      pictures: in order.
+      passed_over: names of files in a folder that are no pictures.
+      notes: lines that the user should see.
+      used: names of the `TableOptions` that could make a difference.
+    """
+
+    pictures: tuple[Picture, ...]
+    passed_over: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    used: frozenset[str] = frozenset()
+
+
+def find_pictures(source: str, table: TableOptions) -> Found:
+    """Find out what a value of train_data_dir is, and which pictures it names.
+
+    A folder's sub-folders belong to it: its own files come first, sorted by name, then theirs. What is hidden
+    is skipped, and no folder is read twice, whatever symbolic links lead to it.
+
+    Args:
+      source: a folder, a file, an http(s) link, or, where there is no such folder, a Hub id `owner/name`.
+      table: columns, configuration and split, where it is a dataset or has a metadata file.
+
+    Raises:
+      DataError: nothing of that name, or no pictures in it.
+    """
+    if is_link(source):
+        content = fetch_picture(source, where=f"train_data_dir {source}")
+        return Found((Picture(link_name(source), source, content),))
+    path = Path(source).expanduser()
+    if os.path.isdir(path):
+        return _in_folder(path, table)
+    if os.path.exists(path):
+        return _in_file(path, table)
+    if is_hub_id(source):
+        return Found(tuple(hub_pictures(source, table)), used=_ALL_OPTIONS)
+    raise DataError(f"train_data_dir {path}", found="no such folder or file", remedy=_REMEDY)
+
+
+def _in_folder(folder: Path, table: TableOptions) -> Found:
+    if is_saved_dataset(folder):
+        return Found(tuple(local_pictures(folder, table)), used=_ALL_OPTIONS)
+    files = _files_below(folder, folder, set())
+    paths = [path for path in files if is_picture(path)]
+    if not paths:
+        if any(path.suffix.lower() in BUILDERS for path in files):
+            return Found(tuple(local_pictures(folder, table)), used=_ALL_OPTIONS)
+        raise _no_pictures(folder, files)
+    tables = [path for path in files if path.name in NAMES]
+    captions, notes = _captions(tables, {os.path.normpath(path) for path in paths}, table)
+    names = {path: path.relative_to(folder).as_posix() for path in files}
+    kept = {*paths, *tables}
+    return Found(
+        tuple(
+            Picture(names[path], str(path), str(path), str(path), captions.get(os.path.normpath(path)))
+            for path in paths
+        ),
+        passed_over=tuple(names[path] for path in files if path not in kept),
+        notes=tuple(notes),
+        used=_COLUMNS if tables else frozenset(),
+    )
+
+
+def _files_below(folder: Path, root: Path, seen: set[tuple[int, int]]) -> list[Path]:
+    """Return the files of a folder and of the visible folders below it, each folder once."""
+    try:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return []
+        seen.add((status.st_dev, status.st_ino))
+        paths = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        inside = "" if folder == root else f" (folder {folder})"
+        found = f"{error.strerror or error}{inside}"
+        raise DataError(f"train_data_dir {root}", found=found, remedy=_REMEDY) from error
+    files = [path for path in paths if not path.is_dir()]
+    folders = [path for path in paths if path.is_dir() and not path.name.startswith(".")]
+    # A folder before the links to it, so that its pictures have its name.
+    for below in sorted(folders, key=lambda path: path.is_symlink()):
+        files += _files_below(below, root, seen)
+    return files
+
+
+def _no_pictures(folder: Path, files: list[Path]) -> DataError:
+    found, remedy = "none", "Put three to five pictures of the concept into it."
+    if files:
+        found = f"only other files ({len(files)}, such as {files[0].name})"
+    return DataError(f"train_data_dir {folder}", expected="pictures", found=found, remedy=remedy)
+
+
+def _captions(
+    tables: Iterable[Path], pictures: set[str], table: TableOptions
+) -> tuple[dict[str, str], list[str]]:
+    """Return captions by path, and a line for each table that names files which are not there."""
+    captions, notes = {}, []
+    for path in tables:
+        rows = {os.path.normpath(path.parent / row.file_name): row for row in read_rows(path, table)}
+        stray = [row.file_name for file, row in rows.items() if file not in pictures]
+        if stray:
+            notes.append(f"{path}: {len(stray)} rows name no picture of the folder, such as {stray[0]}")
+        captions |= {file: row.caption for file, row in rows.items() if row.caption is not None}
+    return captions, notes
+
+
+def _in_file(path: Path, table: TableOptions) -> Found:
+    suffix = path.suffix.lower()
+    if suffix in BUILDERS:
+        return Found(tuple(local_pictures(path, table)), used=_ALL_OPTIONS)
+    if suffix in SUFFIXES:
+        rows = read_rows(path, table)
+        pictures = _named([(row.file_name, row.where) for row in rows], path.parent)
+        captioned = [
+            Picture(each.name, each.where, each.content, each.path, row.caption)
+            for each, row in zip(pictures, rows, strict=True)
+        ]
+        return Found(tuple(captioned), used=_COLUMNS)
+    if is_picture(path):
+        return Found((Picture(path.name, str(path), str(path), str(path)),))
+    lines = [(line.strip(), f"{path}:{number}") for number, line in enumerate(_lines(path), start=1)]
+    named = [(line, where) for line, where in lines if line and not line.startswith("#")]
+    if not named:
+        raise DataError(f"train_data_dir {path}", expected="a path or a link a line", found="none")
+    return Found(tuple(_named(named, path.parent)))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return read_text(path).split("\n")
+    except DataError:
+        raise DataError(
+            f"train_data_dir {path}",
+            expected="a folder, a picture, a list of pictures in UTF-8 text, or a dataset",
+            found="a file of another kind",
+            remedy=_REMEDY,
+        ) from None
+
+
+def _named(named: list[tuple[str, str]], folder: Path) -> list[Picture]:
+    """Return pictures by path, relative to a folder, or link, each with the place that names it."""
+    links = {text for text, _ in named if is_link(text)}
+    missing = sum(not kept_file(link).is_file() for link in links)
+    if missing > 1:
+        say(f"downloading {missing} pictures")
+    return [_one(text, folder, where) for text, where in named]
+
+
+def _one(text: str, folder: Path, where: str) -> Picture:
+    if is_link(text):
+        return Picture(link_name(text), text, fetch_picture(text, where=f"{where}: {text}"))
+    path = folder / Path(text).expanduser()
+    if not os.path.isfile(path):
+        found = "a folder" if os.path.isdir(path) else "no such file"
+        remedy = "Paths are relative to the folder of the list."
+        raise DataError(f"{where}: {text}", expected="a picture", found=found, remedy=remedy)
+    return Picture(path.name, str(path), str(path), str(path))

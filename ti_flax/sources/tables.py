@@ -1,0 +1,194 @@
+"""Pictures of the `datasets` library's datasets: on the Hub, in files, or saved by it in a folder."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ti_flax.errors import DataError
+from ti_flax.sources.formats import cause
+from ti_flax.sources.links import fetch_picture, is_link, link_name
+from ti_flax.sources.picture import Picture
+from ti_flax.sources.table_options import TableOptions, caption_column, caption_text, missing_column
+
+# Files whose rows are pictures, and the builder of `datasets` that reads a single one.
+BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def is_hub_id(text: str) -> bool:
+    """Tell what may be `owner/name` on the Hub."""
+    return _HUB_ID.fullmatch(text) is not None
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Tell a folder that `save_to_disk` wrote."""
+    one = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return one or (folder / "dataset_dict.json").is_file()
+
+
+def hub_pictures(dataset_id: str, table: TableOptions) -> list[Picture]:
+    """Download a dataset of the Hub and return its pictures.
+
+    Raises:
+      DataError: no `datasets`, no such dataset, no such configuration, split or column.
+    """
+    remedy = "Run `pip install datasets` to read it as a dataset of the Hub."
+    datasets = _library(f"train_data_dir {dataset_id}", "no such folder", remedy)
+    try:
+        splits = datasets.load_dataset(dataset_id, name=table.dataset_config_name)
+    except Exception as error:  # the Hub's client and `datasets` share no base class
+        if _is_about_configuration(error):
+            raise _which_configuration(error, f"train_data_dir {dataset_id}") from error
+        raise DataError(
+            f"train_data_dir {dataset_id}",
+            found=f"no such folder, and no such dataset could be had from the Hub ({cause(error)})",
+            remedy="Name a folder with pictures; --config configs/demo.yaml runs without the Hub.",
+        ) from error
+    return _pictures(splits, table, dataset_id, folder=None)
+
+
+def local_pictures(path: Path, table: TableOptions) -> list[Picture]:
+    """Return the pictures of a dataset on disk.
+
+    Args:
+      path: a parquet file, a webdataset shard, a folder of such, or one that `save_to_disk` wrote.
+      table: what of it is read.
+
+    Raises:
+      DataError: no `datasets`, it cannot be read, no such configuration, split or column.
+    """
+    where = f"train_data_dir {path}"
+    remedy = "Run `pip install datasets` to read it."
+    datasets = _library(where, "a dataset", remedy)
+    saved = path.is_dir() and is_saved_dataset(path)
+    if table.dataset_config_name is not None and (saved or path.is_file()):
+        found = f"dataset_config_name {table.dataset_config_name}"
+        raise DataError(where, expected="no configuration, as it has one only", found=found)
+    try:
+        if saved:
+            splits = datasets.load_from_disk(str(path))
+        elif path.is_file():
+            builder = BUILDERS[path.suffix.lower()]
+            splits = datasets.load_dataset(builder, data_files={"train": str(path)})
+        else:
+            splits = datasets.load_dataset(str(path), name=table.dataset_config_name)
+    except Exception as error:  # pyarrow, tarfile and `datasets` share no base class
+        if _is_about_configuration(error):
+            raise _which_configuration(error, where) from error
+        found = f"a dataset that cannot be read ({cause(error)})"
+        raise DataError(where, found=found, remedy="Replace it, or name a folder with pictures.") from error
+    folder = path if path.is_dir() else path.parent
+    return _pictures(splits, table, str(path), folder=folder)
+
+
+def _library(where: str, found: str, remedy: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(where, found=found, remedy=remedy) from error
+    return datasets
+
+
+def _is_about_configuration(error: Exception) -> bool:
+    return isinstance(error, ValueError) and "onfig" in str(error)
+
+
+def _which_configuration(error: Exception, where: str) -> DataError:
+    lines = [line for line in str(error).splitlines() if "xample" not in line and "load_dataset" not in line]
+    return DataError(where, found=" ".join(lines), remedy="Set dataset_config_name.")
+
+
+def _pictures(splits: Any, table: TableOptions, where: str, *, folder: Path | None) -> list[Picture]:
+    """Return the rows of one split as pictures, whose bytes are read when they are decoded."""
+    import datasets
+
+    rows = _split(splits, table, where) if isinstance(splits, Mapping) else _unsplit(splits, table, where)
+    if not len(rows):
+        raise DataError(f"train_data_dir {where}", expected="pictures", found="a dataset without rows")
+    name = _image_column(rows.features, table, where)
+    captions = caption_column(list(rows.features), table, f"train_data_dir {where}")
+    try:
+        images = rows.cast_column(name, datasets.Image(decode=False))[name]
+    except Exception as error:  # pyarrow's
+        found = f"{rows.features[name]} in column {name}"
+        remedy = f"Set image_column to one of {', '.join(rows.features)}."
+        raise DataError(f"train_data_dir {where}", expected="pictures", found=found, remedy=remedy) from error
+    texts = rows[captions] if captions else None
+    return [
+        _picture(
+            images,
+            index,
+            where,
+            folder=folder,
+            caption=caption_text(texts[index], f"{where}: row {index + 1}: {captions}") if texts else None,
+        )
+        for index in range(len(images))
+    ]
+
+
+def _split(splits: Mapping[str, Any], table: TableOptions, where: str) -> Any:
+    wanted = table.dataset_split
+    if wanted is None:
+        return splits["train"] if "train" in splits else next(iter(splits.values()))
+    if wanted not in splits:
+        raise DataError(
+            f"train_data_dir {where}",
+            expected=f"the split {wanted}",
+            found=f"splits {', '.join(splits)}",
+            remedy="Set dataset_split to one of them.",
+        )
+    return splits[wanted]
+
+
+def _unsplit(rows: Any, table: TableOptions, where: str) -> Any:
+    if table.dataset_split is not None:
+        found = f"a dataset without splits and dataset_split {table.dataset_split}"
+        raise DataError(f"train_data_dir {where}", expected="no dataset_split", found=found)
+    return rows
+
+
+def _image_column(features: Mapping[str, Any], table: TableOptions, where: str) -> str:
+    """Return the named column, or the first of pictures, or the one called image."""
+    import datasets
+
+    if table.image_column is not None:
+        if table.image_column not in features:
+            raise missing_column(
+                "image_column", table.image_column, list(features), f"train_data_dir {where}"
+            )
+        return table.image_column
+    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    if pictures or "image" in features:
+        return next(iter(pictures), "image")
+    raise DataError(
+        f"train_data_dir {where}",
+        expected="pictures",
+        found=f"a dataset with columns {', '.join(features)}",
+        remedy="Set image_column to one of them.",
+    )
+
+
+def _picture(
+    images: Sequence[Any], index: int, where: str, *, folder: Path | None, caption: str | None
+) -> Picture:
+    row = images[index] or {}
+    named, has_bytes = row.get("path"), row.get("bytes") is not None
+    name = f"image {index}"
+    if named:
+        name = link_name(named) if is_link(named) else Path(named).name
+    full = f"{where}: {name}"
+    if has_bytes:
+        return Picture(name, full, partial(_bytes, images, index), caption=caption)
+    if not named:
+        raise DataError(f"{where}: row {index + 1}", expected="a picture", found="none")
+    if is_link(named):
+        return Picture(name, full, fetch_picture(named, where=f"{where}: {named}"), caption=caption)
+    path = str(folder / named) if folder is not None else named
+    return Picture(name, path, path, path=path, caption=caption)
+
+
+def _bytes(images: Sequence[Any], index: int) -> bytes:
+    return images[index]["bytes"]
