@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ti_flax.errors import ConfigError, DataError
-from ti_flax.images import TrainingImages, load_images
+from ti_flax.images import PictureGroup, TrainingImages, load_images
 from ti_flax.sources.table_options import TableOptions
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -390,7 +390,7 @@ def test_content_hash_follows_pixels_and_shape(tmp_path):
     assert one.content_hash() == load_images(tmp_path, resolution=8).content_hash()
     save(tmp_path, "b.png", 255 - photograph())
     assert one.content_hash() != load_images(tmp_path, resolution=8).content_hash()
-    reshaped = TrainingImages(one.pixels.reshape(4, 4, 4, 3), one.names)
+    reshaped = TrainingImages((PictureGroup(np.arange(4), one.pixels.reshape(4, 4, 4, 3)),), one.names)
     assert one.content_hash() != reshaped.content_hash()
 
 

@@ -190,7 +190,12 @@ def in_buckets(frozen):
     """The first picture in a shape of its own, and with it weights; the others shown twice as often."""
     [bucket], token_ids = frozen["examples"][:2]
     wide = np.concatenate([bucket.posteriors[:1]] * 2, axis=3)
-    first = bucket._replace(posteriors=wide, prompts=bucket.prompts[:1], places=np.array([0], np.int32))
+    first = bucket._replace(
+        posteriors=wide,
+        prompts=bucket.prompts[:1],
+        places=np.array([0], np.int32),
+        loss_weights=np.linspace(0, 2, 64, dtype=np.float32).reshape(1, 2, 4, 8),
+    )
     rest = bucket._replace(
         posteriors=bucket.posteriors[1:], prompts=bucket.prompts[1:], places=np.array([0, 1, 0, 1], np.int32)
     )
@@ -212,8 +217,8 @@ def test_buckets_give_the_same_rows_on_every_number_of_devices(one_device):
     task, frozen, _ = one_device
     frozen = in_buckets(frozen)
     expected, losses, _ = run(task, frozen, [4, 2])
-    split = dataclasses.replace(task, batch_size=2, device_count=4)
-    state, split_losses, _ = run(split, frozen, [6], devices=4)
+    split = dataclasses.replace(task, batch_size=1, device_count=8)
+    state, split_losses, _ = run(split, frozen, [6], devices=8)
     np.testing.assert_allclose(split_losses, losses, rtol=1e-5)
     np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-7)
 

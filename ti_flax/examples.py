@@ -155,15 +155,29 @@ def epoch_places(weights: Sequence[int]) -> np.ndarray:
     Raises:
       ConfigError: the shortest is longer than `MOST_PLACES`.
     """
-    shown = np.asarray(weights, np.int64) // math.gcd(*weights)
-    if shown.sum() > MOST_PLACES:
+    (places,) = weighed_places(weights, [np.arange(len(weights))])
+    return places
+
+
+def weighed_places(weights: Sequence[int], groups: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The `places` of each bucket in the shortest epoch that shows every picture as often as its weight says.
+
+    Args:
+      weights: of all pictures, positive; only their ratios matter.
+      groups: for each bucket the indices of its pictures in `weights`.
+
+    Raises:
+      ConfigError: the shortest is longer than `MOST_PLACES`.
+    """
+    times = np.asarray(weights, np.int64) // math.gcd(*map(int, weights))
+    if times.sum() > MOST_PLACES:
         raise ConfigError(
             "repeats",
             expected=f"proportions that an epoch of at most {MOST_PLACES} pictures can show",
-            found=f"{shown.sum()} in the shortest",
+            found=f"{times.sum()} in the shortest",
             remedy="Round them, as in 100 and 50 for 101 and 51.",
         )
-    return np.repeat(np.arange(len(weights), dtype=np.int32), shown)
+    return [np.repeat(np.arange(len(group), dtype=np.int32), times[group]) for group in groups]
 
 
 def image_index(key: jax.Array, sample: jax.Array, images: int) -> jax.Array:

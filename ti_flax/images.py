@@ -1,15 +1,20 @@
-"""Training pictures: files of any common kind -> square RGB arrays."""
+"""Training pictures: from any source -> RGB arrays of one shape, or of a few."""
 
 import dataclasses
+import functools
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ti_flax.errors import ConfigError, DataError
+from ti_flax.fitting import cropped, fit_to_shape, in_square, squeezed
+from ti_flax.masks import MaskFolder, MaskRules, same_aspect
+from ti_flax.shapes import ChosenShapes, Shape, ShapeRules, choose_shapes
 from ti_flax.sources.duplicates import duplicate_notes
 from ti_flax.sources.find import Found, find_pictures
 from ti_flax.sources.formats import (
@@ -18,8 +23,10 @@ from ti_flax.sources.formats import (
     UNREADABLE_SUFFIXES,
     available,
     cause,
+    is_named_as_picture,
     strict_about_size,
 )
+from ti_flax.sources.picture import Picture
 from ti_flax.sources.table_options import ALL_AS_FOUND, TableOptions
 
 # The names diffusers gives to Pillow's filters; its "linear" and "bilinear" are one filter.
@@ -33,35 +40,70 @@ _FILTERS = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TrainingImages:
-    """Square pictures in the order of their sources and, in a folder, of their names.
+class PictureGroup:
+    """Pictures of one shape.
 
     Attributes:
-      pixels: `[images, resolution, resolution, 3]` uint8 RGB.
+      indices: `[pictures]` int, places in the order of all pictures.
+      pixels: `[pictures, height, width, 3]` uint8 RGB.
+      masks: `[pictures, height, width]` uint8, 255 where the picture counts in the loss; None if everywhere.
+    """
+
+    indices: np.ndarray
+    pixels: np.ndarray
+    masks: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingImages:
+    """Pictures in the order of their sources and, in a folder, of their names, in groups of one shape.
+
+    Attributes:
+      groups: one of squares, or one for each shape that was chosen.
       names: such as the file's, one for each picture.
       passed_over: names of files in the folders that are no picture.
       captions: from a dataset's column or a metadata file, None for a picture that has none.
       weights: how often an epoch shows each picture.
       paths: full path of each picture's file; None for links and rows of datasets.
       notes: what the user should know of them, in lines.
+      shapes: how the shapes were chosen; None if all are squares by default.
+      without_mask: names of pictures that have no mask though masks were asked for.
     """
 
-    pixels: np.ndarray
+    groups: tuple[PictureGroup, ...]
     names: tuple[str, ...]
     passed_over: tuple[str, ...] = ()
     captions: tuple[str | None, ...] = ()
     weights: tuple[int, ...] = ()
     paths: tuple[str | None, ...] = ()
     notes: tuple[str, ...] = ()
+    shapes: ChosenShapes | None = None
+    without_mask: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name, value in (("captions", None), ("weights", 1), ("paths", None)):
             if not getattr(self, name):  # left out: the same for all
                 object.__setattr__(self, name, (value,) * len(self.names))
 
+    @property
+    def pixels(self) -> np.ndarray:
+        """All pictures, `[images, height, width, 3]` uint8; only if they are of one shape."""
+        (group,) = self.groups
+        return group.pixels
+
     def content_hash(self) -> str:
-        """Return the SHA-256, in hexadecimal, of shape and pixels: equal for equal training pictures."""
-        return pixels_hash(self.pixels)
+        """Return the SHA-256, in hexadecimal, of shapes and pixels: equal for equal training pictures."""
+        hashes = [pixels_hash(group.pixels) for group in self.groups]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def shown(self, count: int, side: int) -> np.ndarray:
+        """The first pictures, whole, in white squares where they are none: `[count, side, side, 3]` uint8."""
+        found = {}
+        for group in self.groups:
+            for index, pixels in zip(group.indices, group.pixels, strict=True):
+                if index < count:
+                    found[int(index)] = in_square(pixels, side)
+        return np.stack([found[index] for index in sorted(found)])
 
 
 def pixels_hash(pixels: np.ndarray) -> str:
@@ -79,10 +121,14 @@ def load_images(
     interpolation: str = "bicubic",
     repeats: Sequence[int] = (1,),
     table: TableOptions = ALL_AS_FOUND,
+    shapes: ShapeRules | None = None,
+    into: Shape | None = None,
+    masks: MaskRules | None = None,
 ) -> TrainingImages:
-    """Read pictures from one or several sources, as squares.
+    """Read pictures from one or several sources, as squares or in a few shapes.
 
     Orientation from EXIF is applied; transparent parts become white; of an animation the first frame counts.
+    One picture at a time is held at its full size.
 
     Args:
       train_data_dir: of each source: a folder, with its sub-folders; a picture; a text file that lists paths
@@ -93,10 +139,14 @@ def load_images(
       interpolation: "linear", "bilinear" (the same), "bicubic", "lanczos" or "nearest".
       repeats: how often an epoch shows each picture: of all sources, or one number for each.
       table: columns, configuration and split of datasets and metadata files.
+      shapes: instead of squares, shapes near those of the pictures, which then cover them without squeezing.
+      into: instead of squares, this shape, which all pictures cover without squeezing.
+      masks: where masks come from; they are cut and resized as their pictures are.
 
     Raises:
       ConfigError: the interpolation is unknown, or an option of `table` has nothing it could apply to.
-      DataError: no such source, no pictures, or a picture that cannot be had or decoded.
+      DataError: no such source, no pictures, a picture that cannot be had or decoded, or a mask that does
+        not fit.
     """
     if interpolation not in _FILTERS:
         raise ConfigError("interpolation", expected=", ".join(_FILTERS), found=repr(interpolation))
@@ -104,21 +154,43 @@ def load_images(
     found = [find_pictures(str(source), table) for source in sources]
     _refuse_unused(table, found)
     pictures = [picture for each in found for picture in each.pictures]
-    pixels = np.empty((len(pictures), resolution, resolution, 3), np.uint8)
-    for index, picture in enumerate(pictures):
-        decoded = decode_picture(picture.read(), picture.where)
-        pixels[index] = _square(decoded, resolution, center_crop, _FILTERS[interpolation])
     names = [picture.name for picture in pictures]
+    chosen, fit, members = None, cropped if center_crop else squeezed, [np.arange(len(pictures))]
+    wanted = [Shape(resolution, resolution)]
+    if into is not None:
+        fit, wanted = fit_to_shape, [into]
+    elif shapes is not None:
+        sizes = [_opened(picture, _upright_size) for picture in pictures]
+        chosen, fit = choose_shapes(sizes, resolution, shapes), fit_to_shape
+        wanted = chosen.shapes
+        members = [np.flatnonzero(chosen.of_picture == group) for group in range(len(wanted))]
+    mask_files = _mask_files(pictures, masks, sources)
+    fitted = functools.partial(
+        _fitted, fit=fit, resample=_FILTERS[interpolation], alpha=masks is not None and masks.alpha
+    )
+    groups = tuple(
+        PictureGroup(indices, *fitted([(pictures[index], mask_files[index]) for index in indices], shape))
+        for indices, shape in zip(members, wanted, strict=True)
+    )
     counts = list(repeats) * len(found) if len(repeats) == 1 else repeats
+    wants_masks = masks is not None and masks.folder is not None
     return TrainingImages(
-        pixels,
+        groups,
         tuple(names),
         passed_over=tuple(name for each in found for name in each.passed_over),
         captions=tuple(picture.caption for picture in pictures),
         weights=tuple(count for count, each in zip(counts, found, strict=True) for _ in each.pictures),
         paths=tuple(picture.path for picture in pictures),
-        notes=(*(note for each in found for note in each.notes), *duplicate_notes(pixels, names)),
+        notes=(*(note for each in found for note in each.notes), *duplicate_notes(_in_order(groups), names)),
+        shapes=chosen,
+        without_mask=tuple(name for name, mask in zip(names, mask_files) if wants_masks and mask is None),
     )
+
+
+def _in_order(groups: Iterable[PictureGroup]) -> list[np.ndarray]:
+    """The pixels of all pictures, in the order of the pictures."""
+    found = {int(index): pixels for group in groups for index, pixels in zip(group.indices, group.pixels)}
+    return [found[index] for index in sorted(found)]
 
 
 def _refuse_unused(table: TableOptions, found: Iterable[Found]) -> None:
@@ -130,19 +202,83 @@ def _refuse_unused(table: TableOptions, found: Iterable[Found]) -> None:
             raise ConfigError(name, expected=expected, found="none", remedy=f"Leave {name} out.")
 
 
+def _opened(picture: Picture, convert: Callable[[Image.Image], Any]) -> Any:
+    return _decoded(picture.read(), picture.where, convert)
+
+
+def _mask_files(
+    pictures: Sequence[Picture], masks: MaskRules | None, sources: Iterable[str | Path]
+) -> list[Path | None]:
+    """The mask file of each picture, or None."""
+    if masks is None or masks.folder is None:
+        return [None] * len(pictures)
+    suffixes = {suffix for suffix in Image.registered_extensions() if is_named_as_picture(Path(f"a{suffix}"))}
+    folders = [Path(source).expanduser() for source in sources]
+    folder = MaskFolder(masks.folder.expanduser(), suffixes, [each for each in folders if each.is_dir()])
+    found = [
+        folder.find(Path(picture.name).name if picture.path is None else Path(picture.path).absolute())
+        for picture in pictures
+    ]
+    if not any(found):
+        raise folder.none_found([picture.name for picture in pictures])
+    return found
+
+
+def _fitted(
+    members: Sequence[tuple[Picture, Path | None]],
+    shape: Shape,
+    *,
+    fit: Callable[..., np.ndarray],
+    resample: Image.Resampling,
+    alpha: bool,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Decode pictures and their masks one by one, and bring each at once into its shape."""
+    pixels = np.empty((len(members), *shape, 3), np.uint8)
+    masks = None
+    for index, (source, mask_path) in enumerate(members):
+        picture, mask = _opened(source, _upright_with_alpha)
+        pixels[index] = fit(picture, shape, resample)
+        if mask_path is not None:
+            mask = _mask_for(mask_path, picture.size, source.name)
+        elif not alpha:
+            mask = None
+        if mask is not None:
+            masks = np.full(pixels.shape[:3], 255, np.uint8) if masks is None else masks
+            masks[index] = fit(mask, shape, Image.Resampling.BOX)
+    return pixels, masks
+
+
+def _mask_for(path: Path, size: tuple[int, int], name: str) -> Image.Image:
+    """A mask file at the size of its picture."""
+    mask = _decoded(str(path), str(path), _gray)
+    if not same_aspect(mask.size, size):
+        raise DataError(
+            path,
+            expected=f"a mask of the shape of {name}, {size[0]} x {size[1]} pixels",
+            found=f"{mask.size[0]} x {mask.size[1]}",
+            remedy="A mask may be smaller or larger than its picture, but has to show the same part of it.",
+        )
+    return mask.resize(size, Image.Resampling.BOX)
+
+
 def decode_picture(content: str | bytes, where: str) -> Image.Image:
     """Return the upright RGB picture of a file, given by path or by content.
 
     Raises:
       DataError: it cannot be decoded, or is too large.
     """
+    return _decoded(content, where, lambda image: _rgb(ImageOps.exif_transpose(image)))
+
+
+def _decoded(content: str | bytes, where: str, convert: Callable[[Image.Image], Any]) -> Any:
+    """Open a picture, given by path or by content, and return what is made of it."""
     opened = io.BytesIO(content) if isinstance(content, bytes) else content
     if Path(where).suffix.lower() in UNREADABLE_SUFFIXES:
         raise DataError(where, found="a format that is not read", remedy="Save it as PNG or JPEG.")
     try:
         formats = available(SIGNED_FORMATS + OTHER_FORMATS)
         with strict_about_size(), Image.open(opened, formats=formats) as image:
-            return _rgb(ImageOps.exif_transpose(image))
+            return convert(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = f"at most {Image.MAX_IMAGE_PIXELS} pixels"
         raise DataError(where, expected=limit, found="a larger picture", remedy="Scale it down.") from error
@@ -154,9 +290,39 @@ def decode_picture(content: str | bytes, where: str) -> Image.Image:
         ) from error
 
 
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width after the orientation from EXIF; of most formats only the header is read."""
+    width, height = image.size
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
+
+
+def _upright_with_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """The upright RGB picture, and what is opaque of it in gray, or None if it has no transparency."""
+    upright = ImageOps.exif_transpose(image)
+    alpha = None
+    if upright.has_transparency_data and not _is_deep_gray(upright):
+        alpha = upright.convert("RGBA").getchannel("A")
+    return _rgb(upright), alpha
+
+
+def _gray(image: Image.Image) -> Image.Image:
+    """The upright picture in gray, transparent parts over black."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.has_transparency_data and not _is_deep_gray(upright):
+        over_black = Image.new("RGBA", upright.size, "black")
+        over_black.alpha_composite(upright.convert("RGBA"))
+        return over_black.convert("L")
+    return _rgb(upright).convert("L")
+
+
+def _is_deep_gray(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     """Return any of Pillow's modes as RGB, transparent parts over white."""
-    if image.mode.startswith("I") or image.mode == "F":
+    if _is_deep_gray(image):
         return _eight_bit(image).convert("RGB")
     if image.has_transparency_data:
         over_white = Image.new("RGBA", image.size, "white")
@@ -178,14 +344,3 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     low = min(values.min(), 0.0)
     high = next((scale for scale in scales if values.max() <= scale), values.max())
     return Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8))
-
-
-def _square(image: Image.Image, resolution: int, center_crop: bool, resample: Image.Resampling) -> np.ndarray:
-    """Crop if asked to, then resize: `[resolution, resolution, 3]` uint8, the values of diffusers' script."""
-    pixels = np.asarray(image)
-    if center_crop:
-        height, width = pixels.shape[:2]
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        pixels = pixels[top : top + side, left : left + side]
-    return np.asarray(Image.fromarray(pixels).resize((resolution, resolution), resample))

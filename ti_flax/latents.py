@@ -47,7 +47,7 @@ def encode_posteriors(
     Args:
       vae: the autoencoder; its own dtype gives way to `dtype`.
       params: its parameters, used here alone: the caller may let go of them afterwards.
-      pixels: `[images, resolution, resolution, 3]` uint8.
+      pixels: `[images, height, width, 3]` uint8.
       dtype: dtype of the computation; the result is float32 in any case.
       batch_size: pictures in one call of the encoder; the last is filled up, for one compilation.
       cache_dir: folder the result is kept in and taken from; None keeps nothing.
@@ -59,7 +59,7 @@ def encode_posteriors(
       factor; axis 1 is picture, mirror image.
 
     Raises:
-      ConfigError: the resolution is no multiple of the autoencoder's downsampling.
+      ConfigError: a side is no multiple of the autoencoder's downsampling.
       DataError: the encoder overflowed.
     """
     shape = _posterior_shape(vae, pixels)
@@ -81,12 +81,13 @@ def _posterior_shape(vae: FlaxAutoencoderKL, pixels: np.ndarray) -> tuple[int, .
     images, height, width, _ = pixels.shape
     factor = vae.config.downsampling
     if height % factor or width % factor:
-        nearest = max(factor, round(height / factor) * factor)
+        wrong = height if height % factor else width
+        nearest = max(factor, round(wrong / factor) * factor)
         raise ConfigError(
-            "resolution",
+            "resolution" if height == width else "bucket_reso_steps",
             expected=f"a multiple of {factor}, the downsampling of this model's VAE",
-            found=f"{height}",
-            remedy=f"The nearest is {nearest}.",
+            found=f"{height}" if height == width else f"a side of {wrong} pixels",
+            remedy=f"The nearest is {nearest}." if height == width else f"Use {factor}, or a multiple of it.",
         )
     return images, 2, height // factor, width // factor, 2 * vae.config.latent_channels
 

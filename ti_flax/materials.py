@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from ti_flax.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
-from ti_flax.cache import default_cache_dir
 from ti_flax.checkpoint import tree_digest
 from ti_flax.config import RunConfig
 from ti_flax.embedding import AddedRows, add_rows, check_table
 from ti_flax.embedding_files import checked_width
-from ti_flax.errors import ConfigError, DataError
-from ti_flax.examples import Examples, one_shape, with_class_pictures
+from ti_flax.errors import ConfigError
+from ti_flax.examples import Examples, with_class_pictures
 from ti_flax.export.pipeline import CARRIED
-from ti_flax.images import TrainingImages, load_images
-from ti_flax.latents import encode_posteriors
-from ti_flax.messages import say
+from ti_flax.images import TrainingImages
 from ti_flax.models.attention import Attention
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
-from ti_flax.sources.table_options import TableOptions
 from ti_flax.start import Extra, Start, add_extras, find_start, read_extras
 from ti_flax.step import KEY_IMPLEMENTATION
 from ti_flax.tokens import Concept, add_concept
+from ti_flax.training_pictures import encode_group, make_buckets, read_class_images, read_images
 from ti_flax.training_prompts import chosen_templates, class_prompts, make_prompts
 
 
@@ -77,26 +72,21 @@ def gather(config: RunConfig) -> Materials:
     """Reads tokenizer, images and weights, cheap things that can be wrong first, and encodes the images."""
     words = find_words(config)
     templates = chosen_templates(config)
-    images, class_images = read_pictures(config)
+    images = read_images(config.images)
+    class_images = read_class_images(config, images)
     prompts = make_prompts(config, templates, words.tokenizer, words.concept, images)
     model = read_model(config)
     added = start_rows(config, words, token_table(model))
-    encode = partial(
-        encode_posteriors,
-        model.vae,
-        model.params["vae"],
-        dtype=model.dtype,
-        cache_dir=config.images.latents_cache_dir or default_cache_dir(),
-        progress=partial(tqdm, desc="encoding images and mirror images", unit="", leave=False),
+    buckets = make_buckets(
+        config.images, images, model, prompts=prompts.groups.tolist(), weights=images.weights
     )
-    (bucket,), _, _ = one_shape(
-        encode(images.pixels, names=images.names), prompts.token_ids[0], images.weights
-    )
-    examples = Examples((bucket._replace(prompts=prompts.groups),), prompts.token_ids)
+    examples = Examples(buckets, prompts.token_ids)
     if class_images is not None:
-        class_posteriors = encode(class_images.pixels, names=class_images.names)
+        class_posteriors = [
+            encode_group(config.images, model, each.pixels, each.names) for each in class_images
+        ]
         class_token_ids = class_prompts(config, templates, words.tokenizer, words.concept)
-        examples = with_class_pictures(examples, [class_posteriors], class_token_ids)
+        examples = with_class_pictures(examples, class_posteriors, class_token_ids)
     if config.watching.validation_prompt is None:
         del model.params["vae"]
     return Materials(
@@ -133,35 +123,6 @@ def find_words(config: RunConfig) -> Words:
         tokenizer, placeholder_token=config.concept.placeholder_token, num_vectors=start.num_vectors
     )
     return Words(tokenizer, concept, start, extras, add_extras(tokenizer, extras, concept))
-
-
-def read_pictures(config: RunConfig) -> tuple[TrainingImages, TrainingImages | None]:
-    """Reads the training pictures and, for prior preservation, those of the class."""
-    table = TableOptions(
-        image_column=config.images.image_column,
-        caption_column=config.images.caption_column,
-        dataset_config_name=config.images.dataset_config_name,
-        dataset_split=config.images.dataset_split,
-    )
-    read = partial(
-        load_images,
-        resolution=config.images.resolution,
-        center_crop=config.images.center_crop,
-        interpolation=config.images.interpolation,
-    )
-    images = read(config.images.train_data_dir, repeats=config.images.repeats, table=table)
-    passed_over = f", {len(images.passed_over)} other files passed over" if images.passed_over else ""
-    say(f"{len(images.names)} images{passed_over}")
-    for line in images.notes:
-        say(f"note: {line}")
-    if config.loss.class_data_dir is None:
-        return images, None
-    try:
-        class_images = read(config.loss.class_data_dir)
-    except DataError as error:  # which names the option of the training pictures
-        raise DataError(str(error).replace("train_data_dir", "class_data_dir")) from None
-    say(f"{len(class_images.names)} class pictures")
-    return images, class_images
 
 
 def read_model(config: RunConfig) -> FlaxStableDiffusion:

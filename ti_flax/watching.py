@@ -57,9 +57,11 @@ def make_hooks(
                 last_step=total,
                 draw=draw,
                 prompts=config.watching.validation_prompt,
-                training=materials.images.pixels,
                 start_rows=materials.added.start,
                 result=result,
+                training=materials.images.shown(
+                    max(config.watching.num_validation_images, 5), config.images.resolution
+                ),
             )
         )
     progress = hooks.Progress(start, total, samples=samples, learning_rate=learning_rate)

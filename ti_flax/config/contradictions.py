@@ -1,22 +1,52 @@
-"""Options of the start, the rate and the optimizer that exclude each other."""
+"""Options that exclude or need each other."""
 
-from ti_flax.config.options import ADAM_OPTIONS, SCHEDULE_FREE, ConceptOptions, OptimizerOptions
+from __future__ import annotations
+
+import re
+import typing
+
+from ti_flax.config.options import (
+    ADAM_OPTIONS,
+    SCHEDULE_FREE,
+    WITHOUT_WARMUP,
+    ConceptOptions,
+    HostOptions,
+    ImageOptions,
+    LossOptions,
+    ModelOptions,
+    OptimizerOptions,
+    PromptOptions,
+)
 from ti_flax.config.steps import parse_steps
 from ti_flax.config.values import options_of
 from ti_flax.errors import ConfigError
+
+if typing.TYPE_CHECKING:
+    from ti_flax.config.run_config import RunConfig
 
 # The learning rate that `polynomial` ends at, the reference scheduler's default.
 POLYNOMIAL_LR_END = 1e-7
 
 
-def refuse_contradictory_rows(
-    concept: ConceptOptions, optimizer: OptimizerOptions, max_train_steps: int | None
-) -> None:
+def refuse_contradictions(config: RunConfig) -> None:
     """Raise `ConfigError` for options that cannot both do what they say, with both names."""
-    _refuse_starts(concept)
-    _refuse_rates(optimizer, max_train_steps)
-    _refuse_scheduler_options(optimizer, max_train_steps)
-    _refuse_optimizers(optimizer)
+    steps = config.training.max_train_steps
+    _refuse_starts(config.concept)
+    _refuse_rates(config.optimizer, steps)
+    _refuse_scheduler_options(config.optimizer, steps)
+    _refuse_warmup(config.optimizer, steps)
+    _refuse_optimizers(config.optimizer)
+    _refuse_models(config.model)
+    _refuse_hosts(config.hosts)
+    _refuse_images(config.images)
+    _refuse_prompts(config.prompts)
+    _refuse_losses(config.loss, config.concept.placeholder_token)
+    if config.output.overwrite_output_dir and config.output.resume_from_checkpoint is not None:
+        raise ConfigError(
+            "overwrite_output_dir",
+            expected="not to be given together with resume_from_checkpoint",
+            remedy="One starts again, the other goes on: leave one of them out.",
+        )
 
 
 def _refuse_starts(concept: ConceptOptions) -> None:
@@ -144,4 +174,171 @@ def _refuse_optimizers(optimizer: OptimizerOptions) -> None:
         raise ConfigError(
             f"embedding_norm and optimizer {name} exclude each other",
             remedy="A schedule-free average does not survive rescaling: leave embedding_norm out.",
+        )
+
+
+def _refuse_warmup(optimizer: OptimizerOptions, steps: int | None) -> None:
+    warms_up = optimizer.lr_scheduler not in WITHOUT_WARMUP
+    if warms_up and steps is not None and optimizer.lr_warmup_steps >= steps:
+        raise ConfigError(
+            "lr_warmup_steps",
+            expected=f"fewer than max_train_steps ({steps}) with lr_scheduler {optimizer.lr_scheduler}",
+            found=str(optimizer.lr_warmup_steps),
+            remedy="Lower lr_warmup_steps (0 is no warmup) or raise max_train_steps.",
+        )
+
+
+def _refuse_models(model: ModelOptions) -> None:
+    if model.attention == "cudnn" and model.compute_dtype == "float32":
+        raise ConfigError(
+            "attention",
+            expected="auto, plain or blockwise with mixed_precision no",
+            found="cudnn",
+            remedy="Set mixed_precision to bf16: cuDNN's kernel has no float32.",
+        )
+    if model.rescale_betas_zero_snr and model.prediction_type == "epsilon":
+        raise ConfigError(
+            "rescale_betas_zero_snr",
+            expected="not to be true with prediction_type epsilon",
+            remedy="From pure noise, predicted noise says nothing of the picture: leave one of them out.",
+        )
+
+
+def _refuse_hosts(hosts: HostOptions) -> None:
+    places = {name: getattr(hosts, name) for name in ("coordinator_address", "num_processes", "process_id")}
+    given = [name for name, value in places.items() if value is not None]
+    missing = [name for name, value in places.items() if value is None]
+    if given and (missing or not hosts.multi_host):
+        others = ", ".join(missing) if missing else "multi_host"
+        raise ConfigError(given[0], expected=f"to be given together with {others}")
+    if given and (hosts.process_id or 0) >= (hosts.num_processes or 0):
+        raise ConfigError(
+            "process_id",
+            expected=f"less than num_processes ({hosts.num_processes})",
+            found=str(hosts.process_id),
+        )
+
+
+def _refuse_prompts(prompts: PromptOptions) -> None:
+    if prompts.template_file is not None and prompts.templates is not None:
+        raise ConfigError(
+            "template_file",
+            expected="not to be given together with templates",
+            remedy="One is your own set, the other a built-in one: leave one of them out.",
+        )
+    if (prompts.caption_file is not None) != (prompts.captions == "caption_file"):
+        raise ConfigError(
+            "caption_file",
+            expected="a file together with captions caption_file",
+            found=f"captions {prompts.captions} and {'no' if prompts.caption_file is None else 'a'} file",
+            remedy="Give both or neither.",
+        )
+    if prompts.templates == "caption" and prompts.captions == "none":
+        raise ConfigError(
+            "templates",
+            expected="object or style with captions none",
+            found="caption",
+            remedy="Say with captions where they come from.",
+        )
+    try:
+        re.compile(prompts.filename_pattern or "")
+    except re.error as error:
+        raise ConfigError(
+            "filename_pattern",
+            expected="a regular expression",
+            found=f"{prompts.filename_pattern!r} ({error})",
+        ) from None
+
+
+# Options of the loss that do nothing without another one.
+_NEEDS = {
+    "adaptive_noise_scale": "noise_offset",
+    "multires_noise_discount": "multires_noise_iterations",
+    "class_prompt": "class_data_dir",
+    "prior_loss_weight": "class_data_dir",
+}
+
+
+def _refuse_losses(loss: LossOptions, placeholder_token: str) -> None:
+    for name, needed in _NEEDS.items():
+        if getattr(loss, name) is not None and not getattr(loss, needed):
+            raise ConfigError(
+                name,
+                expected=f"{needed} beside it",
+                found=f"{name} without {needed}",
+                remedy=f"Give {needed} too, or leave {name} out.",
+            )
+    for name in ("huber_c", "huber_schedule"):
+        if getattr(loss, name) is not None and loss.loss_type not in ("huber", "smooth_l1"):
+            raise ConfigError(
+                name,
+                expected="loss_type huber or smooth_l1 beside it",
+                found=f"loss_type {loss.loss_type}",
+                remedy=f"Set loss_type to huber, or leave {name} out.",
+            )
+    if loss.snr_gamma is not None and loss.debiased_estimation_loss:
+        raise ConfigError(
+            "snr_gamma",
+            expected="not to be given together with debiased_estimation_loss",
+            remedy="Both weigh the timesteps: leave one of them out.",
+        )
+    low, high = loss.min_timestep, loss.max_timestep
+    if low is not None and high is not None and low >= high:
+        raise ConfigError(
+            "min_timestep",
+            expected=f"less than max_timestep ({high})",
+            found=str(low),
+            remedy="min_timestep is the first that is trained, max_timestep the first that is not.",
+        )
+    if loss.class_prompt is not None and placeholder_token not in loss.class_prompt:
+        raise ConfigError(
+            "class_prompt",
+            expected=f"a prompt with placeholder_token {placeholder_token} in it",
+            found=repr(loss.class_prompt),
+            remedy="Only the new word learns, so a prompt without it would change nothing.",
+        )
+
+
+def _refuse_images(images: ImageOptions) -> None:
+    repeats, sources = images.repeats, images.train_data_dir
+    if len(repeats) not in (1, len(sources)):
+        raise ConfigError(
+            "repeats",
+            expected=f"one number, or one for each train_data_dir ({len(sources)})",
+            found=f"{len(repeats)} numbers",
+        )
+    if images.enable_bucket and images.center_crop:
+        raise ConfigError(
+            "enable_bucket",
+            expected="not to be given together with center_crop",
+            remedy="center_crop makes squares, enable_bucket keeps other shapes: leave one of them out.",
+        )
+    for name in ("bucket_reso_steps", "max_buckets"):
+        if not images.enable_bucket and getattr(images, name) != getattr(ImageOptions, name):
+            raise ConfigError(
+                name,
+                expected="enable_bucket with it",
+                found="enable_bucket false",
+                remedy=f"Set enable_bucket, or leave {name} out.",
+            )
+    largest = int(images.resolution / 6**0.5)  # the least shape that is no square is 2 x 3 steps
+    if images.enable_bucket and images.bucket_reso_steps > largest:
+        raise ConfigError(
+            "bucket_reso_steps",
+            expected=f"at most {largest // 8 * 8} with resolution {images.resolution}",
+            found=str(images.bucket_reso_steps),
+            remedy="Larger steps leave no shape but the square.",
+        )
+    if images.alpha_mask and images.mask_dir is not None:
+        raise ConfigError(
+            "alpha_mask",
+            expected="not to be given together with mask_dir",
+            remedy="A mask is the picture's alpha channel or a file: leave one of them out.",
+        )
+    if images.unmasked_weight and not images.alpha_mask and images.mask_dir is None:
+        raise ConfigError(
+            "unmasked_weight",
+            expected="alpha_mask or mask_dir with it",
+            found="neither",
+            remedy="Without masks every part counts the same.",
         )

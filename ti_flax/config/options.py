@@ -165,7 +165,7 @@ class ConceptOptions(_Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageOptions(_Options):
-    """The pictures to learn from, and how they become square."""
+    """The pictures to learn from, their shapes and their masks."""
 
     train_data_dir: tuple[str, ...] = option(
         metavar="SOURCE",
@@ -196,6 +196,33 @@ class ImageOptions(_Options):
     )
     center_crop: bool = option(
         False, help="Crop to the central square before resizing, instead of squeezing the whole picture."
+    )
+    enable_bucket: bool = option(
+        False, help="Train in a few shapes near the pictures' own, instead of squares; nothing is squeezed."
+    )
+    bucket_reso_steps: int = option(
+        64,
+        above=0,
+        multiple_of=8,
+        help="Sides of shapes other than the square are multiples of it, in pixels.",
+    )
+    max_buckets: int = option(
+        4,
+        at_least=1,
+        help="Shapes of enable_bucket at most; each is compiled, and those that crop least win.",
+    )
+    alpha_mask: bool = option(
+        False, help="Count each part of a picture in the loss as far as it is opaque, by its alpha channel."
+    )
+    mask_dir: str | None = option(
+        None,
+        metavar="FOLDER",
+        path=True,
+        when_unset="everything counts",
+        help="Folder of masks, white where a picture counts in the loss: NAME.png or NAME-masklabel.png.",
+    )
+    unmasked_weight: float = option(
+        0.0, at_least=0, at_most=1, help="What the black or transparent part of a mask still counts."
     )
     interpolation: Literal["nearest", "linear", "bilinear", "bicubic", "lanczos"] = option(
         "bicubic", metavar="NAME", help="Filter used to resize the pictures"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ti_flax.errors import DataError
+from ti_flax.masks import split_masks
 from ti_flax.messages import say
 from ti_flax.sources.formats import is_picture
 from ti_flax.sources.links import fetch_picture, is_link, kept_file, link_name
@@ -66,7 +67,7 @@ def _in_folder(folder: Path, table: TableOptions) -> Found:
     if is_saved_dataset(folder):
         return Found(tuple(local_pictures(folder, table)), used=_ALL_OPTIONS)
     files = _files_below(folder, folder, set())
-    paths = [path for path in files if is_picture(path)]
+    paths, _ = split_masks(path for path in files if is_picture(path))
     if not paths:
         if any(path.suffix.lower() in BUILDERS for path in files):
             return Found(tuple(local_pictures(folder, table)), used=_ALL_OPTIONS)

@@ -1,0 +1,197 @@
+"""Whole runs in several shapes and with masks, on a tiny model."""
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_run import configure, learned
+from tiny_folder import write_folder, write_pictures
+
+from ti_flax import hooks, run
+from ti_flax.errors import ConfigError
+from ti_flax.loop import Hook
+
+BUCKETS = {"enable_bucket": True, "bucket_reso_steps": 8}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model, squares, and squares with landscapes that have masks."""
+    place = tmp_path_factory.mktemp("buckets")
+    write_folder(place / "model")
+    write_pictures(place / "pictures")
+    write_pictures(place / "mixed", count=2)
+    (place / "masks").mkdir()
+    rng = np.random.default_rng(1)
+    for name in ("wide", "wider"):
+        pixels = rng.integers(0, 256, (6, 9, 3)).astype(np.uint8)
+        Image.fromarray(pixels).resize((90, 60)).save(place / "mixed" / f"{name}.png")
+        mask = np.zeros((60, 90), np.uint8)
+        mask[:, 10:30] = 255
+        Image.fromarray(mask).save(place / "masks" / f"{name}.png")
+    return place
+
+
+def in_shapes(place, output, **changes):
+    options = {"train_data_dir": str(place / "mixed"), "mask_dir": str(place / "masks")} | BUCKETS
+    return configure(place, output, **options | changes)
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """A run in two shapes that nothing interrupts, its compilations and what it said."""
+    messages, said = [], []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger("jax._src.interpreters.pxla")
+    import jax
+
+    logger.addHandler(handler)
+    jax.config.update("jax_log_compiles", True)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ti_flax.materials.say", said.append)
+            folder = run.train(in_shapes(place, place / "whole", max_train_steps=8))
+    finally:
+        jax.config.update("jax_log_compiles", False)
+        logger.removeHandler(handler)
+    return folder, messages, said
+
+
+def test_what_is_said_about_shapes_and_masks(whole):
+    _, _, said = whole
+    assert said == [
+        "4 images",
+        "2 shapes: 32 x 32 (2 pictures), 40 x 24 (2 pictures); 5.0% of the area cropped, at most 10.0% of a "
+        "picture; compiled: one program with 2 branches, the encoder once for each of 2 shapes",
+        "note: 2 pictures have no mask and count wholly: 0.png, 1.png",
+    ]
+
+
+def test_as_many_compilations_as_were_said(whole):
+    _, messages, _ = whole
+    # 8 devices, two pictures of each shape and their mirror images: only the step takes both.
+    steps = [text for text in messages if "float32[8,2,2,8,8,8]" in text and "float32[8,2,2,6,10,8]" in text]
+    assert len(steps) == 1, [text[:200] for text in messages]
+    encoders = [text for text in messages if "uint8[1,32,32,3]" in text or "uint8[1,24,40,3]" in text]
+    assert len(encoders) == 2, [text[:200] for text in messages]
+
+
+def test_masks_weigh_the_places_that_are_left_of_the_picture(place, tmp_path):
+    materials = run.gather(in_shapes(place, tmp_path))
+    square, wide = materials.examples.buckets
+    assert square.loss_weights is None
+    assert wide.posteriors.shape == (2, 2, 6, 10, 8) and wide.loss_weights.shape == (2, 2, 6, 10)
+    assert [bucket.places.tolist() for bucket in (square, wide)] == [[0, 1], [0, 1]]
+    # All 60 rows and 100 columns would cover 40 x 24: so all of 90 columns and the middle 54 rows do. 40 / 90
+    # of a pixel for each, so 10 to 30 are 4.44 to 13.33, a ninth of cell 1 to a third of cell 3 left out.
+    expected = np.array([0, 8 / 9, 1, 1 / 3, 0, 0, 0, 0, 0, 0])
+    for row in wide.loss_weights[0, 0]:
+        np.testing.assert_allclose(row, expected / expected.mean(), atol=0.01)
+    np.testing.assert_array_equal(wide.loss_weights[:, 1], wide.loss_weights[:, 0, :, ::-1])
+
+
+@pytest.mark.parametrize("changes", [{"mask_dir": None}, {"unmasked_weight": 0.3}])
+def test_masks_change_the_rows(place, tmp_path, whole, changes):
+    folder = run.train(in_shapes(place, tmp_path, max_train_steps=8, **changes))
+    found, expected = learned(folder), learned(whole[0])
+    assert np.isfinite(found).all() and (found != expected).any()
+
+
+def test_a_resumed_run_ends_with_the_same_bits(place, tmp_path, whole, monkeypatch):
+    class StopHere(Hook):
+        every = 4
+
+        def reached(self, step, state):
+            raise KeyboardInterrupt
+
+    make_hooks = run.make_hooks
+
+    def with_stop(*arguments):
+        made, progress = make_hooks(*arguments)
+        return [*made, StopHere()], progress
+
+    config = in_shapes(place, tmp_path, max_train_steps=8)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, "make_hooks", with_stop)
+        run.train(config)
+    folder = run.train(config.replace(resume_from_checkpoint="latest", seed=None))
+    assert learned(folder).tobytes() == learned(whole[0]).tobytes()
+
+
+@pytest.fixture(scope="module")
+def squares(place):
+    return learned(run.train(configure(place, place / "squares")))
+
+
+def test_squares_are_trained_as_without_buckets_bit_for_bit(place, tmp_path, squares):
+    folder = run.train(configure(place, tmp_path, **BUCKETS))
+    assert learned(folder).tobytes() == squares.tobytes()
+
+
+def test_masks_that_are_white_all_over_change_nothing(place, tmp_path, squares, monkeypatch):
+    said = []
+    monkeypatch.setattr("ti_flax.materials.say", said.append)
+    (tmp_path / "masks").mkdir()
+    for index in range(3):
+        Image.new("L", (40, 40), "white").save(tmp_path / "masks" / f"{index}.png")
+    folder = run.train(configure(place, tmp_path / "out", mask_dir=str(tmp_path / "masks")))
+    assert learned(folder).tobytes() == squares.tobytes()
+    assert "note: the masks change nothing: every part of every picture counts the same" in said
+
+
+def test_opaque_pictures_with_alpha_change_nothing(place, tmp_path, squares):
+    (tmp_path / "pictures").mkdir()
+    for path in (place / "pictures").iterdir():
+        with Image.open(path) as picture:
+            picture.convert("RGBA").save(tmp_path / "pictures" / path.name)
+    changes = {"train_data_dir": str(tmp_path / "pictures"), "alpha_mask": True}
+    folder = run.train(configure(place, tmp_path / "out", **changes))
+    assert learned(folder).tobytes() == squares.tobytes()
+
+
+def test_previews_stay_square_and_the_sheet_shows_whole_pictures(place, tmp_path, whole, monkeypatch):
+    sheets = []
+    make_sheet = hooks.contact_sheet
+    monkeypatch.setattr(hooks, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
+    changes = {"validation_prompt": "a <thing>", "validation_steps": 8, "num_validation_images": 1}
+    folder = run.train(in_shapes(place, tmp_path, max_train_steps=8, **changes))
+    assert learned(folder).tobytes() == learned(whole[0]).tobytes()
+    (rows,) = sheets
+    assert rows[0][1].shape == (4, 32, 32, 3) and rows[1][1].shape == (1, 32, 32, 3)
+    assert (rows[0][1][2:, 0] == 255).all() and (rows[0][1][:2, 0] != 255).any()
+    with Image.open(folder / "validation" / "step-8.png") as picture:
+        assert picture.size == (32, 32)
+
+
+def test_masks_beside_the_pictures_are_mentioned(place, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("ti_flax.materials.say", said.append)
+    folder = write_pictures(tmp_path / "pictures", count=1)
+    Image.new("L", (40, 40), "white").save(folder / "0-masklabel.png")
+    run.gather(configure(place, tmp_path, train_data_dir=str(folder)))
+    assert said[1] == f"note: 0-masklabel.png and the like are masks, used with --mask_dir {folder}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"enable_bucket": True, "center_crop": True}, "enable_bucket: expected not .* with center_crop"),
+        ({"bucket_reso_steps": 32}, "bucket_reso_steps: expected enable_bucket with it"),
+        ({"max_buckets": 3}, "max_buckets: expected enable_bucket with it"),
+        ({"enable_bucket": True}, "bucket_reso_steps: expected at most 8 with resolution 32, found 64"),
+        ({"enable_bucket": True, "bucket_reso_steps": 12}, "bucket_reso_steps: expected .* a multiple of 8"),
+        ({"alpha_mask": True, "mask_dir": "x"}, "alpha_mask: expected not .* together with mask_dir"),
+        ({"unmasked_weight": 0.1}, "unmasked_weight: expected alpha_mask or mask_dir with it"),
+        ({"alpha_mask": True, "unmasked_weight": 1.1}, "unmasked_weight: expected a number .*<= 1"),
+    ],
+)
+def test_contradictions_are_refused_with_both_names(place, tmp_path, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        configure(place, tmp_path, **changes)
+
+
+def test_the_header_says_that_there_are_shapes(place, tmp_path):
+    assert "at 32 x 32\n" in configure(place, tmp_path).describe()
+    assert "the area of 32 x 32, in at most 4 shapes" in in_shapes(place, tmp_path).describe()

@@ -1,0 +1,152 @@
+"""Shapes that pictures of many aspect ratios are trained in: few, because each is compiled by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+# The longer side of a shape over its shorter one, at most; what is longer than that is cropped.
+LARGEST_RATIO = 2
+# Area that another shape has to save, in pictures, before it is worth a compilation.
+_WORTH = 1e-6
+
+
+class Shape(NamedTuple):
+    """Height and width in pixels."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeRules:
+    """Which shapes there may be.
+
+    Attributes:
+      reso_steps: pixels by which sides differ.
+      max_shapes: how many at most.
+    """
+
+    reso_steps: int
+    max_shapes: int
+
+
+@dataclass(frozen=True)
+class ChosenShapes:
+    """Shapes, and which of them each picture takes.
+
+    Attributes:
+      shapes: from the tallest to the widest; each is some picture's.
+      of_picture: `[pictures]` int, indices of `shapes`.
+      cropped: `[pictures]` float, the part of each picture's area that does not fit into its shape.
+      enlarged: `[pictures]` float, pixels of the shape along a pixel of the picture; above 1 none is gained.
+    """
+
+    shapes: tuple[Shape, ...]
+    of_picture: np.ndarray
+    cropped: np.ndarray
+    enlarged: np.ndarray
+
+    def describe(self) -> str:
+        """One line: the shapes with their pictures, what is cropped, and what is compiled."""
+        counts = np.bincount(self.of_picture, minlength=len(self.shapes))
+        listed = ", ".join(
+            f"{shape} ({count} picture{'s' if count > 1 else ''})"
+            for shape, count in zip(self.shapes, counts)
+        )
+        lost = f"{self.cropped.mean():.1%} of the area cropped, at most {self.cropped.max():.1%} of a picture"
+        several = len(self.shapes) > 1
+        program = f"one program with {len(self.shapes)} branches" if several else "one program"
+        encoder = f"the encoder once for each of {len(self.shapes)} shapes" if several else "the encoder once"
+        return f"{len(self.shapes)} shape{'s' * several}: {listed}; {lost}; compiled: {program}, {encoder}"
+
+
+def possible_shapes(resolution: int, reso_steps: int) -> list[Shape]:
+    """The square, and for every width the highest shape of no more than the square's area, tallest first.
+
+    Args:
+      resolution: side of the square.
+      reso_steps: sides of the other shapes are multiples of it.
+
+    Returns:
+      Shapes of different ratios of at most `LARGEST_RATIO`.
+    """
+    shapes = {1.0: Shape(resolution, resolution)}
+    for width in range(reso_steps, LARGEST_RATIO * resolution, reso_steps):
+        height = resolution**2 // width // reso_steps * reso_steps
+        for shape in (Shape(height, width), Shape(width, height)):
+            if height == width or max(shape) > LARGEST_RATIO * min(shape):
+                continue
+            ratio = shape.width / shape.height
+            shapes[ratio] = max(shape, shapes.get(ratio, shape))
+    return [shapes[ratio] for ratio in sorted(shapes)]
+
+
+def lost_area(sizes: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
+    """The part of each picture that is outside, once it covers a shape: `[pictures, shapes]` in [0, 1).
+
+    Args:
+      sizes: `[pictures, 2]` height and width.
+      shapes: to be covered.
+    """
+    heights, widths = np.asarray(sizes, np.float64).T[:, :, None]
+    targets = np.asarray(shapes, np.float64)
+    ratio = (widths * targets[:, 0]) / (heights * targets[:, 1])
+    return 1 - np.minimum(ratio, 1 / ratio)
+
+
+def choose_shapes(sizes: Sequence[tuple[int, int]], resolution: int, rules: ShapeRules) -> ChosenShapes:
+    """Chooses the shapes that lose least to cropping, and no more of them than lessen the loss.
+
+    The least loss is found exactly: ratios lie on a line, and a picture loses least in the nearest shape on
+    one of its sides, so that the best set that ends in a shape extends the best that ends in an earlier one.
+
+    Args:
+      sizes: height and width of each picture.
+      resolution: side of the square; no shape has more area.
+      rules: which shapes there may be.
+    """
+    possible = possible_shapes(resolution, rules.reso_steps)
+    loss = lost_area(np.asarray(sizes), possible)
+    found = _best_sets(loss, np.asarray(sizes, np.float64), possible, rules.max_shapes)
+    least = min(total for _, total in found)
+    best = next(shapes for shapes, total in found if total <= least + _WORTH)
+    kept = loss[:, list(best)]
+    taken, of_picture = np.unique(kept.argmin(axis=1), return_inverse=True)
+    shapes = tuple(possible[best[index]] for index in taken)
+    covering = np.asarray(shapes, np.float64)[of_picture] / np.asarray(sizes)
+    return ChosenShapes(shapes, of_picture, kept.min(axis=1), covering.max(axis=1))
+
+
+def _best_sets(
+    loss: np.ndarray, sizes: np.ndarray, possible: Sequence[Shape], most: int
+) -> list[tuple[tuple[int, ...], float]]:
+    """The best sets of 1, 2, ... `most` shapes, each with its loss summed over the pictures."""
+    ratios = np.array([shape.width / shape.height for shape in possible])
+    # Shapes below this index are taller than the picture, and it is at least as tall as all others.
+    place = np.searchsorted(ratios, sizes[:, 1] / sizes[:, 0])
+    count = len(possible)
+    first = np.array([loss[place <= b, b].sum() for b in range(count)])
+    last = np.array([loss[place > b, b].sum() for b in range(count)])
+    between = np.full((count, count), np.inf)
+    for a in range(count):
+        for b in range(a + 1, count):
+            inside = (place > a) & (place <= b)
+            between[a, b] = np.minimum(loss[inside, a], loss[inside, b]).sum()
+    sets: list[tuple[int, ...]] = [(b,) for b in range(count)]
+    ends = first
+    found = []
+    for _ in range(min(most, count)):
+        end = int(np.argmin(ends + last))
+        found.append((sets[end], float(ends[end] + last[end])))
+        extended = ends[:, None] + between
+        before = extended.argmin(axis=0)
+        ends = extended.min(axis=0)
+        sets = [(*sets[a], b) for b, a in enumerate(before)]
+    return found

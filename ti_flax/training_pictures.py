@@ -1,0 +1,140 @@
+"""The pictures of a run as the options say: read, encoded, and put into buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ti_flax.cache import default_cache_dir
+from ti_flax.config import RunConfig
+from ti_flax.config.options import ImageOptions
+from ti_flax.errors import DataError
+from ti_flax.examples import Bucket, weighed_places
+from ti_flax.images import PictureGroup, TrainingImages, load_images
+from ti_flax.latents import encode_posteriors
+from ti_flax.masks import MASK_SUFFIX, MaskRules, loss_weights
+from ti_flax.messages import say
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+from ti_flax.shapes import Shape, ShapeRules
+from ti_flax.sources.table_options import TableOptions
+
+
+def read_images(options: ImageOptions) -> TrainingImages:
+    """Reads the training pictures, and says what was found."""
+    shapes = ShapeRules(reso_steps=options.bucket_reso_steps, max_shapes=options.max_buckets)
+    folder = Path(options.mask_dir) if options.mask_dir is not None else None
+    images = load_images(
+        options.train_data_dir,
+        resolution=options.resolution,
+        center_crop=options.center_crop,
+        interpolation=options.interpolation,
+        repeats=options.repeats,
+        table=TableOptions(
+            image_column=options.image_column,
+            caption_column=options.caption_column,
+            dataset_config_name=options.dataset_config_name,
+            dataset_split=options.dataset_split,
+        ),
+        shapes=shapes if options.enable_bucket else None,
+        masks=MaskRules(alpha=options.alpha_mask, folder=folder),
+    )
+    passed_over = f", {len(images.passed_over)} other files passed over" if images.passed_over else ""
+    say(f"{len(images.names)} images{passed_over}")
+    for line in images.notes:
+        say(f"note: {line}")
+    if images.shapes is not None:
+        say(images.shapes.describe())
+        if enlarged := int((images.shapes.enlarged > 1).sum()):
+            say(f"note: {enlarged} pictures are smaller than their shape and are enlarged")
+    say_masks(options, images)
+    return images
+
+
+def read_class_images(config: RunConfig, images: TrainingImages) -> list[TrainingImages] | None:
+    """Reads the pictures of the word's class, once for each shape of the training pictures."""
+    if config.loss.class_data_dir is None:
+        return None
+    options = config.images
+    read = partial(
+        load_images,
+        config.loss.class_data_dir,
+        resolution=options.resolution,
+        center_crop=options.center_crop,
+        interpolation=options.interpolation,
+    )
+    shapes = [None] if images.shapes is None else [_shape(group) for group in images.groups]
+    try:
+        found = [read(into=shape) for shape in shapes]
+    except DataError as error:  # which names the option of the training pictures
+        raise DataError(str(error).replace("train_data_dir", "class_data_dir")) from None
+    say(f"{len(found[0].names)} class pictures")
+    return found
+
+
+def _shape(group: PictureGroup) -> Shape:
+    _, height, width, _ = group.pixels.shape
+    return Shape(height, width)
+
+
+def say_masks(options: ImageOptions, images: TrainingImages) -> None:
+    """Says which masks are missing or not used."""
+    unused = [name for name in images.passed_over if Path(name).stem.endswith(MASK_SUFFIX)]
+    if unused and options.mask_dir is None:
+        say(f"note: {unused[0]} and the like are masks, used with --mask_dir {options.train_data_dir[0]}")
+    if images.without_mask:
+        listed = ", ".join(images.without_mask[:5]) + (", ..." if len(images.without_mask) > 5 else "")
+        say(f"note: {len(images.without_mask)} pictures have no mask and count wholly: {listed}")
+
+
+def make_buckets(
+    options: ImageOptions,
+    images: TrainingImages,
+    model: FlaxStableDiffusion,
+    *,
+    prompts: Sequence[int],
+    weights: Sequence[int],
+) -> tuple[Bucket, ...]:
+    """Encodes the pictures of each shape, and turns their masks into weights.
+
+    Args:
+      options: of masks and of the cache.
+      images: in groups of one shape.
+      model: whose VAE is used.
+      prompts: for each picture the group of token ids that describes it.
+      weights: for each picture how often it is shown; only the ratios matter.
+    """
+    places = weighed_places(weights, [group.indices for group in images.groups])
+    buckets = []
+    for group, shown in zip(images.groups, places, strict=True):
+        names = [images.names[index] for index in group.indices]
+        posteriors = encode_group(options, model, group.pixels, names)
+        weighed = None
+        if group.masks is not None:
+            factor = model.vae.config.downsampling
+            weighed = loss_weights(
+                group.masks, factor=factor, unmasked_weight=options.unmasked_weight, names=names
+            )
+        buckets.append(Bucket(posteriors, np.asarray(prompts, np.int32)[group.indices], shown, weighed))
+    masked = options.alpha_mask or options.mask_dir is not None
+    if masked and all(bucket.loss_weights is None for bucket in buckets):
+        say("note: the masks change nothing: every part of every picture counts the same")
+    return tuple(buckets)
+
+
+def encode_group(
+    options: ImageOptions, model: FlaxStableDiffusion, pixels: np.ndarray, names: Sequence[str]
+) -> np.ndarray:
+    """The posteriors of pictures of one shape, `[pictures, 2, height, width, 2 * channels]` float32."""
+    return encode_posteriors(
+        model.vae,
+        model.params["vae"],
+        pixels,
+        dtype=model.dtype,
+        cache_dir=options.latents_cache_dir or default_cache_dir(),
+        progress=partial(tqdm, desc="encoding images and mirror images", unit="", leave=False),
+        names=names,
+    )
