@@ -107,7 +107,7 @@ def configure(place, output, **changes):
 def gathered(config, output):
     """What a run learns from and the step it takes, and the files it would write with rows of zeros."""
     found = materials.gather(config)
-    task, _ = run.make_task(config, found.model, found.concept.token_ids[0], devices=1)
+    task, _ = run.make_task(config, found.model, found.concept.token_ids[0], added=found.added, devices=1)
     output.mkdir()
     rows = np.zeros((1, found.model.text_encoder.config.hidden_size), np.float32)
     export(config, found, rows, output, samples=1, rate=1e-3)
@@ -171,7 +171,7 @@ def test_notes_on_a_single_file_are_said(place, tmp_path, monkeypatch, capsys):
     state = original_layout.original_state(load_stable_diffusion(place / "model"), second=False)
     file = original_layout.save(tmp_path / "m.safetensors", state | original_layout.averaged(state))
     monkeypatch.setattr(
-        materials, "load_images", lambda *a, **b: (_ for _ in ()).throw(ConfigError("far enough"))
+        materials, "read_images", lambda *a, **b: (_ for _ in ()).throw(ConfigError("far enough"))
     )
     changes = {"pretrained_model_name_or_path": str(file), "config_name": str(place / "model")}
     with pytest.raises(ConfigError, match="far enough"):

@@ -51,7 +51,7 @@ def whole(place):
     jax.config.update("jax_log_compiles", True)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ti_flax.materials.say", said.append)
+            patch.setattr("ti_flax.training_pictures.say", said.append)
             folder = run.train(in_shapes(place, place / "whole", max_train_steps=8))
     finally:
         jax.config.update("jax_log_compiles", False)
@@ -84,9 +84,10 @@ def test_masks_weigh_the_places_that_are_left_of_the_picture(place, tmp_path):
     assert square.loss_weights is None
     assert wide.posteriors.shape == (2, 2, 6, 10, 8) and wide.loss_weights.shape == (2, 2, 6, 10)
     assert [bucket.places.tolist() for bucket in (square, wide)] == [[0, 1], [0, 1]]
-    # All 60 rows and 100 columns would cover 40 x 24: so all of 90 columns and the middle 54 rows do. 40 / 90
-    # of a pixel for each, so 10 to 30 are 4.44 to 13.33, a ninth of cell 1 to a third of cell 3 left out.
-    expected = np.array([0, 8 / 9, 1, 1 / 3, 0, 0, 0, 0, 0, 0])
+    # All 90 columns and the middle 54 rows cover 40 x 24, so columns 10 to 30 of the mask are 4.44 to 13.33.
+    # Pillow's box counts a column whole or not at all: of column 4, from 9 to 11.25, it takes 9 and 10, of
+    # which one is white, and of column 13, from 29.25 to 31.5, one of three.
+    expected = np.array([0, 3.5 / 4, 1, (1 + 1 / 3) / 4, 0, 0, 0, 0, 0, 0])
     for row in wide.loss_weights[0, 0]:
         np.testing.assert_allclose(row, expected / expected.mean(), atol=0.01)
     np.testing.assert_array_equal(wide.loss_weights[:, 1], wide.loss_weights[:, 0, :, ::-1])
@@ -132,7 +133,7 @@ def test_squares_are_trained_as_without_buckets_bit_for_bit(place, tmp_path, squ
 
 def test_masks_that_are_white_all_over_change_nothing(place, tmp_path, squares, monkeypatch):
     said = []
-    monkeypatch.setattr("ti_flax.materials.say", said.append)
+    monkeypatch.setattr("ti_flax.training_pictures.say", said.append)
     (tmp_path / "masks").mkdir()
     for index in range(3):
         Image.new("L", (40, 40), "white").save(tmp_path / "masks" / f"{index}.png")
@@ -167,7 +168,7 @@ def test_previews_stay_square_and_the_sheet_shows_whole_pictures(place, tmp_path
 
 def test_masks_beside_the_pictures_are_mentioned(place, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("ti_flax.materials.say", said.append)
+    monkeypatch.setattr("ti_flax.training_pictures.say", said.append)
     folder = write_pictures(tmp_path / "pictures", count=1)
     Image.new("L", (40, 40), "white").save(folder / "0-masklabel.png")
     run.gather(configure(place, tmp_path, train_data_dir=str(folder)))
