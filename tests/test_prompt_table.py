@@ -26,7 +26,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def concept(tokenizer):
-    return add_concept(tokenizer, placeholder_token="<cat>", initializer_token="toy", num_vectors=2)
+    return add_concept(tokenizer, placeholder_token="<cat>", num_vectors=2)
 
 
 WORD = "<cat> <cat>_1"
