@@ -56,6 +56,13 @@ def test_missing_text_files_are_counted(tmp_path):
     )
 
 
+def test_neither_a_folder_nor_the_picture_is_a_caption(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    (tmp_path / "a.png").write_text("pixels")
+    assert "none for 1 of 1, first a.png" in error_of(captions_beside, pictures(tmp_path, "a.png"))
+    assert "a .png file" in error_of(captions_beside, pictures(tmp_path, "a.png"), ["png"])
+
+
 def test_another_encoding_names_the_file(tmp_path):
     (tmp_path / "a.txt").write_bytes("naïve".encode("latin1"))
     message = error_of(captions_beside, pictures(tmp_path, "a.png"))
