@@ -17,7 +17,8 @@ from tiny_models import FAMILIES, SD1, SD2
 from ti_flax.errors import WeightsError
 from ti_flax.models.clip_text import CLIPTextConfig
 from ti_flax.models.model_source import ModelSource
-from ti_flax.models.single_file import open_single_file, open_vae_file
+from ti_flax.models.original_names import dotted
+from ti_flax.models.single_file import index_file, open_single_file, open_vae_file
 from ti_flax.models.stable_diffusion import (
     COMPONENTS,
     load_stable_diffusion,
@@ -206,6 +207,16 @@ def test_configs_of_released_models_are_worked_out(released, family):
     assert scheduler | expected == scheduler | {"_diffusers_version": expected["_diffusers_version"]}
     assert file.second == (family == "sd2")
     assert (file.notes == ()) == (family == "sd1")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dots_come_back_into_averaged_names_of_released_models(released, family):
+    prefix = "model.diffusion_model."
+    names = [name.removeprefix(prefix) for name in index_file(released / f"{family}.safetensors")]
+    names = [name for name in names if name.startswith(("input", "middle", "output", "time", "out"))]
+    assert len(names) == 686
+    for name in names:
+        assert dotted(name.replace(".", "")) == name
 
 
 def test_what_a_second_model_predicts_is_said_or_asked(released, tmp_path):
