@@ -49,7 +49,7 @@ def default(each: Option) -> str:
         return "required"
     if each.default is None:
         return cell(each.rule.when_unset)
-    return cell(str(each.default).lower() if each.kind is bool else str(each.default))
+    return cell(each.default_text)
 
 
 def meaning(each: Option) -> str:

@@ -134,6 +134,4 @@ def _help_of(option: Option) -> str:
         return f"{sentence}. (required)"
     if option.default is None:
         return f"{sentence}. (default: {rule.when_unset})"
-    default = str(option.default).lower() if option.kind is bool else option.default
-    default = ", ".join(map(str, default)) if isinstance(default, tuple) else default
-    return f"{sentence}. (default: {default})"
+    return f"{sentence}. (default: {option.default_text})"

@@ -74,6 +74,13 @@ class Option:
         return self.rule.metavar or "|".join(self.choices) or _METAVARS[self.kind]
 
     @property
+    def default_text(self) -> str:
+        """The default, where there is one, as a person would write it."""
+        if self.kind is bool:
+            return str(self.default).lower()
+        return ", ".join(map(str, self.default if isinstance(self.default, tuple) else (self.default,)))
+
+    @property
     def expected(self) -> str:
         """The values allowed, as a phrase that follows "expected"."""
         phrase = f"one of {', '.join(self.choices)}" if self.choices else _KINDS[self.kind]
