@@ -1,8 +1,10 @@
+import dataclasses
+
 import jax
 import numpy as np
-import optax
 import pytest
 
+from ti_flax import optim
 from ti_flax.checkpoint import (
     Checkpoint,
     check_same_run,
@@ -10,6 +12,7 @@ from ti_flax.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     optimizer_leaves,
+    restore_mean,
     restore_optimizer,
     save_checkpoint,
     tree_digest,
@@ -22,7 +25,7 @@ FINGERPRINT = {"concept": "<cat> from cat", "model": "abc", "images": "def"}
 
 
 def make_optimizer(learned=3):
-    inner = optax.adamw(1e-3)
+    inner = optim.make_optimizer("adamw", lambda step: 1e-3, arguments={"weight_decay": 1e-2})
     return mask_rows(inner, np.arange(3) < learned)
 
 
@@ -45,6 +48,20 @@ def test_everything_comes_back_with_its_bits(tmp_path):
         assert loaded.optimizer[path].tobytes() == leaf.tobytes()
     state = restore_optimizer(make_optimizer().init(ROWS), loaded.optimizer, folder)
     assert optimizer_leaves(state).keys() == saved.optimizer.keys()
+
+
+def test_an_average_comes_back_just_where_one_is_kept(tmp_path):
+    without = load_checkpoint(save_checkpoint(tmp_path / "a", make_checkpoint()))
+    saved = dataclasses.replace(make_checkpoint(), mean_rows=ROWS * 2)
+    folder = save_checkpoint(tmp_path / "b", saved)
+    kept = load_checkpoint(folder)
+    assert restore_mean(ROWS, kept, folder).tobytes() == (ROWS * 2).tobytes()
+    assert restore_mean(None, without, folder) is None
+    for fresh, other in ((None, kept), (ROWS, without)):
+        with pytest.raises(
+            CheckpointError, match="Resume with the use_ema that the checkpoint was made with"
+        ):
+            restore_mean(fresh, other, folder)
 
 
 def test_only_the_newest_are_kept_and_the_order_is_numeric(tmp_path):

@@ -25,8 +25,8 @@ from ti_flax.timesteps import TimestepRules
 AXIS = "devices"
 # Pinned, because the bits of a run must not depend on a JAX flag.
 KEY_IMPLEMENTATION = "threefry2x32"
-# Folded into the run's key for the order of buckets.
-BUCKETS = 1
+# Folded into the run's key for the order of buckets; large, as steps are folded into other keys.
+BUCKETS = 0x7C1A0004
 
 
 class TrainState(NamedTuple):
