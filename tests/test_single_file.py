@@ -398,3 +398,14 @@ def test_a_file_without_an_autoencoder(tmp_path):
     file = original_layout.save(tmp_path / "file.safetensors", {"lora_up": MATRIX})
     with pytest.raises(WeightsError, match="expected a VAE .* found 1 other tensors such as lora_up"):
         open_vae_file(file)
+
+
+def test_a_safetensors_header_of_128_bytes_is_no_pickle(tmp_path):
+    from safetensors.numpy import save_file
+
+    for length in range(1, 200):
+        save_file({"x" * length: np.zeros(2, np.float32)}, tmp_path / "m.safetensors")
+        if (tmp_path / "m.safetensors").read_bytes()[0] == 0x80:
+            break
+    assert (tmp_path / "m.safetensors").read_bytes()[:1] == b"\x80"
+    assert list(index_file(tmp_path / "m.safetensors")) == ["x" * length]

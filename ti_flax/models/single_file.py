@@ -77,13 +77,14 @@ def index_file(path: pathlib.Path) -> dict[str, StoredTensor]:
             beginning = file.read(64)
     except OSError as error:
         raise WeightsError(path, expected="a file that can be read", found=str(error)) from None
+    # Asked first: a header of 128 bytes begins as a pickle does.
+    if beginning[8:9] == b"{":
+        return index_safetensors(path)
     if is_torch_file(beginning):
         content = read_torch(path)
         if isinstance(content, dict) and _EMBEDDING_NAMES & content.keys():
             raise _other(path, "a learned embedding", "Name the model that it belongs to.")
         return named_tensors(content, path)
-    if beginning[8:9] == b"{":
-        return index_safetensors(path)
     raise damaged(path, "safetensors or PyTorch", f"it begins with {beginning[:12]!r}")
 
 
