@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ti_flax.errors import ConfigError
-from ti_flax.examples import epoch_places, image_index, one_shape
+from ti_flax.examples import epoch_places, image_index, one_shape, weighed_places
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,9 @@ def test_an_epoch_that_is_too_long_is_refused():
         ConfigError, match=r"^repeats: expected proportions .*1000000 .*found 2000001 in the shortest"
     ):
         epoch_places((2_000_000, 1))
+
+
+def test_places_of_buckets_keep_the_proportions_between_them():
+    found = weighed_places((200, 100, 300, 100), [np.array([1, 2]), np.array([0, 3])])
+    assert [places.tolist() for places in found] == [[0, 1, 1, 1], [0, 0, 1]]
+    assert all(places.dtype == np.int32 for places in found)

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from ti_flax.errors import ConfigError, DataError
+from ti_flax.fitting import fit_to_shape
 from ti_flax.images import PictureGroup, TrainingImages, load_images
+from ti_flax.shapes import Shape, ShapeRules
 from ti_flax.sources.table_options import TableOptions
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -471,3 +473,27 @@ def test_a_folder_goes_before_a_hub_dataset(tmp_path, monkeypatch, unreachable_h
     Path("someone/cats").mkdir(parents=True)
     save(Path("someone/cats"), "a.png", checkered())
     np.testing.assert_array_equal(only("someone/cats"), checkered())
+
+
+def test_pictures_near_the_same_shape_are_grouped_in_order(tmp_path):
+    for name, size in {"a.png": (60, 90), "b.png": (50, 50), "c.png": (30, 45), "d.png": (90, 60)}.items():
+        save(tmp_path, name, photograph(*size))
+    loaded = load_images(tmp_path, resolution=32, shapes=ShapeRules(reso_steps=8, max_shapes=2))
+    assert loaded.names == ("a.png", "b.png", "c.png", "d.png")
+    assert [group.indices.tolist() for group in loaded.groups] == [[1, 3], [0, 2]]
+    assert [group.pixels.shape for group in loaded.groups] == [(2, 32, 32, 3), (2, 24, 40, 3)]
+    with Image.open(tmp_path / "c.png") as picture:
+        expected = fit_to_shape(picture, Shape(24, 40), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(loaded.groups[1].pixels[1], expected)
+    assert loaded.shown(3, 32).shape == (3, 32, 32, 3)
+    np.testing.assert_array_equal(loaded.shown(3, 32)[1], loaded.groups[0].pixels[0])
+    into = load_images(tmp_path, resolution=32, into=Shape(24, 40))
+    np.testing.assert_array_equal(into.pixels[[0, 2]], loaded.groups[1].pixels)
+
+
+def test_squares_are_the_same_with_shapes_and_without(tmp_path):
+    for name, side in {"a.png": 50, "b.png": 33}.items():
+        save(tmp_path, name, photograph(side, side))
+    plain = load_images(tmp_path, resolution=24)
+    found = load_images(tmp_path, resolution=24, shapes=ShapeRules(reso_steps=8, max_shapes=4))
+    assert found.content_hash() == plain.content_hash()

@@ -58,9 +58,9 @@ def test_unmasked_weight_is_what_black_counts_beside_white():
     assert loss_weights(half()[None], factor=4, unmasked_weight=1.0) is None
 
 
-@pytest.mark.parametrize("level", [255, 100, 1])
+@pytest.mark.parametrize("level", [255, 100, 29, 1])
 def test_masks_that_are_the_same_all_over_change_nothing(level):
-    assert loss_weights(np.full((3, 24, 8), level, np.uint8), factor=8) is None
+    assert loss_weights(np.full((3, 24, 24), level, np.uint8), factor=8) is None
 
 
 @pytest.mark.parametrize("unmasked_weight", [0.0, 0.5])
@@ -171,6 +171,18 @@ def test_same_aspect(size, other, same):
     assert same_aspect(size, other) is same and same_aspect(other, size) is same
 
 
+def test_masks_in_a_sub_folder_of_the_pictures_are_not_learned_from(tmp_path):
+    gray(tmp_path / "pictures", "1.png", half())
+    gray(tmp_path / "pictures" / "masks", "1.png", half(side="right"))
+    rules = MaskRules(folder=tmp_path / "pictures" / "masks")
+    loaded = load_images(tmp_path / "pictures", resolution=8, masks=rules)
+    assert loaded.names == ("1.png",)
+    np.testing.assert_array_equal(loaded.groups[0].masks, [half(side="right")])
+    (tmp_path / "pictures" / "1.png").unlink()
+    with pytest.raises(DataError, match="^mask_dir .*: expected masks, found all the pictures"):
+        load_images(tmp_path / "pictures", resolution=8, masks=rules)
+
+
 # Geometry
 
 
@@ -203,6 +215,8 @@ def test_masks_go_the_way_of_their_pictures(tmp_path, size, how, orientation):
     [group] = loaded.groups
     green, mask = group.pixels[0, ..., 1].astype(int), group.masks[0].astype(int)
     assert mask.shape == group.pixels.shape[1:3] and 0 < mask.mean() < 255
+    if how == "shapes":  # the upright picture's
+        assert np.sign(mask.shape[1] - mask.shape[0]) == np.sign(size[1] - size[0])
     # Bicubic and box differ along edges alone.
     assert ((green > 127) != (mask > 127)).mean() < 0.03
     weights = loss_weights(group.masks, factor=4)[0, 0]

@@ -86,6 +86,7 @@ def test_one_line_says_shapes_pictures_losses_and_compilations():
         "2 shapes: 512 x 512 (5 pictures), 640 x 384 (1 picture); 1.7% of the area cropped, at most 10.0% of "
         "a picture; compiled: one program with 2 branches, the encoder once for each of 2 shapes"
     )
+    assert "; 1 enlarged, at most 2 times; compiled: " in chosen([SQUARE, (256, 256)]).describe()
     assert chosen([SQUARE]).describe().endswith("compiled: one program, the encoder once")
 
 

@@ -151,7 +151,8 @@ def load_images(
     if interpolation not in _FILTERS:
         raise ConfigError("interpolation", expected=", ".join(_FILTERS), found=repr(interpolation))
     sources = [train_data_dir] if isinstance(train_data_dir, str | Path) else list(train_data_dir)
-    found = [find_pictures(str(source), table) for source in sources]
+    folder = None if masks is None else masks.folder
+    found = [_without_masks(find_pictures(str(source), table), source, folder) for source in sources]
     _refuse_unused(table, found)
     pictures = [picture for each in found for picture in each.pictures]
     names = [picture.name for picture in pictures]
@@ -200,6 +201,24 @@ def _refuse_unused(table: TableOptions, found: Iterable[Found]) -> None:
             kind = "dataset or metadata file" if name.endswith("column") else "dataset"
             expected = f"a {kind} in train_data_dir"
             raise ConfigError(name, expected=expected, found="none", remedy=f"Leave {name} out.")
+
+
+def _without_masks(found: Found, source: str | Path, folder: Path | None) -> Found:
+    """What was found, less the folder of the masks if it is one of the source's sub-folders."""
+    if folder is None or not folder.expanduser().is_dir():
+        return found
+    inside, root = folder.expanduser().resolve(), Path(source).expanduser().resolve()
+    if inside == root or not inside.is_relative_to(root):
+        return found
+    pictures = tuple(
+        picture
+        for picture in found.pictures
+        if picture.path is None or not Path(picture.path).resolve().is_relative_to(inside)
+    )
+    if not pictures:
+        remedy = "Set mask_dir to a folder of masks alone."
+        raise DataError(f"mask_dir {folder}", expected="masks", found="all the pictures", remedy=remedy)
+    return dataclasses.replace(found, pictures=pictures)
 
 
 def _opened(picture: Picture, convert: Callable[[Image.Image], Any]) -> Any:

@@ -133,7 +133,7 @@ def loss_weights(
         raise DataError(
             names[empty[0]] if names else f"picture {empty[0] + 1}",
             expected="a mask with something white (or opaque) in it",
-            found=f"only black (or transparent) where the picture is not cropped ({empty.size} pictures)",
+            found="only black (or transparent) where the picture is not cropped",
             remedy="White is what is learned: invert the mask, or take the picture out.",
         )
     weights = unmasked_weight + (1 - unmasked_weight) * counted

@@ -61,6 +61,8 @@ class ChosenShapes:
             for shape, count in zip(self.shapes, counts)
         )
         lost = f"{self.cropped.mean():.1%} of the area cropped, at most {self.cropped.max():.1%} of a picture"
+        if (self.enlarged > 1).any():
+            lost += f"; {(self.enlarged > 1).sum()} enlarged, at most {self.enlarged.max():.2g} times"
         several = len(self.shapes) > 1
         program = f"one program with {len(self.shapes)} branches" if several else "one program"
         encoder = f"the encoder once for each of {len(self.shapes)} shapes" if several else "the encoder once"

@@ -48,8 +48,6 @@ def read_images(options: ImageOptions) -> TrainingImages:
         say(f"note: {line}")
     if images.shapes is not None:
         say(images.shapes.describe())
-        if enlarged := int((images.shapes.enlarged > 1).sum()):
-            say(f"note: {enlarged} pictures are smaller than their shape and are enlarged")
     say_masks(options, images)
     return images
 
@@ -86,8 +84,8 @@ def say_masks(options: ImageOptions, images: TrainingImages) -> None:
     if unused and options.mask_dir is None:
         say(f"note: {unused[0]} and the like are masks, used with --mask_dir {options.train_data_dir[0]}")
     if images.without_mask:
-        listed = ", ".join(images.without_mask[:5]) + (", ..." if len(images.without_mask) > 5 else "")
-        say(f"note: {len(images.without_mask)} pictures have no mask and count wholly: {listed}")
+        more = f", and {len(images.without_mask) - 5} more" if len(images.without_mask) > 5 else ""
+        say(f"note: without a mask, and counted wholly: {', '.join(images.without_mask[:5])}{more}")
 
 
 def make_buckets(
