@@ -2,6 +2,7 @@
 
 import logging
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,7 +29,7 @@ def place(tmp_path_factory):
         pixels = rng.integers(0, 256, (6, 9, 3)).astype(np.uint8)
         Image.fromarray(pixels).resize((90, 60)).save(place / "mixed" / f"{name}.png")
         mask = np.zeros((60, 90), np.uint8)
-        mask[:, 10:30] = 255
+        mask[:, 18:36] = 255
         Image.fromarray(mask).save(place / "masks" / f"{name}.png")
     return place
 
@@ -40,42 +41,52 @@ def in_shapes(place, output, **changes):
 
 @pytest.fixture(scope="module")
 def whole(place):
-    """A run in two shapes that nothing interrupts, its compilations and what it said."""
-    messages, said = [], []
+    """A run in two shapes with previews that nothing interrupts: its compilations, sheets and words."""
+    messages, said, sheets = [], [], []
+    make_sheet = hooks.contact_sheet
+    previews = {"validation_prompt": "a <thing>", "validation_steps": 4, "num_validation_images": 1}
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
     logger = logging.getLogger("jax._src.interpreters.pxla")
-    import jax
-
     logger.addHandler(handler)
     jax.config.update("jax_log_compiles", True)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("ti_flax.training_pictures.say", said.append)
-            folder = run.train(in_shapes(place, place / "whole", max_train_steps=8))
+            patch.setattr(hooks, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
+            folder = run.train(in_shapes(place, place / "whole", max_train_steps=4, **previews))
     finally:
         jax.config.update("jax_log_compiles", False)
         logger.removeHandler(handler)
-    return folder, messages, said
+    return folder, messages, said, sheets
 
 
 def test_what_is_said_about_shapes_and_masks(whole):
-    _, _, said = whole
+    _, _, said, _ = whole
     assert said == [
         "4 images",
         "2 shapes: 32 x 32 (2 pictures), 40 x 24 (2 pictures); 5.0% of the area cropped, at most 10.0% of a "
         "picture; compiled: one program with 2 branches, the encoder once for each of 2 shapes",
-        "note: 2 pictures have no mask and count wholly: 0.png, 1.png",
+        "note: without a mask, and counted wholly: 0.png, 1.png",
     ]
 
 
 def test_as_many_compilations_as_were_said(whole):
-    _, messages, _ = whole
+    _, messages, _, _ = whole
     # 8 devices, two pictures of each shape and their mirror images: only the step takes both.
     steps = [text for text in messages if "float32[8,2,2,8,8,8]" in text and "float32[8,2,2,6,10,8]" in text]
     assert len(steps) == 1, [text[:200] for text in messages]
     encoders = [text for text in messages if "uint8[1,32,32,3]" in text or "uint8[1,24,40,3]" in text]
     assert len(encoders) == 2, [text[:200] for text in messages]
+
+
+def test_previews_stay_square_and_the_sheet_shows_whole_pictures(whole):
+    folder, _, _, [rows] = whole
+    training, before = rows[0][1], rows[1][1]
+    assert training.shape == (4, 32, 32, 3) and before.shape == (1, 32, 32, 3)
+    assert (training[2:, 0] == 255).all() and (training[:2, 0] != 255).any()
+    with Image.open(folder / "validation" / "step-4.png") as picture:
+        assert picture.size == (32, 32)
 
 
 def test_masks_weigh_the_places_that_are_left_of_the_picture(place, tmp_path):
@@ -84,25 +95,21 @@ def test_masks_weigh_the_places_that_are_left_of_the_picture(place, tmp_path):
     assert square.loss_weights is None
     assert wide.posteriors.shape == (2, 2, 6, 10, 8) and wide.loss_weights.shape == (2, 2, 6, 10)
     assert [bucket.places.tolist() for bucket in (square, wide)] == [[0, 1], [0, 1]]
-    # All 90 columns and the middle 54 rows cover 40 x 24, so columns 10 to 30 of the mask are 4.44 to 13.33.
-    # Pillow's box counts a column whole or not at all: of column 4, from 9 to 11.25, it takes 9 and 10, of
-    # which one is white, and of column 13, from 29.25 to 31.5, one of three.
-    expected = np.array([0, 3.5 / 4, 1, (1 + 1 / 3) / 4, 0, 0, 0, 0, 0, 0])
-    for row in wide.loss_weights[0, 0]:
-        np.testing.assert_allclose(row, expected / expected.mean(), atol=0.01)
+    # All of 90 columns covers 40, so 18 to 36 are 8 to 16: two cells of 4.
+    expected = [0, 0, 5, 5, 0, 0, 0, 0, 0, 0]
+    np.testing.assert_allclose(wide.loss_weights[:, 0], np.broadcast_to(expected, (2, 6, 10)))
     np.testing.assert_array_equal(wide.loss_weights[:, 1], wide.loss_weights[:, 0, :, ::-1])
 
 
-@pytest.mark.parametrize("changes", [{"mask_dir": None}, {"unmasked_weight": 0.3}])
-def test_masks_change_the_rows(place, tmp_path, whole, changes):
-    folder = run.train(in_shapes(place, tmp_path, max_train_steps=8, **changes))
-    found, expected = learned(folder), learned(whole[0])
-    assert np.isfinite(found).all() and (found != expected).any()
+def test_unmasked_weight_reaches_the_examples(place, tmp_path):
+    _, wide = run.gather(in_shapes(place, tmp_path, unmasked_weight=0.5)).examples.buckets
+    ratio = wide.loss_weights[0, 0, 0] / wide.loss_weights[0, 0, 0, 2]
+    np.testing.assert_allclose(ratio, [0.5, 0.5, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
 
 
-def test_a_resumed_run_ends_with_the_same_bits(place, tmp_path, whole, monkeypatch):
+def test_a_resumed_run_without_previews_ends_with_the_same_bits(place, tmp_path, whole):
     class StopHere(Hook):
-        every = 4
+        every = 2
 
         def reached(self, step, state):
             raise KeyboardInterrupt
@@ -113,7 +120,7 @@ def test_a_resumed_run_ends_with_the_same_bits(place, tmp_path, whole, monkeypat
         made, progress = make_hooks(*arguments)
         return [*made, StopHere()], progress
 
-    config = in_shapes(place, tmp_path, max_train_steps=8)
+    config = in_shapes(place, tmp_path, max_train_steps=4)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(run, "make_hooks", with_stop)
         run.train(config)
@@ -126,44 +133,29 @@ def squares(place):
     return learned(run.train(configure(place, place / "squares")))
 
 
-def test_squares_are_trained_as_without_buckets_bit_for_bit(place, tmp_path, squares):
-    folder = run.train(configure(place, tmp_path, **BUCKETS))
-    assert learned(folder).tobytes() == squares.tobytes()
-
-
-def test_masks_that_are_white_all_over_change_nothing(place, tmp_path, squares, monkeypatch):
+def test_squares_are_trained_as_without_buckets_and_white_masks_change_nothing(place, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("ti_flax.training_pictures.say", said.append)
     (tmp_path / "masks").mkdir()
     for index in range(3):
         Image.new("L", (40, 40), "white").save(tmp_path / "masks" / f"{index}.png")
-    folder = run.train(configure(place, tmp_path / "out", mask_dir=str(tmp_path / "masks")))
-    assert learned(folder).tobytes() == squares.tobytes()
-    assert "note: the masks change nothing: every part of every picture counts the same" in said
+    plain = run.train(configure(place, tmp_path / "plain"))
+    folder = run.train(configure(place, tmp_path / "out", mask_dir=str(tmp_path / "masks"), **BUCKETS))
+    assert learned(folder).tobytes() == learned(plain).tobytes()
+    assert said[-1] == "note: the masks change nothing: every part of every picture counts the same"
 
 
-def test_opaque_pictures_with_alpha_change_nothing(place, tmp_path, squares):
+def test_opaque_pictures_with_alpha_give_the_examples_of_pictures_without(place, tmp_path):
     (tmp_path / "pictures").mkdir()
     for path in (place / "pictures").iterdir():
         with Image.open(path) as picture:
             picture.convert("RGBA").save(tmp_path / "pictures" / path.name)
     changes = {"train_data_dir": str(tmp_path / "pictures"), "alpha_mask": True}
-    folder = run.train(configure(place, tmp_path / "out", **changes))
-    assert learned(folder).tobytes() == squares.tobytes()
-
-
-def test_previews_stay_square_and_the_sheet_shows_whole_pictures(place, tmp_path, whole, monkeypatch):
-    sheets = []
-    make_sheet = hooks.contact_sheet
-    monkeypatch.setattr(hooks, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
-    changes = {"validation_prompt": "a <thing>", "validation_steps": 8, "num_validation_images": 1}
-    folder = run.train(in_shapes(place, tmp_path, max_train_steps=8, **changes))
-    assert learned(folder).tobytes() == learned(whole[0]).tobytes()
-    (rows,) = sheets
-    assert rows[0][1].shape == (4, 32, 32, 3) and rows[1][1].shape == (1, 32, 32, 3)
-    assert (rows[0][1][2:, 0] == 255).all() and (rows[0][1][:2, 0] != 255).any()
-    with Image.open(folder / "validation" / "step-8.png") as picture:
-        assert picture.size == (32, 32)
+    opaque = run.gather(configure(place, tmp_path, **changes)).examples
+    plain = run.gather(configure(place, tmp_path)).examples
+    assert jax.tree.structure(opaque) == jax.tree.structure(plain)
+    for one, other in zip(jax.tree.leaves(opaque), jax.tree.leaves(plain), strict=True):
+        assert one.dtype == other.dtype and one.tobytes() == other.tobytes()
 
 
 def test_masks_beside_the_pictures_are_mentioned(place, tmp_path, monkeypatch):
