@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a virtual environment (in $VENV, else .venv-dev), installs what the tests need, and runs
-# format, lint, types, layers and tests. Arguments go to pytest: `scripts/test.sh -m slow`.
+# format, lint, types, layers and tests, two files at a time. Arguments go to pytest: `scripts/test.sh -m slow`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${VENV:-.venv-dev}
@@ -10,4 +10,4 @@ venv=${VENV:-.venv-dev}
 "$venv/bin/ruff" check .
 "$venv/bin/lint-imports"
 "$venv/bin/pyright" --pythonpath "$venv/bin/python"
-"$venv/bin/python" -m pytest "$@"
+"$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"

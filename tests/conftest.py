@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, a compilation cache, and the folders tests import from."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -15,6 +16,7 @@ os.environ.setdefault("HF_HOME", str(Path(tempfile.gettempdir()) / "ti_flax-test
 os.environ.setdefault("TI_FLAX_CACHE", str(Path(tempfile.gettempdir()) / "ti_flax-tests-cache"))
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 for folder in (ROOT, ROOT / "scripts", ROOT / "demo", ROOT / "benchmarks", ROOT / "tests"):
@@ -24,3 +26,11 @@ for folder in (ROOT, ROOT / "scripts", ROOT / "demo", ROOT / "benchmarks", ROOT 
 jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "ti_flax-tests-jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_threefry_partitionable", True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_file():
+    """Lets go of compiled programs: each maps memory, and a process that has 65,530 maps crashes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
