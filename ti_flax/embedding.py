@@ -94,7 +94,7 @@ def average(
     """
     warming = (1.0 + step) / (10.0 + step)
     decay = jnp.where(step == 0, 0.0, jnp.minimum(rules.ema_decay or 0.0, warming))
-    return jnp.where(jnp.asarray(trainable)[:, None], mean - (1.0 - decay) * (mean - rows), mean)
+    return jnp.where(jnp.asarray(trainable)[:, None], rows + decay * (mean - rows), mean)
 
 
 def spread_rows(source: np.ndarray, num_vectors: int) -> np.ndarray:
