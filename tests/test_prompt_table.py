@@ -68,6 +68,7 @@ def test_captions_without_the_word_follow_every_template(concept):
     )
     assert made.description == "2 different captions x 27 templates: 27 variants of each"
     assert made.origins["a photo of a <cat> <cat>_1, blue"] == "1.png"
+    assert made.origins["a photo of a <cat> <cat>_1, red"] == "0.png"  # the first of two
 
 
 def test_captions_of_a_style_stand_before_its_manner(concept):
