@@ -98,12 +98,7 @@ class TrainingImages:
 
     def shown(self, count: int, side: int) -> np.ndarray:
         """The first pictures, whole, in white squares where they are none: `[count, side, side, 3]` uint8."""
-        found = {}
-        for group in self.groups:
-            for index, pixels in zip(group.indices, group.pixels, strict=True):
-                if index < count:
-                    found[int(index)] = in_square(pixels, side)
-        return np.stack([found[index] for index in sorted(found)])
+        return np.stack([in_square(pixels, side) for pixels in _in_order(self.groups)[:count]])
 
 
 def pixels_hash(pixels: np.ndarray) -> str:

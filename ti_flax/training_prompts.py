@@ -102,11 +102,7 @@ def read_captions(options: PromptOptions, images: TrainingImages) -> tuple[str, 
     Raises:
       DataError: one is missing or cannot be read.
     """
-    nothing = (None,) * len(images.names)
-    pictures = [
-        Picture(*each)
-        for each in zip(images.names, images.paths or nothing, images.captions or nothing, strict=True)
-    ]
+    pictures = [Picture(*each) for each in zip(images.names, images.paths, images.captions, strict=True)]
     if options.captions == "files":
         return captions_beside(pictures, options.caption_extension)
     if options.captions == "filename":
