@@ -128,6 +128,16 @@ def test_a_resumed_run_without_previews_ends_with_the_same_bits(place, tmp_path,
     assert learned(folder).tobytes() == learned(whole[0]).tobytes()
 
 
+def test_class_pictures_have_every_shape_of_the_training_pictures(place, tmp_path):
+    write_pictures(tmp_path / "class", count=2)
+    plain = run.gather(in_shapes(place, tmp_path)).examples
+    found = run.gather(in_shapes(place, tmp_path, class_data_dir=str(tmp_path / "class"))).examples
+    assert [each.posteriors.shape for each in found.class_buckets] == [
+        (2, *each.posteriors.shape[1:]) for each in plain.buckets
+    ]
+    assert [each.places.tolist() for each in found.class_buckets] == [[0, 1], [0, 1]]
+
+
 @pytest.fixture(scope="module")
 def squares(place):
     return learned(run.train(configure(place, place / "squares")))

@@ -117,7 +117,7 @@ def load_images(
     repeats: Sequence[int] = (1,),
     table: TableOptions = ALL_AS_FOUND,
     shapes: ShapeRules | None = None,
-    into: Shape | None = None,
+    into: Sequence[Shape] = (),
     masks: MaskRules | None = None,
 ) -> TrainingImages:
     """Read pictures from one or several sources, as squares or in a few shapes.
@@ -135,7 +135,7 @@ def load_images(
       repeats: how often an epoch shows each picture: of all sources, or one number for each.
       table: columns, configuration and split of datasets and metadata files.
       shapes: instead of squares, shapes near those of the pictures, which then cover them without squeezing.
-      into: instead of squares, this shape, which all pictures cover without squeezing.
+      into: instead of squares, these shapes, each of which all pictures cover without squeezing.
       masks: where masks come from; they are cut and resized as their pictures are.
 
     Raises:
@@ -151,22 +151,14 @@ def load_images(
     _refuse_unused(table, found)
     pictures = [picture for each in found for picture in each.pictures]
     names = [picture.name for picture in pictures]
-    chosen, fit, members = None, cropped if center_crop else squeezed, [np.arange(len(pictures))]
-    wanted = [Shape(resolution, resolution)]
-    if into is not None:
-        fit, wanted = fit_to_shape, [into]
-    elif shapes is not None:
-        sizes = [_opened(picture, _upright_size) for picture in pictures]
-        chosen, fit = choose_shapes(sizes, resolution, shapes), fit_to_shape
-        wanted = chosen.shapes
-        members = [np.flatnonzero(chosen.of_picture == group) for group in range(len(wanted))]
+    plan = _planned(pictures, resolution, center_crop=center_crop, shapes=shapes, into=into)
     mask_files = _mask_files(pictures, masks, sources)
     fitted = functools.partial(
-        _fitted, fit=fit, resample=_FILTERS[interpolation], alpha=masks is not None and masks.alpha
+        _fitted, fit=plan.fit, resample=_FILTERS[interpolation], alpha=masks is not None and masks.alpha
     )
     groups = tuple(
         PictureGroup(indices, *fitted([(pictures[index], mask_files[index]) for index in indices], shape))
-        for indices, shape in zip(members, wanted, strict=True)
+        for indices, shape in zip(plan.members, plan.shapes, strict=True)
     )
     counts = list(repeats) * len(found) if len(repeats) == 1 else repeats
     wants_masks = masks is not None and masks.folder is not None
@@ -178,9 +170,37 @@ def load_images(
         weights=tuple(count for count, each in zip(counts, found, strict=True) for _ in each.pictures),
         paths=tuple(picture.path for picture in pictures),
         notes=(*(note for each in found for note in each.notes), *duplicate_notes(_in_order(groups), names)),
-        shapes=chosen,
+        shapes=plan.chosen,
         without_mask=tuple(name for name, mask in zip(names, mask_files) if wants_masks and mask is None),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """The shapes that pictures get, the indices of each shape's pictures, and how they get it."""
+
+    shapes: Sequence[Shape]
+    members: Sequence[np.ndarray]
+    fit: Callable[..., np.ndarray]
+    chosen: ChosenShapes | None = None
+
+
+def _planned(
+    pictures: Sequence[Picture],
+    resolution: int,
+    *,
+    center_crop: bool,
+    shapes: ShapeRules | None,
+    into: Sequence[Shape],
+) -> _Plan:
+    everything = np.arange(len(pictures))
+    if into:
+        return _Plan(into, [everything] * len(into), fit_to_shape)
+    if shapes is not None:
+        chosen = choose_shapes([_opened(each, _upright_size) for each in pictures], resolution, shapes)
+        members = [np.flatnonzero(chosen.of_picture == group) for group in range(len(chosen.shapes))]
+        return _Plan(chosen.shapes, members, fit_to_shape, chosen)
+    return _Plan([Shape(resolution, resolution)], [everything], cropped if center_crop else squeezed)
 
 
 def _in_order(groups: Iterable[PictureGroup]) -> list[np.ndarray]:

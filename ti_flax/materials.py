@@ -83,7 +83,8 @@ def gather(config: RunConfig) -> Materials:
     examples = Examples(buckets, prompts.token_ids)
     if class_images is not None:
         class_posteriors = [
-            encode_group(config.images, model, each.pixels, each.names) for each in class_images
+            encode_group(config.images, model, group.pixels, class_images.names)
+            for group in class_images.groups
         ]
         class_token_ids = class_prompts(config, templates, words.tokenizer, words.concept)
         examples = with_class_pictures(examples, class_posteriors, class_token_ids)

@@ -14,7 +14,7 @@ from ti_flax.config import RunConfig
 from ti_flax.config.options import ImageOptions
 from ti_flax.errors import DataError
 from ti_flax.examples import Bucket, weighed_places
-from ti_flax.images import PictureGroup, TrainingImages, load_images
+from ti_flax.images import TrainingImages, load_images
 from ti_flax.latents import encode_posteriors
 from ti_flax.masks import MASK_SUFFIX, MaskRules, loss_weights
 from ti_flax.messages import say
@@ -52,30 +52,23 @@ def read_images(options: ImageOptions) -> TrainingImages:
     return images
 
 
-def read_class_images(config: RunConfig, images: TrainingImages) -> list[TrainingImages] | None:
-    """Reads the pictures of the word's class, once for each shape of the training pictures."""
+def read_class_images(config: RunConfig, images: TrainingImages) -> TrainingImages | None:
+    """Reads the pictures of the word's class, all of them in each shape of the training pictures."""
     if config.loss.class_data_dir is None:
         return None
-    options = config.images
-    read = partial(
-        load_images,
-        config.loss.class_data_dir,
-        resolution=options.resolution,
-        center_crop=options.center_crop,
-        interpolation=options.interpolation,
-    )
-    shapes = [None] if images.shapes is None else [_shape(group) for group in images.groups]
+    shapes = [] if images.shapes is None else [Shape(*group.pixels.shape[1:3]) for group in images.groups]
     try:
-        found = [read(into=shape) for shape in shapes]
+        found = load_images(
+            config.loss.class_data_dir,
+            resolution=config.images.resolution,
+            center_crop=config.images.center_crop,
+            interpolation=config.images.interpolation,
+            into=shapes,
+        )
     except DataError as error:  # which names the option of the training pictures
         raise DataError(str(error).replace("train_data_dir", "class_data_dir")) from None
-    say(f"{len(found[0].names)} class pictures")
+    say(f"{len(found.names)} class pictures")
     return found
-
-
-def _shape(group: PictureGroup) -> Shape:
-    _, height, width, _ = group.pixels.shape
-    return Shape(height, width)
 
 
 def say_masks(options: ImageOptions, images: TrainingImages) -> None:
