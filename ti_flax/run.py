@@ -51,62 +51,6 @@ from ti_flax.watching import make_hooks
 # The most updates one call of the device program makes, and so the length of its measures.
 CHUNK_CAPACITY = 500
 
-# Options that a resumed run must repeat to end with the bits of an uninterrupted one.
-CHANGES_BITS = frozenset(
-    {
-        "attention",
-        "mixed_precision",
-        "pretrained_vae_model_name_or_path",
-        "clip_skip",
-        "prediction_type",
-        "rescale_betas_zero_snr",
-        "flip_p",
-        "train_batch_size",
-        "gradient_accumulation_steps",
-        "max_train_steps",
-        "seed",
-        "learning_rate",
-        "scale_lr",
-        "lr_scheduler",
-        "lr_warmup_steps",
-        "lr_num_cycles",
-        "adam_beta1",
-        "adam_beta2",
-        "adam_weight_decay",
-        "adam_epsilon",
-        "max_grad_norm",
-        "grad_clip_value",
-        "optimizer",
-        "optimizer_args",
-        "lr_power",
-        "lr_step_rules",
-        "lr_scheduler_timescale",
-        "lr_scheduler_min_lr_ratio",
-        "lr_decay_steps",
-        "use_ema",
-        "ema_decay",
-        "embedding_norm",
-        "pull_to_start",
-        "initializer_mode",
-        "loss_type",
-        "huber_c",
-        "huber_schedule",
-        "snr_gamma",
-        "debiased_estimation_loss",
-        "scale_v_pred_loss_like_noise_pred",
-        "v_pred_like_loss",
-        "noise_offset",
-        "adaptive_noise_scale",
-        "multires_noise_iterations",
-        "multires_noise_discount",
-        "input_perturbation",
-        "min_timestep",
-        "max_timestep",
-        "timestep_sampling",
-        "prior_loss_weight",
-    }
-)
-
 
 def train(config: RunConfig) -> Path:
     """Trains a concept and writes its files; returns the output folder.
@@ -258,7 +202,7 @@ def _restored(config: RunConfig, state: TrainState, materials: Materials, from_d
     for option, value in config.to_dict().items():
         # Options that the checkpoint does not know had their defaults when it was made.
         before = saved.config.get(option, OPTIONS[option].default)
-        if option in CHANGES_BITS and before != value:
+        if OPTIONS[option].rule.changes_bits and before != value:
             say(f"note: {option} was {before} in {folder.name} and is now {value}")
     mean = checkpoints.restore_mean(state.mean_rows, saved, folder)
     optimizer = checkpoints.restore_optimizer(state.opt_state, saved.optimizer, folder)

@@ -32,6 +32,7 @@ class Rule:
       metavar: stands for the value in `--help`.
       path: a leading `~` becomes the user's home folder.
       secret: never printed, never stored.
+      changes_bits: a resumed run must repeat it to end with the bits of an uninterrupted one.
       when_unset: what null means, for `--help`.
       remedy: what to do after a value that is not allowed.
     """
@@ -45,6 +46,7 @@ class Rule:
     metavar: str = ""
     path: bool = False
     secret: bool = False
+    changes_bits: bool = False
     when_unset: str = ""
     remedy: str = ""
 

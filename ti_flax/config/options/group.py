@@ -1,0 +1,12 @@
+"""What all groups of options have in common."""
+
+from ti_flax.config.values import checked, options_of
+
+
+class Options:
+    """Base of the groups: a value of the wrong type or range cannot be constructed."""
+
+    def __post_init__(self):
+        for each in options_of(type(self)):
+            value = checked(each, getattr(self, each.name), each.name)
+            object.__setattr__(self, each.name, value)  # frozen: the one place a value is normalised

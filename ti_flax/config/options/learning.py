@@ -1,0 +1,326 @@
+"""How the rows learn: length, optimizer and loss."""
+
+import dataclasses
+from typing import Literal
+
+from ti_flax.config.options.group import Options
+from ti_flax.config.values import option
+
+# Kinds of lr_scheduler that lr_warmup_steps does not belong to.
+WITHOUT_WARMUP = ("constant", "piecewise_constant")
+
+# What only some kinds of lr_scheduler have.
+SCHEDULER_OPTIONS = {
+    "lr_num_cycles": ("cosine_with_restarts",),
+    "lr_power": ("polynomial",),
+    "lr_step_rules": ("piecewise_constant",),
+    "lr_scheduler_timescale": ("inverse_sqrt",),
+    "lr_scheduler_min_lr_ratio": ("cosine_with_min_lr", "warmup_stable_decay", "rex"),
+    "lr_decay_steps": ("warmup_stable_decay",),
+}
+
+# Optimizers with Adam's moments, for which the adam_* options mean what they mean for AdamW.
+_WITH_DECAY = ("adamw", "nadamw", "adamaxw")
+
+_WITH_MOMENTS = (*_WITH_DECAY, "adam", "nadam", "adamax", "radam", "amsgrad")
+
+ADAM_OPTIONS = {
+    "adam_beta1": _WITH_MOMENTS,
+    "adam_beta2": _WITH_MOMENTS,
+    "adam_epsilon": _WITH_MOMENTS,
+    "adam_weight_decay": _WITH_DECAY,
+}
+
+# Optimizers that estimate the size of a step themselves; the learning rate is a factor on it.
+FINDS_ITS_RATE = ("prodigy", "dadapt_adamw", "dog", "dowg", "cocob")
+
+SCHEDULE_FREE = ("schedule_free_adamw", "schedule_free_sgd")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions(Options):
+    """How much is trained, and in what portions."""
+
+    train_batch_size: int = option(
+        16, at_least=1, help="Samples per device and forward pass.", changes_bits=True
+    )
+    gradient_accumulation_steps: int = option(
+        1,
+        at_least=1,
+        help="Forward passes whose gradients are averaged into one training step.",
+        changes_bits=True,
+    )
+    num_train_epochs: int = option(
+        100, at_least=1, help="Epochs to train; counts only when max_train_steps is null."
+    )
+    max_train_steps: int | None = option(
+        5000,
+        at_least=1,
+        when_unset="num_train_epochs epochs",
+        help="Training steps of the run.",
+        changes_bits=True,
+    )
+    seed: int | None = option(
+        None,
+        at_least=0,
+        at_most=2**32 - 1,
+        when_unset="drawn, printed and recorded",
+        help="Seed of all random draws; the same seed repeats a run.",
+        changes_bits=True,
+    )
+    gradient_checkpointing: bool = option(
+        False, help="Recompute activations in the backward pass: less memory, slower steps."
+    )
+    steps_per_call: int | None = option(
+        None,
+        at_least=1,
+        when_unset="chosen by timing",
+        help="Training steps one call of the device program runs; results do not depend on it.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerOptions(Options):
+    """What moves the vectors, and how fast."""
+
+    optimizer: Literal[
+        "adamw", "adam", "adabelief", "adadelta", "adafactor", "adagrad", "adamax", "adamaxw", "adan",
+        "ademamix", "adopt", "acprop", "amsgrad", "cocob", "dadapt_adamw", "dog", "dowg", "fromage", "lamb",
+        "lars", "lion", "madgrad", "muon", "nadam", "nadamw", "novograd", "optimistic_adam", "prodigy",
+        "radam", "rmsprop", "schedule_free_adamw", "schedule_free_sgd", "sgd", "sign_sgd", "signum",
+        "simplified_ademamix", "yogi",
+    ] = option(
+        "adamw", metavar="NAME", help="Optimizer of optax that moves the vectors", changes_bits=True
+    )  # fmt: skip
+    optimizer_args: tuple[str, ...] | None = option(
+        None,
+        metavar="NAME=VALUE",
+        when_unset="optax's defaults",
+        help="Option of the optimizer under optax's name, such as weight_decay=0.01 or betas=0.9,0.99",
+        changes_bits=True,
+    )
+    learning_rate: float | str = option(
+        1e-4,
+        at_least=0,
+        help='Learning rate after any warmup, or rates and their last steps, "0.05:50, 0.01:100, 0.005".',
+        changes_bits=True,
+    )
+    scale_lr: bool = option(
+        False,
+        help="Multiply learning_rate by devices x gradient_accumulation_steps x train_batch_size.",
+        changes_bits=True,
+    )
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial",
+        "piecewise_constant", "inverse_sqrt", "cosine_with_min_lr", "warmup_stable_decay", "rex",
+    ] = option(
+        "constant", metavar="NAME", help="How the learning rate changes over the run", changes_bits=True
+    )  # fmt: skip
+    lr_warmup_steps: int = option(
+        500,
+        at_least=0,
+        help="Training steps over which the rate rises from 0 (not with constant or piecewise_constant).",
+        changes_bits=True,
+    )
+    lr_num_cycles: int = option(1, at_least=1, help="Restarts of cosine_with_restarts.", changes_bits=True)
+    lr_power: float = option(1.0, above=0, help="Power of polynomial.", changes_bits=True)
+    lr_step_rules: str | None = option(
+        None,
+        metavar="RULES",
+        when_unset="required with piecewise_constant",
+        help='Factors of piecewise_constant and the steps they last to, such as "1:10,0.1:20,0.005".',
+        changes_bits=True,
+    )
+    lr_scheduler_timescale: int | None = option(
+        None,
+        at_least=1,
+        when_unset="lr_warmup_steps, or 10000 without warmup",
+        help="Steps after which inverse_sqrt begins to fall, like 1 / sqrt(step / timescale).",
+        changes_bits=True,
+    )
+    lr_scheduler_min_lr_ratio: float = option(
+        0.0,
+        at_least=0,
+        at_most=1,
+        help="Share of learning_rate that cosine_with_min_lr, warmup_stable_decay and rex end at.",
+        changes_bits=True,
+    )
+    lr_decay_steps: int | None = option(
+        None,
+        at_least=1,
+        when_unset="a tenth of the run",
+        help="Training steps at the end over which warmup_stable_decay falls.",
+        changes_bits=True,
+    )
+    adam_beta1: float = option(
+        0.9, at_least=0, below=1, help="Decay of Adam's first moment.", changes_bits=True
+    )
+    adam_beta2: float = option(
+        0.999, at_least=0, below=1, help="Decay of Adam's second moment.", changes_bits=True
+    )
+    adam_weight_decay: float = option(
+        1e-2, at_least=0, help="Weight decay of the learned vectors.", changes_bits=True
+    )
+    adam_epsilon: float = option(1e-8, above=0, help="Adam's epsilon.", changes_bits=True)
+    max_grad_norm: float | None = option(
+        None,
+        above=0,
+        when_unset="no clipping",
+        help="Norm that gradients are clipped to.",
+        changes_bits=True,
+    )
+    grad_clip_value: float | None = option(
+        None,
+        above=0,
+        when_unset="no clipping",
+        help="Size that each number of the gradient is clipped to (the Web UI's gradient clipping by value).",
+        changes_bits=True,
+    )
+    use_ema: bool = option(
+        False,
+        help="Average the vectors over the steps; files and previews hold the average.",
+        changes_bits=True,
+    )
+    ema_decay: float = option(
+        0.9999,
+        at_least=0,
+        below=1,
+        help="Share of the average that a step keeps, at most (1 + steps) / (10 + steps).",
+        changes_bits=True,
+    )
+    embedding_norm: Literal["none", "keep", "limit"] = option(
+        "none",
+        help="Rescale each vector after every step to the vocabulary's median norm (keep), "
+        "or only when it is longer than the vocabulary's longest (limit).",
+        changes_bits=True,
+    )
+    pull_to_start: float = option(
+        0.0,
+        at_least=0,
+        help="Weight p of p / 2 x the squared distance of the vectors from their start, added to the loss.",
+        changes_bits=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossOptions(Options):
+    """What the error of a sample counts, with which noise and timestep."""
+
+    loss_type: Literal["l2", "l1", "huber", "smooth_l1"] = option(
+        "l2",
+        help="Measure of the error; huber and smooth_l1 are quadratic near zero and linear far from it.",
+        changes_bits=True,
+    )
+    huber_c: float | None = option(
+        None,
+        above=0,
+        at_most=1,
+        when_unset="0.1",
+        help="Error at which huber and smooth_l1 turn from quadratic to linear, at the noisiest timestep.",
+        changes_bits=True,
+    )
+    huber_schedule: Literal["constant", "exponential", "snr"] | None = option(
+        None,
+        when_unset="snr",
+        help="How huber_c grows towards the clean timesteps.",
+        changes_bits=True,
+    )
+    snr_gamma: float | None = option(
+        None,
+        above=0,
+        when_unset="no weighting",
+        help="Min-SNR weighting of timesteps: errors count as if no signal-to-noise ratio were above this; 5 "
+        "is usual.",
+        changes_bits=True,
+    )
+    debiased_estimation_loss: bool = option(
+        False,
+        help="Weigh timesteps by the inverse root of their signal-to-noise ratio.",
+        changes_bits=True,
+    )
+    scale_v_pred_loss_like_noise_pred: bool = option(
+        False,
+        help="Weigh the timesteps of a v-prediction model as those of an epsilon model.",
+        changes_bits=True,
+    )
+    v_pred_like_loss: float | None = option(
+        None,
+        above=0,
+        when_unset="none is added",
+        help="How much of a v-prediction loss is added to that of an epsilon model.",
+        changes_bits=True,
+    )
+    noise_offset: float = option(
+        0.0,
+        at_least=0,
+        help="Scale of noise that is the same all over a channel; learns dark and bright.",
+        changes_bits=True,
+    )
+    adaptive_noise_scale: float | None = option(
+        None,
+        when_unset="none",
+        help="Times the mean latent of each channel, added to noise_offset; may be negative.",
+        changes_bits=True,
+    )
+    multires_noise_iterations: int | None = option(
+        None,
+        at_least=1,
+        at_most=10,
+        when_unset="none",
+        help="Layers of coarser and coarser noise added.",
+        changes_bits=True,
+    )
+    multires_noise_discount: float | None = option(
+        None,
+        above=0,
+        at_most=1,
+        when_unset="0.3",
+        help="Strength of each layer of multires_noise_iterations relative to the one before.",
+        changes_bits=True,
+    )
+    input_perturbation: float = option(
+        0.0,
+        at_least=0,
+        help="Scale of extra noise that the model is shown but not asked for; 0.1 is usual.",
+        changes_bits=True,
+    )
+    min_timestep: int | None = option(
+        None,
+        at_least=0,
+        when_unset="0",
+        help="First timestep that is trained; 0 is the cleanest.",
+        changes_bits=True,
+    )
+    max_timestep: int | None = option(
+        None,
+        at_least=1,
+        when_unset="all",
+        help="Timestep before which training ends, such as 1000.",
+        changes_bits=True,
+    )
+    timestep_sampling: Literal["uniform", "stratified", "antithetic"] = option(
+        "uniform",
+        help="Timesteps of an update: drawn each by itself, one from each of as many equal parts as samples, "
+        "or mirrored in pairs; every timestep is as likely with each.",
+        changes_bits=True,
+    )
+    class_data_dir: str | None = option(
+        None,
+        metavar="FOLDER_OR_ID",
+        path=True,
+        when_unset="no prior preservation",
+        help="Pictures of the word's class; each sample has one beside it, to keep the word in its class.",
+    )
+    class_prompt: str | None = option(
+        None,
+        metavar="PROMPT",
+        when_unset="the prompts of the training pictures",
+        help='Prompt of the class pictures, with the new word in it, such as "a photo of a <cat-toy>".',
+    )
+    prior_loss_weight: float | None = option(
+        None,
+        at_least=0,
+        when_unset="1",
+        help="What the error of the class pictures counts.",
+        changes_bits=True,
+    )

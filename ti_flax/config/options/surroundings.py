@@ -1,0 +1,107 @@
+"""What happens around the updates: files, previews, uploads, processes."""
+
+import dataclasses
+from typing import Literal
+
+from ti_flax.config.options.group import Options
+from ti_flax.config.values import option
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputOptions(Options):
+    """What is written where, and how a stopped run goes on."""
+
+    output_dir: str = option(
+        "text-inversion-model", metavar="FOLDER", path=True, help="Folder for everything the run writes."
+    )
+    save_steps: int = option(500, at_least=1, help="Steps between two learned_embeds-steps-N files.")
+    only_save_embeds: bool = option(
+        False, help="Write only learned_embeds files at the end, not the whole pipeline (gigabytes)."
+    )
+    overwrite_output_dir: bool = option(
+        False, help="Start again in a folder that already holds a finished run."
+    )
+    checkpointing_steps: int = option(500, at_least=1, help="Steps between two checkpoints to resume from.")
+    checkpoints_total_limit: int | None = option(
+        None, at_least=1, when_unset="all are kept", help="Checkpoints kept; older ones are deleted."
+    )
+    resume_from_checkpoint: str | None = option(
+        None,
+        metavar="NAME",
+        path=True,
+        when_unset="a new run",
+        help='Checkpoint to continue from: "latest", or a name or path such as checkpoint-500.',
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WatchingOptions(Options):
+    """Previews and curves while it trains."""
+
+    validation_prompt: tuple[str, ...] | None = option(
+        None,
+        metavar="PROMPT",
+        when_unset="no previews",
+        help='Prompt of the preview pictures, such as "a <cat-toy> on a beach"',
+    )
+    num_validation_images: int = option(4, at_least=1, help="Pictures of each prompt.")
+    validation_steps: int = option(100, at_least=1, help="Steps between two previews.")
+    validation_epochs: int | None = option(
+        None,
+        at_least=1,
+        when_unset="validation_steps counts",
+        help="Old spelling of validation_steps: previews every N x pictures x repeats steps.",
+    )
+    profile: str | None = option(
+        None,
+        metavar="FOLDER",
+        path=True,
+        when_unset="no trace",
+        help="Write a trace of some steps, for TensorBoard and ui.perfetto.dev.",
+    )
+    report_to: Literal["none", "tensorboard"] = option(
+        "tensorboard",
+        remedy="metrics.csv is written in any case.",
+        help="Where curves go besides metrics.csv; tensorboard needs the package tensorboardX.",
+    )
+    logging_dir: str = option("logs", metavar="FOLDER", path=True, help="TensorBoard folder in output_dir.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HubOptions(Options):
+    """Uploading the result to the Hugging Face Hub."""
+
+    push_to_hub: bool = option(False, help="Upload the result when training ends.")
+    hub_model_id: str | None = option(
+        None, metavar="ID", when_unset="the name of output_dir", help="Repository to upload to."
+    )
+    hub_token: str | None = option(
+        None,
+        metavar="TOKEN",
+        secret=True,
+        when_unset="the token of `hf auth login`",
+        help="Access token for the upload; never printed or stored.",
+    )
+    hub_private_repo: bool = option(False, help="Make a new repository private.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostOptions(Options):
+    """One run on several hosts, each with a process of its own."""
+
+    multi_host: bool = option(
+        False,
+        help="Be one of several processes, as the TPU slice, SLURM, Open MPI or Kubernetes says.",
+    )
+    coordinator_address: str | None = option(
+        None,
+        metavar="HOST:PORT",
+        when_unset="as the environment says",
+        help="Where the first process of the run can be reached.",
+    )
+    num_processes: int | None = option(
+        None, at_least=1, when_unset="as the environment says", help="Processes of the run."
+    )
+    process_id: int | None = option(
+        None, at_least=0, when_unset="as the environment says", help="Which of them this one is, from 0."
+    )
