@@ -57,8 +57,10 @@ def test_an_option_changes_what_it_names_and_nothing_else(place, option, value, 
 
 def test_places_that_options_name(place):
     vae = str(place / "other")
-    found = find_base_model(options(place, pretrained_vae_model_name_or_path=vae), ())
+    found = find_base_model(options(place, pretrained_vae_model_name_or_path=vae), ("vae",))
     assert found == ModelSource(place / "model", vae=place / "other")
+    nowhere = options(place, pretrained_vae_model_name_or_path=str(place / "nowhere"))
+    assert find_base_model(nowhere, ("tokenizer",)) == ModelSource(place / "model")
     described = find_base_model(options(place, "model.safetensors", config_name=str(place / "model")), ())
     assert described == ModelSource(place / "model.safetensors", config_folder=place / "model")
     with pytest.raises(ConfigError, match="config_name: expected a single file .* found a model folder"):

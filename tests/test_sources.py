@@ -92,6 +92,9 @@ def test_a_list_names_pictures_relative_to_itself(tmp_path, monkeypatch):
     for name in ("lists/a b.png", "b.png", "home/c.png"):
         put(tmp_path / name)
     text = f"\ufeff# my cats\n\n  a b.png  \r\n../b.png\n#b.png\n~/c.png\n{tmp_path}/b.png\n"
+    for encoding in ("utf-8", "utf-16"):
+        (tmp_path / "lists" / "cats.txt").write_text(text.lstrip("\ufeff"), encoding=encoding)
+        assert names(tmp_path / "lists" / "cats.txt") == ["a b.png", "b.png", "c.png", "b.png"]
     (tmp_path / "lists" / "cats.txt").write_text(text, encoding="utf-8")
     assert names(tmp_path / "lists" / "cats.txt") == ["a b.png", "b.png", "c.png", "b.png"]
 
@@ -132,7 +135,7 @@ def test_a_link_with_a_password_is_refused_without_showing_it():
         (b"", "expected a path or a link a line, found none"),
         (b"# nothing\n", "expected a path or a link a line, found none"),
         (b"PK\3\4\0\0", "a list of pictures in UTF-8 text, or a dataset, found a file of another kind"),
-        ("a.png\n".encode("utf-16"), "found a file of another kind"),
+        ("\u00e9.png\n".encode("latin-1"), "found a file of another kind"),
     ],
 )
 def test_a_file_that_is_no_list(tmp_path, content, words):
@@ -221,7 +224,7 @@ def test_a_table_of_pictures_is_a_source(captioned):
         (
             "metadata.csv",
             "file_name,text\na.png,h\u00e9\n".encode("latin-1"),
-            "expected text in UTF-8, found other bytes",
+            "found byte 0xE9 at offset 22, which is not utf-8",
         ),
     ],
 )

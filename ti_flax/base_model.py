@@ -24,7 +24,7 @@ def find_base_model(options: ModelOptions, components: Sequence[str], *, weights
 
     Args:
       options: what the user said.
-      components: what will be read of a model folder, as for `resolve_model`.
+      components: what will be read of a model folder, as for `resolve_model`; another VAE counts as one.
       weights: False where its config files are enough.
 
     Raises:
@@ -53,7 +53,7 @@ def find_base_model(options: ModelOptions, components: Sequence[str], *, weights
         place,
         variant=options.variant,
         config_folder=described,
-        vae=None if vae is None else resolve_vae(vae, variant=options.variant),
+        vae=None if vae is None or "vae" not in components else resolve_vae(vae, variant=options.variant),
         clip_skip=options.clip_skip,
         prediction_type=options.prediction_type,
         rescale_betas_zero_snr=options.rescale_betas_zero_snr,

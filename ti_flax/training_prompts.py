@@ -92,7 +92,7 @@ def class_prompts(
       TokenError: the word is cut off in a prompt.
     """
     own = config.loss.class_prompt
-    prompts = [fill(each, concept.text, "") for each in templates] if own is None else [concept.expand(own)]
+    prompts = [fill(each, concept.text, "") for each in templates] if own is None else [own]
     return encode_prompts(tokenizer, prompts, concept=concept)
 
 

@@ -105,7 +105,7 @@ def tensorboard_writer(config: RunConfig, output_dir: Path) -> Any:
 def previewer(config: RunConfig, task: Task, materials: Materials, frozen: dict[str, Any]) -> hooks.Draw:
     """What draws the validation prompts with given rows, each with the same fixed seeds."""
     count, side = config.watching.num_validation_images, config.images.resolution
-    prompts = [materials.concept.expand(prompt) for prompt in config.watching.validation_prompt or ()]
+    prompts = config.watching.validation_prompt or ()
     prompt_ids = [encode_prompts(materials.tokenizer, [prompt] * count) for prompt in prompts]
     negative_ids = encode_prompts(materials.tokenizer, [""] * count)
     painter = Painter(materials.model, first_added_id=task.first_added_id)

@@ -10,10 +10,11 @@ from ti_flax.masks import split_masks
 from ti_flax.messages import say
 from ti_flax.sources.formats import is_picture
 from ti_flax.sources.links import fetch_picture, is_link, kept_file, link_name
-from ti_flax.sources.metadata import NAMES, SUFFIXES, read_rows, read_text
+from ti_flax.sources.metadata import NAMES, SUFFIXES, read_rows
 from ti_flax.sources.picture import Picture
 from ti_flax.sources.table_options import TableOptions
 from ti_flax.sources.tables import BUILDERS, hub_pictures, is_hub_id, is_saved_dataset, local_pictures
+from ti_flax.text_files import read_text
 
 _REMEDY = "Set train_data_dir to the folder that holds your pictures."
 _COLUMNS = frozenset(("image_column", "caption_column"))

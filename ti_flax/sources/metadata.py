@@ -10,6 +10,7 @@ from typing import Any
 
 from ti_flax.errors import DataError
 from ti_flax.sources.table_options import TableOptions, caption_column, caption_text, missing_column
+from ti_flax.text_files import read_text
 
 SUFFIXES = (".jsonl", ".csv")
 NAMES = tuple(f"metadata{suffix}" for suffix in SUFFIXES)
@@ -58,24 +59,6 @@ def read_rows(path: Path, table: TableOptions) -> list[Row]:
         caption = caption_text(row.get(captions), f"{where}: {captions}") if captions else None
         rows.append(Row(where, name.strip(), caption))
     return rows
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8.
-
-    Raises:
-      DataError: it cannot be read, or is no such text.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(path, found=error.strerror or str(error)) from error
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        remedy = "Save it as UTF-8, if it is text."
-        raise DataError(path, expected="text in UTF-8", found="other bytes", remedy=remedy)
-    return text
 
 
 def _json_lines(text: str, path: Path) -> list[tuple[int, dict[str, Any]]]:
