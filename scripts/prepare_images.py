@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ti_flax.errors import ConfigError, DataError, OutputError, exit_code  # noqa: E402
+from ti_flax.errors import ConfigError, OutputError, exit_code  # noqa: E402
+from ti_flax.text_files import read_text  # noqa: E402
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -261,10 +262,7 @@ def _caption(picture: "Picture", options: argparse.Namespace) -> str | None:
     beside = Path(picture.path).with_suffix(".txt") if picture.path is not None else None
     if beside is None or not beside.is_file():
         return options.caption
-    try:
-        return beside.read_text(encoding="utf-8-sig").strip() or options.caption
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(beside, expected="text in UTF-8", found=type(error).__name__) from error
+    return read_text(beside).strip() or options.caption
 
 
 def _shrinks(box: "Box", size: tuple[int, int]) -> float:
