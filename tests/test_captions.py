@@ -124,6 +124,7 @@ KINDS = {
     "lines": "a.png|a cat, on a mat\n\nb.jpg | two|dogs \n",
     "tabs": "a.png\ta cat, on a mat\nb\ttwo|dogs\n",
     "jsonl": '{"file_name": "a.png", "text": "a cat, on a mat"}\n\n{"file": "b.jpg", "tags": "two|dogs"}\n',
+    "kohya's": '{"image_path": "a.png", "text": "a cat, on a mat"}\n{"image_path": "b", "text": "two|dogs"}',
     "object": '{"a": {"tags": "no", "caption": "a cat, on a mat"}, "b": "two|dogs"}',
     "csv": 'file_name,text\na.png,"a cat, on a mat"\nb.jpg,two|dogs\n',
     "semicolons": "Caption;x;File\na cat, on a mat;1;a.png\ntwo|dogs;2;b.jpg\n",
@@ -147,9 +148,12 @@ def test_one_line_of_json(tmp_path):
 
 def test_as_much_of_the_path_counts_as_is_written(tmp_path):
     file = tmp_path / "captions"
-    file.write_text(f"x/a.png|in x\n./y\\a.png|in y\na.png|elsewhere\n{tmp_path}/z/a.png|in z\n")
-    found = captions_in_file(pictures(tmp_path, "y/a.png", "x/a.png", "z/a.png", "q/a.png"), str(file))
-    assert found == ("in y", "in x", "in z", "elsewhere")
+    file.write_text(
+        f"x/a.png|in x\n./y\\a.png|in y\na.png|elsewhere\n{tmp_path}/z/a.png|in z\n{tmp_path}/w/a|in w\n"
+    )
+    names = ("y/a.png", "x/a.png", "z/a.png", "q/a.png", "w/a.png")
+    found = captions_in_file(pictures(tmp_path, *names), str(file))
+    assert found == ("in y", "in x", "in z", "elsewhere", "in w")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from ti_flax.text_files import read_text
 CAPTION_EXTENSIONS = (".txt", ".caption")
 
 # Names of the columns and keys of a caption file; the first that is there counts.
-_NAME_KEYS = ("file_name", "filename", "file", "path", "image")
+_NAME_KEYS = ("file_name", "filename", "file", "path", "image", "image_path")
 _TEXT_KEYS = ("text", "caption", "captions", "prompt", "tags")
 
 # A number in front and what separates it from the words: "01-", "3. ", "00012-0-".
@@ -135,11 +135,13 @@ def captions_in_file(pictures: Sequence[Picture], path: str) -> tuple[str, ...]:
     listed = _entries(read_text(path, f"caption_file {path}"), f"caption_file {path}")
 
     def find(picture: Picture) -> str | None:
-        full = (picture.path or picture.name).replace("\\", "/")
-        parts = PurePosixPath(full).parts
-        names = ["/".join(parts[first:]) for first in range(len(parts))]
-        names += [str(PurePosixPath(name).with_suffix("")) for name in names if PurePosixPath(name).name]
-        return next((listed[name] for name in (full, *names, picture.name) if name in listed), None)
+        parts = PurePosixPath((picture.path or picture.name).replace("\\", "/")).parts
+        ends = [PurePosixPath(*parts[first:]) for first in range(len(parts))]
+        for name in (*ends, PurePosixPath(picture.name)):
+            for spelled in (str(name), str(name.with_suffix("")) if name.name else ""):
+                if spelled in listed:
+                    return listed[spelled]
+        return None
 
     return _for_all(
         pictures,
