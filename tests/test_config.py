@@ -11,6 +11,7 @@ from ti_flax.config import RunConfig, parse_config
 from ti_flax.config.flags import REFERENCE_ONLY
 from ti_flax.config.run_config import GROUPS, OPTIONS
 from ti_flax.errors import ConfigError
+from ti_flax.messages import Level
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -328,13 +329,25 @@ def test_derived_values():
 # Help
 
 
+def test_quiet_and_verbose_have_a_letter_each(capsys):
+    required = ["--pretrained_model_name_or_path=m", "--train_data_dir=d", "--placeholder_token=<t>"]
+    required += ["--initializer_token=toy"]
+    levels = [parse_config([*required, *flags]).watching.level for flags in ([], ["-q"], ["-v"])]
+    assert levels == [Level.NORMAL, Level.ALWAYS, Level.DETAIL]
+    capsys.readouterr()
+    parse_config([*required, "--validation_steps=5", "--quiet"])
+    assert capsys.readouterr().err == ""
+    with pytest.raises(ConfigError, match="^quiet: expected not to be given together with verbose"):
+        parse_config([*required, "-q", "-v"])
+
+
 def test_help_lists_every_option_once(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as caught:
         parse_config(["--help"])
     text = capsys.readouterr().out
     assert caught.value.code == 0
-    listed = re.findall(r"^  --(\w+)", text, re.MULTILINE)
+    listed = re.findall(r"^  (?:-\w, )?--(\w+)", text, re.MULTILINE)
     assert [name for name in listed if name in OPTIONS] == list(OPTIONS)
     assert listed[-len(REFERENCE_ONLY) :] == list(REFERENCE_ONLY)
     assert all(f"\n{group}: " in text for group in GROUPS)

@@ -75,6 +75,15 @@ def whole(place):
     return folder, messages
 
 
+def test_a_quiet_run_says_nothing_and_a_verbose_one_its_versions(place, tmp_path, capsys):
+    for changes, words in (({"quiet": True}, ""), ({"verbose": True}, "jaxlib "), ({}, "compiled in ")):
+        run.train(configure(place, tmp_path / (words or "quiet"), max_train_steps=3, **changes))
+        said = capsys.readouterr().err
+        assert words in said and bool(said) is bool(words)
+        assert ("jaxlib " in said) is bool(changes.get("verbose"))
+    assert said.splitlines()[-2].startswith("trained to step 3 in ")
+
+
 def test_files_of_a_run(whole):
     folder, _ = whole
     names = {path.name for path in folder.iterdir()}

@@ -1,9 +1,8 @@
-"""What happens beside the updates: progress, metrics, checkpoints, learned_embeds, previews."""
+"""What happens beside the updates: metrics, checkpoints, learned_embeds, previews."""
 
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,36 +46,6 @@ class StopWhenNotFinite(Hook):
                 remedy="Lower learning_rate or set max_grad_norm; "
                 f"checkpoints in {self._output_dir} are kept.",
             )
-
-
-class Progress(Hook):
-    """A bar with step, loss, learning rate, samples/s and time left; plain lines when not on a terminal."""
-
-    def __init__(self, start: int, total: int, *, samples: int, learning_rate: Callable[[int], float]):
-        from tqdm import tqdm
-
-        self._samples, self._learning_rate = samples, learning_rate
-        # A bar redrawn in a log file is noise, so there it moves rarely.
-        self._bar = tqdm(
-            total=total,
-            initial=start,
-            desc="training",
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.1 if sys.stderr.isatty() else 15.0,
-        )
-
-    def measured(self, chunk: Chunk) -> None:
-        rate = len(chunk.loss) * self._samples / chunk.seconds
-        self._bar.set_postfix_str(
-            f"loss {chunk.loss.mean():.4f}, lr {self._learning_rate(chunk.last_step - 1):.2e}, "
-            f"{rate:.1f} samples/s",
-            refresh=False,
-        )
-        self._bar.update(len(chunk.loss))
-
-    def close(self) -> None:
-        self._bar.close()
 
 
 class Profile(Hook):

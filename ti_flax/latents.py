@@ -39,7 +39,7 @@ def encode_posteriors(
     dtype: DTypeLike,
     batch_size: int = 1,
     cache_dir: str | Path | None = None,
-    progress: Callable[[Iterable], Iterable] | None = None,
+    progress: Callable[[Sequence], Iterable] | None = None,
     names: Sequence[str] = (),
 ) -> np.ndarray:
     """Encode every picture and its mirror image (a mirrored latent is not the latent of a mirrored picture).

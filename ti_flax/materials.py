@@ -18,6 +18,7 @@ from ti_flax.errors import ConfigError
 from ti_flax.examples import Examples, with_class_pictures
 from ti_flax.export.pipeline import CARRIED
 from ti_flax.images import TrainingImages
+from ti_flax.messages import stage
 from ti_flax.models.attention import Attention
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
 from ti_flax.start import Extra, Start, add_extras, find_start, read_extras
@@ -75,7 +76,8 @@ def gather(config: RunConfig) -> Materials:
     images = read_images(config.images)
     class_images = read_class_images(config, images)
     prompts = make_prompts(config, templates, words.tokenizer, words.concept, images)
-    model = read_model(config)
+    with stage("loading the model"):
+        model = read_model(config)
     added = start_rows(config, words, token_table(model))
     buckets = make_buckets(
         config.images, images, model, prompts=prompts.groups.tolist(), weights=images.weights

@@ -15,7 +15,7 @@ from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.export.model_card import write_model_card
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.materials import Materials
-from ti_flax.messages import say
+from ti_flax.messages import say, stage, warn
 from ti_flax.models.model_source import ModelSource
 
 
@@ -82,14 +82,14 @@ def export(
     """
     token = materials.concept.placeholder_token
     if not config.output.only_save_embeds:
-        say("writing the pipeline")
-        save_pipeline(
-            materials.model.source or ModelSource(Path()),
-            output_dir,
-            tokenizer=materials.tokenizer,
-            rows=rows,
-            first_added_id=materials.concept.token_ids[0],
-        )
+        with stage("writing the pipeline", done="wrote the pipeline"):
+            save_pipeline(
+                materials.model.source or ModelSource(Path()),
+                output_dir,
+                tokenizer=materials.tokenizer,
+                rows=rows,
+                first_added_id=materials.concept.token_ids[0],
+            )
     (output_dir / "token_identifier.txt").write_text(token)
     (output_dir / "type_of_concept.txt").write_text(config.concept.learnable_property)
     write_model_card(
@@ -117,4 +117,4 @@ def upload(config: RunConfig, output_dir: Path) -> None:
         )
         say(f"uploaded to {name}")
     except TiFlaxError as error:
-        say(f"warning: {error}")
+        warn(str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import secrets
 import time
 from pathlib import Path
@@ -19,15 +20,15 @@ from ti_flax.config import RunConfig
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.diffusion import NoiseSchedule
 from ti_flax.embedding import AddedRows
-from ti_flax.hooks import Progress
 from ti_flax.learning_rate import Schedule
 from ti_flax.loop import Hook, run_steps
 from ti_flax.materials import Materials, gather
-from ti_flax.messages import say
+from ti_flax.messages import detail, say, shown_on, stage
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.noise import NoiseRules
 from ti_flax.objective import Objective
 from ti_flax.output import export, open_output, upload
+from ti_flax.progress import Progress
 from ti_flax.step import (
     KEY_IMPLEMENTATION,
     Task,
@@ -38,6 +39,7 @@ from ti_flax.step import (
     result_rows,
     spread,
 )
+from ti_flax.terminal import display_for
 from ti_flax.timesteps import TimestepRules
 from ti_flax.updating import (
     describe_rate,
@@ -46,6 +48,7 @@ from ti_flax.updating import (
     row_rules,
     update_samples,
 )
+from ti_flax.versions import versions
 from ti_flax.watching import make_hooks
 
 # The most updates one call of the device program makes, and so the length of its measures.
@@ -59,7 +62,9 @@ def train(config: RunConfig) -> Path:
       TiFlaxError: anything the user can put right.
     """
     hosts.join(config)
-    with hosts.only_the_first_speaks():
+    if config.watching.quiet:  # before the libraries that draw bars of their own are imported
+        os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    with hosts.only_the_first_speaks(), shown_on(display_for(config.watching.level)):
         return _train(config)
 
 
@@ -68,6 +73,7 @@ def _train(config: RunConfig) -> Path:
     keep_compiled_programs()
     output_dir = open_output(config) if hosts.is_first() else Path(config.output.output_dir)
     say(config.describe())
+    detail(", ".join(f"{name} {version}" for name, version in versions().items()))
     read_optimizer_arguments(config.optimizer)  # what is wrong with them is said before anything is read
     saved = saved_checkpoint(config, output_dir) if hosts.is_first() else None
     # Prompts are drawn from the seed, so it is settled before anything is read.
@@ -250,17 +256,16 @@ def fit(
     arguments = (frozen, replicate(np.asarray(key), devices))
     capacity = min(CHUNK_CAPACITY, total)
     placed = replicate(state, devices)
-    say(f"compiling for {len(devices)} x {devices[0].device_kind}")
-    began = time.perf_counter()
-    program = spread(make_chunk(task, capacity), devices)
-    program = program.lower(placed, *arguments, replicate(np.int32(1), devices)).compile()
-    say(f"compiled in {time.perf_counter() - began:.1f} s")
+    with stage(f"compiling for {len(devices)} x {devices[0].device_kind}", done="compiled"):
+        program = spread(make_chunk(task, capacity), devices)
+        program = program.lower(placed, *arguments, replicate(np.int32(1), devices)).compile()
     watching: list[Hook] = []
     progress: Progress | None = None
     if hosts.is_first():
         watching, progress = make_hooks(config, task, schedule, materials, frozen, output_dir, start)
+    finished = False
     try:
-        return run_steps(
+        last = run_steps(
             program,
             placed,
             arguments,
@@ -271,11 +276,12 @@ def fit(
             steps_per_call=config.training.steps_per_call,
             agree=hosts.agree,
         )
+        finished = True
+        return last
     except KeyboardInterrupt:
         if progress is not None and (steps := checkpoints.checkpoint_steps(output_dir)):
-            progress.close()
             say(f"stopped; --resume_from_checkpoint latest goes on after step {steps[-1]}")
         raise
     finally:
         if progress is not None:
-            progress.close()
+            progress.close(finished)

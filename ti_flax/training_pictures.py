@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ti_flax.cache import default_cache_dir
 from ti_flax.config import RunConfig
@@ -17,7 +16,7 @@ from ti_flax.examples import Bucket, weighed_places
 from ti_flax.images import TrainingImages, load_images
 from ti_flax.latents import encode_posteriors
 from ti_flax.masks import MASK_SUFFIX, MaskRules, loss_weights
-from ti_flax.messages import say
+from ti_flax.messages import say, watched
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.shapes import Shape, ShapeRules
 from ti_flax.sources.table_options import TableOptions
@@ -126,6 +125,6 @@ def encode_group(
         pixels,
         dtype=model.dtype,
         cache_dir=options.latents_cache_dir or default_cache_dir(),
-        progress=partial(tqdm, desc="encoding images and mirror images", unit="", leave=False),
+        progress=partial(watched, title="encoding images and mirror images"),
         names=names,
     )

@@ -16,6 +16,7 @@ from ti_flax.loop import Hook
 from ti_flax.materials import Materials
 from ti_flax.messages import say
 from ti_flax.pictures import Painter
+from ti_flax.progress import Progress
 from ti_flax.step import Task, result_rows
 from ti_flax.tokens import encode_prompts
 
@@ -28,7 +29,7 @@ def make_hooks(
     frozen: dict[str, Any],
     output_dir: Path,
     start: int,
-) -> tuple[list[Hook], hooks.Progress]:
+) -> tuple[list[Hook], Progress]:
     """What happens beside the updates, in the order in which it happens; the progress bar is also apart."""
     total, samples = config.training.max_train_steps or 0, task.global_batch
     rates = np.asarray(schedule(np.arange(total)))
@@ -64,7 +65,7 @@ def make_hooks(
                 ),
             )
         )
-    progress = hooks.Progress(start, total, samples=samples, learning_rate=learning_rate)
+    progress = Progress(start, total, samples=samples, learning_rate=learning_rate)
     return [progress, *made], progress
 
 

@@ -41,6 +41,8 @@ def refuse_contradictions(config: RunConfig) -> None:
     _refuse_images(config.images)
     _refuse_prompts(config.prompts)
     _refuse_losses(config.loss, config.concept.placeholder_token)
+    if config.watching.quiet and config.watching.verbose:
+        raise ConfigError("quiet", expected="not to be given together with verbose", remedy="Leave one out.")
     if config.output.overwrite_output_dir and config.output.resume_from_checkpoint is not None:
         raise ConfigError(
             "overwrite_output_dir",

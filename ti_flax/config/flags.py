@@ -57,6 +57,11 @@ class _Formatter(argparse.HelpFormatter):
         width = min(shutil.get_terminal_size().columns, 100) - 2
         super().__init__(prog, max_help_position=34, width=width)
 
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        *short, long = action.option_strings  # the value once, behind the long name
+        value = super()._format_action_invocation(action).rpartition(long)[2]
+        return ", ".join([*short, long]) + value
+
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(text, width, break_on_hyphens=False)
 
@@ -114,7 +119,8 @@ def _add(section: argparse._ArgumentGroup, option: Option, text: str) -> None:
         action = "append" if option.many else "store"
         section.add_argument(f"--{option.name}", action=action, metavar=metavar, help=text)
         return
-    section.add_argument(f"--{option.name}", nargs="?", const="true", metavar=metavar, help=text)
+    names = [f"-{option.rule.short}"] if option.rule.short else []
+    section.add_argument(*names, f"--{option.name}", nargs="?", const="true", metavar=metavar, help=text)
     section.add_argument(
         f"--no_{option.name}",
         dest=option.name,

@@ -54,7 +54,7 @@ def parse_config(argv: typing.Sequence[str] | None = None) -> RunConfig:
     if values.get("save_as_full_pipeline") and values.get("only_save_embeds"):
         raise ConfigError("save_as_full_pipeline and only_save_embeds exclude each other; leave one out")
     config = RunConfig.from_dict({name: value for name, value in values.items() if name in OPTIONS})
-    for line in notes(config, values):
+    for line in () if config.watching.quiet else notes(config, values):
         print(f"note: {line}", file=sys.stderr)
     if print_config:
         print(config.to_yaml(), end="")

@@ -31,6 +31,7 @@ class Rule:
       multiple_of: every value is a multiple of it.
       metavar: stands for the value in `--help`.
       path: a leading `~` becomes the user's home folder.
+      short: a letter that, after one `-`, is a second name of the flag.
       secret: never printed, never stored.
       changes_bits: a resumed run must repeat it to end with the bits of an uninterrupted one.
       when_unset: what null means, for `--help`.
@@ -45,6 +46,7 @@ class Rule:
     multiple_of: int | None = None
     metavar: str = ""
     path: bool = False
+    short: str = ""
     secret: bool = False
     changes_bits: bool = False
     when_unset: str = ""

@@ -5,6 +5,7 @@ from typing import Literal
 
 from ti_flax.config.options.group import Options
 from ti_flax.config.values import option
+from ti_flax.messages import Level
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,13 @@ class WatchingOptions(Options):
         help="Where curves go besides metrics.csv; tensorboard needs the package tensorboardX.",
     )
     logging_dir: str = option("logs", metavar="FOLDER", path=True, help="TensorBoard folder in output_dir.")
+    quiet: bool = option(False, short="q", help="Say nothing but warnings and errors.")
+    verbose: bool = option(False, short="v", help="Say more: versions, and how long each part took.")
+
+    @property
+    def level(self) -> Level:
+        """Which lines are shown."""
+        return Level.ALWAYS if self.quiet else Level.DETAIL if self.verbose else Level.NORMAL
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
