@@ -168,6 +168,22 @@ def test_opaque_pictures_with_alpha_give_the_examples_of_pictures_without(place,
         assert one.dtype == other.dtype and one.tobytes() == other.tobytes()
 
 
+def test_captions_beside_the_pictures_are_mentioned_or_used(place, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("ti_flax.training_pictures.say", said.append)
+    folder = write_pictures(tmp_path / "pictures", count=1)
+    (folder / "0.txt").write_text("a thing")
+    (folder / "other.txt").write_text("a thing")
+    run.gather(configure(place, tmp_path, train_data_dir=str(folder)))
+    assert said == [
+        "1 images, 2 other files passed over",
+        "note: 0.txt and the like are captions, used with --captions files",
+    ]
+    said.clear()
+    run.gather(configure(place, tmp_path, train_data_dir=str(folder), captions="files"))
+    assert said == ["1 images, 1 other files passed over"]
+
+
 def test_masks_beside_the_pictures_are_mentioned(place, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("ti_flax.training_pictures.say", said.append)

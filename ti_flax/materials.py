@@ -73,7 +73,7 @@ def gather(config: RunConfig) -> Materials:
     """Reads tokenizer, images and weights, cheap things that can be wrong first, and encodes the images."""
     words = find_words(config)
     templates = chosen_templates(config)
-    images = read_images(config.images)
+    images = read_images(config.images, config.prompts.captions)
     class_images = read_class_images(config, images)
     prompts = make_prompts(config, templates, words.tokenizer, words.concept, images)
     with stage("loading the model"):

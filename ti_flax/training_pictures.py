@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from ti_flax.cache import default_cache_dir
+from ti_flax.captions import CAPTION_EXTENSIONS
 from ti_flax.config import RunConfig
 from ti_flax.config.options import ImageOptions
 from ti_flax.errors import DataError
@@ -22,8 +23,8 @@ from ti_flax.shapes import Shape, ShapeRules
 from ti_flax.sources.table_options import TableOptions
 
 
-def read_images(options: ImageOptions) -> TrainingImages:
-    """Reads the training pictures, and says what was found."""
+def read_images(options: ImageOptions, captions: str) -> TrainingImages:
+    """Reads the training pictures, and says what was found; `captions` is the option of that name."""
     shapes = ShapeRules(reso_steps=options.bucket_reso_steps, max_shapes=options.max_buckets)
     folder = Path(options.mask_dir) if options.mask_dir is not None else None
     images = load_images(
@@ -41,14 +42,28 @@ def read_images(options: ImageOptions) -> TrainingImages:
         shapes=shapes if options.enable_bucket else None,
         masks=MaskRules(alpha=options.alpha_mask, folder=folder),
     )
-    passed_over = f", {len(images.passed_over)} other files passed over" if images.passed_over else ""
-    say(f"{len(images.names)} images{passed_over}")
+    texts = texts_beside(images)
+    others = len(images.passed_over) - (len(texts) if captions == "files" else 0)
+    say(f"{len(images.names)} images" + (f", {others} other files passed over" if others else ""))
+    if texts and captions == "none":
+        say(f"note: {texts[0]} and the like are captions, used with --captions files")
     for line in images.notes:
         say(f"note: {line}")
     if images.shapes is not None:
         say(images.shapes.describe())
     say_masks(options, images)
     return images
+
+
+def texts_beside(images: TrainingImages) -> list[str]:
+    """Names of the files that lie where captions of the pictures would."""
+    names = {each for name in images.names for each in (name, str(PurePath(name).with_suffix("")))}
+    suffixed = (PurePath(name) for name in images.passed_over)
+    return [
+        str(path)
+        for path in suffixed
+        if path.suffix in CAPTION_EXTENSIONS and str(path.with_suffix("")) in names
+    ]
 
 
 def read_class_images(config: RunConfig, images: TrainingImages) -> TrainingImages | None:
