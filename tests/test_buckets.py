@@ -176,12 +176,12 @@ def test_captions_beside_the_pictures_are_mentioned_or_used(place, tmp_path, mon
     (folder / "other.txt").write_text("a thing")
     run.gather(configure(place, tmp_path, train_data_dir=str(folder)))
     assert said == [
-        "1 images, 2 other files passed over",
+        "1 image, 2 other files passed over",
         "note: 0.txt and the like are captions, used with --captions files",
     ]
     said.clear()
     run.gather(configure(place, tmp_path, train_data_dir=str(folder), captions="files"))
-    assert said == ["1 images, 1 other files passed over"]
+    assert said == ["1 image, 1 other file passed over"]
 
 
 def test_masks_beside_the_pictures_are_mentioned(place, tmp_path, monkeypatch):

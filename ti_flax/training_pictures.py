@@ -44,7 +44,8 @@ def read_images(options: ImageOptions, captions: str) -> TrainingImages:
     )
     texts = texts_beside(images)
     others = len(images.passed_over) - (len(texts) if captions == "files" else 0)
-    say(f"{len(images.names)} images" + (f", {others} other files passed over" if others else ""))
+    passed_over = f", {_counted(others, 'other file')} passed over" if others else ""
+    say(f"{_counted(len(images.names), 'image')}{passed_over}")
     if texts and captions == "none":
         say(f"note: {texts[0]} and the like are captions, used with --captions files")
     for line in images.notes:
@@ -53,6 +54,10 @@ def read_images(options: ImageOptions, captions: str) -> TrainingImages:
         say(images.shapes.describe())
     say_masks(options, images)
     return images
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def texts_beside(images: TrainingImages) -> list[str]:
@@ -81,7 +86,7 @@ def read_class_images(config: RunConfig, images: TrainingImages) -> TrainingImag
         )
     except DataError as error:  # which names the option of the training pictures
         raise DataError(str(error).replace("train_data_dir", "class_data_dir")) from None
-    say(f"{len(found.names)} class pictures")
+    say(_counted(len(found.names), "class picture"))
     return found
 
 
