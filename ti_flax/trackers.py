@@ -84,7 +84,7 @@ class Tracker:
     def _try(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except Exception as error:  # whatever another program raises, it must not end the run
+        except (Exception, SystemExit) as error:  # whatever another program does, it must not end the run
             self._backend = None
             problem = " ".join(str(error).split()) or type(error).__name__
             warn(f"{self._name} failed, the run goes on without it: {problem[:300]}")
