@@ -183,12 +183,45 @@ def test_values_at_the_limits():
     assert type(config.images.flip_p) is float
 
 
-@pytest.mark.parametrize("name", ["wandb", "comet_ml", "all"])
-def test_trackers_there_are_not_name_those_there_are(name):
-    message = error_of(*REQUIRED_FLAGS, f"--report_to={name}")
+def test_an_unknown_tracker_names_those_there_are():
+    message = error_of(*REQUIRED_FLAGS, "--report_to=wanb")
     assert message == (
-        f"--report_to: expected one of none, tensorboard, found '{name}'. metrics.csv is written in any case."
+        "--report_to: expected one of none, all, tensorboard, wandb, comet_ml, mlflow, aim, clearml, "
+        "dvclive, swanlab, trackio, found 'wanb'. metrics.csv is written in any case."
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("--eval_steps=0", "--early_stopping"),
+            "eval_steps: expected at least 1 together with early_stopping, found 0, which leaves evaluations "
+            "out. Leave eval_steps or early_stopping out.",
+        ),
+        (
+            ("--eval_steps=0", "--load_best_model_at_end"),
+            "eval_steps: expected at least 1 together with load_best_model_at_end, found 0, which leaves "
+            "evaluations out. Leave eval_steps or load_best_model_at_end out.",
+        ),
+        (
+            ("--early_stopping_patience=3",),
+            "early_stopping_patience: expected early_stopping beside it, found early_stopping false. "
+            "Set early_stopping, or leave early_stopping_patience out.",
+        ),
+        (
+            ("--early_stopping_threshold=0",),
+            "early_stopping_threshold: expected early_stopping beside it, found early_stopping false. "
+            "Set early_stopping, or leave early_stopping_threshold out.",
+        ),
+        (
+            ("--report_to=none", "--report_to=wandb"),
+            "report_to: expected none alone, or the names of trackers, found none, wandb",
+        ),
+    ],
+)
+def test_options_of_watching_that_cannot_both_do_what_they_say(flags, message):
+    assert error_of(*REQUIRED_FLAGS, *flags) == message
 
 
 def test_a_flag_without_its_value():

@@ -46,6 +46,7 @@ def configure(place, output, **changes):
         "save_steps": 3,
         "only_save_embeds": True,
         "report_to": "none",
+        "eval_steps": 0,
         "output_dir": str(output),
         "latents_cache_dir": str(place / "cache"),
     }

@@ -235,18 +235,60 @@ def draw(
 
     sample = (step if round is None else round) * rules.global_batch + position
     place = image_index(order_key, sample, bucket.places.shape[0])
-    image = jnp.asarray(bucket.places)[place]
-    mirrored = jax.random.bernoulli(flip_key, rules.flip_p).astype(jnp.int32)
+    return one_sample(
+        rules,
+        SampleKeys(posterior_key, noise_key, template_key, shaping_key),
+        bucket,
+        token_ids,
+        image=jnp.asarray(bucket.places)[place],
+        mirrored=jax.random.bernoulli(flip_key, rules.flip_p).astype(jnp.int32),
+        timestep=rules.timesteps.draw(time_key, update_key, position=position, samples=rules.global_batch),
+    )
+
+
+class SampleKeys(NamedTuple):
+    """Keys of what is drawn about a sample whose picture and timestep are settled."""
+
+    posterior: jax.Array
+    noise: jax.Array
+    template: jax.Array
+    shaping: jax.Array
+
+
+def one_sample(
+    rules: DrawRules,
+    keys: SampleKeys,
+    bucket: Bucket,
+    token_ids: jax.Array | np.ndarray,
+    *,
+    image: jax.Array,
+    mirrored: jax.Array,
+    timestep: jax.Array,
+) -> Batch:
+    """A sample of one picture at one timestep; posterior, noise and prompt are drawn.
+
+    Args:
+      rules: of drawing.
+      keys: of the sample.
+      bucket: the pictures.
+      token_ids: `[groups, variants, tokens]` int32.
+      image: `[]` int32, which picture of the bucket.
+      mirrored: `[]` int32, 1 for the mirror image.
+      timestep: `[]` int32.
+
+    Returns:
+      A `Batch` without the batch axis.
+    """
     mean, log_variance = jnp.split(jnp.asarray(bucket.posteriors)[image, mirrored], 2, axis=-1)
-    sampled = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(posterior_key, mean.shape)
-    variant = jax.random.randint(template_key, (), 0, token_ids.shape[1])
+    sampled = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(keys.posterior, mean.shape)
+    variant = jax.random.randint(keys.template, (), 0, token_ids.shape[1])
     weights = None if bucket.loss_weights is None else jnp.asarray(bucket.loss_weights)[image, mirrored]
     latents = sampled * rules.scaling_factor
-    noise, input_noise = rules.noise.apply(shaping_key, jax.random.normal(noise_key, mean.shape), latents)
+    noise, input_noise = rules.noise.apply(keys.shaping, jax.random.normal(keys.noise, mean.shape), latents)
     return Batch(
         latents=latents,
         noise=noise,
-        timesteps=rules.timesteps.draw(time_key, update_key, position=position, samples=rules.global_batch),
+        timesteps=timestep,
         token_ids=jnp.asarray(token_ids)[jnp.asarray(bucket.prompts)[image], variant],
         loss_weights=weights,
         input_noise=input_noise,

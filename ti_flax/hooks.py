@@ -17,6 +17,7 @@ from ti_flax.messages import say
 from ti_flax.pictures import picture_grid
 from ti_flax.sheet import contact_sheet
 from ti_flax.step import TrainState
+from ti_flax.trackers import Tracker
 
 # From a state on the host to the rows to use, `[added_tokens, width]` float32.
 Result = Callable[[TrainState], np.ndarray]
@@ -25,6 +26,8 @@ Result = Callable[[TrainState], np.ndarray]
 Draw = Callable[[np.ndarray], list[np.ndarray]]
 
 METRICS = ("step", "loss", "learning_rate", "grad_norm", "samples_per_second")
+# Columns that have another name as curves.
+CURVES = {"learning_rate": "lr"}
 
 
 class StopWhenNotFinite(Hook):
@@ -75,10 +78,27 @@ class Profile(Hook):
 
 
 class Metrics(Hook):
-    """`metrics.csv` with a row for every step; a resumed run goes on below the step it starts from."""
+    """`metrics.csv` and the trackers' curves; a resumed run goes on below the step it starts from.
 
-    def __init__(self, path: Path, *, start: int, samples: int, learning_rate: Callable[[int], float]):
+    There is a point at every multiple of `log_every` and after the last step: the means of loss and gradient
+    norm over the steps since the point before, and the learning rate of the step itself.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        start: int,
+        samples: int,
+        learning_rate: Callable[[int], float],
+        log_every: int = 1,
+        trackers: Sequence[Tracker] = (),
+    ):
         self._path, self._samples, self._learning_rate = path, samples, learning_rate
+        self._log_every, self._trackers = log_every, trackers
+        self._loss: list[float] = []
+        self._grad_norm: list[float] = []
+        self._rate = 0.0
         kept = _rows_until(path, start)
         try:
             with path.open("w", newline="") as file:
@@ -87,13 +107,40 @@ class Metrics(Hook):
             raise OutputError(path, expected="a file that can be written", found=str(error)) from error
 
     def measured(self, chunk: Chunk) -> None:
-        rate = len(chunk.loss) * self._samples / chunk.seconds
+        self._rate = len(chunk.loss) * self._samples / chunk.seconds
+        points = []
+        for i, (loss, norm) in enumerate(zip(chunk.loss, chunk.grad_norm, strict=True)):
+            self._loss.append(float(loss))
+            self._grad_norm.append(float(norm))
+            if (chunk.first_step + i) % self._log_every == 0:
+                points.append(self._point(chunk.first_step + i))
+        self._write(points)
+
+    def reached(self, step: int, state: TrainState) -> None:
+        if self._loss:
+            self._write([self._point(step)])
+
+    def _point(self, step: int) -> dict[str, float]:
+        means = [sum(values) / len(values) for values in (self._loss, self._grad_norm)]
+        self._loss.clear()
+        self._grad_norm.clear()
+        values = (step, means[0], self._learning_rate(step - 1), means[1], self._rate)
+        return dict(zip(METRICS, values, strict=True))
+
+    def _write(self, points: Sequence[dict[str, float]]) -> None:
         with self._path.open("a", newline="") as file:
             writer = csv.writer(file)
-            for i, (loss, norm) in enumerate(zip(chunk.loss, chunk.grad_norm, strict=True)):
-                step = chunk.first_step + i
-                lr = self._learning_rate(step - 1)
-                writer.writerow([step, f"{loss:.6g}", f"{lr:.6g}", f"{norm:.6g}", f"{rate:.2f}"])
+            for point in points:
+                step, *measures, rate = point.values()
+                writer.writerow([step, *(f"{value:.6g}" for value in measures), f"{rate:.2f}"])
+        for point in points:
+            curves = {CURVES.get(name, name): value for name, value in point.items() if name != "step"}
+            for tracker in self._trackers:
+                tracker.scalars(curves, int(point["step"]))
+
+    def close(self, finished: bool) -> None:
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _rows_until(path: Path, step: int) -> list[list[str]]:
@@ -103,23 +150,6 @@ def _rows_until(path: Path, step: int) -> list[list[str]]:
     with path.open(newline="") as file:
         rows = [row for row in csv.reader(file) if len(row) == len(METRICS) and row[0].isdigit()]
     return [row for row in rows if int(row[0]) <= step]
-
-
-class TensorBoard(Hook):
-    """The measures of every step, as TensorBoard events."""
-
-    def __init__(self, writer: Any, learning_rate: Callable[[int], float]):
-        self._writer, self._learning_rate = writer, learning_rate
-
-    def measured(self, chunk: Chunk) -> None:
-        for i, (loss, norm) in enumerate(zip(chunk.loss, chunk.grad_norm, strict=True)):
-            step = chunk.first_step + i
-            self._writer.add_scalar("loss", float(loss), step)
-            self._writer.add_scalar("grad_norm", float(norm), step)
-            self._writer.add_scalar("lr", self._learning_rate(step - 1), step)
-
-    def reached(self, step: int, state: TrainState) -> None:
-        self._writer.flush()
 
 
 class SaveCheckpoint(Hook):
@@ -162,10 +192,12 @@ class SaveEmbeds(Hook):
 class Preview(Hook):
     """Pictures of the validation prompts every so many steps, as `validation/step-N.png`, a row each."""
 
-    def __init__(self, output_dir: Path, *, every: int, draw: Draw, result: Result, writer: Any = None):
-        """Takes, besides what draws and with which rows, optionally a TensorBoard writer for the pictures."""
+    def __init__(
+        self, output_dir: Path, *, every: int, draw: Draw, result: Result, trackers: Sequence[Tracker] = ()
+    ):
+        """Takes, besides what draws and with which rows, trackers that are shown the pictures as well."""
         self.every = every
-        self._folder, self._draw, self._writer = output_dir / "validation", draw, writer
+        self._folder, self._draw, self._trackers = output_dir / "validation", draw, trackers
         self._result = result
 
     def reached(self, step: int, state: TrainState) -> None:
@@ -173,8 +205,8 @@ class Preview(Hook):
         picture = picture_grid(np.concatenate(drawn), columns=len(drawn[0]) if len(drawn) > 1 else None)
         self._folder.mkdir(exist_ok=True)
         picture.save(self._folder / f"step-{step}.png")
-        if self._writer is not None:
-            self._writer.add_image("validation", np.asarray(picture), step, dataformats="HWC")
+        for tracker in self._trackers:
+            tracker.picture("validation", np.asarray(picture), step)
 
 
 class Sheet(Hook):
@@ -184,7 +216,6 @@ class Sheet(Hook):
         self,
         output_dir: Path,
         *,
-        last_step: int,
         draw: Draw,
         prompts: Sequence[str],
         training: np.ndarray,
@@ -193,12 +224,10 @@ class Sheet(Hook):
     ):
         """Takes what draws, the prompts, the training pictures and the rows before and after the updates."""
         self._path, self._draw, self._prompts = output_dir / "contact_sheet.png", draw, prompts
-        self._training, self._start_rows, self._last_step = training, start_rows, last_step
+        self._training, self._start_rows = training, start_rows
         self._result = result
 
     def reached(self, step: int, state: TrainState) -> None:
-        if step != self._last_step:
-            return
         before, after = self._draw(self._start_rows), self._draw(self._result(state))
         rows = [
             ("training pictures", self._training[: max(len(before[0]), 5)]),

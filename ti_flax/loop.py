@@ -42,15 +42,23 @@ class Hook:
 
     Attributes:
       every: `reached` is called after every so many updates; None if only after the last.
+      stop: set in `reached` to make that update the last one.
     """
 
     every: int | None = None
+    stop: bool = False
+
+    def began(self, step: int, state: TrainState) -> None:
+        """Takes the state (on the host) before the first update, after `step` updates of an earlier run."""
 
     def measured(self, chunk: Chunk) -> None:
         """Takes the measures of a chunk, before any `reached` of its last step."""
 
     def reached(self, step: int, state: TrainState) -> None:
         """Takes the state (on the host) after update `step`, a multiple of `every` or the last one."""
+
+    def close(self, finished: bool) -> None:
+        """Ends what it holds open; called once, after all updates or whatever else ended them."""
 
 
 def next_stop(step: int, total_steps: int, hooks: Iterable[Hook]) -> int:
@@ -71,7 +79,7 @@ def run_steps(
     steps_per_call: int | None = None,
     agree: Callable[[Any], Any] = lambda value: value,
 ) -> TrainState:
-    """Runs updates until `total_steps`.
+    """Runs updates until `total_steps`, or until a hook stops them.
 
     Args:
       program: the compiled chunk, spread over the devices.
@@ -89,8 +97,15 @@ def run_steps(
     """
     host_state = first_copy(state)
     step, length = int(host_state.step), min(steps_per_call or 1, capacity)
+    for hook in hooks:
+        hook.began(step, host_state)
     while step < total_steps:
-        steps = int(agree(np.int32(min(length, next_stop(step, total_steps, hooks) - step))))
+        stopped = any(hook.stop for hook in hooks)
+        steps = int(
+            agree(np.int32(0 if stopped else min(length, next_stop(step, total_steps, hooks) - step)))
+        )
+        if steps == 0:
+            break
         count = replicate(np.int32(steps), devices)
         start = time.perf_counter()
         with jax.transfer_guard("disallow"):
@@ -107,6 +122,10 @@ def run_steps(
             host_state = first_copy(state)
         for hook in due:
             hook.reached(step, host_state)
+        if step < total_steps and any(hook.stop for hook in due):
+            for hook in hooks:
+                if hook not in due:
+                    hook.reached(step, host_state)
         if steps_per_call is None:
             length = max(1, min(capacity, 2 * length, round(CHUNK_SECONDS * steps / max(seconds, 1e-6))))
     return host_state

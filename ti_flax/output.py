@@ -64,7 +64,14 @@ def open_output(config: RunConfig) -> Path:
 
 
 def export(
-    config: RunConfig, materials: Materials, rows: np.ndarray, output_dir: Path, *, samples: int, rate: str
+    config: RunConfig,
+    materials: Materials,
+    rows: np.ndarray,
+    output_dir: Path,
+    *,
+    samples: int,
+    rate: str,
+    steps: int,
 ) -> None:
     """Writes the result: learned_embeds in both formats, names for the concepts library, card, pipeline.
 
@@ -76,6 +83,7 @@ def export(
       output_dir: where to.
       samples: of an update.
       rate: the learning rate after `scale_lr`, in words.
+      steps: after how many updates the rows were so.
 
     Raises:
       OutputError: the folder cannot be written.
@@ -98,7 +106,7 @@ def export(
         materials.concept,
         images=len(materials.images.names),
         width=rows.shape[1],
-        steps=config.training.max_train_steps or 0,
+        steps=steps,
         batch=samples,
         rate=rate,
     )

@@ -20,6 +20,7 @@ from ti_flax.config import RunConfig
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.diffusion import NoiseSchedule
 from ti_flax.embedding import AddedRows
+from ti_flax.evaluation import summary, with_best
 from ti_flax.learning_rate import Schedule
 from ti_flax.loop import Hook, run_steps
 from ti_flax.materials import Materials, gather
@@ -41,6 +42,7 @@ from ti_flax.step import (
 )
 from ti_flax.terminal import display_for
 from ti_flax.timesteps import TimestepRules
+from ti_flax.trackers import chosen_trackers
 from ti_flax.updating import (
     describe_rate,
     make_schedule,
@@ -75,6 +77,8 @@ def _train(config: RunConfig) -> Path:
     say(config.describe())
     detail(", ".join(f"{name} {version}" for name, version in versions().items()))
     read_optimizer_arguments(config.optimizer)  # what is wrong with them is said before anything is read
+    if hosts.is_first():
+        chosen_trackers(config.watching.report_to)
     saved = saved_checkpoint(config, output_dir) if hosts.is_first() else None
     # Prompts are drawn from the seed, so it is settled before anything is read.
     config = agree_on_seed(config, saved)
@@ -91,15 +95,19 @@ def _train(config: RunConfig) -> Path:
     state = start_state(config, task, materials, saved)
     final = fit(config, task, schedule, materials, state, output_dir)
     if hosts.is_first():
-        finish(config, task, materials, result_rows(task, final), output_dir, began)
+        finish(config, task, materials, final, output_dir, began)
     hosts.wait_for_all("written")
     return output_dir
 
 
 def finish(
-    config: RunConfig, task: Task, materials: Materials, rows: np.ndarray, output_dir: Path, began: float
+    config: RunConfig, task: Task, materials: Materials, final: TrainState, output_dir: Path, began: float
 ) -> None:
-    """Writes the result, says where it is, and uploads it if asked to."""
+    """Writes the result, says where it is and what the evaluations say, and uploads it if asked to."""
+    rows, step = result_rows(task, final), int(final.step)
+    if config.watching.load_best_model_at_end:
+        rows, step = with_best(rows, output_dir)
+        say(f"the result is that of step {step}, which has the smallest validation loss")
     export(
         config,
         materials,
@@ -107,7 +115,10 @@ def finish(
         output_dir,
         samples=task.global_batch,
         rate=describe_rate(config),
+        steps=step,
     )
+    for line in summary(output_dir) if config.watching.eval_steps != 0 else ():
+        say(line)
     say(f"done in {time.perf_counter() - began:.0f} s: {output_dir}/learned_embeds.safetensors")
     if config.watching.validation_prompt is not None:
         say(f"before and after: {output_dir}/contact_sheet.png")
@@ -276,12 +287,12 @@ def fit(
             steps_per_call=config.training.steps_per_call,
             agree=hosts.agree,
         )
-        finished = True
+        finished = int(last.step) == total
         return last
     except KeyboardInterrupt:
         if progress is not None and (steps := checkpoints.checkpoint_steps(output_dir)):
             say(f"stopped; --resume_from_checkpoint latest goes on after step {steps[-1]}")
         raise
     finally:
-        if progress is not None:
-            progress.close(finished)
+        for hook in watching:
+            hook.close(finished)

@@ -129,8 +129,14 @@ def denoising_loss(
       class_batch: as many pictures of the word's class, whose mean error is added with the objective's
         `prior_loss_weight` (arXiv:2208.12242, eq. 2).
     """
-    if class_batch is not None:
-        batch = beside(batch, class_batch)
+    if class_batch is None:
+        return jnp.mean(denoising_error(rows, frozen, batch, task))
+    of_word, of_class = jnp.split(denoising_error(rows, frozen, beside(batch, class_batch), task), 2)
+    return jnp.mean(of_word) + task.objective.prior_loss_weight * jnp.mean(of_class)
+
+
+def denoising_error(rows: jax.Array, frozen: dict, batch: Batch, task: Task) -> jax.Array:
+    """The weighted error of every value, `[batch, height, width, channels]` float32; arguments as above."""
     text_encoder, unet = task.model.text_encoder, task.model.unet
     table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
     embedded = splice(table, rows, batch.token_ids, first_added_id=task.first_added_id)
@@ -140,12 +146,7 @@ def denoising_loss(
     predicted = unet.apply({"params": frozen["unet"]}, noisy, batch.timesteps, hidden_states)
     target = task.schedule.target(batch.latents, batch.noise, batch.timesteps)
     error = task.objective.error(jnp.asarray(predicted), target, batch.timesteps)
-    if batch.loss_weights is not None:
-        error = error * batch.loss_weights[..., None]
-    if class_batch is None:
-        return jnp.mean(error)
-    of_word, of_class = jnp.split(error, 2)
-    return jnp.mean(of_word) + task.objective.prior_loss_weight * jnp.mean(of_class)
+    return error if batch.loss_weights is None else error * batch.loss_weights[..., None]
 
 
 def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple[TrainState, dict]:
@@ -230,12 +231,12 @@ def make_chunk(task: Task, capacity: int) -> Callable:
     return chunk
 
 
-def spread(chunk: Callable, devices: Sequence[Any] | None = None) -> Any:
-    """Runs a chunk on all devices at once, its state donated.
+def spread(program: Callable, devices: Sequence[Any] | None = None, *, donate: tuple[int, ...] = (0,)) -> Any:
+    """Runs a program on all devices at once; a chunk's state, its first argument, is donated.
 
     This is the only function that names `jax.pmap`; all arguments have a leading device axis.
     """
-    return jax.pmap(chunk, axis_name=AXIS, donate_argnums=(0,), devices=devices)
+    return jax.pmap(program, axis_name=AXIS, donate_argnums=donate, devices=devices)
 
 
 def replicate(tree: Any, devices: Sequence[Any]) -> Any:
@@ -252,6 +253,29 @@ def replicate(tree: Any, devices: Sequence[Any]) -> Any:
         return jax.make_array_from_single_device_arrays((len(devices), *one.shape[1:]), sharding, shards)
 
     return jax.tree.map(copies, tree)
+
+
+def one_each(tree: Any, devices: Sequence[Any]) -> Any:
+    """Gives each device of this process its own part of arrays `[devices, ...]`."""
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), tree)
+
+
+def local_copies(tree: Any) -> Any:
+    """The part of replicated arrays on this process's own devices, without copying anything."""
+    if jax.process_count() == 1:
+        return tree
+    devices = jax.local_devices()
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
+
+    def ours(leaf: jax.Array) -> jax.Array:
+        by_device = {shard.device: shard.data for shard in leaf.addressable_shards}
+        shape = (len(devices), *leaf.shape[1:])
+        return jax.make_array_from_single_device_arrays(
+            shape, sharding, [by_device[each] for each in devices]
+        )
+
+    return jax.tree.map(ours, tree)
 
 
 def first_copy(tree: Any) -> Any:

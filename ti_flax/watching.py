@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,18 @@ import numpy as np
 
 from ti_flax import hooks
 from ti_flax.config import RunConfig
+from ti_flax.evaluation import Evaluate, Patience
 from ti_flax.learning_rate import Schedule
 from ti_flax.loop import Hook
-from ti_flax.materials import Materials
-from ti_flax.messages import say
+from ti_flax.materials import Materials, token_table
+from ti_flax.messages import say, stage
 from ti_flax.pictures import Painter
 from ti_flax.progress import Progress
+from ti_flax.signals import Vocabulary
 from ti_flax.step import Task, result_rows
 from ti_flax.tokens import encode_prompts
+from ti_flax.trackers import Story, Tracker, chosen_trackers, open_trackers
+from ti_flax.validation import Validation, evaluation_interval, fixed_set, samples_for
 
 
 def make_hooks(
@@ -37,25 +42,29 @@ def make_hooks(
     def learning_rate(step: int) -> float:
         return float(rates[step])
 
-    writer = tensorboard_writer(config, output_dir)
-    made: list[Hook] = [
-        hooks.StopWhenNotFinite(learning_rate, output_dir),
-        hooks.Metrics(output_dir / "metrics.csv", start=start, samples=samples, learning_rate=learning_rate),
-    ]
-    if writer is not None:
-        made.append(hooks.TensorBoard(writer, learning_rate))
+    trackers = find_trackers(config, output_dir)
+    metrics = hooks.Metrics(
+        output_dir / "metrics.csv",
+        start=start,
+        samples=samples,
+        learning_rate=learning_rate,
+        log_every=config.watching.log_every,
+        trackers=trackers,
+    )
+    made: list[Hook] = [hooks.StopWhenNotFinite(learning_rate, output_dir), metrics]
     if config.watching.profile is not None:
         made.append(hooks.Profile(Path(config.watching.profile)))
     result = partial(result_rows, task)
+    if config.watching.eval_steps != 0:
+        made.append(evaluations(config, task, materials, frozen, output_dir, trackers))
     made += saving_hooks(config, materials, output_dir, result)
     if config.watching.validation_prompt is not None:
         every = config.validation_interval(sum(materials.images.weights))
         draw = previewer(config, task, materials, frozen)
-        made.append(hooks.Preview(output_dir, every=every, draw=draw, result=result, writer=writer))
+        made.append(hooks.Preview(output_dir, every=every, draw=draw, result=result, trackers=trackers))
         made.append(
             hooks.Sheet(
                 output_dir,
-                last_step=total,
                 draw=draw,
                 prompts=config.watching.validation_prompt,
                 start_rows=materials.added.start,
@@ -91,16 +100,66 @@ def saving_hooks(
     ]
 
 
-def tensorboard_writer(config: RunConfig, output_dir: Path) -> Any:
-    """A TensorBoard event writer if it is asked for and tensorboardX is there, else None."""
-    if config.watching.report_to != "tensorboard":
-        return None
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
+def find_trackers(config: RunConfig, output_dir: Path) -> list[Tracker]:
+    """The trackers that are asked for, opened."""
+    names = chosen_trackers(config.watching.report_to)
+    if "tensorboard" in config.watching.report_to and "tensorboard" not in names:
         say("note: curves are in metrics.csv alone; `pip install tensorboardX` adds TensorBoard's")
-        return None
-    return SummaryWriter(str(output_dir / config.watching.logging_dir))
+    folder = output_dir / config.watching.logging_dir
+    return open_trackers(names, Story(output_dir.resolve().name, folder, config.to_dict()))
+
+
+def evaluations(
+    config: RunConfig,
+    task: Task,
+    materials: Materials,
+    frozen: dict[str, Any],
+    output_dir: Path,
+    trackers: Sequence[Tracker],
+) -> Evaluate:
+    """The hook that evaluates the rows; compiles what it needs, and says how often and on what."""
+    watching, total = config.watching, config.training.max_train_steps or 0
+    update_samples = task.batch_size * task.accumulation
+    chosen = fixed_set(
+        materials.examples.buckets,
+        task.draw_rules.timesteps,
+        flip_p=task.flip_p,
+        samples=watching.max_eval_samples or samples_for(total, update_samples),
+        batch_size=task.batch_size,
+        devices=jax.local_device_count(),
+    )
+    every = watching.eval_steps or evaluation_interval(
+        total=total, passes=chosen.passes, update_samples=update_samples
+    )
+    what = f"the validation loss of {len(chosen.weights)} samples every {every} steps"
+    with stage(f"compiling {what}", done="compiled"):
+        validation = Validation(task, frozen, chosen, seed=config.training.seed or 0)
+    patience = None
+    if watching.early_stopping:
+        patience = Patience(watching.early_stopping_patience or 5, watching.early_stopping_threshold or 0.0)
+    return Evaluate(
+        output_dir,
+        materials.concept.placeholder_token,
+        every=every,
+        last_step=total,
+        loss=validation,
+        result=partial(result_rows, task),
+        start_rows=materials.added.start[: len(materials.concept.tokens)],
+        vocabulary=known_words(materials),
+        patience=patience,
+        trackers=trackers,
+    )
+
+
+def known_words(materials: Materials) -> Vocabulary:
+    """The words of the tokenizer before anything was added to it, and their vectors."""
+    tokenizer, known = materials.tokenizer, materials.concept.token_ids[0]
+    return Vocabulary(
+        token_table(materials.model)[:known],
+        tokenizer.convert_ids_to_tokens(list(range(known))),
+        lambda token_id: tokenizer.decode([token_id]),
+        [token_id for token_id in tokenizer.all_special_ids if token_id < known],
+    )
 
 
 def previewer(config: RunConfig, task: Task, materials: Materials, frozen: dict[str, Any]) -> hooks.Draw:

@@ -16,6 +16,7 @@ from ti_flax.config.options import (
     ModelOptions,
     OptimizerOptions,
     PromptOptions,
+    WatchingOptions,
 )
 from ti_flax.config.steps import parse_steps
 from ti_flax.config.values import options_of
@@ -41,8 +42,7 @@ def refuse_contradictions(config: RunConfig) -> None:
     _refuse_images(config.images)
     _refuse_prompts(config.prompts)
     _refuse_losses(config.loss, config.concept.placeholder_token)
-    if config.watching.quiet and config.watching.verbose:
-        raise ConfigError("quiet", expected="not to be given together with verbose", remedy="Leave one out.")
+    _refuse_watching(config.watching)
     if config.output.overwrite_output_dir and config.output.resume_from_checkpoint is not None:
         raise ConfigError(
             "overwrite_output_dir",
@@ -343,4 +343,32 @@ def _refuse_images(images: ImageOptions) -> None:
             expected="alpha_mask or mask_dir with it",
             found="neither",
             remedy="Without masks every part counts the same.",
+        )
+
+
+def _refuse_watching(watching: WatchingOptions) -> None:
+    if watching.quiet and watching.verbose:
+        raise ConfigError("quiet", expected="not to be given together with verbose", remedy="Leave one out.")
+    if watching.eval_steps == 0:
+        for name in ("early_stopping", "load_best_model_at_end", "max_eval_samples"):
+            if getattr(watching, name):
+                raise ConfigError(
+                    "eval_steps",
+                    expected=f"at least 1 together with {name}",
+                    found="0, which leaves evaluations out",
+                    remedy=f"Leave eval_steps or {name} out.",
+                )
+    for name in ("early_stopping_patience", "early_stopping_threshold"):
+        if getattr(watching, name) is not None and not watching.early_stopping:
+            raise ConfigError(
+                name,
+                expected="early_stopping beside it",
+                found="early_stopping false",
+                remedy=f"Set early_stopping, or leave {name} out.",
+            )
+    if "none" in watching.report_to and len(watching.report_to) > 1:
+        raise ConfigError(
+            "report_to",
+            expected="none alone, or the names of trackers",
+            found=", ".join(watching.report_to),
         )

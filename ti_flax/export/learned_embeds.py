@@ -11,6 +11,7 @@ import json
 import os
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,16 @@ from ti_flax.tokens import vector_tokens
 _ALIGNMENT = 64
 
 
-def save_learned_embeds(path: Path, placeholder_token: str, rows: np.ndarray) -> None:
+def save_learned_embeds(
+    path: Path, placeholder_token: str, rows: np.ndarray, *, details: Mapping[str, str] | None = None
+) -> None:
     """Writes rows as a `.safetensors` or `.bin` file, by the path's suffix.
 
     Args:
       path: where to; replaced in one rename.
       placeholder_token: the only key.
       rows: `[num_vectors, width]`, saved as contiguous float32.
+      details: what else a `.safetensors` file says of them.
 
     Raises:
       OutputError: the file cannot be written.
@@ -39,7 +43,7 @@ def save_learned_embeds(path: Path, placeholder_token: str, rows: np.ndarray) ->
     if path.suffix == ".safetensors":
         from safetensors.numpy import save
 
-        content = save({placeholder_token: rows}, metadata={"format": "pt"})
+        content = save({placeholder_token: rows}, metadata={"format": "pt", **(details or {})})
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(content)

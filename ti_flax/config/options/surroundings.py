@@ -60,12 +60,58 @@ class WatchingOptions(Options):
         when_unset="no trace",
         help="Write a trace of some steps, for TensorBoard and ui.perfetto.dev.",
     )
-    report_to: Literal["none", "tensorboard"] = option(
-        "tensorboard",
-        remedy="metrics.csv is written in any case.",
-        help="Where curves go besides metrics.csv; tensorboard needs the package tensorboardX.",
+    eval_steps: int | None = option(
+        None,
+        at_least=0,
+        when_unset="chosen so that evaluations take about a twentieth of the run",
+        help="Steps between two evaluations: validation loss, the vectors' norms, cosines and nearest words, "
+        "in signals.csv; 0 leaves them out.",
     )
-    logging_dir: str = option("logs", metavar="FOLDER", path=True, help="TensorBoard folder in output_dir.")
+    max_eval_samples: int | None = option(
+        None,
+        at_least=1,
+        when_unset="32 to 64, by the length of the run",
+        help="About how many samples the validation loss is the mean over, the same ones every time.",
+    )
+    load_best_model_at_end: bool = option(
+        False, help="Make the vectors with the smallest validation loss the result, in place of the last."
+    )
+    early_stopping: bool = option(
+        False, help="End the run when the validation loss no longer falls; everything is written as usual."
+    )
+    early_stopping_patience: int | None = option(
+        None,
+        at_least=1,
+        when_unset="5",
+        help="Evaluations without a smaller validation loss after which early_stopping ends the run.",
+    )
+    early_stopping_threshold: float | None = option(
+        None,
+        at_least=0,
+        when_unset="0",
+        help="By how much a validation loss has to be smaller to count for early_stopping.",
+    )
+    log_every: int = option(
+        1,
+        at_least=1,
+        help="Steps between two rows of metrics.csv and points of the curves, which are means over them.",
+    )
+    report_to: tuple[
+        Literal[
+            "none", "all", "tensorboard", "wandb", "comet_ml", "mlflow", "aim", "clearml", "dvclive",
+            "swanlab", "trackio",
+        ],
+        ...,
+    ] = option(
+        ("tensorboard",),
+        metavar="NAME",
+        remedy="metrics.csv is written in any case.",
+        help="Where curves and previews go besides output_dir, as far as installed (all), or by name; "
+        "tensorboard needs the package tensorboardX",
+    )  # fmt: skip
+    logging_dir: str = option(
+        "logs", metavar="FOLDER", path=True, help="Folder in output_dir for trackers that write files."
+    )
     quiet: bool = option(False, short="q", help="Say nothing but warnings and errors.")
     verbose: bool = option(False, short="v", help="Say more: versions, and how long each part took.")
 

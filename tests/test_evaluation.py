@@ -1,0 +1,267 @@
+"""Runs that are evaluated: the same bits, the table, the best rows, and early ends."""
+
+import csv
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from tiny_folder import write_folder, write_pictures
+
+from ti_flax import run, watching
+from ti_flax.checkpoint import checkpoint_steps, load_checkpoint
+from ti_flax.config import RunConfig
+from ti_flax.evaluation import BEST, TABLE, Evaluate, Patience, best_kept, summary, with_best
+from ti_flax.export.learned_embeds import load_learned_embeds, save_learned_embeds
+from ti_flax.loop import Chunk, Hook
+from ti_flax.signals import Vocabulary, best_of, read_signals
+from ti_flax.step import TrainState
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("evaluation")
+    write_folder(place / "model")
+    write_pictures(place / "pictures")
+    return place
+
+
+def configure(place, output, **changes):
+    options = {
+        "pretrained_model_name_or_path": str(place / "model"),
+        "train_data_dir": str(place / "pictures"),
+        "placeholder_token": "<thing>",
+        "initializer_token": "toy",
+        "num_vectors": 2,
+        "resolution": 32,
+        "train_batch_size": 1,
+        "max_train_steps": 6,
+        "learning_rate": 1e-2,
+        "lr_scheduler": "constant",
+        "seed": 3,
+        "checkpointing_steps": 2,
+        "only_save_embeds": True,
+        "report_to": "none",
+        "eval_steps": 2,
+        "max_eval_samples": 6,
+        "output_dir": str(output),
+        "latents_cache_dir": str(place / "cache"),
+    }
+    return RunConfig.from_dict(options | changes)
+
+
+def learned(folder):
+    return load_learned_embeds(folder / "learned_embeds.safetensors")[1]
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """An evaluated run that nothing interrupts, with the messages of its compilations."""
+    import jax
+
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger("jax._src.interpreters.pxla")
+    logger.addHandler(handler)
+    jax.config.update("jax_log_compiles", True)
+    try:
+        folder = run.train(configure(place, place / "whole"))
+    finally:
+        jax.config.update("jax_log_compiles", False)
+        logger.removeHandler(handler)
+    return folder, messages
+
+
+def test_evaluations_do_not_change_a_bit(place, tmp_path, whole):
+    folder = run.train(configure(place, tmp_path / "plain", eval_steps=0, max_eval_samples=None))
+    assert learned(folder).tobytes() == learned(whole[0]).tobytes()
+    assert not (folder / TABLE).exists() and not (folder / BEST).exists()
+
+
+def test_one_compilation_of_the_step_and_one_of_the_evaluation(whole):
+    # Only these two programs take the posteriors: 8 devices, 3 pictures and their mirror images.
+    compiled = [message for message in whole[1] if "float32[8,3,2,8,8,8]" in message]
+    assert len(compiled) == 2, [message[:200] for message in compiled]
+
+
+def test_the_table_of_a_run(whole):
+    table = read_signals(whole[0] / TABLE)
+    assert [each.step for each in table] == [0, 2, 4, 6]
+    first, *others = table
+    assert (first.loss, first.grad_norm) == (None, None)
+    assert [row.cosine_to_start for row in first.rows] == pytest.approx([1, 1])
+    assert all(row.nearest_words.startswith("toy 1.00, ") for row in first.rows)
+    with (whole[0] / "metrics.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    means = [np.mean(losses[i : i + 2]) for i in (0, 2, 4)]
+    assert [each.loss for each in others] == pytest.approx(means, rel=1e-5)
+    assert len({each.validation_loss for each in table}) == 4
+    last = others[-1].rows[0]
+    assert last.norm == pytest.approx(np.linalg.norm(learned(whole[0])[0]), rel=1e-6)
+
+
+def test_the_best_rows_are_those_of_the_table(whole):
+    folder, best = whole[0], best_of(read_signals(whole[0] / TABLE))
+    token, rows = load_learned_embeds(folder / BEST)
+    with safe_open(str(folder / BEST), "np") as file:
+        details = file.metadata()
+    assert token == "<thing>" and details["format"] == "pt"
+    assert int(details["step"]) == best.step
+    assert float(details["validation_loss"]) == best.validation_loss
+    np.testing.assert_array_equal(rows, load_checkpoint(folder / f"checkpoint-{best.step}").rows)
+
+
+class StopHere(Hook):
+    def __init__(self, after):
+        self.every = after
+
+    def reached(self, step, state):
+        raise KeyboardInterrupt
+
+
+def stopped_after(place, output, after, **changes):
+    make_hooks = run.make_hooks
+
+    def with_stop(*arguments):
+        hooks, progress = make_hooks(*arguments)
+        return [*hooks, StopHere(after)], progress
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, "make_hooks", with_stop)
+        run.train(configure(place, output, **changes))
+
+
+def test_a_resumed_run_keeps_the_rows_before_its_step_and_ends_the_same(place, tmp_path, whole):
+    stopped_after(place, tmp_path, 4)
+    # A later table and best file, as if more had been done after the checkpoint.
+    with (tmp_path / TABLE).open("a") as file:
+        file.write((tmp_path / TABLE).read_text().splitlines()[-1].replace("4,", "5,", 1) + "\n")
+    later = {"step": "5", "validation_loss": "0.001"}
+    save_learned_embeds(tmp_path / BEST, "<thing>", np.ones((2, 32)), details=later)
+    run.train(configure(place, tmp_path, resume_from_checkpoint="checkpoint-2"))
+    for name in (TABLE, "learned_embeds.safetensors"):
+        assert (tmp_path / name).read_bytes() == (whole[0] / name).read_bytes()
+    table = read_signals(tmp_path / TABLE)
+    after = best_of([each for each in table if each.step > 2])
+    np.testing.assert_array_equal(
+        load_learned_embeds(tmp_path / BEST)[1], load_checkpoint(tmp_path / f"checkpoint-{after.step}").rows
+    )
+
+
+@pytest.fixture
+def losses(monkeypatch):
+    """Makes the validation loss one of a list, for a step each."""
+    found = []
+
+    class Listed:
+        def __init__(self, *_, **__):
+            pass
+
+        def __call__(self, rows):
+            return found.pop(0)
+
+    monkeypatch.setattr(watching, "Validation", Listed)
+    return found
+
+
+EARLY = {"early_stopping": True, "early_stopping_patience": 2, "eval_steps": 1, "checkpointing_steps": 100}
+
+
+def test_early_stopping_ends_a_run_that_can_be_gone_on_with(place, tmp_path, losses, whole, capsys):
+    losses += [0.5, 0.4, 0.3, 0.31, 0.3]
+    preview = {"validation_prompt": "a <thing>", "num_validation_images": 1, "validation_steps": 100}
+    folder = run.train(configure(place, tmp_path, **EARLY, **preview))
+    said = capsys.readouterr().err
+    assert "step 4: early_stopping ends the run: no validation loss is smaller than that of step 2" in said
+    assert checkpoint_steps(folder) == [4]
+    assert (folder / "contact_sheet.png").exists() and (folder / "validation" / "step-4.png").exists()
+    assert "4 steps" in (folder / "README.md").read_text()
+    np.testing.assert_array_equal(learned(folder), load_checkpoint(folder / "checkpoint-4").rows)
+
+    losses += [0.31, 0.29]
+    more = EARLY | {"early_stopping_patience": 9, "resume_from_checkpoint": "latest"}
+    run.train(configure(place, tmp_path, **more))
+    assert learned(folder).tobytes() == learned(whole[0]).tobytes()
+    assert [each.step for each in read_signals(folder / TABLE)] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_a_killed_run_stops_early_where_it_would_have(place, tmp_path, losses):
+    options = EARLY | {"checkpointing_steps": 1}
+    losses += [0.5, 0.4, 0.3, 0.31]
+    stopped_after(place, tmp_path, 3, **options)
+    losses += [0.3]
+    folder = run.train(configure(place, tmp_path, **options, resume_from_checkpoint="latest"))
+    assert checkpoint_steps(folder)[-1] == 4 and not losses
+
+
+def test_the_best_rows_become_the_result_where_that_is_asked_for(place, tmp_path, losses, whole, capsys):
+    losses += [0.5, 0.4, 0.2, 0.45]
+    folder = run.train(configure(place, tmp_path, load_best_model_at_end=True))
+    best = load_checkpoint(whole[0] / "checkpoint-4").rows
+    assert learned(folder).tobytes() == best.tobytes() != learned(whole[0]).tobytes()
+    assert "4 steps" in (folder / "README.md").read_text()
+    said = capsys.readouterr().err
+    assert "the result is that of step 4, which has the smallest validation loss" in said
+    assert "validation loss 0.5000 at step 0, 0.4500 at step 6, best 0.2000 at step 4" in said
+
+
+def test_loaded_rows_stay_behind_the_best_ones(tmp_path):
+    save_learned_embeds(tmp_path / BEST, "<thing>", np.ones((2, 4)), details={"step": "7"})
+    rows, step = with_best(np.zeros((3, 4), np.float32), tmp_path)
+    assert step == 7 and rows.tolist() == [[1] * 4, [1] * 4, [0] * 4]
+
+
+def test_nothing_is_said_of_a_run_without_a_table(tmp_path):
+    assert summary(tmp_path) == []
+    assert best_kept(tmp_path / BEST, [], 3) == float("inf")
+
+
+def make_hook(tmp_path, losses, **changes):
+    arguments = {
+        "every": 1,
+        "last_step": 100,
+        "loss": lambda rows: losses.pop(0),
+        "result": lambda state: state.rows,
+        "start_rows": np.ones((1, 4), np.float32),
+        "vocabulary": Vocabulary(
+            np.eye(4) * 0.5, [f"{letter}</w>" for letter in "abcd"], lambda i: "abcd"[i]
+        ),
+    }
+    return Evaluate(tmp_path, "<thing>", **(arguments | changes))
+
+
+def evaluate(hook, step, scale=1.0):
+    if step:
+        hook.measured(Chunk(step, np.asarray([0.1], np.float32), np.asarray([1.0], np.float32), 1.0))
+    state = TrainState(np.full((1, 4), scale, np.float32), None, np.int32(step))
+    (hook.reached if step else lambda step, state: hook.began(step, state))(step, state)
+
+
+def test_flags_are_said_once_when_they_begin_to_hold(tmp_path, capsys):
+    hook = make_hook(tmp_path, [0.2, 0.1, 0.1, 0.1, 0.1, 0.1])
+    for step, scale in enumerate([1.0, 2.0, 2.6, 2.7, 2.8, 2.9]):
+        evaluate(hook, step, scale)
+    assert capsys.readouterr().err.splitlines() == [
+        "step 2: the rows have left the range of known words: over-training is likely",
+        "step 4: no longer improving since step 1",
+    ]
+    evaluated = summary(tmp_path)
+    assert evaluated[1:] == [
+        "step 2: the rows have left the range of known words: over-training is likely",
+        "step 4: no longer improving since step 1",
+    ]
+    # A run that goes on has said it already.
+    again = make_hook(tmp_path, [0.1])
+    again.began(5, TrainState(np.ones((1, 4), np.float32), None, np.int32(5)))
+    evaluate(again, 6, 3.0)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_last_step_is_not_an_early_end(tmp_path, capsys):
+    hook = make_hook(tmp_path, [0.2, 0.1, 0.1], last_step=2, patience=Patience(1))
+    for step in (0, 1, 2):
+        evaluate(hook, step)
+    assert not hook.stop and "early" not in capsys.readouterr().err
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,142 @@
+"""The signals of rows, their table, and what it says in plain words."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ti_flax.signals import (
+    RowSignals,
+    Signals,
+    Vocabulary,
+    best_of,
+    evaluations_without_gain,
+    flags,
+    read_signals,
+    write_signals,
+)
+
+NAMES = ["cat</w>", "ca", "dog</w>", "<|endoftext|>", "zero</w>", "Cat</w>"]
+TABLE = np.asarray([[1, 0], [1, 0.01], [0, 2], [3, 0], [0, 0], [2, 0.1]], np.float32)
+
+
+def vocabulary():
+    return Vocabulary(
+        TABLE, NAMES, lambda index: NAMES[index].removesuffix("</w>").lower() + " ", special=[3]
+    )
+
+
+def test_a_row_against_the_vocabulary():
+    (signals,) = vocabulary().measure(
+        np.asarray([[1.5, 1.5]], np.float32), np.asarray([[0.0, 4.0]], np.float32)
+    )
+    norms = [0, 1, 1.00005, 2, 2.0025, 3]
+    assert signals.norm == pytest.approx(np.sqrt(4.5))
+    assert signals.norm_to_median == pytest.approx(np.sqrt(4.5) / np.mean(norms[2:4]), rel=1e-5)
+    assert signals.norm_percentile == pytest.approx(100 * 5 / 6)
+    assert signals.cosine_to_start == pytest.approx(np.sqrt(0.5))
+
+
+def test_nearest_are_whole_words_each_once():
+    # `ca` is a piece, the end token is special, `zero` has no direction, and `Cat` reads as `cat`.
+    found = vocabulary().nearest(np.asarray([1.0, 0.2], np.float32))
+    assert [word for word, _ in found] == ["cat", "dog"]
+    cosine = np.asarray([2, 0.1]) @ [1, 0.2] / np.linalg.norm([2, 0.1]) / np.linalg.norm([1, 0.2])
+    assert found[0][1] == pytest.approx(cosine)
+
+
+def row(to_median=1.5, nearest='ring 0.50, "x, y" 0.40'):
+    return RowSignals(1.25, to_median, 98.5, 0.1, nearest)
+
+
+def table_of(losses, every=20, ratios=None):
+    return [
+        Signals(i * every, loss, None if i == 0 else 0.15, None if i == 0 else 1e-3, (row(ratio), row(1.0)))
+        for i, (loss, ratio) in enumerate(zip(losses, ratios or [1.5] * len(losses), strict=True))
+    ]
+
+
+def test_the_table_comes_back_from_its_file(tmp_path):
+    table = table_of([0.14, 0.13125])
+    write_signals(tmp_path / "signals.csv", table)
+    assert read_signals(tmp_path / "signals.csv") == table
+    assert [path.name for path in tmp_path.iterdir()] == ["signals.csv"]
+
+
+def test_a_write_that_fails_leaves_the_table_before(tmp_path, monkeypatch):
+    path = tmp_path / "signals.csv"
+    write_signals(path, table_of([0.14]))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_signals(path, table_of([0.14, 0.13]))
+    assert read_signals(path) == table_of([0.14])
+
+
+@pytest.mark.parametrize("text", ["", "step,loss\n1,2\n", "step,validation_loss,loss,grad_norm\nx,1,1,1\n"])
+def test_another_table_counts_as_none(tmp_path, text):
+    (tmp_path / "signals.csv").write_text(text)
+    assert read_signals(tmp_path / "signals.csv") == []
+    assert read_signals(tmp_path / "none.csv") == []
+
+
+def test_the_best_is_one_after_an_update():
+    assert best_of(table_of([0.1, 0.14, 0.13, 0.135])).step == 40
+    assert best_of(table_of([0.1])) is None
+    assert best_of(table_of([0.1, float("nan")])) is None
+
+
+@pytest.mark.parametrize(
+    ("losses", "threshold", "since"),
+    [
+        ([0.10, 0.14, 0.13, 0.12], 0.0, 0),
+        ([0.10, 0.14, 0.13, 0.131, 0.13], 0.0, 2),
+        ([0.10, 0.14, 0.135, 0.131], 0.005, 0),
+        ([0.10, 0.14, 0.136, 0.132], 0.005, 0),
+        ([0.10, 0.14, 0.136, 0.1355], 0.005, 2),
+        ([0.10], 0.0, 0),
+    ],
+)
+def test_patience_counts_evaluations_without_a_better_loss(losses, threshold, since):
+    assert evaluations_without_gain(table_of(losses), threshold) == since
+
+
+# The demo's <ruby> at two learning rates: an evaluation every 40 steps, 30 samples.
+GOOD = [0.13188, 0.12830, 0.12694, 0.12663, 0.12620, 0.12619]
+LARGE = [0.13188, 0.12715, 0.12676, 0.12643, 0.12657, 0.12578, 0.12566, 0.12581, 0.12586, 0.12555, 0.12581]
+LARGE_NORMS = [1.52, 8.22, 8.69, 9.10, 9.87, 10.55, 11.72, 12.43, 12.80, 13.50, 14.18]
+
+
+def test_a_good_run_is_silent():
+    assert flags(table_of(GOOD, 40, [1.52, 1.55, 1.61, 1.66, 1.73, 1.78])) == []
+    assert flags([]) == []
+
+
+def test_a_learning_rate_that_is_too_large_is_flagged_once_when_it_begins():
+    table = table_of(LARGE, 40, LARGE_NORMS)
+    assert flags(table) == [
+        (200, "the rows have left the range of known words: over-training is likely"),
+        (400, "no longer improving since step 200"),
+    ]
+    # What was said stays as it was said, whatever comes after.
+    for count in range(len(table)):
+        assert flags(table[:count]) == [each for each in flags(table) if each[0] <= (count - 1) * 40]
+
+
+def test_one_vector_out_of_range_is_enough_and_a_start_out_of_range_is_not():
+    start = [dataclasses.replace(each, rows=(row(20.0),)) for each in table_of([0.14])]
+    assert flags(start) == []
+    assert len(flags([*start, *table_of([0.13, 0.12], ratios=[1.0, 11.0])[1:]])) == 1
+
+
+def test_a_loss_that_never_falls_is_said_to_be_so():
+    assert flags(table_of([0.13, 0.14, 0.14, 0.14])) == [(60, "no longer improving since step 0")]
+
+
+def test_more_of_the_same_length_has_to_pass_before_a_run_counts_as_over():
+    falls = [0.14, 0.138, 0.136, 0.134, 0.132, 0.130]
+    assert flags(table_of(falls + [0.130] * 4)) == []
+    assert flags(table_of(falls + [0.130] * 5)) == [(200, "no longer improving since step 100")]

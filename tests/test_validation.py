@@ -1,0 +1,226 @@
+"""The fixed set and the loss over it: always the same, whole, and what training minimises."""
+
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import FAMILIES
+
+from ti_flax import validation
+from ti_flax.diffusion import NoiseSchedule
+from ti_flax.examples import Bucket, Examples, draw
+from ti_flax.models.stable_diffusion import random_stable_diffusion
+from ti_flax.objective import Objective
+from ti_flax.step import KEY_IMPLEMENTATION, Task, denoising_loss, replicate
+from ti_flax.timesteps import TimestepRules
+from ti_flax.validation import (
+    Validation,
+    chosen_pictures,
+    evaluation_interval,
+    fixed_set,
+    make_evaluation,
+    samples_for,
+)
+
+VOCABULARY = 120
+ALL = TimestepRules(first=0, end=1000)
+
+
+def bucket(images, shape=(4, 4), *, seed=0, weights=None, prompts=None):
+    rng = np.random.default_rng([seed, images])
+    return Bucket(
+        rng.normal(size=(images, 2, *shape, 8)).astype(np.float32),
+        np.zeros(images, np.int32) if prompts is None else prompts,
+        np.repeat(np.arange(images, dtype=np.int32), weights or [1] * images),
+        rng.uniform(0.5, 1.5, (images, 2, *shape)).astype(np.float32) if seed else None,
+    )
+
+
+def samples_of(chosen):
+    """All samples in order: bucket, image, mirrored, timestep."""
+    found = []
+    for index, places in enumerate(chosen.places):
+        for number, *rest in zip(*(np.ravel(column).tolist() for column in places), strict=True):
+            found += [(number, index, *rest)] if number >= 0 else []
+    assert [number for number, *_ in sorted(found)] == list(range(len(chosen.weights)))
+    return [tuple(rest) for _, *rest in sorted(found)]
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 8), (4, 3), (8, 64)])
+@pytest.mark.parametrize("sizes", [(3,), (5, 2), (1, 1, 40)])
+def test_every_picture_and_mirror_comes_equally_often_over_the_whole_range(devices, batch_size, sizes):
+    buckets = [bucket(size) for size in sizes]
+    layout = {"batch_size": batch_size, "devices": devices}
+    chosen = fixed_set(buckets, ALL, flip_p=0.5, samples=48, **layout)
+    samples = samples_of(chosen)
+    shown = [sample[:3] for sample in samples]
+    counts = {each: shown.count(each) for each in shown}
+    assert len(set(counts.values())) == 1
+    if sum(sizes) <= 24:
+        assert len(counts) == 2 * sum(sizes)
+    timesteps = [sample[3] for sample in samples]
+    width = 1000 / len(samples)
+    assert [int(timestep / width) for timestep in timesteps] == list(range(len(samples)))
+    # The layout over devices and passes is no part of what is measured.
+    assert samples == samples_of(fixed_set(buckets, ALL, flip_p=0.5, samples=48, batch_size=1, devices=1))
+    for places in chosen.places:
+        assert places.number.shape[0] == devices and places.number.shape[2] <= batch_size
+    assert chosen.passes * devices < len(samples) + sum(batch_size * devices for _ in sizes)
+
+
+@pytest.mark.parametrize(("flip_p", "mirrors"), [(0.0, {0}), (0.3, {0, 1}), (1.0, {1})])
+def test_mirror_images_are_looked_at_where_training_has_them(flip_p, mirrors):
+    chosen = fixed_set([bucket(3)], ALL, flip_p=flip_p, samples=12, batch_size=4, devices=1)
+    assert {sample[2] for sample in samples_of(chosen)} == mirrors
+
+
+def test_the_timesteps_are_those_that_are_trained():
+    rules = TimestepRules(first=200, end=208)
+    chosen = fixed_set([bucket(2)], rules, flip_p=0.0, samples=4, batch_size=4, devices=1)
+    assert [sample[3] for sample in samples_of(chosen)] == [201, 203, 205, 207]
+
+
+def test_many_pictures_are_bounded_and_each_bucket_has_one():
+    found = chosen_pictures([1000, 1, 250], 50)
+    assert len(set(found)) == len(found) == pytest.approx(50, abs=3)
+    assert {index for index, _ in found} == {0, 1, 2}
+    images = [image for index, image in found if index == 0]
+    assert images[0] == 0 and set(np.diff(images)) <= {25, 26}
+    assert chosen_pictures([2, 1], 50) == [(0, 0), (0, 1), (1, 0)]
+
+
+def test_pictures_count_as_often_as_an_epoch_shows_them():
+    chosen = fixed_set([bucket(2, weights=[3, 1])], ALL, flip_p=0.0, samples=4, batch_size=4, devices=1)
+    np.testing.assert_allclose(chosen.weights, [0.375, 0.125, 0.375, 0.125])
+
+
+@pytest.mark.parametrize(
+    ("total", "update_samples", "samples", "interval"),
+    [
+        (200, 8, 32, 50),
+        (3000, 4, 64, 177),
+        (5000, 16, 64, 100),
+        (5, 1, 32, 3),
+        (1, 1, 32, 1),
+        (100000, 1, 64, 2000),
+    ],
+)
+def test_evaluations_take_at_most_a_twentieth_of_a_run(total, update_samples, samples, interval):
+    assert samples_for(total, update_samples) == samples
+    steps = evaluation_interval(total=total, passes=samples, update_samples=update_samples)
+    assert steps == interval
+    evaluations = len([0, *range(steps, total, steps), total])
+    cost = evaluations * samples / (2 * total * update_samples)
+    assert cost <= 0.05 or evaluations <= 3
+
+
+def make_task(family="sd1", **changes):
+    model = random_stable_diffusion(FAMILIES[family], seed=0)
+    task = Task(
+        model=model,
+        schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
+        optimizer=types.SimpleNamespace(),
+        trainable=np.asarray([True, True]),
+        first_added_id=VOCABULARY,
+        batch_size=3,
+    )
+    return dataclasses.replace(task, **changes)
+
+
+def examples_of(*buckets):
+    token_ids = np.random.default_rng(1).integers(0, VOCABULARY, (2, 4, 77)).astype(np.int32)
+    token_ids[..., 5:7] = [VOCABULARY, VOCABULARY + 1]
+    return Examples(buckets, token_ids)
+
+
+def rows_of(task, seed=2):
+    return np.random.default_rng(seed).normal(size=(2, task.model.text_encoder.config.hidden_size)) * 0.02
+
+
+def loss_over(task, examples, rows, *, devices, seed=3, samples=12, **layout):
+    """The loss with so many of the virtual devices, and the set it is over."""
+    places = jax.local_devices()[:devices]
+    params = task.model.params
+    frozen = {"text_encoder": params["text_encoder"], "unet": params["unet"], "examples": examples}
+    chosen = fixed_set(
+        examples.buckets,
+        task.draw_rules.timesteps,
+        flip_p=task.flip_p,
+        samples=samples,
+        batch_size=task.batch_size,
+        devices=devices,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation.jax, "local_devices", lambda: places)
+        measure = Validation(task, replicate(frozen, places), chosen, seed=seed)
+        return [measure(each) for each in rows]
+
+
+HUBER = Objective(loss_type="huber", huber_c=np.linspace(0.1, 1, 1000, dtype=np.float32))
+
+
+@pytest.fixture(scope="module")
+def two_buckets():
+    task = make_task(objective=HUBER)
+    prompts = np.asarray([0, 1, 1, 0], np.int32)
+    return task, examples_of(bucket(4, seed=1, prompts=prompts), bucket(2, (2, 4), seed=2))
+
+
+def test_it_is_the_same_at_every_evaluation_and_on_any_number_of_devices(two_buckets):
+    task, examples = two_buckets
+    rows, others = rows_of(task), rows_of(task, seed=5)
+    first, other, again = loss_over(task, examples, [rows, others, rows], devices=1)
+    assert first == again != other
+    (on_two,) = loss_over(task, examples, [rows], devices=2)
+    assert on_two == pytest.approx(first, rel=1e-6)
+    (other_seed,) = loss_over(task, examples, [rows], devices=1, seed=4)
+    assert other_seed != first
+
+
+def test_it_is_the_loss_that_training_minimises():
+    task = make_task(objective=HUBER, batch_size=60)
+    examples = examples_of(bucket(4, seed=1))
+    rows = jnp.asarray(rows_of(task), jnp.float32)
+    # So many samples that only their noise is between the two.
+    (found,) = loss_over(task, examples, [rows], devices=1, samples=480)
+    rules = dataclasses.replace(
+        task.draw_rules, global_batch=480, timesteps=dataclasses.replace(ALL, sampling="stratified")
+    )
+    params = {name: task.model.params[name] for name in ("text_encoder", "unet")}
+
+    @jax.jit
+    def trained(first):
+        def one(position):
+            where = {"step": jnp.int32(0), "position": position}
+            return draw(rules, jax.random.key(11), examples.buckets[0], examples.token_ids, **where)
+
+        return denoising_loss(rows, params, jax.vmap(one)(first + jnp.arange(60)), task)
+
+    expected = np.mean([trained(first) for first in range(0, 480, 60)])
+    assert found == pytest.approx(expected, rel=0.02)
+
+
+def test_an_evaluation_needs_less_memory_than_an_update():
+    task = make_task()
+    examples = examples_of(bucket(3, (8, 8)))
+    chosen = fixed_set(examples.buckets, ALL, flip_p=0.5, samples=60, batch_size=3, devices=1)
+    params = {name: task.model.params[name] for name in ("text_encoder", "unet")}
+    frozen = {**params, "examples": examples}
+    rows = jnp.asarray(rows_of(task), jnp.float32)
+    key = jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION))
+    places = jax.tree.map(lambda leaf: leaf[0], chosen.places)
+    evaluation = jax.jit(make_evaluation(task)).lower(rows, frozen, key, places).compile()
+
+    def loss(rows, frozen):
+        def one(position):
+            where = {"step": jnp.int32(0), "position": position}
+            return draw(task.draw_rules, jax.random.key(0), examples.buckets[0], examples.token_ids, **where)
+
+        return denoising_loss(rows, frozen, jax.vmap(one)(jnp.arange(3)), task)
+
+    update = jax.jit(jax.grad(loss)).lower(rows, params).compile()
+    needs = [program.memory_analysis().temp_size_in_bytes for program in (evaluation, update)]
+    assert needs[0] < needs[1]

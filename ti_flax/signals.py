@@ -1,0 +1,219 @@
+"""What an evaluation tells about the rows, the table of all evaluations, and what it says in plain words."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ti_flax.errors import OutputError
+
+# Words shown as nearest to a row.
+NEAREST = 3
+# Times the vocabulary's median norm from which on rows are out of its range. Embeddings made with diffusers'
+# recipe for Stable Diffusion 1.x, whose median is 0.39, end at 0.5 to 3.0, at most 8 times it. The demo's
+# concepts end below 3 times; with a learning rate 50 times as large they are beyond 10 times at step 200, and
+# only 44 % of the pictures have the background that the prompt asks for.
+OUT_OF_RANGE = 10.0
+# The share of all that was gained below which a further gain does not count, and over how many evaluations.
+WORTH_HAVING = 0.05
+EVALUATIONS_TO_TELL = 3
+# Ends a token that is a whole word, in CLIP's byte-pair encoding.
+_END_OF_WORD = "</w>"
+_OF_EVALUATION = ("step", "validation_loss", "loss", "grad_norm")
+_OF_ROW = ("norm", "norm_to_median", "norm_percentile", "cosine_to_start", "nearest_words")
+
+
+@dataclass(frozen=True)
+class RowSignals:
+    """What is known of one row.
+
+    Attributes:
+      norm: its length.
+      norm_to_median: that, divided by the median length of the vocabulary's vectors.
+      norm_percentile: share of the vocabulary's vectors that are shorter, 0 to 100.
+      cosine_to_start: of the angle between it and what it started as.
+      nearest_words: whole words of the vocabulary and their cosines, such as `toy 0.83, doll 0.51`.
+    """
+
+    norm: float
+    norm_to_median: float
+    norm_percentile: float
+    cosine_to_start: float
+    nearest_words: str
+
+
+@dataclass(frozen=True)
+class Signals:
+    """One evaluation.
+
+    Attributes:
+      step: updates made before it.
+      validation_loss: over the fixed set.
+      loss: training loss, its mean over the updates since the last evaluation; None before the first.
+      grad_norm: like it, of the gradient's norm.
+      rows: of each of the concept's vectors.
+    """
+
+    step: int
+    validation_loss: float
+    loss: float | None
+    grad_norm: float | None
+    rows: tuple[RowSignals, ...]
+
+
+class Vocabulary:
+    """The known words, to measure rows against.
+
+    Args:
+      table: `[known_tokens, width]`, the rows of the token table that the tokenizer names.
+      names: their tokens, as the tokenizer writes them.
+      decode: from a token id to its text.
+      special: ids that are no words.
+    """
+
+    def __init__(self, table: np.ndarray, names: Sequence[str], decode: Any, special: Sequence[int] = ()):
+        self._table, self._decode = np.asarray(table, np.float32), decode
+        self._norms = np.linalg.norm(self._table, axis=1)
+        self._sorted = np.sort(self._norms)
+        self.median_norm = float(np.median(self._norms))
+        whole = np.asarray([name.endswith(_END_OF_WORD) for name in names])
+        whole[list(special)] = False
+        self._words = np.flatnonzero(whole & (self._norms > 0))
+
+    def measure(self, rows: np.ndarray, start: np.ndarray) -> tuple[RowSignals, ...]:
+        """The signals of rows, `[vectors, width]` float32, that were `start` before the first update."""
+        return tuple(self._measure(row, before) for row, before in zip(rows, start, strict=True))
+
+    def _measure(self, row: np.ndarray, start: np.ndarray) -> RowSignals:
+        norm = float(np.linalg.norm(row))
+        return RowSignals(
+            norm=norm,
+            norm_to_median=norm / self.median_norm,
+            norm_percentile=100.0 * float(np.searchsorted(self._sorted, norm)) / len(self._sorted),
+            cosine_to_start=float(row @ start / max(norm * float(np.linalg.norm(start)), 1e-12)),
+            nearest_words=", ".join(f"{word} {cosine:.2f}" for word, cosine in self.nearest(row)),
+        )
+
+    def nearest(self, row: np.ndarray, count: int = NEAREST) -> list[tuple[str, float]]:
+        """The whole words whose vectors point most nearly the same way, and the cosines."""
+        cosines = (self._table @ row) / np.maximum(self._norms * np.linalg.norm(row), 1e-12)
+        order = self._words[np.argsort(-cosines[self._words], kind="stable")]
+        found: dict[str, float] = {}
+        for index in order[: 20 * count]:
+            word = self._decode(int(index)).strip()
+            if word.isprintable() and word and word not in found:
+                found[word] = float(cosines[index])
+            if len(found) == count:
+                break
+        return list(found.items())
+
+
+def write_signals(path: Path, table: Sequence[Signals]) -> None:
+    """Writes the table as CSV, in one rename: whoever reads it finds all of it or what was there before.
+
+    Raises:
+      OutputError: the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    vectors = len(table[0].rows) if table else 0
+    writer.writerow([*_OF_EVALUATION, *(f"{name}_{i + 1}" for i in range(vectors) for name in _OF_ROW)])
+    for each in table:
+        rows = [_text(getattr(row, name)) for row in each.rows for name in _OF_ROW]
+        writer.writerow([*(_text(getattr(each, name)) for name in _OF_EVALUATION), *rows])
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text.getvalue(), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(path, expected="a file that can be written", found=str(error)) from error
+
+
+def read_signals(path: Path) -> list[Signals]:
+    """The table that a run wrote; empty where there is none, or one of another program."""
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [_signals(line) for line in csv.DictReader(file)]
+    except (KeyError, ValueError, TypeError, csv.Error):
+        return []
+
+
+def _text(value: str | float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    return "" if value is None else str(value)
+
+
+def _signals(line: dict[str, str]) -> Signals:
+    vectors = (len(line) - len(_OF_EVALUATION)) // len(_OF_ROW)
+    rows = [[line[f"{name}_{i + 1}"] for name in _OF_ROW] for i in range(vectors)]
+    return Signals(
+        step=int(line["step"]),
+        validation_loss=float(line["validation_loss"]),
+        loss=float(line["loss"]) if line["loss"] else None,
+        grad_norm=float(line["grad_norm"]) if line["grad_norm"] else None,
+        rows=tuple(_row_signals(*row) for row in rows),
+    )
+
+
+def _row_signals(norm: str, to_median: str, percentile: str, cosine: str, nearest: str) -> RowSignals:
+    return RowSignals(float(norm), float(to_median), float(percentile), float(cosine), nearest)
+
+
+def best_of(table: Sequence[Signals]) -> Signals | None:
+    """The evaluation with the smallest validation loss, of those after at least one update."""
+    learned = [each for each in table if each.step > 0 and np.isfinite(each.validation_loss)]
+    return min(learned, key=lambda each: each.validation_loss, default=None)
+
+
+def evaluations_without_gain(table: Sequence[Signals], threshold: float) -> int:
+    """How many evaluations there were since the last that was better than the best before it.
+
+    Args:
+      table: in order of steps.
+      threshold: by how much the loss has to fall to count as better, as in transformers.
+    """
+    best, since = float("inf"), 0
+    for each in table:
+        if each.step > 0:
+            gained = each.validation_loss < best - threshold
+            best, since = (each.validation_loss, 0) if gained else (best, since + 1)
+    return since
+
+
+def flags(table: Sequence[Signals]) -> list[tuple[int, str]]:
+    """What the table says in plain words, each once: the step at which it began to hold, and a sentence."""
+    found = []
+    for count in range(1, len(table) + 1):
+        since = _no_gain_since(table[:count])
+        if since is not None:
+            found.append((table[count - 1].step, f"no longer improving since step {since}"))
+            break
+    for each in table:
+        longest = max((row.norm_to_median for row in each.rows), default=0.0)
+        if each.step > 0 and longest >= OUT_OF_RANGE:
+            sentence = "the rows have left the range of known words: over-training is likely"
+            found.append((each.step, sentence))
+            break
+    return sorted(found)
+
+
+def _no_gain_since(table: Sequence[Signals]) -> int | None:
+    """The first step as good as the best so far, if as many steps again brought nothing worth having."""
+    losses = np.asarray([each.validation_loss for each in table])
+    if not np.isfinite(losses).all():
+        return None
+    good = losses.min() + WORTH_HAVING * (losses[0] - losses.min())
+    first = int(np.argmax(losses <= good))
+    enough = len(table) - 1 - first >= EVALUATIONS_TO_TELL and table[-1].step >= 2 * table[first].step
+    return table[first].step if enough else None
