@@ -1,4 +1,4 @@
-"""The output folder: opened before any work, filled at the end, uploaded if asked for."""
+"""The output folder: opened before any work, filled at the end."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import numpy as np
 
 from ti_flax.checkpoint import checkpoint_steps, find_checkpoint
 from ti_flax.config import RunConfig
-from ti_flax.errors import OutputError, TiFlaxError
-from ti_flax.export.hub import push_to_hub
-from ti_flax.export.learned_embeds import save_learned_embeds
-from ti_flax.export.model_card import write_model_card
+from ti_flax.errors import OutputError
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.materials import Materials
 from ti_flax.messages import say, stage, warn
 from ti_flax.models.model_source import ModelSource
+from ti_flax.results import write_result
 
 
 def open_output(config: RunConfig) -> Path:
@@ -57,16 +55,16 @@ def open_output(config: RunConfig) -> Path:
         )
     for step in steps:
         shutil.rmtree(output_dir / f"checkpoint-{step}")
-    for pattern in ("learned_embeds*", "validation/step-*.png", "contact_sheet.png"):
+    for pattern in ("learned_embeds*", "validation/step-*.png", "contact_sheet.png", "*_images/*.jpeg"):
         for path in output_dir.glob(pattern):
             path.unlink()
     return output_dir
 
 
 def export(
-    config: RunConfig, materials: Materials, rows: np.ndarray, output_dir: Path, *, samples: int, rate: str
+    config: RunConfig, materials: Materials, rows: np.ndarray, output_dir: Path, *, samples: int
 ) -> None:
-    """Writes the result: learned_embeds in both formats, names for the concepts library, card, pipeline.
+    """Writes the result: the pipeline if it is wanted, then the embedding with its card and pictures.
 
     Args:
       config: of the run.
@@ -75,13 +73,12 @@ def export(
         learned_embeds the concept's own alone.
       output_dir: where to.
       samples: of an update.
-      rate: the learning rate after `scale_lr`, in words.
 
     Raises:
       OutputError: the folder cannot be written.
     """
-    token = materials.concept.placeholder_token
     if not config.output.only_save_embeds:
+<<<<<<< HEAD
         with stage("writing the pipeline", done="wrote the pipeline"):
             save_pipeline(
                 materials.model.source or ModelSource(Path()),
@@ -118,3 +115,15 @@ def upload(config: RunConfig, output_dir: Path) -> None:
         say(f"uploaded to {name}")
     except TiFlaxError as error:
         warn(str(error))
+=======
+        say("writing the pipeline")
+        save_pipeline(
+            materials.model.source or ModelSource(Path()),
+            output_dir,
+            tokenizer=materials.tokenizer,
+            rows=rows,
+            first_added_id=materials.concept.token_ids[0],
+        )
+    steps = config.training.max_train_steps or 0
+    write_result(config, materials, rows, output_dir, step=steps, samples=samples)
+>>>>>>> 9fb6bb6 (Sharing on the Hub: a process of its own that can be ended, checked before the training, at checkpoints too, with a card that shows pictures)

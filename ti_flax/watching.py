@@ -16,7 +16,12 @@ from ti_flax.loop import Hook
 from ti_flax.materials import Materials
 from ti_flax.messages import say
 from ti_flax.pictures import Painter
+<<<<<<< HEAD
 from ti_flax.progress import Progress
+=======
+from ti_flax.results import result_so_far
+from ti_flax.sharing import ShareCheckpoints
+>>>>>>> 9fb6bb6 (Sharing on the Hub: a process of its own that can be ended, checked before the training, at checkpoints too, with a card that shows pictures)
 from ti_flax.step import Task, result_rows
 from ti_flax.tokens import encode_prompts
 
@@ -65,7 +70,21 @@ def make_hooks(
                 ),
             )
         )
+<<<<<<< HEAD
     progress = Progress(start, total, samples=samples, learning_rate=learning_rate)
+=======
+    if config.hub.push_to_hub and config.hub.hub_strategy != "end":
+        made.append(
+            ShareCheckpoints(
+                config.hub,
+                output_dir,
+                every=config.output.checkpointing_steps,
+                last_step=total,
+                fill=result_so_far(config, task, materials, output_dir),
+            )
+        )
+    progress = hooks.Progress(start, total, samples=samples, learning_rate=learning_rate)
+>>>>>>> 9fb6bb6 (Sharing on the Hub: a process of its own that can be ended, checked before the training, at checkpoints too, with a card that shows pictures)
     return [progress, *made], progress
 
 
