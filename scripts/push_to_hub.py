@@ -4,7 +4,7 @@
     python scripts/push_to_hub.py outputs/cat --hub_model_id your-name/cat-toy
 
 A second upload changes only what is new. Small copies of training pictures, in `concept_images`, are part of
-it: delete that folder to keep them, and the sheet that shows them, to yourself.
+it: delete that folder, and its lines in README.md, to keep them and what shows them to yourself.
 """
 
 import argparse

@@ -161,7 +161,7 @@ FAILURES = [
     ({"commit": (403, "Storage limit reached")}, "no right to write there (403): Storage limit reached"),
     ({"quota": True}, "You have exceeded your storage limit"),
     ({"put": 507}, "no room left on the Hub (507)"),
-    ({"commit": "hang"}, "no end of it within 6 s"),
+    ({"commit": "hang"}, "no answer within 6 s"),
 ]
 
 
@@ -171,7 +171,9 @@ def test_a_failed_upload_is_one_line_with_the_command_for_later(
 ):
     hub.fail |= fail
     monkeypatch.setattr(sharing, "UPLOAD_SECONDS", 6.0)
+    began = time.monotonic()
     assert sharing.upload(options(hub_private_repo=True), finished) is not None
+    assert time.monotonic() - began < 12
     _, line = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: upload to me/thing: found ") and found in line
     assert f"Not uploaded: 5 files, 0.0 MB, all in {finished}; " in line
@@ -280,6 +282,22 @@ def test_secrets_in_what_the_hub_says_are_not_repeated(hub, finished, capsys):
     said = capsys.readouterr().err
     assert "refused" in said
     assert not any(secret in said for secret in (TOKEN, "pass-word", "hush", "hf_another1"))
+
+
+def test_ctrl_c_ends_the_upload_and_says_the_command(hub, finished, monkeypatch, capsys):
+    hub.fail["create"] = "hang"
+    made = []
+
+    def interrupted(process):
+        made.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hub_process.HubProcess, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sharing.upload(options(), finished)
+    said = capsys.readouterr().err
+    assert f"not uploaded: 5 files, 0.0 MB; `python scripts/push_to_hub.py {finished} --hub_model_id" in said
+    assert made[0]._process.returncode is not None
 
 
 def test_no_traceback_holds_the_token(place, hub, tmp_path, monkeypatch):

@@ -121,7 +121,7 @@ def check(request: dict[str, Any], api: Any) -> dict[str, Any]:
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403):  # a server without this question is no reason to refuse
             raise
-    return {"repo_id": made.repo_id, "url": str(made), "private": bool(found.private)}
+    return {"repo_id": made.repo_id, "url": redacted(str(made)), "private": bool(found.private)}
 
 
 def upload(request: dict[str, Any], api: Any) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def upload(request: dict[str, Any], api: Any) -> dict[str, Any]:
     operations = [CommitOperationDelete(name) for name in gone]
     operations += [CommitOperationAdd(name, folder / path) for name, path in files.items()]
     commit = api.create_commit(made.repo_id, operations, commit_message=request["message"])
-    return {"repo_id": made.repo_id, "url": str(made), "changed": commit.oid != found.sha}
+    return {"repo_id": made.repo_id, "url": redacted(str(made)), "changed": commit.oid != found.sha}
 
 
 def _refuse_public(request: dict[str, Any], repo_id: str, *, private: bool | None) -> None:
@@ -181,7 +181,7 @@ def failure_of(error: Exception, token: str | None) -> dict[str, Any]:
         return _failure(f"a connection that was cut ({line})", "Check the network.", temporary=True)
     if isinstance(error, OSError) and error.filename is not None:
         return _failure(f"{error.strerror}: {error.filename}", "Check the folder.")
-    return _failure(line or type(error).__name__, "Put this right on the Hub or in the folder.")
+    return _failure(line or type(error).__name__, "Try again later.", temporary=True)
 
 
 def _refusal(status: int, said: str) -> dict[str, Any]:

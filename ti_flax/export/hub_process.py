@@ -85,7 +85,7 @@ class HubProcess:
                 self._process.wait(max(0.0, self._until - time.monotonic()))
                 self._answer = _read(self._process)
             except subprocess.TimeoutExpired:
-                self._answer = _failed(f"no end of it within {self._seconds:.0f} s")
+                self._answer = _failed(f"no answer within {self._seconds:.0f} s")
             self.stop()
         return self._answer
 
