@@ -79,6 +79,10 @@ def downloaded(hub, monkeypatch, place, repo_id="me/thing"):
     return Path(found)
 
 
+def warnings_of(capsys):
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+
+
 def card_of(folder):
     _, front, body = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     return yaml.safe_load(front), body
@@ -174,7 +178,7 @@ def test_a_failed_upload_is_one_line_with_the_command_for_later(
     began = time.monotonic()
     assert sharing.upload(options(hub_private_repo=True), finished) is not None
     assert time.monotonic() - began < 12
-    _, line = capsys.readouterr().err.splitlines()
+    (line,) = warnings_of(capsys)
     assert line.startswith("warning: upload to me/thing: found ") and found in line
     assert f"Not uploaded: 5 files, 0.0 MB, all in {finished}; " in line
     command = f"`python scripts/push_to_hub.py {finished} --hub_model_id me/thing --hub_private_repo`"
@@ -248,7 +252,7 @@ def test_a_hub_that_cannot_be_reached_at_the_start_is_said(
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = configure(place, tmp_path, push_to_hub=True, hub_model_id="me/thing", hub_token=TOKEN)
     assert sharing.with_repository(config) == config
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = warnings_of(capsys)
     assert line.startswith("warning: upload to me/thing: found ")
     assert line.endswith("; the run goes on and tries again at its end")
 
@@ -412,7 +416,7 @@ def test_a_failure_at_a_checkpoint_is_said_once(hub, finished, capsys):
         hook.reached(step, state=None)
         hook._running.wait()
         hook.measured(chunk=None)
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = warnings_of(capsys)
     assert line == (
         "warning: upload of step 2: found a Hub in trouble (503): told to answer 503; the run goes on"
     )

@@ -78,7 +78,6 @@ def export(
       OutputError: the folder cannot be written.
     """
     if not config.output.only_save_embeds:
-<<<<<<< HEAD
         with stage("writing the pipeline", done="wrote the pipeline"):
             save_pipeline(
                 materials.model.source or ModelSource(Path()),
@@ -87,43 +86,5 @@ def export(
                 rows=rows,
                 first_added_id=materials.concept.token_ids[0],
             )
-    (output_dir / "token_identifier.txt").write_text(token)
-    (output_dir / "type_of_concept.txt").write_text(config.concept.learnable_property)
-    write_model_card(
-        output_dir,
-        config,
-        materials.concept,
-        images=len(materials.images.names),
-        width=rows.shape[1],
-        steps=config.training.max_train_steps or 0,
-        batch=samples,
-        rate=rate,
-    )
-    # Last, because learned_embeds.safetensors is what marks a run as finished.
-    learned = rows[: len(materials.concept.tokens)]
-    save_learned_embeds(output_dir / "learned_embeds.bin", token, learned)
-    save_learned_embeds(output_dir / "learned_embeds.safetensors", token, learned)
-
-
-def upload(config: RunConfig, output_dir: Path) -> None:
-    """Uploads the folder; a failure is said and does not lose the run."""
-    hub = config.hub
-    try:
-        name = push_to_hub(
-            output_dir, repo_id=hub.hub_model_id, token=hub.hub_token, private=hub.hub_private_repo
-        )
-        say(f"uploaded to {name}")
-    except TiFlaxError as error:
-        warn(str(error))
-=======
-        say("writing the pipeline")
-        save_pipeline(
-            materials.model.source or ModelSource(Path()),
-            output_dir,
-            tokenizer=materials.tokenizer,
-            rows=rows,
-            first_added_id=materials.concept.token_ids[0],
-        )
     steps = config.training.max_train_steps or 0
     write_result(config, materials, rows, output_dir, step=steps, samples=samples)
->>>>>>> 9fb6bb6 (Sharing on the Hub: a process of its own that can be ended, checked before the training, at checkpoints too, with a card that shows pictures)

@@ -27,13 +27,9 @@ from ti_flax.messages import detail, say, shown_on, stage
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.noise import NoiseRules
 from ti_flax.objective import Objective
-<<<<<<< HEAD
-from ti_flax.output import export, open_output, upload
-from ti_flax.progress import Progress
-=======
 from ti_flax.output import export, open_output
+from ti_flax.progress import Progress
 from ti_flax.sharing import upload, with_repository
->>>>>>> 9fb6bb6 (Sharing on the Hub: a process of its own that can be ended, checked before the training, at checkpoints too, with a card that shows pictures)
 from ti_flax.step import (
     KEY_IMPLEMENTATION,
     Task,

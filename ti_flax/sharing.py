@@ -22,7 +22,7 @@ from ti_flax.export.shared_files import (
     result_files,
 )
 from ti_flax.loop import Chunk, Hook
-from ti_flax.messages import say
+from ti_flax.messages import say, stage, warn
 from ti_flax.step import TrainState
 
 # The most time that a question at the start takes, and an upload without its megabytes.
@@ -56,9 +56,7 @@ def with_repository(config: RunConfig) -> RunConfig:
         return config.replace(hub_model_id=answer.repo_id)
     if not answer.failure.temporary:
         raise refusal(name, answer.failure)
-    say(
-        f"warning: upload to {name}: found {answer.failure.found}; the run goes on and tries again at its end"
-    )
+    warn(f"upload to {name}: found {answer.failure.found}; the run goes on and tries again at its end")
     return config
 
 
@@ -66,7 +64,8 @@ def open_repository(hub: HubOptions, output_dir: Path) -> Answer:
     """Makes the repository of a run's folder if there is none, and finds out whether it can be written."""
     name = repository_name(hub, output_dir)
     request = {"action": "check", "repo_id": name, "private": hub.hub_private_repo}
-    return HubProcess(request, token=hub.hub_token, seconds=CHECK_SECONDS).wait()
+    with stage("asking the Hub"):
+        return HubProcess(request, token=hub.hub_token, seconds=CHECK_SECONDS).wait()
 
 
 def repository_name(hub: HubOptions, output_dir: Path) -> str:
@@ -100,16 +99,17 @@ def upload(hub: HubOptions, output_dir: Path) -> Failure | None:
     request["replaced"] = [*REPLACED, *request["replaced"]]
     process = HubProcess(request, token=hub.hub_token, seconds=seconds)
     try:
-        answer = process.wait()
+        with stage("uploading"):
+            answer = process.wait()
     except KeyboardInterrupt:
         process.stop()
-        say(f"not uploaded: {what}; `{command(hub, output_dir)}` does it later")
+        warn(f"not uploaded: {what}; `{command(hub, output_dir)}` does it later")
         raise
     if answer.failure is None:
         say(f"uploaded to {answer.url}" if answer.changed else f"nothing new for {answer.url}")
         return None
-    say(
-        f"warning: upload to {name}: found {answer.failure.found}. {answer.failure.remedy} "
+    warn(
+        f"upload to {name}: found {answer.failure.found}. {answer.failure.remedy} "
         f"Not uploaded: {what}, all in {output_dir}; `{command(hub, output_dir)}` does it later."
     )
     return answer.failure
@@ -209,5 +209,5 @@ class ShareCheckpoints(Hook):
         """Says a failure once, until it is another one."""
         found = answer.failure.found if answer.failure is not None else ""
         if found and found != self._said:
-            say(f"warning: upload of step {self._step}: found {found}; the run goes on")
+            warn(f"upload of step {self._step}: found {found}; the run goes on")
         self._said = found

@@ -16,12 +16,9 @@ from ti_flax.loop import Hook
 from ti_flax.materials import Materials
 from ti_flax.messages import say
 from ti_flax.pictures import Painter
-<<<<<<< HEAD
 from ti_flax.progress import Progress
-=======
 from ti_flax.results import result_so_far
 from ti_flax.sharing import ShareCheckpoints
->>>>>>> 9fb6bb6 (Sharing on the Hub: a process of its own that can be ended, checked before the training, at checkpoints too, with a card that shows pictures)
 from ti_flax.step import Task, result_rows
 from ti_flax.tokens import encode_prompts
 
@@ -70,9 +67,6 @@ def make_hooks(
                 ),
             )
         )
-<<<<<<< HEAD
-    progress = Progress(start, total, samples=samples, learning_rate=learning_rate)
-=======
     if config.hub.push_to_hub and config.hub.hub_strategy != "end":
         made.append(
             ShareCheckpoints(
@@ -83,8 +77,7 @@ def make_hooks(
                 fill=result_so_far(config, task, materials, output_dir),
             )
         )
-    progress = hooks.Progress(start, total, samples=samples, learning_rate=learning_rate)
->>>>>>> 9fb6bb6 (Sharing on the Hub: a process of its own that can be ended, checked before the training, at checkpoints too, with a card that shows pictures)
+    progress = Progress(start, total, samples=samples, learning_rate=learning_rate)
     return [progress, *made], progress
 
 

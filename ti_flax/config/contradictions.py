@@ -45,12 +45,9 @@ def refuse_contradictions(config: RunConfig) -> None:
     _refuse_images(config.images)
     _refuse_prompts(config.prompts)
     _refuse_losses(config.loss, config.concept.placeholder_token)
-<<<<<<< HEAD
     if config.watching.quiet and config.watching.verbose:
         raise ConfigError("quiet", expected="not to be given together with verbose", remedy="Leave one out.")
-=======
     refuse_uploads(config.hub, config.output)
->>>>>>> 9fb6bb6 (Sharing on the Hub: a process of its own that can be ended, checked before the training, at checkpoints too, with a card that shows pictures)
     if config.output.overwrite_output_dir and config.output.resume_from_checkpoint is not None:
         raise ConfigError(
             "overwrite_output_dir",
