@@ -129,8 +129,8 @@ def test_a_run_arrives_whole_and_can_be_read_again(place, hub, tmp_path, monkeyp
 
     # Once more, with nothing new: no commit.
     commits = list(hub.repositories["me/thing"].commits)
-    assert push_to_hub.push(push_to_hub.parse_arguments([str(output), "--hub_token", TOKEN])) is None
-    assert sharing.upload(options(), output) is None
+    command = [str(output), "--hub_model_id", "me/thing", "--hub_token", TOKEN]
+    push_to_hub.push(push_to_hub.parse_arguments(command))
     assert f"nothing new for {page}\n" in capsys.readouterr().err
     assert hub.repositories["me/thing"].commits == commits
 
@@ -165,7 +165,7 @@ FAILURES = [
     ({"commit": (403, "Storage limit reached")}, "no right to write there (403): Storage limit reached"),
     ({"quota": True}, "You have exceeded your storage limit"),
     ({"put": 507}, "no room left on the Hub (507)"),
-    ({"commit": "hang"}, "no answer within 6 s"),
+    ({"commit": "hang"}, "no answer within 3 s"),
 ]
 
 
@@ -174,10 +174,11 @@ def test_a_failed_upload_is_one_line_with_the_command_for_later(
     hub, finished, monkeypatch, capsys, fail, found
 ):
     hub.fail |= fail
-    monkeypatch.setattr(sharing, "UPLOAD_SECONDS", 6.0)
+    hangs = "hang" in fail.values()
+    monkeypatch.setattr(sharing, "UPLOAD_SECONDS", 3.0 if hangs else 60.0)
     began = time.monotonic()
     assert sharing.upload(options(hub_private_repo=True), finished) is not None
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < (8 if hangs else 60)
     (line,) = warnings_of(capsys)
     assert line.startswith("warning: upload to me/thing: found ") and found in line
     assert f"Not uploaded: 5 files, 0.0 MB, all in {finished}; " in line
@@ -247,7 +248,7 @@ def test_a_hub_that_cannot_be_reached_at_the_start_is_said(
     wrong,
 ):
     hub.fail["create"] = wrong
-    monkeypatch.setattr(sharing, "CHECK_SECONDS", 4.0 if wrong == "hang" else 30.0)
+    monkeypatch.setattr(sharing, "CHECK_SECONDS", 2.0 if wrong == "hang" else 30.0)
     if wrong == "offline":
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = configure(place, tmp_path, push_to_hub=True, hub_model_id="me/thing", hub_token=TOKEN)

@@ -12,7 +12,7 @@ from ti_flax.config import RunConfig
 from ti_flax.errors import OutputError
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.materials import Materials
-from ti_flax.messages import say, stage, warn
+from ti_flax.messages import stage
 from ti_flax.models.model_source import ModelSource
 from ti_flax.results import write_result
 
