@@ -64,7 +64,15 @@ def test_the_commands_are_whole(tmp_path):
 
 def test_pictures_and_settings(tmp_path):
     facts = CardFacts(
-        images=40, width=768, step=10, batch=8, rate="1", concept_images=2, examples=("a: b",), sheet=True
+        images=40,
+        width=768,
+        step=10,
+        total=20,
+        batch=8,
+        rate="1",
+        concept_images=2,
+        examples=("a: b",),
+        sheet=True,
     )
     front, body = card(tmp_path, facts, hub_license="mit", seed=5, hub_private_repo=False)
     assert front["license"] == "mit"

@@ -62,7 +62,7 @@ def open_output(config: RunConfig) -> Path:
 
 
 def export(
-    config: RunConfig, materials: Materials, rows: np.ndarray, output_dir: Path, *, samples: int
+    config: RunConfig, materials: Materials, rows: np.ndarray, output_dir: Path, *, samples: int, steps: int
 ) -> None:
     """Writes the result: the pipeline if it is wanted, then the embedding with its card and pictures.
 
@@ -73,6 +73,7 @@ def export(
         learned_embeds the concept's own alone.
       output_dir: where to.
       samples: of an update.
+      steps: after how many updates the rows were so.
 
     Raises:
       OutputError: the folder cannot be written.
@@ -86,5 +87,4 @@ def export(
                 rows=rows,
                 first_added_id=materials.concept.token_ids[0],
             )
-    steps = config.training.max_train_steps or 0
     write_result(config, materials, rows, output_dir, step=steps, samples=samples)

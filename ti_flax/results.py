@@ -20,7 +20,14 @@ from ti_flax.updating import describe_rate
 
 
 def write_result(
-    config: RunConfig, materials: Materials, rows: np.ndarray, folder: Path, *, step: int, samples: int
+    config: RunConfig,
+    materials: Materials,
+    rows: np.ndarray,
+    folder: Path,
+    *,
+    step: int,
+    samples: int,
+    goes_on: bool = False,
 ) -> None:
     """Writes the embedding in both formats with its card and pictures.
 
@@ -31,6 +38,7 @@ def write_result(
       folder: where to; previews and contact sheet in it are shown by the card.
       step: updates made.
       samples: of an update.
+      goes_on: whether more updates follow, which the card then says.
 
     Raises:
       OutputError: the folder cannot be written.
@@ -45,6 +53,7 @@ def write_result(
         images=len(materials.images.names),
         width=rows.shape[1],
         step=step,
+        total=config.training.max_train_steps if goes_on else None,
         batch=samples,
         rate=describe_rate(config),
         concept_images=concept_images,
@@ -79,6 +88,6 @@ def result_so_far(
                 (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(output_dir / name, folder / name)
         rows = result_rows(task, state)
-        write_result(config, materials, rows, folder, step=step, samples=task.global_batch)
+        write_result(config, materials, rows, folder, step=step, samples=task.global_batch, goes_on=True)
 
     return fill

@@ -108,6 +108,7 @@ def finish(
         rows,
         output_dir,
         samples=task.global_batch,
+        steps=config.training.max_train_steps or 0,
     )
     say(f"done in {time.perf_counter() - began:.0f} s: {output_dir}/learned_embeds.safetensors")
     if config.watching.validation_prompt is not None:

@@ -172,12 +172,12 @@ class ShareCheckpoints(Hook):
 
     def reached(self, step: int, state: TrainState) -> None:
         if step == self._last_step:
-            self._end()
+            self.close(finished=True)
         elif self._running is None and step % (self.every or 1) == 0:
             self._send(step, state)
 
-    def _end(self) -> None:
-        """Ends what is under way: all of it is part of the upload that follows."""
+    def close(self, finished: bool) -> None:
+        """Ends what is under way; of a finished run, all of it is part of the upload that follows."""
         if self._running is not None:
             self._running.stop()
         self._running = None

@@ -84,6 +84,7 @@ class CardFacts:
       images: training pictures.
       width: numbers of a vector.
       step: updates made.
+      total: updates of the run, if it goes on after these.
       batch: samples of an update.
       rate: the learning rate after `scale_lr`, in words.
       concept_images: how many files there are in `concept_images/`.
@@ -96,6 +97,7 @@ class CardFacts:
     step: int
     batch: int
     rate: str
+    total: int | None = None
     concept_images: int = 0
     examples: tuple[str, ...] = ()
     sheet: bool = False
@@ -154,7 +156,7 @@ def _body(config: RunConfig, concept: Concept, facts: CardFacts) -> str:
         count="one vector" if vectors == 1 else f"{vectors} vectors",
         width=facts.width,
         images="one picture" if facts.images == 1 else f"{facts.images} pictures",
-        steps=_steps(facts.step, config.training.max_train_steps or facts.step),
+        steps=_steps(facts),
         batch=facts.batch,
         rate=facts.rate,
         start=_start(config.concept),
@@ -188,10 +190,10 @@ def _pictures(facts: CardFacts) -> Iterator[str]:
         yield "![contact sheet](contact_sheet.png)\n"
 
 
-def _steps(step: int, total: int) -> str:
-    if step < total:
-        return f"{step} of {total} steps (the training goes on)"
-    return "one step" if step == 1 else f"{step} steps"
+def _steps(facts: CardFacts) -> str:
+    if facts.total is not None:
+        return f"{facts.step} of {facts.total} steps (the training goes on)"
+    return "one step" if facts.step == 1 else f"{facts.step} steps"
 
 
 def _start(options: ConceptOptions) -> str:
