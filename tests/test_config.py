@@ -249,6 +249,7 @@ def test_shipped_configurations_are_there():
         (["--validation_steps=5"], "validation_steps does nothing without validation_prompt"),
         (["--validation_prompt=a", "--validation_epochs=5"], "preview every 5 x pictures x repeats steps"),
         (["--hub_model_id=a/b"], "hub_model_id does nothing without push_to_hub"),
+        (["--hub_strategy=end"], "hub_strategy does nothing without push_to_hub"),
         (["--shuffle_caption"], "shuffle_caption does nothing without captions"),
         (["--caption_prefix=a"], "caption_prefix does nothing without captions"),
         (["--captions=files", "--keep_tokens=2"], "keep_tokens does nothing without shuffle_caption or"),

@@ -19,6 +19,8 @@ from ti_flax.errors import CheckpointError
 # Values of each parameter that enter a model's digest.
 _DIGEST_VALUES = 64
 _NAME = re.compile(r"checkpoint-(\d+)")
+# The folder of the latest checkpoint in a repository, under the name that transformers gave it.
+LAST_ON_HUB = "last-checkpoint"
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def find_checkpoint(output_dir: Path, name: str) -> Path | None:
     if name == "latest":
         return output_dir / f"checkpoint-{steps[-1]}" if steps else None
     for folder in (output_dir / Path(name).name, Path(name)):
-        if folder.is_dir() and _NAME.fullmatch(folder.name):
+        if folder.is_dir() and (_NAME.fullmatch(folder.name) or folder.name == LAST_ON_HUB):
             return folder
     raise CheckpointError(
         f"resume_from_checkpoint {name!r}",

@@ -96,9 +96,13 @@ class TrainingImages:
         hashes = [pixels_hash(group.pixels) for group in self.groups]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
+    def first(self, count: int) -> list[np.ndarray]:
+        """The first pictures, `[height, width, 3]` uint8 each."""
+        return _in_order(self.groups)[:count]
+
     def shown(self, count: int, side: int) -> np.ndarray:
         """The first pictures, whole, in white squares where they are none: `[count, side, side, 3]` uint8."""
-        return np.stack([in_square(pixels, side) for pixels in _in_order(self.groups)[:count]])
+        return np.stack([in_square(pixels, side) for pixels in self.first(count)])
 
 
 def pixels_hash(pixels: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""The output folder: opened before any work, filled at the end, uploaded if asked for."""
+"""The output folder: opened before any work, filled at the end."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import numpy as np
 
 from ti_flax.checkpoint import checkpoint_steps, find_checkpoint
 from ti_flax.config import RunConfig
-from ti_flax.errors import OutputError, TiFlaxError
-from ti_flax.export.hub import push_to_hub
-from ti_flax.export.learned_embeds import save_learned_embeds
-from ti_flax.export.model_card import write_model_card
+from ti_flax.errors import OutputError
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.materials import Materials
-from ti_flax.messages import say, stage, warn
+from ti_flax.messages import stage
 from ti_flax.models.model_source import ModelSource
+from ti_flax.results import write_result
 
 
 def open_output(config: RunConfig) -> Path:
@@ -57,23 +55,16 @@ def open_output(config: RunConfig) -> Path:
         )
     for step in steps:
         shutil.rmtree(output_dir / f"checkpoint-{step}")
-    for pattern in ("learned_embeds*", "validation/step-*.png", "contact_sheet.png"):
+    for pattern in ("learned_embeds*", "validation/step-*.png", "contact_sheet.png", "*_images/*.jpeg"):
         for path in output_dir.glob(pattern):
             path.unlink()
     return output_dir
 
 
 def export(
-    config: RunConfig,
-    materials: Materials,
-    rows: np.ndarray,
-    output_dir: Path,
-    *,
-    samples: int,
-    rate: str,
-    steps: int,
+    config: RunConfig, materials: Materials, rows: np.ndarray, output_dir: Path, *, samples: int, steps: int
 ) -> None:
-    """Writes the result: learned_embeds in both formats, names for the concepts library, card, pipeline.
+    """Writes the result: the pipeline if it is wanted, then the embedding with its card and pictures.
 
     Args:
       config: of the run.
@@ -82,13 +73,11 @@ def export(
         learned_embeds the concept's own alone.
       output_dir: where to.
       samples: of an update.
-      rate: the learning rate after `scale_lr`, in words.
       steps: after how many updates the rows were so.
 
     Raises:
       OutputError: the folder cannot be written.
     """
-    token = materials.concept.placeholder_token
     if not config.output.only_save_embeds:
         with stage("writing the pipeline", done="wrote the pipeline"):
             save_pipeline(
@@ -98,31 +87,4 @@ def export(
                 rows=rows,
                 first_added_id=materials.concept.token_ids[0],
             )
-    (output_dir / "token_identifier.txt").write_text(token)
-    (output_dir / "type_of_concept.txt").write_text(config.concept.learnable_property)
-    write_model_card(
-        output_dir,
-        config,
-        materials.concept,
-        images=len(materials.images.names),
-        width=rows.shape[1],
-        steps=steps,
-        batch=samples,
-        rate=rate,
-    )
-    # Last, because learned_embeds.safetensors is what marks a run as finished.
-    learned = rows[: len(materials.concept.tokens)]
-    save_learned_embeds(output_dir / "learned_embeds.bin", token, learned)
-    save_learned_embeds(output_dir / "learned_embeds.safetensors", token, learned)
-
-
-def upload(config: RunConfig, output_dir: Path) -> None:
-    """Uploads the folder; a failure is said and does not lose the run."""
-    hub = config.hub
-    try:
-        name = push_to_hub(
-            output_dir, repo_id=hub.hub_model_id, token=hub.hub_token, private=hub.hub_private_repo
-        )
-        say(f"uploaded to {name}")
-    except TiFlaxError as error:
-        warn(str(error))
+    write_result(config, materials, rows, output_dir, step=steps, samples=samples)

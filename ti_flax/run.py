@@ -28,8 +28,9 @@ from ti_flax.messages import detail, say, shown_on, stage
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.noise import NoiseRules
 from ti_flax.objective import Objective
-from ti_flax.output import export, open_output, upload
+from ti_flax.output import export, open_output
 from ti_flax.progress import Progress
+from ti_flax.sharing import upload, with_repository
 from ti_flax.step import (
     KEY_IMPLEMENTATION,
     Task,
@@ -44,7 +45,6 @@ from ti_flax.terminal import display_for
 from ti_flax.timesteps import TimestepRules
 from ti_flax.trackers import chosen_trackers
 from ti_flax.updating import (
-    describe_rate,
     make_schedule,
     read_optimizer_arguments,
     row_rules,
@@ -73,6 +73,8 @@ def train(config: RunConfig) -> Path:
 def _train(config: RunConfig) -> Path:
     began = time.perf_counter()
     keep_compiled_programs()
+    if hosts.is_first():
+        config = with_repository(config)  # before anything is cleared away for the run
     output_dir = open_output(config) if hosts.is_first() else Path(config.output.output_dir)
     say(config.describe())
     detail(", ".join(f"{name} {version}" for name, version in versions().items()))
@@ -114,7 +116,6 @@ def finish(
         rows,
         output_dir,
         samples=task.global_batch,
-        rate=describe_rate(config),
         steps=step,
     )
     for line in summary(output_dir) if config.watching.eval_steps != 0 else ():
@@ -123,7 +124,7 @@ def finish(
     if config.watching.validation_prompt is not None:
         say(f"before and after: {output_dir}/contact_sheet.png")
     if config.hub.push_to_hub:
-        upload(config, output_dir)
+        upload(config.hub, output_dir)
 
 
 def keep_compiled_programs() -> None:

@@ -19,6 +19,8 @@ from ti_flax.materials import Materials, token_table
 from ti_flax.messages import say, stage
 from ti_flax.pictures import Painter
 from ti_flax.progress import Progress
+from ti_flax.results import result_so_far
+from ti_flax.sharing import ShareCheckpoints
 from ti_flax.signals import Vocabulary
 from ti_flax.step import Task, result_rows
 from ti_flax.tokens import encode_prompts
@@ -72,6 +74,16 @@ def make_hooks(
                 training=materials.images.shown(
                     max(config.watching.num_validation_images, 5), config.images.resolution
                 ),
+            )
+        )
+    if config.hub.push_to_hub and config.hub.hub_strategy != "end":
+        made.append(
+            ShareCheckpoints(
+                config.hub,
+                output_dir,
+                every=config.output.checkpointing_steps,
+                last_step=total,
+                fill=result_so_far(config, task, materials, output_dir),
             )
         )
     progress = Progress(start, total, samples=samples, learning_rate=learning_rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 import typing
 
@@ -11,16 +12,19 @@ from ti_flax.config.options import (
     WITHOUT_WARMUP,
     ConceptOptions,
     HostOptions,
+    HubOptions,
     ImageOptions,
     LossOptions,
     ModelOptions,
     OptimizerOptions,
+    OutputOptions,
     PromptOptions,
     WatchingOptions,
 )
 from ti_flax.config.steps import parse_steps
 from ti_flax.config.values import options_of
 from ti_flax.errors import ConfigError
+from ti_flax.redaction import redacted
 
 if typing.TYPE_CHECKING:
     from ti_flax.config.run_config import RunConfig
@@ -43,11 +47,46 @@ def refuse_contradictions(config: RunConfig) -> None:
     _refuse_prompts(config.prompts)
     _refuse_losses(config.loss, config.concept.placeholder_token)
     _refuse_watching(config.watching)
+    refuse_uploads(config.hub, config.output)
     if config.output.overwrite_output_dir and config.output.resume_from_checkpoint is not None:
         raise ConfigError(
             "overwrite_output_dir",
             expected="not to be given together with resume_from_checkpoint",
             remedy="One starts again, the other goes on: leave one of them out.",
+        )
+
+
+# The Hub's rules: an owner, if any, and a name of at most 96 letters, digits and - _ . each.
+_REPOSITORY = re.compile(r"(?:[A-Za-z0-9_][\w.-]{0,95}/)?[A-Za-z0-9_](?:[\w.-]{0,94}\w)?", re.ASCII)
+
+
+def refuse_uploads(hub: HubOptions, output: OutputOptions) -> None:
+    """Raise `ConfigError` for an upload that cannot be what is asked for, before the Hub is asked."""
+    if not hub.push_to_hub:
+        return
+    name = hub.hub_model_id
+    if name is None:
+        name = pathlib.Path(output.output_dir).resolve().name
+    strange = "--" in name or ".." in name or name.endswith(".git")
+    if strange or not _REPOSITORY.fullmatch(name):
+        raise ConfigError(
+            "hub_model_id",
+            expected="owner/name or a name, of letters, digits and single - _ . between them",
+            found=repr(redacted(name, hub.hub_token))
+            + ("" if hub.hub_model_id is not None else ", the name of output_dir"),
+            remedy="Give for example hub_model_id your-name/cat-toy.",
+        )
+    if hub.hub_whole_pipeline and output.only_save_embeds:
+        raise ConfigError(
+            "hub_whole_pipeline",
+            expected="not to be given together with only_save_embeds",
+            remedy="One uploads the pipeline, the other writes none: leave one of them out.",
+        )
+    if hub.hub_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", hub.hub_license):
+        raise ConfigError(
+            "hub_license",
+            expected="a license in the Hub's spelling, such as cc-by-4.0 or mit",
+            found=repr(redacted(hub.hub_license, hub.hub_token)),
         )
 
 

@@ -26,7 +26,13 @@ _NOTHING_WITHOUT_CAPTIONS = (
     "caption_dropout_rate",
     "enable_wildcard",
 )
-_NOTHING_WITHOUT_UPLOAD = ("hub_model_id", "hub_token", "hub_private_repo")
+_NOTHING_WITHOUT_UPLOAD = (
+    "hub_model_id",
+    "hub_token",
+    "hub_private_repo",
+    "hub_strategy",
+    "hub_whole_pipeline",
+)
 
 
 def parse_config(argv: typing.Sequence[str] | None = None) -> RunConfig:

@@ -2,49 +2,198 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ti_flax.config import RunConfig
 from ti_flax.config.options import ConceptOptions
+from ti_flax.config.run_config import GROUPS
+from ti_flax.config.values import options_of
+from ti_flax.errors import OutputError
+from ti_flax.export.shared_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
 from ti_flax.tokens import Concept
 
+_TAGS = (
+    "stable-diffusion",
+    "stable-diffusion-diffusers",
+    "text-to-image",
+    "diffusers",
+    "textual_inversion",
+    "diffusers-training",
+    "jax",
+)
+# The groups of options that say how the concept was learned.
+_SETTINGS = ("model", "concept", "images", "prompts", "training", "optimizer", "loss")
+
 _CARD = """\
----
-base_model: {base}
-library_name: diffusers
-pipeline_tag: text-to-image
-tags:
-- stable-diffusion
-- stable-diffusion-diffusers
-- text-to-image
-- diffusers
-- textual_inversion
-- diffusers-training
-- jax
----
+# `{token}`
 
-# {token}
+A Textual Inversion concept ({kind}) for {base}: {count} of {width} numbers, learned from {images} in {steps}
+of {batch} samples at learning rate {rate}, starting from {start}.
+{pictures}
+## How to use it
 
-A Textual Inversion concept ({kind}) for `{base}`: {count} of {width} numbers, learned from {images} in
-{steps} steps of {batch} samples at learning rate {rate}, starting from {start}.
+The word for it in prompts is `{token}`.
 
-Use it with diffusers:
+With diffusers:
 
 ```python
 from diffusers import StableDiffusionPipeline
 
-pipe = StableDiffusionPipeline.{load}("{base}")
-pipe.load_textual_inversion("learned_embeds.safetensors")
-pipe("{prompt}"{skip}).images[0].save("picture.png")
+{note_on_model}pipe = StableDiffusionPipeline.{load}({model})
+pipe.load_textual_inversion({embedding})
+pipe({prompt}{skip}).images[0].save("picture.png")
+```
+
+In the Stable Diffusion Web UI, put `learned_embeds.safetensors` into the folder `embeddings` under a name of
+its own, such as `{name}.safetensors`; `{name}` is then the word to use in prompts. In ComfyUI the folder is
+`models/embeddings`, and the word is `embedding:{name}`.
+
+With ti_flax, which it was learned with:
+
+```bash
+python scripts/generate.py --pretrained_model_name_or_path {model_argument} \\
+  --learned_embeds learned_embeds.safetensors --prompt {prompt_argument}{skip_argument}
 ```
 {note}
-In the Stable Diffusion Web UI and in ComfyUI, put `learned_embeds.safetensors` into the folder for
-embeddings under a name of its own; the file's name is then the word to use in prompts.
+## Training
+
+The options that were not left at their defaults, without paths:
+
+```yaml
+{settings}```
+
+`metrics.csv` has the loss over the steps.
 """
 
 _CLIP_SKIP = """
 It was learned with `clip_skip={skip}`, which the Web UI calls "Clip skip" {number}: use it with the same.
 """
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says beside the configuration.
+
+    Attributes:
+      images: training pictures.
+      width: numbers of a vector.
+      step: updates made.
+      total: updates of the run, if it goes on after these.
+      batch: samples of an update.
+      rate: the learning rate after `scale_lr`, in words.
+      concept_images: how many files there are in `concept_images/`.
+      examples: the prompts of the files in `example_images/`, in order.
+      sheet: whether there is a contact sheet that the card may show.
+    """
+
+    images: int
+    width: int
+    step: int
+    batch: int
+    rate: str
+    total: int | None = None
+    concept_images: int = 0
+    examples: tuple[str, ...] = ()
+    sheet: bool = False
+
+
+def write_model_card(folder: Path, config: RunConfig, concept: Concept, facts: CardFacts) -> None:
+    """Writes `README.md`: what was learned from what, what it draws, and how to use it.
+
+    Raises:
+      OutputError: the folder cannot be written.
+    """
+    try:
+        text = f"---\n{_front_matter(config, concept, facts)}---\n\n{_body(config, concept, facts)}"
+        (folder / "README.md").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            folder,
+            expected="a folder that can be written",
+            found=str(error),
+            remedy="Choose another output_dir.",
+        ) from error
+
+
+def _front_matter(config: RunConfig, concept: Concept, facts: CardFacts) -> str:
+    """What the Hub reads: its search and its page of the model show these."""
+    fields: dict[str, Any] = {}
+    if _is_on_hub(config):
+        fields["base_model"] = config.model.pretrained_model_name_or_path
+    if config.hub.hub_license is not None:
+        fields["license"] = config.hub.hub_license
+    fields |= {
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "instance_prompt": concept.placeholder_token,
+        "tags": list(_TAGS),
+    }
+    if facts.examples:
+        fields["widget"] = [
+            {"text": prompt, "output": {"url": f"{EXAMPLE_IMAGES}/{index}.jpeg"}}
+            for index, prompt in enumerate(facts.examples)
+        ]
+    return _yaml(fields)
+
+
+def _body(config: RunConfig, concept: Concept, facts: CardFacts) -> str:
+    skip, vectors, token = config.model.clip_skip, len(concept.tokens), concept.placeholder_token
+    base = _base(config)
+    before = "a painting in the style of" if config.concept.learnable_property == "style" else "a photo of a"
+    prompt = f"{before} {token}"
+    # A repository is known by its owner and name once the Hub has named both.
+    shared = config.hub.hub_model_id if config.hub.push_to_hub else None
+    return _CARD.format(
+        token=token,
+        kind=config.concept.learnable_property,
+        base=f"[{base}](https://huggingface.co/{base})" if _is_on_hub(config) else f"the model `{base}`",
+        count="one vector" if vectors == 1 else f"{vectors} vectors",
+        width=facts.width,
+        images="one picture" if facts.images == 1 else f"{facts.images} pictures",
+        steps=_steps(facts),
+        batch=facts.batch,
+        rate=facts.rate,
+        start=_start(config.concept),
+        pictures="".join(_pictures(facts)),
+        load="from_single_file" if Path(base).suffix else "from_pretrained",
+        note_on_model="" if _is_on_hub(config) else "# The path of your copy of the model.\n",
+        model=json.dumps(base),
+        embedding=json.dumps(shared if shared and "/" in shared else "learned_embeds.safetensors"),
+        prompt=json.dumps(prompt, ensure_ascii=False),
+        skip=f", clip_skip={skip}" if skip else "",
+        name=re.sub(r"\W+", "-", token).strip("-") or "concept",
+        model_argument=shlex.quote(base),
+        prompt_argument=shlex.quote(prompt),
+        skip_argument=f" --clip_skip {skip}" if skip else "",
+        note=_CLIP_SKIP.format(skip=skip, number=skip + 1) if skip else "",
+        settings=_yaml(_settings(config)),
+    )
+
+
+def _pictures(facts: CardFacts) -> Iterator[str]:
+    """The sections with pictures, for those that there are."""
+    if facts.concept_images:
+        some = "The" if facts.concept_images == facts.images else f"{facts.concept_images} of the"
+        yield f"\n## What it was learned from\n\n{some} training pictures as the training saw them:\n\n"
+        links = (f"![{index}]({CONCEPT_IMAGES}/{index}.jpeg)\n" for index in range(facts.concept_images))
+        yield from links
+    if facts.examples:
+        yield "\n## What it draws\n\n<Gallery />\n"
+    if facts.sheet:
+        yield "\nThe training pictures, and the prompts before and after the training:\n\n"
+        yield "![contact sheet](contact_sheet.png)\n"
+
+
+def _steps(facts: CardFacts) -> str:
+    if facts.total is not None:
+        return f"{facts.step} of {facts.total} steps (the training goes on)"
+    return "one step" if facts.step == 1 else f"{facts.step} steps"
 
 
 def _start(options: ConceptOptions) -> str:
@@ -58,37 +207,29 @@ def _start(options: ConceptOptions) -> str:
     return f"the mean of {source}" if options.initializer_mode == "mean" else source
 
 
-def write_model_card(
-    output_dir: Path,
-    config: RunConfig,
-    concept: Concept,
-    *,
-    images: int,
-    width: int,
-    steps: int,
-    batch: int,
-    rate: str,
-) -> None:
-    """Writes `README.md`: what was learned from what, and how to use it."""
-    base, clip_skip = config.model.pretrained_model_name_or_path, config.model.clip_skip
-    vectors = len(concept.tokens)
-    style = config.concept.learnable_property == "style"
-    card = _CARD.format(
-        base=base,
-        load="from_single_file" if Path(base).is_file() else "from_pretrained",
-        skip=f", clip_skip={clip_skip}" if clip_skip else "",
-        note=_CLIP_SKIP.format(skip=clip_skip, number=clip_skip + 1) if clip_skip else "",
-        token=concept.placeholder_token,
-        kind=config.concept.learnable_property,
-        count="one vector" if vectors == 1 else f"{vectors} vectors",
-        width=width,
-        images="one picture" if images == 1 else f"{images} pictures",
-        steps=steps,
-        batch=batch,
-        rate=rate,
-        start=_start(config.concept),
-        prompt=f"a painting in the style of {concept.placeholder_token}"
-        if style
-        else f"a photo of a {concept.placeholder_token}",
-    )
-    (output_dir / "README.md").write_text(card)
+def _is_on_hub(config: RunConfig) -> bool:
+    """Whether the base model is a repository; folders and files of this machine mean nothing to others."""
+    return not Path(config.model.pretrained_model_name_or_path).expanduser().exists()
+
+
+def _base(config: RunConfig) -> str:
+    name = config.model.pretrained_model_name_or_path
+    return name if _is_on_hub(config) else Path(name).expanduser().resolve().name
+
+
+def _settings(config: RunConfig) -> dict[str, object]:
+    """The options of the learning that are not at their defaults; paths stay on this machine."""
+    values = config.to_dict()
+    return {
+        option.name: values[option.name]
+        for group in _SETTINGS
+        for option in options_of(GROUPS[group])
+        if not (option.rule.path or option.rule.secret)
+        if getattr(getattr(config, group), option.name) != option.default
+    }
+
+
+def _yaml(fields: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=10**6)

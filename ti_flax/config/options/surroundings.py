@@ -125,18 +125,42 @@ class WatchingOptions(Options):
 class HubOptions(Options):
     """Uploading the result to the Hugging Face Hub."""
 
-    push_to_hub: bool = option(False, help="Upload the result when training ends.")
+    push_to_hub: bool = option(
+        False,
+        help="Upload the embedding, its card and pictures, small training pictures included, at the end.",
+    )
     hub_model_id: str | None = option(
-        None, metavar="ID", when_unset="the name of output_dir", help="Repository to upload to."
+        None,
+        metavar="ID",
+        when_unset="the name of output_dir",
+        help="Repository to upload to, owner/name or a name of your own; made if there is none.",
     )
     hub_token: str | None = option(
         None,
         metavar="TOKEN",
         secret=True,
-        when_unset="the token of `hf auth login`",
+        when_unset="HF_TOKEN, or the token of `hf auth login`",
         help="Access token for the upload; never printed or stored.",
     )
-    hub_private_repo: bool = option(False, help="Make a new repository private.")
+    hub_private_repo: bool = option(False, help="Make a new repository private, and refuse a public one.")
+    hub_strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = option(
+        "end",
+        help="Upload at the end alone, or at every checkpoint too; checkpoint adds the latest one as "
+        "last-checkpoint, all_checkpoints every one.",
+    )
+    hub_concept_images: bool = option(
+        True,
+        help="Write concept_images, small copies of the first training pictures, and upload what shows them.",
+    )
+    hub_whole_pipeline: bool = option(
+        False, help="Upload the whole pipeline too (gigabytes), not only the embedding."
+    )
+    hub_license: str | None = option(
+        None,
+        metavar="NAME",
+        when_unset="none is named",
+        help="License on the model card, in the Hub's spelling, such as cc-by-4.0.",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,72 @@
+"""Upload a finished run to the Hugging Face Hub, as `push_to_hub` does at the end of a run.
+
+    hf auth login
+    python scripts/push_to_hub.py outputs/cat --hub_model_id your-name/cat-toy
+
+A second upload changes only what is new. Small copies of training pictures, in `concept_images`, are part of
+it: delete that folder, and its lines in README.md, to keep them and what shows them to yourself.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ti_flax.config.contradictions import refuse_uploads  # noqa: E402
+from ti_flax.config.options import HubOptions, OutputOptions  # noqa: E402
+from ti_flax.config.values import options_of  # noqa: E402
+from ti_flax.errors import OutputError, exit_code  # noqa: E402
+
+_OPTIONS = ("hub_model_id", "hub_token", "hub_private_repo", "hub_strategy", "hub_whole_pipeline")
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output_dir", type=Path, help="folder of a finished run")
+    for option in options_of(HubOptions):
+        if option.name not in _OPTIONS:
+            continue
+        if option.kind is bool:
+            parser.add_argument(f"--{option.name}", action="store_true", help=option.rule.help)
+        else:
+            parser.add_argument(
+                f"--{option.name}",
+                metavar=option.rule.metavar or None,
+                choices=option.choices or None,
+                default=option.default,
+                help=option.rule.help,
+            )
+    return parser.parse_args(argv)
+
+
+def push(options: argparse.Namespace) -> None:
+    """Checks the folder and the repository, then uploads.
+
+    Raises:
+      OutputError: the folder is not a finished run's, or the upload failed.
+    """
+    from ti_flax.sharing import open_repository, refusal, repository_name, upload
+
+    folder = options.output_dir
+    if not (folder / "learned_embeds.safetensors").is_file():
+        raise OutputError(
+            folder, expected="the folder of a finished run", found="no learned_embeds.safetensors in it"
+        )
+    given = {name: getattr(options, name) for name in _OPTIONS}
+    hub = HubOptions(push_to_hub=True, **given)
+    if hub.hub_whole_pipeline and not (folder / "model_index.json").is_file():
+        raise OutputError(folder, expected="a whole pipeline", found="no model_index.json in it")
+    refuse_uploads(hub, OutputOptions(output_dir=str(folder)))
+    made = open_repository(hub, folder)
+    if made.failure is not None:
+        raise refusal(repository_name(hub, folder), made.failure)
+    if upload(dataclasses.replace(hub, hub_model_id=made.repo_id), folder) is not None:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: push(parse_arguments())))

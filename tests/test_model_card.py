@@ -1,0 +1,95 @@
+"""The card of a concept: front matter that the Hub reads, and sentences that are true."""
+
+import ast
+import shlex
+
+import pytest
+import yaml
+
+from ti_flax.config import RunConfig
+from ti_flax.export.model_card import CardFacts, write_model_card
+from ti_flax.tokens import Concept
+
+REQUIRED = {
+    "pretrained_model_name_or_path": "some/model",
+    "train_data_dir": "/home/somebody/pictures",
+    "placeholder_token": "<cat: toy>",
+    "initializer_token": "toy",
+}
+FACTS = CardFacts(images=3, width=768, step=20, batch=8, rate="0.002")
+
+
+def card(tmp_path, facts=FACTS, **changes):
+    config = RunConfig.from_dict(REQUIRED | {"max_train_steps": 20} | changes)
+    token = config.concept.placeholder_token
+    write_model_card(tmp_path, config, Concept(token, (token,), (7,)), facts)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    _, front, body = text.split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def block(body, language):
+    return body.partition(f"```{language}\n")[2].partition("```")[0]
+
+
+def test_front_matter(tmp_path):
+    front, body = card(tmp_path)
+    assert front["base_model"] == "some/model" and front["instance_prompt"] == "<cat: toy>"
+    assert {"textual_inversion", "stable-diffusion"} <= set(front["tags"])
+    assert "license" not in front and "widget" not in front and "Gallery" not in body
+    assert "[some/model](https://huggingface.co/some/model): one vector of 768 numbers" in body
+    assert "/home/somebody" not in body and "train_data_dir" not in body
+
+
+@pytest.mark.parametrize("name", ["model", "model.safetensors"])
+def test_a_model_of_this_machine_is_named_without_its_place(tmp_path, name):
+    (tmp_path / name).touch()
+    front, body = card(tmp_path, pretrained_model_name_or_path=str(tmp_path / name))
+    assert "base_model" not in front and str(tmp_path) not in body
+    assert f"for the model `{name}`" in body
+    assert ("from_single_file" in body) == (name == "model.safetensors")
+    ast.parse(block(body, "python"))
+
+
+def test_the_commands_are_whole(tmp_path):
+    quotes = '<it\'s "that">'
+    _, body = card(tmp_path, placeholder_token=quotes, push_to_hub=True, hub_model_id="me/cat", clip_skip=1)
+    calls = ast.unparse(ast.parse(block(body, "python")))
+    assert "load_textual_inversion('me/cat')" in calls and "clip_skip=1" in calls
+    assert repr(f"a photo of a {quotes}") in calls
+    words = shlex.split(block(body, "bash").replace("\\\n", ""))
+    assert words[-4:] == ["--prompt", f"a photo of a {quotes}", "--clip_skip", "1"]
+    assert 'calls "Clip skip" 2' in body
+
+
+def test_pictures_and_settings(tmp_path):
+    facts = CardFacts(
+        images=40,
+        width=768,
+        step=10,
+        total=20,
+        batch=8,
+        rate="1",
+        concept_images=2,
+        examples=("a: b",),
+        sheet=True,
+    )
+    front, body = card(tmp_path, facts, hub_license="mit", seed=5, hub_private_repo=False)
+    assert front["license"] == "mit"
+    assert front["widget"] == [{"text": "a: b", "output": {"url": "example_images/0.jpeg"}}]
+    assert "learned from 40 pictures in 10 of 20 steps (the training goes on)" in " ".join(body.split())
+    assert "2 of the training pictures" in body and "(concept_images/1.jpeg)" in body
+    assert "<Gallery />" in body and "(contact_sheet.png)" in body
+    settings = yaml.safe_load(block(body, "yaml"))
+    assert settings == {
+        "placeholder_token": "<cat: toy>",
+        "initializer_token": "toy",
+        "max_train_steps": 20,
+        "seed": 5,
+    }
+
+
+def test_without_a_repository_the_file_is_named(tmp_path):
+    for changes in ({}, {"push_to_hub": True, "hub_model_id": "cat"}):
+        _, body = card(tmp_path, **changes)
+        assert 'load_textual_inversion("learned_embeds.safetensors")' in body

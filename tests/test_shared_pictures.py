@@ -1,0 +1,43 @@
+"""Small copies of training pictures and of previews."""
+
+import numpy as np
+from PIL import Image
+
+from ti_flax.export.shared_pictures import write_concept_images, write_example_images
+from ti_flax.pictures import picture_grid
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_concept_images_replace_earlier_ones_and_are_few(tmp_path):
+    pictures = [np.full((16, 24, 3), value, np.uint8) for value in range(30)]
+    assert write_concept_images(tmp_path, pictures) == 20
+    assert write_concept_images(tmp_path, pictures[:2]) == 2
+    assert names(tmp_path / "concept_images") == ["0.jpeg", "1.jpeg"]
+    with Image.open(tmp_path / "concept_images" / "1.jpeg") as picture:
+        assert (picture.format, picture.size, len(picture.getexif())) == ("JPEG", (24, 16), 0)
+
+
+def test_examples_are_the_first_picture_of_each_prompt(tmp_path):
+    shades = np.repeat(np.arange(6, dtype=np.uint8) * 40, 16 * 16 * 3).reshape(6, 16, 16, 3)
+    grid = tmp_path / "grid.png"
+    picture_grid(shades, columns=3).save(grid)
+    assert write_example_images(tmp_path, grid, ["a", "b"], 16) == 2
+    for index, shade in enumerate((0, 120)):
+        with Image.open(tmp_path / "example_images" / f"{index}.jpeg") as picture:
+            assert picture.size == (16, 16)
+            np.testing.assert_allclose(np.asarray(picture), shade, atol=2)
+    picture_grid(shades[:4]).save(grid)
+    assert write_example_images(tmp_path, grid, ["a"], 16) == 1
+    assert names(tmp_path / "example_images") == ["0.jpeg"]
+
+
+def test_another_grid_or_none_gives_no_examples(tmp_path):
+    grid = tmp_path / "grid.png"
+    assert write_example_images(tmp_path, grid, ["a"], 16) == 0
+    Image.new("RGB", (40, 16)).save(grid)
+    assert write_example_images(tmp_path, grid, ["a"], 16) == 0
+    Image.new("RGB", (16, 48)).save(grid)
+    assert write_example_images(tmp_path, grid, ["a", "b"], 16) == 0

@@ -1,0 +1,57 @@
+"""Which files of a run's folder are uploaded; what is not named here stays where it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+CONCEPT_IMAGES, EXAMPLE_IMAGES = "concept_images", "example_images"
+
+_RESULT = (
+    "README.md",
+    "learned_embeds.bin",
+    "learned_embeds.safetensors",
+    "learned_embeds-best.safetensors",
+    "token_identifier.txt",
+    "type_of_concept.txt",
+    "metrics.csv",
+    "signals.csv",
+    f"{EXAMPLE_IMAGES}/*.jpeg",
+    "validation/*.png",
+)
+# The training pictures themselves, and what shows them too.
+_WITH_CONCEPT_IMAGES = (f"{CONCEPT_IMAGES}/*.jpeg", "contact_sheet*.png", "report.html")
+_PIPELINE = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
+_CARRIED = ("safety_checker", "feature_extractor")
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
+
+# Pictures of an earlier upload, which go where a new one has none of the name.
+REPLACED = (f"{CONCEPT_IMAGES}/*.jpeg", f"{EXAMPLE_IMAGES}/*.jpeg", "validation/*.png")
+
+
+def result_files(folder: Path) -> list[str]:
+    """The embedding, its card, curves and pictures; training pictures only if `concept_images/` has some."""
+    shows = any((folder / CONCEPT_IMAGES).glob("*.jpeg"))
+    return _found(folder, [*_RESULT, *(_WITH_CONCEPT_IMAGES if shows else ())])
+
+
+def pipeline_files(folder: Path) -> list[str]:
+    """The whole pipeline, gigabytes."""
+    return _found(folder, [f"{name}/**/*" if "." not in name else name for name in (*_PIPELINE, *_CARRIED)])
+
+
+def checkpoint_files(folder: Path) -> list[str]:
+    """All checkpoints to resume from."""
+    names = sorted(entry.name for entry in folder.iterdir() if _CHECKPOINT.fullmatch(entry.name))
+    return _found(folder, [f"{name}/**/*" for name in names])
+
+
+def megabytes(folder: Path, files: Iterable[str]) -> float:
+    """How much the files are, in 10^6 bytes."""
+    return sum((folder / name).stat().st_size for name in files) / 1e6
+
+
+def _found(folder: Path, patterns: Iterable[str]) -> list[str]:
+    paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
