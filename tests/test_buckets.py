@@ -9,7 +9,7 @@ from PIL import Image
 from test_run import configure, learned
 from tiny_folder import write_folder, write_pictures
 
-from ti_flax import hooks, run
+from ti_flax import previews, run
 from ti_flax.errors import ConfigError
 from ti_flax.loop import Hook
 
@@ -43,8 +43,8 @@ def in_shapes(place, output, **changes):
 def whole(place):
     """A run in two shapes with previews that nothing interrupts: its compilations, sheets and words."""
     messages, said, sheets = [], [], []
-    make_sheet = hooks.contact_sheet
-    previews = {"validation_prompt": "a <thing>", "validation_steps": 4, "num_validation_images": 1}
+    make_sheet = previews.contact_sheet
+    options = {"validation_prompt": "a <thing>", "validation_steps": 4, "num_validation_images": 1}
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
     logger = logging.getLogger("jax._src.interpreters.pxla")
@@ -53,8 +53,8 @@ def whole(place):
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("ti_flax.training_pictures.say", said.append)
-            patch.setattr(hooks, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
-            folder = run.train(in_shapes(place, place / "whole", max_train_steps=4, **previews))
+            patch.setattr(previews, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
+            folder = run.train(in_shapes(place, place / "whole", max_train_steps=4, **options))
     finally:
         jax.config.update("jax_log_compiles", False)
         logger.removeHandler(handler)
@@ -81,7 +81,7 @@ def test_as_many_compilations_as_were_said(whole):
 
 
 def test_previews_stay_square_and_the_sheet_shows_whole_pictures(whole):
-    folder, _, _, [rows] = whole
+    folder, _, _, [_, rows] = whole
     training, before = rows[0][1], rows[1][1]
     assert training.shape == (4, 32, 32, 3) and before.shape == (1, 32, 32, 3)
     assert (training[2:, 0] == 255).all() and (training[:2, 0] != 255).any()
@@ -117,8 +117,8 @@ def test_a_resumed_run_without_previews_ends_with_the_same_bits(place, tmp_path,
     make_hooks = run.make_hooks
 
     def with_stop(*arguments):
-        made, progress = make_hooks(*arguments)
-        return [*made, StopHere()], progress
+        made = make_hooks(*arguments)
+        return [*made, StopHere()]
 
     config = in_shapes(place, tmp_path, max_train_steps=4)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -125,8 +125,8 @@ def stopped_after(place, output, after, **changes):
     make_hooks = run.make_hooks
 
     def with_stop(*arguments):
-        hooks, progress = make_hooks(*arguments)
-        return [*hooks, StopHere(after)], progress
+        hooks = make_hooks(*arguments)
+        return [*hooks, StopHere(after)]
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(run, "make_hooks", with_stop)

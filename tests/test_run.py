@@ -3,8 +3,12 @@
 import csv
 import dataclasses
 import logging
+import os
 import shutil
+import signal
+import time
 
+import make_report
 import numpy as np
 import pytest
 from tiny_folder import write_folder, write_pictures
@@ -17,6 +21,7 @@ from ti_flax.errors import CheckpointError, ConfigError, OutputError, TiFlaxErro
 from ti_flax.export.learned_embeds import load_learned_embeds, save_learned_embeds
 from ti_flax.loop import Hook
 from ti_flax.models.stable_diffusion import load_stable_diffusion
+from ti_flax.report.facts import RunFacts
 from ti_flax.tokens import load_tokenizer
 
 
@@ -82,7 +87,7 @@ def test_a_quiet_run_says_nothing_and_a_verbose_one_its_versions(place, tmp_path
         said = capsys.readouterr().err
         assert words in said and bool(said) is bool(words)
         assert ("jaxlib " in said) is bool(changes.get("verbose"))
-    assert said.splitlines()[-2].startswith("trained to step 3 in ")
+    assert any(line.startswith("trained to step 3 in ") for line in said.splitlines())
 
 
 def test_files_of_a_run(whole):
@@ -92,7 +97,7 @@ def test_files_of_a_run(whole):
         *("README.md", "learned_embeds.bin", "learned_embeds.safetensors", "metrics.csv"),
         *("learned_embeds-steps-3.safetensors", "learned_embeds-steps-6.safetensors"),
         *("checkpoint-2", "checkpoint-4", "checkpoint-6", "token_identifier.txt", "type_of_concept.txt"),
-        "concept_images",
+        *("concept_images", "report.html", "run.json"),
         *("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae"),
     }
     assert (folder / "token_identifier.txt").read_text() == "<thing>"
@@ -117,25 +122,31 @@ def test_one_compilation_of_the_step(whole):
     assert len(compiled) == 1, [message[:200] for message in compiled]
 
 
-@pytest.mark.parametrize("stop_after", [2, 4])
-def test_a_resumed_run_ends_with_the_same_bits(place, tmp_path, whole, stop_after, capsys):
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_a_run_ended_by_ctrl_c_is_saved_and_ends_with_the_same_bits_later(
+    place, tmp_path, whole, stop_after, capsys
+):
     class StopHere(Hook):
         every = stop_after
 
         def reached(self, step, state):
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)  # for the thread that hears it
 
     make_hooks = run.make_hooks
 
     def with_stop(*arguments):
-        hooks, progress = make_hooks(*arguments)
-        return [*hooks, StopHere()], progress
+        hooks = make_hooks(*arguments)
+        return [*hooks, StopHere()]
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(run, "make_hooks", with_stop)
         run.train(configure(place, tmp_path))
     assert checkpoint_steps(tmp_path)[-1] == stop_after
-    assert f"latest goes on after step {stop_after}" in capsys.readouterr().err
+    assert f"stopped after step {stop_after}; --resume" in capsys.readouterr().err
+    assert (tmp_path / f"learned_embeds-steps-{stop_after}.safetensors").exists()
+    assert RunFacts.read(tmp_path).steps == 6 and not (tmp_path / "report.html").exists()
+    make_report.make(make_report.parse_arguments([str(tmp_path)]))
     assert not (tmp_path / "learned_embeds.safetensors").exists()
     folder = run.train(configure(place, tmp_path, resume_from_checkpoint="latest", seed=None))
     assert learned(folder).tobytes() == learned(whole[0]).tobytes()
@@ -157,34 +168,35 @@ def test_previews_do_not_change_a_bit(place, tmp_path, whole):
     assert learned(folder).tobytes() == learned(whole[0]).tobytes()
     for step in (3, 6):
         with Image.open(folder / "validation" / f"step-{step}.png") as picture:
-            assert picture.size == (64, 64)
+            assert picture.size == (128, 32)
 
 
 def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch, capsys):
-    from ti_flax import hooks
+    from ti_flax import previews
 
     sheets, drawn = [], []
-    make_sheet, make_grid = hooks.contact_sheet, hooks.picture_grid
-    monkeypatch.setattr(hooks, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
+    make_sheet, make_grid = previews.contact_sheet, previews.picture_grid
+    monkeypatch.setattr(previews, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
     monkeypatch.setattr(
-        hooks, "picture_grid", lambda all, columns: drawn.append(all) or make_grid(all, columns)
+        previews, "picture_grid", lambda all, columns: drawn.append(all) or make_grid(all, columns)
     )
     prompts = ["a <thing>", "the <thing> and a toy"]
     changes = {"validation_prompt": prompts, "validation_steps": 6, "num_validation_images": 2}
     folder = run.train(configure(place, tmp_path, **changes))
     assert (folder / "contact_sheet.png").is_file()
-    assert f"before and after: {folder}/contact_sheet.png" in capsys.readouterr().err
-    (rows,) = sheets
+    assert f"all about it: {folder}/report.html" in capsys.readouterr().err
+    first, rows = sheets
+    assert [label for label, _ in first] == [label for label, _ in rows if not label.startswith("after")]
     assert [label for label, _ in rows] == [
         "training pictures",
-        "before: a <thing>",
-        "after 6 steps: a <thing>",
-        "after 6 steps: the <thing> and a toy",
+        *("before: a <thing>", "after 6 steps: a <thing>"),
+        *("before: the <thing> and a toy", "after 6 steps: the <thing> and a toy"),
     ]
     assert all(pictures.shape[1:] == (32, 32, 3) for _, pictures in rows)
-    before, after = rows[1][1], np.concatenate([rows[2][1], rows[3][1]])
-    np.testing.assert_array_equal(after, drawn[-1])
-    assert (before != after[:2]).any()
+    before, after = (np.concatenate([rows[i][1], rows[i + 2][1]]) for i in (1, 2))
+    np.testing.assert_array_equal(before, drawn[0])
+    np.testing.assert_array_equal(after, drawn[1])
+    assert (before != after).any()
     assert (after[:2] != after[2:]).any()
 
 
@@ -504,11 +516,7 @@ def test_a_schedule_free_run_exports_and_draws_the_average(place, tmp_path, monk
     expected = (saved.rows - np.float32(1 - np.float32(0.9)) * z) / np.float32(0.9)
     np.testing.assert_allclose(rows, expected, rtol=1e-6)
     assert (rows != saved.rows).all()
-    assert [each.tobytes() == rows.tobytes() for each in drawn] == [
-        True,
-        False,
-        True,
-    ]  # the second: the start
+    assert [each.tobytes() == rows.tobytes() for each in drawn] == [False, True]  # the first: the start
 
 
 def test_wrong_options_of_the_optimizer_are_said_before_anything_is_read(place, tmp_path):

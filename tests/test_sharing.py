@@ -365,8 +365,8 @@ def test_a_checkpoint_on_the_hub_is_one_to_resume_from(place, hub, tmp_path, mon
         return len(hub.repositories["me/thing"].commits) > 1
 
     def with_wait(*arguments):
-        made, progress = make_hooks(*arguments)
-        return [*made, UntilThere(2, arrived)], progress
+        made = make_hooks(*arguments)
+        return [*made, UntilThere(2, arrived)]
 
     changes = {"push_to_hub": True, "hub_model_id": "me/thing", "hub_token": TOKEN}
     with monkeypatch.context() as patch:

@@ -186,8 +186,8 @@ def test_a_resumed_run_draws_the_same_prompts(place, tmp_path, whole, monkeypatc
     make_hooks = run.make_hooks
 
     def with_stop(*arguments):
-        hooks, progress = make_hooks(*arguments)
-        return [*hooks, StopHere()], progress
+        hooks = make_hooks(*arguments)
+        return [*hooks, StopHere()]
 
     monkeypatch.setattr(run.secrets, "randbelow", lambda _: 3)
     output = {"output_dir": str(tmp_path), "seed": None} | SHUFFLED

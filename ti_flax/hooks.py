@@ -14,8 +14,6 @@ from ti_flax.errors import OutputError, TrainingError
 from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.loop import Chunk, Hook
 from ti_flax.messages import say
-from ti_flax.pictures import picture_grid
-from ti_flax.sheet import contact_sheet
 from ti_flax.step import TrainState
 from ti_flax.trackers import Tracker
 
@@ -166,13 +164,18 @@ class SaveCheckpoint(Hook):
     ):
         self.every = every
         self._output_dir, self._total_limit = output_dir, total_limit
-        self._config, self._fingerprint = config, fingerprint
+        self._config, self._fingerprint, self._saved = config, fingerprint, -1
 
     def reached(self, step: int, state: TrainState) -> None:
         leaves = optimizer_leaves(state.opt_state)
         mean = None if state.mean_rows is None else np.asarray(state.mean_rows)
         checkpoint = Checkpoint(np.asarray(state.rows), leaves, step, self._config, self._fingerprint, mean)
         save_checkpoint(self._output_dir, checkpoint, total_limit=self._total_limit)
+        self._saved = step
+
+    def interrupted(self, step: int, state: TrainState) -> None:
+        if step != self._saved:
+            self.reached(step, state)
 
 
 class SaveEmbeds(Hook):
@@ -185,53 +188,8 @@ class SaveEmbeds(Hook):
 
     def reached(self, step: int, state: TrainState) -> None:
         if step % self._interval == 0:  # not at the end, where learned_embeds is written
-            path = self._output_dir / f"learned_embeds-steps-{step}.safetensors"
-            save_learned_embeds(path, self._placeholder_token, self._result(state))
+            self.interrupted(step, state)
 
-
-class Preview(Hook):
-    """Pictures of the validation prompts every so many steps, as `validation/step-N.png`, a row each."""
-
-    def __init__(
-        self, output_dir: Path, *, every: int, draw: Draw, result: Result, trackers: Sequence[Tracker] = ()
-    ):
-        """Takes, besides what draws and with which rows, trackers that are shown the pictures as well."""
-        self.every = every
-        self._folder, self._draw, self._trackers = output_dir / "validation", draw, trackers
-        self._result = result
-
-    def reached(self, step: int, state: TrainState) -> None:
-        drawn = self._draw(self._result(state))
-        picture = picture_grid(np.concatenate(drawn), columns=len(drawn[0]) if len(drawn) > 1 else None)
-        self._folder.mkdir(exist_ok=True)
-        picture.save(self._folder / f"step-{step}.png")
-        for tracker in self._trackers:
-            tracker.picture("validation", np.asarray(picture), step)
-
-
-class Sheet(Hook):
-    """`contact_sheet.png` after the last step: training pictures, the first prompt before, all after."""
-
-    def __init__(
-        self,
-        output_dir: Path,
-        *,
-        draw: Draw,
-        prompts: Sequence[str],
-        training: np.ndarray,
-        start_rows: np.ndarray,
-        result: Result,
-    ):
-        """Takes what draws, the prompts, the training pictures and the rows before and after the updates."""
-        self._path, self._draw, self._prompts = output_dir / "contact_sheet.png", draw, prompts
-        self._training, self._start_rows = training, start_rows
-        self._result = result
-
-    def reached(self, step: int, state: TrainState) -> None:
-        before, after = self._draw(self._start_rows), self._draw(self._result(state))
-        rows = [
-            ("training pictures", self._training[: max(len(before[0]), 5)]),
-            (f"before: {self._prompts[0]}", before[0]),
-        ]
-        titles = (f"after {step} steps: {prompt}" for prompt in self._prompts)
-        contact_sheet([*rows, *zip(titles, after, strict=True)]).save(self._path)
+    def interrupted(self, step: int, state: TrainState) -> None:
+        path = self._output_dir / f"learned_embeds-steps-{step}.safetensors"
+        save_learned_embeds(path, self._placeholder_token, self._result(state))

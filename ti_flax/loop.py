@@ -57,6 +57,9 @@ class Hook:
     def reached(self, step: int, state: TrainState) -> None:
         """Takes the state (on the host) after update `step`, a multiple of `every` or the last one."""
 
+    def interrupted(self, step: int, state: TrainState) -> None:
+        """Takes the state (on the host) after update `step`, where a person has ended the run."""
+
     def close(self, finished: bool) -> None:
         """Ends what it holds open; called once, after all updates or whatever else ended them."""
 
@@ -77,9 +80,10 @@ def run_steps(
     devices: Sequence[Any],
     hooks: Sequence[Hook],
     steps_per_call: int | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
     agree: Callable[[Any], Any] = lambda value: value,
 ) -> TrainState:
-    """Runs updates until `total_steps`, or until a hook stops them.
+    """Runs updates until `total_steps`, or until a hook or a person stops them.
 
     Args:
       program: the compiled chunk, spread over the devices.
@@ -90,6 +94,7 @@ def run_steps(
       devices: where the state lives.
       hooks: called in this order.
       steps_per_call: updates of a call; None lets them take about `CHUNK_SECONDS`.
+      interrupted: whether a person wants the run to end.
       agree: gives every process of the run what the first one has; processes without hooks go along.
 
     Returns:
@@ -100,11 +105,14 @@ def run_steps(
     for hook in hooks:
         hook.began(step, host_state)
     while step < total_steps:
-        stopped = any(hook.stop for hook in hooks)
+        stopped = interrupted() or any(hook.stop for hook in hooks)
         steps = int(
             agree(np.int32(0 if stopped else min(length, next_stop(step, total_steps, hooks) - step)))
         )
         if steps == 0:
+            host_state = first_copy(state)
+            for hook in hooks if interrupted() else ():
+                hook.interrupted(step, host_state)
             break
         count = replicate(np.int32(steps), devices)
         start = time.perf_counter()
@@ -118,14 +126,16 @@ def run_steps(
         for hook in hooks:
             hook.measured(chunk)
         due = [hook for hook in hooks if step == total_steps or (hook.every and step % hook.every == 0)]
-        if due:
+        if due or step == total_steps:
             host_state = first_copy(state)
-        for hook in due:
-            hook.reached(step, host_state)
+        _reach(step, host_state, due)
         if step < total_steps and any(hook.stop for hook in due):
-            for hook in hooks:
-                if hook not in due:
-                    hook.reached(step, host_state)
+            _reach(step, host_state, [hook for hook in hooks if hook not in due])
         if steps_per_call is None:
             length = max(1, min(capacity, 2 * length, round(CHUNK_SECONDS * steps / max(seconds, 1e-6))))
     return host_state
+
+
+def _reach(step: int, state: TrainState, hooks: Iterable[Hook]) -> None:
+    for hook in hooks:
+        hook.reached(step, state)

@@ -38,11 +38,17 @@ class Display:
 
     def __init__(self, level: Level = Level.NORMAL):
         self._level = level
+        self.times: dict[str, float] = {}
 
     def line(self, text: str, level: Level) -> None:
         """Prints one line, if it is for these eyes."""
         if level <= self._level:
             self._print(text)
+
+    def ended(self, title: str, done: str, seconds: float, level: Level) -> None:
+        """Notes how long a stage took, and says it."""
+        self.times[title] = self.times.get(title, 0.0) + seconds
+        self.line(f"{f'{done} in' if done else f'{title}:'} {seconds:.1f} s", level)
 
     def stage(self, title: str, *, done: str = "", total: int | None = None, start: int = 0) -> Stage:
         """Begins to show a stage; see `stage`."""
@@ -68,10 +74,9 @@ class PlainStage:
     def __exit__(self, *error: object) -> None:
         seconds = time.perf_counter() - self._began
         if error[0] is None:
-            ended = f"{self._done} in" if self._done else f"{self._title}:"
             # A stage that nobody had to wait for is a detail.
             level = Level.NORMAL if self._done or seconds >= 1.0 else Level.DETAIL
-            self._display.line(f"{ended} {seconds:.1f} s", level)
+            self._display.ended(self._title, self._done, seconds, level)
 
     def advance(self, count: int, parts: Sequence[str] = ()) -> None:
         self._count += count
@@ -139,6 +144,11 @@ def stage(title: str, *, done: str = "", total: int | None = None, start: int = 
       start: where counting begins.
     """
     return _display().stage(title, done=done, total=total, start=start)
+
+
+def stage_times() -> dict[str, float]:
+    """Seconds of the stages that have ended on the current display, in order."""
+    return dict(_display().times)
 
 
 def watched(items: Sequence[Item], title: str) -> Iterator[Item]:

@@ -5,16 +5,26 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from ti_flax.checkpoint import checkpoint_steps, find_checkpoint
 from ti_flax.config import RunConfig
 from ti_flax.errors import OutputError
+from ti_flax.export.model_card import start_in_words
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.materials import Materials
-from ti_flax.messages import stage
+from ti_flax.messages import stage, stage_times, warn
 from ti_flax.models.model_source import ModelSource
+from ti_flax.report.facts import FILE as FACTS
+from ti_flax.report.facts import RunFacts
+from ti_flax.report.page import PAGE, write_report
 from ti_flax.results import write_result
+from ti_flax.updating import describe_rate
+from ti_flax.versions import versions
+
+# What an earlier run left that would be taken for this one's.
+_ABOUT_THE_RUN = ("contact_sheet.png", "report.html", "run.json", "signals.csv")
 
 
 def open_output(config: RunConfig) -> Path:
@@ -55,7 +65,7 @@ def open_output(config: RunConfig) -> Path:
         )
     for step in steps:
         shutil.rmtree(output_dir / f"checkpoint-{step}")
-    for pattern in ("learned_embeds*", "validation/step-*.png", "contact_sheet.png", "*_images/*.jpeg"):
+    for pattern in ("learned_embeds*", "validation/step-*.png", "*_images/*.jpeg", *_ABOUT_THE_RUN):
         for path in output_dir.glob(pattern):
             path.unlink()
     return output_dir
@@ -88,3 +98,52 @@ def export(
                 first_added_id=materials.concept.token_ids[0],
             )
     write_result(config, materials, rows, output_dir, step=steps, samples=samples)
+
+
+def write_facts(
+    config: RunConfig, materials: Materials, output_dir: Path, *, steps: int, samples: int
+) -> None:
+    """Writes `run.json`, which with the run's other files makes its page.
+
+    Args:
+      config: of the run.
+      materials: what it learns from.
+      output_dir: where to.
+      steps: of the run, or made.
+      samples: of an update.
+
+    Raises:
+      OutputError: the folder cannot be written.
+    """
+    base, devices = config.model.pretrained_model_name_or_path, jax.devices()
+    facts = RunFacts(
+        token=materials.concept.placeholder_token,
+        kind=config.concept.learnable_property,
+        vectors=len(materials.concept.tokens),
+        width=materials.added.start.shape[1],
+        base=base,
+        single_file=Path(base).is_file(),
+        start=start_in_words(config.concept),
+        images=len(materials.images.names),
+        steps=steps,
+        batch=samples,
+        rate=describe_rate(config),
+        devices=f"{len(devices)} x {devices[0].device_kind}",
+        config=config.to_dict(),
+        versions=versions(),
+        times=stage_times(),
+    )
+    try:
+        facts.write(output_dir)
+    except OSError as error:
+        raise OutputError(
+            output_dir / FACTS, expected="a file that can be written", found=str(error)
+        ) from error
+
+
+def page_of_run(output_dir: Path) -> None:
+    """Writes `report.html`; a failure is said and does not lose the run."""
+    try:
+        write_report(output_dir)
+    except OSError as error:
+        warn(f"{output_dir / PAGE} is not written: {error}")

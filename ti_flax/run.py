@@ -21,6 +21,7 @@ from ti_flax.config.run_config import OPTIONS
 from ti_flax.diffusion import NoiseSchedule
 from ti_flax.embedding import AddedRows
 from ti_flax.evaluation import summary, with_best
+from ti_flax.interrupt import Interrupt
 from ti_flax.learning_rate import Schedule
 from ti_flax.loop import Hook, run_steps
 from ti_flax.materials import Materials, gather
@@ -28,8 +29,8 @@ from ti_flax.messages import detail, say, shown_on, stage
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.noise import NoiseRules
 from ti_flax.objective import Objective
-from ti_flax.output import export, open_output
-from ti_flax.progress import Progress
+from ti_flax.output import export, open_output, page_of_run, write_facts
+from ti_flax.report.page import PAGE
 from ti_flax.sharing import upload, with_repository
 from ti_flax.step import (
     KEY_IMPLEMENTATION,
@@ -95,6 +96,9 @@ def _train(config: RunConfig) -> Path:
         devices=jax.device_count(),
     )
     state = start_state(config, task, materials, saved)
+    if hosts.is_first():
+        total = config.training.max_train_steps or 0
+        write_facts(config, materials, output_dir, steps=total, samples=task.global_batch)
     final = fit(config, task, schedule, materials, state, output_dir)
     if hosts.is_first():
         finish(config, task, materials, final, output_dir, began)
@@ -120,9 +124,10 @@ def finish(
     )
     for line in summary(output_dir) if config.watching.eval_steps != 0 else ():
         say(line)
+    write_facts(config, materials, output_dir, steps=step, samples=task.global_batch)
+    page_of_run(output_dir)
     say(f"done in {time.perf_counter() - began:.0f} s: {output_dir}/learned_embeds.safetensors")
-    if config.watching.validation_prompt is not None:
-        say(f"before and after: {output_dir}/contact_sheet.png")
+    say(f"all about it: {output_dir}/{PAGE}")
     if config.hub.push_to_hub:
         upload(config.hub, output_dir)
 
@@ -272,28 +277,28 @@ def fit(
         program = spread(make_chunk(task, capacity), devices)
         program = program.lower(placed, *arguments, replicate(np.int32(1), devices)).compile()
     watching: list[Hook] = []
-    progress: Progress | None = None
     if hosts.is_first():
-        watching, progress = make_hooks(config, task, schedule, materials, frozen, output_dir, start)
+        watching = make_hooks(config, task, schedule, materials, frozen, output_dir, start)
     finished = False
     try:
-        last = run_steps(
-            program,
-            placed,
-            arguments,
-            total_steps=total,
-            capacity=capacity,
-            devices=devices,
-            hooks=watching,
-            steps_per_call=config.training.steps_per_call,
-            agree=hosts.agree,
-        )
+        with Interrupt() as interrupt:
+            last = run_steps(
+                program,
+                placed,
+                arguments,
+                total_steps=total,
+                capacity=capacity,
+                devices=devices,
+                hooks=watching,
+                steps_per_call=config.training.steps_per_call,
+                interrupted=lambda: interrupt.asked,
+                agree=hosts.agree,
+            )
         finished = int(last.step) == total
+        if not finished and hosts.agree(np.bool_(interrupt.asked)):
+            say(f"stopped after step {int(last.step)}; --resume_from_checkpoint latest goes on")
+            raise KeyboardInterrupt
         return last
-    except KeyboardInterrupt:
-        if progress is not None and (steps := checkpoints.checkpoint_steps(output_dir)):
-            say(f"stopped; --resume_from_checkpoint latest goes on after step {steps[-1]}")
-        raise
     finally:
         for hook in watching:
             hook.close(finished)

@@ -55,9 +55,8 @@ class TerminalStage:
         self._progress.stop()
         if error[0] is None:
             seconds = time.perf_counter() - self._began
-            title = self._progress.tasks[0].description
-            ended = f"{self._done} in" if self._done else f"{title}:"
-            self._display.line(f"{ended} {seconds:.1f} s", Level.NORMAL if self._done else Level.DETAIL)
+            level = Level.NORMAL if self._done else Level.DETAIL
+            self._display.ended(self._progress.tasks[0].description, self._done, seconds, level)
 
     def advance(self, count: int, parts: Sequence[str] = ()) -> None:
         room, shown = self._display.console.width - _BESIDE_THE_PARTS, ""

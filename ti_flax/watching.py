@@ -18,6 +18,7 @@ from ti_flax.loop import Hook
 from ti_flax.materials import Materials, token_table
 from ti_flax.messages import say, stage
 from ti_flax.pictures import Painter
+from ti_flax.previews import STEPS_SHOWN, Draw, Preview
 from ti_flax.progress import Progress
 from ti_flax.results import result_so_far
 from ti_flax.sharing import ShareCheckpoints
@@ -36,8 +37,8 @@ def make_hooks(
     frozen: dict[str, Any],
     output_dir: Path,
     start: int,
-) -> tuple[list[Hook], Progress]:
-    """What happens beside the updates, in the order in which it happens; the progress bar is also apart."""
+) -> list[Hook]:
+    """What happens beside the updates, in the order in which it happens."""
     total, samples = config.training.max_train_steps or 0, task.global_batch
     rates = np.asarray(schedule(np.arange(total)))
 
@@ -63,17 +64,17 @@ def make_hooks(
     if config.watching.validation_prompt is not None:
         every = config.validation_interval(sum(materials.images.weights))
         draw = previewer(config, task, materials, frozen)
-        made.append(hooks.Preview(output_dir, every=every, draw=draw, result=result, trackers=trackers))
+        shown = max(config.watching.num_validation_images, STEPS_SHOWN)
         made.append(
-            hooks.Sheet(
+            Preview(
                 output_dir,
+                every=every,
                 draw=draw,
                 prompts=config.watching.validation_prompt,
+                training=materials.images.shown(shown, config.images.resolution),
                 start_rows=materials.added.start,
                 result=result,
-                training=materials.images.shown(
-                    max(config.watching.num_validation_images, 5), config.images.resolution
-                ),
+                trackers=trackers,
             )
         )
     if config.hub.push_to_hub and config.hub.hub_strategy != "end":
@@ -87,7 +88,7 @@ def make_hooks(
             )
         )
     progress = Progress(start, total, samples=samples, learning_rate=learning_rate)
-    return [progress, *made], progress
+    return [progress, *made]
 
 
 def saving_hooks(
@@ -174,7 +175,7 @@ def known_words(materials: Materials) -> Vocabulary:
     )
 
 
-def previewer(config: RunConfig, task: Task, materials: Materials, frozen: dict[str, Any]) -> hooks.Draw:
+def previewer(config: RunConfig, task: Task, materials: Materials, frozen: dict[str, Any]) -> Draw:
     """What draws the validation prompts with given rows, each with the same fixed seeds."""
     count, side = config.watching.num_validation_images, config.images.resolution
     prompts = config.watching.validation_prompt or ()

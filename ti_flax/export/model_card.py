@@ -159,7 +159,7 @@ def _body(config: RunConfig, concept: Concept, facts: CardFacts) -> str:
         steps=_steps(facts),
         batch=facts.batch,
         rate=facts.rate,
-        start=_start(config.concept),
+        start=start_in_words(config.concept),
         pictures="".join(_pictures(facts)),
         load="from_single_file" if Path(base).suffix else "from_pretrained",
         note_on_model="" if _is_on_hub(config) else "# The path of your copy of the model.\n",
@@ -196,7 +196,7 @@ def _steps(facts: CardFacts) -> str:
     return "one step" if facts.step == 1 else f"{facts.step} steps"
 
 
-def _start(options: ConceptOptions) -> str:
+def start_in_words(options: ConceptOptions) -> str:
     if options.initializer_mode == "random":
         return "random vectors"
     if options.init_embeds is not None:

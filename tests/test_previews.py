@@ -1,0 +1,142 @@
+"""Previews and the contact sheet: which pictures are drawn, kept and shown."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ti_flax import previews
+from ti_flax.previews import Preview, evenly, sheet_rows
+
+START, SIDE = np.zeros((1, 4), np.float32), 8
+TRAINING = np.full((6, SIDE, SIDE, 3), 200, np.uint8)
+
+
+class Drawn:
+    """Stands in for the sampler: a picture's red is 10 x row, its green the prompt, its blue the seed."""
+
+    def __init__(self, prompts=2, images=3, side=SIDE):
+        self.asked, self._shape = [], (prompts, images, side)
+
+    def __call__(self, rows):
+        self.asked.append(float(rows[0, 0]))
+        prompts, images, side = self._shape
+        made = np.zeros((prompts, images, side, side, 3), np.uint8)
+        made[..., 0] = round(10 * float(rows[0, 0]))
+        made[..., 1] = np.arange(prompts)[:, None, None, None]
+        made[..., 2] = np.arange(images)[:, None, None]
+        return list(made)
+
+
+class Shown:
+    """A tracker that keeps the pictures it is shown."""
+
+    def __init__(self):
+        self.pictures = {}
+
+    def picture(self, name, pixels, step):
+        self.pictures[name, step] = pixels
+
+
+@pytest.fixture
+def sheets(monkeypatch):
+    """The rows of every sheet that is made."""
+    made, make = [], previews.contact_sheet
+    monkeypatch.setattr(previews, "contact_sheet", lambda rows: made.append(rows) or make(rows))
+    return made
+
+
+def hook(folder, draw, **changes):
+    given = {
+        "every": 5,
+        "draw": draw,
+        "prompts": ["a toy", "a blue toy"],
+        "training": TRAINING,
+        "start_rows": START,
+        "result": lambda step: START + step,
+    }
+    return Preview(folder, **given | changes)
+
+
+def test_before_every_so_often_and_after(tmp_path, sheets):
+    draw, tracker = Drawn(), Shown()
+    made = hook(tmp_path, draw, trackers=[tracker])
+    made.began(0, None)
+    for step in (5, 10, 15):
+        made.reached(step, step)
+    assert draw.asked == [0, 5, 10, 15] and made.every == 5
+    names = sorted(path.name for path in (tmp_path / "validation").iterdir())
+    assert names == ["step-0.png", "step-10.png", "step-15.png", "step-5.png"]
+    with Image.open(tmp_path / "validation" / "step-10.png") as picture:
+        pixels = np.asarray(picture)
+    assert pixels.shape == (2 * SIDE, 3 * SIDE, 3)
+    np.testing.assert_array_equal(pixels[SIDE, 2 * SIDE], [100, 1, 2])
+    np.testing.assert_array_equal(tracker.pictures["validation", 10], pixels)
+    labels = [[label for label, _ in rows] for rows in sheets]
+    assert labels[0] == ["training pictures", "before: a toy", "before: a blue toy"]
+    assert labels[1] == [
+        *("training pictures", "before: a toy", "after 5 steps: a toy"),
+        *("before: a blue toy", "after 5 steps: a blue toy"),
+    ]
+    assert labels[3] == [
+        "training pictures",
+        *("before: a toy", "step by step (before, 5, 10, 15): a toy", "after 15 steps: a toy"),
+        *("before: a blue toy", "step by step (before, 5, 10, 15): a blue toy", "after 15 steps: a blue toy"),
+    ]
+    by_step = sheets[3][5][1]
+    np.testing.assert_array_equal(by_step[:, 0, 0], [[0, 1, 0], [50, 1, 0], [100, 1, 0], [150, 1, 0]])
+    assert sheets[3][0][1].shape[0] == 5 and (tmp_path / "contact_sheet.png").is_file()
+
+
+def test_a_resumed_run_shows_what_an_earlier_one_drew_before_its_step(tmp_path, sheets):
+    first = hook(tmp_path, Drawn())
+    first.began(0, None)
+    for step in (5, 10, 15):
+        first.reached(step, step)
+    draw = Drawn()
+    again = hook(tmp_path, draw)
+    again.began(5, None)
+    assert draw.asked == []
+    again.reached(10, 11)
+    assert [label for label, _ in sheets[-1]][2] == "step by step (before, 5, 10): a toy"
+    (tmp_path / "validation" / "step-0.png").unlink()
+    again.began(5, None)
+    assert draw.asked == [11, 0]
+
+
+def test_pictures_of_another_run_are_passed_over(tmp_path, sheets):
+    folder = tmp_path / "validation"
+    folder.mkdir()
+    for name, size in (("step-0.png", (24, 24)), ("step-1.png", (48, 32)), ("step-x.png", (24, 16))):
+        Image.new("RGB", size).save(folder / name)
+    (folder / "step-2.png").write_bytes(b"\x89PNG\r\n")
+    hook(tmp_path, Drawn()).reached(5, 5)
+    assert [label for label, _ in sheets[0]] == [
+        *("training pictures", "after 5 steps: a toy", "after 5 steps: a blue toy"),
+    ]
+
+
+def test_a_preview_that_cannot_be_written_ends_nothing(tmp_path, capsys):
+    (tmp_path / "validation").write_text("in the way")
+    tracker = Shown()
+    hook(tmp_path, Drawn(), trackers=[tracker]).reached(5, 5)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: the preview of step 5 is not written: ") and said.count("\n") == 1
+    assert ("validation", 5) in tracker.pictures
+
+
+def test_rows_are_as_long_as_the_previews(sheets):
+    shown = {7: np.zeros((1, 7, SIDE, SIDE, 3), np.uint8)}
+    rows = sheet_rows(["a toy"], np.concatenate([TRAINING, TRAINING]), shown)
+    assert [(label, len(pictures)) for label, pictures in rows] == [
+        ("training pictures", 7),
+        ("after 7 steps: a toy", 7),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(5, [0, 10, 20, 30, 40]), (3, [0, 20, 40]), (2, [0, 40]), (1, [0]), (9, [0, 10, 20, 30, 40])],
+)
+def test_the_first_and_the_last_are_among_the_chosen(count, expected):
+    assert evenly([0, 10, 20, 30, 40], count) == expected
+    assert evenly([], count) == []

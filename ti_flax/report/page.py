@@ -1,0 +1,294 @@
+"""`report.html`: one file that needs nothing else, put together from the files of a run's folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from ti_flax.config.run_config import GROUPS, OPTIONS
+from ti_flax.config.values import options_of
+from ti_flax.messages import clock
+from ti_flax.previews import evenly
+from ti_flax.report.charts import Curve, chart, smoothed
+from ti_flax.report.facts import RunFacts
+from ti_flax.report.pictures import picture
+from ti_flax.report.style import STYLE
+from ti_flax.signals import OUT_OF_RANGE, Signals, best_of, flags, read_signals
+
+PAGE = "report.html"
+
+# Previews shown, evenly over the run; the contact sheet has the first and the last.
+_MOST_PREVIEWS = 8
+_MOST_ROWS_DRAWN = 6
+
+
+def write_report(folder: Path) -> Path:
+    """Writes the page of a run's folder, of what is in it so far.
+
+    Raises:
+      DataError: it is no run's folder.
+      OSError: the page cannot be written.
+    """
+    text = page(folder, RunFacts.read(folder))
+    partial = folder / f".{PAGE}.partial"
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, folder / PAGE)
+    return folder / PAGE
+
+
+def page(folder: Path, facts: RunFacts) -> str:
+    """The page's text.
+
+    Args:
+      folder: of the run; curves, previews and contact sheet are taken from it.
+      facts: what else there is to say.
+    """
+    table = read_signals(folder / "signals.csv")
+    sections = [
+        _head(facts),
+        _judgement(table),
+        _sheet(folder),
+        _previews(folder),
+        _curves(_metrics(folder / "metrics.csv"), table),
+        _rows(table),
+        _usage(facts),
+        _settings(facts),
+        _machine(facts),
+    ]
+    # Nothing in the page may load anything or run: what it says of a run comes from outside.
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(facts.token)}</title><style>{STYLE}</style></head><body><main>\n"
+        + "\n".join(each for each in sections if each)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _section(title: str, *content: str) -> str:
+    body = "".join(content)
+    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+
+
+def _head(facts: RunFacts) -> str:
+    vectors = "one vector" if facts.vectors == 1 else f"{facts.vectors} vectors"
+    images = "one picture" if facts.images == 1 else f"{facts.images} pictures"
+    steps = "one step" if facts.steps == 1 else f"{facts.steps} steps"
+    samples = "one sample" if facts.batch == 1 else f"{facts.batch} samples"
+    return (
+        f"<header><h1>{escape(facts.token)}</h1><p>A Textual Inversion concept ({escape(facts.kind)}) for "
+        f"<b>{escape(_shown(facts.base))}</b>: {vectors} of {facts.width} numbers, learned from {images} in "
+        f"{steps} of {samples} at learning rate {escape(facts.rate)}, starting from {escape(facts.start)}."
+        "</p></header>"
+    )
+
+
+def _judgement(table: Sequence[Signals]) -> str:
+    """What the evaluations say, in words."""
+    best = best_of(table)
+    if best is None:
+        return ""
+    first, last = table[0], table[-1]
+    found = flags(table)
+    lines = [
+        f"The validation loss was {first.validation_loss:.4f} at step {first.step} and is "
+        f"{last.validation_loss:.4f} at step {last.step}. The best was {best.validation_loss:.4f} at step "
+        f"{best.step}: <code>learned_embeds-best.safetensors</code> holds those vectors."
+    ]
+    lines += [f'<b class="flag">Step {step}:</b> {escape(sentence)}.' for step, sentence in found]
+    if not found:
+        lines.append("It was still improving at the end: more steps may help." if best is last else "")
+    return _section("How it went", *(f"<p>{line}</p>" for line in lines if line))
+
+
+def _sheet(folder: Path) -> str:
+    shown = picture(folder / "contact_sheet.png", "Training pictures, and what was drawn before and after")
+    return _section("Before and after", shown)
+
+
+def _previews(folder: Path) -> str:
+    found = {}
+    for path in (folder / "validation").glob("step-*.png"):
+        if match := re.fullmatch(r"step-(\d+)\.png", path.name):
+            found[int(match[1])] = path
+    steps = sorted(found)
+    if len(steps) < 2:
+        return ""
+    chosen = evenly(steps, _MOST_PREVIEWS)
+    drawn = [
+        f"<figure><figcaption>{f'after {step} steps' if step else 'before'}</figcaption>"
+        f"{picture(found[step], f'Previews at step {step}')}</figure>"
+        for step in chosen
+    ]
+    return _section("Step by step", f'<div class="strip">{"".join(drawn)}</div>')
+
+
+def _metrics(path: Path) -> dict[str, np.ndarray]:
+    """The columns of `metrics.csv`; a line that a kill cut short is left out."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        names, *lines = list(csv.reader(file)) or [[]]
+    rows = []
+    for line in lines:
+        try:
+            rows.append([float(value) for value in line])
+        except ValueError:
+            continue
+    rows = [row for row in rows if len(row) == len(names)]
+    return dict(zip(names, np.asarray(rows, np.float64).reshape(len(rows), len(names)).T, strict=True))
+
+
+def _curves(metrics: dict[str, np.ndarray], table: Sequence[Signals]) -> str:
+    drawn = [*_curves_of_evaluations(table)]
+    step = metrics.get("step", np.zeros(0))
+    if len(step) > 1:
+        loss, norm, rate = (metrics[name] for name in ("loss", "grad_norm", "learning_rate"))
+        half_life = max(2.0, len(step) / 20)
+        several = [Curve("each step", step, loss, True), Curve("smoothed", step, smoothed(loss, half_life))]
+        drawn.append(
+            chart(
+                "Training loss",
+                several,
+                explanation="Mostly noise: every step has pictures, timesteps and noise of its own.",
+            )
+        )
+        several = [Curve("each step", step, norm, True), Curve("smoothed", step, smoothed(norm, half_life))]
+        drawn.append(chart("Gradient norm", several))
+        if len(set(rate.tolist())) > 1:
+            drawn.append(chart("Learning rate", [Curve("", step, rate)]))
+    return _section("Curves", f'<div class="grid">{"".join(drawn)}</div>' if any(drawn) else "")
+
+
+def _curves_of_evaluations(table: Sequence[Signals]) -> Iterable[str]:
+    best = best_of(table)
+    if best is None:
+        return
+    step = np.asarray([each.step for each in table], np.float64)
+    yield chart(
+        "Validation loss",
+        [Curve("", step, np.asarray([each.validation_loss for each in table]))],
+        explanation="With the same pictures, timesteps and noise each time: only learning moves it.",
+        mark=(best.step, f"best, step {best.step}"),
+    )
+    count = min(len(table[-1].rows), _MOST_ROWS_DRAWN)
+    names = [f"vector {index + 1}" if count > 1 else "" for index in range(count)]
+    yield chart(
+        "Length",
+        [
+            Curve(name, step, np.asarray([each.rows[index].norm_to_median for each in table]))
+            for index, name in enumerate(names)
+        ],
+        explanation="As a multiple of the known words' median length.",
+        limit=(OUT_OF_RANGE, "out of the range of known words"),
+    )
+    yield chart(
+        "Likeness to the start",
+        [
+            Curve(name, step, np.asarray([each.rows[index].cosine_to_start for each in table]))
+            for index, name in enumerate(names)
+        ],
+        explanation="Cosine of the angle to what it started as: 1 is the same direction.",
+    )
+
+
+def _rows(table: Sequence[Signals]) -> str:
+    if not table:
+        return ""
+    first, last = table[0], table[-1]
+    names = ("vector", "length", "x median", "longer than", "cosine to start", "nearest words", "at first")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    lines = []
+    for index, (row, before) in enumerate(zip(last.rows, first.rows, strict=True), 1):
+        cells = (
+            str(index),
+            f"{row.norm:.3f}",
+            f"{row.norm_to_median:.2f}",
+            f"{row.norm_percentile:.0f}% of words",
+            f"{row.cosine_to_start:.3f}",
+            escape(row.nearest_words),
+            escape(before.nearest_words),
+        )
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return _section("Vectors", f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>')
+
+
+def _usage(facts: RunFacts) -> str:
+    name = re.sub(r"[^\w-]+", "", facts.token) or "concept"
+    article = "a painting in the style of" if facts.kind == "style" else "a photo of a"
+    prompt, skip = f"{article} {facts.token}", facts.config.get("clip_skip")
+    load = "from_single_file" if facts.single_file else "from_pretrained"
+    python = (
+        "from diffusers import StableDiffusionPipeline\n\n"
+        f"pipe = StableDiffusionPipeline.{load}({json.dumps(facts.base)})\n"
+        'pipe.load_textual_inversion("learned_embeds.safetensors")\n'
+        f'pipe({json.dumps(prompt)}{f", clip_skip={skip}" if skip else ""}).images[0].save("picture.png")'
+    )
+    command = (
+        f"python scripts/generate.py --pretrained_model_name_or_path {shlex.quote(facts.base)} \\\n"
+        f"  --learned_embeds learned_embeds.safetensors --prompt {shlex.quote(prompt)}"
+        f"{f' --clip_skip {skip}' if skip else ''}"
+    )
+    skipped = f' It was learned with "Clip skip" {skip + 1}: set the same.' if skip else ""
+    file, word = f"<code>{escape(name)}.safetensors</code>", f"<code>{escape(name)}</code>"
+    return _section(
+        "Use it",
+        f"<h3>diffusers</h3><pre>{escape(python)}</pre>",
+        "<h3>Stable Diffusion Web UI</h3><p>Copy <code>learned_embeds.safetensors</code> as "
+        f"{file} into the folder <code>embeddings</code> and write {word} in prompts.{skipped}</p>",
+        f"<h3>ComfyUI</h3><p>Copy it as {file} into <code>models/embeddings</code> and write "
+        f"<code>embedding:{escape(name)}</code>.</p>",
+        f"<h3>ti_flax</h3><pre>{escape(command)}</pre>",
+    )
+
+
+def _settings(facts: RunFacts) -> str:
+    """What was set, then all options, folded."""
+    changed = {
+        name: value
+        for name, value in facts.config.items()
+        if name in OPTIONS and _plain(OPTIONS[name].default) != _plain(value)
+    }
+    groups = [
+        f"<h3>{group}</h3>{_list({each.name: facts.config.get(each.name) for each in options_of(kind)})}"
+        for group, kind in GROUPS.items()
+    ]
+    everything = f"<details><summary>All options</summary>{''.join(groups)}</details>"
+    return _section("Settings", _list(changed), everything) if facts.config else ""
+
+
+def _shown(value: object) -> str:
+    """A value as text; of a place on somebody's disk the last part, since pages are passed on."""
+    if isinstance(value, list | tuple):
+        return "\n".join(map(_shown, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = "null" if value is None else str(value)
+    return Path(text).name or text if Path(text).is_absolute() else text
+
+
+def _plain(value: object) -> list[object]:
+    """A value that can be compared: options that take several also take one."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _machine(facts: RunFacts) -> str:
+    times = {title: f"{clock(seconds)}" for title, seconds in facts.times.items()}
+    return _section(
+        "Where and how long", _list({"devices": facts.devices, **times}), _list(dict(facts.versions))
+    )
+
+
+def _list(values: dict[str, object]) -> str:
+    lines = [f"<dt>{escape(name)}</dt><dd>{escape(_shown(value))}</dd>" for name, value in values.items()]
+    return f"<dl>{''.join(lines)}</dl>" if lines else ""
