@@ -13,6 +13,7 @@ from tiny_folder import write_folder, write_pictures
 from ti_flax.config import RunConfig
 from ti_flax.errors import ConfigError
 from ti_flax.export.learned_embeds import load_learned_embeds
+from ti_flax.signals import read_signals
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,7 +77,7 @@ def place(tmp_path_factory):
 
 
 def test_two_processes_learn_what_one_does_and_the_first_writes(place):
-    batch = ("--train_batch_size", 1, "--max_train_steps", 4, "--checkpointing_steps", 2)
+    batch = ("--train_batch_size", 1, "--max_train_steps", 4, "--checkpointing_steps", 2, "--eval_steps", 0)
     ended(start(place, place / "one", *batch, devices=4))
     outputs = [place / "first", place / "second"]
     spoken, quiet = run_on_two(place, outputs, *batch, "--steps_per_call", 1)
@@ -95,6 +96,16 @@ def test_two_processes_learn_what_one_does_and_the_first_writes(place):
     assert "resuming from" in spoken
     again = load_learned_embeds(place / "first" / "learned_embeds.safetensors")[1]
     assert again.tobytes() == two.tobytes()
+
+
+def test_an_early_end_is_one_for_every_process_and_the_first_evaluates_alone(place):
+    outputs = [place / "early", place / "early-second"]
+    early = ("--early_stopping", "--early_stopping_patience", 1, "--early_stopping_threshold", 9)
+    steps = ("--train_batch_size", 1, "--max_train_steps", 9, "--eval_steps", 2, "--max_eval_samples", 4)
+    spoken, quiet = run_on_two(place, outputs, *steps, *early)
+    assert "step 4: early_stopping ends the run" in spoken and "early" not in quiet
+    assert (place / "early" / "checkpoint-4").is_dir() and not outputs[1].exists()
+    assert [each.step for each in read_signals(place / "early" / "signals.csv")] == [0, 2, 4]
 
 
 @pytest.mark.parametrize(

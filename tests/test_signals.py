@@ -16,7 +16,7 @@ from ti_flax.signals import (
     write_signals,
 )
 
-NAMES = ["cat</w>", "ca", "dog</w>", "<|endoftext|>", "zero</w>", "Cat</w>"]
+NAMES = ["cat</w>", "ca", "dog</w>", "end</w>", "zero</w>", "Cat</w>"]
 TABLE = np.asarray([[1, 0], [1, 0.01], [0, 2], [3, 0], [0, 0], [2, 0.1]], np.float32)
 
 

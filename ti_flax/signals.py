@@ -89,28 +89,36 @@ class Vocabulary:
 
     def measure(self, rows: np.ndarray, start: np.ndarray) -> tuple[RowSignals, ...]:
         """The signals of rows, `[vectors, width]` float32, that were `start` before the first update."""
-        return tuple(self._measure(row, before) for row, before in zip(rows, start, strict=True))
+        lines = zip(rows, start, self._cosines(rows), strict=True)
+        return tuple(self._measure(*line) for line in lines)
 
-    def _measure(self, row: np.ndarray, start: np.ndarray) -> RowSignals:
+    def _measure(self, row: np.ndarray, start: np.ndarray, cosines: np.ndarray) -> RowSignals:
         norm = float(np.linalg.norm(row))
         return RowSignals(
             norm=norm,
             norm_to_median=norm / self.median_norm,
             norm_percentile=100.0 * float(np.searchsorted(self._sorted, norm)) / len(self._sorted),
             cosine_to_start=float(row @ start / max(norm * float(np.linalg.norm(start)), 1e-12)),
-            nearest_words=", ".join(f"{word} {cosine:.2f}" for word, cosine in self.nearest(row)),
+            nearest_words=", ".join(f"{word} {cosine:.2f}" for word, cosine in self._nearest(cosines)),
         )
 
-    def nearest(self, row: np.ndarray, count: int = NEAREST) -> list[tuple[str, float]]:
-        """The whole words whose vectors point most nearly the same way, and the cosines."""
-        cosines = (self._table @ row) / np.maximum(self._norms * np.linalg.norm(row), 1e-12)
-        order = self._words[np.argsort(-cosines[self._words], kind="stable")]
+    def nearest(self, row: np.ndarray) -> list[tuple[str, float]]:
+        """The `NEAREST` whole words whose vectors point most nearly the same way, and the cosines."""
+        return self._nearest(self._cosines(row[None])[0])
+
+    def _cosines(self, rows: np.ndarray) -> np.ndarray:
+        """Of rows with all known tokens, `[vectors, known_tokens]`."""
+        norms = np.linalg.norm(rows, axis=1, keepdims=True) * self._norms
+        return (rows @ self._table.T) / np.maximum(norms, 1e-12)
+
+    def _nearest(self, cosines: np.ndarray) -> list[tuple[str, float]]:
         found: dict[str, float] = {}
-        for index in order[: 20 * count]:
+        order = self._words[np.argsort(-cosines[self._words], kind="stable")]
+        for index in order[: 20 * NEAREST]:
             word = self._decode(int(index)).strip()
             if word.isprintable() and word and word not in found:
                 found[word] = float(cosines[index])
-            if len(found) == count:
+            if len(found) == NEAREST:
                 break
         return list(found.items())
 
