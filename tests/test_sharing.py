@@ -238,7 +238,7 @@ def test_what_the_hub_would_refuse_is_refused_at_the_start(place, hub, tmp_path,
     assert sharing.with_repository(config).hub.hub_model_id == "me/made"
 
 
-@pytest.mark.parametrize("wrong", [503, "reset", "hang", "offline"])
+@pytest.mark.parametrize("wrong", [503, "reset", "hang", "offline", "offline without a token"])
 def test_a_hub_that_cannot_be_reached_at_the_start_is_said(
     place,
     hub,
@@ -249,12 +249,15 @@ def test_a_hub_that_cannot_be_reached_at_the_start_is_said(
 ):
     hub.fail["create"] = wrong
     monkeypatch.setattr(sharing, "CHECK_SECONDS", 2.0 if wrong == "hang" else 30.0)
-    if wrong == "offline":
+    offline = str(wrong).startswith("offline")
+    if offline:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    config = configure(place, tmp_path, push_to_hub=True, hub_model_id="me/thing", hub_token=TOKEN)
+    token = None if wrong == "offline without a token" else TOKEN
+    config = configure(place, tmp_path, push_to_hub=True, hub_model_id="me/thing", hub_token=token)
     assert sharing.with_repository(config) == config
     (line,) = warnings_of(capsys)
     assert line.startswith("warning: upload to me/thing: found ")
+    assert ("found offline mode (HF_HUB_OFFLINE)" in line) == offline
     assert line.endswith("; the run goes on and tries again at its end")
 
 
@@ -433,6 +436,10 @@ def test_the_command_refuses_what_is_no_run(hub, tmp_path, finished, capsys):
         push_to_hub.push(push_to_hub.parse_arguments([str(finished), "--hub_whole_pipeline"]))
     with pytest.raises(OutputError, match="upload to me/thing: .* found no access token"):
         push_to_hub.push(push_to_hub.parse_arguments([str(finished), "--hub_model_id", "me/thing"]))
+    for wrong in (["--hub_tokn", TOKEN], [TOKEN], [f"--hub_tokn={TOKEN}"]):
+        with pytest.raises(ConfigError, match="unknown argument --hub_tokn|an argument too many") as caught:
+            push_to_hub.parse_arguments([str(finished), *wrong])
+        assert TOKEN not in str(caught.value)
     hub.fail["commit"] = 503
     with pytest.raises(SystemExit) as caught:
         push_to_hub.push(push_to_hub.parse_arguments([str(finished), "--hub_token", TOKEN]))
