@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ti_flax.config.contradictions import refuse_uploads  # noqa: E402
 from ti_flax.config.options import HubOptions, OutputOptions  # noqa: E402
 from ti_flax.config.values import options_of  # noqa: E402
-from ti_flax.errors import OutputError, exit_code  # noqa: E402
+from ti_flax.errors import ConfigError, OutputError, exit_code  # noqa: E402
 
 _OPTIONS = ("hub_model_id", "hub_token", "hub_private_repo", "hub_strategy", "hub_whole_pipeline")
 
@@ -40,7 +40,15 @@ def parse_arguments(argv=None) -> argparse.Namespace:
                 default=option.default,
                 help=option.rule.help,
             )
-    return parser.parse_args(argv)
+    parsed, rest = parser.parse_known_args(argv)
+    if rest:  # what follows the name of an option may be a token
+        raise ConfigError(
+            f"unknown argument {rest[0].partition('=')[0]}"
+            if rest[0].startswith("-")
+            else "an argument too many",
+            remedy="--help lists all options.",
+        )
+    return parsed
 
 
 def push(options: argparse.Namespace) -> None:

@@ -11,9 +11,9 @@ import huggingface_hub
 import numpy as np
 import push_to_hub
 import pytest
+import test_run
 import yaml
 from PIL import Image
-from test_run import configure
 from tiny_folder import write_folder, write_pictures
 
 from ti_flax import run, sharing
@@ -44,6 +44,10 @@ def surroundings(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setattr(sharing, "PAUSES", ())
+
+
+def configure(place, output, **changes):
+    return test_run.configure(place, output, **({"eval_steps": 0} | changes))
 
 
 @pytest.fixture
@@ -136,18 +140,17 @@ def test_a_run_arrives_whole_and_can_be_read_again(place, hub, tmp_path, monkeyp
 
 
 def test_only_what_belongs_to_the_result_is_uploaded(hub, finished, capsys):
+    (finished / "signals.csv").write_text("step")
     assert sharing.upload(options(), finished) is None
     files = hub.repositories["me/thing"].files
-    expected = {"README.md", "learned_embeds.safetensors", "metrics.csv", "contact_sheet.png"}
+    expected = {"README.md", "learned_embeds.safetensors", "metrics.csv", "signals.csv", "contact_sheet.png"}
     assert set(files) == expected | {"concept_images/0.jpeg"}
 
     # Pictures that a new upload does not have are taken away, what others put there stays.
     files |= {"concept_images/9.jpeg": (b"old", True), "other.txt": (b"mine", False)}
     (finished / "concept_images" / "0.jpeg").rename(finished / "concept_images" / "1.jpeg")
     assert sharing.upload(options(), finished) is None
-    assert set(files) == {"README.md", "learned_embeds.safetensors", "metrics.csv"} | {
-        *("contact_sheet.png", "concept_images/1.jpeg", "other.txt")
-    }
+    assert set(files) == expected | {"concept_images/1.jpeg", "other.txt"}
     assert sharing.upload(options(hub_whole_pipeline=True, hub_strategy="all_checkpoints"), finished) is None
     assert {"model_index.json", "unet/0.jpeg", "checkpoint-2/0.jpeg"} <= set(files)
     assert sharing.upload(options(hub_strategy="checkpoint"), finished) is None
@@ -238,7 +241,7 @@ def test_what_the_hub_would_refuse_is_refused_at_the_start(place, hub, tmp_path,
     assert sharing.with_repository(config).hub.hub_model_id == "me/made"
 
 
-@pytest.mark.parametrize("wrong", [503, "reset", "hang", "offline"])
+@pytest.mark.parametrize("wrong", [503, "reset", "hang", "offline", "offline without a token"])
 def test_a_hub_that_cannot_be_reached_at_the_start_is_said(
     place,
     hub,
@@ -249,12 +252,15 @@ def test_a_hub_that_cannot_be_reached_at_the_start_is_said(
 ):
     hub.fail["create"] = wrong
     monkeypatch.setattr(sharing, "CHECK_SECONDS", 2.0 if wrong == "hang" else 30.0)
-    if wrong == "offline":
+    offline = str(wrong).startswith("offline")
+    if offline:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    config = configure(place, tmp_path, push_to_hub=True, hub_model_id="me/thing", hub_token=TOKEN)
+    token = None if wrong == "offline without a token" else TOKEN
+    config = configure(place, tmp_path, push_to_hub=True, hub_model_id="me/thing", hub_token=token)
     assert sharing.with_repository(config) == config
     (line,) = warnings_of(capsys)
     assert line.startswith("warning: upload to me/thing: found ")
+    assert ("found offline mode (HF_HUB_OFFLINE)" in line) == offline
     assert line.endswith("; the run goes on and tries again at its end")
 
 
@@ -318,29 +324,49 @@ def test_no_traceback_holds_the_token(place, hub, tmp_path, monkeypatch):
     assert "something nobody thought of" in shown and TOKEN not in shown
 
 
-def test_a_run_whose_upload_fails_ends_well(place, hub, tmp_path, capsys):
+def test_a_run_whose_upload_fails_ends_well_and_is_uploaded_later(place, hub, tmp_path, capsys):
+    """Here without pictures of the training, so also without a sheet that shows them."""
     import train_flax
 
     hub.fail["commit"] = 503
+    (tmp_path / "contact_sheet.png").write_bytes(b"shows training pictures")
     config = configure(place, tmp_path, push_to_hub=True, hub_strategy="every_save")
     flags = [
         f"--{name}={value}" for name, value in config.to_dict().items() if value not in (None, False, ())
     ]
-    assert train_flax.main([*flags, f"--hub_token={TOKEN}", "--hub_model_id=me/thing"]) == 0
+    flags += [
+        f"--hub_token={TOKEN}",
+        "--hub_model_id=me/thing",
+        "--hub_concept_images=false",
+        "--eval_steps=0",
+    ]
+    assert train_flax.main(flags) == 0
     said = capsys.readouterr().err
     assert "warning: upload to me/thing: found a Hub in trouble (503)" in said and TOKEN not in said
     assert load_learned_embeds(tmp_path / "learned_embeds.safetensors")[1].shape == (2, 32)
     hub.fail.clear()
     command = said.rpartition("`python scripts/push_to_hub.py ")[2].partition("`")[0].split()
     push_to_hub.push(push_to_hub.parse_arguments([*command, "--hub_token", TOKEN]))
-    assert "learned_embeds.safetensors" in hub.repositories["me/thing"].files
+    files = hub.repositories["me/thing"].files
+    assert set(files) == {
+        *("README.md", "learned_embeds.bin", "learned_embeds.safetensors", "metrics.csv"),
+        *("token_identifier.txt", "type_of_concept.txt"),
+    }
+    assert b"contact" not in files["README.md"][0]
 
 
 def test_processes_other_than_the_first_leave_the_hub_alone(place, hub, tmp_path, monkeypatch):
+    """The hooks and the end of a run are the first one's anyway."""
+
+    def reading(config):
+        raise InterruptedError("far enough")
+
     monkeypatch.setattr(run.hosts, "is_first", lambda: False)
+    monkeypatch.setattr(run, "gather", reading)
     changes = {"push_to_hub": True, "hub_model_id": "me/thing", "hub_token": TOKEN}
-    run.train(configure(place, tmp_path / "out", hub_strategy="every_save", **changes))
-    assert hub.seen == [] and not (tmp_path / "out").exists()
+    with pytest.raises(InterruptedError):
+        run.train(configure(place, tmp_path / "out", **changes))
+    assert hub.seen == []
 
 
 class UntilThere(Hook):
@@ -433,21 +459,14 @@ def test_the_command_refuses_what_is_no_run(hub, tmp_path, finished, capsys):
         push_to_hub.push(push_to_hub.parse_arguments([str(finished), "--hub_whole_pipeline"]))
     with pytest.raises(OutputError, match="upload to me/thing: .* found no access token"):
         push_to_hub.push(push_to_hub.parse_arguments([str(finished), "--hub_model_id", "me/thing"]))
+    for wrong in (["--hub_tokn", TOKEN], [TOKEN], [f"--hub_tokn={TOKEN}"]):
+        with pytest.raises(ConfigError, match="unknown argument --hub_tokn|an argument too many") as caught:
+            push_to_hub.parse_arguments([str(finished), *wrong])
+        assert TOKEN not in str(caught.value)
     hub.fail["commit"] = 503
     with pytest.raises(SystemExit) as caught:
         push_to_hub.push(push_to_hub.parse_arguments([str(finished), "--hub_token", TOKEN]))
     assert caught.value.code == 1
-
-
-def test_a_folder_without_concept_images_keeps_what_shows_them(place, hub, tmp_path):
-    changes = {"push_to_hub": True, "hub_model_id": "me/thing", "hub_token": TOKEN}
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "contact_sheet.png").write_bytes(b"shows training pictures")
-    run.train(configure(place, tmp_path / "out", hub_concept_images=False, **changes))
-    names = set(hub.repositories["me/thing"].files)
-    assert "learned_embeds.safetensors" in names and "contact_sheet.png" not in names
-    assert not any(name.startswith("concept_images") for name in names)
-    assert b"contact" not in hub.repositories["me/thing"].files["README.md"][0]
 
 
 def test_the_process_sees_no_token_where_others_look(monkeypatch, hub):

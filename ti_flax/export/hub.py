@@ -82,10 +82,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def _stored_token() -> str:
     import huggingface_hub
-    from huggingface_hub import constants
+    from huggingface_hub import constants, errors
 
     if constants.HF_HUB_OFFLINE:
-        raise huggingface_hub.errors.OfflineModeIsEnabled("offline mode is set")
+        raise errors.OfflineModeIsEnabled("offline mode is set")
     token = huggingface_hub.get_token()
     if not token:
         raise RefusedError("no access token", _LOGIN)
