@@ -114,7 +114,9 @@ def _said(embedding: Embedding, found: EmbeddingFile, form: str, *, chosen: bool
     widths = f"{rows.shape[1]}" if second is None else f"{rows.shape[1]} and {second.shape[1]}"
     note = " (the file's name, as it holds no word)" if embedding.token != found.token and not chosen else ""
     count = _counted(len(rows), "vector")
-    return f"{form} form, token {embedding.token}{note}, {count} of {widths} numbers in {rows.dtype}"
+    left_out = [name for name in found.details if name.endswith("_out")]
+    left = f", without {' and '.join(left_out)}, which goes behind the text encoder" if left_out else ""
+    return f"{form} form, token {embedding.token}{note}, {count} of {widths} numbers in {rows.dtype}{left}"
 
 
 def _counted(count: int, noun: str) -> str:

@@ -41,7 +41,7 @@ class Vocabulary:
 
     model: str
     table: np.ndarray
-    words: Sequence[str]
+    words: list[str]
 
     def nearest(self, row: np.ndarray, count: int) -> list[tuple[str, float]]:
         """The words whose vectors have the largest cosine with one, and that cosine."""
@@ -66,7 +66,7 @@ def load_vocabulary(base: Any, tokenizer: Any, name: str) -> Vocabulary:
     table = np.asarray(params["text_model"]["embeddings"]["token_embedding"]["embedding"], np.float32)
     check_table(table, len(tokenizer))
     count = len(tokenizer)
-    return Vocabulary(name, table[:count], tokenizer.convert_ids_to_tokens(list(range(count))))
+    return Vocabulary(name, table[:count], list(tokenizer.convert_ids_to_tokens(list(range(count)))))
 
 
 def describe_embeddings(

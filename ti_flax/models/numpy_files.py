@@ -65,4 +65,6 @@ def _bytes(content: Any) -> bytes:
     """Pickles of protocol 2 have bytes as text that names its encoding."""
     if isinstance(content, Empty) and content.kind == "_codecs.encode":
         return content.arguments[0].encode("latin-1")
+    if not isinstance(content, bytes):
+        raise ValueError("an array without bytes")
     return content
