@@ -122,10 +122,10 @@ def save_png(picture: Any, path: Path, texts: Mapping[str, str], *, overwrite: b
         information.add_text(name, text)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not overwrite:
+            raise _taken(path)
         with open(path, "wb" if overwrite else "xb") as file:
             picture.save(file, format="PNG", pnginfo=information)
-    except FileExistsError:
-        raise _taken(path) from None
     except OSError as error:
         raise OutputError(path, expected="a file that can be written", found=str(error)) from error
 

@@ -182,10 +182,13 @@ def check_names_apart(words: Sequence[str], option: str = "extra_embeds") -> Non
     for place, word in enumerate(words):
         for other in words[:place]:
             if word in other or other in word:
+                same = word == other
                 raise TokenError(
                     f"{option} {word!r}",
-                    expected="a word that neither contains another nor is part of it",
-                    found="it twice" if word == other else f"{other!r} beside it",
+                    expected="a word that nothing else goes by"
+                    if same
+                    else "a word that neither contains another nor is part of it",
+                    found="it twice" if same else f"{other!r} beside it",
                     remedy=f"Give one of them another name: {option} takes TOKEN=FILE.",
                 )
 

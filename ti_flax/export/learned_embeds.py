@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ti_flax.embedding_files import checked_width, read_embedding
 from ti_flax.errors import OutputError, TokenError, WeightsError
 from ti_flax.export.torch_archive import torch_bytes
 from ti_flax.tokens import vector_tokens
@@ -97,28 +98,23 @@ def load_learned_embeds(path: Path) -> tuple[str, np.ndarray]:
 
 
 def add_learned_embeds(tokenizer: Any, path: Path, *, width: int) -> np.ndarray:
-    """Adds the tokens of a learned_embeds file to a tokenizer.
+    """Adds the tokens of an embedding file to a tokenizer.
 
     Args:
       tokenizer: a CLIP tokenizer; it learns `tok`, `tok_1`, ..., one token a vector.
-      path: a `.safetensors` file.
+      path: a file of any form; one without a token inside goes by its name.
       width: of the text encoder the rows are for.
 
     Returns:
       The rows `[num_vectors, width]` float32, in the order of the new tokens.
 
     Raises:
-      WeightsError: the file is no learned_embeds file, or of another width.
+      WeightsError: the file is no embedding, or of another width.
       TokenError: the tokenizer has the token already.
     """
-    token, rows = load_learned_embeds(path)
-    if rows.shape[1] != width:
-        raise WeightsError(
-            path,
-            expected=f"vectors of {width} numbers for this model",
-            found=f"{rows.shape[1]}",
-            remedy="Embeddings fit the base they were trained on: 768 is SD 1.x, 1024 is SD 2.x.",
-        )
+    file = read_embedding(path)
+    rows = checked_width(file, path, width)
+    token = file.token or path.stem
     tokens = list(vector_tokens(token, len(rows)))
     known = tokenizer.get_vocab()
     if any(name in known for name in tokens):
