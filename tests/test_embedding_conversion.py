@@ -173,7 +173,7 @@ def test_what_is_in_a_file_is_shown(place, capsys):
     lines = run(capsys, "--inspect", "cat.safetensors").splitlines()
     assert lines[0] == "cat.safetensors"
     for wanted in (
-        "  form        diffusers: one key, the token",
+        "  form        diffusers: the token is the key",
         "  token       <my-cat>",
         "  vectors     3",
         "  width       768",
@@ -195,6 +195,7 @@ def test_what_a_file_says_is_shown(place, capsys):
     safetensors(place / "xl.safetensors", clip_l=ROWS, clip_g=np.ones((3, 1280), np.float32))
     shown = run(capsys, "--inspect", "xl.safetensors")
     assert "768 (clip_l) and 1280 (clip_g)" in shown and "fits        SDXL" in shown
+    assert f"; clip_g {', '.join(['35.78'] * 3)}" in shown
 
 
 def test_a_files_vectors_beside_a_models_words(place, capsys):
@@ -217,7 +218,7 @@ def test_a_files_vectors_beside_a_models_words(place, capsys):
 
 def test_nearest_words():
     table = np.float32([[1, 0], [0, 2], [-3, 0], [0, 0]])
-    vocabulary = Vocabulary("model", table, ["right</w>", "up", "<|left|>", "nothing</w>"])
+    vocabulary = Vocabulary("model", table, ["right", "up-", "<|left|>", "nothing"])
     assert vocabulary.nearest(np.float32([0.1, 9]), 2)[0][0] == "up-"
     found = vocabulary.nearest(np.float32([-1, 0]), 4)
     assert found[0] == ("<|left|>", 1.0) and found[-1] == ("right", -1.0)

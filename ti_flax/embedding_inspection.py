@@ -13,7 +13,7 @@ import numpy as np
 from ti_flax.embedding_files import EmbeddingFile
 
 _FORMS = {
-    "diffusers": "diffusers: one key, the token",
+    "diffusers": "diffusers: the token is the key",
     "automatic1111": "AUTOMATIC1111's Web UI: string_to_param with a name",
     "kohya": "kohya and invoke-training: emb_params",
     "onetrainer": "OneTrainer: emp_params",
@@ -36,7 +36,7 @@ class Vocabulary:
     Attributes:
       model: its name, for messages.
       table: `[words, width]` float32.
-      words: `[words]`, as the tokenizer has them, `cat</w>`.
+      words: `[words]`, as a person reads them; a piece that others follow ends in a hyphen.
     """
 
     model: str
@@ -48,7 +48,7 @@ class Vocabulary:
         lengths = np.linalg.norm(self.table, axis=1) * np.linalg.norm(row)
         cosines = self.table @ row / np.maximum(lengths, np.finfo(np.float32).tiny)
         best = np.argsort(-cosines, kind="stable")[:count]
-        return [(_plain(self.words[place]), float(cosines[place])) for place in best]
+        return [(self.words[place], float(cosines[place])) for place in best]
 
 
 def load_vocabulary(base: Any, tokenizer: Any, name: str) -> Vocabulary:
@@ -66,7 +66,8 @@ def load_vocabulary(base: Any, tokenizer: Any, name: str) -> Vocabulary:
     table = np.asarray(params["text_model"]["embeddings"]["token_embedding"]["embedding"], np.float32)
     check_table(table, len(tokenizer))
     count = len(tokenizer)
-    return Vocabulary(name, table[:count], list(tokenizer.convert_ids_to_tokens(list(range(count)))))
+    tokens = tokenizer.convert_ids_to_tokens(list(range(count)))
+    return Vocabulary(name, table[:count], [_plain(tokenizer, token) for token in tokens])
 
 
 def describe_embeddings(
@@ -106,19 +107,25 @@ def _one(embedding: EmbeddingFile, path: Path, vocabulary: Vocabulary | None) ->
         fits = "SDXL (768 and 1280 wide)" if known else "no base model that these widths are known of"
     lines += [_line("dtype", embedding.dtype), _line("fits", fits)]
     if vocabulary is None:
-        return [*lines, *_norms(embedding.rows), *([] if second is None else _norms(second, "clip_g "))]
+        return [*lines, _norms(embedding.rows, second)]
     theirs = vocabulary.table.shape[1]
     if second is not None or theirs != width:
         lines.append(_line("", f"not {vocabulary.model}, whose text encoder is {theirs} wide"))
-        return [*lines, *_norms(embedding.rows)]
+        return [*lines, _norms(embedding.rows, second)]
     lines.append(_line("", f"{vocabulary.model}: yes, its text encoder is {theirs} wide"))
     return [*lines, *_beside(embedding.rows, vocabulary)]
 
 
-def _norms(rows: np.ndarray, label: str = "") -> list[str]:
-    norms = [f"{norm:.4g}" for norm in np.linalg.norm(rows[:_MOST_ROWS], axis=1)]
+def _norms(rows: np.ndarray, second: np.ndarray | None) -> str:
+    """A line with the length of every row."""
+    if second is not None:
+        return _line("norms", f"clip_l {_lengths(rows)}; clip_g {_lengths(second)}")
+    return _line("norms", _lengths(rows))
+
+
+def _lengths(rows: np.ndarray) -> str:
     more = f" and {len(rows) - _MOST_ROWS} more" if len(rows) > _MOST_ROWS else ""
-    return [_line(f"{label}norms", ", ".join(norms) + more)]
+    return ", ".join(f"{norm:.4g}" for norm in np.linalg.norm(rows[:_MOST_ROWS], axis=1)) + more
 
 
 def _beside(rows: np.ndarray, vocabulary: Vocabulary) -> list[str]:
@@ -131,13 +138,13 @@ def _beside(rows: np.ndarray, vocabulary: Vocabulary) -> list[str]:
             f"{len(known):,} words, norms from {least:.4g} to {most:.4g}, half of them below {median:.4g}",
         ),
         "",
-        f"  {'row':>5}  {'norm':>8}  {'longer than':<12}  nearest words (cosine)",
+        f"  {'row':>5}  {'norm':>8}  {'longer than':<14}  nearest words (cosine)",
     ]
     for place, row in enumerate(rows[:_MOST_ROWS], start=1):
         norm = float(np.linalg.norm(row))
         share = f"{100 * float(np.mean(known < norm)):.0f} % of words"
         words = ", ".join(f"{word} {cosine:.2f}" for word, cosine in vocabulary.nearest(row, 5))
-        lines.append(f"  {place:>5}  {norm:>8.4g}  {share:<12}  {words}")
+        lines.append(f"  {place:>5}  {norm:>8.4g}  {share:<14}  {words}")
     if len(rows) > _MOST_ROWS:
         lines.append(f"  and {len(rows) - _MOST_ROWS} more rows")
     return lines
@@ -147,6 +154,9 @@ def _line(label: str, text: str) -> str:
     return f"  {label:<12}{text}" if len(label) < 12 else f"  {label}  {text}"
 
 
-def _plain(word: str) -> str:
-    """A word of the vocabulary as a person writes it; a piece that others follow ends in a hyphen."""
-    return word.removesuffix("</w>") if word.endswith("</w>") or word.startswith("<|") else f"{word}-"
+def _plain(tokenizer: Any, token: str) -> str:
+    """A token as a person reads it; one that is part of a letter stays as it is in the vocabulary."""
+    text = tokenizer.convert_tokens_to_string([token]).removesuffix("</w>").strip()
+    whole = token.endswith("</w>") or token.startswith("<|")
+    text = text if text and "\ufffd" not in text else token.removesuffix("</w>")
+    return text if whole else f"{text}-"
