@@ -138,6 +138,8 @@ def test_nothing_is_replaced_unasked(place, capsys):
             ["large.safetensors", "a.pt", "--dtype", "float16"],
             "numbers that float16 holds, found one of 1e.05",
         ),
+        (["cat.safetensors", "a.bin", "--name", "x"], "--name: expected a form .*, found diffusers .bin"),
+        (["cat.safetensors", "a.pt", "--to", "kohya", "--name", "x"], "--name: .*, found kohya .pt"),
         (["cat.safetensors", "a.pt", "--variant", "fp16"], "--variant: expected to be given with --inspect"),
         (["--inspect", "cat.safetensors", "--to", "kohya"], "--to: expected to be given without --inspect"),
         (

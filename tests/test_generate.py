@@ -237,9 +237,18 @@ def test_no_file_is_replaced_unasked(place, tmp_path, one_device, monkeypatch, c
             ],
             "--placeholder_token: expected one --learned_embeds to name, found 2. .* TOKEN=FILE",
         ),
+        (
+            ["--learned_embeds", "<a>={}/gs.pt", "--placeholder_token", "<b>"],
+            "--placeholder_token: expected to be left out beside --learned_embeds TOKEN=FILE, found both",
+        ),
+        (
+            ["--seed", str(2**63)],
+            "--seed: expected a number up to 4611686018427387904, found 9223372036854775808",
+        ),
+        (["--resolution", str(2**30)], "up to 16384, found 1073741824"),
         (["--placeholder_token", "x"], "one --learned_embeds to name, found 0"),
         (["--compare"], "--compare: expected --learned_embeds to leave out and put in, found none"),
-        (["--resolution", "15"], "--resolution: expected sides that are a multiple of 4, found 15"),
+        (["--resolution", "15"], "--resolution: expected sides that are a multiple of 4, .* found 15"),
         (["--num_images", "0"], "--num_images: expected 1 or more"),
         (["--batch_size", "0"], "--batch_size: expected 1 or more"),
         (["--num_inference_steps", "0"], "--num_inference_steps: expected 1 or more"),
@@ -250,7 +259,7 @@ def test_no_file_is_replaced_unasked(place, tmp_path, one_device, monkeypatch, c
         ),
         (
             ["--prompt_file", "{}/size.txt"],
-            "prompt 'a cat': expected sides that are a multiple of 4, found 15",
+            "prompt 'a cat': expected sides that are a multiple of 4, .* found 15",
         ),
         (
             ["--prompt_file", "{}/sampler.txt"],

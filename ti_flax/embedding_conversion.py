@@ -16,6 +16,7 @@ from ti_flax.export.embedding_formats import (
     check_new,
     embedding_bytes,
     form_of,
+    has_name,
     write_embedding,
 )
 
@@ -58,6 +59,10 @@ def convert_embedding(source: Path, target: Path, wishes: Wishes) -> str:
     suffix = target.suffix.lower()
     if wishes.picture is not None and suffix != ".png":
         raise ConfigError("--picture", expected="a .png as the file to write", found=target.name)
+    if wishes.name is not None and not has_name(form, suffix):
+        raise ConfigError(
+            "--name", expected="a form that has a name beside the token", found=f"{form} {suffix}"
+        )
     embedding = _embedding(found, source, wishes)
     picture = _picture(embedding, wishes.picture) if suffix == ".png" else None
     write_embedding(

@@ -38,6 +38,9 @@ from ti_flax.start import Extra, add_extras, read_extras
 from ti_flax.tokens import encode_prompts, prompts_cut_off
 
 _EMBEDS = "--learned_embeds"
+# What a key is made of has 64 bits; further seeds count up from this.
+_LARGEST_SEED = 2**62
+_LONGEST_SIDE = 16384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +166,12 @@ def _embeddings(wishes: Wishes) -> list[Extra]:
             found=str(len(extras)),
             remedy=f"Name each of several as {_EMBEDS} TOKEN=FILE.",
         )
-    return [dataclasses.replace(extras[0], token=wishes.placeholder_token)]
+    (extra,) = extras
+    if extra.token not in (extra.file.token, extra.path.stem):
+        raise ConfigError(
+            "--placeholder_token", expected=f"to be left out beside {_EMBEDS} TOKEN=FILE", found="both"
+        )
+    return [dataclasses.replace(extra, token=wishes.placeholder_token)]
 
 
 def _width(model: FlaxStableDiffusion) -> int:
@@ -178,12 +186,16 @@ def _shots(line: PromptLine, wishes: Wishes, side: int, multiple: int) -> list[S
     """The pictures of a prompt: all with the embeddings, then, to compare, all without."""
     size = (line.height or wishes.resolution or side, line.width or wishes.resolution or side)
     for found in size:
-        if found < 1 or found % multiple:
+        if not 1 <= found <= _LONGEST_SIDE or found % multiple:
             where = "--resolution" if line.height is line.width is None else f"prompt {line.prompt!r}"
-            raise ConfigError(where, expected=f"sides that are a multiple of {multiple}", found=str(found))
+            expected = f"sides that are a multiple of {multiple}, up to {_LONGEST_SIDE}"
+            raise ConfigError(where, expected=expected, found=str(found))
     if line.steps is not None and line.steps < 1:
         raise ConfigError(f"prompt {line.prompt!r}, --s", expected="1 or more", found=str(line.steps))
     seed = wishes.seed if line.seed is None else line.seed
+    if abs(seed) > _LARGEST_SEED:
+        where = "--seed" if line.seed is None else f"prompt {line.prompt!r}, --d"
+        raise ConfigError(where, expected=f"a number up to {_LARGEST_SEED}", found=str(seed))
     negative = wishes.negative_prompt if line.negative_prompt is None else line.negative_prompt
     return [
         Shot(

@@ -102,6 +102,11 @@ def form_of(path: Path, asked: str | None, *, two_encoders: bool) -> str:
     return form
 
 
+def has_name(form: str, suffix: str) -> bool:
+    """Whether files of a form have a name beside the token."""
+    return form == "automatic1111" or (form, suffix) == ("kohya", ".safetensors")
+
+
 def embedding_bytes(embedding: Embedding, form: str, suffix: str, *, picture: Any = None) -> bytes:
     """The content of an embedding's file.
 
