@@ -40,6 +40,17 @@ def test_the_picture_itself_is_unchanged():
     assert (made[:, :side] >= 16).all()
 
 
+@pytest.mark.parametrize(("size", "columns"), [(60, 1), (80, 2), (200, 3)])
+def test_blocks_are_as_wide_as_the_web_uis(size, columns):
+    """Filled up to whole rows, then to whole columns of pixels, and by one more where it was whole already."""
+    content = np.random.default_rng(1).bytes(size)
+    length = len(zlib.compress(content, 9))
+    filled = length + 40 - length % 40
+    filled += 120 - filled % 120
+    assert filled == 120 * columns
+    assert hide_bytes(PIXELS, content).shape == (40, 60 + 2 + 2 * columns, 3)
+
+
 @pytest.mark.parametrize("harm", ["cut off", "scratched", "black", "one wall"])
 def test_pixels_without_bytes(harm):
     made = hide_bytes(PIXELS, np.random.default_rng(1).bytes(300))
