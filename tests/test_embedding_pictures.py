@@ -42,7 +42,7 @@ def test_the_picture_itself_is_unchanged():
 
 @pytest.mark.parametrize(("size", "columns"), [(60, 1), (80, 2), (200, 3)])
 def test_blocks_are_as_wide_as_the_web_uis(size, columns):
-    """Filled up to whole rows, then to whole columns of pixels, and by one more where it was whole already."""
+    """Filled up to whole rows, then of pixels, and by one more where it was whole."""
     content = np.random.default_rng(1).bytes(size)
     length = len(zlib.compress(content, 9))
     filled = length + 40 - length % 40
