@@ -99,7 +99,7 @@ def _refuse(options: argparse.Namespace, names: tuple[str, ...], where: str) -> 
 
 def _inspect(options: argparse.Namespace) -> str:
     from ti_flax.embedding_files import read_embeddings
-    from ti_flax.embedding_inspection import describe_embeddings, load_vocabulary
+    from ti_flax.embedding_inspection import describe_embeddings, load_model
 
     found = read_embeddings(options.inspect)
     model = options.pretrained_model_name_or_path
@@ -116,7 +116,7 @@ def _inspect(options: argparse.Namespace) -> str:
     find_base_model(named, components=MODEL_PARTS, weights=False)
     base = find_base_model(named, components=("tokenizer", "text_encoder"))
     tokenizer = base_tokenizer(base, options.tokenizer_name)
-    return describe_embeddings(options.inspect, found, load_vocabulary(base, tokenizer, model))
+    return describe_embeddings(options.inspect, found, load_model(base, tokenizer, model))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from PIL import Image
 from tiny_folder import write_folder
 
 from ti_flax.embedding_files import read_embedding
-from ti_flax.embedding_inspection import Vocabulary
 from ti_flax.errors import TiFlaxError
 from ti_flax.export.learned_embeds import save_learned_embeds
 
@@ -169,6 +168,10 @@ def test_the_script_needs_no_torch_and_no_jax(place):
     )
     assert done.returncode == 2 and done.stderr.startswith("error: a.pt: expected a new file")
     assert done.stderr.count("\n") == 1
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--inspect", "a.pt"], capture_output=True, text=True, cwd=place
+    )
+    assert done.returncode == 0 and "token       <my-cat>" in done.stdout, done.stderr
 
 
 def test_what_is_in_a_file_is_shown(place, capsys):
@@ -213,14 +216,6 @@ def test_a_files_vectors_beside_a_models_words(place, capsys):
     shown = run(capsys, "--inspect", "a.bin", "--pretrained_model_name_or_path", "model")
     assert "model: yes, its text encoder is 32 wide" in shown
     first, second = shown.splitlines()[-2:]
-    assert "  cat 1.00, " in first and "  dog 1.00, " in second and "100 % of words" in second
+    assert "  cat 1.00, " in first and "  dog 1.00, " in second and "100 % of words  " in second
     shown = run(capsys, "--inspect", "cat.safetensors", "--pretrained_model_name_or_path", "model")
     assert "not model, whose text encoder is 32 wide" in shown and "cosine" not in shown
-
-
-def test_nearest_words():
-    table = np.float32([[1, 0], [0, 2], [-3, 0], [0, 0]])
-    vocabulary = Vocabulary("model", table, ["right", "up-", "<|left|>", "nothing"])
-    assert vocabulary.nearest(np.float32([0.1, 9]), 2)[0][0] == "up-"
-    found = vocabulary.nearest(np.float32([-1, 0]), 4)
-    assert found[0] == ("<|left|>", 1.0) and found[-1] == ("right", -1.0)
