@@ -296,6 +296,20 @@ def test_the_number_of_devices_and_the_batch_change_rounding_alone(place, tmp_pa
         assert np.abs(other - found[0]).max() <= 1
 
 
+def test_the_last_batch_is_as_large_as_the_others(place, tmp_path, one_device, kept):
+    draw(place, tmp_path / "a.png")
+    (painter,) = (made for key, made in kept.items() if ("steps", 2) in key and len(made_on(key)) == 1)
+    before = painter._paint._cache_size()
+    flags = ["--num_images", "5", "--batch_size", "4", "--prompt", "a cat"]
+    together = draw(place, tmp_path / "a.png", *flags)
+    assert painter._paint._cache_size() == before + 1
+    assert np.ptp(together[:, -16:]) > 0 and (together[:16] != together[16:]).any()
+
+
+def made_on(key):
+    return dict(key)["devices"]
+
+
 def test_devices_share_one_compilation_a_shape(place):
     devices = jax.devices()[:2]
     model = load_stable_diffusion(place / "model")

@@ -68,7 +68,7 @@ def convert_embedding(source: Path, target: Path, wishes: Wishes) -> str:
     write_embedding(
         target, embedding_bytes(embedding, form, suffix, picture=picture), overwrite=wishes.overwrite
     )
-    said = _said(embedding, found, form, chosen=wishes.token is not None)
+    said = _said(embedding, found, form, suffix=suffix, chosen=wishes.token is not None)
     return f"{target}: {said}. {_use(target, form, embedding)}"
 
 
@@ -114,14 +114,15 @@ def _picture(embedding: Embedding, file: Path | None) -> Any:
     return captioned(decode_picture(content, str(file)), embedding.name, footer)
 
 
-def _said(embedding: Embedding, found: EmbeddingFile, form: str, *, chosen: bool) -> str:
+def _said(embedding: Embedding, found: EmbeddingFile, form: str, *, suffix: str, chosen: bool) -> str:
     rows, second = embedding.rows, embedding.second_rows
     widths = f"{rows.shape[1]}" if second is None else f"{rows.shape[1]} and {second.shape[1]}"
     note = " (the file's name, as it holds no word)" if embedding.token != found.token and not chosen else ""
     count = _counted(len(rows), "vector")
     left_out = [name for name in found.details if name.endswith("_out")]
     left = f", without {' and '.join(left_out)}, which goes behind the text encoder" if left_out else ""
-    return f"{form} form, token {embedding.token}{note}, {count} of {widths} numbers in {rows.dtype}{left}"
+    token = f"token {embedding.token}{note}, " if form == "diffusers" or has_name(form, suffix) else ""
+    return f"{form} form, {token}{count} of {widths} numbers in {rows.dtype}{left}"
 
 
 def _counted(count: int, noun: str) -> str:
