@@ -24,7 +24,13 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add = parser.add_argument
     add("model", help="model folder (Flax or PyTorch layout), single file, or Hub id")
     add("output", type=Path, help="folder to write; must be new or empty")
-    add("--learned_embeds", metavar="FILE", action="append", default=[], help="safetensors file; repeatable")
+    add(
+        "--learned_embeds",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="embedding of any form; repeatable",
+    )
     add("--revision", help="branch, tag or commit of the Hub repository")
     add("--variant", help="variant of the weight files, such as fp16")
     add("--tokenizer_name", metavar="ID_OR_FOLDER", help="tokenizer in place of the model's")

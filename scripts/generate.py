@@ -2,6 +2,8 @@
 
     python scripts/generate.py --pretrained_model_name_or_path assets/demo-model \\
       --learned_embeds outputs/demo/learned_embeds.safetensors --prompt "a photo of a <ruby>"
+
+Embeddings are of any form that scripts/convert_embeds.py reads. All devices of this machine share the work.
 """
 
 import argparse
@@ -12,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ti_flax.config.options import ModelOptions  # noqa: E402
-from ti_flax.errors import ConfigError, OutputError, exit_code  # noqa: E402
+from ti_flax.errors import exit_code  # noqa: E402
 
 _MODEL_OPTIONS = frozenset(field.name for field in dataclasses.fields(ModelOptions))
 
@@ -20,10 +22,57 @@ _MODEL_OPTIONS = frozenset(field.name for field in dataclasses.fields(ModelOptio
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Make pictures from a base model and learned embeddings.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s --pretrained_model_name_or_path MODEL --prompt TEXT [--name value ...]",
+        epilog="A line of a prompt file: a cat --n dogs --w 512 --h 768 --d 1 --s 20 --l 7.5 --ss ddim, for "
+        "negative\nprompt, width, height, seed, steps, guidance scale and sampler, each of which may be "
+        "left out.\nEmpty lines and lines that begin with # are passed over.",
     )
-    add = parser.add_argument
+    _add_model_options(parser.add_argument_group("model").add_argument)
+    add = parser.add_argument_group("embeddings").add_argument
+    add(
+        "--learned_embeds",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="embedding of any form, or TOKEN=FILE to give it another word; repeatable",
+    )
+    add(
+        "--placeholder_token",
+        metavar="WORD",
+        help="word of the only --learned_embeds; if left out the file's own, or else its name",
+    )
+    add(
+        "--compare",
+        action="store_true",
+        help="draw each prompt without the embeddings too, from the same seeds, in rows with labels",
+    )
+    add = parser.add_argument_group("prompts").add_argument
+    add("--prompt", metavar="TEXT", action="append", default=[], help="what to draw; repeatable, a row each")
+    add(
+        "--prompt_file",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="text file with a prompt a line, and options behind it (see below); repeatable",
+    )
+    add("--negative_prompt", metavar="TEXT", default="", help="what to move away from")
+    _add_drawing_options(parser.add_argument_group("drawing").add_argument)
+    add = parser.add_argument_group("output").add_argument
+    add(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="PNG grid to write; if left out pictures.png, or grid.png in --output_dir, with a number where "
+        "that is taken",
+    )
+    add("--output_dir", metavar="FOLDER", type=Path, help="write each picture there too, numbered on")
+    add("--overwrite", action="store_true", help="replace the grid if it is there already")
+    return parser.parse_args(argv)
+
+
+def _add_model_options(add) -> None:
     add(
         "--pretrained_model_name_or_path", metavar="MODEL", required=True, help="model folder, file or Hub id"
     )
@@ -32,96 +81,46 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--tokenizer_name", metavar="ID_OR_FOLDER", help="tokenizer in place of the model's")
     add("--config_name", metavar="ID_OR_FOLDER", help="model folder that describes a single file")
     add("--pretrained_vae_model_name_or_path", metavar="VAE", help="VAE in place of the model's")
-    add("--clip_skip", metavar="N", type=int, default=0, help="layers of the text encoder left out")
+    add("--clip_skip", metavar="N", type=int, default=0, help="layers of the text encoder left out (0)")
     add("--prediction_type", choices=("epsilon", "v_prediction"), help="what the UNet predicts")
     add(
         "--rescale_betas_zero_snr",
         action=argparse.BooleanOptionalAction,
         help="for models trained with a last timestep of pure noise",
     )
-    add(
-        "--learned_embeds",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="safetensors file; repeatable",
-    )
-    add(
-        "--prompt",
-        metavar="TEXT",
-        action="append",
-        required=True,
-        help="what to draw; repeatable, a row each",
-    )
-    add("--negative_prompt", metavar="TEXT", default="", help="what to move away from")
-    add("--num_images", metavar="N", type=int, default=4, help="pictures for each prompt")
-    add("--num_inference_steps", metavar="N", type=int, default=25, help="denoising steps")
-    add("--guidance_scale", metavar="X", type=float, default=7.5, help="1 is no guidance")
+    add("--mixed_precision", choices=("no", "bf16"), default="no", help="no, the default, is float32")
+
+
+def _add_drawing_options(add) -> None:
+    add("--num_images", metavar="N", type=int, default=4, help="pictures for each prompt (4)")
+    add("--num_inference_steps", metavar="N", type=int, default=25, help="denoising steps (25)")
+    add("--guidance_scale", metavar="X", type=float, default=7.5, help="1 is no guidance (7.5)")
     add(
         "--sampler",
         choices=("ddim", "dpmsolver++"),
         default="dpmsolver++",
-        help="dpmsolver++ is the 2M solver",
+        help="dpmsolver++, the default, is the 2M solver",
     )
-    add("--seed", metavar="N", type=int, default=0, help="of the first picture; the next ones count up")
+    add("--seed", metavar="N", type=int, default=0, help="of the first picture; the next ones count up (0)")
     add("--resolution", metavar="N", type=int, help="side in pixels; the model's own if left out")
-    add("--mixed_precision", choices=("no", "bf16"), default="no", help="no is float32")
-    add("--output", metavar="FILE", type=Path, default=Path("pictures.png"), help="PNG grid to write")
-    return parser.parse_args(argv)
-
-
-def generate(options: argparse.Namespace) -> None:
-    """Loads, draws and writes the grid."""
-    import jax.numpy as jnp
-    import numpy as np
-
-    from ti_flax.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
-    from ti_flax.export.learned_embeds import add_learned_embeds
-    from ti_flax.models.stable_diffusion import load_stable_diffusion
-    from ti_flax.pictures import Painter, picture_grid
-    from ti_flax.tokens import encode_prompts, expand_known
-
-    if options.num_images < 1:
-        raise ConfigError("--num_images", expected="1 or more", found=str(options.num_images))
-    shared = {name: value for name, value in vars(options).items() if name in _MODEL_OPTIONS}
-    base = find_base_model(ModelOptions(**shared), components=MODEL_PARTS)
-    tokenizer = base_tokenizer(base, options.tokenizer_name)
-    say_notes(base)
-    dtype = jnp.bfloat16 if options.mixed_precision == "bf16" else jnp.float32
-    model = load_stable_diffusion(base, dtype=dtype)
-    width = model.text_encoder.config.hidden_size
-    first_added_id = len(tokenizer)
-    rows = [add_learned_embeds(tokenizer, Path(path), width=width) for path in options.learned_embeds]
-    rows = np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
-    side = options.resolution or model.configs["unet"]["sample_size"] * model.vae.config.downsampling
-    if side < 1 or side % model.vae.config.downsampling:
-        multiple = model.vae.config.downsampling
-        raise ConfigError("--resolution", expected=f"a multiple of {multiple}", found=str(side))
-    painter = Painter(
-        model, first_added_id=first_added_id, steps=options.num_inference_steps, sampler=options.sampler
+    add(
+        "--batch_size",
+        metavar="N",
+        type=int,
+        help="pictures drawn at once on each device; if left out, those of a prompt, shared out",
     )
-    drawn = []
-    for prompt in options.prompt:
-        prompt_ids = encode_prompts(tokenizer, [expand_known(tokenizer, prompt)] * options.num_images)
-        negative_ids = encode_prompts(tokenizer, [options.negative_prompt] * options.num_images)
-        drawn.append(
-            painter.paint(
-                model.params,
-                rows,
-                prompt_ids=prompt_ids,
-                negative_ids=negative_ids,
-                seeds=range(options.seed, options.seed + options.num_images),
-                size=(side, side),
-                guidance_scale=options.guidance_scale,
-            )
-        )
-    try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        picture_grid(np.concatenate(drawn), columns=options.num_images).save(options.output, format="PNG")
-    except OSError as error:
-        raise OutputError(options.output, expected="a file that can be written", found=str(error)) from error
-    print(f"{options.output}: {len(options.prompt)} x {options.num_images} pictures of {side} x {side}")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draws and writes what was asked for."""
+    from ti_flax.generation import Wishes, generate
+
+    values = vars(options)
+    model = ModelOptions(**{name: value for name, value in values.items() if name in _MODEL_OPTIONS})
+    wishes = {name: value for name, value in values.items() if name not in _MODEL_OPTIONS}
+    prompts, files = wishes.pop("prompt"), wishes.pop("prompt_file")
+    print(generate(Wishes(model, prompts, files, **wishes)))
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: generate(parse_arguments())))
+    sys.exit(exit_code(lambda: run(parse_arguments())))

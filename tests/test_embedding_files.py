@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import pickle
 import zlib
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from ti_flax.embedding_files import checked_width, read_embedding
+from ti_flax.embedding_files import checked_width, read_embedding, read_embeddings
 from ti_flax.errors import WeightsError
 from ti_flax.export.learned_embeds import save_learned_embeds
 
@@ -142,6 +143,28 @@ class Dangerous:
         return print, ("executed",)
 
 
+@pytest.mark.parametrize("way", ["zip", "old", "npy", "npy of an older NumPy"])
+def test_code_in_any_container_is_refused_unrun(tmp_path, way):
+    torch = pytest.importorskip("torch")
+    marker, path = tmp_path / "run", tmp_path / "evil.thing"
+
+    class Touches:
+        def __reduce__(self):
+            return os.system, (f"touch {marker}",)
+
+    for content in ({"<cat>": Touches()}, {"<cat>": [ROWS, Touches()]}, Touches()):
+        if way.startswith("npy"):
+            pickled_array(path, content, 2 if "older" in way else 4)
+        else:
+            torch.save(content, path, _use_new_zipfile_serialization=way == "zip")
+        with pytest.raises(WeightsError, match="would call (posix|os).system. Nothing of it was run"):
+            read_embedding(path)
+    assert not marker.exists()
+    if way.startswith("npy"):  # the file does what it says where it is let
+        np.load(path, allow_pickle=True)
+        assert marker.exists()
+
+
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_nothing_in_a_file_is_executed(tmp_path, protocol, capsys):
     path = tmp_path / "evil.pt"
@@ -155,6 +178,80 @@ def test_nothing_in_a_file_is_executed(tmp_path, protocol, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
+def saved_array(path, content):
+    with open(path, "wb") as file:
+        np.save(file, content, allow_pickle=True)
+    return path
+
+
+def pickled_array(path, content, protocol):
+    """A .npy file as NumPy of other years wrote it, by the pickle protocol of its time."""
+    with open(path, "wb") as file:
+        header = {"descr": "|O", "fortran_order": False, "shape": ()}
+        np.lib.format.write_array_header_1_0(file, header)
+        pickle.dump(np.array(content, object), file, protocol=protocol)
+    return path
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
+def test_the_file_of_the_first_flax_script(tmp_path, protocol, dtype):
+    values = ROWS[0].astype(dtype)
+    path = pickled_array(tmp_path / "learned_embeds.npy", {"<cat>": values}, protocol)
+    # As NumPy 1 names it.
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n"))
+    found = read_embedding(path)
+    assert (found.kind, found.token, found.rows.shape) == ("flax", "<cat>", (1, 768))
+    assert found.rows.tobytes() == values.astype(np.float32).tobytes()
+
+
+def test_bare_vectors(tmp_path):
+    found = read_embedding(saved_array(tmp_path / "rows.npy", ROWS))
+    assert (found.kind, found.token) == ("flax", None) and found.rows.tobytes() == ROWS.tobytes()
+    torch = pytest.importorskip("torch")
+    torch.save(torch.tensor(ROWS), tmp_path / "rows.pt")
+    found = read_embedding(tmp_path / "rows.pt")
+    assert (found.kind, found.token) == ("diffusers", None) and found.rows.tobytes() == ROWS.tobytes()
+
+
+def test_one_of_several_tokens(tmp_path):
+    torch = pytest.importorskip("torch")
+    tokens = {f"<{name}>": torch.tensor(ROWS + place) for place, name in enumerate("abcde")}
+    torch.save(tokens, tmp_path / "diffusers.bin")
+    ids = {token: torch.tensor(place) for place, token in enumerate(tokens)}
+    torch.save({"string_to_token": ids, "string_to_param": tokens}, tmp_path / "merged.pt")
+    for name in ("diffusers.bin", "merged.pt"):
+        assert [found.token for found in read_embeddings(tmp_path / name)] == list(tokens)
+        assert read_embedding(tmp_path / name, "<c>").rows.tobytes() == (ROWS + 2).tobytes()
+        with pytest.raises(
+            WeightsError, match="one token, found 5, <a>, <b>, <c>, <d> and 1 more. Take one out"
+        ):
+            read_embedding(tmp_path / name)
+        with pytest.raises(WeightsError, match="the token <z>, found 5"):
+            read_embedding(tmp_path / name, "<z>")
+
+
+def test_the_word_of_a_trigger_phrase(tmp_path):
+    for phrase, token in [("<cat>", "<cat>"), ("a cat, sitting", None), ("", None)]:
+        path = safetensors(tmp_path / "a.safetensors", {"modelspec.trigger_phrase": phrase}, emb_params=ROWS)
+        assert read_embedding(path).token == token
+
+
+def test_onetrainers_file_for_sdxl(tmp_path):
+    second = np.ones((3, 1280), np.float32)
+    both = {"clip_l": ROWS, "clip_g": second}
+    path = safetensors(tmp_path / "a.safetensors", **both, **{f"{k}_out": v for k, v in both.items()})
+    found = read_embedding(path)
+    assert (found.kind, found.dtype) == ("sdxl", "float32")
+    assert found.details == {"clip_l_out": "[3, 768]", "clip_g_out": "[3, 1280]"}
+
+
+def test_what_was_in_the_file_before_it_was_widened(tmp_path):
+    for dtype in ("float16", "float32", "float64"):
+        path = safetensors(tmp_path / "a.safetensors", emb_params=ROWS.astype(dtype))
+        assert read_embedding(path).dtype == dtype
+
+
 def write(path, content):
     path.write_bytes(content)
     return path
@@ -166,7 +263,13 @@ def write(path, content):
         (lambda path: path, "expected an embedding file, found No such file"),
         (lambda path: write(path, b""), "found an empty file"),
         (lambda path: write(path, b"version https://git-lfs"), "a file that begins with b'version '"),
-        (lambda path: safetensors(path, a=ROWS, b=ROWS), "found 2 tensors, a, b"),
+        (lambda path: safetensors(path, **{"a.weight": ROWS, "b": ROWS}), "found 2 tensors, a.weight, b"),
+        (lambda path: safetensors(path, emp_params_out=ROWS), "emp_params_out, which goes behind the text"),
+        (lambda path: saved_array(path, np.ones((2, 3), np.int64)), r"the array of shape \[2, 3\] int64"),
+        (lambda path: saved_array(path, {"<a>": "text"}), "found <a> that is no tensor"),
+        (lambda path: saved_array(path, ["a"]), r"found the array of shape \[1\] <U1"),
+        (lambda path: saved_array(path, {}), "found a dict"),
+        (lambda path: write(path, b"\x93NUMPY\x01\x00 broken"), "a NumPy file"),
         (lambda path: safetensors(path, a=ROWS[None]), r"found a of shape \[1, 3, 768\] float32"),
         (lambda path: safetensors(path, a=np.ones((2, 4), np.int32)), r"found a of shape \[2, 4\] int32"),
         (lambda path: safetensors(path, a=np.float32([[np.nan]])), "a with numbers that are not finite"),

@@ -1,72 +1,332 @@
+"""The script that makes pictures, from its options to the files it leaves."""
+
+import json
+import re
+
 import generate
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_folder import write_folder
 
-from ti_flax.errors import ConfigError, TokenError, WeightsError
+from ti_flax import generation
+from ti_flax.errors import TiFlaxError
+from ti_flax.export.embedding_card import plain_card
+from ti_flax.export.embedding_formats import Embedding, embedding_bytes
 from ti_flax.export.learned_embeds import save_learned_embeds
-from ti_flax.pictures import picture_grid
+from ti_flax.models.stable_diffusion import COMPONENTS, load_stable_diffusion
+from ti_flax.pictures import Painter, on_all, picture_grid
+
+ROWS = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
+# What the Web UI takes a picture's last line of text apart with (modules/infotext_utils.py).
+PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("generate")
     write_folder(place / "model")
-    rows = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
-    save_learned_embeds(place / "thing.safetensors", "<thing>", rows)
+    save_learned_embeds(place / "thing.safetensors", "<thing>", ROWS)
+    save_learned_embeds(place / "other.bin", "<other>", ROWS[:1] * 2)
+    save_learned_embeds(place / "part.bin", "<thing>-2", ROWS)
     save_learned_embeds(place / "wide.safetensors", "<wide>", np.zeros((1, 768)))
-    save_learned_embeds(place / "known.safetensors", "cat</w>", rows)
+    save_learned_embeds(place / "known.safetensors", "cat</w>", ROWS)
+    thing = Embedding("<thing>", "<thing>", ROWS)
+    for form, name in [
+        ("automatic1111", "webui.pt"),
+        ("automatic1111", "webui.png"),
+        ("kohya", "kohya.pt"),
+        ("onetrainer", "onetrainer.safetensors"),
+        ("rinongal", "gs.pt"),
+    ]:
+        content = embedding_bytes(thing, form, f".{name.split('.')[1]}", picture=plain_card("", ""))
+        (place / name).write_bytes(content)
+    two = Embedding("x", "x", ROWS, ROWS)
+    (place / "xl.safetensors").write_bytes(embedding_bytes(two, "kohya", ".safetensors"))
     return place
 
 
-def draw(place, output, *flags):
+@pytest.fixture(scope="module")
+def kept():
+    """Painters and the model of this file's tests, which all draw with the same model."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def no_compilation_twice(monkeypatch, kept):
+    def painter(model, **settings):
+        settings["devices"] = tuple(settings["devices"])
+        key = tuple(settings.items())
+        return kept[key] if key in kept else kept.setdefault(key, Painter(model, **settings))
+
+    def load(base, *, dtype, components=COMPONENTS):
+        key = str(base.place), components
+        if key not in kept:
+            kept[key] = load_stable_diffusion(base, dtype=dtype, components=components)
+        return kept[key]
+
+    monkeypatch.setattr(generation, "Painter", painter)
+    monkeypatch.setattr(generation, "load_stable_diffusion", load)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Most tests need no second device, and programs for one compile fastest."""
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+
+
+def start(place, *flags):
     model = ["--pretrained_model_name_or_path", str(place / "model"), "--num_inference_steps", "2"]
-    arguments = [*model, "--prompt", "a <thing>", "--num_images", "2", "--output", str(output), *flags]
-    generate.generate(generate.parse_arguments(arguments))
+    arguments = [*model, "--num_images", "2", "--resolution", "16", *map(str, flags)]
+    generate.run(generate.parse_arguments(arguments))
+
+
+def draw(place, output, *flags, prompt="a <thing>"):
+    start(place, "--prompt", prompt, "--output", output, "--overwrite", *flags)
     with Image.open(output) as picture:
         return np.asarray(picture)
 
 
-def test_a_grid_has_a_row_for_each_prompt(place, tmp_path):
-    picture = draw(place, tmp_path / "new" / "a.png", "--prompt", "a cat", "--resolution", "16")
+def test_a_grid_has_a_row_for_each_prompt(place, tmp_path, one_device):
+    picture = draw(place, tmp_path / "new" / "a.png", "--prompt", "a cat")
     assert picture.shape == (32, 32, 3)
     assert (picture[:16] != picture[16:]).any() and (picture[:, :16] != picture[:, 16:]).any()
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++"])
-def test_what_changes_the_picture_and_what_does_not(place, tmp_path, sampler):
-    flags = ["--sampler", sampler, "--resolution", "16"]
-    embeds = ["--learned_embeds", str(place / "thing.safetensors")]
-    plain = draw(place, tmp_path / "a.png", *flags)
-    assert (plain == draw(place, tmp_path / "a.png", *flags)).all()
+def test_what_changes_the_picture_and_what_does_not(place, tmp_path, one_device):
+    embeds = ["--learned_embeds", place / "thing.safetensors"]
+    plain = draw(place, tmp_path / "a.png")
+    assert (plain == draw(place, tmp_path / "a.png")).all()
     for other in (embeds, ["--negative_prompt", "red"], ["--guidance_scale", "1"], ["--seed", "5"]):
-        assert (plain != draw(place, tmp_path / "a.png", *flags, *other)).any(), other
+        assert (plain != draw(place, tmp_path / "a.png", *other)).any(), other
 
 
-def test_the_second_seed_is_the_next_one(place, tmp_path):
-    first = draw(place, tmp_path / "a.png", "--resolution", "16")
-    second = draw(place, tmp_path / "a.png", "--resolution", "16", "--seed", "1")
+def test_the_second_seed_is_the_next_one(place, tmp_path, one_device):
+    first = draw(place, tmp_path / "a.png")
+    second = draw(place, tmp_path / "a.png", "--seed", "1")
     assert (first[:, 16:] == second[:, :16]).all()
 
 
+def test_embeddings_of_every_form_draw_the_same(place, tmp_path, one_device, capsys):
+    expected = draw(place, tmp_path / "a.png", "--learned_embeds", place / "thing.safetensors")
+    assert "note" not in capsys.readouterr().err
+    for name in ("webui.pt", "webui.png"):
+        assert (draw(place, tmp_path / "a.png", "--learned_embeds", place / name) == expected).all()
+    for name in ("kohya.pt", "onetrainer.safetensors", "gs.pt"):
+        for entry in (f"<thing>={place / name}", f"{place / name}=<thing>"):
+            assert (draw(place, tmp_path / "a.png", "--learned_embeds", entry) == expected).all()
+        named = ["--learned_embeds", place / name, "--placeholder_token", "<thing>"]
+        assert (draw(place, tmp_path / "a.png", *named) == expected).all()
+    # Without a word the file's name is one.
+    flags = ["--learned_embeds", place / "onetrainer.safetensors"]
+    assert (draw(place, tmp_path / "a.png", *flags, prompt="a onetrainer") == expected).all()
+    draw(place, tmp_path / "a.png", *flags)
+    assert "note: no prompt has onetrainer, the word of" in capsys.readouterr().err
+
+
+def test_several_embeddings_at_once(place, tmp_path, one_device):
+    both = [f for name in ("thing.safetensors", "other.bin") for f in ("--learned_embeds", place / name)]
+    one = draw(place, tmp_path / "a.png", *both[:2])
+    assert (draw(place, tmp_path / "a.png", *both) == one).all()
+    two = draw(place, tmp_path / "a.png", *both, prompt="a <thing> <other>")
+    assert (two != one).any()
+    swapped = draw(place, tmp_path / "a.png", *both[2:], *both[:2], prompt="a <thing> <other>")
+    assert (swapped == two).all()
+
+
+def test_compare_draws_both_from_the_same_seeds(place, tmp_path, one_device):
+    embeds = ["--learned_embeds", place / "thing.safetensors"]
+    start(place, "--prompt", "a <thing>", *embeds, "--compare", "--output_dir", tmp_path / "both")
+    start(place, "--prompt", "a <thing>", *embeds, "--output_dir", tmp_path / "with")
+    start(place, "--prompt", "a <thing>", "--output_dir", tmp_path / "without")
+
+    def files(name, like):
+        return [np.asarray(Image.open(path)) for path in sorted((tmp_path / name).glob(like))]
+
+    names = ["00001-0-without.png", "00001-0.png", "00002-1-without.png", "00002-1.png", "grid.png"]
+    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == names
+    assert np.array_equal(files("both", "*[01].png"), files("with", "0*.png"))
+    assert np.array_equal(files("both", "*-without.png"), files("without", "0*.png"))
+    grid = np.asarray(Image.open(tmp_path / "both" / "grid.png"))
+    # Two rows of enlarged pictures under a line of text each.
+    assert grid.shape == (8 + 2 * (22 + 112 + 8), 2 * 8 + 2 * 112 + 4, 3)
+
+
+def test_prompts_of_a_file(place, tmp_path, one_device):
+    lines = ["# a comment", "", "a cat", "a dog --n red --w 32 --h 16 --d 7 --s 3 --l 2.5 --ss ddim"]
+    (tmp_path / "prompts.txt").write_text("\n".join(lines))
+    start(place, "--prompt_file", tmp_path / "prompts.txt", "--output_dir", tmp_path / "out")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["00001-0.png", "00002-1.png", "00003-7.png", "00004-8.png", "grid.png"]
+    with Image.open(tmp_path / "out" / "grid.png") as grid:
+        assert grid.size == (64, 32)
+    shown = ("prompt", "negative_prompt", "seed", "steps", "sampler", "guidance_scale")
+    with Image.open(tmp_path / "out" / "00003-7.png") as dog:
+        assert dog.size == (32, 16)
+        assert [dog.text[name] for name in shown] == ["a dog", "red", "7", "3", "ddim", "2.5"]
+
+
+def test_a_picture_says_how_it_was_made(place, tmp_path, one_device):
+    import hashlib
+
+    flags = ["--learned_embeds", place / "thing.safetensors", "--negative_prompt", "red: a, b"]
+    start(place, "--prompt", "a <thing>\nin Köln 猫", *flags, "--output_dir", tmp_path)
+    with Image.open(tmp_path / "00002-1.png") as picture:
+        texts = picture.text
+    digest = hashlib.sha256((place / "thing.safetensors").read_bytes()).hexdigest()
+    assert json.loads(texts["learned_embeds"]) == [
+        {"token": "<thing>", "file": "thing.safetensors", "sha256": digest}
+    ]
+    *prompt, negative, last = texts["parameters"].split("\n")
+    assert "\n".join(prompt) == texts["prompt"] == "a <thing>\nin Köln 猫"
+    assert negative == "Negative prompt: red: a, b"
+    found = {name: json.loads(value) if value[0] == '"' else value for name, value in PARAMETER.findall(last)}
+    assert found.pop("Version").startswith("ti_flax ")
+    assert found == {
+        "Steps": "2",
+        "Sampler": "DPM++ 2M",
+        "CFG scale": "7.5",
+        "Seed": "1",
+        "Size": "16x16",
+        "Model": "model",
+        "TI hashes": f"<thing>: {digest[:12]}",
+    }
+
+
+def test_no_file_is_replaced_unasked(place, tmp_path, one_device, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "00041-5.png").write_bytes(b"mine")
+    for count in (1, 2):
+        start(place, "--prompt", "a", "--output_dir", ".")
+        assert len(list(tmp_path.glob("0*.png"))) == 1 + 2 * count
+    assert (tmp_path / "00041-5.png").read_bytes() == b"mine" and (tmp_path / "00045-1.png").exists()
+    assert sorted(path.name for path in tmp_path.glob("g*")) == ["grid-2.png", "grid.png"]
+    for name in ("pictures.png", "pictures-2.png"):
+        start(place, "--prompt", "a")
+        assert capsys.readouterr().out.splitlines()[-1].startswith(f"{name}: 1 x 2 pictures of 16 x 16")
+    with pytest.raises(TiFlaxError, match="pictures.png: expected a new file.*--overwrite"):
+        start(place, "--prompt", "a", "--output", "pictures.png")
+    start(place, "--prompt", "a", "--output", "pictures.png", "--overwrite")
+
+
 @pytest.mark.parametrize(
-    "flags, kind, message",
+    "flags, message",
     [
-        (["--learned_embeds", "wide"], WeightsError, "vectors of 32 numbers for this model, found 768"),
-        (["--learned_embeds", "known"], TokenError, "new to the tokenizer"),
-        (["--learned_embeds", "nothing"], WeightsError, "learned_embeds.safetensors file"),
-        (["--resolution", "15"], ConfigError, "a multiple of 4, found 15"),
-        (["--num_images", "0"], ConfigError, "1 or more"),
-        (["--num_inference_steps", "0"], ConfigError, "1 to 1000"),
+        (["--learned_embeds", "{}/wide.safetensors"], "vectors of 32 numbers for this model, found 768"),
+        (["--learned_embeds", "{}/xl.safetensors"], "found one for SDXL, 32 and 32 wide"),
+        (["--learned_embeds", "{}/known.safetensors"], "--learned_embeds 'cat</w>': expected a new word"),
+        (["--learned_embeds", "{}/nothing"], "--learned_embeds .*expected an embedding file, found No such"),
+        (["--learned_embeds", "cat={}/gs.pt"], "--learned_embeds 'cat': expected a new word"),
+        (
+            ["--learned_embeds", "{}/thing.safetensors", "--learned_embeds", "{}/webui.pt"],
+            "'<thing>': expected .* nothing else goes by, found it twice. .*_embeds takes TOKEN=FILE",
+        ),
+        (
+            ["--learned_embeds", "{}/thing.safetensors", "--learned_embeds", "{}/part.bin"],
+            "--learned_embeds '<thing>-2': expected a word .*, found '<thing>' beside it",
+        ),
+        (
+            [
+                "--learned_embeds",
+                "{0}/gs.pt",
+                "--learned_embeds",
+                "{0}/other.bin",
+                "--placeholder_token",
+                "x",
+            ],
+            "--placeholder_token: expected one --learned_embeds to name, found 2. .* TOKEN=FILE",
+        ),
+        (
+            ["--learned_embeds", "<a>={}/gs.pt", "--placeholder_token", "<b>"],
+            "--placeholder_token: expected to be left out beside --learned_embeds TOKEN=FILE, found both",
+        ),
+        (
+            ["--seed", str(2**63)],
+            "--seed: expected a number up to 4611686018427387904, found 9223372036854775808",
+        ),
+        (["--resolution", str(2**30)], "up to 16384, found 1073741824"),
+        (["--placeholder_token", "x"], "one --learned_embeds to name, found 0"),
+        (["--compare"], "--compare: expected --learned_embeds to leave out and put in, found none"),
+        (["--resolution", "15"], "--resolution: expected sides that are a multiple of 4, .* found 15"),
+        (["--num_images", "0"], "--num_images: expected 1 or more"),
+        (["--batch_size", "0"], "--batch_size: expected 1 or more"),
+        (["--num_inference_steps", "0"], "--num_inference_steps: expected 1 or more"),
+        (["--num_inference_steps", "1001"], "1 to 1000"),
+        (
+            ["--prompt_file", "{}/none.txt"],
+            "prompt_file .*none.txt: expected a text file, found No such file",
+        ),
+        (
+            ["--prompt_file", "{}/size.txt"],
+            "prompt 'a cat': expected sides that are a multiple of 4, .* found 15",
+        ),
+        (
+            ["--prompt_file", "{}/sampler.txt"],
+            "prompt 'a cat', --ss: expected ddim or dpmsolver.., found euler",
+        ),
     ],
 )
-def test_mistakes(place, tmp_path, flags, kind, message):
-    if flags[0] == "--learned_embeds":
-        flags = [flags[0], str(place / f"{flags[1]}.safetensors")]
-    with pytest.raises(kind, match=message):
-        draw(place, tmp_path / "a.png", *flags)
-    assert not (tmp_path / "a.png").exists()
+def test_mistakes(place, tmp_path, one_device, flags, message):
+    (place / "size.txt").write_text("a cat --w 15")
+    (place / "sampler.txt").write_text("a cat --ss euler")
+    with pytest.raises(TiFlaxError, match=message) as caught:
+        draw(place, tmp_path / "a.png", *(flag.format(place) for flag in flags))
+    assert not (tmp_path / "a.png").exists() and "\n" not in str(caught.value)
+
+
+def test_a_prompt_is_needed(place):
+    with pytest.raises(TiFlaxError, match="--prompt: expected a prompt, or --prompt_file, found neither"):
+        start(place)
+
+
+def test_a_prompt_that_is_cut_off_is_told(place, tmp_path, one_device, capsys):
+    draw(place, tmp_path / "a.png", prompt="cat " * 80)
+    assert "note: the text encoder does not see the end of this prompt: cat cat" in capsys.readouterr().err
+
+
+def test_the_number_of_devices_and_the_batch_change_rounding_alone(place, tmp_path, monkeypatch):
+    flags = ["--learned_embeds", place / "thing.safetensors", "--num_images", "5", "--compare"]
+    found = []
+    for devices, batch in ((1, 10), (8, 1)):
+        monkeypatch.setattr(jax, "local_devices", lambda count=devices: jax.devices()[:count])
+        found.append(draw(place, tmp_path / "a.png", *flags, "--batch_size", batch).astype(int))
+    assert np.ptp(found[0]) > 50
+    for other in found[1:]:
+        assert np.abs(other - found[0]).max() <= 1
+
+
+def test_the_last_batch_is_as_large_as_the_others(place, tmp_path, one_device, kept):
+    draw(place, tmp_path / "a.png")
+    (painter,) = (made for key, made in kept.items() if ("steps", 2) in key and len(made_on(key)) == 1)
+    before = painter._paint._cache_size()
+    flags = ["--num_images", "5", "--batch_size", "4", "--prompt", "a cat"]
+    together = draw(place, tmp_path / "a.png", *flags)
+    assert painter._paint._cache_size() == before + 1
+    assert np.ptp(together[:, -16:]) > 0 and (together[:16] != together[16:]).any()
+
+
+def made_on(key):
+    return dict(key)["devices"]
+
+
+def test_devices_share_one_compilation_a_shape(place):
+    devices = jax.devices()[:2]
+    model = load_stable_diffusion(place / "model")
+    painter = Painter(model, first_added_id=500, steps=2, devices=devices)
+    params = on_all(model.params, devices)
+    ids = np.ones((4, 77), np.int32)
+    for count in (4, 3, 4):
+        pictures = painter.paint(
+            params,
+            np.zeros((1, 32), np.float32),
+            prompt_ids=ids[:count],
+            negative_ids=ids[:count],
+            seeds=range(count),
+            size=(16, 16),
+        )
+        assert pictures.shape == (count, 16, 16, 3)
+    assert painter._paint._cache_size() == 1
 
 
 def test_a_grid_that_is_not_full_is_white_there():

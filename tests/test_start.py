@@ -121,14 +121,16 @@ def test_a_file_without_its_token_goes_by_its_name(tmp_path):
     path = tmp_path / "my=cat.safetensors"
     save_file({"emb_params": TABLE[:1]}, path)
     assert [extra.token for extra in read_extras((str(path),))] == ["my=cat"]
-    assert [extra.token for extra in read_extras((f"<c>={path}",))] == ["<c>"]
+    for entry in (f"<c>={path}", f"{path}=<c>", f" <c> = {path}"):
+        (extra,) = read_extras((entry,))
+        assert (extra.token, extra.path) == ("<c>", path)
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
         ("cat={}", "extra_embeds 'cat': expected a new word, found one that the tokenizer knows"),
-        ("<x>={}", "extra_embeds '<x>'.*neither contains another nor is part of it, found '<x>' beside it"),
+        ("<x>={}", "extra_embeds '<x>': expected a word that nothing else goes by, found it twice"),
         ("my<x>={}", "extra_embeds 'my<x>'.*found '<x>' beside it. Give one of them another name"),
     ],
 )

@@ -1,18 +1,15 @@
 """Embedding files of every trainer, told apart by what is in them, read as one thing.
 
-diffusers: `.bin` and `.safetensors` of one key, the token. AUTOMATIC1111: `.pt`, and PNG pictures that carry
+diffusers: `.bin` and `.safetensors` of one key, the token. AUTOMATIC1111: `.pt`, and pictures that carry
 the embedding as text or in their pixels. kohya and invoke-training: key `emb_params`. OneTrainer: key
-`emp_params`. SDXL files: `clip_l` and `clip_g`. rinongal: `.pt` with tokens as tensors.
+`emp_params`. SDXL files: `clip_l` and `clip_g`. rinongal: `.pt` with tokens as tensors. The first Flax
+script of diffusers: `.npy` of a mapping.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import struct
-import warnings
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +18,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from ti_flax.embedding_pictures import is_picture, read_picture
 from ti_flax.errors import WeightsError
+from ti_flax.models.numpy_files import NUMPY_BEGINNING, read_numpy
 from ti_flax.models.tensor_files import StoredTensor, index_safetensors
 from ti_flax.models.torch_files import Empty, is_torch_file, read_torch
 
@@ -29,14 +28,14 @@ from ti_flax.models.torch_files import Empty, is_torch_file, read_torch
 _TWO_ENCODERS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
 # Keys that stand for the vectors in files that do not hold their token.
 _NAMELESS = {"emb_params": "kohya", "emp_params": "onetrainer"}
+# What OneTrainer adds to its keys for vectors that go behind the text encoder.
+_BEHIND = "_out"
 # Stands for any word in files of the Web UI and of the first implementation.
 _ANY_WORD = "*"
-_TEXT_CHUNK = "sd-ti-embedding"
-_PNG = b"\x89PNG\r\n\x1a\n"
+# Where kohya's files can say which word they were trained with.
+_TRIGGER = "modelspec.trigger_phrase"
 # Wider than any text encoder's vectors, so that a model given by mistake is not read whole.
-_MOST_VECTORS, _MOST_WIDTH = 4096, 16384
-# The generator that the Web UI scrambles pixels with (Numerical Recipes' constants), from seed 0.
-_SCRAMBLE_FACTOR, _SCRAMBLE_STEP, _SCRAMBLE_RANGE = 1664525, 1013904223, 2**32
+_MOST_VECTORS, _MOST_WIDTH, _MOST_TOKENS = 4096, 16384, 1024
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,11 @@ class EmbeddingFile:
 
     Attributes:
       rows: `[vectors, width]` float32.
-      kind: diffusers, automatic1111, kohya, onetrainer, sdxl or rinongal.
+      kind: diffusers, automatic1111, kohya, onetrainer, sdxl, rinongal or flax.
       token: the word the file says it stands for, None where files of its kind do not say.
       second_rows: `[vectors, width]` float32 of the second text encoder, in files for SDXL.
       details: what else the file says: step, sd_checkpoint, modelspec keys, ...
+      dtype: of the numbers in the file.
     """
 
     rows: np.ndarray
@@ -56,10 +56,37 @@ class EmbeddingFile:
     token: str | None = None
     second_rows: np.ndarray | None = None
     details: Mapping[str, str] = field(default_factory=dict)
+    dtype: str = "float32"
 
 
-def read_embedding(path: Path) -> EmbeddingFile:
+def read_embedding(path: Path, token: str | None = None) -> EmbeddingFile:
     """Reads an embedding file of any kind; nothing in it is executed.
+
+    Args:
+      path: the file.
+      token: which one, where the file holds several.
+
+    Raises:
+      WeightsError: there is no such file, it is no embedding, or holds several and none of them is chosen.
+    """
+    found = read_embeddings(path)
+    if len(found) == 1:
+        return found[0]
+    for embedding in found:
+        if embedding.token == token:
+            return embedding
+    tokens = [str(embedding.token) for embedding in found]
+    shown = ", ".join(tokens[:4]) + (f" and {len(tokens) - 4} more" if len(tokens) > 4 else "")
+    raise WeightsError(
+        path,
+        expected="one token" if token is None else f"the token {token}",
+        found=f"{len(tokens)}, {shown}",
+        remedy="Take one out with `scripts/convert_embeds.py IN OUT --token TOKEN`.",
+    )
+
+
+def read_embeddings(path: Path) -> list[EmbeddingFile]:
+    """Reads every token of an embedding file of any kind; nothing in it is executed.
 
     Raises:
       WeightsError: there is no such file, or it is no embedding.
@@ -74,13 +101,15 @@ def read_embedding(path: Path) -> EmbeddingFile:
             found=error.strerror or str(error),
             remedy="Relative paths start at the current folder.",
         ) from None
-    if start.startswith(_PNG):
-        return _from_tree(path, _read_png(path))
+    if is_picture(start):
+        return _from_tree(path, read_picture(path))
     # A safetensors header of 128 bytes begins like a pickle does, so its brace is looked for first.
     if start[8:9] == b"{":
         return _from_tensors(path, index_safetensors(path), _metadata(path))
     if is_torch_file(start):
         return _from_tree(path, read_torch(path))
+    if start.startswith(NUMPY_BEGINNING):
+        return _from_numpy(path, read_numpy(path))
     raise _no_embedding(path, f"a file that begins with {start[:8]!r}" if start else "an empty file")
 
 
@@ -107,49 +136,93 @@ def checked_width(file: EmbeddingFile, path: Path, width: int) -> np.ndarray:
     return file.rows
 
 
-def _from_tree(path: Path, tree: Any) -> EmbeddingFile:
+def _from_tree(path: Path, tree: Any) -> list[EmbeddingFile]:
     """What `torch.save` or a picture's JSON held: the Web UI's tree, rinongal's, or named tensors."""
+    if _is_array(tree):  # diffusers takes these too, with the token given beside it
+        return [EmbeddingFile(_as_rows(path, "the tensor", tree), "diffusers", dtype=str(tree.dtype))]
     if not isinstance(tree, Mapping):
-        raise _no_embedding(path, type(tree).__name__)
+        raise _no_embedding(path, _named(tree))
     if "string_to_param" not in tree:
         details = {str(name): str(value) for name, value in tree.items() if not _is_array(value)}
         return _from_tensors(path, {str(k): v for k, v in tree.items() if _is_array(v)}, details)
     rows = tree["string_to_param"]
     if isinstance(rows, Empty) and isinstance(rows.state, dict):  # a torch.nn.ParameterDict
         rows = rows.state.get("_parameters")
-    if not isinstance(rows, Mapping) or len(rows) != 1:
-        raise _no_embedding(path, "string_to_param with other than one token")
-    ((word, values),) = rows.items()
-    name = tree.get("name")
+    if not isinstance(rows, Mapping) or not 0 < len(rows) <= _MOST_TOKENS:
+        raise _no_embedding(path, "string_to_param without tokens")
     kind = "automatic1111" if "name" in tree or "step" in tree else "rinongal"
-    token = str(name) if name else str(word)
     details = {
-        key: str(tree[key]) for key in ("step", "sd_checkpoint", "sd_checkpoint_name") if tree.get(key)
+        key: str(tree[key])
+        for key in ("step", "sd_checkpoint", "sd_checkpoint_name")
+        if tree.get(key) not in (None, "")
     }
-    return EmbeddingFile(
-        _as_rows(path, word, values), kind, token if token != _ANY_WORD else None, details=details
-    )
+    made = []
+    for word, values in rows.items():
+        token = str(tree["name"]) if tree.get("name") and len(rows) == 1 else str(word)
+        made.append(
+            EmbeddingFile(
+                _as_rows(path, word, values),
+                kind,
+                token if token != _ANY_WORD else None,
+                details=details,
+                dtype=str(values.dtype),
+            )
+        )
+    return made
 
 
-def _from_tensors(path: Path, tensors: Mapping[str, Any], details: Mapping[str, str]) -> EmbeddingFile:
+def _from_numpy(path: Path, content: Any) -> list[EmbeddingFile]:
+    """A mapping of the token to its vectors, or bare vectors."""
+    if isinstance(content, np.ndarray):
+        return [EmbeddingFile(_as_rows(path, "the array", content), "flax", dtype=str(content.dtype))]
+    if not isinstance(content, Mapping) or not content:
+        raise _no_embedding(path, _named(content))
+    return [
+        EmbeddingFile(_as_rows(path, token, values), "flax", str(token), dtype=str(values.dtype))
+        for token, values in content.items()
+    ]
+
+
+def _from_tensors(path: Path, tensors: Mapping[str, Any], details: Mapping[str, str]) -> list[EmbeddingFile]:
+    behind = {name for name in tensors if name.endswith(_BEHIND) and _is_known(name.removesuffix(_BEHIND))}
+    details = {**details, **{name: str(list(tensors[name].shape)) for name in sorted(behind)}}
+    inner = {name: values for name, values in tensors.items() if name not in behind}
+    if behind and not inner:
+        raise _no_embedding(path, f"only {', '.join(sorted(behind))}, which goes behind the text encoder")
+    trigger = details.get(_TRIGGER, "").strip()
+    token = trigger if trigger and not set(trigger) & set(" ,") else None
     for names in _TWO_ENCODERS:
-        if set(names) == set(tensors):
-            first, second = (_as_rows(path, name, tensors[name]) for name in names)
-            return EmbeddingFile(first, "sdxl", second_rows=second, details=details)
+        if set(names) == set(inner):
+            first, second = (_as_rows(path, name, inner[name]) for name in names)
+            dtype = str(inner[names[0]].dtype)
+            return [EmbeddingFile(first, "sdxl", token, second, details, dtype)]
     for name, kind in _NAMELESS.items():
-        if name in tensors and set(tensors) <= {name, f"{name}_out"}:
-            if f"{name}_out" in tensors:
-                details = {**details, f"{name}_out": str(list(tensors[f"{name}_out"].shape))}
-            return EmbeddingFile(_as_rows(path, name, tensors[name]), kind, details=details)
-    if len(tensors) != 1:
-        shown = ", ".join(sorted(tensors)[:4])
-        raise _no_embedding(path, f"{len(tensors)} tensors, {shown}" if tensors else "no tensor")
-    ((token, values),) = tensors.items()
-    return EmbeddingFile(_as_rows(path, token, values), "diffusers", token, details=details)
+        if set(inner) == {name}:
+            rows = _as_rows(path, name, inner[name])
+            return [EmbeddingFile(rows, kind, token, details=details, dtype=str(inner[name].dtype))]
+    # A model's tensors have dots in their names, and there are hundreds.
+    if not inner or len(inner) > 1 and (len(inner) > _MOST_TOKENS or any("." in name for name in inner)):
+        shown = ", ".join(sorted(inner)[:4])
+        raise _no_embedding(path, f"{len(inner)} tensors, {shown}" if inner else "no tensor")
+    return [
+        EmbeddingFile(
+            _as_rows(path, name, values), "diffusers", name, details=details, dtype=str(values.dtype)
+        )
+        for name, values in inner.items()
+    ]
+
+
+def _is_known(name: str) -> bool:
+    return name in _NAMELESS or any(name in names for names in _TWO_ENCODERS)
 
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, (StoredTensor, np.ndarray))
+
+
+def _named(value: Any) -> str:
+    """What something is that is no mapping, for messages."""
+    return value.kind if isinstance(value, Empty) else f"a {type(value).__name__}"
 
 
 def _as_rows(path: Path, name: Any, values: Any) -> np.ndarray:
@@ -182,55 +255,3 @@ def _no_embedding(path: Path, found: str) -> WeightsError:
         found=found,
         remedy="Name the embedding itself, not a model.",
     )
-
-
-def _read_png(path: Path) -> Any:
-    """The tree that a picture of the Web UI carries, as text or else in its pixels."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("ignore")
-            picture.load()
-            text = picture.info.get(_TEXT_CHUNK)
-            pixels = np.asarray(picture.convert("RGB"))
-        if isinstance(text, str):
-            return json.loads(base64.b64decode(text, validate=True), object_hook=_tensor_or_mapping)
-        return json.loads(_hidden_bytes(pixels), object_hook=_tensor_or_mapping)
-    except (OSError, ValueError, SyntaxError, binascii.Error, zlib.error, RecursionError) as error:
-        raise _no_embedding(path, f"a picture that carries none ({str(error)[:80]})") from None
-
-
-def _tensor_or_mapping(tree: dict[str, Any]) -> Any:
-    return np.array(tree["TORCHTENSOR"], np.float32) if set(tree) == {"TORCHTENSOR"} else tree
-
-
-def _hidden_bytes(pixels: np.ndarray) -> bytes:
-    """What the Web UI hides in the low bits of the blocks left and right of its picture.
-
-    Args:
-      pixels: `[height, width, 3]` uint8, possibly with a black border.
-    """
-    nibbles = pixels & 0x0F
-    lit = nibbles.max(axis=2) > 0
-    if not lit.any():
-        raise ValueError("black")
-    rows, columns = np.flatnonzero(lit.max(axis=1)), np.flatnonzero(lit.max(axis=0))
-    nibbles = nibbles[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    walls = np.flatnonzero(nibbles.max(axis=(0, 2)) == 0)
-    if len(walls) < 2:
-        raise ValueError("no columns of black between pixels and data")
-    low, high = _unscrambled(nibbles[:, : walls[0]]), _unscrambled(nibbles[:, walls[-1] + 1 :])
-    if low.shape != high.shape:
-        raise ValueError("two blocks of different size")
-    inflated = zlib.decompressobj()
-    return inflated.decompress(((high << 4) | low).tobytes())
-
-
-def _unscrambled(block: np.ndarray) -> np.ndarray:
-    """Takes the Web UI's fixed pattern off a block of nibbles; `[values]` uint8."""
-    pattern, value = np.empty(block.size, np.uint8), 0
-    for place in range(block.size):
-        value = (_SCRAMBLE_FACTOR * value + _SCRAMBLE_STEP) % _SCRAMBLE_RANGE
-        pattern[place] = value % 255 & 0x0F
-    return block.reshape(-1) ^ pattern

@@ -1,4 +1,4 @@
-"""Pictures from prompts: text encoder, sampler and decoder in one compiled program."""
+"""Pictures from prompts: text encoder, sampler and decoder in one compiled program, on one device or more."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ti_flax.diffusion import NoiseSchedule
 from ti_flax.embedding import splice
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.sampling import generate, sampling_steps
+
+_AXIS = "pictures"
 
 
 class Painter:
@@ -24,10 +27,17 @@ class Painter:
       first_added_id: token id of the first added row.
       steps: denoising steps.
       sampler: `ddim` or `dpmsolver++`.
+      devices: that share a batch out among them; none: the one that holds the parameters.
     """
 
     def __init__(
-        self, model: FlaxStableDiffusion, *, first_added_id: int, steps: int = 25, sampler="dpmsolver++"
+        self,
+        model: FlaxStableDiffusion,
+        *,
+        first_added_id: int,
+        steps: int = 25,
+        sampler: str = "dpmsolver++",
+        devices: Sequence[Any] = (),
     ):
         scheduler_config = model.configs["scheduler"]
         schedule = NoiseSchedule.from_config(scheduler_config)
@@ -57,6 +67,14 @@ class Painter:
             )
 
         ranks = jax.tree.map(np.ndim, dict(model.params))
+        self._devices = max(1, len(devices))
+        if len(devices) > 1:
+            each, all_ = PartitionSpec(_AXIS), PartitionSpec()
+            inputs = (all_, all_, each, each, each, all_)
+            # Nothing is exchanged, so that a device's pictures are those it would draw alone.
+            paint = jax.shard_map(
+                paint, mesh=_mesh(devices), in_specs=inputs, out_specs=each, check_vma=False
+            )
         self._paint = jax.jit(paint)
 
     def paint(
@@ -84,9 +102,23 @@ class Painter:
         Returns:
           `[batch, height, width, 3]` uint8.
         """
-        noise = starting_noise(self._model, seeds, size)
-        pictures = self._paint(params, rows, prompt_ids, negative_ids, noise, np.float32(guidance_scale))
-        return np.asarray(jnp.round(pictures * 255.0)).astype(np.uint8)
+        count = len(prompt_ids)
+        # A batch that the devices cannot share out evenly ends in copies of its last picture.
+        places = np.minimum(np.arange(-(-count // self._devices) * self._devices), count - 1)
+        noise = starting_noise(self._model, [seeds[place] for place in places], size)
+        pictures = self._paint(
+            params, rows, prompt_ids[places], negative_ids[places], noise, np.float32(guidance_scale)
+        )
+        return np.asarray(jnp.round(pictures * 255.0)).astype(np.uint8)[:count]
+
+
+def on_all(params: Mapping[str, Any], devices: Sequence[Any]) -> Any:
+    """Copies parameters to each of several devices, for a `Painter` of the same devices."""
+    return jax.device_put(params, NamedSharding(_mesh(devices), PartitionSpec()))
+
+
+def _mesh(devices: Sequence[Any]) -> Mesh:
+    return Mesh(np.asarray(devices), (_AXIS,))
 
 
 def starting_noise(model: FlaxStableDiffusion, seeds: Sequence[int], size: tuple[int, int]) -> jax.Array:

@@ -91,9 +91,9 @@ def _vectors(options: ConceptOptions, found: int, where: str, what: str) -> int:
     )
 
 
-def _read(path: Path, option: str) -> EmbeddingFile:
+def _read(path: Path, option: str, token: str | None = None) -> EmbeddingFile:
     try:
-        return read_embedding(path)
+        return read_embedding(path, token)
     except WeightsError as error:
         raise WeightsError(f"{option} {error}") from error
 
@@ -109,10 +109,14 @@ def _fold(key: Any) -> Any:
     return jax.random.fold_in(key, _START)
 
 
-def read_extras(entries: tuple[str, ...] | None) -> list[Extra]:
-    """Reads the embeddings of `extra_embeds`, each a file or `token=file`.
+def read_extras(entries: Sequence[str] | None, option: str = "extra_embeds") -> list[Extra]:
+    """Reads embeddings that an option names, each a file or `token=file`.
 
     A file without a token inside, and none given, goes by its name, as in the Web UI.
+
+    Args:
+      entries: what the option says.
+      option: its name, for messages.
 
     Raises:
       WeightsError: one is no embedding.
@@ -120,32 +124,39 @@ def read_extras(entries: tuple[str, ...] | None) -> list[Extra]:
     extras = []
     for entry in entries or ():
         token, path = _named(entry)
-        file = _read(path, "extra_embeds")
+        file = _read(path, option, token or None)
         _note_left_out(file, path)
         extras.append(Extra(token or file.token or path.stem, path, file))
     return extras
 
 
-def add_extras(tokenizer: Any, extras: Sequence[Extra], concept: Concept) -> tuple[Concept, ...]:
-    """Adds the tokens of loaded embeddings after the concept's.
+def add_extras(
+    tokenizer: Any, extras: Sequence[Extra], concept: Concept | None, option: str = "extra_embeds"
+) -> tuple[Concept, ...]:
+    """Adds the tokens of loaded embeddings after the concept's, if there is one.
 
     Raises:
       TokenError: a token is known already, or is part of another or holds it.
     """
-    check_names_apart([concept.placeholder_token, *(extra.token for extra in extras)])
+    first = [] if concept is None else [concept.placeholder_token]
+    check_names_apart([*first, *(extra.token for extra in extras)], option)
     return tuple(
         add_concept(
             tokenizer,
             placeholder_token=extra.token,
             num_vectors=len(extra.file.rows),
-            option="extra_embeds",
+            option=option,
         )
         for extra in extras
     )
 
 
 def _named(entry: str) -> tuple[str, Path]:
+    """The token and the file of `token=file`; `file=token` is understood where that is the file."""
     token, equals, path = entry.partition("=")
     if not equals or Path(entry).expanduser().exists():
         return "", Path(entry).expanduser()
+    file, _, word = entry.rpartition("=")
+    if Path(file.strip()).expanduser().is_file() and not Path(path.strip()).expanduser().exists():
+        return word.strip(), Path(file.strip()).expanduser()
     return token.strip(), Path(path.strip()).expanduser()

@@ -169,11 +169,12 @@ def add_concept(
     return Concept(placeholder_token, tokens, token_ids)
 
 
-def check_names_apart(words: Sequence[str]) -> None:
+def check_names_apart(words: Sequence[str], option: str = "extra_embeds") -> None:
     """Refuses words that contain one another: a prompt's text could stand for either.
 
     Args:
       words: placeholders, first those that were there first.
+      option: where the later ones come from, for messages.
 
     Raises:
       TokenError: names two such words.
@@ -181,11 +182,14 @@ def check_names_apart(words: Sequence[str]) -> None:
     for place, word in enumerate(words):
         for other in words[:place]:
             if word in other or other in word:
+                same = word == other
                 raise TokenError(
-                    f"extra_embeds {word!r}",
-                    expected="a word that neither contains another nor is part of it",
-                    found=f"{other!r} beside it",
-                    remedy="Give one of them another name: extra_embeds takes TOKEN=FILE.",
+                    f"{option} {word!r}",
+                    expected="a word that nothing else goes by"
+                    if same
+                    else "a word that neither contains another nor is part of it",
+                    found="it twice" if same else f"{other!r} beside it",
+                    remedy=f"Give one of them another name: {option} takes TOKEN=FILE.",
                 )
 
 

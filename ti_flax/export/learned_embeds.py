@@ -6,22 +6,18 @@ Both are what diffusers' `save_progress` writes: `.safetensors` with metadata `{
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import struct
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ti_flax.embedding_files import checked_width, read_embedding
 from ti_flax.errors import OutputError, TokenError, WeightsError
+from ti_flax.export.torch_archive import torch_bytes
 from ti_flax.tokens import vector_tokens
-
-# torch aligns every storage in the archive, so that it can be memory-mapped.
-_ALIGNMENT = 64
 
 
 def save_learned_embeds(
@@ -62,59 +58,7 @@ def torch_archive(key: str, rows: np.ndarray) -> bytes:
       key: the dictionary's one key.
       rows: `[num_vectors, width]` float32.
     """
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
-        _add(file, archive, "data.pkl", _pickled(key, rows))
-        _add(file, archive, "byteorder", b"little")
-        _add(file, archive, "data/0", rows.astype("<f4").tobytes())
-        _add(file, archive, "version", b"3\n")
-    return archive.getvalue()
-
-
-def _add(file: zipfile.ZipFile, archive: io.BytesIO, name: str, content: bytes) -> None:
-    """Stores an entry whose content starts at a multiple of `_ALIGNMENT`."""
-    entry = zipfile.ZipInfo(f"learned_embeds/{name}")
-    # The content follows a header of 30 bytes, the name, and an extra field of 4 bytes or more.
-    gap = -(archive.tell() + 34 + len(entry.filename.encode())) % _ALIGNMENT
-    entry.extra = b"FB" + struct.pack("<H", gap) + b"Z" * gap
-    file.writestr(entry, content)
-
-
-def _pickled(key: str, rows: np.ndarray) -> bytes:
-    """A protocol-2 pickle of `{key: torch.FloatTensor}` whose storage is the archive's `data/0`.
-
-    Written as opcodes, because pickling the real objects would take torch: the two globals named
-    are those that `torch.load(weights_only=True)` lets through.
-    """
-    height, width = rows.shape
-    storage = _tuple(
-        _text("storage"), b"ctorch\nFloatStorage\n", _text("0"), _text("cpu"), _integer(rows.size)
-    )
-    tensor = [
-        b"ctorch._utils\n_rebuild_tensor_v2\n",
-        b"(",
-        storage + b"Q",
-        _integer(0),
-        _tuple(_integer(height), _integer(width)),
-        _tuple(_integer(width), _integer(1)),
-        b"\x89",  # requires_grad: False
-        b"ccollections\nOrderedDict\n)R",  # backward hooks: none
-        b"tR",
-    ]
-    return b"".join([b"\x80\x02", b"}", _text(key), *tensor, b"s", b"."])
-
-
-def _text(value: str) -> bytes:
-    encoded = value.encode()
-    return b"X" + struct.pack("<I", len(encoded)) + encoded
-
-
-def _integer(value: int) -> bytes:
-    return b"J" + struct.pack("<i", value)
-
-
-def _tuple(*items: bytes) -> bytes:
-    return b"(" + b"".join(items) + b"t"
+    return torch_bytes({key: rows}, root="learned_embeds")
 
 
 def load_learned_embeds(path: Path) -> tuple[str, np.ndarray]:
@@ -154,28 +98,23 @@ def load_learned_embeds(path: Path) -> tuple[str, np.ndarray]:
 
 
 def add_learned_embeds(tokenizer: Any, path: Path, *, width: int) -> np.ndarray:
-    """Adds the tokens of a learned_embeds file to a tokenizer.
+    """Adds the tokens of an embedding file to a tokenizer.
 
     Args:
       tokenizer: a CLIP tokenizer; it learns `tok`, `tok_1`, ..., one token a vector.
-      path: a `.safetensors` file.
+      path: a file of any form; one without a token inside goes by its name.
       width: of the text encoder the rows are for.
 
     Returns:
       The rows `[num_vectors, width]` float32, in the order of the new tokens.
 
     Raises:
-      WeightsError: the file is no learned_embeds file, or of another width.
+      WeightsError: the file is no embedding, or of another width.
       TokenError: the tokenizer has the token already.
     """
-    token, rows = load_learned_embeds(path)
-    if rows.shape[1] != width:
-        raise WeightsError(
-            path,
-            expected=f"vectors of {width} numbers for this model",
-            found=f"{rows.shape[1]}",
-            remedy="Embeddings fit the base they were trained on: 768 is SD 1.x, 1024 is SD 2.x.",
-        )
+    file = read_embedding(path)
+    rows = checked_width(file, path, width)
+    token = file.token or path.stem
     tokens = list(vector_tokens(token, len(rows)))
     known = tokenizer.get_vocab()
     if any(name in known for name in tokens):

@@ -75,11 +75,13 @@ class Empty:
 
     Attributes:
       kind: its class, as `module.name`.
+      arguments: what it would be made of.
       state: what the file says its attributes are, if it does.
     """
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, arguments: tuple = ()):
         self.kind = kind
+        self.arguments = arguments
         self.state: Any = None
 
 
@@ -118,6 +120,25 @@ def read_torch(path: pathlib.Path) -> Any:
             return _read_zip(file, path) if file.read(2) == b"PK" else _read_old(file, path)
     except _DAMAGE as error:
         raise damaged(path, "PyTorch", error or type(error).__name__) from None
+
+
+def read_plain_pickle(stream: BinaryIO, path: pathlib.Path) -> Any:
+    """Read one pickle that refers to nothing outside itself, from where a stream stands.
+
+    Returns:
+      Containers, numbers and text, with an `Empty` for every other object.
+
+    Raises:
+      WeightsError: it is damaged, or names something that no file of numbers needs.
+    """
+
+    def no_storage(key: str, dtype: np.dtype) -> _Storage:
+        raise ValueError("a reference to numbers elsewhere")
+
+    try:
+        return _Machine(path, no_storage).run(stream)
+    except _DAMAGE as error:
+        raise damaged(path, "pickle", error or type(error).__name__) from None
 
 
 def named_tensors(content: Any, path: pathlib.Path) -> dict[str, StoredTensor]:
@@ -315,7 +336,7 @@ class _Machine:
         if not isinstance(named, _Name):
             raise ValueError("a call of something without a name")
         maker = _MAKERS.get(str(named))
-        return Empty(str(named)) if maker is None else maker(self, *arguments)
+        return Empty(str(named), arguments) if maker is None else maker(self, *arguments)
 
     def _stored(self, identifier: tuple) -> _Storage:
         """Find the storage of a persistent id: a word, class, key, device, size, and in old files a view."""

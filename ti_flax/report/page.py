@@ -227,15 +227,16 @@ def _usage(facts: RunFacts) -> str:
     name = re.sub(r"[^\w-]+", "", facts.token) or "concept"
     article = "a painting in the style of" if facts.kind == "style" else "a photo of a"
     prompt, skip = f"{article} {facts.token}", facts.config.get("clip_skip")
+    base = _shown(facts.base)
     load = "from_single_file" if facts.single_file else "from_pretrained"
     python = (
         "from diffusers import StableDiffusionPipeline\n\n"
-        f"pipe = StableDiffusionPipeline.{load}({json.dumps(facts.base)})\n"
+        f"pipe = StableDiffusionPipeline.{load}({json.dumps(base)})\n"
         'pipe.load_textual_inversion("learned_embeds.safetensors")\n'
         f'pipe({json.dumps(prompt)}{f", clip_skip={skip}" if skip else ""}).images[0].save("picture.png")'
     )
     command = (
-        f"python scripts/generate.py --pretrained_model_name_or_path {shlex.quote(facts.base)} \\\n"
+        f"python scripts/generate.py --pretrained_model_name_or_path {shlex.quote(base)} \\\n"
         f"  --learned_embeds learned_embeds.safetensors --prompt {shlex.quote(prompt)}"
         f"{f' --clip_skip {skip}' if skip else ''}"
     )

@@ -1,0 +1,140 @@
+"""How other programs read an embedding file: what their loaders do, told again in a few lines each.
+
+Their packages cannot be installed beside this one; each function says which source it follows.
+"""
+
+import base64
+import json
+import re
+import zipfile
+import zlib
+
+import numpy as np
+from PIL import Image
+
+# modules/safe.py of the Web UI before 1.7, which refuses archives with other names in them.
+_ALLOWED_ENTRY = re.compile(r"^([^/]+)/((data/\d+)|version|(data\.pkl))$")
+
+
+def _torch(path):
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _safetensors(path):
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _only(values):
+    values = list(values)
+    assert len(values) == 1, "embedding file has multiple terms in it"
+    return values[0]
+
+
+def _tensor(tree):
+    return np.array(tree["TORCHTENSOR"]) if "TORCHTENSOR" in tree else tree
+
+
+def scrambling(count):
+    """The numbers a Web UI's block of pixels is XORed with, from its generator `lcg`."""
+    seed, made = 0, []
+    for _ in range(count):
+        seed = (1664525 * seed + 1013904223) % 2**32
+        made.append(seed % 255)
+    return np.array(made, np.uint8) & 0x0F
+
+
+def webui_pixels(path):
+    """extract_image_data_embed: cut off the black, split at black columns, unscramble, inflate."""
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    lit = (pixels > 0).all(axis=2)
+    across, down = np.flatnonzero(lit.any(axis=0)), np.flatnonzero(lit.any(axis=1))
+    low_bits = pixels[down[0] : down[-1] + 1, across[0] : across[-1] + 1] & 0x0F
+    black = np.flatnonzero(low_bits.sum(axis=(0, 2), dtype=int) == 0)
+    left, right = low_bits[:, : black.min()], low_bits[:, black.max() + 1 :]
+    assert left.shape == right.shape
+    left, right = (block ^ scrambling(block.size).reshape(block.shape) for block in (left, right))
+    return json.loads(zlib.decompress(((right << 4) | left).flatten().tobytes()), object_hook=_tensor)
+
+
+def webui_text(path):
+    """embedding_from_b64 of the PNG's text."""
+    return json.loads(base64.b64decode(Image.open(path).text["sd-ti-embedding"]), object_hook=_tensor)
+
+
+def webui(path):
+    """modules/textual_inversion/textual_inversion.py: load_from_file, create_embedding_from_data."""
+    name = path.stem
+    if path.suffix == ".png":
+        tree = webui_text(path)
+        name = tree.get("name", name)
+    elif path.suffix == ".safetensors":
+        tree = _safetensors(path)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            assert all(_ALLOWED_ENTRY.match(entry) for entry in archive.namelist())
+        tree = _torch(path)
+    if "string_to_param" in tree:
+        return name, np.asarray(_only(tree["string_to_param"].values()), np.float32)
+    if "clip_g" in tree and "clip_l" in tree:
+        return name, {key: np.asarray(value, np.float32) for key, value in tree.items()}
+    rows = np.asarray(_only(tree.values()), np.float32)
+    return name, rows[None] if rows.ndim == 1 else rows
+
+
+def comfy(path, key="clip_l"):
+    """comfy/sd1_clip.py: load_embed."""
+    tree = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    if "string_to_param" in tree:
+        return next(iter(tree["string_to_param"].values())).numpy()
+    return (tree[key] if key in tree else next(iter(tree.values()))).numpy()
+
+
+def kohya(path):
+    """train_textual_inversion.py: load_weights."""
+    tree = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    tree = tree.get("string_to_param", tree)
+    return next(iter(tree.values())).numpy()
+
+
+def invoke(path):
+    """invokeai/backend/textual_inversion.py: from_checkpoint."""
+    tree = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    if "string_to_param" in tree:
+        return next(iter(tree["string_to_param"].values())).numpy()
+    if "emb_params" in tree:
+        return tree["emb_params"].numpy()
+    if "clip_g" in tree and "clip_l" in tree:
+        return tree["clip_l"].numpy(), tree["clip_g"].numpy()
+    return next(iter(tree.values())).numpy()
+
+
+def onetrainer(path):
+    """modules/modelLoader/stableDiffusion/StableDiffusionEmbeddingLoader.py."""
+    if path.suffix != ".safetensors":
+        return _torch(path)["string_to_param"]["*"].numpy()
+    return _safetensors(path)["emp_params"].numpy()
+
+
+def rinongal(path):
+    """ldm/modules/embedding_manager.py: load, then forward and embedding_parameters."""
+    import torch
+
+    class Manager(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.string_to_token_dict = {}
+            self.string_to_param_dict = torch.nn.ParameterDict()
+
+    manager, file = Manager(), torch.load(path, map_location="cpu", weights_only=False)
+    manager.string_to_token_dict = file["string_to_token"]
+    # torch.nn.Module refuses anything but a module here.
+    manager.string_to_param_dict = file["string_to_param"]
+    ((word, token),) = manager.string_to_token_dict.items()
+    assert token.to("cpu") == 265 and token.dtype == torch.int64
+    (learned,) = manager.string_to_param_dict.parameters()
+    assert learned.requires_grad and learned is manager.string_to_param_dict[word]
+    return word, learned.detach().numpy()

@@ -1,0 +1,76 @@
+"""What pictures say about themselves, and the names they get."""
+
+import re
+
+import pytest
+from PIL import Image
+
+from ti_flax.errors import OutputError
+from ti_flax.picture_files import (
+    Maker,
+    Shot,
+    grid_path,
+    next_number,
+    picture_texts,
+    save_png,
+    shot_name,
+    web_ui_text,
+)
+
+SHOT = Shot("a cat", "", 3, (64, 128), 25, "ddim", 7.0)
+
+
+def test_the_web_uis_text():
+    text = web_ui_text(SHOT, Maker("model"))
+    assert re.fullmatch(
+        r"a cat\nSteps: 25, Sampler: DDIM, CFG scale: 7, Seed: 3, Size: 128x64, Model: model, "
+        r"Version: ti_flax [\d.]+",
+        text,
+    )
+
+
+def test_embeddings_and_what_else_the_web_ui_is_told():
+    maker = Maker("v1,5", 1, [("<a>", "a.bin", "0" * 64), ("b", "b.pt", "1" * 64)])
+    text = web_ui_text(SHOT, maker)
+    assert 'Model: "v1,5", Clip skip: 2, TI hashes: "<a>: 000000000000, b: 111111111111", ' in text
+    without = Shot(**(vars(SHOT) | {"learned": False, "negative_prompt": "dog"}))
+    assert "TI hashes" not in web_ui_text(without, maker)
+    assert web_ui_text(without, maker).splitlines()[1] == "Negative prompt: dog"
+    assert picture_texts(without, maker)["learned_embeds"] == "[]"
+
+
+def test_names(tmp_path):
+    assert shot_name(7, SHOT) == "00007-3.png"
+    assert shot_name(123456, Shot(**(vars(SHOT) | {"learned": False}))) == "123456-3-without.png"
+    assert next_number(tmp_path / "none") == next_number(tmp_path) == 1
+    for name in ("00002-1.png", "00010-9-without.png", "grid.png", "00099.txt", "x00050-1.png"):
+        (tmp_path / name).touch()
+    assert next_number(tmp_path) == 11
+
+
+def test_where_the_grid_goes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for _ in range(3):
+        path = grid_path(None, None, overwrite=False)
+        save_png(Image.new("RGB", (4, 4)), path, {"a": "b"})
+        names.append(path.name)
+    assert names == ["pictures.png", "pictures-2.png", "pictures-3.png"]
+    assert grid_path(None, None, overwrite=True).name == "pictures.png"
+    assert str(grid_path(None, tmp_path / "new", overwrite=False)).endswith("new/grid.png")
+    with pytest.raises(OutputError, match="pictures.png: expected a new file"):
+        grid_path(tmp_path / "pictures.png", None, overwrite=False)
+
+
+def test_a_picture_is_not_replaced(tmp_path):
+    path = tmp_path / "new" / "a.png"
+    save_png(Image.new("RGB", (4, 4), "red"), path, {"note": "日本", "plain": "é"})
+    with Image.open(path) as picture:
+        assert picture.text == {"note": "日本", "plain": "é"}
+    with pytest.raises(OutputError, match="a.png: expected a new file"):
+        save_png(Image.new("RGB", (4, 4), "blue"), path, {})
+    with Image.open(path) as picture:
+        assert picture.getpixel((0, 0)) == (255, 0, 0)
+    save_png(Image.new("RGB", (4, 4), "blue"), path, {}, overwrite=True)
+    with pytest.raises(OutputError, match="a file that can be written"):
+        save_png(Image.new("RGB", (4, 4)), path / "b.png", {})
