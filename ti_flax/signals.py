@@ -102,23 +102,23 @@ class Vocabulary:
             nearest_words=", ".join(f"{word} {cosine:.2f}" for word, cosine in self._nearest(cosines)),
         )
 
-    def nearest(self, row: np.ndarray) -> list[tuple[str, float]]:
-        """The `NEAREST` whole words whose vectors point most nearly the same way, and the cosines."""
-        return self._nearest(self._cosines(row[None])[0])
+    def nearest(self, row: np.ndarray, count: int = NEAREST) -> list[tuple[str, float]]:
+        """The whole words whose vectors point most nearly the same way, and the cosines."""
+        return self._nearest(self._cosines(row[None])[0], count)
 
     def _cosines(self, rows: np.ndarray) -> np.ndarray:
         """Of rows with all known tokens, `[vectors, known_tokens]`."""
         norms = np.linalg.norm(rows, axis=1, keepdims=True) * self._norms
         return (rows @ self._table.T) / np.maximum(norms, 1e-12)
 
-    def _nearest(self, cosines: np.ndarray) -> list[tuple[str, float]]:
+    def _nearest(self, cosines: np.ndarray, count: int = NEAREST) -> list[tuple[str, float]]:
         found: dict[str, float] = {}
         order = self._words[np.argsort(-cosines[self._words], kind="stable")]
-        for index in order[: 20 * NEAREST]:
+        for index in order[: 20 * count]:
             word = self._decode(int(index)).strip()
             if word.isprintable() and word and word not in found:
                 found[word] = float(cosines[index])
-            if len(found) == NEAREST:
+            if len(found) == count:
                 break
         return list(found.items())
 
