@@ -23,6 +23,7 @@ from ti_flax.loop import Hook
 from ti_flax.models.stable_diffusion import load_stable_diffusion
 from ti_flax.report.facts import RunFacts
 from ti_flax.tokens import load_tokenizer
+from ti_flax.updating import describe_rate
 
 
 @pytest.fixture(scope="module")
@@ -267,10 +268,10 @@ def test_scale_lr_counts_all_samples_of_an_update(place):
     assert float(run.make_schedule(config)(0)) == np.float32(1e-2)
     scaled = config.replace(scale_lr=True)
     assert float(run.make_schedule(scaled)(0)) == pytest.approx(1e-2 * 2 * 4 * 8)
-    assert run.describe_rate(scaled) == "0.64"
+    assert describe_rate(scaled) == "0.64"
     stepped = scaled.replace(learning_rate="0.1:2, 0.01")
     np.testing.assert_allclose(run.make_schedule(stepped)(np.arange(3)), [6.4, 6.4, 0.64], rtol=1e-6)
-    assert run.describe_rate(stepped) == "64 x (0.1:2, 0.01)"
+    assert describe_rate(stepped) == "64 x (0.1:2, 0.01)"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(place, tmp_path):
