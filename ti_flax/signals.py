@@ -16,10 +16,10 @@ from ti_flax.errors import OutputError
 
 # Words shown as nearest to a row.
 NEAREST = 3
-# Times the vocabulary's median norm from which on rows are out of its range. Embeddings made with diffusers'
-# recipe for Stable Diffusion 1.x, whose median is 0.39, end at 0.5 to 3.0, at most 8 times it. The demo's
-# concepts end below 3 times; with a learning rate 50 times as large they are beyond 10 times at step 200, and
-# only 44 % of the pictures have the background that the prompt asks for.
+# Times the vocabulary's median norm from which on rows are out of its range. 29 embeddings that diffusers'
+# script made for Stable Diffusion 1.x, where the median is about 0.39, have norms of 0.5 to 3.0, at most 8
+# times it. The demo's concepts end below 3 times; <ruby> with a learning rate 50 times as large is beyond 10
+# times at step 200, and then only 44 % of the pictures have the background that the prompt asks for.
 OUT_OF_RANGE = 10.0
 # The share of all that was gained below which a further gain does not count, and over how many evaluations.
 WORTH_HAVING = 0.05
