@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ti_flax.errors import OutputError, exit_code  # noqa: E402
+from ti_flax.errors import exit_code, unwritable  # noqa: E402
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -27,9 +27,7 @@ def make(options: argparse.Namespace) -> None:
     try:
         print(write_report(options.output_dir))
     except OSError as error:
-        raise OutputError(
-            options.output_dir, expected="a folder that can be written", found=str(error)
-        ) from None
+        raise unwritable(options.output_dir, error) from None
 
 
 if __name__ == "__main__":

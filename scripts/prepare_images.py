@@ -91,11 +91,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         default=0.2,
         help="share that a part and the next have in common",
     )
-    add(
-        "--mirror",
-        action="store_true",
-        help="write a mirror image of each as well (training mirrors by itself)",
-    )
+    add("--mirror", action="store_true", help="write mirror images as well (training mirrors by itself)")
     add("--caption", metavar="TEXT", help="text of a .txt beside each picture that has no caption of its own")
     add(
         "--format",

@@ -1,17 +1,14 @@
 """Whole runs in several shapes and with masks, on a tiny model."""
 
-import logging
-
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_run import configure, learned
 from tiny_folder import write_folder, write_pictures
+from tiny_run import compilations, configure, learned, train_until
 
 from ti_flax import previews, run
 from ti_flax.errors import ConfigError
-from ti_flax.loop import Hook
 
 BUCKETS = {"enable_bucket": True, "bucket_reso_steps": 8}
 
@@ -42,22 +39,13 @@ def in_shapes(place, output, **changes):
 @pytest.fixture(scope="module")
 def whole(place):
     """A run in two shapes with previews that nothing interrupts: its compilations, sheets and words."""
-    messages, said, sheets = [], [], []
+    said, sheets = [], []
     make_sheet = previews.contact_sheet
     options = {"validation_prompt": "a <thing>", "validation_steps": 4, "num_validation_images": 1}
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = logging.getLogger("jax._src.interpreters.pxla")
-    logger.addHandler(handler)
-    jax.config.update("jax_log_compiles", True)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ti_flax.training_pictures.say", said.append)
-            patch.setattr(previews, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
-            folder = run.train(in_shapes(place, place / "whole", max_train_steps=4, **options))
-    finally:
-        jax.config.update("jax_log_compiles", False)
-        logger.removeHandler(handler)
+    with compilations() as messages, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ti_flax.training_pictures.say", said.append)
+        patch.setattr(previews, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
+        folder = run.train(in_shapes(place, place / "whole", max_train_steps=4, **options))
     return folder, messages, said, sheets
 
 
@@ -108,22 +96,8 @@ def test_unmasked_weight_reaches_the_examples(place, tmp_path):
 
 
 def test_a_resumed_run_without_previews_ends_with_the_same_bits(place, tmp_path, whole):
-    class StopHere(Hook):
-        every = 2
-
-        def reached(self, step, state):
-            raise KeyboardInterrupt
-
-    make_hooks = run.make_hooks
-
-    def with_stop(*arguments):
-        made = make_hooks(*arguments)
-        return [*made, StopHere()]
-
     config = in_shapes(place, tmp_path, max_train_steps=4)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run, "make_hooks", with_stop)
-        run.train(config)
+    train_until(config, 2)
     folder = run.train(config.replace(resume_from_checkpoint="latest", seed=None))
     assert learned(folder).tobytes() == learned(whole[0]).tobytes()
 

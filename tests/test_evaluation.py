@@ -1,20 +1,20 @@
 """Runs that are evaluated: the same bits, the table, the best rows, and early ends."""
 
 import csv
-import logging
 import shutil
 
 import numpy as np
 import pytest
+import tiny_run
 from safetensors import safe_open
 from tiny_folder import write_folder, write_pictures
+from tiny_run import compilations, learned, train_until
 
 from ti_flax import run, watching
 from ti_flax.checkpoint import checkpoint_steps, load_checkpoint
-from ti_flax.config import RunConfig
 from ti_flax.evaluation import BEST, TABLE, Evaluate, Patience, best_kept, summary, with_best
 from ti_flax.export.learned_embeds import load_learned_embeds, save_learned_embeds
-from ti_flax.loop import Chunk, Hook
+from ti_flax.loop import Chunk
 from ti_flax.signals import Vocabulary, best_of, read_signals
 from ti_flax.step import TrainState
 
@@ -28,49 +28,15 @@ def place(tmp_path_factory):
 
 
 def configure(place, output, **changes):
-    options = {
-        "pretrained_model_name_or_path": str(place / "model"),
-        "train_data_dir": str(place / "pictures"),
-        "placeholder_token": "<thing>",
-        "initializer_token": "toy",
-        "num_vectors": 2,
-        "resolution": 32,
-        "train_batch_size": 1,
-        "max_train_steps": 6,
-        "learning_rate": 1e-2,
-        "lr_scheduler": "constant",
-        "seed": 3,
-        "checkpointing_steps": 2,
-        "only_save_embeds": True,
-        "report_to": "none",
-        "eval_steps": 2,
-        "max_eval_samples": 6,
-        "output_dir": str(output),
-        "latents_cache_dir": str(place / "cache"),
-    }
-    return RunConfig.from_dict(options | changes)
-
-
-def learned(folder):
-    return load_learned_embeds(folder / "learned_embeds.safetensors")[1]
+    watched = {"eval_steps": 2, "max_eval_samples": 6}
+    return tiny_run.configure(place, output, **watched | changes)
 
 
 @pytest.fixture(scope="module")
 def whole(place):
     """An evaluated run that nothing interrupts, with the messages of its compilations."""
-    import jax
-
-    messages = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = logging.getLogger("jax._src.interpreters.pxla")
-    logger.addHandler(handler)
-    jax.config.update("jax_log_compiles", True)
-    try:
+    with compilations() as messages:
         folder = run.train(configure(place, place / "whole"))
-    finally:
-        jax.config.update("jax_log_compiles", False)
-        logger.removeHandler(handler)
     return folder, messages
 
 
@@ -113,24 +79,8 @@ def test_the_best_rows_are_those_of_the_table(whole):
     np.testing.assert_array_equal(rows, load_checkpoint(folder / f"checkpoint-{best.step}").rows)
 
 
-class StopHere(Hook):
-    def __init__(self, after):
-        self.every = after
-
-    def reached(self, step, state):
-        raise KeyboardInterrupt
-
-
 def stopped_after(place, output, after, **changes):
-    make_hooks = run.make_hooks
-
-    def with_stop(*arguments):
-        hooks = make_hooks(*arguments)
-        return [*hooks, StopHere(after)]
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run, "make_hooks", with_stop)
-        run.train(configure(place, output, **changes))
+    train_until(configure(place, output, **changes), after)
 
 
 def test_a_resumed_run_keeps_the_rows_before_its_step_and_ends_the_same(place, tmp_path, whole):

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import logging
 import os
 import shutil
 import signal
@@ -11,14 +10,15 @@ import time
 import make_report
 import numpy as np
 import pytest
+import tiny_run
 from tiny_folder import write_folder, write_pictures
+from tiny_run import compilations, learned
 
 from ti_flax import run
 from ti_flax.checkpoint import checkpoint_steps, load_checkpoint
-from ti_flax.config import RunConfig
 from ti_flax.embedding import AddedRows
 from ti_flax.errors import CheckpointError, ConfigError, OutputError, TiFlaxError
-from ti_flax.export.learned_embeds import load_learned_embeds, save_learned_embeds
+from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.loop import Hook
 from ti_flax.models.stable_diffusion import load_stable_diffusion
 from ti_flax.report.facts import RunFacts
@@ -35,50 +35,15 @@ def place(tmp_path_factory):
 
 
 def configure(place, output, **changes):
-    options = {
-        "pretrained_model_name_or_path": str(place / "model"),
-        "train_data_dir": str(place / "pictures"),
-        "placeholder_token": "<thing>",
-        "initializer_token": "toy",
-        "num_vectors": 2,
-        "resolution": 32,
-        "train_batch_size": 1,
-        "max_train_steps": 6,
-        "learning_rate": 1e-2,
-        "lr_scheduler": "cosine",
-        "lr_warmup_steps": 2,
-        "seed": 3,
-        "checkpointing_steps": 2,
-        "save_steps": 3,
-        "only_save_embeds": True,
-        "report_to": "none",
-        "eval_steps": 0,
-        "output_dir": str(output),
-        "latents_cache_dir": str(place / "cache"),
-    }
-    return RunConfig.from_dict(options | changes)
-
-
-def learned(folder):
-    return load_learned_embeds(folder / "learned_embeds.safetensors")[1]
+    schedule = {"lr_scheduler": "cosine", "lr_warmup_steps": 2, "save_steps": 3}
+    return tiny_run.configure(place, output, **schedule | changes)
 
 
 @pytest.fixture(scope="module")
 def whole(place):
     """A run that nothing interrupts, with the messages of its compilations."""
-    messages = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = logging.getLogger("jax._src.interpreters.pxla")
-    import jax
-
-    logger.addHandler(handler)
-    jax.config.update("jax_log_compiles", True)
-    try:
+    with compilations() as messages:
         folder = run.train(configure(place, place / "whole", only_save_embeds=False))
-    finally:
-        jax.config.update("jax_log_compiles", False)
-        logger.removeHandler(handler)
     return folder, messages
 
 

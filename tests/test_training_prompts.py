@@ -4,14 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tiny_run
 from tiny_folder import write_folder, write_pictures
+from tiny_run import learned, train_until
 
 from ti_flax import run
 from ti_flax.checkpoint import checkpoint_steps
-from ti_flax.config import RunConfig
 from ti_flax.errors import CheckpointError, DataError
-from ti_flax.export.learned_embeds import load_learned_embeds
-from ti_flax.loop import Hook
 from ti_flax.prompts import training_prompts
 from ti_flax.tokens import encode_prompts
 from ti_flax.training_prompts import chosen_templates, make_prompts, read_captions
@@ -34,24 +33,7 @@ def place(tmp_path_factory):
 
 
 def configure(place, output="out", **changes):
-    options = {
-        "pretrained_model_name_or_path": str(place / "model"),
-        "train_data_dir": str(place / "pictures"),
-        "placeholder_token": "<thing>",
-        "initializer_token": "toy",
-        "num_vectors": 2,
-        "resolution": 32,
-        "train_batch_size": 1,
-        "max_train_steps": 4,
-        "learning_rate": 1e-2,
-        "seed": 3,
-        "checkpointing_steps": 2,
-        "only_save_embeds": True,
-        "report_to": "none",
-        "output_dir": str(place / output),
-        "latents_cache_dir": str(place / "cache"),
-    }
-    return RunConfig.from_dict(options | changes)
+    return tiny_run.configure(place, place / output, **{"max_train_steps": 4} | changes)
 
 
 def prompts_of(plain, place, **changes):
@@ -155,10 +137,6 @@ def test_captions_of_the_source(place, plain):
 # Whole runs
 
 
-def learned(folder):
-    return load_learned_embeds(folder / "learned_embeds.safetensors")[1]
-
-
 SHUFFLED = {"captions": "files", "shuffle_caption": True, "caption_dropout_rate": 0.2}
 
 
@@ -177,23 +155,9 @@ def test_captions_change_the_rows_and_no_other_file(place, whole):
 
 
 def test_a_resumed_run_draws_the_same_prompts(place, tmp_path, whole, monkeypatch, capsys):
-    class StopHere(Hook):
-        every = 2
-
-        def reached(self, step, state):
-            raise KeyboardInterrupt
-
-    make_hooks = run.make_hooks
-
-    def with_stop(*arguments):
-        hooks = make_hooks(*arguments)
-        return [*hooks, StopHere()]
-
     monkeypatch.setattr(run.secrets, "randbelow", lambda _: 3)
     output = {"output_dir": str(tmp_path), "seed": None} | SHUFFLED
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run, "make_hooks", with_stop)
-        run.train(configure(place, **output))
+    train_until(configure(place, **output), 2)
     assert checkpoint_steps(tmp_path) == [2]
     monkeypatch.setattr(run.secrets, "randbelow", lambda _: 5)
     folder = run.train(configure(place, **output, resume_from_checkpoint="latest"))

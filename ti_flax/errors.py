@@ -50,6 +50,16 @@ class OutputError(TiFlaxError):
     """A result cannot be written, or would overwrite a finished one."""
 
 
+def unwritable(folder: object, error: OSError) -> OutputError:
+    """The error of an output folder that cannot be made or filled."""
+    return OutputError(
+        folder,
+        expected="a folder that can be written",
+        found=str(error),
+        remedy="Choose another output_dir.",
+    )
+
+
 class TrainingError(TiFlaxError):
     """Training produced values that cannot be used."""
 

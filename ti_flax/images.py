@@ -157,15 +157,9 @@ def load_images(
     names = [picture.name for picture in pictures]
     plan = _planned(pictures, resolution, center_crop=center_crop, shapes=shapes, into=into)
     mask_files = _mask_files(pictures, masks, sources)
-    fitted = functools.partial(
-        _fitted, fit=plan.fit, resample=_FILTERS[interpolation], alpha=masks is not None and masks.alpha
-    )
-    groups = tuple(
-        PictureGroup(indices, *fitted([(pictures[index], mask_files[index]) for index in indices], shape))
-        for indices, shape in zip(plan.members, plan.shapes, strict=True)
-    )
+    alpha = masks is not None and masks.alpha
+    groups = _grouped(plan, list(zip(pictures, mask_files)), resample=_FILTERS[interpolation], alpha=alpha)
     counts = list(repeats) * len(found) if len(repeats) == 1 else repeats
-    wants_masks = masks is not None and masks.folder is not None
     return TrainingImages(
         groups,
         tuple(names),
@@ -175,7 +169,9 @@ def load_images(
         paths=tuple(picture.path for picture in pictures),
         notes=(*(note for each in found for note in each.notes), *duplicate_notes(_in_order(groups), names)),
         shapes=plan.chosen,
-        without_mask=tuple(name for name, mask in zip(names, mask_files) if wants_masks and mask is None),
+        without_mask=tuple(
+            name for name, mask in zip(names, mask_files) if folder is not None and mask is None
+        ),
     )
 
 
@@ -187,6 +183,16 @@ class _Plan:
     members: Sequence[np.ndarray]
     fit: Callable[..., np.ndarray]
     chosen: ChosenShapes | None = None
+
+
+def _grouped(
+    plan: _Plan, members: Sequence[tuple[Picture, Path | None]], *, resample: Image.Resampling, alpha: bool
+) -> tuple[PictureGroup, ...]:
+    fitted = functools.partial(_fitted, fit=plan.fit, resample=resample, alpha=alpha)
+    return tuple(
+        PictureGroup(indices, *fitted([members[index] for index in indices], shape))
+        for indices, shape in zip(plan.members, plan.shapes, strict=True)
+    )
 
 
 def _planned(

@@ -115,12 +115,7 @@ def run_steps(
                 hook.interrupted(step, host_state)
             break
         count = replicate(np.int32(steps), devices)
-        start = time.perf_counter()
-        with jax.transfer_guard("disallow"):
-            state, measures = program(state, *arguments, count)
-            jax.block_until_ready(measures)
-        seconds = time.perf_counter() - start
-        measures = first_copy(measures)
+        state, measures, seconds = _timed(program, state, *arguments, count)
         chunk = Chunk(step + 1, measures["loss"][:steps], measures["grad_norm"][:steps], seconds)
         step += steps
         for hook in hooks:
@@ -134,6 +129,16 @@ def run_steps(
         if steps_per_call is None:
             length = max(1, min(capacity, 2 * length, round(CHUNK_SECONDS * steps / max(seconds, 1e-6))))
     return host_state
+
+
+def _timed(program: Callable[..., Any], *arguments: Any) -> tuple[TrainState, dict[str, np.ndarray], float]:
+    """Calls the program, and waits for it; its measures come to the host afterwards."""
+    start = time.perf_counter()
+    with jax.transfer_guard("disallow"):
+        state, measures = program(*arguments)
+        jax.block_until_ready(measures)
+    seconds = time.perf_counter() - start
+    return state, first_copy(measures), seconds
 
 
 def _reach(step: int, state: TrainState, hooks: Iterable[Hook]) -> None:

@@ -10,13 +10,12 @@ import numpy as np
 
 from ti_flax.checkpoint import checkpoint_steps, find_checkpoint
 from ti_flax.config import RunConfig
-from ti_flax.errors import OutputError
+from ti_flax.errors import OutputError, unwritable
 from ti_flax.export.model_card import start_in_words
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.materials import Materials
 from ti_flax.messages import stage, stage_times, warn
 from ti_flax.models.model_source import ModelSource
-from ti_flax.report.facts import FILE as FACTS
 from ti_flax.report.facts import RunFacts
 from ti_flax.report.page import PAGE, write_report
 from ti_flax.results import write_result
@@ -41,12 +40,7 @@ def open_output(config: RunConfig) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OutputError(
-            output_dir,
-            expected="a folder that can be written",
-            found=str(error),
-            remedy="Choose another output_dir.",
-        ) from error
+        raise unwritable(output_dir, error) from error
     finished = (output_dir / "learned_embeds.safetensors").exists()
     steps = checkpoint_steps(output_dir)
     if config.output.resume_from_checkpoint is not None:
@@ -136,9 +130,7 @@ def write_facts(
     try:
         facts.write(output_dir)
     except OSError as error:
-        raise OutputError(
-            output_dir / FACTS, expected="a file that can be written", found=str(error)
-        ) from error
+        raise unwritable(output_dir, error) from error
 
 
 def page_of_run(output_dir: Path) -> None:

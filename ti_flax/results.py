@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ti_flax.config import RunConfig
-from ti_flax.errors import OutputError
+from ti_flax.errors import unwritable
 from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.export.model_card import CardFacts, write_model_card
 from ti_flax.export.shared_files import result_files
@@ -65,12 +65,7 @@ def write_result(
         (folder / "token_identifier.txt").write_text(token, encoding="utf-8")
         (folder / "type_of_concept.txt").write_text(config.concept.learnable_property)
     except OSError as error:
-        raise OutputError(
-            folder,
-            expected="a folder that can be written",
-            found=str(error),
-            remedy="Choose another output_dir.",
-        ) from error
+        raise unwritable(folder, error) from error
     # Last, because learned_embeds.safetensors is what marks a run as finished.
     learned = rows[: len(materials.concept.tokens)]
     save_learned_embeds(folder / "learned_embeds.bin", token, learned)

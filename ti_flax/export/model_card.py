@@ -14,7 +14,7 @@ from ti_flax.config import RunConfig
 from ti_flax.config.options import ConceptOptions
 from ti_flax.config.run_config import GROUPS
 from ti_flax.config.values import options_of
-from ti_flax.errors import OutputError
+from ti_flax.errors import unwritable
 from ti_flax.export.shared_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
 from ti_flax.tokens import Concept
 
@@ -113,12 +113,7 @@ def write_model_card(folder: Path, config: RunConfig, concept: Concept, facts: C
         text = f"---\n{_front_matter(config, concept, facts)}---\n\n{_body(config, concept, facts)}"
         (folder / "README.md").write_text(text, encoding="utf-8")
     except OSError as error:
-        raise OutputError(
-            folder,
-            expected="a folder that can be written",
-            found=str(error),
-            remedy="Choose another output_dir.",
-        ) from error
+        raise unwritable(folder, error) from error
 
 
 def _front_matter(config: RunConfig, concept: Concept, facts: CardFacts) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ti_flax.errors import OutputError
+from ti_flax.errors import unwritable
 from ti_flax.export.shared_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
 
 # The most training pictures that are shown.
@@ -61,10 +61,5 @@ def _write(folder: Path, pictures: Sequence[np.ndarray]) -> int:
         for index, picture in enumerate(pictures):
             Image.fromarray(picture).save(folder / f"{index}.jpeg", quality=95)
     except OSError as error:
-        raise OutputError(
-            folder,
-            expected="a folder that can be written",
-            found=str(error),
-            remedy="Choose another output_dir.",
-        ) from error
+        raise unwritable(folder, error) from error
     return len(pictures)
