@@ -15,6 +15,8 @@ os.environ.setdefault("HF_HOME", str(Path(tempfile.gettempdir()) / "ti_flax-test
 
 os.environ.setdefault("TI_FLAX_CACHE", str(Path(tempfile.gettempdir()) / "ti_flax-tests-cache"))
 
+# Here, because it reads its variables once: a test that changes them must not be the first to import it.
+import huggingface_hub.constants  # noqa: E402, F401
 import jax  # noqa: E402
 import pytest  # noqa: E402
 

@@ -112,7 +112,7 @@ def gathered(config, output):
     task, _ = run.make_task(config, found.model, found.concept.token_ids[0], added=found.added, devices=1)
     output.mkdir()
     rows = np.zeros((1, found.model.text_encoder.config.hidden_size), np.float32)
-    export(config, found, rows, output, samples=1, rate=1e-3)
+    export(config, found, rows, output, samples=1, steps=1)
     return found, task
 
 
@@ -139,7 +139,7 @@ def test_a_run_on_a_single_file_is_the_run_on_its_folder(place, plain, tmp_path)
     assert len(expected) > 15
     assert {path for path in expected if written[path] != expected[path]} == {Path("README.md")}
     card = written[Path("README.md")].decode()
-    assert f'from_single_file("{file}")' in card and "clip_skip" not in card
+    assert f'from_single_file("{file.name}")' in card and "clip_skip" not in card
 
 
 def test_a_run_with_everything_changed(place, plain, tmp_path):
@@ -206,10 +206,10 @@ def drawn_with(monkeypatch, place, name, *flags):
     def painter(model, **_):
         raise EnoughError(model)
 
-    monkeypatch.setattr("ti_flax.pictures.Painter", painter)
+    monkeypatch.setattr("ti_flax.generation.Painter", painter)
     base = ["--pretrained_model_name_or_path", str(place / name), "--prompt", "a cat"]
     with pytest.raises(EnoughError) as caught:
-        generate.generate(generate.parse_arguments([*base, *flags]))
+        generate.run(generate.parse_arguments([*base, *flags]))
     return caught.value.args[0]
 
 

@@ -41,9 +41,10 @@ def test_front_matter(tmp_path):
     assert "/home/somebody" not in body and "train_data_dir" not in body
 
 
-@pytest.mark.parametrize("name", ["model", "model.safetensors"])
+@pytest.mark.parametrize("name", ["model-v1.5", "model.safetensors"])
 def test_a_model_of_this_machine_is_named_without_its_place(tmp_path, name):
-    (tmp_path / name).touch()
+    (tmp_path / "model-v1.5").mkdir()
+    (tmp_path / "model.safetensors").touch()
     front, body = card(tmp_path, pretrained_model_name_or_path=str(tmp_path / name))
     assert "base_model" not in front and str(tmp_path) not in body
     assert f"for the model `{name}`" in body

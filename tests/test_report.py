@@ -118,7 +118,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(folder):
     assert "script" not in page.tags and "link" not in page.tags
     assert page.links and all(link.startswith("data:image/") for link in page.links)
     assert "default-src 'none'" in text and "secret place" not in text and "cats" in text
-    assert not list(folder.glob(".*partial"))
+    assert not list(folder.glob(".unfinished*"))
 
 
 def test_nothing_that_is_shown_can_become_markup(folder):

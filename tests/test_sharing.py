@@ -108,7 +108,8 @@ def test_a_run_arrives_whole_and_can_be_read_again(place, hub, tmp_path, monkeyp
     names = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
     assert {name for name in names if not name.startswith(".cache")} == {
         *("README.md", "learned_embeds.bin", "learned_embeds.safetensors", "token_identifier.txt"),
-        *("type_of_concept.txt", "metrics.csv", "contact_sheet.png", "validation/step-6.png"),
+        *("type_of_concept.txt", "metrics.csv", "contact_sheet.png", "report.html"),
+        *("validation/step-0.png", "validation/step-6.png"),
         *(f"concept_images/{index}.jpeg" for index in range(3)),
         *(f"example_images/{index}.jpeg" for index in range(2)),
     }
@@ -124,6 +125,7 @@ def test_a_run_arrives_whole_and_can_be_read_again(place, hub, tmp_path, monkeyp
     assert [each["text"] for each in front["widget"]] == ["a <thing>", "a: <thing>"]
     assert {each["output"]["url"] for each in front["widget"]} <= names
     assert 'load_textual_inversion("me/thing")' in body and str(place) not in body
+    assert str(place) not in (copy / "report.html").read_text()
     assert all(f"]({name})" in body for name in names if name.startswith("concept_images/"))
 
     # The token is nowhere but in the requests.

@@ -243,7 +243,7 @@ def test_a_run_tells_them_everything_but_secrets(install, tmp_path):
     }
     assert steps == {key: [2, 4, 5] for key in ("loss", "lr", "grad_norm")}
     assert [step for _, values, step in logged if "validation_loss" in values] == [0, 4, 5]
-    assert [step for _, values, step in logged if "validation" in values] == [4, 5]
+    assert [step for _, values, step in logged if "validation" in values] == [0, 4, 5]
     assert [step for _, _, step in logged] == sorted(step for _, _, step in logged)
     lines = (tmp_path / "my-run" / "metrics.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["step", "2", "4", "5"]

@@ -150,7 +150,7 @@ def test_captions_change_the_rows_and_no_other_file(place, whole):
     assert learned(without).tobytes() != learned(whole).tobytes()
     names = [{path.name for path in folder.iterdir()} for folder in (without, whole)]
     assert names[0] == names[1]
-    for name in ("README.md", "token_identifier.txt", "type_of_concept.txt"):
+    for name in ("token_identifier.txt", "type_of_concept.txt"):
         assert (without / name).read_text() == (whole / name).read_text()
 
 

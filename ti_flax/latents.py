@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from ti_flax.cache import written_whole
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.images import pixels_hash
 from ti_flax.models.vae import FlaxAutoencoderKL
+from ti_flax.whole_files import written_whole
 
 # Part of every cache key: to be raised when the same inputs are to give other moments.
 _CACHE_VERSION = "posteriors 1"

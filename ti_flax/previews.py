@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +14,7 @@ from ti_flax.pictures import picture_grid
 from ti_flax.sheet import contact_sheet
 from ti_flax.step import TrainState
 from ti_flax.trackers import Tracker
+from ti_flax.whole_files import written_whole
 
 # From rows to the pictures of each validation prompt, `[pictures, height, width, 3]` uint8.
 Draw = Callable[[np.ndarray], list[np.ndarray]]
@@ -73,21 +72,15 @@ class Preview(Hook):
         drawn = self._draw(rows)
         grid = picture_grid(np.concatenate(drawn), columns=len(drawn[0]))
         try:
-            self._folder.mkdir(exist_ok=True)
-            save_png(grid, self._folder / f"step-{step}.png")
+            with written_whole(self._folder / f"step-{step}.png") as file:
+                grid.save(file, format="PNG")
             shown = previews(self._folder, up_to=step, prompts=len(drawn), images=len(drawn[0]))
-            save_png(contact_sheet(sheet_rows(self._prompts, self._training, shown)), self._sheet)
+            with written_whole(self._sheet) as file:
+                contact_sheet(sheet_rows(self._prompts, self._training, shown)).save(file, format="PNG")
         except OSError as error:
             warn(f"the preview of step {step} is not written: {error}")
         for tracker in self._trackers:
             tracker.picture("validation", np.asarray(grid), step)
-
-
-def save_png(image: Any, path: Path) -> None:
-    """Writes a PIL image as PNG, in one rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    image.save(partial, format="PNG")
-    os.replace(partial, path)
 
 
 def previews(folder: Path, *, up_to: int, prompts: int, images: int) -> dict[int, np.ndarray]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ti_flax.errors import OutputError
+from ti_flax.whole_files import written_whole
 
 # Words shown as nearest to a row.
 NEAREST = 3
@@ -136,12 +136,10 @@ def write_signals(path: Path, table: Sequence[Signals]) -> None:
     for each in table:
         rows = [_text(getattr(row, name)) for row in each.rows for name in _OF_ROW]
         writer.writerow([*(_text(getattr(each, name)) for name in _OF_EVALUATION), *rows])
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(partial, path)
+        with written_whole(path) as file:
+            file.write(text.getvalue().encode())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OutputError(path, expected="a file that can be written", found=str(error)) from error
 
 

@@ -15,9 +15,7 @@ With vectors of two text encoders the keys are `clip_l` and `clip_g` in all form
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +26,7 @@ import numpy as np
 from ti_flax.embedding_pictures import TEXT_CHUNK, hide_bytes, tree_bytes
 from ti_flax.errors import ConfigError, OutputError
 from ti_flax.export.torch_archive import Parameters, torch_bytes
+from ti_flax.whole_files import written_whole
 
 # The suffixes of each form; without a form asked for, a suffix means the first form that has it here.
 FORMS: Mapping[str, tuple[str, ...]] = {
@@ -143,15 +142,11 @@ def write_embedding(path: Path, content: bytes, *, overwrite: bool) -> None:
     Raises:
       OutputError: it cannot be written, or is there already.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         check_new(path, overwrite=overwrite)
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        with written_whole(path) as file:
+            file.write(content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise OutputError(
             path, expected="a file that can be written", found=error.strerror or str(error)
         ) from None

@@ -7,7 +7,6 @@ Both are what diffusers' `save_progress` writes: `.safetensors` with metadata `{
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ti_flax.embedding_files import checked_width, read_embedding
 from ti_flax.errors import OutputError, TokenError, WeightsError
 from ti_flax.export.torch_archive import torch_bytes
 from ti_flax.tokens import vector_tokens
+from ti_flax.whole_files import written_whole
 
 
 def save_learned_embeds(
@@ -40,12 +40,10 @@ def save_learned_embeds(
         from safetensors.numpy import save
 
         content = save({placeholder_token: rows}, metadata={"format": "pt", **(details or {})})
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        with written_whole(path) as file:
+            file.write(content)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OutputError(
             path, expected="a place to write to", found=str(error), remedy="Choose another output_dir."
         ) from error

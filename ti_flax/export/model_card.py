@@ -156,7 +156,7 @@ def _body(config: RunConfig, concept: Concept, facts: CardFacts) -> str:
         rate=facts.rate,
         start=start_in_words(config.concept),
         pictures="".join(_pictures(facts)),
-        load="from_single_file" if Path(base).suffix else "from_pretrained",
+        load="from_single_file" if _is_file(config) else "from_pretrained",
         note_on_model="" if _is_on_hub(config) else "# The path of your copy of the model.\n",
         model=json.dumps(base),
         embedding=json.dumps(shared if shared and "/" in shared else "learned_embeds.safetensors"),
@@ -205,6 +205,10 @@ def start_in_words(options: ConceptOptions) -> str:
 def _is_on_hub(config: RunConfig) -> bool:
     """Whether the base model is a repository; folders and files of this machine mean nothing to others."""
     return not Path(config.model.pretrained_model_name_or_path).expanduser().exists()
+
+
+def _is_file(config: RunConfig) -> bool:
+    return Path(config.model.pretrained_model_name_or_path).expanduser().is_file()
 
 
 def _base(config: RunConfig) -> str:

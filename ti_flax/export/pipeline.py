@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from ti_flax.errors import OutputError
 from ti_flax.models.model_source import ModelSource
 from ti_flax.models.stable_diffusion import load_stable_diffusion, save_stable_diffusion
 from ti_flax.tokens import save_tokenizer
+from ti_flax.whole_files import written_whole
 
 # Parts of a base model that are no part of training and go along as they are.
 CARRIED = ("safety_checker", "feature_extractor")
@@ -84,6 +84,5 @@ def _carry(source: Path, output_dir: Path, layout: Literal["flax", "torch"]) -> 
             index[name] = [library, plain]
         elif any(file.suffix in _WEIGHTS[layout] for file in (source / name).iterdir()):
             index[name] = [library, f"Flax{plain}" if layout == "flax" else plain]
-    partial = ours.with_name(".model_index.json.partial")
-    partial.write_text(json.dumps(index, indent=2) + "\n")
-    os.replace(partial, ours)
+    with written_whole(ours) as file:
+        file.write(f"{json.dumps(index, indent=2)}\n".encode())

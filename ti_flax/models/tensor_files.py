@@ -7,7 +7,6 @@ Formats: https://github.com/huggingface/safetensors#format, https://github.com/m
 and the array extension of flax.serialization: type 1, holding [shape, dtype name, bytes].
 """
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -21,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from ti_flax.errors import WeightsError
+from ti_flax.whole_files import written_whole
 
 _SAFETENSORS_DTYPES = {
     "F64": np.dtype(np.float64),
@@ -170,7 +170,7 @@ def write_safetensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> 
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with _complete_or_absent(path) as file:
+    with written_whole(path) as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for tensor in tensors.values():
             _pour(file, tensor)
@@ -178,7 +178,7 @@ def write_safetensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> 
 
 def write_msgpack(path: pathlib.Path, tree: Mapping[str, Any]) -> None:
     """Write a tree of arrays as flax.serialization does; the file appears complete or not at all."""
-    with _complete_or_absent(path) as file:
+    with written_whole(path) as file:
         _write_msgpack_node(file, tree)
 
 
@@ -272,18 +272,6 @@ def _fill(file: Any, values: np.ndarray) -> None:
 def _pour(file: BinaryIO, values: np.ndarray) -> None:
     """Write an array's bytes in row-major order, which copies only a transposed view."""
     file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-
-
-@contextlib.contextmanager
-def _complete_or_absent(path: pathlib.Path) -> Iterator[BinaryIO]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(unfinished, "wb") as file:
-            yield file
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def check_ends(path: pathlib.Path, kind: str, tensors: Mapping[str, StoredTensor]) -> None:

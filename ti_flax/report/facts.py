@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ti_flax.errors import DataError
+from ti_flax.whole_files import written_whole
 
 FILE = "run.json"
 
@@ -53,13 +53,9 @@ class RunFacts:
     times: dict[str, float] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Writes the file in one rename."""
-        path = folder / FILE
-        partial = path.with_name(f".{FILE}.partial")
-        partial.write_text(
-            json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False), encoding="utf-8"
-        )
-        os.replace(partial, path)
+        """Writes the file."""
+        with written_whole(folder / FILE) as file:
+            file.write(json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False).encode())
 
     @classmethod
     def read(cls, folder: Path) -> RunFacts:

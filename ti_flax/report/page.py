@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from ti_flax.report.facts import RunFacts
 from ti_flax.report.pictures import picture
 from ti_flax.report.style import STYLE
 from ti_flax.signals import OUT_OF_RANGE, Signals, best_of, flags, read_signals
+from ti_flax.whole_files import written_whole
 
 PAGE = "report.html"
 
@@ -38,9 +38,8 @@ def write_report(folder: Path) -> Path:
       OSError: the page cannot be written.
     """
     text = page(folder, RunFacts.read(folder))
-    partial = folder / f".{PAGE}.partial"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, folder / PAGE)
+    with written_whole(folder / PAGE) as file:
+        file.write(text.encode())
     return folder / PAGE
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from ti_flax import __version__
-from ti_flax.cache import default_cache_dir, written_whole
+from ti_flax.cache import default_cache_dir
 from ti_flax.errors import DataError
 from ti_flax.sources.formats import (
     OTHER_FORMATS,
@@ -24,6 +24,7 @@ from ti_flax.sources.formats import (
     is_named_as_picture,
     strict_about_size,
 )
+from ti_flax.whole_files import written_whole
 
 _PORTION = 2**16
 _REMEDY = "Download it by hand, or take the link out."
