@@ -17,6 +17,7 @@ from ti_flax.export.embedding_formats import Embedding, embedding_bytes
 from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.models.stable_diffusion import COMPONENTS, load_stable_diffusion
 from ti_flax.pictures import Painter, on_all, picture_grid
+from ti_flax.step import local_copies, replicate
 
 ROWS = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
 # What the Web UI takes a picture's last line of text apart with (modules/infotext_utils.py).
@@ -327,6 +328,23 @@ def test_devices_share_one_compilation_a_shape(place):
         )
         assert pictures.shape == (count, 16, 16, 3)
     assert painter._paint._cache_size() == 1
+
+
+def test_copies_that_a_run_has_on_its_devices_draw_the_same_pictures(place):
+    model, ids = load_stable_diffusion(place / "model"), np.full((3, 77), 5, np.int32)
+    given = {"prompt_ids": ids, "negative_ids": ids - 1, "seeds": range(3), "size": (16, 16)}
+    rows = np.zeros((1, 32), np.float32)
+    alone = Painter(model, first_added_id=500, steps=2).paint(model.params, rows, **given)
+    copies = replicate(model.params, jax.devices())
+    for count in (1, 3, len(jax.devices())):
+        devices = jax.devices()[:count]
+        params = local_copies(copies, devices)
+        leaf = jax.tree.leaves(params)[0]
+        assert leaf.sharding.device_set == set(devices) and leaf.shape[0] == count
+        painter = Painter(model, first_added_id=500, steps=2, devices=devices, copies=True)
+        found = painter.paint(params, rows, **given).astype(int)
+        assert found.shape == alone.shape and np.abs(found - alone).max() <= 1
+    assert np.ptp(alone[0]) > 10 and (alone[0] != alone[1]).any()
 
 
 def test_a_grid_that_is_not_full_is_white_there():

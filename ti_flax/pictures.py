@@ -28,6 +28,7 @@ class Painter:
       steps: denoising steps.
       sampler: `ddim` or `dpmsolver++`.
       devices: that share a batch out among them; none: the one that holds the parameters.
+      copies: the parameters come with an axis of the devices in front, as `step.replicate` makes them.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Painter:
         steps: int = 25,
         sampler: str = "dpmsolver++",
         devices: Sequence[Any] = (),
+        copies: bool = False,
     ):
         scheduler_config = model.configs["scheduler"]
         schedule = NoiseSchedule.from_config(scheduler_config)
@@ -70,7 +72,7 @@ class Painter:
         self._devices = max(1, len(devices))
         if len(devices) > 1:
             each, all_ = PartitionSpec(_AXIS), PartitionSpec()
-            inputs = (all_, all_, each, each, each, all_)
+            inputs = (each if copies else all_, all_, each, each, each, all_)
             # Nothing is exchanged, so that a device's pictures are those it would draw alone.
             paint = jax.shard_map(
                 paint, mesh=_mesh(devices), in_specs=inputs, out_specs=each, check_vma=False
@@ -91,7 +93,7 @@ class Painter:
         """Draws one picture a prompt.
 
         Args:
-          params: `text_encoder`, `unet` and `vae`; leaves may have a leading device axis of 1.
+          params: `text_encoder`, `unet` and `vae`; leaves may have an axis of the devices in front.
           rows: `[added_tokens, width]` float32.
           prompt_ids: `[batch, tokens]` int32.
           negative_ids: `[batch, tokens]` int32.

@@ -261,11 +261,11 @@ def one_each(tree: Any, devices: Sequence[Any]) -> Any:
     return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), tree)
 
 
-def local_copies(tree: Any) -> Any:
-    """The part of replicated arrays on this process's own devices, without copying anything."""
-    if jax.process_count() == 1:
+def local_copies(tree: Any, devices: Sequence[Any] | None = None) -> Any:
+    """The part of replicated arrays on this process's devices, or on some of them, without copying anything."""
+    devices = jax.local_devices() if devices is None else devices
+    if len(devices) == jax.device_count():
         return tree
-    devices = jax.local_devices()
     sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
 
     def ours(leaf: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ from ti_flax.progress import Progress
 from ti_flax.results import result_so_far
 from ti_flax.sharing import ShareCheckpoints
 from ti_flax.signals import Vocabulary
-from ti_flax.step import Task, result_rows
+from ti_flax.step import Task, local_copies, replicate, result_rows
 from ti_flax.tokens import encode_prompts
 from ti_flax.trackers import Story, Tracker, chosen_trackers, open_trackers
 from ti_flax.validation import Validation, evaluation_interval, fixed_set, samples_for
@@ -181,12 +181,10 @@ def previewer(config: RunConfig, task: Task, materials: Materials, frozen: dict[
     prompts = config.watching.validation_prompt or ()
     prompt_ids = [encode_prompts(materials.tokenizer, [prompt] * count) for prompt in prompts]
     negative_ids = encode_prompts(materials.tokenizer, [""] * count)
-    painter = Painter(materials.model, first_added_id=task.first_added_id)
-    one_device = {
-        name: jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, frozen[name])
-        for name in ("text_encoder", "unet")
-    }
-    params = {**one_device, "vae": materials.model.params["vae"]}
+    devices = jax.local_devices()[:count]
+    painter = Painter(materials.model, first_added_id=task.first_added_id, devices=devices, copies=True)
+    params = local_copies({name: frozen[name] for name in ("text_encoder", "unet")}, devices)
+    params["vae"] = replicate(materials.model.params["vae"], devices)
     first_seed = config.training.seed or 0
 
     def draw(rows: np.ndarray) -> list[np.ndarray]:
