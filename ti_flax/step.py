@@ -262,7 +262,7 @@ def one_each(tree: Any, devices: Sequence[Any]) -> Any:
 
 
 def local_copies(tree: Any, devices: Sequence[Any] | None = None) -> Any:
-    """The part of replicated arrays on this process's devices, or on some of them, without copying anything."""
+    """The part of replicated arrays on all of this process's devices, or on some, without copying it."""
     devices = jax.local_devices() if devices is None else devices
     if len(devices) == jax.device_count():
         return tree
