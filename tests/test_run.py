@@ -9,9 +9,9 @@ import time
 import make_report
 import numpy as np
 import pytest
-import tiny_run
 from tiny_folder import write_folder, write_pictures
 from tiny_run import compilations, learned
+from tiny_run import configure_scheduled as configure
 
 from ti_flax import run
 from ti_flax.checkpoint import checkpoint_steps
@@ -28,11 +28,6 @@ def place(tmp_path_factory):
     write_folder(place / "model")
     write_pictures(place / "pictures")
     return place
-
-
-def configure(place, output, **changes):
-    schedule = {"lr_scheduler": "cosine", "lr_warmup_steps": 2, "save_steps": 3}
-    return tiny_run.configure(place, output, **schedule | changes)
 
 
 @pytest.fixture(scope="module")

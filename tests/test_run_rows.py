@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny_run
 from tiny_folder import write_folder, write_pictures
+from tiny_run import configure_scheduled as configure
 from tiny_run import learned
 
 from ti_flax import run
@@ -23,11 +23,6 @@ def place(tmp_path_factory):
     write_folder(place / "model")
     write_pictures(place / "pictures")
     return place
-
-
-def configure(place, output, **changes):
-    schedule = {"lr_scheduler": "cosine", "lr_warmup_steps": 2, "save_steps": 3}
-    return tiny_run.configure(place, output, **schedule | changes)
 
 
 def rows_of(place, folder, **changes):

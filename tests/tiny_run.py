@@ -35,6 +35,12 @@ def configure(place, output, **changes):
     return RunConfig.from_dict(options | changes)
 
 
+def configure_scheduled(place, output, **changes):
+    """The same with a learning rate that changes, and the rows written on the way."""
+    schedule = {"lr_scheduler": "cosine", "lr_warmup_steps": 2, "save_steps": 3}
+    return configure(place, output, **schedule | changes)
+
+
 def learned(folder):
     """The rows that a run left, `[vectors, width]`."""
     return load_learned_embeds(folder / "learned_embeds.safetensors")[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +80,7 @@ class Evaluate(Hook):
         self._patience, self._trackers = patience, trackers
         self._table: list[Signals] = []
         self._measured: list[tuple[np.ndarray, np.ndarray]] = []
-        self._best, self._seconds, self._said = np.inf, 0.0, 0
+        self._best, self._said = np.inf, 0
 
     def began(self, step: int, state: TrainState) -> None:
         kept = read_signals(self._path) if step else []
@@ -99,7 +98,6 @@ class Evaluate(Hook):
     def reached(self, step: int, state: TrainState) -> None:
         if self._table and self._table[-1].step == step:
             return
-        began = time.perf_counter()
         rows = self._result(state)
         learned = rows[: len(self._start_rows)]
         means = [float(np.concatenate(column).mean()) for column in zip(*self._measured, strict=True)]
@@ -110,7 +108,6 @@ class Evaluate(Hook):
         write_signals(self._path, self._table)
         self._keep_best(learned)
         self._tell()
-        self._seconds += time.perf_counter() - began
         if step < self._last_step and self._is_enough():
             self.stop = True
             best = best_of(self._table)

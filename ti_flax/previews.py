@@ -105,6 +105,12 @@ def previews(folder: Path, *, up_to: int, prompts: int, images: int) -> dict[int
     return {step: tiles for step, tiles in found.items() if tiles is not None and tiles.shape == shapes[-1]}
 
 
+def preview_files(folder: Path) -> dict[int, Path]:
+    """The previews in a folder, from step to file, in order of steps."""
+    matches = ((re.fullmatch(r"step-(\d+)\.png", path.name), path) for path in folder.glob("step-*.png"))
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
+
+
 def evenly(items: Sequence[int], count: int) -> list[int]:
     """At most `count` items, the first and the last among them, in even distances."""
     places = np.linspace(0, len(items) - 1, min(count, len(items)))

@@ -14,8 +14,9 @@ import numpy as np
 
 from ti_flax.config.run_config import GROUPS, OPTIONS
 from ti_flax.config.values import options_of
+from ti_flax.evaluation import TABLE
 from ti_flax.messages import clock
-from ti_flax.previews import evenly
+from ti_flax.previews import SHEET, evenly, preview_files
 from ti_flax.report.charts import Curve, chart, smoothed
 from ti_flax.report.facts import RunFacts
 from ti_flax.report.pictures import picture
@@ -50,7 +51,7 @@ def page(folder: Path, facts: RunFacts) -> str:
       folder: of the run; curves, previews and contact sheet are taken from it.
       facts: what else there is to say.
     """
-    table = read_signals(folder / "signals.csv")
+    table = read_signals(folder / TABLE)
     sections = [
         _head(facts),
         _judgement(table),
@@ -111,19 +112,15 @@ def _judgement(table: Sequence[Signals]) -> str:
 
 
 def _sheet(folder: Path) -> str:
-    shown = picture(folder / "contact_sheet.png", "Training pictures, and what was drawn before and after")
+    shown = picture(folder / SHEET, "Training pictures, and what was drawn before and after")
     return _section("Before and after", shown)
 
 
 def _previews(folder: Path) -> str:
-    found = {}
-    for path in (folder / "validation").glob("step-*.png"):
-        if match := re.fullmatch(r"step-(\d+)\.png", path.name):
-            found[int(match[1])] = path
-    steps = sorted(found)
-    if len(steps) < 2:
+    found = preview_files(folder / "validation")
+    if len(found) < 2:
         return ""
-    chosen = evenly(steps, _MOST_PREVIEWS)
+    chosen = evenly(list(found), _MOST_PREVIEWS)
     drawn = [
         f"<figure><figcaption>{f'after {step} steps' if step else 'before'}</figcaption>"
         f"{picture(found[step], f'Previews at step {step}')}</figure>"
