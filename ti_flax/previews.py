@@ -95,11 +95,9 @@ def previews(folder: Path, *, up_to: int, prompts: int, images: int) -> dict[int
     Returns:
       Step to `[prompts, images, height, width, 3]` uint8.
     """
-    matches = (re.fullmatch(r"step-(\d+)\.png", path.name) for path in folder.iterdir())
-    steps = sorted(step for match in matches if match and (step := int(match[1])) <= up_to)
-    found = {
-        step: _tiles(folder / f"step-{step}.png", prompts, images) for step in evenly(steps, STEPS_SHOWN)
-    }
+    files = preview_files(folder)
+    steps = [step for step in files if step <= up_to]
+    found = {step: _tiles(files[step], prompts, images) for step in evenly(steps, STEPS_SHOWN)}
     shapes = [tiles.shape for tiles in found.values() if tiles is not None]
     # One run has pictures of one size, which is that of the last.
     return {step: tiles for step, tiles in found.items() if tiles is not None and tiles.shape == shapes[-1]}
