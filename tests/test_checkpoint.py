@@ -11,6 +11,7 @@ from ti_flax.checkpoint import (
     checkpoint_steps,
     find_checkpoint,
     load_checkpoint,
+    load_newest,
     optimizer_leaves,
     restore_mean,
     restore_optimizer,
@@ -51,7 +52,8 @@ def test_everything_comes_back_with_its_bits(tmp_path):
 
 
 def test_an_average_comes_back_just_where_one_is_kept(tmp_path):
-    without = load_checkpoint(save_checkpoint(tmp_path / "a", make_checkpoint()))
+    (tmp_path / "b").mkdir()
+    without = load_checkpoint(save_checkpoint(tmp_path, make_checkpoint()))
     saved = dataclasses.replace(make_checkpoint(), mean_rows=ROWS * 2)
     folder = save_checkpoint(tmp_path / "b", saved)
     kept = load_checkpoint(folder)
@@ -69,7 +71,7 @@ def test_only_the_newest_are_kept_and_the_order_is_numeric(tmp_path):
         save_checkpoint(tmp_path, make_checkpoint(step), total_limit=2)
     (tmp_path / "checkpoint-7.tmp").mkdir()
     assert checkpoint_steps(tmp_path) == [100, 1000]
-    assert find_checkpoint(tmp_path, "latest") == tmp_path / "checkpoint-1000"
+    assert load_newest(tmp_path)[1] == tmp_path / "checkpoint-1000"
     assert find_checkpoint(tmp_path, "checkpoint-100") == tmp_path / "checkpoint-100"
     assert find_checkpoint(tmp_path, str(tmp_path / "checkpoint-100")) == tmp_path / "checkpoint-100"
 
@@ -81,7 +83,7 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
 
 
 def test_names_that_are_not_there(tmp_path):
-    assert find_checkpoint(tmp_path, "latest") is None
+    assert load_newest(tmp_path) is None
     save_checkpoint(tmp_path, make_checkpoint())
     with pytest.raises(CheckpointError, match="'checkpoint-6'.*only checkpoint-5"):
         find_checkpoint(tmp_path, "checkpoint-6")
@@ -89,8 +91,32 @@ def test_names_that_are_not_there(tmp_path):
 
 def test_what_is_no_checkpoint_is_said(tmp_path):
     (tmp_path / "checkpoint-5").mkdir()
-    with pytest.raises(CheckpointError, match="checkpoint-5: expected a checkpoint"):
+    with pytest.raises(CheckpointError, match="checkpoint-5: expected a whole checkpoint"):
         load_checkpoint(tmp_path / "checkpoint-5")
+
+
+def damage_one(folder, how):
+    path = folder / "state" / "manifest.ocdbt"
+    content = bytearray(path.read_bytes())
+    content[20] ^= 4
+    path.write_bytes({"flipped": content, "cut": content[:40], "emptied": b""}[how])
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "emptied"])
+def test_a_damaged_newest_one_is_said_and_the_one_before_it_used(tmp_path, how, capsys):
+    for step in (90, 100):
+        save_checkpoint(tmp_path, make_checkpoint(step))
+    damage_one(tmp_path / "checkpoint-100", how)
+    loaded, folder = load_newest(tmp_path)
+    assert (loaded.step, folder) == (90, tmp_path / "checkpoint-90")
+    told = capsys.readouterr().err
+    assert "checkpoint-100: expected a whole checkpoint, found state/manifest.ocdbt is not as it" in told
+    assert "Resume" not in told
+    with pytest.raises(CheckpointError, match="checkpoint-100.*Resume from an earlier checkpoint"):
+        load_checkpoint(tmp_path / "checkpoint-100")
+    damage_one(tmp_path / "checkpoint-90", how)
+    with pytest.raises(CheckpointError, match="found 2 that cannot"):
+        load_newest(tmp_path)
 
 
 def test_another_run_is_refused_with_what_differs(tmp_path):

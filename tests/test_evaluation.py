@@ -184,7 +184,9 @@ def make_hook(tmp_path, losses, **changes):
 
 def evaluate(hook, step, scale=1.0):
     if step:
-        hook.measured(Chunk(step, np.asarray([0.1], np.float32), np.asarray([1.0], np.float32), 1.0))
+        hook.measured(
+            Chunk(step, np.asarray([0.1], np.float32), np.asarray([1.0], np.float32), np.asarray([True]), 1.0)
+        )
     state = TrainState(np.full((1, 4), scale, np.float32), None, np.int32(step))
     (hook.reached if step else lambda step, state: hook.began(step, state))(step, state)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ti_flax.interrupt import Interrupt
+from ti_flax.errors import Stopped
+from ti_flax.interrupt import Interrupt, ended_by_signals
 
 
 def until(condition, seconds=10.0):
@@ -32,6 +33,45 @@ def test_once_is_noted_and_raises_nothing(capfd):
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_of_a_machine_may_come_repeatedly_and_before_ctrl_c(capfd, number):
+    before = signal.getsignal(number)
+    with Interrupt() as interrupt:
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)
+        assert until(lambda: interrupt.asked)
+        assert capfd.readouterr().err.count(f"{number.name}: stopping after the updates under way") == 1
+        os.kill(os.getpid(), signal.SIGINT)
+        assert until(lambda: "Ctrl-C again" in capfd.readouterr().err)
+    assert signal.getsignal(number) is before
+
+
+def test_what_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_by_signals(), Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+            assert not interrupt.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_outside_of_the_updates_a_signal_ends_what_is_done_in_order():
+    before, left = signal.getsignal(signal.SIGTERM), []
+    message = "SIGTERM: stopped; --resume_from_checkpoint auto goes on"
+    with pytest.raises(Stopped, match=message), ended_by_signals():
+        try:
+            with Interrupt():  # gives the signals back at its end
+                pass
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            left.append(True)
+    assert left and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_other_signals_are_not_meant(capfd):

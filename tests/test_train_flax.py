@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from ti_flax.errors import Stopped
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -39,7 +41,12 @@ def test_exit_codes(monkeypatch, capsys):
     assert train_flax.main(["--nothing"]) == 2
     monkeypatch.setattr(train_flax, "parse_config", stop)
     assert train_flax.main([]) == 130
+    asked = Stopped("stopped after step 3")
+    monkeypatch.setattr(train_flax, "parse_config", lambda argv: (_ for _ in ()).throw(asked))
+    assert train_flax.main([]) == 75
     monkeypatch.setattr(train_flax, "parse_config", lambda argv: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train_flax.main([])
-    assert capsys.readouterr().err.splitlines()[0].startswith("error: unknown flag --nothing")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: unknown flag --nothing")
+    assert lines[1:] == ["interrupted", "stopped after step 3"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,16 @@ import jax
 import numpy as np
 
 from ti_flax.errors import CheckpointError
+from ti_flax.messages import warn
+from ti_flax.whole_folders import damage, folder_written_whole, remove_folder
 
 # Values of each parameter that enter a model's digest.
 _DIGEST_VALUES = 64
 _NAME = re.compile(r"checkpoint-(\d+)")
 # The folder of the latest checkpoint in a repository, under the name that transformers gave it.
 LAST_ON_HUB = "last-checkpoint"
+# Names of no checkpoint: the newest, or none where there is none yet. The second is what diffusers calls it.
+NEWEST = ("auto", "latest")
 
 
 @dataclass(frozen=True)
@@ -65,28 +70,29 @@ def save_checkpoint(output_dir: Path, checkpoint: Checkpoint, *, total_limit: in
     """
     import orbax.checkpoint as ocp
 
-    folder = (output_dir / f"checkpoint-{checkpoint.step}").absolute()
+    folder = output_dir / f"checkpoint-{checkpoint.step}"
     state: dict[str, Any] = {"rows": checkpoint.rows, "optimizer": checkpoint.optimizer}
     if checkpoint.mean_rows is not None:
         state["mean_rows"] = checkpoint.mean_rows
     belongs = {"step": checkpoint.step, "config": checkpoint.config, "fingerprint": checkpoint.fingerprint}
     try:
-        with _checkpointer() as checkpointer:
+        with folder_written_whole(folder) as unfinished, _checkpointer() as checkpointer:
             arguments = ocp.args.Composite(
                 state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
                 run=ocp.args.JsonSave(belongs),  # pyright: ignore[reportCallIssue]
             )
-            checkpointer.save(folder, args=arguments, force=True)
-    except OSError as error:
+            checkpointer.save(unfinished.absolute(), args=arguments, force=True)
+    except (OSError, ValueError, RuntimeError) as error:  # what orbax makes of a full disk
         raise CheckpointError(
             folder,
             expected="a folder that can be written",
-            found=str(error),
-            remedy="Free space or choose another output_dir; earlier checkpoints are untouched.",
+            found=_in_short(error),
+            remedy="Free space or mend the folder, then resume_from_checkpoint auto goes on; "
+            "earlier checkpoints are untouched.",
         ) from error
     if total_limit is not None:
         for step in checkpoint_steps(output_dir)[:-total_limit]:
-            shutil.rmtree(output_dir / f"checkpoint-{step}", ignore_errors=True)
+            remove_folder(output_dir / f"checkpoint-{step}")
     return folder
 
 
@@ -94,10 +100,17 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Reads a checkpoint folder.
 
     Raises:
-      CheckpointError: it is not there, or not a checkpoint of this program.
+      CheckpointError: it is not there, damaged, or not a checkpoint of this program.
     """
     import orbax.checkpoint as ocp
 
+    if found := damage(folder):
+        raise CheckpointError(
+            folder,
+            expected="a whole checkpoint",
+            found=found,
+            remedy="Resume from an earlier checkpoint, or start again with overwrite_output_dir.",
+        )
     try:
         with _checkpointer() as checkpointer:
             arguments = ocp.args.Composite(
@@ -118,23 +131,43 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             folder,
             expected="a checkpoint of this program",
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            found=_in_short(error),
             remedy="Resume from an earlier checkpoint, or start again with overwrite_output_dir.",
         ) from error
 
 
-def find_checkpoint(output_dir: Path, name: str) -> Path | None:
-    """Turns `latest`, a checkpoint's name or its path into its folder.
+def load_newest(output_dir: Path) -> tuple[Checkpoint, Path] | None:
+    """The newest whole checkpoint of a run and its folder; None if the run has none yet.
 
-    Returns:
-      None for `latest` in a folder without checkpoints: the run then starts from the beginning.
+    Damaged ones are said and passed over.
+
+    Raises:
+      CheckpointError: there are checkpoints, but none can be read.
+    """
+    steps = checkpoint_steps(output_dir)
+    for step in reversed(steps):
+        folder = output_dir / f"checkpoint-{step}"
+        try:
+            return load_checkpoint(folder), folder
+        except CheckpointError as error:
+            warn(str(error).partition(". Resume")[0])
+    if not steps:
+        return None
+    raise CheckpointError(
+        output_dir,
+        expected="a checkpoint that can be read",
+        found=f"{len(steps)} that cannot",
+        remedy="overwrite_output_dir starts from the beginning.",
+    )
+
+
+def find_checkpoint(output_dir: Path, name: str) -> Path:
+    """Turns a checkpoint's name or its path into its folder.
 
     Raises:
       CheckpointError: no checkpoint of that name.
     """
     steps = checkpoint_steps(output_dir)
-    if name == "latest":
-        return output_dir / f"checkpoint-{steps[-1]}" if steps else None
     for folder in (output_dir / Path(name).name, Path(name)):
         if folder.is_dir() and (_NAME.fullmatch(folder.name) or folder.name == LAST_ON_HUB):
             return folder
@@ -217,6 +250,14 @@ def tree_digest(tree: Any, *, whole: bool = False) -> str:
         every = 1 if whole else max(1, flat.size // _DIGEST_VALUES)
         digest.update(np.ascontiguousarray(flat[::every]).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _in_short(error: Exception) -> str:
+    """The first line of an error that may have many, or of what the system said, if that was its cause."""
+    text = str(error)
+    if os.strerror(errno.ENOSPC) in text:
+        return os.strerror(errno.ENOSPC).lower()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _checkpointer() -> Any:

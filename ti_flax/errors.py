@@ -3,6 +3,9 @@
 import sys
 from collections.abc import Callable
 
+# EX_TEMPFAIL of sysexits.h: a failure that passes, so whoever started the program may start it again.
+START_AGAIN = 75
+
 
 class TiFlaxError(Exception):
     """Base of every error that prints as one line and ends the program with exit code 2.
@@ -64,13 +67,24 @@ class TrainingError(TiFlaxError):
     """Training produced values that cannot be used."""
 
 
+class Stopped(KeyboardInterrupt):
+    """The run was asked to end before it was done; the same command, started again, goes on."""
+
+
 def exit_code(command: Callable[[], object]) -> int:
-    """Runs a command and returns 0; after an error meant for people, one line on stderr and 2."""
+    """Runs a command and returns its exit code.
+
+    0: done. 2: an error meant for people, one line on stderr. `START_AGAIN`: stopped by a signal, with all
+    saved. 130: ended by Ctrl-C, with nothing left to save.
+    """
     try:
         command()
     except TiFlaxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return START_AGAIN
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -93,7 +93,8 @@ class Evaluate(Hook):
             self.reached(step, state)
 
     def measured(self, chunk: Chunk) -> None:
-        self._measured.append((chunk.loss, chunk.grad_norm))
+        if chunk.finite.any():
+            self._measured.append((chunk.loss[chunk.finite], chunk.grad_norm[chunk.finite]))
 
     def reached(self, step: int, state: TrainState) -> None:
         if self._table and self._table[-1].step == step:
@@ -113,7 +114,7 @@ class Evaluate(Hook):
             best = best_of(self._table)
             say(
                 f"step {step}: early_stopping ends the run: no validation loss is smaller than that of "
-                f"step {best.step if best else 0}; resume_from_checkpoint latest with a larger "
+                f"step {best.step if best else 0}; resume_from_checkpoint auto with a larger "
                 "early_stopping_patience goes on"
             )
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from ti_flax.checkpoint import Checkpoint, optimizer_leaves, save_checkpoint
+from ti_flax.checkpoint import Checkpoint, checkpoint_steps, optimizer_leaves, save_checkpoint
 from ti_flax.errors import OutputError, TrainingError
 from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.loop import Chunk, Hook
-from ti_flax.messages import say
+from ti_flax.messages import say, warn
 from ti_flax.step import TrainState
 from ti_flax.trackers import Tracker
 
@@ -23,30 +24,101 @@ Result = Callable[[TrainState], np.ndarray]
 # From rows to the pictures of each validation prompt, `[pictures, height, width, 3]` uint8.
 Draw = Callable[[np.ndarray], list[np.ndarray]]
 
+# Updates in a row that are skipped where no limit is given: none of them would have changed anything.
+MOST_SKIPPED_IN_A_ROW = 10
 METRICS = ("step", "loss", "learning_rate", "grad_norm", "samples_per_second")
 # Columns that have another name as curves.
 CURVES = {"learning_rate": "lr"}
 
 
+class Dispensable(Hook):
+    """A hook whose failures are said and end nothing; it is tried again the next time."""
+
+    def __init__(self, name: str, hook: Hook):
+        """Takes what the hook makes, as people call it, and the hook."""
+        self.every = hook.every
+        self._name, self._hook, self._said = name, hook, ""
+
+    def began(self, step: int, state: TrainState) -> None:
+        self._try(step, lambda: self._hook.began(step, state))
+
+    def measured(self, chunk: Chunk) -> None:
+        self._try(chunk.last_step, lambda: self._hook.measured(chunk))
+
+    def reached(self, step: int, state: TrainState) -> None:
+        self._try(step, lambda: self._hook.reached(step, state))
+
+    def interrupted(self, step: int, state: TrainState) -> None:
+        self._try(step, lambda: self._hook.interrupted(step, state))
+
+    def close(self, finished: bool) -> None:
+        self._try(0, lambda: self._hook.close(finished))
+
+    def _try(self, step: int, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # anything at all, from a full disk to a device without memory
+            lines = str(error).splitlines()
+            found = lines[0] if lines else type(error).__name__
+            if found != self._said:
+                warn(f"step {step}: {self._name} failed, and training goes on: {found}")
+            self._said = found
+        self.stop = self._hook.stop
+
+
 class StopWhenNotFinite(Hook):
-    """Ends the run when a loss is not a number, before a checkpoint could be made of it."""
+    """Ends the run when a loss, gradient or row is not finite, before a checkpoint could be made of it."""
 
     def __init__(self, learning_rate: Callable[[int], float], output_dir: Path):
         self._learning_rate = learning_rate
         self._output_dir = output_dir
 
     def measured(self, chunk: Chunk) -> None:
-        wrong = np.flatnonzero(~np.isfinite(chunk.loss) | ~np.isfinite(chunk.grad_norm))
+        wrong = np.flatnonzero(~chunk.finite)
         if wrong.size:
-            step = chunk.first_step + int(wrong[0])
-            raise TrainingError(
-                f"step {step}",
-                expected="a finite loss and gradient",
-                found=f"loss {chunk.loss[wrong[0]]}, gradient norm {chunk.grad_norm[wrong[0]]} "
-                f"at learning rate {self._learning_rate(step - 1):.3g}",
-                remedy="Lower learning_rate or set max_grad_norm; "
-                f"checkpoints in {self._output_dir} are kept.",
-            )
+            self._end(chunk, int(wrong[0]))
+
+    def _end(self, chunk: Chunk, index: int) -> NoReturn:
+        step = chunk.first_step + index
+        steps = checkpoint_steps(self._output_dir)
+        last = f"checkpoint-{steps[-1]} is the last one before" if steps else "there is no checkpoint before"
+        raise TrainingError(
+            f"step {step}",
+            expected="finite numbers",
+            found=f"{_numbers(chunk, index)} at learning rate {self._learning_rate(step - 1):.3g}",
+            remedy=f"Lower learning_rate or set max_grad_norm; {last}.",
+        )
+
+
+class SkipNotFinite(StopWhenNotFinite):
+    """Counts the updates that were skipped because they were not finite; too many in a row end the run."""
+
+    def __init__(self, learning_rate: Callable[[int], float], output_dir: Path, *, limit: int):
+        super().__init__(learning_rate, output_dir)
+        self._limit, self._in_a_row, self._skipped, self._steps = limit, 0, 0, 0
+
+    def measured(self, chunk: Chunk) -> None:
+        wrong = np.flatnonzero(~chunk.finite)
+        self._steps += len(chunk.finite)
+        self._skipped += len(wrong)
+        if wrong.size:
+            count = "an update" if len(wrong) == 1 else f"{len(wrong)} updates"
+            what = _numbers(chunk, int(wrong[0]))
+            warn(f"step {chunk.first_step + wrong[0]}: {what}; {count} skipped, {self._skipped} so far")
+        for index, finite in enumerate(chunk.finite):
+            self._in_a_row = 0 if finite else self._in_a_row + 1
+            if self._in_a_row >= self._limit:
+                self._end(chunk, index)
+
+    def close(self, finished: bool) -> None:
+        if self._skipped:
+            say(f"{self._skipped} of {self._steps} updates were skipped because they were not finite")
+
+
+def _numbers(chunk: Chunk, index: int) -> str:
+    found = f"loss {chunk.loss[index]:.4g}, gradient norm {chunk.grad_norm[index]:.4g}"
+    whole = np.isfinite(chunk.loss[index]) and np.isfinite(chunk.grad_norm[index])
+    return f"{found}, vectors that are not finite after it" if whole else found
 
 
 class Profile(Hook):
@@ -79,7 +151,7 @@ class Metrics(Hook):
     """`metrics.csv` and the trackers' curves; a resumed run goes on below the step it starts from.
 
     There is a point at every multiple of `log_every` and after the last step: the means of loss and gradient
-    norm over the steps since the point before, and the learning rate of the step itself.
+    norm over the steps since the point before that were finite, and the learning rate of the step itself.
     """
 
     def __init__(
@@ -108,8 +180,9 @@ class Metrics(Hook):
         self._rate = len(chunk.loss) * self._samples / chunk.seconds
         points = []
         for i, (loss, norm) in enumerate(zip(chunk.loss, chunk.grad_norm, strict=True)):
-            self._loss.append(float(loss))
-            self._grad_norm.append(float(norm))
+            if chunk.finite[i]:
+                self._loss.append(float(loss))
+                self._grad_norm.append(float(norm))
             if (chunk.first_step + i) % self._log_every == 0:
                 points.append(self._point(chunk.first_step + i))
         self._write(points)
@@ -119,7 +192,8 @@ class Metrics(Hook):
             self._write([self._point(step)])
 
     def _point(self, step: int) -> dict[str, float]:
-        means = [sum(values) / len(values) for values in (self._loss, self._grad_norm)]
+        count = len(self._loss)
+        means = [sum(values) / count if count else math.nan for values in (self._loss, self._grad_norm)]
         self._loss.clear()
         self._grad_norm.clear()
         values = (step, means[0], self._learning_rate(step - 1), means[1], self._rate)
@@ -165,8 +239,10 @@ class SaveCheckpoint(Hook):
         self.every = every
         self._output_dir, self._total_limit = output_dir, total_limit
         self._config, self._fingerprint, self._saved = config, fingerprint, -1
+        self._device = output_dir.stat().st_dev
 
     def reached(self, step: int, state: TrainState) -> None:
+        self._check_folder()
         leaves = optimizer_leaves(state.opt_state)
         mean = None if state.mean_rows is None else np.asarray(state.mean_rows)
         checkpoint = Checkpoint(np.asarray(state.rows), leaves, step, self._config, self._fingerprint, mean)
@@ -176,6 +252,20 @@ class SaveCheckpoint(Hook):
     def interrupted(self, step: int, state: TrainState) -> None:
         if step != self._saved:
             self.reached(step, state)
+
+    def _check_folder(self) -> None:
+        """Refuses a folder that is no longer where it was, such as the place of a disk that is gone."""
+        try:
+            found = "" if self._output_dir.stat().st_dev == self._device else "another disk's"
+        except OSError as error:
+            found = (error.strerror or str(error)).lower()
+        if found:
+            raise OutputError(
+                self._output_dir,
+                expected="the folder that the run began in",
+                found=found,
+                remedy="Bring it back, then resume_from_checkpoint auto goes on from its newest checkpoint.",
+            )
 
 
 class SaveEmbeds(Hook):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from ti_flax.config import RunConfig
 from ti_flax.errors import ConfigError
@@ -46,6 +47,16 @@ def agree(tree: Any) -> Any:
     from jax.experimental import multihost_utils
 
     return multihost_utils.broadcast_one_to_all(tree)
+
+
+def agree_on_steps(steps: int, asked: bool) -> int | None:
+    """What all processes do next: the first one's number of updates, or None if any was asked to end."""
+    if jax.process_count() == 1:
+        return None if asked else steps
+    from jax.experimental import multihost_utils
+
+    everyone = multihost_utils.process_allgather(np.asarray([steps, int(asked)], np.int32))
+    return None if everyone[:, 1].any() else int(everyone[0, 0])
 
 
 def wait_for_all(what: str) -> None:

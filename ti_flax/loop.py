@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ti_flax.step import TrainState, first_copy, replicate
+from ti_flax.errors import Stopped
+from ti_flax.step import MEASURES, TrainState, first_copy, replicate
 
 # A chunk is made as long as this takes: long enough that the host's share is small, short enough to watch.
 CHUNK_SECONDS = 2.0
@@ -24,12 +25,14 @@ class Chunk:
       first_step: number of its first update, counted from 1.
       loss: `[steps]` float32.
       grad_norm: `[steps]` float32, over the rows that learn, before clipping.
+      finite: `[steps]` bool, whether loss, gradient and the rows after the update were so.
       seconds: wall time of the call.
     """
 
     first_step: int
     loss: np.ndarray
     grad_norm: np.ndarray
+    finite: np.ndarray
     seconds: float
 
     @property
@@ -58,7 +61,7 @@ class Hook:
         """Takes the state (on the host) after update `step`, a multiple of `every` or the last one."""
 
     def interrupted(self, step: int, state: TrainState) -> None:
-        """Takes the state (on the host) after update `step`, where a person has ended the run."""
+        """Takes the state (on the host) after update `step`, where the run was asked to end."""
 
     def close(self, finished: bool) -> None:
         """Ends what it holds open; called once, after all updates or whatever else ended them."""
@@ -80,10 +83,10 @@ def run_steps(
     devices: Sequence[Any],
     hooks: Sequence[Hook],
     steps_per_call: int | None = None,
-    interrupted: Callable[[], bool] = lambda: False,
-    agree: Callable[[Any], Any] = lambda value: value,
+    asked: Callable[[], bool] = lambda: False,
+    agree: Callable[[int, bool], int | None] = lambda steps, asked: None if asked else steps,
 ) -> TrainState:
-    """Runs updates until `total_steps`, or until a hook or a person stops them.
+    """Runs updates until `total_steps`, or until a hook stops them.
 
     Args:
       program: the compiled chunk, spread over the devices.
@@ -94,29 +97,36 @@ def run_steps(
       devices: where the state lives.
       hooks: called in this order.
       steps_per_call: updates of a call; None lets them take about `CHUNK_SECONDS`.
-      interrupted: whether a person wants the run to end.
-      agree: gives every process of the run what the first one has; processes without hooks go along.
+      asked: whether this process has been asked to end the run.
+      agree: from the updates of the next call, and whether this process was asked to end, to what all
+        processes of the run do: the first one's number, or None if any was asked.
 
     Returns:
       The last state, on the host.
+
+    Raises:
+      Stopped: a process was asked to end; the hooks have taken the state.
     """
     host_state = first_copy(state)
     step, length = int(host_state.step), min(steps_per_call or 1, capacity)
     for hook in hooks:
         hook.began(step, host_state)
     while step < total_steps:
-        stopped = interrupted() or any(hook.stop for hook in hooks)
-        steps = int(
-            agree(np.int32(0 if stopped else min(length, next_stop(step, total_steps, hooks) - step)))
-        )
+        enough = any(hook.stop for hook in hooks)
+        wanted = 0 if enough else min(length, next_stop(step, total_steps, hooks) - step)
+        steps = agree(wanted, asked())
+        if steps is None:
+            host_state = first_copy(state)
+            for hook in hooks:
+                hook.interrupted(step, host_state)
+            raise Stopped(f"stopped after step {step}; --resume_from_checkpoint auto goes on")
         if steps == 0:
             host_state = first_copy(state)
-            for hook in hooks if interrupted() else ():
-                hook.interrupted(step, host_state)
             break
         count = replicate(np.int32(steps), devices)
         state, measures, seconds = _timed(program, state, *arguments, count)
-        chunk = Chunk(step + 1, measures["loss"][:steps], measures["grad_norm"][:steps], seconds)
+        loss, norm, finite = (measures[name][:steps] for name in MEASURES)
+        chunk = Chunk(step + 1, loss, norm, finite == 1, seconds)
         step += steps
         for hook in hooks:
             hook.measured(chunk)

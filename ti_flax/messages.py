@@ -43,7 +43,8 @@ class Display:
     def line(self, text: str, level: Level) -> None:
         """Prints one line, if it is for these eyes."""
         if level <= self._level:
-            self._print(text)
+            with contextlib.suppress(OSError):  # nobody listens any more, which ends no run
+                self._print(text)
 
     def ended(self, title: str, done: str, seconds: float, level: Level) -> None:
         """Notes how long a stage took, and says it."""

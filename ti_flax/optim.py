@@ -160,6 +160,17 @@ def _try(name: str, arguments: Mapping[str, Any]) -> None:
         ) from None
 
 
+def with_counts(opt_state: Any, later: Any) -> Any:
+    """An optimizer state with the place in its learning-rate schedule taken from a later one."""
+
+    def is_count(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    return jax.tree.map(
+        lambda kept, moved: moved if is_count(kept) else kept, opt_state, later, is_leaf=is_count
+    )
+
+
 def average_rows(opt_state: Any, rows: np.ndarray, trainable: np.ndarray) -> np.ndarray:
     """The rows that a schedule-free optimizer means to be used (arXiv:2405.15682, eq. 4), else the rows.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from ti_flax.checkpoint import checkpoint_steps, find_checkpoint
+from ti_flax.checkpoint import NEWEST, checkpoint_steps, find_checkpoint
 from ti_flax.config import RunConfig
-from ti_flax.errors import OutputError, unwritable
+from ti_flax.errors import OutputError, TiFlaxError, unwritable
 from ti_flax.export.model_card import start_in_words
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.materials import Materials
@@ -21,6 +20,7 @@ from ti_flax.report.page import PAGE, write_report
 from ti_flax.results import write_result
 from ti_flax.updating import describe_rate
 from ti_flax.versions import versions
+from ti_flax.whole_folders import remove_folder, tidy
 
 # What an earlier run left that would be taken for this one's.
 _ABOUT_THE_RUN = ("contact_sheet.png", "report.html", "run.json", "signals.csv")
@@ -39,12 +39,15 @@ def open_output(config: RunConfig) -> Path:
         probe = output_dir / ".writable"
         probe.touch()
         probe.unlink()
+        tidy(output_dir)
     except OSError as error:
         raise unwritable(output_dir, error) from error
     finished = (output_dir / "learned_embeds.safetensors").exists()
     steps = checkpoint_steps(output_dir)
-    if config.output.resume_from_checkpoint is not None:
+    if config.output.resume_from_checkpoint not in (None, *NEWEST):
         find_checkpoint(output_dir, config.output.resume_from_checkpoint)  # a wrong name is said at once
+        return output_dir
+    if config.output.resume_from_checkpoint is not None and (steps or not finished):
         return output_dir
     if not (finished or steps):
         return output_dir
@@ -54,11 +57,11 @@ def open_output(config: RunConfig) -> Path:
             f"output_dir {output_dir}",
             expected="a folder without a run in it",
             found=found,
-            remedy="Give resume_from_checkpoint latest to go on, overwrite_output_dir to start again, "
-            "or another output_dir.",
+            remedy=("Give resume_from_checkpoint auto to go on, " if steps else "Give ")
+            + "overwrite_output_dir to start again, or another output_dir.",
         )
     for step in steps:
-        shutil.rmtree(output_dir / f"checkpoint-{step}")
+        remove_folder(output_dir / f"checkpoint-{step}")
     for pattern in ("learned_embeds*", "validation/step-*.png", "*_images/*.jpeg", *_ABOUT_THE_RUN):
         for path in output_dir.glob(pattern):
             path.unlink()
@@ -68,7 +71,7 @@ def open_output(config: RunConfig) -> Path:
 def export(
     config: RunConfig, materials: Materials, rows: np.ndarray, output_dir: Path, *, samples: int, steps: int
 ) -> None:
-    """Writes the result: the pipeline if it is wanted, then the embedding with its card and pictures.
+    """Writes the result: the embedding with its card and pictures, then the pipeline if it is wanted.
 
     Args:
       config: of the run.
@@ -82,6 +85,7 @@ def export(
     Raises:
       OutputError: the folder cannot be written.
     """
+    write_result(config, materials, rows, output_dir, step=steps, samples=samples)
     if not config.output.only_save_embeds:
         with stage("writing the pipeline", done="wrote the pipeline"):
             save_pipeline(
@@ -91,7 +95,6 @@ def export(
                 rows=rows,
                 first_added_id=materials.concept.token_ids[0],
             )
-    write_result(config, materials, rows, output_dir, step=steps, samples=samples)
 
 
 def write_facts(
@@ -137,5 +140,5 @@ def page_of_run(output_dir: Path) -> None:
     """Writes `report.html`; a failure is said and does not lose the run."""
     try:
         write_report(output_dir)
-    except OSError as error:
+    except (OSError, TiFlaxError) as error:
         warn(f"{output_dir / PAGE} is not written: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 
@@ -35,9 +36,9 @@ class Progress(Hook):
 
     def _smoothed(self, chunk: Chunk) -> float:
         fade = 0.5 ** (1.0 / _HALF_LIFE)
-        for loss in chunk.loss:
+        for loss in chunk.loss[chunk.finite]:
             self._sum, self._weight = fade * self._sum + float(loss), fade * self._weight + 1.0
-        return self._sum / self._weight
+        return self._sum / self._weight if self._weight else math.nan
 
 
 def memory_in_use() -> str:

@@ -20,12 +20,13 @@ from ti_flax.config import RunConfig
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.diffusion import NoiseSchedule
 from ti_flax.embedding import AddedRows
+from ti_flax.errors import OutputError
 from ti_flax.evaluation import summary, with_best
-from ti_flax.interrupt import Interrupt
+from ti_flax.interrupt import Interrupt, ended_by_signals
 from ti_flax.learning_rate import Schedule
 from ti_flax.loop import Hook, run_steps
 from ti_flax.materials import Materials, gather
-from ti_flax.messages import detail, say, shown_on, stage
+from ti_flax.messages import detail, say, shown_on, stage, warn
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.noise import NoiseRules
 from ti_flax.objective import Objective
@@ -63,11 +64,14 @@ def train(config: RunConfig) -> Path:
 
     Raises:
       TiFlaxError: anything the user can put right.
+      Stopped: a signal ended it early.
     """
+    if config.training.deterministic:
+        make_deterministic()
     hosts.join(config)
     if config.watching.quiet:  # before the libraries that draw bars of their own are imported
         os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    with hosts.only_the_first_speaks(), shown_on(display_for(config.watching.level)):
+    with ended_by_signals(), hosts.only_the_first_speaks(), shown_on(display_for(config.watching.level)):
         return _train(config)
 
 
@@ -124,7 +128,10 @@ def finish(
     )
     for line in summary(output_dir) if config.watching.eval_steps != 0 else ():
         say(line)
-    write_facts(config, materials, output_dir, steps=step, samples=task.global_batch)
+    try:
+        write_facts(config, materials, output_dir, steps=step, samples=task.global_batch)
+    except OutputError as error:  # the result is written
+        warn(str(error))
     page_of_run(output_dir)
     say(f"done in {time.perf_counter() - began:.0f} s: {output_dir}/learned_embeds.safetensors")
     say(f"all about it: {output_dir}/{PAGE}")
@@ -140,6 +147,13 @@ def keep_compiled_programs() -> None:
     chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     if chosen is None:
         jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "compiled"))
+
+
+def make_deterministic() -> None:
+    """Asks XLA for GPU kernels that give the same bits every time, before it looks for devices."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_gpu_deterministic_ops" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
 def settle(config: RunConfig, epoch_samples: int) -> RunConfig:
@@ -179,6 +193,7 @@ def make_task(
         noise=NoiseRules.from_options(config.loss),
         timesteps=TimestepRules.from_options(config.loss, noise_schedule.num_train_timesteps),
         rules=row_rules(config, added),
+        skip_nonfinite=training.on_nonfinite == "skip",
     )
     return task, schedule
 
@@ -200,11 +215,14 @@ def saved_checkpoint(config: RunConfig, output_dir: Path) -> Saved | None:
     name = config.output.resume_from_checkpoint
     if name is None:
         return None
-    folder = checkpoints.find_checkpoint(output_dir, name)
-    if folder is None:
+    if name not in checkpoints.NEWEST:
+        folder = checkpoints.find_checkpoint(output_dir, name)
+        return Saved(checkpoints.load_checkpoint(folder), folder)
+    newest = checkpoints.load_newest(output_dir)
+    if newest is None:
         say(f"no checkpoint in {output_dir} yet: starting from the beginning")
         return None
-    return Saved(checkpoints.load_checkpoint(folder), folder)
+    return Saved(*newest)
 
 
 def start_state(config: RunConfig, task: Task, materials: Materials, from_disk: Saved | None) -> TrainState:
@@ -291,13 +309,10 @@ def fit(
                 devices=devices,
                 hooks=watching,
                 steps_per_call=config.training.steps_per_call,
-                interrupted=lambda: interrupt.asked,
-                agree=hosts.agree,
+                asked=lambda: interrupt.asked,
+                agree=hosts.agree_on_steps,
             )
         finished = int(last.step) == total
-        if not finished and hosts.agree(np.bool_(interrupt.asked)):
-            say(f"stopped after step {int(last.step)}; --resume_from_checkpoint latest goes on")
-            raise KeyboardInterrupt
         return last
     finally:
         for hook in watching:

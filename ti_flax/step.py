@@ -19,10 +19,11 @@ from ti_flax.examples import CLASS_PICTURES, Batch, Bucket, DrawRules, Examples,
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.noise import NoiseRules
 from ti_flax.objective import Objective
-from ti_flax.optim import average_rows, move_rows
+from ti_flax.optim import average_rows, move_rows, with_counts
 from ti_flax.timesteps import TimestepRules
 
 AXIS = "devices"
+MEASURES = ("loss", "grad_norm", "finite")
 # Pinned, because the bits of a run must not depend on a JAX flag.
 KEY_IMPLEMENTATION = "threefry2x32"
 # Folded into the run's key for the order of buckets; large, as steps are folded into other keys.
@@ -63,6 +64,7 @@ class Task:
       noise: what is mixed into the noise.
       timesteps: which are drawn; None: all, each by itself.
       rules: what is done to the rows besides the optimizer's updates.
+      skip_nonfinite: leave the rows as they are where an update is not finite.
     """
 
     model: FlaxStableDiffusion
@@ -78,6 +80,7 @@ class Task:
     noise: NoiseRules = NoiseRules()
     timesteps: TimestepRules | None = None
     rules: RowRules = RowRules()
+    skip_nonfinite: bool = False
 
     @property
     def global_batch(self) -> int:
@@ -152,6 +155,9 @@ def denoising_error(rows: jax.Array, frozen: dict, batch: Batch, task: Task) -> 
 def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple[TrainState, dict]:
     """One update from one global batch; runs on every device, with gradients averaged over them.
 
+    Its measures are `loss`, `grad_norm` (of the rows that learn, before clipping) and `finite`, 1 if both and
+    the new rows are finite, else 0; each `[]` float32.
+
     Args:
       task: the run's fixed parts.
       state: before the update.
@@ -195,8 +201,13 @@ def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple
     if task.rules.pull:
         pull, its_gradient = pull_to_start(task.rules, state.rows, task.trainable)
         loss, gradient = loss + pull, gradient + its_gradient
-    measures = {"loss": loss, "grad_norm": jnp.linalg.norm(gradient * task.trainable[:, None])}
-    return move(task, state, gradient), measures
+    norm = jnp.linalg.norm(gradient * task.trainable[:, None])
+    moved = move(task, state, gradient)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.all(jnp.isfinite(moved.rows))
+    if task.skip_nonfinite:
+        kept = state._replace(step=moved.step, opt_state=with_counts(state.opt_state, moved.opt_state))
+        moved = jax.tree.map(partial(jnp.where, finite), moved, kept)
+    return moved, {"loss": loss, "grad_norm": norm, "finite": finite.astype(jnp.float32)}
 
 
 def move(task: Task, state: TrainState, gradient: jax.Array) -> TrainState:
@@ -225,7 +236,7 @@ def make_chunk(task: Task, capacity: int) -> Callable:
             )
             return state, jax.tree.map(lambda column, x: column.at[i].set(x), measured, measures)
 
-        empty = {name: jnp.zeros(capacity, jnp.float32) for name in ("loss", "grad_norm")}
+        empty = {name: jnp.zeros(capacity, jnp.float32) for name in MEASURES}
         return jax.lax.fori_loop(0, steps, body, (state, empty))
 
     return chunk

@@ -54,39 +54,46 @@ def make_hooks(
         log_every=config.watching.log_every,
         trackers=trackers,
     )
-    made: list[Hook] = [hooks.StopWhenNotFinite(learning_rate, output_dir), metrics]
+    if config.training.on_nonfinite == "skip":
+        limit = config.training.max_nonfinite_steps or hooks.MOST_SKIPPED_IN_A_ROW
+        numbers = hooks.SkipNotFinite(learning_rate, output_dir, limit=limit)
+    else:
+        numbers = hooks.StopWhenNotFinite(learning_rate, output_dir)
+    made: list[Hook] = [
+        numbers,
+        hooks.Dispensable("metrics.csv", metrics),
+    ]
     if config.watching.profile is not None:
-        made.append(hooks.Profile(Path(config.watching.profile)))
+        made.append(hooks.Dispensable("the trace", hooks.Profile(Path(config.watching.profile))))
     result = partial(result_rows, task)
     if config.watching.eval_steps != 0:
-        made.append(evaluations(config, task, materials, frozen, output_dir, trackers))
+        evaluate = evaluations(config, task, materials, frozen, output_dir, trackers)
+        made.append(hooks.Dispensable("the evaluation", evaluate))
     made += saving_hooks(config, materials, output_dir, result)
     if config.watching.validation_prompt is not None:
         every = config.validation_interval(sum(materials.images.weights))
         draw = previewer(config, task, materials, frozen)
         shown = max(config.watching.num_validation_images, STEPS_SHOWN)
-        made.append(
-            Preview(
-                output_dir,
-                every=every,
-                draw=draw,
-                prompts=config.watching.validation_prompt,
-                training=materials.images.shown(shown, config.images.resolution),
-                start_rows=materials.added.start,
-                result=result,
-                trackers=trackers,
-            )
+        preview = Preview(
+            output_dir,
+            every=every,
+            draw=draw,
+            prompts=config.watching.validation_prompt,
+            training=materials.images.shown(shown, config.images.resolution),
+            start_rows=materials.added.start,
+            result=result,
+            trackers=trackers,
         )
+        made.append(hooks.Dispensable("the preview", preview))
     if config.hub.push_to_hub and config.hub.hub_strategy != "end":
-        made.append(
-            ShareCheckpoints(
-                config.hub,
-                output_dir,
-                every=config.output.checkpointing_steps,
-                last_step=total,
-                fill=result_so_far(config, task, materials, output_dir),
-            )
+        share = ShareCheckpoints(
+            config.hub,
+            output_dir,
+            every=config.output.checkpointing_steps,
+            last_step=total,
+            fill=result_so_far(config, task, materials, output_dir),
         )
+        made.append(hooks.Dispensable("the upload", share))
     progress = Progress(start, total, samples=samples, learning_rate=learning_rate)
     return [progress, *made]
 

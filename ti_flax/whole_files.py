@@ -7,23 +7,40 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+# How the names of things begin that are not whole yet.
+UNFINISHED = ".unfinished-"
+
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
     """Opens a file to write; under another name until whole, as several processes may write the same file.
 
-    What was there before stays until then, and for good if something goes wrong.
+    What was there before stays until then, and for good if something goes wrong. Once it has its name, it is
+    on the disk, so that it survives a loss of power as well.
 
     Raises:
       OSError: the file or its folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{secrets.token_hex(8)}")
+    unfinished = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
     try:
         with open(unfinished, "xb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(unfinished, path)
     except BaseException:
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Puts the names in a folder on the disk, where the file system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -47,6 +47,13 @@ def refuse_contradictions(config: RunConfig) -> None:
     _refuse_prompts(config.prompts)
     _refuse_losses(config.loss, config.concept.placeholder_token)
     _refuse_watching(config.watching)
+    if config.training.max_nonfinite_steps is not None and config.training.on_nonfinite != "skip":
+        raise ConfigError(
+            "max_nonfinite_steps",
+            expected="on_nonfinite skip beside it",
+            found=f"on_nonfinite {config.training.on_nonfinite}",
+            remedy="Without it the run ends at the first such update.",
+        )
     refuse_uploads(config.hub, config.output)
     if config.output.overwrite_output_dir and config.output.resume_from_checkpoint is not None:
         raise ConfigError(

@@ -15,9 +15,11 @@ from ti_flax.models.model_source import ModelSource
 from ti_flax.models.stable_diffusion import load_stable_diffusion, save_stable_diffusion
 from ti_flax.tokens import save_tokenizer
 from ti_flax.whole_files import written_whole
+from ti_flax.whole_folders import files_written_together, tidy
 
 # Parts of a base model that are no part of training and go along as they are.
 CARRIED = ("safety_checker", "feature_extractor")
+_INDEX = "model_index.json"
 _WEIGHTS = {"flax": (".msgpack",), "torch": (".safetensors", ".bin")}
 
 
@@ -36,9 +38,11 @@ def save_pipeline(
     Weights are read again from the base model's files and keep the files' dtype, so neither the compute
     dtype nor the freed VAE of a run matters.
 
+    Files of earlier exports are replaced once all new ones are written.
+
     Args:
       source: the base model's folder or file, or that and what was read otherwise.
-      output_dir: where to; files of earlier exports are replaced.
+      output_dir: where to.
       tokenizer: with the added tokens.
       rows: `[added_tokens, width]` float32, possibly none.
       first_added_id: token id of the first row.
@@ -57,9 +61,11 @@ def save_pipeline(
         embedding["embedding"] = table = grown_table(table, rows, first_added_id=first_added_id)
     model.configs["text_encoder"]["vocab_size"] = len(table)
     try:
-        save_stable_diffusion(model, output_dir, layout=layout)
-        save_tokenizer(tokenizer, output_dir / "tokenizer")
-        _carry(source.place, output_dir, layout)
+        tidy(output_dir)
+        with files_written_together(output_dir, last=_INDEX) as folder:
+            save_stable_diffusion(model, folder, layout=layout)
+            save_tokenizer(tokenizer, folder / "tokenizer")
+            _carry(source.place, folder, layout)
     except OSError as error:
         raise OutputError(
             output_dir,
@@ -71,7 +77,7 @@ def save_pipeline(
 
 def _carry(source: Path, output_dir: Path, layout: Literal["flax", "torch"]) -> None:
     """Copies the other parts of the base, and names in the model index those that the layout can load."""
-    theirs, ours = source / "model_index.json", output_dir / "model_index.json"
+    theirs, ours = source / _INDEX, output_dir / _INDEX
     base = json.loads(theirs.read_text()) if theirs.is_file() else {}
     index = json.loads(ours.read_text())
     for name in CARRIED:

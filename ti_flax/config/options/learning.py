@@ -68,6 +68,23 @@ class TrainingOptions(Options):
         help="Seed of all random draws; the same seed repeats a run.",
         changes_bits=True,
     )
+    on_nonfinite: Literal["stop", "skip"] = option(
+        "stop",
+        help="When a loss, gradient or vector is no longer a number: end the run, or leave that update out.",
+        changes_bits=True,
+    )
+    max_nonfinite_steps: int | None = option(
+        None,
+        at_least=1,
+        when_unset="10",
+        help="Updates in a row that on_nonfinite skip leaves out before it ends the run.",
+    )
+    deterministic: bool = option(
+        False,
+        help="Make runs on a GPU repeat bit by bit, as those on TPU and CPU do anyway: kernels with a fixed "
+        "order of sums, chosen without timing them, so steps are slower.",
+        changes_bits=True,
+    )
     gradient_checkpointing: bool = option(
         False, help="Recompute activations in the backward pass: less memory, slower steps."
     )

@@ -31,7 +31,8 @@ class OutputOptions(Options):
         metavar="NAME",
         path=True,
         when_unset="a new run",
-        help='Checkpoint to continue from: "latest", or a name or path such as checkpoint-500.',
+        help='Checkpoint to continue from: "auto" (or "latest"), the newest whole one if there is any yet; '
+        "or a name or path such as checkpoint-500.",
     )
 
 

@@ -1,0 +1,145 @@
+"""What happens beside the updates when something goes wrong there."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from ti_flax import hooks
+from ti_flax.errors import OutputError, TrainingError
+from ti_flax.loop import Chunk, Hook
+from ti_flax.step import TrainState
+
+STATE = TrainState(np.ones((1, 4), np.float32), (), np.int32(7))
+
+
+def chunk(*losses, first=1, finite=None):
+    loss = np.asarray(losses, np.float32)
+    finite = np.isfinite(loss) if finite is None else np.asarray(finite)
+    return Chunk(first, loss, np.ones_like(loss), finite, 1.0)
+
+
+def rate(step):
+    return 0.5
+
+
+def test_the_first_update_that_is_not_finite_ends_the_run_with_step_rate_and_last_checkpoint(tmp_path):
+    hook = hooks.StopWhenNotFinite(rate, tmp_path)
+    hook.measured(chunk(0.1, 0.2))
+    with pytest.raises(TrainingError) as caught:
+        hook.measured(chunk(0.1, np.nan, np.inf, first=3))
+    assert "step 4: expected finite numbers, found loss nan, gradient norm 1" in str(caught.value)
+    assert "at learning rate 0.5" in str(caught.value) and "no checkpoint" in str(caught.value)
+    (tmp_path / "checkpoint-2").mkdir()
+    with pytest.raises(
+        TrainingError, match="vectors that are not finite.*checkpoint-2 is the last one before"
+    ):
+        hook.measured(chunk(0.1, 0.1, finite=[True, False]))
+
+
+def test_skipped_updates_are_counted_and_so_many_in_a_row_end_the_run(tmp_path, capsys):
+    hook = hooks.SkipNotFinite(rate, tmp_path, limit=3)
+    hook.measured(chunk(0.1, np.nan, np.nan))
+    hook.measured(chunk(0.1, np.inf, first=4))
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "warning: step 2: loss nan, gradient norm 1; 2 updates skipped, 2 so far",
+        "warning: step 5: loss inf, gradient norm 1; an update skipped, 3 so far",
+    ]
+    hook.measured(chunk(np.nan, first=6))
+    with pytest.raises(TrainingError, match="step 7"):
+        hook.measured(chunk(np.nan, first=7))
+    hook.close(finished=False)
+    assert "5 of 7 updates were skipped because they were not finite" in capsys.readouterr().err
+
+
+def test_metrics_are_means_over_what_was_finite(tmp_path):
+    metrics = hooks.Metrics(tmp_path / "m.csv", start=0, samples=1, learning_rate=rate, log_every=3)
+    metrics.measured(chunk(1.0, np.nan, 3.0, np.nan, np.nan, np.nan))
+    rows = [line.split(",")[:2] for line in (tmp_path / "m.csv").read_text().splitlines()]
+    assert rows == [["step", "loss"], ["3", "2"], ["6", "nan"]]
+
+
+class Failing(Hook):
+    every = 5
+
+    def __init__(self):
+        self.errors = {}
+        self.called = []
+
+    def _call(self, name):
+        self.called.append(name)
+        if name in self.errors:
+            raise self.errors[name]
+        self.stop = True
+
+    def began(self, step, state):
+        self._call("began")
+
+    def measured(self, chunk):
+        self._call("measured")
+
+    def reached(self, step, state):
+        self._call("reached")
+
+    def interrupted(self, step, state):
+        self._call("interrupted")
+
+    def close(self, finished):
+        self._call("close")
+
+
+def test_what_is_dispensable_fails_with_a_warning_and_is_tried_again(capsys):
+    inner = Failing()
+    hook = hooks.Dispensable("the preview", inner)
+    assert hook.every == 5
+    full, memory = OSError(28, "No space left on device"), MemoryError()
+    inner.errors = dict.fromkeys(("began", "measured", "reached", "interrupted", "close"), full)
+    hook.began(0, STATE)
+    assert not hook.stop
+    hook.measured(chunk(0.1))
+    hook.reached(5, STATE)
+    said = "warning: step 0: the preview failed, and training goes on: [Errno 28] No space left on device\n"
+    assert capsys.readouterr().err == said
+    inner.errors["reached"] = memory
+    hook.reached(10, STATE)
+    assert "step 10: the preview failed, and training goes on: MemoryError" in capsys.readouterr().err
+    hook.interrupted(10, STATE)
+    hook.close(finished=False)
+    inner.errors = {}
+    hook.reached(15, STATE)
+    assert hook.stop and inner.called.count("reached") == 3
+    assert inner.called[0] == "began" and inner.called[-2:] == ["close", "reached"]
+
+
+def test_what_ends_the_program_is_not_held_back():
+    inner = Failing()
+    inner.errors = {"reached": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        hooks.Dispensable("the preview", inner).reached(5, STATE)
+
+
+def saver(folder):
+    return hooks.SaveCheckpoint(folder, every=1, total_limit=None, config={}, fingerprint={})
+
+
+def test_a_folder_that_has_vanished_is_said_and_not_made_again(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    hook = saver(folder)
+    hook.reached(7, STATE)
+    assert (folder / "checkpoint-7").is_dir()
+    shutil.rmtree(folder)
+    with pytest.raises(
+        OutputError, match="run: expected the folder that the run began in, found no such file"
+    ):
+        hook.reached(8, STATE)
+    assert not folder.exists()
+
+
+def test_another_disk_in_its_place_is_said(tmp_path, monkeypatch):
+    hook = saver(tmp_path)
+    monkeypatch.setattr(hook, "_device", -1)
+    with pytest.raises(OutputError, match="found another disk's"):
+        hook.reached(8, STATE)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,154 @@
+"""Folders that appear whole or not at all, and that tell later whether they still are."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ti_flax.whole_files import UNFINISHED, sync_folder
+
+# The digest of every file of a folder, as `sha256sum` prints it and `sha256sum -c` checks it.
+SUMS = "sha256sums.txt"
+_REPLACED, _REMOVED = ".replaced-", ".removed-"
+
+
+@contextlib.contextmanager
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """Yields a new folder to fill, which then gets its digests and, in one rename, its name.
+
+    What was there before under that name stays until then, and for good if something goes wrong.
+
+    Raises:
+      OSError: it cannot be written, or the folder it is to be in is not there.
+    """
+    with _unfinished(folder.parent) as unfinished:
+        yield unfinished
+        _seal(unfinished)
+        _put(unfinished, folder)
+
+
+@contextlib.contextmanager
+def files_written_together(folder: Path, *, last: str) -> Iterator[Path]:
+    """Yields a new folder to fill, whose files then move into another one, between those that are there.
+
+    Until all are written, nothing changes there. While they move, the file that tells readers of the others
+    is missing.
+
+    Args:
+      folder: where the files go, in the same folders as in the new one; made where it does not exist.
+      last: the name of that file.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _unfinished(folder) as unfinished:
+        yield unfinished
+        _sync(unfinished)
+        (folder / last).unlink(missing_ok=True)
+        files = [path for path in unfinished.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: path == unfinished / last):
+            place = folder / path.relative_to(unfinished)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _unfinished(place: Path) -> Iterator[Path]:
+    unfinished = place / f"{UNFINISHED}{secrets.token_hex(8)}"
+    unfinished.mkdir()
+    try:
+        yield unfinished
+    except BaseException:
+        for path in place.glob(f"{unfinished.name}*"):  # and what a library made of it beside
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with a folder that was written whole, in words; empty if nothing is.
+
+    Files whose names begin with a dot are other programs' and do not count.
+    """
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        found = _digests(folder)
+    except (OSError, ValueError) as error:
+        return f"{SUMS} cannot be read ({type(error).__name__})"
+    for name in sorted(listed.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in listed:
+            return f"{name} is not in {SUMS}"
+        if listed[name] != found[name]:
+            return f"{name} is not as it was written"
+    return "" if listed else f"{SUMS} is empty"
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder; whenever this is cut short, it is there whole under its name or not at all."""
+    removed = folder.with_name(f"{_REMOVED}{secrets.token_hex(8)}")
+    with contextlib.suppress(OSError):
+        folder.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
+
+
+def tidy(place: Path) -> None:
+    """Removes what a killed process left half done in a folder, and takes back what it was replacing."""
+    for path in place.glob(f"{_REPLACED}*"):
+        name = path.with_name(path.name.removeprefix(_REPLACED))
+        if not name.exists():
+            path.rename(name)
+    for pattern in (UNFINISHED, _REPLACED, _REMOVED):
+        for path in place.glob(f"{pattern}*"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _seal(folder: Path) -> None:
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(_digests(folder).items())]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    digests = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if path.is_file() and str(name) != SUMS and not any(part.startswith(".") for part in name.parts):
+            with path.open("rb") as file:
+                digests[name.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _put(unfinished: Path, folder: Path) -> None:
+    replaced = folder.with_name(f"{_REPLACED}{folder.name}")
+    if folder.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(replaced)
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(folder)
+        raise
+    sync_folder(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
