@@ -5,7 +5,8 @@
 #   EXAMPLES=diffusers/examples bash benchmarks/gpu.sh         beside the PyTorch script, with torch and accelerate
 #
 # Attention against float32 and in time; SD 1.5 at 512 pixels with batch 1 and 16, with and without gradient
-# checkpointing; SD 2.1 at 768 pixels; then diffusers' PyTorch script in bf16 on the same shapes.
+# checkpointing, and with deterministic kernels; SD 2.1 at 768 pixels; then diffusers' PyTorch script in bf16 on
+# the same shapes.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=${1:-build/gpu}
@@ -29,6 +30,8 @@ measure sd15-batch1 110 "${step[@]}" --preset sd15 --batch 1 --calls 6 --seconds
 measure sd15-batch16 90 "${step[@]}" --preset sd15 --batch 16 --json "$out/sd15-batch16.json"
 measure sd15-checkpointed 60 "${step[@]}" --preset sd15 --batch 1 --gradient_checkpointing --calls 3 \
   --json "$out/sd15-checkpointed.json"
+XLA_FLAGS=--xla_gpu_deterministic_ops=true measure sd15-deterministic 60 "${step[@]}" --preset sd15 --batch 1 --calls 3 \
+  --json "$out/sd15-deterministic.json"
 measure sd21 60 "${step[@]}" --preset sd21 --batch 1 --calls 3 --json "$out/sd21.json"
 if [ -n "${EXAMPLES:-}" ]; then
   measure peers 200 benchmarks/peers.py --examples "$EXAMPLES" --preset sd15 --batch 1 --segment 20 --turns 3 \

@@ -106,3 +106,45 @@ def test_only_a_terminal_that_can_move_its_cursor_is_used_as_one(monkeypatch, te
     monkeypatch.setenv("TERM", term)
     assert isinstance(display_for(Level.NORMAL), TerminalDisplay) is moves
     assert type(display_for(Level.ALWAYS)) is Display
+
+
+GONE = """
+    import sys, time
+    from ti_flax.errors import Stopped, exit_code
+    from ti_flax.interrupt import Interrupt, ended_by_signals
+    from ti_flax.messages import Level, say, shown_on, stage
+    from ti_flax.terminal import display_for
+
+    def command():
+        with ended_by_signals(), shown_on(display_for(Level.{level})), stage("training", total=9) as shown:
+            with Interrupt() as interrupt:
+                print("ready", file=sys.stderr, flush=True)
+                while not interrupt.asked:
+                    time.sleep(0.02)
+                for _ in range(3):
+                    say("still here")
+                    shown.advance(1)
+                    time.sleep(0.15)
+            raise Stopped("stopped after step 3")
+
+    sys.exit(exit_code(command))
+"""
+
+
+@pytest.mark.parametrize("level", ["NORMAL", "ALWAYS"])
+def test_a_terminal_that_goes_away_stops_the_run_in_order(level):
+    import pty
+
+    pid, ours = pty.fork()
+    if pid == 0:
+        code = textwrap.dedent(GONE.format(level=level))
+        os.execve(
+            sys.executable,
+            [sys.executable, "-c", code],
+            os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        )
+    said = b""
+    while b"ready" not in said:
+        said += os.read(ours, 1000)
+    os.close(ours)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75

@@ -1,5 +1,6 @@
 """Errors meant for people: where it happened, what was expected, what was found, what to do."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 
@@ -80,12 +81,17 @@ def exit_code(command: Callable[[], object]) -> int:
     try:
         command()
     except TiFlaxError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         return 2
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        _tell(str(stopped))
         return START_AGAIN
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _tell("interrupted")
         return 130
     return 0
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError):  # of a terminal that is gone
+        print(line, file=sys.stderr, flush=True)

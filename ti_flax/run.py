@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -316,4 +317,5 @@ def fit(
         return last
     finally:
         for hook in watching:
-            hook.close(finished)
+            with contextlib.suppress(OSError):  # of a terminal that is gone
+                hook.close(finished)

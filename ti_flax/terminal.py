@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -20,6 +21,25 @@ def display_for(level: Level) -> Display:
     return TerminalDisplay(level) if moves and level > Level.ALWAYS else Display(level)
 
 
+class _Terminal:
+    """A terminal that may go away meanwhile, which is no error."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class TerminalDisplay(Display):
     """Lines that stay, above a last one that moves."""
 
@@ -27,7 +47,8 @@ class TerminalDisplay(Display):
         from rich.console import Console
 
         super().__init__(level)
-        self.console = Console(stderr=True, highlight=False, emoji=False, markup=False)
+        file: Any = _Terminal(sys.stderr)
+        self.console = Console(file=file, highlight=False, emoji=False, markup=False)
 
     def stage(self, title: str, *, done: str = "", total: int | None = None, start: int = 0) -> Stage:
         return TerminalStage(self, title, done=done, total=total, start=start)
