@@ -17,7 +17,15 @@ from tiny_run import configure_scheduled as configure
 from ti_flax import run
 from ti_flax.checkpoint import checkpoint_steps, load_newest
 from ti_flax.embedding import AddedRows
-from ti_flax.errors import CheckpointError, ConfigError, OutputError, Stopped, TiFlaxError, TrainingError
+from ti_flax.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OutputError,
+    Stopped,
+    TiFlaxError,
+    TrainingError,
+)
 from ti_flax.loop import Hook
 from ti_flax.report.facts import RunFacts
 from ti_flax.updating import describe_rate
@@ -170,7 +178,11 @@ def test_a_finished_run_is_not_overwritten_unless_told_to(place, tmp_path):
     with pytest.raises(OutputError, match="a finished run.*overwrite_output_dir"):
         run.train(configure(place, tmp_path, max_train_steps=3, seed=9))
     assert learned(folder).tobytes() == before.tobytes()
-    run.train(configure(place, tmp_path, max_train_steps=3, seed=9, overwrite_output_dir=True))
+    again = {"max_train_steps": 3, "seed": 9, "overwrite_output_dir": True}
+    with pytest.raises(DataError):  # nothing is removed for a run that cannot be
+        run.train(configure(place, tmp_path, **again, train_data_dir=str(place / "model" / "vae")))
+    assert learned(folder).tobytes() == before.tobytes() and checkpoint_steps(folder) == [2, 3]
+    run.train(configure(place, tmp_path, **again))
     assert learned(folder).tobytes() != before.tobytes()
     (folder / "learned_embeds.safetensors").unlink()
     with pytest.raises(OutputError, match="an unfinished run, checkpoint-3"):

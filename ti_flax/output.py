@@ -44,28 +44,42 @@ def open_output(config: RunConfig) -> Path:
         raise unwritable(output_dir, error) from error
     finished = (output_dir / "learned_embeds.safetensors").exists()
     steps = checkpoint_steps(output_dir)
-    if config.output.resume_from_checkpoint not in (None, *NEWEST):
-        find_checkpoint(output_dir, config.output.resume_from_checkpoint)  # a wrong name is said at once
+    resumed = config.output.resume_from_checkpoint
+    if resumed not in (None, *NEWEST):
+        find_checkpoint(output_dir, resumed)  # a wrong name is said at once
         return output_dir
-    if config.output.resume_from_checkpoint is not None and (steps or not finished):
+    goes_on = resumed is not None and bool(steps)
+    if goes_on or config.output.overwrite_output_dir or not (finished or steps):
         return output_dir
-    if not (finished or steps):
-        return output_dir
+    raise OutputError(
+        f"output_dir {output_dir}",
+        expected="a folder without a run in it",
+        found="a finished run" if finished else f"an unfinished run, checkpoint-{steps[-1]}",
+        remedy=("Give resume_from_checkpoint auto to go on, " if steps else "Give ")
+        + "overwrite_output_dir to start again, or another output_dir.",
+    )
+
+
+def clear_output(config: RunConfig, output_dir: Path) -> None:
+    """Removes an earlier run's files, if told to; called when nothing can be wrong any more with the new one.
+
+    Raises:
+      OutputError: they cannot be removed.
+    """
     if not config.output.overwrite_output_dir:
-        found = "a finished run" if finished else f"an unfinished run, checkpoint-{steps[-1]}"
-        raise OutputError(
-            f"output_dir {output_dir}",
-            expected="a folder without a run in it",
-            found=found,
-            remedy=("Give resume_from_checkpoint auto to go on, " if steps else "Give ")
-            + "overwrite_output_dir to start again, or another output_dir.",
-        )
-    for step in steps:
+        return
+    try:
+        _remove_run(output_dir)
+    except OSError as error:
+        raise unwritable(output_dir, error) from error
+
+
+def _remove_run(output_dir: Path) -> None:
+    for step in checkpoint_steps(output_dir):
         remove_folder(output_dir / f"checkpoint-{step}")
     for pattern in ("learned_embeds*", "validation/step-*.png", "*_images/*.jpeg", *_ABOUT_THE_RUN):
         for path in output_dir.glob(pattern):
             path.unlink()
-    return output_dir
 
 
 def export(

@@ -31,7 +31,7 @@ from ti_flax.messages import detail, say, shown_on, stage, warn
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.noise import NoiseRules
 from ti_flax.objective import Objective
-from ti_flax.output import export, open_output, page_of_run, write_facts
+from ti_flax.output import clear_output, export, open_output, page_of_run, write_facts
 from ti_flax.report.page import PAGE
 from ti_flax.sharing import upload, with_repository
 from ti_flax.step import (
@@ -102,6 +102,7 @@ def _train(config: RunConfig) -> Path:
     )
     state = start_state(config, task, materials, saved)
     if hosts.is_first():
+        clear_output(config, output_dir)
         total = config.training.max_train_steps or 0
         write_facts(config, materials, output_dir, steps=total, samples=task.global_batch)
     final = fit(config, task, schedule, materials, state, output_dir)
