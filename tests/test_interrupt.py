@@ -15,6 +15,18 @@ from ti_flax.errors import Stopped
 from ti_flax.interrupt import Interrupt, ended_by_signals
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Signals as they are where nothing is ignored, as it is in the background of a shell and under nohup."""
+    before = {
+        number: signal.signal(number, handler)
+        for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL))
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def until(condition, seconds=10.0):
     end = time.monotonic() + seconds
     while not (met := condition()) and time.monotonic() < end:

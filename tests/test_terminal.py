@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -137,6 +138,7 @@ def test_a_terminal_that_goes_away_stops_the_run_in_order(level):
 
     pid, ours = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which is ignored under nohup
         code = textwrap.dedent(GONE.format(level=level))
         os.execve(
             sys.executable,

@@ -22,12 +22,9 @@ _SHOW_CURSOR = "\x1b[?25h"
 
 
 def ending_signals() -> list[signal.Signals]:
-    """The signals that ask this process to end; one that is ignored, as under nohup, stays so."""
-    return [
-        number
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) != signal.SIG_IGN
-    ]
+    """The signals that ask this process to end; SIGHUP not where it is ignored, as under nohup."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
 
 
 class Interrupt:
