@@ -110,7 +110,7 @@ def test_only_a_terminal_that_can_move_its_cursor_is_used_as_one(monkeypatch, te
 
 
 GONE = """
-    import sys, time
+    import os, sys, time
     from ti_flax.errors import Stopped, exit_code
     from ti_flax.interrupt import Interrupt, ended_by_signals
     from ti_flax.messages import Level, say, shown_on, stage
@@ -119,7 +119,7 @@ GONE = """
     def command():
         with ended_by_signals(), shown_on(display_for(Level.{level})), stage("training", total=9) as shown:
             with Interrupt() as interrupt:
-                print("ready", file=sys.stderr, flush=True)
+                os.write(2, b"ready")
                 while not interrupt.asked:
                     time.sleep(0.02)
                 for _ in range(3):
