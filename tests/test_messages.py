@@ -1,6 +1,7 @@
 """What a run says: who sees which line, and how a stage reads in a log."""
 
 import contextvars
+import sys
 import threading
 
 import pytest
@@ -120,3 +121,16 @@ def test_watched_items_are_counted(capsys, time):
 )
 def test_times(seconds, text):
     assert clock(seconds) == text
+
+
+def test_a_run_goes_on_when_nobody_listens_any_more(monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+        def flush(self):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    say("still here")
+    warn("still here")
