@@ -1,49 +1,55 @@
-"""One run on several processes, each a process of its own here: the same rows, written once."""
+"""One run on several processes, each a process of its own here: the same rows, written once, and one end."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_folder import write_folder, write_pictures
 
+from ti_flax import hosts
 from ti_flax.config import RunConfig
-from ti_flax.errors import ConfigError
+from ti_flax.errors import START_AGAIN, ConfigError, OutputError, Stopped
 from ti_flax.export.learned_embeds import load_learned_embeds
+from ti_flax.host_hooks import AgreeOnState, check_state
 from ti_flax.signals import read_signals
+from ti_flax.step import TrainState
 
-ROOT = Path(__file__).resolve().parent.parent
+PROCESS = Path(__file__).with_name("host_process.py")
+REQUIRED = {
+    "pretrained_model_name_or_path": "m",
+    "train_data_dir": "p",
+    "placeholder_token": "<t>",
+    "initializer_token": "toy",
+}
+FOUR_STEPS = ("--train_batch_size", 1, "--max_train_steps", 4, "--checkpointing_steps", 2, "--eval_steps", 0)
 
 
-def start(place, output, *flags, devices):
-    command = [
-        sys.executable,
-        str(ROOT / "train_flax.py"),
-        "--pretrained_model_name_or_path",
-        place / "model",
-    ]
-    command += [
-        "--train_data_dir",
-        place / "pictures",
-        "--output_dir",
-        output,
-        "--placeholder_token",
-        "<thing>",
-    ]
-    command += ["--initializer_token", "toy", "--resolution", "32", "--seed", "3", "--learning_rate", "1e-2"]
-    command += ["--lr_scheduler", "constant", "--only_save_embeds", "--report_to", "none", *flags]
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+def start(place, output, *flags, devices, **environment):
+    command = [sys.executable, PROCESS, "--pretrained_model_name_or_path", place / "model"]
+    command += ["--train_data_dir", place / "pictures", "--output_dir", output]
+    command += ["--placeholder_token", "<thing>", "--initializer_token", "toy", "--resolution", "32"]
+    command += ["--seed", "3", "--learning_rate", "1e-2", "--lr_scheduler", "constant"]
+    command += ["--only_save_embeds", "--report_to", "none", *flags]
+    environment |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     return subprocess.Popen(
-        [str(part) for part in command], env=environment, stderr=subprocess.PIPE, text=True, cwd=place
+        [str(part) for part in command],
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=place,
     )
 
 
-def ended(process):
+def ended(process, code=0):
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
+    assert process.returncode == code, errors[-3000:]
     return errors
 
 
@@ -53,19 +59,27 @@ def free_address():
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def run_on_two(place, outputs, *flags):
-    address = free_address()
-    processes = [
+def start_several(place, outputs, *flags, own=None, environments=None):
+    """Starts one process of two devices for every output; `own` are flags of one of them, by number."""
+    place_flags = ("--multi_host", "--coordinator_address", free_address(), "--num_processes", len(outputs))
+    return [
         start(
             place,
             output,
-            *("--multi_host", "--coordinator_address", address, "--num_processes", 2, "--process_id", index),
-            *flags,
+            *(*place_flags, "--process_id", index, *flags, *(own or {}).get(index, ())),
             devices=2,
+            **(environments or {}).get(index, {}),
         )
         for index, output in enumerate(outputs)
     ]
-    return [ended(process) for process in processes]
+
+
+def run_on_two(place, outputs, *flags, code=0, **special):
+    return [ended(process, code) for process in start_several(place, outputs, *flags, **special)]
+
+
+def rows_of(folder):
+    return load_learned_embeds(folder / "learned_embeds.safetensors")[1]
 
 
 @pytest.fixture(scope="module")
@@ -76,26 +90,59 @@ def place(tmp_path_factory):
     return place
 
 
-def test_two_processes_learn_what_one_does_and_the_first_writes(place):
-    batch = ("--train_batch_size", 1, "--max_train_steps", 4, "--checkpointing_steps", 2, "--eval_steps", 0)
-    ended(start(place, place / "one", *batch, devices=4))
+@pytest.fixture(scope="module")
+def undisturbed(place):
+    """The rows of two processes that nothing happened to, and what they said."""
     outputs = [place / "first", place / "second"]
-    spoken, quiet = run_on_two(place, outputs, *batch, "--steps_per_call", 1)
-    one, two = (
-        load_learned_embeds(place / name / "learned_embeds.safetensors")[1] for name in ("one", "first")
-    )
-    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6)
-    assert "compiling for 4 x cpu" in spoken and "done in" in spoken
-    assert "compiling" not in quiet and not outputs[1].exists()
+    said = run_on_two(place, outputs, *FOUR_STEPS, "--steps_per_call", 1)
+    assert not outputs[1].exists()
+    return rows_of(outputs[0]), said
 
-    # Only the first process needs the checkpoint to go on from.
-    (place / "first" / "learned_embeds.safetensors").unlink()
-    spoken, _ = run_on_two(
-        place, outputs, *batch, "--resume_from_checkpoint", "checkpoint-2", "--steps_per_call", 2
-    )
-    assert "resuming from" in spoken
-    again = load_learned_embeds(place / "first" / "learned_embeds.safetensors")[1]
-    assert again.tobytes() == two.tobytes()
+
+def test_two_processes_learn_what_one_does_and_the_first_writes(place, undisturbed):
+    ended(start(place, place / "one", *FOUR_STEPS, devices=4))
+    two, (spoken, quiet) = undisturbed
+    np.testing.assert_allclose(two, rows_of(place / "one"), rtol=1e-4, atol=1e-6)
+    assert "compiling for 4 x cpu" in spoken and "done in" in spoken
+    assert quiet == ""
+
+
+def killed_while_others_compute(place, outputs, victim, *flags):
+    """Kills one of two processes, and returns what the other one said and the seconds until its end."""
+    stuck = place / f"stuck-{victim}"
+    happens = {victim: {"TEST_AT": f"2 stuck {stuck}"}}
+    processes = start_several(place, outputs, *flags, environments=happens)
+    while not stuck.exists():
+        assert processes[victim].poll() is None, processes[victim].communicate()
+        time.sleep(0.05)
+    processes[victim].kill()
+    killed = time.monotonic()
+    errors = ended(processes[1 - victim], START_AGAIN)
+    seconds = time.monotonic() - killed
+    ended(processes[victim], -signal.SIGKILL)
+    return errors, seconds
+
+
+def test_a_run_stopped_and_killed_on_either_host_and_started_again_ends_with_the_same_bits(
+    place, undisturbed
+):
+    outputs = [place / "again", place / "again-second"]
+    flags = (*FOUR_STEPS, "--steps_per_call", 1, "--resume_from_checkpoint", "auto", "--host_timeout", 60)
+
+    said = run_on_two(place, outputs, *flags, code=START_AGAIN, environments={1: {"TEST_AT": "2 term"}})
+    assert all("stopped after step 1" in each for each in said)
+    assert (place / "again" / "checkpoint-1").is_dir()
+
+    errors, seconds = killed_while_others_compute(place, outputs, 1, *flags)
+    assert "error: host 1 is gone: its connection was closed" in errors and "Traceback" not in errors
+    assert seconds < 30  # of the 60 of host_timeout
+
+    errors, seconds = killed_while_others_compute(place, outputs, 0, *flags)
+    assert "error: host 0 is gone: its connection was closed" in errors and "Traceback" not in errors
+    assert seconds < 30
+
+    run_on_two(place, outputs, *flags)
+    assert rows_of(place / "again").tobytes() == undisturbed[0].tobytes()
 
 
 def test_an_early_end_is_one_for_every_process_and_the_first_evaluates_alone(place):
@@ -106,6 +153,106 @@ def test_an_early_end_is_one_for_every_process_and_the_first_evaluates_alone(pla
     assert "step 4: early_stopping ends the run" in spoken and "early" not in quiet
     assert (place / "early" / "checkpoint-4").is_dir() and not outputs[1].exists()
     assert [each.step for each in read_signals(place / "early" / "signals.csv")] == [0, 2, 4]
+
+
+def test_what_is_wrong_on_one_host_ends_all_with_its_message(place):
+    outputs = [place / "wrong", place / "wrong-second"]
+    missing = {1: ("--train_data_dir", place / "elsewhere")}
+    for errors in run_on_two(place, outputs, *FOUR_STEPS, code=2, own=missing):
+        (error,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+        assert error.startswith("error: host 1: ") and f"{place}/elsewhere" in error
+        assert "Traceback" not in errors
+
+
+def test_a_host_that_was_told_otherwise_is_named_before_anything_is_read(place):
+    outputs = [place / "other", place / "other-second"]
+    for errors in run_on_two(place, outputs, *FOUR_STEPS, code=2, own={1: ("--max_train_steps", 5)}):
+        assert errors == (
+            "error: multi_host: expected the same on all hosts, "
+            "found max_train_steps 5 (host 0: 4) on host 1\n"
+        )
+
+
+def test_a_host_that_never_comes_is_named(place):
+    flags = ("--multi_host", "--coordinator_address", free_address(), "--num_processes", 2, "--process_id", 0)
+    errors = ended(start(place, place / "alone", *flags, "--host_timeout", 1, devices=2), 2)
+    assert errors == (
+        "error: multi_host: expected all 2 hosts within 1 s, found no sign of host 1. "
+        "Start all of them, or raise host_timeout.\n"
+    )
+
+
+class Line:
+    """Stands for the line to other hosts: what one of them says it has, and what this one told them."""
+
+    index, timeout, asked_to_end = 0, 5, False
+
+    def __init__(self, *others):
+        self.others, self.told = others, None
+
+    def meet(self, what, value=None, *, limit=None):
+        return [value, *self.others]
+
+    def fail(self, text, code):
+        self.told = text, code
+        raise SystemExit(code)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OutputError("disk", found="full"), ("disk: found full", 2)),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: memory\nand more"),
+            ("RuntimeError: RESOURCE_EXHAUSTED: memory", 1),
+        ),
+        (Stopped("SIGTERM: stopped"), ("SIGTERM: stopped", START_AGAIN)),
+        (KeyboardInterrupt(), ("interrupted", 130)),
+    ],
+)
+def test_whatever_ends_one_host_is_told_the_others(monkeypatch, capfd, error, told):
+    monkeypatch.setattr(hosts, "_SECOND_THOUGHTS", 0)
+    line = Line()
+    with pytest.raises(SystemExit), hosts.ending_all(line):
+        raise error
+    assert line.told == told
+    assert ("Traceback" in capfd.readouterr().err) == isinstance(error, RuntimeError)
+
+
+def test_a_stop_that_all_have_agreed_on_is_no_error():
+    line = Line([3, True])
+    with hosts.on_line(line):
+        assert hosts.agree_on_steps(5, False) is None
+    with pytest.raises(Stopped), hosts.ending_all(line):
+        raise Stopped("after step 3")
+    assert line.told is None
+
+
+def state_of(value):
+    return TrainState(np.full((1, 4), value, np.float32), (np.zeros(3, np.float32),), np.int32(4), None)
+
+
+def test_no_checkpoint_is_made_of_a_state_that_differs_and_the_host_is_named():
+    digests = []
+    with hosts.on_line(Line()) as line:
+        line.meet = lambda what, value, limit: digests.append(value) or [value]
+        for value in (1.0, 2.0):
+            check_state(4, state_of(value))
+    good, bad = digests
+    with hosts.on_line(Line(good, good)):
+        AgreeOnState(every=2, last_step=9).reached(4, state_of(1.0))
+    message = r"the state after step 4: .* found vectors \w+ \(host 0: \w+\) on host 2"
+    with hosts.on_line(Line(good, bad)), pytest.raises(ConfigError, match=message):
+        AgreeOnState(every=2, last_step=9).reached(4, state_of(1.0))
+    with hosts.on_line(Line(good, bad)):  # where the first host's evaluation has ended the run
+        AgreeOnState(every=3, last_step=9).reached(4, state_of(1.0))
+
+
+def test_a_process_among_others_that_nobody_told_so_warns(monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with hosts.joined(RunConfig.from_dict(REQUIRED)):
+        pass
+    assert "warning: SLURM has started 4 processes, and this one runs alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -120,6 +267,5 @@ def test_an_early_end_is_one_for_every_process_and_the_first_evaluates_alone(pla
     ],
 )
 def test_incomplete_descriptions_of_the_processes_are_refused(options, message):
-    required = {"pretrained_model_name_or_path": "m", "train_data_dir": "p", "placeholder_token": "<t>"}
     with pytest.raises(ConfigError, match=message):
-        RunConfig.from_dict(required | {"initializer_token": "toy"} | options)
+        RunConfig.from_dict(REQUIRED | options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ti_flax import hosts
 from ti_flax.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
 from ti_flax.checkpoint import tree_digest
 from ti_flax.config import RunConfig
@@ -35,8 +37,8 @@ class Materials:
     Attributes:
       concept: the new word.
       tokenizer: with the concept's tokens.
-      images: pixels, names, captions and weights.
-      model: modules and parameters; those of the VAE only if previews need them.
+      images: names, captions and weights, and on the first host pixels.
+      model: modules and parameters; those of the VAE only if previews need them, on the first host.
       examples: encoded pictures and prompts.
       added: the rows beside the token table before any update: the concept's, then loaded ones.
       extras: embeddings that prompts may name and that stay as they are.
@@ -90,8 +92,10 @@ def gather(config: RunConfig) -> Materials:
         ]
         class_token_ids = class_prompts(config, templates, words.tokenizer, words.concept)
         examples = with_class_pictures(examples, class_posteriors, class_token_ids)
-    if config.watching.validation_prompt is None:
+    if config.watching.validation_prompt is None or not hosts.is_first():
         del model.params["vae"]
+    if not hosts.is_first():
+        images = dataclasses.replace(images, groups=())
     return Materials(
         concept=words.concept,
         tokenizer=words.tokenizer,
@@ -130,7 +134,7 @@ def find_words(config: RunConfig) -> Words:
 
 def read_model(config: RunConfig) -> FlaxStableDiffusion:
     """Reads the whole model."""
-    carried = () if config.output.only_save_embeds else CARRIED
+    carried = () if config.output.only_save_embeds or not hosts.is_first() else CARRIED
     return load_stable_diffusion(
         find_base_model(config.model, components=(*MODEL_PARTS, *carried)),
         dtype=jnp.dtype(config.model.compute_dtype),

@@ -23,6 +23,7 @@ from ti_flax.diffusion import NoiseSchedule
 from ti_flax.embedding import AddedRows
 from ti_flax.errors import OutputError
 from ti_flax.evaluation import summary, with_best
+from ti_flax.host_hooks import AgreeOnState, check_state
 from ti_flax.interrupt import Interrupt, ended_by_signals
 from ti_flax.learning_rate import Schedule
 from ti_flax.loop import Hook, run_steps
@@ -69,10 +70,10 @@ def train(config: RunConfig) -> Path:
     """
     if config.training.deterministic:
         make_deterministic()
-    hosts.join(config)
     if config.watching.quiet:  # before the libraries that draw bars of their own are imported
         os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    with ended_by_signals(), hosts.only_the_first_speaks(), shown_on(display_for(config.watching.level)):
+    display = display_for(config.watching.level)
+    with hosts.joined(config), ended_by_signals(), hosts.only_the_first_speaks(), shown_on(display):
         return _train(config)
 
 
@@ -91,6 +92,7 @@ def _train(config: RunConfig) -> Path:
     # Prompts are drawn from the seed, so it is settled before anything is read.
     config = agree_on_seed(config, saved)
     materials = gather(config)
+    hosts.check_same("pictures, prompts and model", materials.fingerprint, patience=hosts.PREPARING)
     # Pictures decide how many steps an epoch has, so only now is the length of the run known.
     config = settle(config, sum(materials.images.weights))
     task, schedule = make_task(
@@ -108,7 +110,6 @@ def _train(config: RunConfig) -> Path:
     final = fit(config, task, schedule, materials, state, output_dir)
     if hosts.is_first():
         finish(config, task, materials, final, output_dir, began)
-    hosts.wait_for_all("written")
     return output_dir
 
 
@@ -257,7 +258,7 @@ def agree_on_seed(config: RunConfig, saved: Saved | None) -> RunConfig:
     """Settles the seed, with several processes on the first one's, before anything is drawn."""
     if hosts.is_first():
         config = with_seed(config, saved.checkpoint.config.get("seed") if saved else None)
-    return config.replace(seed=int(hosts.agree(np.uint32(config.training.seed or 0))))
+    return config.replace(seed=hosts.from_first("the seed", config.training.seed or 0))
 
 
 def with_seed(config: RunConfig, saved: int | None) -> RunConfig:
@@ -296,9 +297,11 @@ def fit(
     with stage(f"compiling for {len(devices)} x {devices[0].device_kind}", done="compiled"):
         program = spread(make_chunk(task, capacity), devices)
         program = program.lower(placed, *arguments, replicate(np.int32(1), devices)).compile()
-    watching: list[Hook] = []
+    watching: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
     if hosts.is_first():
-        watching = make_hooks(config, task, schedule, materials, frozen, output_dir, start)
+        watching += make_hooks(config, task, schedule, materials, frozen, output_dir, start)
+    else:
+        task.model.params.clear()  # the devices have what is needed
     finished = False
     try:
         with Interrupt() as interrupt:
@@ -315,6 +318,8 @@ def fit(
                 agree=hosts.agree_on_steps,
             )
         finished = int(last.step) == total
+        if not finished:
+            check_state(int(last.step), last)
         return last
     finally:
         for hook in watching:

@@ -184,3 +184,8 @@ class HostOptions(Options):
     process_id: int | None = option(
         None, at_least=0, when_unset="as the environment says", help="Which of them this one is, from 0."
     )
+    host_timeout: int = option(
+        300,
+        at_least=1,
+        help="Seconds until a host is missing that does not join, is silent, or lets the others wait.",
+    )
