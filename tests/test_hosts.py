@@ -129,7 +129,7 @@ def test_a_run_stopped_and_killed_on_either_host_and_started_again_ends_with_the
     outputs = [place / "again", place / "again-second"]
     flags = (*FOUR_STEPS, "--steps_per_call", 1, "--resume_from_checkpoint", "auto", "--host_timeout", 60)
 
-    said = run_on_two(place, outputs, *flags, code=START_AGAIN, environments={1: {"TEST_AT": "2 term"}})
+    said = run_on_two(place, outputs, *flags, code=START_AGAIN, environments={1: {"TEST_AT": "1 term"}})
     assert all("stopped after step 1" in each for each in said)
     assert (place / "again" / "checkpoint-1").is_dir()
 
