@@ -1,26 +1,20 @@
 """One run on several processes, each a process of its own here: the same rows, written once, and one end."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from host_runs import ended, free_address, rows_of, run_on_two, start, start_several
 from tiny_folder import write_folder, write_pictures
 
 from ti_flax import hosts
 from ti_flax.config import RunConfig
 from ti_flax.errors import START_AGAIN, ConfigError, OutputError, Stopped
-from ti_flax.export.learned_embeds import load_learned_embeds
 from ti_flax.host_hooks import AgreeOnState, check_state
 from ti_flax.signals import read_signals
 from ti_flax.step import TrainState
 
-PROCESS = Path(__file__).with_name("host_process.py")
 REQUIRED = {
     "pretrained_model_name_or_path": "m",
     "train_data_dir": "p",
@@ -28,58 +22,6 @@ REQUIRED = {
     "initializer_token": "toy",
 }
 FOUR_STEPS = ("--train_batch_size", 1, "--max_train_steps", 4, "--checkpointing_steps", 2, "--eval_steps", 0)
-
-
-def start(place, output, *flags, devices, **environment):
-    command = [sys.executable, PROCESS, "--pretrained_model_name_or_path", place / "model"]
-    command += ["--train_data_dir", place / "pictures", "--output_dir", output]
-    command += ["--placeholder_token", "<thing>", "--initializer_token", "toy", "--resolution", "32"]
-    command += ["--seed", "3", "--learning_rate", "1e-2", "--lr_scheduler", "constant"]
-    command += ["--only_save_embeds", "--report_to", "none", *flags]
-    environment |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    return subprocess.Popen(
-        [str(part) for part in command],
-        env=os.environ | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=place,
-    )
-
-
-def ended(process, code=0):
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == code, errors[-3000:]
-    return errors
-
-
-def free_address():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-def start_several(place, outputs, *flags, own=None, environments=None):
-    """Starts one process of two devices for every output; `own` are flags of one of them, by number."""
-    place_flags = ("--multi_host", "--coordinator_address", free_address(), "--num_processes", len(outputs))
-    return [
-        start(
-            place,
-            output,
-            *(*place_flags, "--process_id", index, *flags, *(own or {}).get(index, ())),
-            devices=2,
-            **(environments or {}).get(index, {}),
-        )
-        for index, output in enumerate(outputs)
-    ]
-
-
-def run_on_two(place, outputs, *flags, code=0, **special):
-    return [ended(process, code) for process in start_several(place, outputs, *flags, **special)]
-
-
-def rows_of(folder):
-    return load_learned_embeds(folder / "learned_embeds.safetensors")[1]
 
 
 @pytest.fixture(scope="module")
