@@ -1,7 +1,7 @@
 """One process of a run on several hosts: train_flax.py, and what a test wants to happen in it.
 
-`TEST_AT` is "CALL ACTION [FILE]": before so many calls of the device program, this process is stuck for ever
-(and writes the file first), gets SIGTERM, or runs out of memory.
+`TEST_AT` is "CALL ACTION [FILE]": before that call of the device program, counted from 1, this process gets
+SIGTERM (term), or is stuck for ever and writes the file to say so (stuck).
 """
 
 import os
@@ -41,8 +41,6 @@ def happens(call, action, file=""):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)  # another thread hears of it
         agreed = agree(steps, asked)
-        if now and action == "memory":
-            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
         if now and action == "stuck":  # the others are in a computation by now
             Path(file).touch()
             time.sleep(10**6)

@@ -8,10 +8,11 @@ import pytest
 from host_runs import ended, free_address, rows_of, run_on_two, start, start_several
 from tiny_folder import write_folder, write_pictures
 
-from ti_flax import hosts
+from ti_flax import hosts, materials
 from ti_flax.config import RunConfig
 from ti_flax.errors import START_AGAIN, ConfigError, OutputError, Stopped
 from ti_flax.host_hooks import AgreeOnState, check_state
+from ti_flax.materials import gather
 from ti_flax.signals import read_signals
 from ti_flax.step import TrainState
 
@@ -188,6 +189,38 @@ def test_no_checkpoint_is_made_of_a_state_that_differs_and_the_host_is_named():
         AgreeOnState(every=2, last_step=9).reached(4, state_of(1.0))
     with hosts.on_line(Line(good, bad)):  # where the first host's evaluation has ended the run
         AgreeOnState(every=3, last_step=9).reached(4, state_of(1.0))
+
+
+def test_other_hosts_keep_what_updates_need_and_learn_from_the_same(place, monkeypatch):
+    options = {
+        "pretrained_model_name_or_path": str(place / "model"),
+        "train_data_dir": str(place / "pictures"),
+        "placeholder_token": "<thing>",
+        "initializer_token": "toy",
+        "resolution": 32,
+        "seed": 3,
+        "validation_prompt": "a <thing>",
+    }
+    config = RunConfig.from_dict(options)
+    first = gather(config)
+    monkeypatch.setattr(hosts, "is_first", lambda: False)
+    other = gather(config)
+    assert set(first.model.params) - set(other.model.params) == {"vae"}
+    assert first.images.groups and not other.images.groups
+    assert other.fingerprint == first.fingerprint
+    assert carried_by(config) == ()
+    monkeypatch.undo()
+    assert "safety_checker" in carried_by(config)
+
+
+def carried_by(config):
+    """What a host asks the Hub for beside the parts that every run needs."""
+    asked = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(materials, "find_base_model", lambda options, components: asked.extend(components))
+        patched.setattr(materials, "load_stable_diffusion", lambda *arguments, **named: None)
+        materials.read_model(config)
+    return tuple(part for part in asked if part not in materials.MODEL_PARTS)
 
 
 def test_a_process_among_others_that_nobody_told_so_warns(monkeypatch, capsys):
