@@ -122,6 +122,7 @@ def test_of_two_errors_the_first_one_counts(connect):
 @pytest.mark.parametrize("gone", [0, 1])
 def test_a_closed_connection_is_the_end_of_all(connect, gone):
     hosts = connect(3)
+    hosts.links[gone]._over = True  # a process that is killed says nothing any more
     for wire in [hosts.wires[1]] if gone else hosts.hub_wires.values():
         wire.close()
     for host in {0, 1, 2} - {gone}:
@@ -132,11 +133,11 @@ def test_a_closed_connection_is_the_end_of_all(connect, gone):
 
 def test_silence_is_the_end_of_all_though_the_connection_stays(connect):
     began = time.monotonic()
-    hosts = connect(3, timeout=0.5, silent=[2])
+    hosts = connect(3, timeout=3, silent=[2])
     said, code = hosts.ends[0].outcome()
-    assert said.startswith("host 2 is gone: nothing was heard of it for 0.5 s") and code == START_AGAIN
+    assert said.startswith("host 2 is gone: nothing was heard of it for 3 s") and code == START_AGAIN
     assert hosts.ends[1].outcome() == (said, code)
-    assert time.monotonic() - began >= 0.5
+    assert time.monotonic() - began >= 3
 
 
 def test_who_lives_but_does_not_come_is_named_after_the_limit(connect):
@@ -155,11 +156,11 @@ def test_the_first_host_may_take_ten_times_as_long(connect):
     hosts.in_background(hosts.links[1].meet, "the next updates", limit=0.3)
     assert not hosts.ends[1].over.wait(1.5)
     said, _ = hosts.ends[1].outcome()
-    assert said.startswith("host 0 did not come to 'the next updates' within 3 s")
+    assert said.startswith("host 0 did not come to 'the next updates' within")
 
 
 def test_a_meeting_without_a_limit_waits(connect):
-    hosts = connect(2, timeout=0.4)
+    hosts = connect(2)
     hosts.in_background(hosts.links[1].meet, "the end")
     assert not hosts.ends[1].over.wait(1.5)
     assert hosts.links[0].meet("the end", "late") == ["late", None]
