@@ -104,6 +104,14 @@ def test_all_know_what_all_brought_and_part_without_an_end(connect):
     assert all(end.code is None for end in hosts.ends)
 
 
+def test_who_has_parted_is_not_gone(connect):
+    hosts = connect(2)
+    hosts.links[1].leave()  # and closes the connection, while the first host is busy
+    assert not hosts.ends[0].over.wait(0.5)
+    hosts.links[0].leave()
+    assert hosts.ends[0].code is None
+
+
 @pytest.mark.parametrize("at_fault", [0, 2])
 def test_an_error_on_one_host_is_the_end_of_all(connect, at_fault):
     hosts = connect(3)
