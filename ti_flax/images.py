@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import ExifTags, Image, ImageOps
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.fitting import cropped, fit_to_shape, in_square, squeezed
 from ti_flax.masks import MaskFolder, MaskRules, same_aspect
+from ti_flax.plain_files import open_plain
 from ti_flax.shapes import ChosenShapes, Shape, ShapeRules, choose_shapes
 from ti_flax.sources.duplicates import duplicate_notes
 from ti_flax.sources.find import Found, find_pictures
@@ -230,9 +232,9 @@ def _refuse_unused(table: TableOptions, found: Iterable[Found]) -> None:
 
 def _without_masks(found: Found, source: str | Path, folder: Path | None) -> Found:
     """What was found, less the folder of the masks if it is one of the source's sub-folders."""
-    if folder is None or not folder.expanduser().is_dir():
+    if folder is None or not Path(os.path.expanduser(folder)).is_dir():
         return found
-    inside, root = folder.expanduser().resolve(), Path(source).expanduser().resolve()
+    inside, root = Path(os.path.expanduser(folder)).resolve(), Path(os.path.expanduser(source)).resolve()
     if inside == root or not inside.is_relative_to(root):
         return found
     pictures = tuple(
@@ -257,8 +259,10 @@ def _mask_files(
     if masks is None or masks.folder is None:
         return [None] * len(pictures)
     suffixes = {suffix for suffix in Image.registered_extensions() if is_named_as_picture(Path(f"a{suffix}"))}
-    folders = [Path(source).expanduser() for source in sources]
-    folder = MaskFolder(masks.folder.expanduser(), suffixes, [each for each in folders if each.is_dir()])
+    folders = [Path(os.path.expanduser(source)) for source in sources]
+    folder = MaskFolder(
+        Path(os.path.expanduser(masks.folder)), suffixes, [each for each in folders if each.is_dir()]
+    )
     found = [
         folder.find(Path(picture.name).name if picture.path is None else Path(picture.path).absolute())
         for picture in pictures
@@ -277,7 +281,7 @@ def _fitted(
     alpha: bool,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Decode pictures and their masks one by one, and bring each at once into its shape."""
-    pixels = np.empty((len(members), *shape, 3), np.uint8)
+    pixels = _room_for(len(members), shape)
     masks = None
     for index, (source, mask_path) in enumerate(members):
         picture, mask = _opened(source, _upright_with_alpha)
@@ -290,6 +294,28 @@ def _fitted(
             masks = np.full(pixels.shape[:3], 255, np.uint8) if masks is None else masks
             masks[index] = fit(mask, shape, Image.Resampling.BOX)
     return pixels, masks
+
+
+def _room_for(pictures: int, shape: Shape) -> np.ndarray:
+    """An array for pictures of one shape, `[pictures, height, width, 3]` uint8.
+
+    Raises:
+      DataError: this machine has less memory than that.
+    """
+    needed, there = pictures * shape.height * shape.width * 3, memory_of_machine()
+    if needed > there:
+        raise DataError(
+            "train_data_dir",
+            expected=f"pictures that fit into {there / 2**30:.1f} GiB of memory",
+            found=f"{pictures} of {shape.width} x {shape.height} pixels, {needed / 2**30:.1f} GiB",
+            remedy="Name fewer pictures, or lower resolution.",
+        )
+    return np.empty((pictures, *shape, 3), np.uint8)
+
+
+def memory_of_machine() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _mask_for(path: Path, size: tuple[int, int], name: str) -> Image.Image:
@@ -316,12 +342,12 @@ def decode_picture(content: str | bytes, where: str) -> Image.Image:
 
 def _decoded(content: str | bytes, where: str, convert: Callable[[Image.Image], Any]) -> Any:
     """Open a picture, given by path or by content, and return what is made of it."""
-    opened = io.BytesIO(content) if isinstance(content, bytes) else content
     if Path(where).suffix.lower() in UNREADABLE_SUFFIXES:
         raise DataError(where, found="a format that is not read", remedy="Save it as PNG or JPEG.")
     try:
         formats = available(SIGNED_FORMATS + OTHER_FORMATS)
-        with strict_about_size(), Image.open(opened, formats=formats) as image:
+        opened = io.BytesIO(content) if isinstance(content, bytes) else open_plain(content)
+        with opened, strict_about_size(), Image.open(opened, formats=formats) as image:
             return convert(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = f"at most {Image.MAX_IMAGE_PIXELS} pixels"
@@ -381,10 +407,13 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     Integers fill 16 bits. Floats fill the first of [0, 1], [0, 255] and [0, 65535] that holds them. Values
     outside fill their own range.
     """
-    values = np.asarray(image, np.float64)
+    values = np.asarray(image, np.float32 if image.mode == "F" else np.int32)
     if not np.isfinite(values).all():
         raise ValueError("gray values that are not finite")
     scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    low = min(values.min(), 0.0)
-    high = next((scale for scale in scales if values.max() <= scale), values.max())
-    return Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8))
+    low, top = min(float(values.min()), 0.0), float(values.max())
+    high = next((scale for scale in scales if top <= scale), top)
+    gray = np.empty(values.shape, np.uint8)
+    for row, line in enumerate(values):  # one by one, as in 64 bits a large picture takes gigabytes
+        gray[row] = np.rint((line.astype(np.float64) - low) * (255 / (high - low)))
+    return Image.fromarray(gray)

@@ -13,6 +13,12 @@ import numpy as np
 
 from ti_flax.errors import TokenError
 
+# Begin, one token and end.
+_SHORTEST = 3
+_LONGEST_WORD = 255
+# A key of safetensors files that is no tensor.
+_RESERVED = "__metadata__"
+
 
 @dataclass(frozen=True)
 class Concept:
@@ -80,11 +86,14 @@ def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | No
     place = name or str(folder / "tokenizer")
     try:
         tokenizer = CLIPTokenizer.from_pretrained(place)
-    except (OSError, ValueError, TypeError) as error:
+        length = tokenizer.model_max_length
+        if not isinstance(length, (int, float)) or length < _SHORTEST:
+            raise ValueError(f"model_max_length {length!r}")
+    except Exception as error:  # of the tokenizers library's own parser, which has no class for its errors
         raise TokenError(
             place,
             expected="a CLIP tokenizer (vocab.json, merges.txt, tokenizer_config.json)",
-            found=str(error).splitlines()[0],
+            found=(str(error).splitlines() or [type(error).__name__])[0],
             remedy="Check the model folder, or name another with tokenizer_name.",
         ) from error
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
@@ -200,6 +209,16 @@ def _check_placeholder(tokenizer: Any, token: str, option: str) -> None:
             where,
             expected="a word without blanks around it",
             found="an empty or padded one",
+            remedy="Write for example <my-cat>.",
+        )
+    if not token.isprintable() or len(token) > _LONGEST_WORD or token == _RESERVED:
+        raise TokenError(
+            where,
+            expected=f"a word of up to {_LONGEST_WORD} letters and signs that can be printed",
+            found="a name that files use themselves"
+            if token == _RESERVED
+            else f"{len(token)} signs, "
+            f"{sum(not each.isprintable() for each in token)} of which cannot be printed",
             remedy="Write for example <my-cat>.",
         )
     pieces = split_text(tokenizer, token)

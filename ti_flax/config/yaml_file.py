@@ -6,12 +6,16 @@ says false), and a git revision of digits alone keeps its zeros.
 """
 
 import dataclasses
+import os
 import pathlib
 import typing
 
 from ti_flax.config.values import nearest
 from ti_flax.errors import ConfigError
+from ti_flax.plain_files import read_plain
 
+_LONGEST = 2**20
+_SILENCE = 10.0
 _NULLS = ("", "~", "null", "Null", "NULL")
 _STANDARD_TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {f"{_STANDARD_TAG}{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
@@ -68,7 +72,9 @@ def read_yaml(
 
 def _read(path: str) -> str:
     try:
-        return pathlib.Path(path).expanduser().read_text(encoding="utf-8-sig")
+        # A pipe is what a shell makes of `--config <(command)`.
+        content = read_plain(os.path.expanduser(path), _LONGEST, silence=_SILENCE)
+        return content.decode("utf-8-sig")
     except IsADirectoryError:
         raise ConfigError(
             path, expected="a configuration file", found="a folder", remedy=_suggest_file(path)
@@ -105,8 +111,11 @@ def _parse(text: str, path: str) -> typing.Any:
             f"{place}: not valid YAML: {problem}",
             remedy="A text with special characters, such as * @ % : or #, belongs in quotes.",
         ) from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        found = "brackets within brackets, too deep"
+        raise ConfigError(path, expected="lines of the form `name: value`", found=found) from None
     if not isinstance(root, yaml.MappingNode):
         found = "an empty file" if root is None else f"a {root.id}"
         raise ConfigError(path, expected="lines of the form `name: value`", found=found)

@@ -249,7 +249,7 @@ def _component_config(model: FlaxStableDiffusion, component: str, layout: str) -
 
 
 def _scheduler_class(config: Mapping[str, Any], layout: str) -> str:
-    name = config.get("_class_name", "DDIMScheduler").removeprefix("Flax")
+    name = str(config.get("_class_name", "DDIMScheduler")).removeprefix("Flax")
     if layout == "torch":
         return name
     known = name.removesuffix("Scheduler") in _FLAX_SCHEDULERS
