@@ -18,6 +18,7 @@ import struct
 import sys
 import tempfile
 import traceback
+import warnings
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
@@ -215,7 +216,9 @@ def fuzz(runs: int, seed: int, names: list[str], failures: Path, only: int | Non
     while done < len(cases):
         batch = cases[done : done + BATCH]
         with tempfile.TemporaryDirectory(prefix="ti_flax-fuzz-") as folder:
-            child = os.fork()
+            with warnings.catch_warnings():  # of threads, none of which the child uses
+                warnings.simplefilter("ignore")
+                child = os.fork()
             if child == 0:
                 code = 255
                 try:

@@ -53,6 +53,9 @@ def captions_beside(pictures: Sequence[Picture], extensions: Sequence[str] | Non
       DataError: a picture has none, or one is in another encoding.
     """
     chosen = [f".{extension.strip().lstrip('.')}" for extension in extensions or CAPTION_EXTENSIONS]
+    for extension in chosen:
+        if not extension[1:] or "/" in extension or "\0" in extension:
+            raise DataError(f"caption_extension {extension!r}", expected="the end of a name, such as txt")
 
     def find(picture: Picture) -> str | None:
         if picture.path is None:

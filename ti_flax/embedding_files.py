@@ -231,7 +231,7 @@ def _named(value: Any) -> str:
 def _word(path: Path, name: Any) -> str:
     """A token that a file names."""
     if not isinstance(name, str):
-        raise _no_embedding(path, f"{_named(name)} in the place of a token")
+        raise _no_embedding(path, "a token that is no text")
     return name
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ti_flax.errors import WeightsError
+from ti_flax.models.tensor_files import reason
 from ti_flax.plain_files import open_plain
 
 TEXT_CHUNK = "sd-ti-embedding"
@@ -66,7 +67,7 @@ def read_picture(path: Path) -> Any:
         raise WeightsError(
             path,
             expected="a picture of the Web UI that carries an embedding",
-            found=f"a picture that carries none ({str(error)[:80]})",
+            found=f"a picture that carries none ({reason(error)})",
             remedy="Saved again as JPEG, or made smaller, a picture loses it.",
         ) from None
 
@@ -132,8 +133,11 @@ def _decoded(text: str) -> bytes:
 def _tensor_or_mapping(tree: dict[str, Any]) -> Any:
     if set(tree) != {_TENSOR}:
         return tree
-    with np.errstate(over="ignore"):
-        return np.array(tree[_TENSOR], np.float64).astype(np.float32)
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(tree[_TENSOR], np.float64).astype(np.float32)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError("rows of numbers that are none, too large, or of different lengths") from None
 
 
 def _block(nibbles: np.ndarray, height: int) -> np.ndarray:

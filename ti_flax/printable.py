@@ -10,6 +10,11 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else _escaped(each) for each in text)
 
 
+def one_line(text: str) -> str:
+    """Return a text as `printable` does, ends of lines included."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def shortened(text: str, longest: int = _LONGEST) -> str:
     """Return a text without the middle of what is too long to be read."""
     if len(text) <= longest:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ti_flax.errors import TokenError
+from ti_flax.printable import shortened
 
 # Begin, one token and end.
 _SHORTEST = 3
@@ -145,7 +146,21 @@ def _write(path: Path, text: str) -> None:
 
 def split_text(tokenizer: Any, text: str) -> list[str]:
     """Shows how the tokenizer cuts a text, one string a token."""
+    _require_text(text)
     return tokenizer.convert_ids_to_tokens(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _require_text(text: str) -> None:
+    """Refuses what the tokenizer cannot be given: bytes of a name or a command line that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise TokenError(
+            f"the text {shortened(text, 80)!r}",
+            expected="letters",
+            found="bytes that are no UTF-8",
+            remedy="Write it anew, or rename the file that it comes from.",
+        ) from None
 
 
 def add_concept(
@@ -203,7 +218,7 @@ def check_names_apart(words: Sequence[str], option: str = "extra_embeds") -> Non
 
 
 def _check_placeholder(tokenizer: Any, token: str, option: str) -> None:
-    where = f"{option} {token!r}"
+    where = f"{option} {shortened(repr(token), 80)}"
     if not token.strip() or token != token.strip():
         raise TokenError(
             where,
@@ -277,6 +292,8 @@ def encode_prompts(
       TokenError: a concept's tokens are cut off or split in one of the prompts.
     """
     length = tokenizer.model_max_length
+    for prompt in prompts:
+        _require_text(prompt)
     written_out = [expand_known(tokenizer, prompt) for prompt in prompts]
     encoded = tokenizer(written_out, padding="max_length", truncation=True, max_length=length)
     token_ids = np.asarray(encoded["input_ids"], np.int32)

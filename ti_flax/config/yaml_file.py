@@ -19,6 +19,7 @@ _SILENCE = 10.0
 _NULLS = ("", "~", "null", "Null", "NULL")
 _STANDARD_TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {f"{_STANDARD_TAG}{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
+_GROUP_TAGS = {f"{_STANDARD_TAG}{name}" for name in ("seq", "map")}
 _PLAIN_TAGS |= {f"{_STANDARD_TAG}{name}" for name in ("value", "merge")}  # a lone `=` or `<<` is text too
 
 
@@ -53,6 +54,7 @@ def read_yaml(
       ConfigError: unreadable, no flat mapping, a key unknown or given twice.
     """
     root = _parse(_read(path), path)
+    _refuse_tag(root, path)
     entries: dict[str, Entry] = {}
     lines: dict[str, int] = {}
     for key_node, value_node in root.value:
@@ -82,7 +84,9 @@ def _read(path: str) -> str:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file", remedy=_suggest_file(path)) from None
     except UnicodeDecodeError:
-        raise ConfigError(path, expected="a text file in UTF-8", found="other bytes") from None
+        raise ConfigError(
+            path, expected="a text file in UTF-8", found="other bytes", remedy="Save it as UTF-8."
+        ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{path!r}: cannot be read ({reason})") from None
@@ -130,15 +134,20 @@ def _key(node: typing.Any, where: str) -> str:
 
 def _entry(node: typing.Any, path: str, key: str, *, in_list: bool = False) -> Entry:
     where = f"{path}:{node.start_mark.line + 1}: {key}"
+    _refuse_tag(node, where)
     if node.id == "sequence" and not in_list:
         items = tuple(_entry(each, path, key, in_list=True) for each in node.value)
         return Entry(text=None, quoted=False, where=where, items=items)
     if node.id != "scalar":
         raise ConfigError(where, expected="a single value", found=f"a {node.id}")
-    if node.tag not in _PLAIN_TAGS:
-        raise ConfigError(where, expected="a plain value", found=f"the YAML tag {node.tag}")
     is_null = node.style is None and node.value in _NULLS
     return Entry(text=None if is_null else node.value, quoted=node.style is not None, where=where)
+
+
+def _refuse_tag(node: typing.Any, where: str) -> None:
+    """Raise a ConfigError if a value is marked as something else than what it looks like."""
+    if node.tag not in _PLAIN_TAGS | _GROUP_TAGS:
+        raise ConfigError(where, expected="a plain value", found=f"the YAML tag {node.tag}")
 
 
 def _unknown(

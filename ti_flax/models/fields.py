@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ti_flax.errors import WeightsError
+from ti_flax.printable import shortened
 
 Reader = Callable[[Any], Any]
 
@@ -22,8 +23,8 @@ def integer(value: Any) -> int:
 
 def layers(value: Any) -> int:
     """Accept a number of layers."""
-    if integer(value) > _MOST_LAYERS:
-        raise ValueError(f"at most {_MOST_LAYERS} layers")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_LAYERS:
+        raise ValueError(f"a number of layers, 1 to {_MOST_LAYERS}")
     return value
 
 
@@ -49,7 +50,7 @@ def boolean(value: Any) -> bool:
 def integers(value: Any) -> tuple[int, ...]:
     """Accept a list of positive integers."""
     if not isinstance(value, list | tuple) or not 1 <= len(value) <= _MOST_LAYERS:
-        raise ValueError("a list of positive integers")
+        raise ValueError(f"a list of 1 to {_MOST_LAYERS} positive integers")
     return tuple(integer(entry) for entry in value)
 
 
@@ -136,7 +137,7 @@ def _read_field(reader: Reader, value: Any, where: str) -> Any:
     try:
         return reader(value)
     except ValueError as error:
-        raise WeightsError(where, expected=str(error), found=repr(value)) from None
+        raise WeightsError(where, expected=str(error), found=shortened(repr(value), 80)) from None
 
 
 def _is_neutral(value: Any, accepted: tuple) -> bool:

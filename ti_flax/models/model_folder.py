@@ -131,8 +131,8 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     except OSError as error:
         raise WeightsError(path, expected="a JSON file", found=error.strerror or str(error)) from None
     except (ValueError, RecursionError) as error:
-        found = "brackets within brackets, too deep" if isinstance(error, RecursionError) else str(error)
-        raise WeightsError(path, expected="a JSON file", found=found) from None
+        said = "brackets within brackets, too deep" if isinstance(error, RecursionError) else str(error)
+        raise WeightsError(path, expected="a JSON file", found=f"something else ({said})") from None
     if not isinstance(content, dict):
         raise WeightsError(path, expected="a JSON object", found=type(content).__name__)
     return content

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ti_flax.models.tensor_files import checked_shape, damaged
-from ti_flax.models.torch_files import DAMAGE, Empty, read_plain_pickle, reason
+from ti_flax.models.torch_files import DAMAGE, Empty, read_plain_pickle
 from ti_flax.plain_files import open_plain
 
 NUMPY_BEGINNING = b"\x93NUMPY"
@@ -44,7 +44,7 @@ def read_numpy(path: pathlib.Path) -> Any:
             made = _array(read_plain_pickle(file, path), itertools.count(1))
             return made[0] if shape == () and isinstance(made, list) and len(made) == 1 else made
     except DAMAGE as error:
-        raise damaged(path, "NumPy", reason(error)) from None
+        raise damaged(path, "NumPy", error) from None
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:

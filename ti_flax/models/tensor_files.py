@@ -49,7 +49,7 @@ _LONGEST_NAME = 2**16
 _DEEPEST = 64
 _DAMAGE = (struct.error, IndexError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError)
 
-_FLAX_ARRAY = 1
+_FLAX_ARRAY = b"\1"
 # First byte of a msgpack object -> kind and the struct format of the number that follows (length or value).
 _MSGPACK_KINDS = {
     0xC4: ("bin", ">B"),
@@ -221,8 +221,6 @@ def _read_safetensors_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
             header = json.loads(file.read(length), object_pairs_hook=_without_twins)
         if not isinstance(header, dict):
             raise ValueError("a header that names nothing")
-    except RecursionError:
-        raise damaged(path, "safetensors", "brackets within brackets, too deep") from None
     except _DAMAGE as error:
         raise damaged(path, "safetensors", error) from None
     return header, 8 + length
@@ -237,11 +235,11 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _safetensors_entry(path: pathlib.Path, entry: Mapping[str, Any], data_start: int) -> StoredTensor:
     begin, end = entry["data_offsets"]
-    if entry["dtype"] not in _SAFETENSORS_DTYPES:
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _SAFETENSORS_DTYPES:
         raise ValueError(f"dtype {entry['dtype']}")
     shape = checked_shape(entry["shape"])
     if not all(type(place) is int for place in (begin, end)) or not 0 <= begin <= end:
-        raise ValueError(f"bytes {begin} to {end}")
+        raise ValueError(f"bytes {begin!r} to {end!r}")
     tensor = StoredTensor(path, data_start + begin, shape, _SAFETENSORS_DTYPES[entry["dtype"]])
     if tensor.size_in_bytes != end - begin:
         raise ValueError(f"{end - begin} bytes for shape {list(shape)}")
@@ -282,7 +280,7 @@ def _walk_msgpack(
         for _ in range(length):
             name = _msgpack_text(file)
             yield from _walk_msgpack(file, path, (*names, name))
-    elif kind == "ext" and file.read(1)[0] == _FLAX_ARRAY:
+    elif kind == "ext" and file.read(1) == _FLAX_ARRAY:
         yield "/".join(names), _msgpack_array(file, path)
     else:
         raise ValueError(f"{'/'.join(names) or 'the file'} is neither a tree nor an array")
@@ -308,7 +306,7 @@ def _msgpack_array(file: BinaryIO, path: pathlib.Path) -> StoredTensor:
 
 def _msgpack_header(file: BinaryIO) -> tuple[str, int]:
     """Read an object's kind and its length, or its value if it is an integer."""
-    first = file.read(1)[0]
+    (first,) = struct.unpack("B", file.read(1))
     for lowest, highest, kind in _MSGPACK_SHORT:
         if lowest <= first <= highest:
             return kind, first - lowest
@@ -342,7 +340,7 @@ def _write_msgpack_node(file: BinaryIO, node: Any) -> None:
     values = np.asarray(node)
     head = packer.pack_array_header(3) + packer.pack(list(values.shape)) + packer.pack(values.dtype.name)
     head += struct.pack(">BI", 0xC6, values.nbytes)
-    file.write(struct.pack(">BIB", 0xC9, len(head) + values.nbytes, _FLAX_ARRAY) + head)
+    file.write(struct.pack(">BI", 0xC9, len(head) + values.nbytes) + _FLAX_ARRAY + head)
     _pour(file, values)
 
 
@@ -369,11 +367,25 @@ def check_ends(path: pathlib.Path, kind: str, tensors: Mapping[str, StoredTensor
         raise damaged(path, kind, f"{size} bytes instead of {end}")
 
 
+def reason(cause: object) -> str:
+    """Return what a parser stumbled upon, in a line."""
+    if isinstance(cause, RecursionError):
+        return "brackets within brackets, too deep"
+    if isinstance(cause, MemoryError):
+        return "more numbers than there is memory for"
+    if isinstance(cause, (struct.error, EOFError)):
+        return "it ends too early"
+    said = str(cause).strip().splitlines()
+    return said[0] if said else type(cause).__name__
+
+
 def damaged(path: pathlib.Path, kind: str, cause: object) -> WeightsError:
     """Return the error for a file that is cut short or not what it was taken for."""
+    if isinstance(cause, OSError):
+        return WeightsError(path, expected=f"a {kind} file", found=cause.strerror or str(cause))
     return WeightsError(
         path,
         expected=f"a {kind} file of parameters",
-        found=f"something else ({cause})",
+        found=f"something else ({reason(cause)})",
         remedy="The file may be cut short or be a Git LFS pointer: download it again.",
     )

@@ -72,7 +72,7 @@ DAMAGE = (
 )
 # A model's pickle has some 10,000 instructions. Each can take 70 bytes or copy what others made, so they are
 # counted, and copies by their length.
-_MOST_WORK = 3_000_000
+_MOST_WORK = 1_000_000
 # What may name something in a mapping; others are kept apart by what they are, not by what is in them, as a
 # tuple of tuples of tuples is compared for longer than anybody waits.
 _NAMES = (str, bytes, int, float, bool, type(None))
@@ -128,7 +128,7 @@ def read_torch(path: pathlib.Path) -> Any:
         with open_plain(path) as file:
             return _read_zip(file, path) if file.read(2) == b"PK" else _read_old(file, path)
     except DAMAGE as error:
-        raise damaged(path, "PyTorch", reason(error)) from None
+        raise damaged(path, "PyTorch", error) from None
 
 
 def read_plain_pickle(stream: BinaryIO, path: pathlib.Path) -> Any:
@@ -147,17 +147,7 @@ def read_plain_pickle(stream: BinaryIO, path: pathlib.Path) -> Any:
     try:
         return _Machine(path, no_storage).run(stream)
     except DAMAGE as error:
-        raise damaged(path, "pickle", reason(error)) from None
-
-
-def reason(error: BaseException) -> str:
-    """Return what a parser's error says, in a line."""
-    if isinstance(error, RecursionError):
-        return "brackets within brackets, too deep"
-    if isinstance(error, MemoryError):
-        return "more numbers than there is memory for"
-    said = str(error).strip().splitlines()
-    return said[0] if said else type(error).__name__
+        raise damaged(path, "pickle", error) from None
 
 
 def named_tensors(content: Any, path: pathlib.Path) -> dict[str, StoredTensor]:
@@ -275,7 +265,7 @@ class _Machine:
         """Raise a ValueError after more work than any real file asks for."""
         self._work += work
         if self._work > _MOST_WORK:
-            raise ValueError("a pickle of millions of instructions")
+            raise ValueError("a pickle of more than a million instructions")
 
     def mapping(self, names: Any, values: Any) -> dict[Any, Any]:
         """Put values under names, none of which takes long to compare."""

@@ -191,7 +191,8 @@ def _one(text: str, folder: Path, where: str) -> Picture:
         return Picture(link_name(text), text, fetch_picture(text, where=f"{where}: {text}"))
     path = folder / os.path.expanduser(text)
     if not os.path.isfile(path):
-        found = "a folder" if os.path.isdir(path) else "no such file"
+        other = "a pipe, socket or device" if os.path.exists(path) else "no such file"
+        found = "a folder" if os.path.isdir(path) else other
         remedy = "Paths are relative to the folder of the list."
         raise DataError(f"{where}: {text}", expected="a picture", found=found, remedy=remedy)
     return Picture(path.name, str(path), str(path), str(path))
