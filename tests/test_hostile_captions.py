@@ -5,8 +5,8 @@ import os
 import pytest
 from hostile_cases import Case, check, place, train, written
 
-import ti_flax.captions
-from ti_flax.errors import exit_code
+from ti_flax.captions import Picture, captions_in_file
+from ti_flax.errors import DataError, exit_code
 from ti_flax.images import load_images
 from ti_flax.printable import one_line
 from ti_flax.prompt_file import read_prompt_file
@@ -170,7 +170,8 @@ def test_input(case, tmp_path):
     check(case, tmp_path, "test_hostile_captions")
 
 
-def test_a_name_that_ends_in_a_dot_has_its_caption():
-    pictures = [ti_flax.captions.Picture(name) for name in ("..", "a.", "b..png")]
-    with pytest.raises(Exception, match="a caption for each picture"):
-        ti_flax.captions.captions_in_file(pictures, "/dev/null")
+@pytest.mark.parametrize("name", ["..", "a.", "b..png", "", "/"])
+def test_a_picture_of_any_name_is_looked_up(name, tmp_path):
+    file = written(tmp_path / "captions.txt", "other.png|a cat\n")
+    with pytest.raises(DataError, match="a caption for each picture"):
+        captions_in_file([Picture(name)], str(file))

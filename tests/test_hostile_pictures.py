@@ -1,5 +1,6 @@
 """Pictures, and folders of them, that are wrong or mean harm."""
 
+import functools
 import io
 import os
 import socket
@@ -25,6 +26,7 @@ def encoded(kind, picture=None, **options):
     return made.getvalue()
 
 
+@functools.cache
 def png(width, height, *, depth=1, rows=None, chunks=b""):
     """A PNG of any size that it says it has, all black; `rows` of them are there."""
     row = bytes(1 + (width * depth + 7) // 8)
@@ -46,9 +48,9 @@ def impossible_png():
 
 
 def text_bomb():
-    """A PNG whose text unfolds to a thousand million letters."""
+    """A PNG whose text unfolds to 8 million letters."""
     unfolded = zlib.compressobj(9)
-    data = b"note\0\0" + b"".join(unfolded.compress(bytes(2**20)) for _ in range(64)) + unfolded.flush()
+    data = b"note\0\0" + b"".join(unfolded.compress(bytes(2**20)) for _ in range(8)) + unfolded.flush()
     return png(8, 8, chunks=struct.pack(">I", len(data)) + b"zTXt" + data + _sum(b"zTXt", data))
 
 
@@ -80,8 +82,13 @@ def frames(kind, count=200):
 
 
 def one(content, name="a.png"):
-    """A run on a folder with one file."""
-    return lambda folder: train(folder, train_data_dir=written(folder / "pictures" / name, content).parent)
+    """A run on a folder with one file, or with what a function gives."""
+
+    def run(folder):
+        made = content() if callable(content) else content
+        return train(folder, train_data_dir=written(folder / "pictures" / name, made).parent)
+
+    return run
 
 
 def used(content, name="a.png"):
@@ -142,7 +149,8 @@ def make_socket(path):
     there = os.getcwd()
     os.chdir(path.parent)  # a socket's whole path may have 108 letters
     try:
-        socket.socket(socket.AF_UNIX).bind(path.name)
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
     finally:
         os.chdir(there)
 
@@ -219,7 +227,9 @@ CASES = [
     Case("one_pixel", "a picture of 1 x 1", used(encoded("PNG", Image.new("RGB", (1, 1))))),
     Case("strip", "a picture of 30,000 x 20", used(png(30_000, 20))),
     Case("pole", "a picture of 20 x 30,000", used(png(20, 30_000))),
-    Case("bomb", "a PNG of 2 MB that unfolds to 20,000 x 20,000", one(png(20_000, 20_000)), loose=LARGE),
+    Case(
+        "bomb", "a PNG of 2 MB that unfolds to 20,000 x 20,000", one(lambda: png(20_000, 20_000)), loose=LARGE
+    ),
     Case(
         "bomb_header",
         "a PNG that says it has 2,000,000,000 x 2,000,000,000",
@@ -236,9 +246,7 @@ CASES = [
         one(icon_bomb(), "a.ico"),
         loose=r"\d{6,}(?= pixels)|(?<=decoded \().*(?=\))",
     ),
-    Case(
-        "bomb_text", "a PNG whose text unfolds to 64 MB", one(text_bomb()), loose=r"(?<=decoded \().*(?=\))"
-    ),
+    Case("bomb_text", "a PNG whose text unfolds to 8 MB", one(text_bomb), loose=r"(?<=decoded \().*(?=\))"),
     Case("animated_gif", "an animated GIF of 200 frames", used(frames("GIF"), "a.gif")),
     Case("animated_webp", "an animated WebP of 200 frames", used(frames("WEBP"), "a.webp")),
     Case("animated_png", "an animated PNG of 200 frames", used(frames("PNG"))),
@@ -328,7 +336,7 @@ def test_the_text_that_unfolds_does(tmp_path):
         patch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 2**30)
         with Image.open(io.BytesIO(text_bomb())) as picture:
             picture.load()
-            assert len(picture.info["note"]) == 2**26
+            assert len(picture.info["note"]) == 2**23
 
 
 def test_a_name_of_any_bytes_is_read(tmp_path):

@@ -23,7 +23,7 @@ from ti_flax.plain_files import open_plain
 NUMPY_BEGINNING = b"\x93NUMPY"
 _DTYPES = {code: np.dtype(code) for code in ("f2", "f4", "f8", "i4", "i8")}
 # Containers and numbers that an object may hold, each counted as often as it is referred to.
-_MOST_NODES = 2**20
+_MOST_NODES = 2**17
 
 
 def read_numpy(path: pathlib.Path) -> Any:

@@ -70,9 +70,9 @@ DAMAGE = (
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RuntimeError, MemoryError),
     *(struct.error, zipfile.BadZipFile, OverflowError, OSError, SyntaxError),
 )
-# A model's pickle has some 10,000 instructions. Each can take 70 bytes or copy what others made, so they are
+# A model's pickle has some 30,000 instructions. Each can take 70 bytes or copy what others made, so they are
 # counted, and copies by their length.
-_MOST_WORK = 1_000_000
+_MOST_WORK = 500_000
 # What may name something in a mapping; others are kept apart by what they are, not by what is in them, as a
 # tuple of tuples of tuples is compared for longer than anybody waits.
 _NAMES = (str, bytes, int, float, bool, type(None))
@@ -265,7 +265,7 @@ class _Machine:
         """Raise a ValueError after more work than any real file asks for."""
         self._work += work
         if self._work > _MOST_WORK:
-            raise ValueError("a pickle of more than a million instructions")
+            raise ValueError(f"a pickle of more than {_MOST_WORK} instructions")
 
     def mapping(self, names: Any, values: Any) -> dict[Any, Any]:
         """Put values under names, none of which takes long to compare."""
