@@ -5,6 +5,8 @@ import os
 import pytest
 from hostile_cases import Case, check, train, written
 
+from ti_flax.errors import exit_code
+
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{after}: &{after} [{', '.join([f'*{name}'] * 9)}]\n"
     for name, after in zip("abcdefghi", "bcdefghij", strict=True)
@@ -104,3 +106,20 @@ def test_a_pipe_that_is_written_to_is_read(tmp_path):
     finally:
         os.close(reading)
     assert entries["seed"].text == "1"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory")])
+def test_want_of_memory_is_one_line(error, capsys):
+    """Of Python, and of XLA."""
+
+    def command():
+        raise error
+
+    assert exit_code(command) == 2
+    line = f"error: not enough memory ({type(error).__name__}). Lower train_batch_size, "
+    assert capsys.readouterr().err == f"{line}resolution or the number of pictures.\n"
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        exit_code(lambda: (_ for _ in ()).throw(RuntimeError("a mistake of ours")))

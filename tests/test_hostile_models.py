@@ -172,6 +172,12 @@ CASES = [
         holding("tokenizer/tokenizer_config.json", DEEP),
         loose=LIBRARY,
     ),
+    Case("tokenizer_pipe", "a merges.txt that is a pipe", holding("tokenizer/merges.txt", os.mkfifo)),
+    Case(
+        "tokenizer_large",
+        "a vocab.json of 65 MiB",
+        holding("tokenizer/vocab.json", lambda path: path.open("wb").truncate(65 * 2**20)),
+    ),
     Case("tokenizer_length", "a model_max_length that is text", tokenizer(model_max_length="long")),
     Case("tokenizer_short", "a model_max_length of 0", tokenizer(model_max_length=0)),
     Case("tokenizer_negative", "a model_max_length below zero", tokenizer(model_max_length=-5)),

@@ -72,6 +72,7 @@ CASES = [
         "outside",
         "a word that points out of the folder and holds HTML, and pictures whose names are no UTF-8",
         strange_names,
+        memory=2**33,
     ),
     Case("nul", "a zero byte in a word", word("<a\0b>")),
     Case("newline", "a word of two lines", word("<a\nb>")),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from ti_flax.picture_files import (
     shot_name,
 )
 from ti_flax.pictures import Painter, on_all, picture_grid
+from ti_flax.plain_files import file_digest
 from ti_flax.prompt_file import PromptLine, read_prompt_file
 from ti_flax.sampling import SAMPLERS
 from ti_flax.sheet import contact_sheet
@@ -318,10 +318,7 @@ def draw(
 
 def _maker(base: ModelSource, wishes: Wishes, extras: Sequence[Extra]) -> Maker:
     name = Path(wishes.model.pretrained_model_name_or_path).name
-    embeddings = [
-        (extra.token, extra.path.name, hashlib.sha256(extra.path.read_bytes()).hexdigest())
-        for extra in extras
-    ]
+    embeddings = [(extra.token, extra.path.name, file_digest(extra.path)[1]) for extra in extras]
     stem = Path(name).stem if base.file is not None else name
     return Maker(stem, wishes.model.clip_skip, embeddings)
 

@@ -3,31 +3,22 @@
 import dataclasses
 import functools
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
+from ti_flax.decoding import decoded, gray, upright_alone, upright_size, upright_with_alpha
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.fitting import cropped, fit_to_shape, in_square, squeezed
 from ti_flax.masks import MaskFolder, MaskRules, same_aspect
-from ti_flax.plain_files import open_plain
 from ti_flax.shapes import ChosenShapes, Shape, ShapeRules, choose_shapes
 from ti_flax.sources.duplicates import duplicate_notes
 from ti_flax.sources.find import Found, find_pictures
-from ti_flax.sources.formats import (
-    OTHER_FORMATS,
-    SIGNED_FORMATS,
-    UNREADABLE_SUFFIXES,
-    available,
-    cause,
-    is_named_as_picture,
-    strict_about_size,
-)
+from ti_flax.sources.formats import is_named_as_picture
 from ti_flax.sources.picture import Picture
 from ti_flax.sources.table_options import ALL_AS_FOUND, TableOptions
 
@@ -209,7 +200,7 @@ def _planned(
     if into:
         return _Plan(into, [everything] * len(into), fit_to_shape)
     if shapes is not None:
-        chosen = choose_shapes([_opened(each, _upright_size) for each in pictures], resolution, shapes)
+        chosen = choose_shapes([_opened(each, upright_size) for each in pictures], resolution, shapes)
         members = [np.flatnonzero(chosen.of_picture == group) for group in range(len(chosen.shapes))]
         return _Plan(chosen.shapes, members, fit_to_shape, chosen)
     return _Plan([Shape(resolution, resolution)], [everything], cropped if center_crop else squeezed)
@@ -249,7 +240,7 @@ def _without_masks(found: Found, source: str | Path, folder: Path | None) -> Fou
 
 
 def _opened(picture: Picture, convert: Callable[[Image.Image], Any]) -> Any:
-    return _decoded(picture.read(), picture.where, convert)
+    return decoded(picture.read(), picture.where, convert)
 
 
 def _mask_files(
@@ -284,12 +275,10 @@ def _fitted(
     pixels = _room_for(len(members), shape)
     masks = None
     for index, (source, mask_path) in enumerate(members):
-        picture, mask = _opened(source, _upright_with_alpha)
+        picture, mask = _opened(source, upright_with_alpha if alpha else upright_alone)
         pixels[index] = fit(picture, shape, resample)
         if mask_path is not None:
             mask = _mask_for(mask_path, picture.size, source.name)
-        elif not alpha:
-            mask = None
         if mask is not None:
             masks = np.full(pixels.shape[:3], 255, np.uint8) if masks is None else masks
             masks[index] = fit(mask, shape, Image.Resampling.BOX)
@@ -320,7 +309,7 @@ def memory_of_machine() -> int:
 
 def _mask_for(path: Path, size: tuple[int, int], name: str) -> Image.Image:
     """A mask file at the size of its picture."""
-    mask = _decoded(str(path), str(path), _gray)
+    mask = decoded(str(path), str(path), gray)
     if not same_aspect(mask.size, size):
         raise DataError(
             path,
@@ -329,91 +318,3 @@ def _mask_for(path: Path, size: tuple[int, int], name: str) -> Image.Image:
             remedy="A mask may be smaller or larger than its picture, but has to show the same part of it.",
         )
     return mask.resize(size, Image.Resampling.BOX)
-
-
-def decode_picture(content: str | bytes, where: str) -> Image.Image:
-    """Return the upright RGB picture of a file, given by path or by content.
-
-    Raises:
-      DataError: it cannot be decoded, or is too large.
-    """
-    return _decoded(content, where, lambda image: _rgb(ImageOps.exif_transpose(image)))
-
-
-def _decoded(content: str | bytes, where: str, convert: Callable[[Image.Image], Any]) -> Any:
-    """Open a picture, given by path or by content, and return what is made of it."""
-    if Path(where).suffix.lower() in UNREADABLE_SUFFIXES:
-        raise DataError(where, found="a format that is not read", remedy="Save it as PNG or JPEG.")
-    try:
-        formats = available(SIGNED_FORMATS + OTHER_FORMATS)
-        opened = io.BytesIO(content) if isinstance(content, bytes) else open_plain(content)
-        with opened, strict_about_size(), Image.open(opened, formats=formats) as image:
-            return convert(image)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        limit = f"at most {Image.MAX_IMAGE_PIXELS} pixels"
-        raise DataError(where, expected=limit, found="a larger picture", remedy="Scale it down.") from error
-    except Exception as error:  # Pillow's plugins raise whatever their parser stumbled upon
-        raise DataError(
-            where,
-            found=f"a picture that cannot be decoded ({cause(error)})",
-            remedy="Replace it or take it out of the folder.",
-        ) from error
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width after the orientation from EXIF; of most formats only the header is read."""
-    width, height = image.size
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (width, height) if turned else (height, width)
-
-
-def _upright_with_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The upright RGB picture, and what is opaque of it in gray, or None if it has no transparency."""
-    upright = ImageOps.exif_transpose(image)
-    alpha = None
-    if upright.has_transparency_data and not _is_deep_gray(upright):
-        alpha = upright.convert("RGBA").getchannel("A")
-    return _rgb(upright), alpha
-
-
-def _gray(image: Image.Image) -> Image.Image:
-    """The upright picture in gray, transparent parts over black."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.has_transparency_data and not _is_deep_gray(upright):
-        over_black = Image.new("RGBA", upright.size, "black")
-        over_black.alpha_composite(upright.convert("RGBA"))
-        return over_black.convert("L")
-    return _rgb(upright).convert("L")
-
-
-def _is_deep_gray(image: Image.Image) -> bool:
-    return image.mode.startswith("I") or image.mode == "F"
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Return any of Pillow's modes as RGB, transparent parts over white."""
-    if _is_deep_gray(image):
-        return _eight_bit(image).convert("RGB")
-    if image.has_transparency_data:
-        over_white = Image.new("RGBA", image.size, "white")
-        over_white.alpha_composite(image.convert("RGBA"))
-        return over_white.convert("RGB")
-    return image.convert("RGB")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale gray values of more than 8 bits to 0..255; Pillow itself would cut them off at 255.
-
-    Integers fill 16 bits. Floats fill the first of [0, 1], [0, 255] and [0, 65535] that holds them. Values
-    outside fill their own range.
-    """
-    values = np.asarray(image, np.float32 if image.mode == "F" else np.int32)
-    if not np.isfinite(values).all():
-        raise ValueError("gray values that are not finite")
-    scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    low, top = min(float(values.min()), 0.0), float(values.max())
-    high = next((scale for scale in scales if top <= scale), top)
-    gray = np.empty(values.shape, np.uint8)
-    for row, line in enumerate(values):  # one by one, as in 64 bits a large picture takes gigabytes
-        gray[row] = np.rint((line.astype(np.float64) - low) * (255 / (high - low)))
-    return Image.fromarray(gray)

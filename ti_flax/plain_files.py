@@ -5,6 +5,7 @@ never ends.
 """
 
 import errno
+import hashlib
 import io
 import os
 import select
@@ -56,6 +57,20 @@ def read_plain(path: str | Path, most: int, *, silence: float | None = None) -> 
     if len(content) > most:
         raise _too_long(path, most)
     return content
+
+
+def file_digest(path: str | Path) -> tuple[int, str]:
+    """Return a file's length in bytes and its SHA-256, in hexadecimal; little of it is held at a time.
+
+    Raises:
+      OSError: it cannot be read, or is no file.
+    """
+    digest, size = hashlib.sha256(), 0
+    with open_plain(path) as file:
+        while portion := file.read(_PORTION):
+            digest.update(portion)
+            size += len(portion)
+    return size, digest.hexdigest()
 
 
 def _from_pipe(path: str | Path, most: int, silence: float) -> bytes:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from ti_flax.errors import TokenError
+from ti_flax.plain_files import open_plain
 from ti_flax.printable import shortened
 
+_LARGEST_FILE = 2**26
 # Begin, one token and end.
 _SHORTEST = 3
 _LONGEST_WORD = 255
@@ -86,6 +88,7 @@ def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | No
 
     place = name or str(folder / "tokenizer")
     try:
+        _require_plain_files(Path(place))
         tokenizer = CLIPTokenizer.from_pretrained(place)
         length = tokenizer.model_max_length
         if not isinstance(length, (int, float)) or length < _SHORTEST:
@@ -94,7 +97,7 @@ def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | No
         raise TokenError(
             place,
             expected="a CLIP tokenizer (vocab.json, merges.txt, tokenizer_config.json)",
-            found=(str(error).splitlines() or [type(error).__name__])[0],
+            found=getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0],
             remedy="Check the model folder, or name another with tokenizer_name.",
         ) from error
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
@@ -111,6 +114,15 @@ def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | No
         # Old tokenizer folders leave the length out; the text encoder has 77 positions.
         tokenizer.model_max_length = 77
     return tokenizer
+
+
+def _require_plain_files(folder: Path) -> None:
+    """Refuses a folder with a pipe, a device or a huge file, which the library would wait for, or read."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.suffix in (".json", ".txt") and not path.is_dir():
+            with open_plain(path) as file:
+                if os.fstat(file.fileno()).st_size > _LARGEST_FILE:
+                    raise ValueError(f"{path.name}, which is larger than {_LARGEST_FILE // 2**20} MiB")
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
