@@ -141,7 +141,7 @@ def _prompts(wishes: Wishes) -> list[PromptLine]:
     """Every prompt there is, after the numbers beside them have been checked."""
     for name in ("num_images", "num_inference_steps", "batch_size"):
         if (value := getattr(wishes, name)) is not None and not 1 <= value <= _MOST:
-            raise ConfigError(f"--{name}", expected=f"1 to {_MOST}", found=str(value))
+            raise ConfigError(f"--{name}", expected=f"1 or more, up to {_MOST}", found=str(value))
     if wishes.compare and not wishes.learned_embeds:
         raise ConfigError("--compare", expected=f"{_EMBEDS} to leave out and put in", found="none")
     lines = [PromptLine(prompt) for prompt in wishes.prompts]
@@ -201,7 +201,9 @@ def _shots(line: PromptLine, wishes: Wishes, side: int, multiple: int) -> list[S
             expected = f"sides that are a multiple of {multiple}, up to {_LONGEST_SIDE}"
             raise ConfigError(where, expected=expected, found=str(found))
     if line.steps is not None and not 1 <= line.steps <= _MOST:
-        raise ConfigError(f"prompt {line.prompt!r}, --s", expected=f"1 to {_MOST}", found=str(line.steps))
+        raise ConfigError(
+            f"prompt {line.prompt!r}, --s", expected=f"1 or more, up to {_MOST}", found=str(line.steps)
+        )
     seed = wishes.seed if line.seed is None else line.seed
     if abs(seed) > _LARGEST_SEED:
         where = "--seed" if line.seed is None else f"prompt {line.prompt!r}, --d"
