@@ -4,15 +4,17 @@ Bytes are any at all, and those of valid files that are changed, cut and put tog
 given many more of them by tests/fuzz_readers.py.
 """
 
+import importlib
 import os
 import re
 import struct
+import subprocess
+import sys
 import tempfile
 import time
 import types
 from pathlib import Path
 
-import fuzz_readers
 import hostile_cases
 import numpy as np
 import prepare_images
@@ -173,43 +175,62 @@ def test_a_pipe_is_read_to_its_limit(tmp_path):
         os.close(writing)
 
 
-def test_a_short_fuzzing(tmp_path, capsys):
-    assert fuzz_readers.fuzz(25 * len(READERS), 5, list(READERS), tmp_path / "failures") == 0
-    assert not (tmp_path / "failures").exists()
+def run_python(*arguments):
+    """Runs Python in this folder, apart from this process, whose threads a fork would lose."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("harm", ["raises", "waits", "grows", "dies", "writes", "says much"])
-def test_the_fuzzer_finds(harm, tmp_path, monkeypatch, capfd):
-    """A reader that does what none may; its file is kept and the run goes on."""
+def test_a_short_fuzzing(tmp_path):
+    runs = 25 * len(READERS)
+    done = run_python("fuzz_readers.py", "--runs", runs, "--seed", 5, "--failures", tmp_path / "failures")
+    assert done.stdout.splitlines()[-1] == f"runs {runs} readers {len(READERS)} failures 0", done
+    assert done.returncode == 0 and not (tmp_path / "failures").exists()
 
-    def broken(path):
-        if harm == "raises":
-            raise KeyError("x")
-        if harm == "waits":
-            while True:
-                pass
-        if harm == "grows":
-            bytearray(2**28).copy()
-        if harm == "dies":
-            os._exit(255)
-        if harm == "writes":
-            path.with_name("other").write_bytes(b"")
-        raise TiFlaxError("x" if harm != "says much" else "many", found="y\n" * 3)
 
-    monkeypatch.setattr(fuzz_readers, "CPU_SECONDS", 0.2)
-    monkeypatch.setattr(fuzz_readers, "MOST_MEMORY", 2**27)
-    if harm == "says much":
-        monkeypatch.setattr(TiFlaxError, "__str__", lambda error: "two\nlines")
-    good = READERS["prompt_file"]
-    monkeypatch.setitem(READERS, "prompt_file", types.SimpleNamespace(samples=good.samples, read=broken))
-    assert fuzz_readers.fuzz(2, 0, ["prompt_file"], tmp_path / "failures") == 2
-    assert len(list((tmp_path / "failures").iterdir())) == 2
-    assert capfd.readouterr().out.count("FAILED --reader prompt_file --only") == 2
+# A reader that does what none may, one thing after another, and how many of two cases the fuzzer finds.
+HARMS = ("raises", "waits", "grows", "dies", "writes", "says_much")
+BROKEN = """
+import os, sys, types
+from pathlib import Path
+import fuzz_readers
+from fuzzed_readers import READERS
+from ti_flax.errors import TiFlaxError
+
+def broken(path):
+    if harm == "raises":
+        raise KeyError("x")
+    while harm == "waits":
+        pass
+    if harm == "grows":
+        bytearray(2**28).copy()
+    if harm == "dies":
+        os._exit(255)
+    if harm == "writes":
+        path.with_name("other").write_bytes(b"")
+    raise TiFlaxError("x")
+
+plain = TiFlaxError.__str__
+fuzz_readers.CPU_SECONDS, fuzz_readers.MOST_MEMORY = 0.2, 2**27
+READERS["prompt_file"] = types.SimpleNamespace(samples=READERS["prompt_file"].samples, read=broken)
+for harm in (*sys.argv[2:], "nothing"):
+    TiFlaxError.__str__ = (lambda error: "two\\nlines") if harm == "says_much" else plain
+    print(harm, fuzz_readers.fuzz(2, 0, ["prompt_file"], Path(sys.argv[1]) / harm), flush=True)
+"""
+
+
+def test_the_fuzzer_finds(tmp_path):
+    """What fails is kept and counted, and the run goes on."""
+    done = run_python("-c", BROKEN, tmp_path, *HARMS)
+    lines = done.stdout.splitlines()
+    counted = dict(line.split() for line in lines if line.partition(" ")[0] in (*HARMS, "nothing"))
+    assert counted == {**dict.fromkeys(HARMS, "2"), "nothing": "0"}, done
+    assert done.stdout.count("FAILED --reader prompt_file --only") == 2 * len(HARMS)
+    assert all(len(list((tmp_path / harm).iterdir())) == 2 for harm in HARMS)
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_the_page_names_every_case_and_no_other():
-    import importlib
-
     cases = {
         f"{module}.py::test_input[{case.name}]": case.given
         for module, _ in hostile_cases.CHAPTERS
