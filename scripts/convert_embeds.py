@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ti_flax.errors import ConfigError, exit_code  # noqa: E402
+from ti_flax.printable import printable  # noqa: E402
 
 _CONVERTING = ("input", "output", "to", "token", "name", "dtype", "picture", "overwrite")
 _INSPECTING = ("pretrained_model_name_or_path", "revision", "variant", "tokenizer_name")
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
     """Converts or shows."""
     if options.inspect is not None:
         _refuse(options, _CONVERTING, "without --inspect")
-        print(_inspect(options))
+        print(printable(_inspect(options)))
         return
     if options.input is None or options.output is None:
         raise ConfigError(
@@ -87,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
         picture=options.picture,
         overwrite=options.overwrite,
     )
-    print(convert_embedding(options.input, options.output, wishes))
+    print(printable(convert_embedding(options.input, options.output, wishes)))
 
 
 def _refuse(options: argparse.Namespace, names: tuple[str, ...], where: str) -> None:

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ti_flax.config.options import ModelOptions  # noqa: E402
 from ti_flax.errors import exit_code  # noqa: E402
+from ti_flax.printable import printable  # noqa: E402
 
 _MODEL_OPTIONS = frozenset(field.name for field in dataclasses.fields(ModelOptions))
 
@@ -119,7 +120,7 @@ def run(options: argparse.Namespace) -> None:
     model = ModelOptions(**{name: value for name, value in values.items() if name in _MODEL_OPTIONS})
     wishes = {name: value for name, value in values.items() if name not in _MODEL_OPTIONS}
     prompts, files = wishes.pop("prompt"), wishes.pop("prompt_file")
-    print(generate(Wishes(model, prompts, files, **wishes)))
+    print(printable(generate(Wishes(model, prompts, files, **wishes))))
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
 
 def prepare(options: argparse.Namespace) -> None:
     """Reads the pictures, plans, writes the sheet, then the files."""
-    from ti_flax.images import decode_picture
+    from ti_flax.decoding import decode_picture
     from ti_flax.sources.find import find_pictures
     from ti_flax.sources.table_options import ALL_AS_FOUND
 
@@ -187,10 +187,12 @@ def _refuse_other_sheet(sheet: Path, overwrite: bool) -> None:
     """Refuse to replace a file that is no sheet."""
     from PIL import Image
 
+    from ti_flax.plain_files import open_plain
+
     if overwrite or not sheet.exists():
         return
     try:
-        with Image.open(sheet) as image:
+        with open_plain(sheet) as file, Image.open(file) as image:
             ours = image.info.get(_MARK[0]) == _MARK[1]
     except Exception:  # no picture
         ours = False
@@ -269,7 +271,7 @@ def _shrinks(box: "Box", size: tuple[int, int]) -> float:
 def _write(cuts: list[Cut], size: tuple[int, int], options: argparse.Namespace) -> None:
     from PIL import Image, ImageOps
 
-    from ti_flax.images import decode_picture
+    from ti_flax.decoding import decode_picture
 
     opened, image = None, None
     for cut in cuts:

@@ -247,6 +247,6 @@ def test_numbers_are_not_read_with_the_names(tmp_path, monkeypatch):
             taken.append(len(data))
             return data
 
-    monkeypatch.setattr("builtins.open", lambda path, mode="r": Counting(io.FileIO(path, "r")))
+    monkeypatch.setattr("os.fdopen", lambda descriptor, mode: Counting(io.FileIO(descriptor, "r")))
     read_torch(file)
-    assert sum(taken) < 100_000
+    assert 0 < sum(taken) < 100_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ti_flax.errors import DataError
-from ti_flax.text_files import read_text
+from ti_flax.text_files import parse_json, read_text
 
 CAPTION_EXTENSIONS = (".txt", ".caption")
+
+# A thousand times what the text encoder sees; a longer file beside a picture is no caption.
+_LONGEST_CAPTION = 2**20
 
 # Names of the columns and keys of a caption file; the first that is there counts.
 _NAME_KEYS = ("file_name", "filename", "file", "path", "image", "image_path")
@@ -51,6 +53,9 @@ def captions_beside(pictures: Sequence[Picture], extensions: Sequence[str] | Non
       DataError: a picture has none, or one is in another encoding.
     """
     chosen = [f".{extension.strip().lstrip('.')}" for extension in extensions or CAPTION_EXTENSIONS]
+    for extension in chosen:
+        if not extension[1:] or "/" in extension or "\0" in extension:
+            raise DataError(f"caption_extension {extension!r}", expected="the end of a name, such as txt")
 
     def find(picture: Picture) -> str | None:
         if picture.path is None:
@@ -59,7 +64,7 @@ def captions_beside(pictures: Sequence[Picture], extensions: Sequence[str] | Non
         beside = [path.with_suffix(extension) for extension in chosen]
         beside += [path.with_name(path.name + extension) for extension in chosen]
         file = next((file for file in beside if file.is_file() and file != path), None)
-        return None if file is None else read_text(file, f"caption {file}")
+        return None if file is None else read_text(file, f"caption {file}", most=_LONGEST_CAPTION)
 
     return _for_all(
         pictures,
@@ -196,7 +201,7 @@ _Row = tuple[str, str, str]  # place for messages, name, caption
 
 def _json_rows(text: str, where: str) -> list[_Row]:
     try:
-        whole = json.loads(text)
+        whole = parse_json(text)
     except ValueError:
         return [
             _record(_parsed(line, f"{where}:{number}"), f"{where}:{number}")
@@ -212,7 +217,7 @@ def _json_rows(text: str, where: str) -> list[_Row]:
 
 def _parsed(line: str, where: str) -> Any:
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError as error:
         raise DataError(
             where, expected='an object such as {"file_name": "1.png", "text": "a cat"}', found=str(error)
@@ -243,7 +248,10 @@ def _table_rows(text: str, where: str) -> list[_Row]:
     """Return the rows of a table whose first line names the columns; nothing for other text."""
     head = text.lstrip().partition("\n")[0]
     for delimiter in ",;\t":
-        columns = [cell.strip().lower() for cell in next(csv.reader([head], delimiter=delimiter), [])]
+        try:
+            columns = [cell.strip().lower() for cell in next(csv.reader([head], delimiter=delimiter), [])]
+        except csv.Error as error:
+            raise DataError(f"{where}:1", expected="a table, or `name|caption`", found=str(error)) from None
         name = next((columns.index(key) for key in _NAME_KEYS if key in columns), None)
         words = next((columns.index(key) for key in _TEXT_KEYS if key in columns), None)
         if name is None or words is None:

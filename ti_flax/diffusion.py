@@ -14,6 +14,7 @@ import numpy as np
 from ti_flax.errors import WeightsError
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+_MOST_TIMESTEPS = 100_000
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 
@@ -44,7 +45,7 @@ class NoiseSchedule:
                 found=repr(prediction_type),
                 remedy="Use a Stable Diffusion 1.x or 2.x model.",
             )
-        betas = _betas(config, where)
+        betas = _checked_betas(config, where)
         if config.get("rescale_betas_zero_snr"):
             betas = _zero_terminal_snr(betas)
         return cls(np.cumprod(1.0 - betas).astype(np.float32), prediction_type)
@@ -73,12 +74,33 @@ class NoiseSchedule:
         return jnp.sqrt(abar), jnp.sqrt(1.0 - abar)
 
 
+def _checked_betas(config: Mapping[str, Any], where: str) -> np.ndarray:
+    """The variances of a configuration, all of them in [0, 1)."""
+    betas, reason = np.empty(0), "numbers that are no noise schedule"
+    try:
+        with np.errstate(all="ignore"):
+            betas = _betas(config, where)
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = str(error)
+    if betas.ndim != 1 or not betas.size or not ((betas >= 0) & (betas < 1)).all():
+        raise WeightsError(
+            where,
+            expected="beta_start and beta_end, or trained_betas, from 0 to 1, and up to "
+            f"{_MOST_TIMESTEPS} num_train_timesteps",
+            found=reason,
+            remedy="Take the scheduler's config from the model's own repository.",
+        )
+    return betas
+
+
 def _betas(config: Mapping[str, Any], where: str) -> np.ndarray:
     """The variances beta_t of a scheduler configuration, `[timesteps]` float64."""
     if config.get("trained_betas") is not None:
         return np.asarray(config["trained_betas"], np.float64)
     schedule = config.get("beta_schedule", "linear")
     steps = int(config.get("num_train_timesteps", 1000))
+    if not 1 <= steps <= _MOST_TIMESTEPS:
+        raise ValueError(f"num_train_timesteps {steps}")
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     if schedule == "linear":
         return np.linspace(start, end, steps)

@@ -19,6 +19,9 @@ from ti_flax.export.embedding_formats import (
     has_name,
     write_embedding,
 )
+from ti_flax.plain_files import read_plain
+
+_LONGEST_PICTURE = 2**28
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def _as(source: Path, rows: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _picture(embedding: Embedding, file: Path | None) -> Any:
-    from ti_flax.images import decode_picture
+    from ti_flax.decoding import decode_picture
 
     step = embedding.details.get("step")
     footer = _counted(len(embedding.rows), "vector") + f" of {embedding.rows.shape[1]}"
@@ -106,7 +109,7 @@ def _picture(embedding: Embedding, file: Path | None) -> Any:
     if file is None:
         return plain_card(embedding.name, footer)
     try:
-        content = file.read_bytes()
+        content = read_plain(file, _LONGEST_PICTURE)
     except OSError as error:
         raise ConfigError(
             f"--picture {file}", expected="a picture", found=error.strerror or str(error)

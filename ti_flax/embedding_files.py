@@ -8,9 +8,8 @@ script of diffusers: `.npy` of a mapping.
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ import numpy as np
 from ti_flax.embedding_pictures import is_picture, read_picture
 from ti_flax.errors import WeightsError
 from ti_flax.models.numpy_files import NUMPY_BEGINNING, read_numpy
-from ti_flax.models.tensor_files import StoredTensor, index_safetensors
+from ti_flax.models.tensor_files import StoredTensor, index_safetensors, safetensors_metadata
 from ti_flax.models.torch_files import Empty, is_torch_file, read_torch
+from ti_flax.plain_files import open_plain
 
 # Keys of files that hold the vectors of two text encoders, in this order.
 _TWO_ENCODERS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
@@ -36,6 +36,9 @@ _ANY_WORD = "*"
 _TRIGGER = "modelspec.trigger_phrase"
 # Wider than any text encoder's vectors, so that a model given by mistake is not read whole.
 _MOST_VECTORS, _MOST_WIDTH, _MOST_TOKENS = 4096, 16384, 1024
+# Of all tokens together: many names can stand for the same bytes of a file.
+_MOST_NUMBERS = _MOST_VECTORS * 4096
+_LONGEST_DETAIL, _MOST_DETAILS = 4096, 1024
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def read_embeddings(path: Path) -> list[EmbeddingFile]:
       WeightsError: there is no such file, or it is no embedding.
     """
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             start = file.read(32)
     except OSError as error:
         raise WeightsError(
@@ -105,7 +108,7 @@ def read_embeddings(path: Path) -> list[EmbeddingFile]:
         return _from_tree(path, read_picture(path))
     # A safetensors header of 128 bytes begins like a pickle does, so its brace is looked for first.
     if start[8:9] == b"{":
-        return _from_tensors(path, index_safetensors(path), _metadata(path))
+        return _from_tensors(path, index_safetensors(path), safetensors_metadata(path))
     if is_torch_file(start):
         return _from_tree(path, read_torch(path))
     if start.startswith(NUMPY_BEGINNING):
@@ -143,22 +146,20 @@ def _from_tree(path: Path, tree: Any) -> list[EmbeddingFile]:
     if not isinstance(tree, Mapping):
         raise _no_embedding(path, _named(tree))
     if "string_to_param" not in tree:
-        details = {str(name): str(value) for name, value in tree.items() if not _is_array(value)}
-        return _from_tensors(path, {str(k): v for k, v in tree.items() if _is_array(v)}, details)
+        named = {name: values for name, values in tree.items() if isinstance(name, str)}
+        return _from_tensors(path, {k: v for k, v in named.items() if _is_array(v)}, _details(named))
     rows = tree["string_to_param"]
     if isinstance(rows, Empty) and isinstance(rows.state, dict):  # a torch.nn.ParameterDict
         rows = rows.state.get("_parameters")
     if not isinstance(rows, Mapping) or not 0 < len(rows) <= _MOST_TOKENS:
         raise _no_embedding(path, "string_to_param without tokens")
     kind = "automatic1111" if "name" in tree or "step" in tree else "rinongal"
-    details = {
-        key: str(tree[key])
-        for key in ("step", "sd_checkpoint", "sd_checkpoint_name")
-        if tree.get(key) not in (None, "")
-    }
+    _require_few_numbers(path, rows.values())
+    details = _details({key: tree.get(key) for key in ("step", "sd_checkpoint", "sd_checkpoint_name")})
+    name = tree.get("name")
     made = []
     for word, values in rows.items():
-        token = str(tree["name"]) if tree.get("name") and len(rows) == 1 else str(word)
+        token = name if isinstance(name, str) and name and len(rows) == 1 else _word(path, word)
         made.append(
             EmbeddingFile(
                 _as_rows(path, word, values),
@@ -177,8 +178,9 @@ def _from_numpy(path: Path, content: Any) -> list[EmbeddingFile]:
         return [EmbeddingFile(_as_rows(path, "the array", content), "flax", dtype=str(content.dtype))]
     if not isinstance(content, Mapping) or not content:
         raise _no_embedding(path, _named(content))
+    _require_few_numbers(path, content.values())
     return [
-        EmbeddingFile(_as_rows(path, token, values), "flax", str(token), dtype=str(values.dtype))
+        EmbeddingFile(_as_rows(path, token, values), "flax", _word(path, token), dtype=str(values.dtype))
         for token, values in content.items()
     ]
 
@@ -204,6 +206,7 @@ def _from_tensors(path: Path, tensors: Mapping[str, Any], details: Mapping[str, 
     if not inner or len(inner) > 1 and (len(inner) > _MOST_TOKENS or any("." in name for name in inner)):
         shown = ", ".join(sorted(inner)[:4])
         raise _no_embedding(path, f"{len(inner)} tensors, {shown}" if inner else "no tensor")
+    _require_few_numbers(path, inner.values())
     return [
         EmbeddingFile(
             _as_rows(path, name, values), "diffusers", name, details=details, dtype=str(values.dtype)
@@ -225,27 +228,44 @@ def _named(value: Any) -> str:
     return value.kind if isinstance(value, Empty) else f"a {type(value).__name__}"
 
 
+def _word(path: Path, name: Any) -> str:
+    """A token that a file names."""
+    if not isinstance(name, str):
+        raise _no_embedding(path, "a token that is no text")
+    return name
+
+
+def _details(said: Mapping[str, Any]) -> dict[str, str]:
+    """What a file says beside its numbers, as far as it is a text or a number."""
+    plain = {
+        name: value
+        for name, value in said.items()
+        if isinstance(value, (str, float, bool)) or (isinstance(value, int) and abs(value) < 2**63)
+    }
+    return {
+        name: str(plain[name])[:_LONGEST_DETAIL] for name in list(plain)[:_MOST_DETAILS] if plain[name] != ""
+    }
+
+
+def _require_few_numbers(path: Path, arrays: Iterable[Any]) -> None:
+    sizes = [math.prod(values.shape) for values in arrays if _is_array(values)]
+    if len(sizes) > _MOST_TOKENS or sum(sizes) > _MOST_NUMBERS:
+        raise _no_embedding(path, f"{len(sizes)} tensors of {sum(sizes)} numbers")
+
+
 def _as_rows(path: Path, name: Any, values: Any) -> np.ndarray:
     if not _is_array(values):
         raise _no_embedding(path, f"{name} that is no tensor")
     shape, floats = tuple(values.shape), values.dtype.kind == "f" or values.dtype == ml_dtypes.bfloat16
-    fits = len(shape) in (1, 2) and 0 < shape[-1] <= _MOST_WIDTH
+    fits = len(shape) in (1, 2) and 0 < shape[-1] <= _MOST_WIDTH and math.prod(shape) <= _MOST_NUMBERS
     if not floats or not fits or not all(0 < count <= _MOST_VECTORS for count in shape[:-1]):
         raise _no_embedding(path, f"{name} of shape {list(shape)} {values.dtype}")
     stored = values.read() if isinstance(values, StoredTensor) else values
-    rows = np.atleast_2d(stored).astype(np.float32)
+    with np.errstate(over="ignore"):
+        rows = np.atleast_2d(stored).astype(np.float32)
     if not np.isfinite(rows).all():
         raise _no_embedding(path, f"{name} with numbers that are not finite")
     return np.ascontiguousarray(rows)
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file, already found whole, says about itself."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return {
-            name: str(value) for name, value in json.loads(file.read(length)).get("__metadata__", {}).items()
-        }
 
 
 def _no_embedding(path: Path, found: str) -> WeightsError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ti_flax.embedding_files import EmbeddingFile
+from ti_flax.plain_files import file_digest
 from ti_flax.signals import Vocabulary
 
 _FORMS = {
@@ -78,9 +78,9 @@ def describe_embeddings(path: Path, found: Sequence[EmbeddingFile], model: Model
       found: its tokens, from `read_embeddings`.
       model: to compare with; None leaves that out.
     """
-    content = path.read_bytes()
+    size, digest = file_digest(path)
     lines = [f"{path}", _line("form", _FORMS[found[0].kind])]
-    lines.append(_line("file", f"{len(content):,} bytes, sha256 {hashlib.sha256(content).hexdigest()}"))
+    lines.append(_line("file", f"{size:,} bytes, sha256 {digest}"))
     for name, value in sorted(found[0].details.items()):
         shown = value if len(value) <= _LONGEST_DETAIL else f"{value[:_LONGEST_DETAIL]}..."
         lines.append(_line(name, " ".join(shown.split())))

@@ -8,7 +8,6 @@ so that it survives programs that drop a file's text (modules/textual_inversion/
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import warnings
 import zlib
@@ -18,14 +17,19 @@ from typing import Any
 import numpy as np
 
 from ti_flax.errors import WeightsError
+from ti_flax.models.tensor_files import reason
+from ti_flax.plain_files import open_plain
 
 TEXT_CHUNK = "sd-ti-embedding"
 _BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"RIFF")
 _TENSOR = "TORCHTENSOR"
 # The generator that the Web UI scrambles pixels with (Numerical Recipes' constants), from seed 0.
 _SCRAMBLE_FACTOR, _SCRAMBLE_STEP, _SCRAMBLE_RANGE = 1664525, 1013904223, 2**32
-# More than 4,096 vectors of 1,024 numbers take; a picture can be made to unfold into any length.
-_LONGEST_TEXT = 2**27
+# What some 700 vectors of 1,024 numbers take; a picture can be made to unfold into any length.
+_LONGEST_TEXT = 2**24
+# Of pictures that are looked into: beyond any that a program draws upon.
+_MOST_PIXELS = 2**25
+_MOST_TEXT_BYTES = 2 * _LONGEST_TEXT
 
 
 def is_picture(beginning: bytes) -> bool:
@@ -44,21 +48,26 @@ def read_picture(path: Path) -> Any:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
+        with (
+            warnings.catch_warnings(),
+            open_plain(path) as file,
+            Image.open(file, formats=("PNG", "WEBP")) as picture,
+        ):
             warnings.simplefilter("ignore")
+            if picture.width * picture.height > _MOST_PIXELS:
+                raise ValueError(f"{picture.width} x {picture.height} pixels, more than are looked through")
             picture.load()
             text = picture.info.get(TEXT_CHUNK)
-            pixels = np.asarray(picture.convert("RGB"))
-        content = base64.b64decode(text, validate=True) if isinstance(text, str) else hidden_bytes(pixels)
+            if isinstance(text, str):
+                content = _decoded(text)
+            else:
+                content = hidden_bytes(np.asarray(picture.convert("RGB")))
         return json.loads(content, object_hook=_tensor_or_mapping)
-    except (
-        *(OSError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError),
-        *(binascii.Error, zlib.error, Image.DecompressionBombError),
-    ) as error:
+    except Exception as error:  # Pillow's plugins raise whatever their parser stumbled upon
         raise WeightsError(
             path,
             expected="a picture of the Web UI that carries an embedding",
-            found=f"a picture that carries none ({str(error)[:80]})",
+            found=f"a picture that carries none ({reason(error)})",
             remedy="Saved again as JPEG, or made smaller, a picture loses it.",
         ) from None
 
@@ -115,8 +124,20 @@ def hidden_bytes(pixels: np.ndarray) -> bytes:
     return content
 
 
+def _decoded(text: str) -> bytes:
+    if len(text) > _MOST_TEXT_BYTES:
+        raise ValueError("a text without an end")
+    return base64.b64decode(text, validate=True)
+
+
 def _tensor_or_mapping(tree: dict[str, Any]) -> Any:
-    return np.array(tree[_TENSOR], np.float32) if set(tree) == {_TENSOR} else tree
+    if set(tree) != {_TENSOR}:
+        return tree
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(tree[_TENSOR], np.float64).astype(np.float32)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError("rows of numbers that are none, too large, or of different lengths") from None
 
 
 def _block(nibbles: np.ndarray, height: int) -> np.ndarray:
@@ -132,8 +153,12 @@ def _block(nibbles: np.ndarray, height: int) -> np.ndarray:
 
 def _pattern(count: int) -> np.ndarray:
     """The Web UI's fixed pattern of `[count]` nibbles."""
-    pattern, value = np.empty(count, np.uint8), 0
-    for place in range(count):
-        value = (_SCRAMBLE_FACTOR * value + _SCRAMBLE_STEP) % _SCRAMBLE_RANGE
-        pattern[place] = value % 255 & 0x0F
-    return pattern
+    values = np.zeros(count + 1, np.uint32)
+    factor, step, known = _SCRAMBLE_FACTOR, _SCRAMBLE_STEP, 1
+    # A step done twice leads over two values, so all that are known give as many more.
+    while known <= count:
+        more = min(known, count + 1 - known)
+        values[known : known + more] = values[:more] * np.uint32(factor) + np.uint32(step)
+        factor, step = factor * factor % _SCRAMBLE_RANGE, (factor * step + step) % _SCRAMBLE_RANGE
+        known += more
+    return (values[1:] % 255 & 0x0F).astype(np.uint8)

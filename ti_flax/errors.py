@@ -4,6 +4,8 @@ import contextlib
 import sys
 from collections.abc import Callable
 
+from ti_flax.printable import printable, shortened
+
 # EX_TEMPFAIL of sysexits.h: a failure that passes, so whoever started the program may start it again.
 START_AGAIN = 75
 
@@ -23,11 +25,12 @@ class TiFlaxError(Exception):
         if expected:
             parts.append(f"expected {expected}")
         if found:
-            parts.append(f"found {found}")
-        sentence = f"{where}: {', '.join(parts)}" if parts else f"{where}"
+            parts.append(f"found {shortened(found)}")
+        place = shortened(str(where))
+        sentence = f"{place}: {', '.join(parts)}" if parts else place
         if remedy:
             sentence = f"{sentence.rstrip('.')}. {remedy}"
-        super().__init__(" ".join(sentence.split()))
+        super().__init__(printable(" ".join(sentence.split())))
 
 
 class ConfigError(TiFlaxError):
@@ -86,6 +89,12 @@ def exit_code(command: Callable[[], object]) -> int:
     except Stopped as stopped:
         _tell(str(stopped))
         return START_AGAIN
+    except Exception as error:
+        if not _is_want_of_memory(error):
+            raise
+        remedy = "Lower train_batch_size, resolution or the number of pictures."
+        _tell(f"error: not enough memory ({type(error).__name__}). {remedy}")
+        return 2
     except KeyboardInterrupt:
         _tell("interrupted")
         return 130
@@ -95,3 +104,8 @@ def exit_code(command: Callable[[], object]) -> int:
 def _tell(line: str) -> None:
     with contextlib.suppress(OSError):  # of a terminal that is gone
         print(line, file=sys.stderr, flush=True)
+
+
+def _is_want_of_memory(error: Exception) -> bool:
+    """Tell Python's error and XLA's, which has no class of its own."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from ti_flax.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
 from ti_flax.config.options import ModelOptions
 from ti_flax.embedding_files import checked_width
-from ti_flax.errors import ConfigError
+from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.messages import say
 from ti_flax.models.model_source import ModelSource
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
@@ -31,6 +30,7 @@ from ti_flax.picture_files import (
     shot_name,
 )
 from ti_flax.pictures import Painter, on_all, picture_grid
+from ti_flax.plain_files import file_digest
 from ti_flax.prompt_file import PromptLine, read_prompt_file
 from ti_flax.sampling import SAMPLERS
 from ti_flax.sheet import contact_sheet
@@ -41,6 +41,7 @@ _EMBEDS = "--learned_embeds"
 # What a key is made of has 64 bits; further seeds count up from this.
 _LARGEST_SEED = 2**62
 _LONGEST_SIDE = 16384
+_MOST = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +124,8 @@ def generate(wishes: Wishes) -> str:
     dtype = jnp.float32 if wishes.model.mixed_precision == "no" else jnp.bfloat16
     # What does not fit is found before the weights are read.
     described = load_stable_diffusion(base, dtype=dtype, components=())
-    rows = [_shots(line, wishes, _side(described), described.vae.config.downsampling) for line in lines]
+    side = wishes.resolution or _side(described)
+    rows = [_shots(line, wishes, side, described.vae.config.downsampling) for line in lines]
     words = make_words(tokenizer, extras, [shot for row in rows for shot in row], _width(described))
     maker = _maker(base, wishes, extras)
     devices = jax.local_devices()
@@ -138,8 +140,8 @@ def generate(wishes: Wishes) -> str:
 def _prompts(wishes: Wishes) -> list[PromptLine]:
     """Every prompt there is, after the numbers beside them have been checked."""
     for name in ("num_images", "num_inference_steps", "batch_size"):
-        if (value := getattr(wishes, name)) is not None and value < 1:
-            raise ConfigError(f"--{name}", expected="1 or more", found=str(value))
+        if (value := getattr(wishes, name)) is not None and not 1 <= value <= _MOST:
+            raise ConfigError(f"--{name}", expected=f"1 or more, up to {_MOST}", found=str(value))
     if wishes.compare and not wishes.learned_embeds:
         raise ConfigError("--compare", expected=f"{_EMBEDS} to leave out and put in", found="none")
     lines = [PromptLine(prompt) for prompt in wishes.prompts]
@@ -179,7 +181,15 @@ def _width(model: FlaxStableDiffusion) -> int:
 
 
 def _side(model: FlaxStableDiffusion) -> int:
-    return model.configs["unet"]["sample_size"] * model.vae.config.downsampling
+    side = model.configs["unet"].get("sample_size")
+    if type(side) is not int or side < 1:
+        raise WeightsError(
+            "unet/config.json, field sample_size",
+            expected="the side of the model's pictures in latents",
+            found=repr(side),
+            remedy="Set --resolution.",
+        )
+    return side * model.vae.config.downsampling
 
 
 def _shots(line: PromptLine, wishes: Wishes, side: int, multiple: int) -> list[Shot]:
@@ -190,8 +200,10 @@ def _shots(line: PromptLine, wishes: Wishes, side: int, multiple: int) -> list[S
             where = "--resolution" if line.height is line.width is None else f"prompt {line.prompt!r}"
             expected = f"sides that are a multiple of {multiple}, up to {_LONGEST_SIDE}"
             raise ConfigError(where, expected=expected, found=str(found))
-    if line.steps is not None and line.steps < 1:
-        raise ConfigError(f"prompt {line.prompt!r}, --s", expected="1 or more", found=str(line.steps))
+    if line.steps is not None and not 1 <= line.steps <= _MOST:
+        raise ConfigError(
+            f"prompt {line.prompt!r}, --s", expected=f"1 or more, up to {_MOST}", found=str(line.steps)
+        )
     seed = wishes.seed if line.seed is None else line.seed
     if abs(seed) > _LARGEST_SEED:
         where = "--seed" if line.seed is None else f"prompt {line.prompt!r}, --d"
@@ -308,10 +320,7 @@ def draw(
 
 def _maker(base: ModelSource, wishes: Wishes, extras: Sequence[Extra]) -> Maker:
     name = Path(wishes.model.pretrained_model_name_or_path).name
-    embeddings = [
-        (extra.token, extra.path.name, hashlib.sha256(extra.path.read_bytes()).hexdigest())
-        for extra in extras
-    ]
+    embeddings = [(extra.token, extra.path.name, file_digest(extra.path)[1]) for extra in extras]
     stem = Path(name).stem if base.file is not None else name
     return Maker(stem, wishes.model.clip_skip, embeddings)
 

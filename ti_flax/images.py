@@ -3,29 +3,22 @@
 import dataclasses
 import functools
 import hashlib
-import io
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
+from ti_flax.decoding import decoded, gray, upright_alone, upright_size, upright_with_alpha
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.fitting import cropped, fit_to_shape, in_square, squeezed
 from ti_flax.masks import MaskFolder, MaskRules, same_aspect
 from ti_flax.shapes import ChosenShapes, Shape, ShapeRules, choose_shapes
 from ti_flax.sources.duplicates import duplicate_notes
 from ti_flax.sources.find import Found, find_pictures
-from ti_flax.sources.formats import (
-    OTHER_FORMATS,
-    SIGNED_FORMATS,
-    UNREADABLE_SUFFIXES,
-    available,
-    cause,
-    is_named_as_picture,
-    strict_about_size,
-)
+from ti_flax.sources.formats import is_named_as_picture
 from ti_flax.sources.picture import Picture
 from ti_flax.sources.table_options import ALL_AS_FOUND, TableOptions
 
@@ -207,7 +200,7 @@ def _planned(
     if into:
         return _Plan(into, [everything] * len(into), fit_to_shape)
     if shapes is not None:
-        chosen = choose_shapes([_opened(each, _upright_size) for each in pictures], resolution, shapes)
+        chosen = choose_shapes([_opened(each, upright_size) for each in pictures], resolution, shapes)
         members = [np.flatnonzero(chosen.of_picture == group) for group in range(len(chosen.shapes))]
         return _Plan(chosen.shapes, members, fit_to_shape, chosen)
     return _Plan([Shape(resolution, resolution)], [everything], cropped if center_crop else squeezed)
@@ -230,9 +223,9 @@ def _refuse_unused(table: TableOptions, found: Iterable[Found]) -> None:
 
 def _without_masks(found: Found, source: str | Path, folder: Path | None) -> Found:
     """What was found, less the folder of the masks if it is one of the source's sub-folders."""
-    if folder is None or not folder.expanduser().is_dir():
+    if folder is None or not Path(os.path.expanduser(folder)).is_dir():
         return found
-    inside, root = folder.expanduser().resolve(), Path(source).expanduser().resolve()
+    inside, root = Path(os.path.expanduser(folder)).resolve(), Path(os.path.expanduser(source)).resolve()
     if inside == root or not inside.is_relative_to(root):
         return found
     pictures = tuple(
@@ -247,7 +240,7 @@ def _without_masks(found: Found, source: str | Path, folder: Path | None) -> Fou
 
 
 def _opened(picture: Picture, convert: Callable[[Image.Image], Any]) -> Any:
-    return _decoded(picture.read(), picture.where, convert)
+    return decoded(picture.read(), picture.where, convert)
 
 
 def _mask_files(
@@ -257,8 +250,10 @@ def _mask_files(
     if masks is None or masks.folder is None:
         return [None] * len(pictures)
     suffixes = {suffix for suffix in Image.registered_extensions() if is_named_as_picture(Path(f"a{suffix}"))}
-    folders = [Path(source).expanduser() for source in sources]
-    folder = MaskFolder(masks.folder.expanduser(), suffixes, [each for each in folders if each.is_dir()])
+    folders = [Path(os.path.expanduser(source)) for source in sources]
+    folder = MaskFolder(
+        Path(os.path.expanduser(masks.folder)), suffixes, [each for each in folders if each.is_dir()]
+    )
     found = [
         folder.find(Path(picture.name).name if picture.path is None else Path(picture.path).absolute())
         for picture in pictures
@@ -277,24 +272,44 @@ def _fitted(
     alpha: bool,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Decode pictures and their masks one by one, and bring each at once into its shape."""
-    pixels = np.empty((len(members), *shape, 3), np.uint8)
+    pixels = _room_for(len(members), shape)
     masks = None
     for index, (source, mask_path) in enumerate(members):
-        picture, mask = _opened(source, _upright_with_alpha)
+        picture, mask = _opened(source, upright_with_alpha if alpha else upright_alone)
         pixels[index] = fit(picture, shape, resample)
         if mask_path is not None:
             mask = _mask_for(mask_path, picture.size, source.name)
-        elif not alpha:
-            mask = None
         if mask is not None:
             masks = np.full(pixels.shape[:3], 255, np.uint8) if masks is None else masks
             masks[index] = fit(mask, shape, Image.Resampling.BOX)
     return pixels, masks
 
 
+def _room_for(pictures: int, shape: Shape) -> np.ndarray:
+    """An array for pictures of one shape, `[pictures, height, width, 3]` uint8.
+
+    Raises:
+      DataError: this machine has less memory than that.
+    """
+    needed, there = pictures * shape.height * shape.width * 3, memory_of_machine()
+    if needed > there:
+        raise DataError(
+            "train_data_dir",
+            expected=f"pictures that fit into {there / 2**30:.1f} GiB of memory",
+            found=f"{pictures} of {shape.width} x {shape.height} pixels, {needed / 2**30:.1f} GiB",
+            remedy="Name fewer pictures, or lower resolution.",
+        )
+    return np.empty((pictures, *shape, 3), np.uint8)
+
+
+def memory_of_machine() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _mask_for(path: Path, size: tuple[int, int], name: str) -> Image.Image:
     """A mask file at the size of its picture."""
-    mask = _decoded(str(path), str(path), _gray)
+    mask = decoded(str(path), str(path), gray)
     if not same_aspect(mask.size, size):
         raise DataError(
             path,
@@ -303,88 +318,3 @@ def _mask_for(path: Path, size: tuple[int, int], name: str) -> Image.Image:
             remedy="A mask may be smaller or larger than its picture, but has to show the same part of it.",
         )
     return mask.resize(size, Image.Resampling.BOX)
-
-
-def decode_picture(content: str | bytes, where: str) -> Image.Image:
-    """Return the upright RGB picture of a file, given by path or by content.
-
-    Raises:
-      DataError: it cannot be decoded, or is too large.
-    """
-    return _decoded(content, where, lambda image: _rgb(ImageOps.exif_transpose(image)))
-
-
-def _decoded(content: str | bytes, where: str, convert: Callable[[Image.Image], Any]) -> Any:
-    """Open a picture, given by path or by content, and return what is made of it."""
-    opened = io.BytesIO(content) if isinstance(content, bytes) else content
-    if Path(where).suffix.lower() in UNREADABLE_SUFFIXES:
-        raise DataError(where, found="a format that is not read", remedy="Save it as PNG or JPEG.")
-    try:
-        formats = available(SIGNED_FORMATS + OTHER_FORMATS)
-        with strict_about_size(), Image.open(opened, formats=formats) as image:
-            return convert(image)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        limit = f"at most {Image.MAX_IMAGE_PIXELS} pixels"
-        raise DataError(where, expected=limit, found="a larger picture", remedy="Scale it down.") from error
-    except Exception as error:  # Pillow's plugins raise whatever their parser stumbled upon
-        raise DataError(
-            where,
-            found=f"a picture that cannot be decoded ({cause(error)})",
-            remedy="Replace it or take it out of the folder.",
-        ) from error
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width after the orientation from EXIF; of most formats only the header is read."""
-    width, height = image.size
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (width, height) if turned else (height, width)
-
-
-def _upright_with_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The upright RGB picture, and what is opaque of it in gray, or None if it has no transparency."""
-    upright = ImageOps.exif_transpose(image)
-    alpha = None
-    if upright.has_transparency_data and not _is_deep_gray(upright):
-        alpha = upright.convert("RGBA").getchannel("A")
-    return _rgb(upright), alpha
-
-
-def _gray(image: Image.Image) -> Image.Image:
-    """The upright picture in gray, transparent parts over black."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.has_transparency_data and not _is_deep_gray(upright):
-        over_black = Image.new("RGBA", upright.size, "black")
-        over_black.alpha_composite(upright.convert("RGBA"))
-        return over_black.convert("L")
-    return _rgb(upright).convert("L")
-
-
-def _is_deep_gray(image: Image.Image) -> bool:
-    return image.mode.startswith("I") or image.mode == "F"
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Return any of Pillow's modes as RGB, transparent parts over white."""
-    if _is_deep_gray(image):
-        return _eight_bit(image).convert("RGB")
-    if image.has_transparency_data:
-        over_white = Image.new("RGBA", image.size, "white")
-        over_white.alpha_composite(image.convert("RGBA"))
-        return over_white.convert("RGB")
-    return image.convert("RGB")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale gray values of more than 8 bits to 0..255; Pillow itself would cut them off at 255.
-
-    Integers fill 16 bits. Floats fill the first of [0, 1], [0, 255] and [0, 65535] that holds them. Values
-    outside fill their own range.
-    """
-    values = np.asarray(image, np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("gray values that are not finite")
-    scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    low = min(values.min(), 0.0)
-    high = next((scale for scale in scales if values.max() <= scale), values.max())
-    return Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8))

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def encode_posteriors(
     shape = _posterior_shape(vae, pixels)
     path = None
     if cache_dir is not None:
-        path = Path(cache_dir).expanduser() / f"{_cache_key(vae, params, pixels, dtype)}.npz"
+        path = Path(os.path.expanduser(cache_dir)) / f"{_cache_key(vae, params, pixels, dtype)}.npz"
         cached = _read(path, shape)
         if cached is not None:
             return cached

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Protocol, Self, TypeVar
 
+from ti_flax.printable import printable
+
 Item = TypeVar("Item")
 
 
@@ -44,7 +46,7 @@ class Display:
         """Prints one line, if it is for these eyes."""
         if level <= self._level:
             with contextlib.suppress(OSError):  # nobody listens any more, which ends no run
-                self._print(text)
+                self._print(printable(text))
 
     def ended(self, title: str, done: str, seconds: float, level: Level) -> None:
         """Notes how long a stage took, and says it."""

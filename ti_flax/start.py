@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,9 +155,12 @@ def add_extras(
 def _named(entry: str) -> tuple[str, Path]:
     """The token and the file of `token=file`; `file=token` is understood where that is the file."""
     token, equals, path = entry.partition("=")
-    if not equals or Path(entry).expanduser().exists():
-        return "", Path(entry).expanduser()
+    if not equals or Path(os.path.expanduser(entry)).exists():
+        return "", Path(os.path.expanduser(entry))
     file, _, word = entry.rpartition("=")
-    if Path(file.strip()).expanduser().is_file() and not Path(path.strip()).expanduser().exists():
-        return word.strip(), Path(file.strip()).expanduser()
-    return token.strip(), Path(path.strip()).expanduser()
+    if (
+        Path(os.path.expanduser(file.strip())).is_file()
+        and not Path(os.path.expanduser(path.strip())).exists()
+    ):
+        return word.strip(), Path(os.path.expanduser(file.strip()))
+    return token.strip(), Path(os.path.expanduser(path.strip()))

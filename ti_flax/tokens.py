@@ -12,6 +12,15 @@ from typing import Any
 import numpy as np
 
 from ti_flax.errors import TokenError
+from ti_flax.plain_files import open_plain
+from ti_flax.printable import shortened
+
+_LARGEST_FILE = 2**26
+# Begin, one token and end.
+_SHORTEST = 3
+_LONGEST_WORD = 255
+# A key of safetensors files that is no tensor.
+_RESERVED = "__metadata__"
 
 
 @dataclass(frozen=True)
@@ -79,12 +88,16 @@ def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | No
 
     place = name or str(folder / "tokenizer")
     try:
+        _require_plain_files(Path(place))
         tokenizer = CLIPTokenizer.from_pretrained(place)
-    except (OSError, ValueError, TypeError) as error:
+        length = tokenizer.model_max_length
+        if not isinstance(length, (int, float)) or length < _SHORTEST:
+            raise ValueError(f"model_max_length {length!r}")
+    except Exception as error:  # of the tokenizers library's own parser, which has no class for its errors
         raise TokenError(
             place,
             expected="a CLIP tokenizer (vocab.json, merges.txt, tokenizer_config.json)",
-            found=str(error).splitlines()[0],
+            found=getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0],
             remedy="Check the model folder, or name another with tokenizer_name.",
         ) from error
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
@@ -101,6 +114,15 @@ def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | No
         # Old tokenizer folders leave the length out; the text encoder has 77 positions.
         tokenizer.model_max_length = 77
     return tokenizer
+
+
+def _require_plain_files(folder: Path) -> None:
+    """Refuses a folder with a pipe, a device or a huge file, which the library would wait for, or read."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.suffix in (".json", ".txt") and not path.is_dir():
+            with open_plain(path) as file:
+                if os.fstat(file.fileno()).st_size > _LARGEST_FILE:
+                    raise ValueError(f"{path.name}, which is larger than {_LARGEST_FILE // 2**20} MiB")
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
@@ -136,7 +158,21 @@ def _write(path: Path, text: str) -> None:
 
 def split_text(tokenizer: Any, text: str) -> list[str]:
     """Shows how the tokenizer cuts a text, one string a token."""
+    _require_text(text)
     return tokenizer.convert_ids_to_tokens(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _require_text(text: str) -> None:
+    """Refuses what the tokenizer cannot be given: bytes of a name or a command line that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise TokenError(
+            f"the text {shortened(text, 80)!r}",
+            expected="letters",
+            found="bytes that are no UTF-8",
+            remedy="Write it anew, or rename the file that it comes from.",
+        ) from None
 
 
 def add_concept(
@@ -194,12 +230,22 @@ def check_names_apart(words: Sequence[str], option: str = "extra_embeds") -> Non
 
 
 def _check_placeholder(tokenizer: Any, token: str, option: str) -> None:
-    where = f"{option} {token!r}"
+    where = f"{option} {shortened(repr(token), 80)}"
     if not token.strip() or token != token.strip():
         raise TokenError(
             where,
             expected="a word without blanks around it",
             found="an empty or padded one",
+            remedy="Write for example <my-cat>.",
+        )
+    if not token.isprintable() or len(token) > _LONGEST_WORD or token == _RESERVED:
+        raise TokenError(
+            where,
+            expected=f"a word of up to {_LONGEST_WORD} letters and signs that can be printed",
+            found="a name that files use themselves"
+            if token == _RESERVED
+            else f"{len(token)} signs, "
+            f"{sum(not each.isprintable() for each in token)} of which cannot be printed",
             remedy="Write for example <my-cat>.",
         )
     pieces = split_text(tokenizer, token)
@@ -258,6 +304,8 @@ def encode_prompts(
       TokenError: a concept's tokens are cut off or split in one of the prompts.
     """
     length = tokenizer.model_max_length
+    for prompt in prompts:
+        _require_text(prompt)
     written_out = [expand_known(tokenizer, prompt) for prompt in prompts]
     encoded = tokenizer(written_out, padding="max_length", truncation=True, max_length=length)
     token_ids = np.asarray(encoded["input_ids"], np.int32)

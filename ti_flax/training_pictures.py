@@ -19,6 +19,7 @@ from ti_flax.latents import encode_posteriors
 from ti_flax.masks import MASK_SUFFIX, MaskRules, loss_weights
 from ti_flax.messages import say, watched
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+from ti_flax.printable import one_line
 from ti_flax.shapes import Shape, ShapeRules
 from ti_flax.sources.table_options import TableOptions
 
@@ -49,7 +50,7 @@ def read_images(options: ImageOptions, captions: str) -> TrainingImages:
     if texts and captions == "none":
         say(f"note: {texts[0]} and the like are captions, used with --captions files")
     for line in images.notes:
-        say(f"note: {line}")
+        say(f"note: {one_line(line)}")
     if images.shapes is not None:
         say(images.shapes.describe())
     say_masks(options, images)

@@ -11,7 +11,10 @@ import typing
 
 from ti_flax.config.steps import STEPS_EXAMPLE, looks_stepped, parse_steps
 from ti_flax.errors import ConfigError
+from ti_flax.printable import shortened
 
+_LONGEST_SHOWN = 80
+_LARGEST_FLOAT = 2**1023
 LARGEST_INT = 2**31 - 1  # step counters are int32 on the device
 
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -177,7 +180,7 @@ def checked(option: Option, value: object, where: str) -> object:
     if option.stepped and isinstance(value, str) and looks_stepped(value):
         return _checked_steps(option, value, where)
     if option.kind is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < _LARGEST_FLOAT else math.inf
     if type(value) is not option.kind or not _allowed(option, value):
         raise wrong_value(option, value, where)
     return value
@@ -197,13 +200,17 @@ def _checked_steps(option: Option, text: str, where: str) -> str:
 
 def _allowed(option: Option, value: typing.Any) -> bool:
     if option.kind is str:
-        return bool(value.strip()) and (not option.choices or value in option.choices)
+        return (
+            bool(value.strip())
+            and _is_text(value, rule=option.rule)
+            and (not option.choices or value in option.choices)
+        )
     if option.kind is bool:
         return True
     rule = option.rule
     at_most = LARGEST_INT if rule.at_most is None and option.kind is int else rule.at_most
     return (
-        math.isfinite(value)
+        (isinstance(value, int) or math.isfinite(value))  # whole numbers may be too large to ask
         and (at_most is None or value <= at_most)
         and (rule.at_least is None or value >= rule.at_least)
         and (rule.above is None or value > rule.above)
@@ -212,9 +219,14 @@ def _allowed(option: Option, value: typing.Any) -> bool:
     )
 
 
+def _is_text(value: str, rule: Rule) -> bool:
+    """Tell text from what holds a zero byte or, but for a path, bytes that are no UTF-8."""
+    return "\0" not in value and (rule.path or not any("\ud800" <= letter <= "\udfff" for letter in value))
+
+
 def wrong_value(option: Option, value: object, where: str) -> ConfigError:
     """Return the error for a value that does not fit; a secret one is not repeated."""
-    found = "null" if value is None else repr(value)
+    found = "null" if value is None else shortened(repr(value), _LONGEST_SHOWN)
     if isinstance(value, str) and not value.strip():
         found = "empty text"
     elif option.rule.secret and value is not None:

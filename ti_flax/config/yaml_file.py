@@ -6,15 +6,20 @@ says false), and a git revision of digits alone keeps its zeros.
 """
 
 import dataclasses
+import os
 import pathlib
 import typing
 
 from ti_flax.config.values import nearest
 from ti_flax.errors import ConfigError
+from ti_flax.plain_files import read_plain
 
+_LONGEST = 2**20
+_SILENCE = 10.0
 _NULLS = ("", "~", "null", "Null", "NULL")
 _STANDARD_TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {f"{_STANDARD_TAG}{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
+_GROUP_TAGS = {f"{_STANDARD_TAG}{name}" for name in ("seq", "map")}
 _PLAIN_TAGS |= {f"{_STANDARD_TAG}{name}" for name in ("value", "merge")}  # a lone `=` or `<<` is text too
 
 
@@ -49,6 +54,7 @@ def read_yaml(
       ConfigError: unreadable, no flat mapping, a key unknown or given twice.
     """
     root = _parse(_read(path), path)
+    _refuse_tag(root, path)
     entries: dict[str, Entry] = {}
     lines: dict[str, int] = {}
     for key_node, value_node in root.value:
@@ -68,7 +74,9 @@ def read_yaml(
 
 def _read(path: str) -> str:
     try:
-        return pathlib.Path(path).expanduser().read_text(encoding="utf-8-sig")
+        # A pipe is what a shell makes of `--config <(command)`.
+        content = read_plain(os.path.expanduser(path), _LONGEST, silence=_SILENCE)
+        return content.decode("utf-8-sig")
     except IsADirectoryError:
         raise ConfigError(
             path, expected="a configuration file", found="a folder", remedy=_suggest_file(path)
@@ -76,7 +84,9 @@ def _read(path: str) -> str:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file", remedy=_suggest_file(path)) from None
     except UnicodeDecodeError:
-        raise ConfigError(path, expected="a text file in UTF-8", found="other bytes") from None
+        raise ConfigError(
+            path, expected="a text file in UTF-8", found="other bytes", remedy="Save it as UTF-8."
+        ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{path!r}: cannot be read ({reason})") from None
@@ -105,8 +115,11 @@ def _parse(text: str, path: str) -> typing.Any:
             f"{place}: not valid YAML: {problem}",
             remedy="A text with special characters, such as * @ % : or #, belongs in quotes.",
         ) from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        found = "brackets within brackets, too deep"
+        raise ConfigError(path, expected="lines of the form `name: value`", found=found) from None
     if not isinstance(root, yaml.MappingNode):
         found = "an empty file" if root is None else f"a {root.id}"
         raise ConfigError(path, expected="lines of the form `name: value`", found=found)
@@ -121,15 +134,20 @@ def _key(node: typing.Any, where: str) -> str:
 
 def _entry(node: typing.Any, path: str, key: str, *, in_list: bool = False) -> Entry:
     where = f"{path}:{node.start_mark.line + 1}: {key}"
+    _refuse_tag(node, where)
     if node.id == "sequence" and not in_list:
         items = tuple(_entry(each, path, key, in_list=True) for each in node.value)
         return Entry(text=None, quoted=False, where=where, items=items)
     if node.id != "scalar":
         raise ConfigError(where, expected="a single value", found=f"a {node.id}")
-    if node.tag not in _PLAIN_TAGS:
-        raise ConfigError(where, expected="a plain value", found=f"the YAML tag {node.tag}")
     is_null = node.style is None and node.value in _NULLS
     return Entry(text=None if is_null else node.value, quoted=node.style is not None, where=where)
+
+
+def _refuse_tag(node: typing.Any, where: str) -> None:
+    """Raise a ConfigError if a value is marked as something else than what it looks like."""
+    if node.tag not in _PLAIN_TAGS | _GROUP_TAGS:
+        raise ConfigError(where, expected="a plain value", found=f"the YAML tag {node.tag}")
 
 
 def _unknown(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -204,16 +205,16 @@ def start_in_words(options: ConceptOptions) -> str:
 
 def _is_on_hub(config: RunConfig) -> bool:
     """Whether the base model is a repository; folders and files of this machine mean nothing to others."""
-    return not Path(config.model.pretrained_model_name_or_path).expanduser().exists()
+    return not Path(os.path.expanduser(config.model.pretrained_model_name_or_path)).exists()
 
 
 def _is_file(config: RunConfig) -> bool:
-    return Path(config.model.pretrained_model_name_or_path).expanduser().is_file()
+    return Path(os.path.expanduser(config.model.pretrained_model_name_or_path)).is_file()
 
 
 def _base(config: RunConfig) -> str:
     name = config.model.pretrained_model_name_or_path
-    return name if _is_on_hub(config) else Path(name).expanduser().resolve().name
+    return name if _is_on_hub(config) else Path(os.path.expanduser(name)).resolve().name
 
 
 def _settings(config: RunConfig) -> dict[str, object]:

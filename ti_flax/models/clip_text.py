@@ -17,7 +17,7 @@ _READ = {
     "vocab_size": fields.integer,
     "hidden_size": fields.integer,
     "intermediate_size": fields.integer,
-    "num_hidden_layers": fields.integer,
+    "num_hidden_layers": fields.layers,
     "num_attention_heads": fields.integer,
     "max_position_embeddings": fields.integer,
     "layer_norm_eps": fields.number,

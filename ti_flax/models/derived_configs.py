@@ -144,7 +144,8 @@ def _block_type(shapes: Shapes, side: str, name: str, level: int) -> str:
 
 def _count(shapes: Shapes, numbered: str) -> int:
     """Count what a pattern numbers from 0; its group is the number."""
-    return 1 + max((int(match[1]) for name in shapes if (match := re.match(numbered, name))), default=-1)
+    found = {int(match[1]) for name in shapes if (match := re.match(numbered, name)) and len(match[1]) < 4}
+    return 1 + max(found, default=-1)
 
 
 def _shape(shapes: Shapes, name: str, where: str) -> tuple[int, ...]:

@@ -4,14 +4,27 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ti_flax.errors import WeightsError
+from ti_flax.printable import shortened
 
 Reader = Callable[[Any], Any]
 
 
+# Larger than any width of any model, and deeper than any: what is built of it would never end.
+_LARGEST, _MOST_LAYERS = 2**20, 256
+_INFINITE = float("inf")
+
+
 def integer(value: Any) -> int:
     """Accept a positive whole number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError("a positive integer")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
+        raise ValueError(f"a positive integer up to {_LARGEST}")
+    return value
+
+
+def layers(value: Any) -> int:
+    """Accept a number of layers."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_LAYERS:
+        raise ValueError(f"a number of layers, 1 to {_MOST_LAYERS}")
     return value
 
 
@@ -22,7 +35,7 @@ def count(value: Any) -> int:
 
 def number(value: Any) -> float:
     """Accept a number and give it as float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _INFINITE:
         raise ValueError("a number")
     return float(value)
 
@@ -36,14 +49,21 @@ def boolean(value: Any) -> bool:
 
 def integers(value: Any) -> tuple[int, ...]:
     """Accept a list of positive integers."""
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError("a list of positive integers")
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= _MOST_LAYERS:
+        raise ValueError(f"a list of 1 to {_MOST_LAYERS} positive integers")
     return tuple(integer(entry) for entry in value)
 
 
 def one_or_more_integers(value: Any) -> int | tuple[int, ...]:
     """Accept a positive integer or a list of them."""
     return integers(value) if isinstance(value, list | tuple) else integer(value)
+
+
+def one_or_more_layers(value: Any) -> int | tuple[int, ...]:
+    """Accept a number of layers or a list of them."""
+    return (
+        tuple(layers(each) for each in integers(value)) if isinstance(value, list | tuple) else layers(value)
+    )
 
 
 def one_of(*choices: str) -> Reader:
@@ -117,7 +137,7 @@ def _read_field(reader: Reader, value: Any, where: str) -> Any:
     try:
         return reader(value)
     except ValueError as error:
-        raise WeightsError(where, expected=str(error), found=repr(value)) from None
+        raise WeightsError(where, expected=str(error), found=shortened(repr(value), 80)) from None
 
 
 def _is_neutral(value: Any, accepted: tuple) -> bool:

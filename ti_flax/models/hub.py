@@ -2,6 +2,7 @@
 
 import functools
 import glob
+import os
 import pathlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -37,7 +38,7 @@ def resolve_model(
     Raises:
       WeightsError: when there is no such folder or repository, the Hub cannot be reached, or refuses.
     """
-    folder = pathlib.Path(name_or_path).expanduser()
+    folder = pathlib.Path(os.path.expanduser(name_or_path))
     if folder.is_dir():
         return _check_folder(folder)
     if folder.is_file():
@@ -56,7 +57,7 @@ def resolve_vae(name_or_path: str, *, variant: str | None = None) -> pathlib.Pat
     Raises:
       WeightsError: as `resolve_model`.
     """
-    place = pathlib.Path(name_or_path).expanduser()
+    place = pathlib.Path(os.path.expanduser(name_or_path))
     if place.is_file() or (place.is_dir() and _holds_vae(place)):
         return place
     if place.is_dir():

@@ -7,9 +7,12 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from ti_flax.errors import WeightsError
+from ti_flax.plain_files import read_plain
 
 SAFETENSORS = ".safetensors"
 MSGPACK = ".msgpack"
+
+_LONGEST_JSON = 2**24
 
 _PIPELINES = ("StableDiffusionPipeline", "FlaxStableDiffusionPipeline")
 # Parts that other kinds of models have and that no text-to-image Stable Diffusion 1.x or 2.x has.
@@ -84,7 +87,7 @@ def check_kind(folder: pathlib.Path) -> None:
     index = read_json(path)
     present = [part for part in index if not part.startswith("_") and _is_present(index[part])]
     refuse_foreign_parts(present, folder)
-    pipeline = index.get("_class_name", _PIPELINES[0])
+    pipeline = str(index.get("_class_name", _PIPELINES[0]))
     if pipeline not in _PIPELINES and not {"unet", "vae", "text_encoder"} <= set(present):
         raise _foreign(folder, f"a {pipeline}")
     if "Inpaint" in pipeline or "Upscale" in pipeline or "XL" in pipeline:
@@ -120,13 +123,16 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
       WeightsError: when the file is missing or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_plain(path, _LONGEST_JSON))
     except FileNotFoundError:
         raise WeightsError(
             path, expected="a config file", found="none", remedy="The model folder is incomplete."
         ) from None
-    except (ValueError, OSError) as error:
-        raise WeightsError(path, expected="a JSON file", found=str(error)) from None
+    except OSError as error:
+        raise WeightsError(path, expected="a JSON file", found=error.strerror or str(error)) from None
+    except (ValueError, RecursionError) as error:
+        said = "brackets within brackets, too deep" if isinstance(error, RecursionError) else str(error)
+        raise WeightsError(path, expected="a JSON file", found=f"something else ({said})") from None
     if not isinstance(content, dict):
         raise WeightsError(path, expected="a JSON object", found=type(content).__name__)
     return content

@@ -115,7 +115,7 @@ class ModelSource:
         if self.rescale_betas_zero_snr:
             # Only so does a sampler begin at the timestep that is pure noise (section 3.3 of the paper).
             config["timestep_spacing"] = "trailing"
-            name = config.get("_class_name", "").removeprefix("Flax")
+            name = str(config.get("_class_name", "")).removeprefix("Flax")
             if name not in _ZERO_SNR_SCHEDULERS:
                 config["_class_name"] = "DDIMScheduler"
         predicts_noise = config.get("prediction_type", "epsilon") == "epsilon"

@@ -13,8 +13,10 @@ from ti_flax.errors import WeightsError
 from ti_flax.models import derived_configs
 from ti_flax.models.model_folder import read_config
 from ti_flax.models.original_names import clip_names, dotted, open_clip_tensors, unet_names, vae_names
+from ti_flax.models.original_yaml import apply_description, predicted, read_description
 from ti_flax.models.tensor_files import StoredTensor, damaged, index_safetensors
 from ti_flax.models.torch_files import is_torch_file, named_tensors, read_torch
+from ti_flax.plain_files import open_plain
 
 _UNET = "model.diffusion_model."
 _AVERAGED = "model_ema.diffusion_model"
@@ -43,8 +45,6 @@ _OTHERS = (
 )
 _LORA_PARTS = ("lora_", "lokr_", "hada_", ".lora.", ".oft_", "dora_scale")
 _EMBEDDING_NAMES = frozenset({"emb_params", "emp_params", "clip_l", "clip_g", "string_to_param"})
-_PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
-_BETA_SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +73,12 @@ def index_file(path: pathlib.Path) -> dict[str, StoredTensor]:
       WeightsError: it is neither, is damaged, or is a pickle that does more than hold tensors.
     """
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             beginning = file.read(64)
     except OSError as error:
-        raise WeightsError(path, expected="a file that can be read", found=str(error)) from None
+        raise WeightsError(
+            path, expected="a file that can be read", found=error.strerror or str(error)
+        ) from None
     # Asked first: a header of 128 bytes begins as a pickle does.
     if beginning[8:9] == b"{":
         return index_safetensors(path)
@@ -211,11 +213,11 @@ def _derived(
     if "vae" in shapes:
         configs["vae"] = derived_configs.vae_config(shapes["vae"], where=where)
     yaml_file = path.with_suffix(".yaml")
-    written = _read_yaml(yaml_file) if yaml_file.is_file() else {}
+    written = read_description(yaml_file) if yaml_file.is_file() else {}
     said = [f"{yaml_file.name} beside it describes the model"] if written else []
     # Some trainers mark what a UNet predicts with an empty tensor of this name.
     marked = "v_prediction" if "v_pred" in marks else None
-    prediction_type = prediction_type or marked or _prediction(written, yaml_file)
+    prediction_type = prediction_type or marked or predicted(written, yaml_file)
     if prediction_type is None:
         prediction_type = "v_prediction" if second else "epsilon"
         if second:
@@ -228,60 +230,8 @@ def _derived(
         configs["unet"]["sample_size"] = 96
     if "ztsnr" in marks:
         configs["scheduler"] |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    _apply_yaml(configs, written, yaml_file)
+    apply_description(configs, written, yaml_file)
     return configs, said
-
-
-def _read_yaml(path: pathlib.Path) -> dict[str, Any]:
-    """Return the `model.params` of one of the original code's YAML files."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        params = content["model"]["params"]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            path,
-            expected="the original code's description of the model beside it, with model.params",
-            found=f"something else ({reason})",
-            remedy="Rename the file if it is not about the model.",
-        ) from None
-    return params if isinstance(params, dict) else {}
-
-
-def _prediction(written: Mapping[str, Any], path: pathlib.Path) -> str | None:
-    value = written.get("parameterization")
-    if value is None:
-        return "epsilon" if written else None  # the original code's default
-    if value not in _PREDICTIONS:
-        raise WeightsError(f"{path}: parameterization", expected="eps or v", found=repr(value))
-    return _PREDICTIONS[value]
-
-
-def _apply_yaml(configs: dict[str, dict[str, Any]], written: Mapping[str, Any], path: pathlib.Path) -> None:
-    """Put what a YAML file says and shapes do not into the configs."""
-    renamed = {"linear_start": "beta_start", "linear_end": "beta_end", "timesteps": "num_train_timesteps"}
-    scheduler = {theirs: written[ours] for ours, theirs in renamed.items() if ours in written}
-    if (schedule := written.get("beta_schedule")) is not None:
-        if schedule not in _BETA_SCHEDULES:
-            known = " or ".join(_BETA_SCHEDULES)
-            raise WeightsError(f"{path}: beta_schedule", expected=known, found=repr(schedule))
-        scheduler["beta_schedule"] = _BETA_SCHEDULES[schedule]
-    unet = (written.get("unet_config") or {}).get("params") or {}
-    channels = configs["unet"]["block_out_channels"]
-    try:
-        configs["scheduler"] |= {
-            name: type(configs["scheduler"][name])(value) for name, value in scheduler.items()
-        }
-        if "scale_factor" in written and "vae" in configs:
-            configs["vae"]["scaling_factor"] = float(written["scale_factor"])
-        if (width := unet.get("num_head_channels") or -1) != -1:
-            configs["unet"]["attention_head_dim"] = [size // int(width) for size in channels]
-        elif (heads := unet.get("num_heads") or -1) != -1:
-            configs["unet"]["attention_head_dim"] = int(heads)
-    except (TypeError, ValueError) as error:
-        raise WeightsError(path, expected="numbers", found=str(error)) from None
 
 
 def _refuse_others(stored: Mapping[str, StoredTensor], path: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from ti_flax.diffusion import NoiseSchedule
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.models.attention import AUTO, Attention
 from ti_flax.models.clip_text import CLIPTextConfig, FlaxCLIPTextModel
@@ -161,6 +162,8 @@ def _build(
             found=f"{vae.latent_channels}",
         )
     _check_fit(text, unet, vae, where)
+    # For what is wrong with it, before any weights are read.
+    NoiseSchedule.from_config(configs["scheduler"], f"{where}: scheduler/scheduler_config.json")
     computing: DTypeLike = jnp.float32 if dtype is None else dtype
     clip_skip = 0 if source is None else source.clip_skip
     if clip_skip >= text.num_hidden_layers:
@@ -249,7 +252,7 @@ def _component_config(model: FlaxStableDiffusion, component: str, layout: str) -
 
 
 def _scheduler_class(config: Mapping[str, Any], layout: str) -> str:
-    name = config.get("_class_name", "DDIMScheduler").removeprefix("Flax")
+    name = str(config.get("_class_name", "DDIMScheduler")).removeprefix("Flax")
     if layout == "torch":
         return name
     known = name.removesuffix("Scheduler") in _FLAX_SCHEDULERS

@@ -8,6 +8,7 @@ and the array extension of flax.serialization: type 1, holding [shape, dtype nam
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from ti_flax.errors import WeightsError
+from ti_flax.plain_files import open_plain
 from ti_flax.whole_files import written_whole
 
 _SAFETENSORS_DTYPES = {
@@ -33,10 +35,21 @@ _SAFETENSORS_DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 _SAFETENSORS_NAMES = {dtype: name for name, dtype in _SAFETENSORS_DTYPES.items()}
-# The format's own limit (safetensors/src/tensor.rs): a longer header is a damaged or foreign file.
-_LONGEST_HEADER = 100_000_000
+_FLAX_DTYPES = {dtype.name: dtype for dtype in _SAFETENSORS_DTYPES.values()} | {
+    name: np.dtype(name) for name in ("int8", "int16", "uint16", "uint32", "uint64")
+}
+# Ten times what the largest models have. Parsed, a header made to can take twenty times its length; the
+# format's own limit (safetensors/src/tensor.rs) is 100 MB.
+_LONGEST_HEADER = 2**24
 
-_FLAX_ARRAY = 1
+# More than any array of these libraries can have.
+_MOST_AXES, _LARGEST_SIZE = 16, 2**48
+_LONGEST_NAME = 2**16
+# Trees of real models are less than 10 deep.
+_DEEPEST = 64
+_DAMAGE = (struct.error, IndexError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError)
+
+_FLAX_ARRAY = b"\1"
 # First byte of a msgpack object -> kind and the struct format of the number that follows (length or value).
 _MSGPACK_KINDS = {
     0xC4: ("bin", ">B"),
@@ -106,7 +119,7 @@ class StoredTensor:
         spread = self.strides is not None and 0 not in self.shape
         shape = (self.size_in_bytes // self.dtype.itemsize,) if spread else self.shape
         values = np.empty(shape, self.dtype)
-        with open(self.path, "rb", buffering=0) as file:
+        with open_plain(self.path) as file:
             file.seek(self.offset)
             _fill(file, values)
         if self.strides is None or not spread:
@@ -121,19 +134,30 @@ def index_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
     Raises:
       WeightsError: for a file that is damaged or holds a dtype other than the usual ones.
     """
-    with open(path, "rb") as file:
-        try:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, _LONGEST_HEADER)))
-            tensors = {
-                name: _safetensors_entry(path, entry, 8 + length)
-                for name, entry in header.items()
-                if name != "__metadata__"
-            }
-        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise damaged(path, "safetensors", error) from None
+    header, start = _read_safetensors_header(path)
+    try:
+        tensors = {
+            name: _safetensors_entry(path, entry, start)
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+        _refuse_overlaps(tensors)
+    except _DAMAGE as error:
+        raise damaged(path, "safetensors", error) from None
     check_ends(path, "safetensors", tensors)
     return tensors
+
+
+def safetensors_metadata(path: pathlib.Path) -> dict[str, str]:
+    """Return what a safetensors file says about itself in words.
+
+    Raises:
+      WeightsError: for a file that is damaged.
+    """
+    said = _read_safetensors_header(path)[0].get("__metadata__") or {}
+    if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
+        raise damaged(path, "safetensors", "a __metadata__ that is not all text")
+    return said
 
 
 def index_msgpack(path: pathlib.Path) -> dict[str, StoredTensor]:
@@ -142,11 +166,15 @@ def index_msgpack(path: pathlib.Path) -> dict[str, StoredTensor]:
     Raises:
       WeightsError: for a file that is damaged or is not a tree of named arrays.
     """
-    with open(path, "rb") as file:
-        try:
-            tensors = dict(_walk_msgpack(file, path, ()))
-        except (struct.error, IndexError, ValueError, TypeError, AttributeError) as error:
-            raise damaged(path, "Flax msgpack", error) from None
+    tensors: dict[str, StoredTensor] = {}
+    try:
+        with open_plain(path) as file:
+            for name, tensor in _walk_msgpack(file, path, ()):
+                if name in tensors:
+                    raise ValueError(f"{name} twice")
+                tensors[name] = tensor
+    except _DAMAGE as error:
+        raise damaged(path, "Flax msgpack", error) from None
     check_ends(path, "Flax msgpack", tensors)
     return tensors
 
@@ -182,27 +210,77 @@ def write_msgpack(path: pathlib.Path, tree: Mapping[str, Any]) -> None:
         _write_msgpack_node(file, tree)
 
 
+def _read_safetensors_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
+    """Return the header of a safetensors file, and where the numbers begin."""
+    try:
+        with open_plain(path) as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            size = os.fstat(file.fileno()).st_size
+            if length > min(size - 8, _LONGEST_HEADER):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header = json.loads(file.read(length), object_pairs_hook=_without_twins)
+        if not isinstance(header, dict):
+            raise ValueError("a header that names nothing")
+    except _DAMAGE as error:
+        raise damaged(path, "safetensors", error) from None
+    return header, 8 + length
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a name that is there twice")
+    return made
+
+
 def _safetensors_entry(path: pathlib.Path, entry: Mapping[str, Any], data_start: int) -> StoredTensor:
     begin, end = entry["data_offsets"]
-    if entry["dtype"] not in _SAFETENSORS_DTYPES:
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _SAFETENSORS_DTYPES:
         raise ValueError(f"dtype {entry['dtype']}")
-    tensor = StoredTensor(
-        path, data_start + begin, tuple(entry["shape"]), _SAFETENSORS_DTYPES[entry["dtype"]]
-    )
+    shape = checked_shape(entry["shape"])
+    if not all(type(place) is int for place in (begin, end)) or not 0 <= begin <= end:
+        raise ValueError(f"bytes {begin!r} to {end!r}")
+    tensor = StoredTensor(path, data_start + begin, shape, _SAFETENSORS_DTYPES[entry["dtype"]])
     if tensor.size_in_bytes != end - begin:
-        raise ValueError(f"{end - begin} bytes for shape {entry['shape']}")
+        raise ValueError(f"{end - begin} bytes for shape {list(shape)}")
     return tensor
+
+
+def checked_shape(sizes: Any) -> tuple[int, ...]:
+    """Return a shape that a file gives.
+
+    Raises:
+      ValueError: it is none, or one that no array has.
+    """
+    if not isinstance(sizes, (list, tuple)) or len(sizes) > _MOST_AXES:
+        raise ValueError("a shape that is no list of sizes")
+    if not all(type(size) is int and 0 <= size <= _LARGEST_SIZE for size in sizes):
+        raise ValueError(f"the shape {list(sizes)}")
+    if 0 not in sizes and math.prod(sizes) > _LARGEST_SIZE:
+        raise ValueError(f"the shape {list(sizes)}")
+    return tuple(sizes)
+
+
+def _refuse_overlaps(tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise a ValueError if two tensors share bytes, which could stand for any number of them."""
+    placed = sorted((tensor.offset, tensor.size_in_bytes, name) for name, tensor in tensors.items())
+    filled = [each for each in placed if each[1]]
+    for (offset, size, name), (following, _, other) in itertools.pairwise(filled):
+        if offset + size > following:
+            raise ValueError(f"{name} and {other} in the same place")
 
 
 def _walk_msgpack(
     file: BinaryIO, path: pathlib.Path, names: tuple[str, ...]
 ) -> Iterator[tuple[str, StoredTensor]]:
+    if len(names) > _DEEPEST:
+        raise ValueError("names within names, too deep")
     kind, length = _msgpack_header(file)
     if kind == "map":
         for _ in range(length):
             name = _msgpack_text(file)
             yield from _walk_msgpack(file, path, (*names, name))
-    elif kind == "ext" and file.read(1)[0] == _FLAX_ARRAY:
+    elif kind == "ext" and file.read(1) == _FLAX_ARRAY:
         yield "/".join(names), _msgpack_array(file, path)
     else:
         raise ValueError(f"{'/'.join(names) or 'the file'} is neither a tree nor an array")
@@ -211,8 +289,13 @@ def _walk_msgpack(
 def _msgpack_array(file: BinaryIO, path: pathlib.Path) -> StoredTensor:
     _msgpack_header(file)
     _, rank = _msgpack_header(file)
-    shape = tuple(_msgpack_header(file)[1] for _ in range(rank))
-    dtype = np.dtype(_msgpack_text(file))
+    if rank > _MOST_AXES:
+        raise ValueError(f"{rank} axes")
+    shape = checked_shape([_msgpack_header(file)[1] for _ in range(rank)])
+    named = _msgpack_text(file)
+    if named not in _FLAX_DTYPES:
+        raise ValueError(f"dtype {named}")
+    dtype = _FLAX_DTYPES[named]
     kind, length = _msgpack_header(file)
     tensor = StoredTensor(path, file.tell(), shape, dtype)
     if kind not in ("bin", "str") or tensor.size_in_bytes != length:
@@ -223,7 +306,7 @@ def _msgpack_array(file: BinaryIO, path: pathlib.Path) -> StoredTensor:
 
 def _msgpack_header(file: BinaryIO) -> tuple[str, int]:
     """Read an object's kind and its length, or its value if it is an integer."""
-    first = file.read(1)[0]
+    (first,) = struct.unpack("B", file.read(1))
     for lowest, highest, kind in _MSGPACK_SHORT:
         if lowest <= first <= highest:
             return kind, first - lowest
@@ -239,6 +322,8 @@ def _msgpack_text(file: BinaryIO) -> str:
     kind, length = _msgpack_header(file)
     if kind not in ("str", "bin"):
         raise ValueError(f"{kind} in the place of a name")
+    if length > _LONGEST_NAME:
+        raise ValueError(f"a name of {length} bytes")
     return file.read(length).decode()
 
 
@@ -255,7 +340,7 @@ def _write_msgpack_node(file: BinaryIO, node: Any) -> None:
     values = np.asarray(node)
     head = packer.pack_array_header(3) + packer.pack(list(values.shape)) + packer.pack(values.dtype.name)
     head += struct.pack(">BI", 0xC6, values.nbytes)
-    file.write(struct.pack(">BIB", 0xC9, len(head) + values.nbytes, _FLAX_ARRAY) + head)
+    file.write(struct.pack(">BI", 0xC9, len(head) + values.nbytes) + _FLAX_ARRAY + head)
     _pour(file, values)
 
 
@@ -282,11 +367,25 @@ def check_ends(path: pathlib.Path, kind: str, tensors: Mapping[str, StoredTensor
         raise damaged(path, kind, f"{size} bytes instead of {end}")
 
 
+def reason(cause: object) -> str:
+    """Return what a parser stumbled upon, in a line."""
+    if isinstance(cause, RecursionError):
+        return "brackets within brackets, too deep"
+    if isinstance(cause, MemoryError):
+        return "more numbers than there is memory for"
+    if isinstance(cause, (struct.error, EOFError)):
+        return "it ends too early"
+    said = str(cause).strip().splitlines()
+    return said[0] if said else type(cause).__name__
+
+
 def damaged(path: pathlib.Path, kind: str, cause: object) -> WeightsError:
     """Return the error for a file that is cut short or not what it was taken for."""
+    if isinstance(cause, OSError):
+        return WeightsError(path, expected=f"a {kind} file", found=cause.strerror or str(cause))
     return WeightsError(
         path,
         expected=f"a {kind} file of parameters",
-        found=f"something else ({cause})",
+        found=f"something else ({reason(cause)})",
         remedy="The file may be cut short or be a Git LFS pointer: download it again.",
     )

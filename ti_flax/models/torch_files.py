@@ -22,7 +22,8 @@ import ml_dtypes
 import numpy as np
 
 from ti_flax.errors import WeightsError
-from ti_flax.models.tensor_files import StoredTensor, check_ends, damaged
+from ti_flax.models.tensor_files import StoredTensor, check_ends, checked_shape, damaged
+from ti_flax.plain_files import open_plain
 
 # What old files begin with: a pickle of this number (torch/serialization.py: MAGIC_NUMBER).
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
@@ -64,10 +65,18 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_SET": list,
 }
-_DAMAGE = (
-    *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RecursionError, MemoryError),
-    *(struct.error, zipfile.BadZipFile, NotImplementedError, OverflowError, OSError),
+# What the parsers of numbers, text and archives stumble upon; an encrypted archive is a RuntimeError.
+DAMAGE = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RuntimeError, MemoryError),
+    *(struct.error, zipfile.BadZipFile, OverflowError, OSError, SyntaxError),
 )
+# A model's pickle has some 30,000 instructions. Each can take 70 bytes or copy what others made, so they are
+# counted, and copies by their length.
+_MOST_WORK = 500_000
+# What may name something in a mapping; others are kept apart by what they are, not by what is in them, as a
+# tuple of tuples of tuples is compared for longer than anybody waits.
+_NAMES = (str, bytes, int, float, bool, type(None))
+_LARGEST_NAME = 2**63
 
 
 class Empty:
@@ -116,10 +125,10 @@ def read_torch(path: pathlib.Path) -> Any:
       WeightsError: the file is damaged, or names something that no file of tensors needs.
     """
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             return _read_zip(file, path) if file.read(2) == b"PK" else _read_old(file, path)
-    except _DAMAGE as error:
-        raise damaged(path, "PyTorch", error or type(error).__name__) from None
+    except DAMAGE as error:
+        raise damaged(path, "PyTorch", error) from None
 
 
 def read_plain_pickle(stream: BinaryIO, path: pathlib.Path) -> Any:
@@ -137,8 +146,8 @@ def read_plain_pickle(stream: BinaryIO, path: pathlib.Path) -> Any:
 
     try:
         return _Machine(path, no_storage).run(stream)
-    except _DAMAGE as error:
-        raise damaged(path, "pickle", error or type(error).__name__) from None
+    except DAMAGE as error:
+        raise damaged(path, "pickle", error) from None
 
 
 def named_tensors(content: Any, path: pathlib.Path) -> dict[str, StoredTensor]:
@@ -164,12 +173,11 @@ def _read_zip(file: BinaryIO, path: pathlib.Path) -> Any:
         if len(pickles) != 1:
             raise ValueError("an archive without data.pkl")
         root = pickles[0].removesuffix("data.pkl")
-        order = f"{root}byteorder"
-        if order in entries and archive.read(order) != b"little":
-            raise ValueError("numbers in big-endian order")
-
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
             raise ValueError("a compressed archive")
+        order = f"{root}byteorder"
+        if order in entries and archive.open(order).read(8) != b"little":
+            raise ValueError("numbers in big-endian order")
 
         def storage(key: str, dtype: np.dtype) -> _Storage:
             entry = entries[f"{root}data/{key}"]
@@ -210,6 +218,8 @@ def _read_old(file: BinaryIO, path: pathlib.Path) -> Any:
     storages = {}
     for key in _Machine(path, first).run(file):
         (size,) = struct.unpack("<q", file.read(8))
+        if size < 0:
+            raise ValueError(f"{size} numbers")
         storages[key] = _Storage(kinds[key], file.tell(), size)
         file.seek(size * kinds[key].itemsize, 1)
     file.seek(start)
@@ -234,11 +244,13 @@ class _Machine:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
+        self._work = 0
 
     def run(self, stream: Any) -> Any:
         """Read one pickle from a stream and return what it makes."""
         for opcode, argument, _ in pickletools.genops(stream):
             name = opcode.name
+            self.count(1)
             if name in _LITERALS:
                 self._stack.append(argument)
             elif name in _CONSTANTS:
@@ -248,6 +260,19 @@ class _Machine:
             elif name not in ("PROTO", "FRAME"):
                 self._follow(name, argument)
         raise ValueError("a pickle without an end")
+
+    def count(self, work: int) -> None:
+        """Raise a ValueError after more work than any real file asks for."""
+        self._work += work
+        if self._work > _MOST_WORK:
+            raise ValueError(f"a pickle of more than {_MOST_WORK} instructions")
+
+    def mapping(self, names: Any, values: Any) -> dict[Any, Any]:
+        """Put values under names, none of which takes long to compare."""
+        return {
+            name if isinstance(name, _NAMES) and _is_small(name) else Empty(type(name).__name__): value
+            for name, value in zip(names, values, strict=True)
+        }
 
     def _follow(self, name: str, argument: Any) -> None:
         stack = self._stack
@@ -273,7 +298,7 @@ class _Machine:
                 stack.append(tuple(reversed([stack.pop() for _ in range(int(name[-1]))])))
             case "DICT":
                 items = self._above_mark()
-                stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+                stack.append(self.mapping(items[::2], items[1::2]))
             case "APPEND" | "APPENDS" | "ADDITEMS":
                 items = [stack.pop()] if name == "APPEND" else self._above_mark()
                 if not isinstance(stack[-1], Empty):
@@ -281,7 +306,7 @@ class _Machine:
             case "SETITEM" | "SETITEMS":
                 items = [stack.pop(), stack.pop()][::-1] if name == "SETITEM" else self._above_mark()
                 if not isinstance(stack[-1], Empty):
-                    stack[-1].update(zip(items[::2], items[1::2], strict=True))
+                    stack[-1].update(self.mapping(items[::2], items[1::2]))
             case _:
                 self._make(name, argument)
 
@@ -321,6 +346,8 @@ class _Machine:
         return items
 
     def _admit(self, module: str, name: str) -> _Name:
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise ValueError("a class whose name is no text")
         named = _Name(module, name)
         storage = module == "torch" and name in _STORAGES
         if not (storage or str(named) in _MAKERS or _EMPTY.fullmatch(str(named))):
@@ -333,7 +360,7 @@ class _Machine:
         return named
 
     def _made(self, named: Any, arguments: tuple) -> Any:
-        if not isinstance(named, _Name):
+        if not isinstance(named, _Name) or not isinstance(arguments, tuple):
             raise ValueError("a call of something without a name")
         maker = _MAKERS.get(str(named))
         return Empty(str(named), arguments) if maker is None else maker(self, *arguments)
@@ -341,16 +368,19 @@ class _Machine:
     def _stored(self, identifier: tuple) -> _Storage:
         """Find the storage of a persistent id: a word, class, key, device, size, and in old files a view."""
         word, kind, key, _, _, *view = identifier
-        if word != "storage" or kind.name not in _STORAGES:
-            raise ValueError(f"the reference {word!r}")
+        if word != "storage" or not isinstance(kind, _Name) or kind.name not in _STORAGES:
+            raise ValueError("a reference to no storage")
         if view and view[0] is not None:
             raise ValueError("a view of a storage")
+        if not isinstance(key, (str, int)) or not _is_small(key):
+            raise ValueError("a storage without a name")
         return self._storage(str(key), _STORAGES[kind.name])
 
     def tensor(self, storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> StoredTensor:
         """Cut a tensor from its storage (torch._utils._rebuild_tensor_v2)."""
-        if not all(type(number) is int and number >= 0 for number in (offset, *shape, *strides)):
-            raise ValueError(f"a tensor of shape {list(shape)} and strides {list(strides)}")
+        shape = checked_shape(shape)
+        for number in (offset, *strides):
+            checked_shape([number])
         plain = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
         in_order = all(size == 1 or a == b for size, a, b in zip(shape, strides, plain, strict=True))
         place = storage.place + offset * storage.dtype.itemsize
@@ -361,12 +391,24 @@ class _Machine:
             storage.size * storage.dtype.itemsize
         ):
             raise ValueError(f"a tensor of shape {list(shape)} in {storage.size} numbers")
+        if self._measured and 0 not in shape and math.prod(shape) > storage.size:
+            raise ValueError(f"one of {storage.size} numbers laid out as {list(shape)}")
         return made
 
 
+def _is_small(name: Any) -> bool:
+    """Tell names that are compared at once: whole numbers beyond 64 bits can be made to look alike."""
+    return not isinstance(name, int) or abs(name) < _LARGEST_NAME
+
+
+def _ordered(machine: _Machine, pairs: Any = ()) -> dict[Any, Any]:
+    machine.count(len(pairs))
+    return machine.mapping([name for name, _ in pairs], [value for _, value in pairs])
+
+
 _MAKERS: Mapping[str, Callable[..., Any]] = {
-    "collections.OrderedDict": lambda machine, pairs=(): dict(pairs),
-    "torch.Size": lambda machine, sizes=(): tuple(sizes),
+    "collections.OrderedDict": _ordered,
+    "torch.Size": lambda machine, sizes=(): checked_shape(sizes),
     "torch._utils._rebuild_tensor": _Machine.tensor,
     "torch._utils._rebuild_tensor_v2": _Machine.tensor,
     "torch._utils._rebuild_parameter": lambda machine, tensor, *rest: tensor,

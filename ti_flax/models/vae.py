@@ -24,7 +24,7 @@ _READ = {
     "down_block_types": fields.list_of("DownEncoderBlock2D"),
     "up_block_types": fields.list_of("UpDecoderBlock2D"),
     "block_out_channels": fields.integers,
-    "layers_per_block": fields.integer,
+    "layers_per_block": fields.layers,
     "latent_channels": fields.integer,
     "norm_num_groups": fields.integer,
     "scaling_factor": fields.number,

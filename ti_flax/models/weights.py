@@ -52,6 +52,8 @@ Path = tuple[str, ...]
 
 # Names in an error message before "and N more".
 _NAMES_SHOWN = 8
+# Numbers looked at together, so that no second copy of a large parameter is made.
+_PORTION = 2**20
 
 _NUMBERED = re.compile(
     r"(down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|transformer_blocks|to_out|net)_(\d+)"
@@ -138,6 +140,7 @@ def read_tensors(
     for name, tensor in stored.items():
         path = wanted[name]
         values = tensor.read().reshape(shapes[name])
+        _require_finite(values, name, where)
         read[path] = np.ascontiguousarray(_to_flax(path, values), dtype=dtype)
     return flax.traverse_util.unflatten_dict({path: read[path] for path in leaves})
 
@@ -198,8 +201,34 @@ def _read_flax(
     _check_account(file, shapes, {name: tensor.shape for name, tensor in stored.items()})
     read = {}
     for name, tensor in stored.items():
-        read[wanted[name]] = np.asarray(tensor.read(), dtype=dtype)
+        values = tensor.read()
+        _require_finite(values, name, file)
+        read[wanted[name]] = np.asarray(values, dtype=dtype)
     return flax.traverse_util.unflatten_dict({path: read[path] for path in leaves})
+
+
+# Of a float's bits, those that are all set in infinities and in what is no number.
+_EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000}
+
+
+def _require_finite(values: np.ndarray, name: str, where: pathlib.Path) -> None:
+    """Raise a WeightsError if a parameter is no number; its bits are looked at, a fraction of its reading."""
+    exponent = _EXPONENTS.get(values.dtype.name)
+    if exponent is None:
+        broken = not np.isfinite(values).all()
+    else:
+        bits = values.reshape(-1).view(f"i{values.dtype.itemsize}")
+        broken = any(
+            bool(((bits[start : start + _PORTION] & exponent) == exponent).any())
+            for start in range(0, bits.size, _PORTION)
+        )
+    if broken:
+        raise WeightsError(
+            where,
+            expected="numbers",
+            found=f"infinity, or what is no number, in {name}",
+            remedy="The file is damaged, or was saved by a run that failed: take another.",
+        )
 
 
 def _index_shards(files: list[pathlib.Path], component: str) -> dict[str, StoredTensor]:

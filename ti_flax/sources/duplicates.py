@@ -43,8 +43,9 @@ def duplicate_pairs(pixels: Sequence[np.ndarray] | np.ndarray) -> list[tuple[int
     pairs = []
     for late in range(1, len(hashes)):
         bits = np.bitwise_count(hashes[:late] ^ hashes[late]).sum(axis=1)
-        levels = np.abs(thumbnails[:late] - thumbnails[late]).mean(axis=(1, 2, 3))
-        near = np.flatnonzero((bits <= _NEAR_BITS) & (levels < _NEAR_LEVELS))
+        alike = np.flatnonzero(bits <= _NEAR_BITS)  # colours of the few that have the same shapes
+        levels = np.abs(thumbnails[alike] - thumbnails[late]).mean(axis=(1, 2, 3))
+        near = alike[levels < _NEAR_LEVELS]
         same = [early for early in near.tolist() if np.array_equal(pixels[early], pixels[late])]
         if near.size:
             pairs.append((same[0] if same else int(near[0]), late, bool(same)))

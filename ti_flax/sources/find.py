@@ -54,7 +54,7 @@ def find_pictures(source: str, table: TableOptions) -> Found:
     if is_link(source):
         content = fetch_picture(source, where=f"train_data_dir {source}")
         return Found((Picture(link_name(source), source, content),))
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if os.path.isdir(path):
         return _in_folder(path, table)
     if os.path.exists(path):
@@ -67,13 +67,13 @@ def find_pictures(source: str, table: TableOptions) -> Found:
 def _in_folder(folder: Path, table: TableOptions) -> Found:
     if is_saved_dataset(folder):
         return Found(tuple(local_pictures(folder, table)), used=_ALL_OPTIONS)
-    files = _files_below(folder, folder, set())
+    files = _files_below(folder)
     paths, _ = split_masks(path for path in files if is_picture(path))
     if not paths:
         if any(path.suffix.lower() in BUILDERS for path in files):
             return Found(tuple(local_pictures(folder, table)), used=_ALL_OPTIONS)
         raise _no_pictures(folder, files)
-    tables = [path for path in files if path.name in NAMES]
+    tables = [path for path in files if path.name in NAMES and path.is_file()]
     captions, notes = _captions(tables, {os.path.normpath(path) for path in paths}, table)
     names = {path: path.relative_to(folder).as_posix() for path in files}
     kept = {*paths, *tables}
@@ -88,24 +88,39 @@ def _in_folder(folder: Path, table: TableOptions) -> Found:
     )
 
 
-def _files_below(folder: Path, root: Path, seen: set[tuple[int, int]]) -> list[Path]:
+def _files_below(root: Path) -> list[Path]:
     """Return the files of a folder and of the visible folders below it, each folder once."""
-    try:
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            return []
-        seen.add((status.st_dev, status.st_ino))
-        paths = sorted(folder.iterdir(), key=lambda path: path.name)
-    except OSError as error:
-        inside = "" if folder == root else f" (folder {folder})"
-        found = f"{error.strerror or error}{inside}"
-        raise DataError(f"train_data_dir {root}", found=found, remedy=_REMEDY) from error
-    files = [path for path in paths if not path.is_dir()]
-    folders = [path for path in paths if path.is_dir() and not path.name.startswith(".")]
-    # A folder before the links to it, so that its pictures have its name.
-    for below in sorted(folders, key=lambda path: path.is_symlink()):
-        files += _files_below(below, root, seen)
+    files: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    left = [root]
+    while left:
+        folder = left.pop()
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as found:
+                entries = [
+                    (_is_folder(entry), entry) for entry in sorted(found, key=lambda entry: entry.name)
+                ]
+        except OSError as error:
+            inside = "" if folder == root else f" (folder {folder})"
+            found = f"{error.strerror or error}{inside}"
+            raise DataError(f"train_data_dir {root}", found=found, remedy=_REMEDY) from error
+        files += [folder / entry.name for is_folder, entry in entries if not is_folder]
+        visible = [entry for is_folder, entry in entries if is_folder and not entry.name.startswith(".")]
+        # A folder before the links to it, so that its pictures have its name.
+        ordered = sorted(visible, key=lambda entry: entry.is_symlink())
+        left += [folder / entry.name for entry in reversed(ordered)]
     return files
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _no_pictures(folder: Path, files: list[Path]) -> DataError:
@@ -174,9 +189,10 @@ def _named(named: list[tuple[str, str]], folder: Path) -> list[Picture]:
 def _one(text: str, folder: Path, where: str) -> Picture:
     if is_link(text):
         return Picture(link_name(text), text, fetch_picture(text, where=f"{where}: {text}"))
-    path = folder / Path(text).expanduser()
+    path = folder / os.path.expanduser(text)
     if not os.path.isfile(path):
-        found = "a folder" if os.path.isdir(path) else "no such file"
+        other = "a pipe, socket or device" if os.path.exists(path) else "no such file"
+        found = "a folder" if os.path.isdir(path) else other
         remedy = "Paths are relative to the folder of the list."
         raise DataError(f"{where}: {text}", expected="a picture", found=found, remedy=remedy)
     return Picture(path.name, str(path), str(path), str(path))

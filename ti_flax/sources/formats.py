@@ -68,5 +68,7 @@ def cause(error: Exception) -> str:
     """Return what another library's error says, in one line."""
     if isinstance(error, UnidentifiedImageError):  # whose message names the file once more
         return "it is empty, in no known format, or a Git LFS pointer"
+    if isinstance(error, OSError) and error.strerror:  # without the name, which is said before
+        return error.strerror
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from ti_flax.errors import DataError
 from ti_flax.sources.table_options import TableOptions, caption_column, caption_text, missing_column
-from ti_flax.text_files import read_text
+from ti_flax.text_files import parse_json, read_text
 
 SUFFIXES = (".jsonl", ".csv")
 NAMES = tuple(f"metadata{suffix}" for suffix in SUFFIXES)
@@ -45,7 +44,7 @@ def read_rows(path: Path, table: TableOptions) -> list[Row]:
       DataError: not such a file, or a column is missing.
     """
     text = read_text(path)
-    numbered = _json_lines(text, path) if path.suffix.lower() == ".jsonl" else _csv_lines(text)
+    numbered = _json_lines(text, path) if path.suffix.lower() == ".jsonl" else _csv_lines(text, path)
     columns = list(dict.fromkeys(name for _, row in numbered for name in row))
     if not numbered:
         raise DataError(path, expected="lines that name pictures", found="none")
@@ -67,8 +66,8 @@ def _json_lines(text: str, path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line)
+        except ValueError as error:
             row = error
         if not isinstance(row, dict):
             found = f"no JSON ({row})" if isinstance(row, Exception) else type(row).__name__
@@ -78,11 +77,20 @@ def _json_lines(text: str, path: Path) -> list[tuple[int, dict[str, Any]]]:
     return rows
 
 
-def _csv_lines(text: str) -> list[tuple[int, dict[str, Any]]]:
+def _csv_lines(text: str, path: Path) -> list[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    return [
-        (reader.line_num, {name: value for name, value in row.items() if name is not None}) for row in reader
-    ]
+    try:
+        return [
+            (reader.line_num, {name: value for name, value in row.items() if name is not None})
+            for row in reader
+        ]
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{reader.line_num}",
+            expected="a table",
+            found=str(error),
+            remedy="A quotation mark may be open.",
+        ) from None
 
 
 def _file_column(columns: Sequence[str], table: TableOptions, path: Path) -> str:

@@ -112,6 +112,7 @@ class ConceptOptions(Options):
     num_vectors: int | None = option(
         1,
         at_least=1,
+        at_most=75,  # what a prompt has room for
         when_unset="as many as initializer_token or init_embeds has",
         help="Embedding vectors the new word consists of; null takes as many as the start has.",
     )

@@ -1,0 +1,177 @@
+"""Captions, tables of them, and prompts that are wrong or mean harm."""
+
+import os
+
+import pytest
+from hostile_cases import Case, check, place, train, written
+
+from ti_flax.captions import Picture, captions_in_file
+from ti_flax.errors import DataError, exit_code
+from ti_flax.images import load_images
+from ti_flax.printable import one_line
+from ti_flax.prompt_file import read_prompt_file
+from ti_flax.sources.table_options import ALL_AS_FOUND
+
+NAMES = ("0.png", "1.png", "2.png")
+
+
+def pictures_in(folder):
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for name in NAMES:
+        (pictures / name).write_bytes((place() / "pictures" / name).read_bytes())
+    return pictures
+
+
+def beside(content, name="1.txt", **changes):
+    """A run on three pictures with a file beside them, a caption or a table."""
+
+    def run(folder):
+        pictures = pictures_in(folder)
+        for picture in NAMES:
+            written(pictures / picture.replace(".png", ".txt"), "a <thing>")
+        (pictures / name).unlink(missing_ok=True)
+        if callable(content):
+            content(pictures / name)
+        else:
+            written(pictures / name, content)
+        return train(folder, train_data_dir=pictures, **{"captions": "files"} | changes)
+
+    return run
+
+
+def table(content, name="metadata.jsonl"):
+    return beside(content, name, captions="metadata")
+
+
+def caption_file(content, name="captions.json"):
+    """A run with a file of all captions."""
+
+    def run(folder):
+        file = folder / name
+        content(file) if callable(content) else written(file, content)
+        return train(folder, captions="caption_file", caption_file=file)
+
+    return run
+
+
+def prompts(content):
+    """A file of prompts for scripts/generate.py."""
+
+    def run(folder):
+        file = folder / "prompts.txt"
+        content(file) if callable(content) else written(file, content)
+        return lambda: exit_code(lambda: read_prompt_file(file))
+
+    return run
+
+
+def used(content, name="metadata.jsonl"):
+    """The captions that a table gives."""
+
+    def run(folder):
+        pictures = pictures_in(folder)
+        written(pictures / name, content)
+
+        def read():
+            images = load_images(str(pictures), resolution=32, table=ALL_AS_FOUND)
+            return one_line(f"read: {list(images.captions)}; {'; '.join(images.notes)}")
+
+        return read
+
+    return run
+
+
+def rows(**last):
+    """Lines of JSON for three pictures."""
+    lines = [f'{{"file_name": "{name}", "text": "a <thing>"}}' for name in NAMES]
+    return "\n".join([*lines[:-1], last.get("line", lines[-1])])
+
+
+CASES = [
+    Case("latin1", "a caption in another encoding", beside("caf\xe9".encode("latin-1"))),
+    Case("zero_byte", "a caption with a zero byte", beside("a\0b")),
+    Case("missing", "a picture without a caption", beside(lambda path: None)),
+    Case("pipe", "a caption that is a pipe", beside(os.mkfifo)),
+    Case(
+        "device",
+        "a caption that is a device without an end",
+        beside(lambda path: path.symlink_to("/dev/zero")),
+    ),
+    Case("large", "a caption of 2 MiB", beside("a cat " * 2**19)),
+    Case("table_pipe", "a metadata.jsonl that is a pipe", table(os.mkfifo)),
+    Case("table_empty", "an empty metadata.jsonl", table("")),
+    Case("table_list", "lines that are no objects", table("[1, 2]\n")),
+    Case("table_broken", "a line that is cut short", table(rows(line='{"file_name": "2.png", "te'))),
+    Case("table_deep", "100,000 brackets within one another", table(rows(line='{"a":' * 100_000))),
+    Case(
+        "table_digits",
+        "a number of 5,000 digits",
+        table(rows(line=f'{{"file_name": {"9" * 5000}}}')),
+        loose=r"Exceeds.*(?=\)$)",
+    ),
+    Case("table_half", "half of a character", table(rows(line='{"file_name": "2.png", "text": "\\ud83d"}'))),
+    Case("table_number", "a caption that is a number", table(rows(line='{"file_name": "2.png", "text": 5}'))),
+    Case("table_name", "a file's name that is a number", table(rows(line='{"file_name": 5, "text": "a"}'))),
+    Case(
+        "table_outside",
+        "names that point out of the folder",
+        used(
+            rows()
+            + '\n{"file_name": "../../etc/passwd", "text": "a"}\n{"file_name": "/etc/passwd", "text": "a"}\n'
+        ),
+    ),
+    Case(
+        "table_nul", "a name with a zero byte", used(rows() + '\n{"file_name": "a\\u0000b", "text": "a"}\n')
+    ),
+    Case(
+        "csv_cell",
+        "a cell of 200,000 letters in metadata.csv",
+        table("file_name,text\n0.png," + "a" * 200_000, "metadata.csv"),
+    ),
+    Case(
+        "csv_open",
+        "a quotation mark that stays open",
+        table('file_name,text\n0.png,"a\n' * 3, "metadata.csv"),
+    ),
+    Case("csv_columns", "columns of other names", table("a,b\n1,2\n", "metadata.csv")),
+    Case("file_missing", "a caption_file that is not there", caption_file(lambda path: None)),
+    Case("file_pipe", "one that is a pipe that nobody writes to", caption_file(os.mkfifo)),
+    Case("file_folder", "one that is a folder", caption_file(lambda path: path.mkdir())),
+    Case("file_empty", "one that is empty", caption_file("")),
+    Case("file_deep", "100,000 brackets within one another", caption_file('{"a":' * 100_000)),
+    Case(
+        "file_digits",
+        "a number of 5,000 digits",
+        caption_file(f'{{"0.png": {"9" * 5000}}}'),
+        loose=r"Exceeds.*",
+    ),
+    Case("file_half", "half of a character", caption_file('{"0.png": "\\ud83d"}')),
+    Case("file_list", "a list", caption_file('["0.png"]')),
+    Case("file_twice", "two captions for a picture", caption_file("0.png|a cat\n0.png|a dog\n", "c.txt")),
+    Case("file_head", "a first line of 200,000 letters", caption_file("a" * 200_000, "c.txt")),
+    Case(
+        "file_cell",
+        "a cell of 200,000 letters",
+        caption_file("file_name,text\n0.png," + "a" * 200_000, "c.csv"),
+    ),
+    Case("file_terminal", "commands for the terminal", caption_file("\x1b[2Jowned\n", "c.txt")),
+    Case("prompt_empty", "a prompt_file without prompts", prompts("# no\n\n")),
+    Case("prompt_pipe", "one that is a pipe that nobody writes to", prompts(os.mkfifo)),
+    Case("prompt_bytes", "one of other bytes", prompts(b"\x89PNG\r\n\x1a\n\0")),
+    Case("prompt_option", "an unknown option", prompts("a cat --q 5\n")),
+    Case("prompt_digits", "a width of 5,000 digits", prompts(f"a cat --w {'9' * 5000}\n")),
+    Case("prompt_infinite", "a scale without an end", prompts("a cat --l inf\n")),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_input(case, tmp_path):
+    check(case, tmp_path, "test_hostile_captions")
+
+
+@pytest.mark.parametrize("name", ["..", "a.", "b..png", "", "/"])
+def test_a_picture_of_any_name_is_looked_up(name, tmp_path):
+    file = written(tmp_path / "captions.txt", "other.png|a cat\n")
+    with pytest.raises(DataError, match="a caption for each picture"):
+        captions_in_file([Picture(name)], str(file))
