@@ -62,7 +62,7 @@ def unwritable(folder: object, error: OSError) -> OutputError:
     return OutputError(
         folder,
         expected="a folder that can be written",
-        found=str(error),
+        found=(error.strerror or str(error)).lower(),
         remedy="Choose another output_dir.",
     )
 
