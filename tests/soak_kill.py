@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=100, help="how many runs to kill")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         place = Path(folder)
@@ -45,18 +47,22 @@ def main(argv: list[str] | None = None) -> int:
         assert start(place, place / "again").wait() == 0
         life = time.monotonic() - began
         expected = result(place / "whole")
-        assert result(place / "again") == expected
+        assert None not in expected.values() and result(place / "again") == expected
         print(f"a run lasts {life:.1f} s", flush=True)
-        chance, identical, in_saves = random.Random(options.seed), 0, 0
-        for run in range(options.runs):
-            output = place / f"run-{run}"
+
+        def soaked(run: int) -> tuple[bool, int]:
+            output, chance = place / f"run-{run}", random.Random(f"{options.seed} {run}")
             kills, saves = killed_and_resumed(place, output, life, chance)
             same = result(output) == expected
-            identical, in_saves = identical + same, in_saves + saves
             told = "identical" if same else "DIFFERENT"
             print(f"run {run + 1}: {kills} kills, {saves} of them inside a save, {told}", flush=True)
-        print(f"kills inside a save {in_saves}")
-        print(f"runs {options.runs} identical {identical}")
+            return same, saves
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            soaks = list(pool.map(soaked, range(options.runs)))
+    identical = sum(same for same, _ in soaks)
+    print(f"kills inside a save {sum(saves for _, saves in soaks)}")
+    print(f"runs {options.runs} identical {identical}")
     return 0 if identical == options.runs else 1
 
 
