@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+import threading
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -56,6 +58,19 @@ def test_what_goes_wrong_leaves_what_was_there(tmp_path, error):
         unfinished.with_name(f"{unfinished.name}.of-a-library").mkdir()
         raise error
     assert contents(folder) == before and [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
+
+
+def test_what_a_library_writes_late_is_removed_too(tmp_path):
+    def late(folder):
+        time.sleep(0.1)
+        fill(folder)
+
+    with pytest.raises(OSError), folder_written_whole(tmp_path / "checkpoint-5") as unfinished:
+        thread = threading.Thread(target=late, args=[unfinished.with_name(f"{unfinished.name}.library")])
+        thread.start()
+        raise OSError(28, "No space left on device")
+    thread.join()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path):

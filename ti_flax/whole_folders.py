@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from ti_flax.whole_files import UNFINISHED, sync_folder
 
 # The digest of every file of a folder, as `sha256sum` prints it and `sha256sum -c` checks it.
 SUMS = "sha256sums.txt"
+# Seconds between two looks at whether what was removed stays so, and how many of them.
+_ROUND, _QUIET_ROUNDS, _MOST_ROUNDS = 0.05, 4, 60
 _REPLACED, _REMOVED = ".replaced-", ".removed-"
 
 
@@ -66,9 +69,21 @@ def _unfinished(place: Path) -> Iterator[Path]:
     try:
         yield unfinished
     except BaseException:
-        for path in place.glob(f"{unfinished.name}*"):  # and what a library made of it beside
-            shutil.rmtree(path, ignore_errors=True)
+        _remove_for_good(place, unfinished.name)
         raise
+
+
+def _remove_for_good(place: Path, name: str) -> None:
+    """Removes a folder and what a library made of its name, which threads of it may still be filling."""
+    quiet = 0
+    for _ in range(_MOST_ROUNDS):
+        found = list(place.glob(f"{name}*"))
+        for path in found:
+            shutil.rmtree(path, ignore_errors=True)
+        quiet = 0 if found else quiet + 1
+        if quiet == _QUIET_ROUNDS:
+            return
+        time.sleep(_ROUND)
 
 
 def damage(folder: Path) -> str:
