@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ti_flax.errors import CheckpointError
+from ti_flax.errors import CheckpointError, in_short
 from ti_flax.messages import warn
 from ti_flax.whole_folders import damage, folder_written_whole, remove_folder
 
@@ -86,7 +86,7 @@ def save_checkpoint(output_dir: Path, checkpoint: Checkpoint, *, total_limit: in
         raise CheckpointError(
             folder,
             expected="a folder that can be written",
-            found=_in_short(error),
+            found=_unwritten(error),
             remedy="Free space or mend the folder, then resume_from_checkpoint auto goes on; "
             "earlier checkpoints are untouched.",
         ) from error
@@ -131,7 +131,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             folder,
             expected="a checkpoint of this program",
-            found=_in_short(error),
+            found=in_short(error),
             remedy="Resume from an earlier checkpoint, or start again with overwrite_output_dir.",
         ) from error
 
@@ -252,12 +252,10 @@ def tree_digest(tree: Any, *, whole: bool = False) -> str:
     return digest.hexdigest()[:16]
 
 
-def _in_short(error: Exception) -> str:
-    """The first line of an error that may have many, or of what the system said, if that was its cause."""
-    text = str(error)
-    if os.strerror(errno.ENOSPC) in text:
-        return os.strerror(errno.ENOSPC).lower()
-    return text.splitlines()[0] if text else type(error).__name__
+def _unwritten(error: Exception) -> str:
+    """Why something was not written: a full disk, wherever in orbax's many lines that is, or their first."""
+    full = os.strerror(errno.ENOSPC)
+    return full.lower() if full in str(error) else in_short(error)
 
 
 def _checkpointer() -> Any:

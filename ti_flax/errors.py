@@ -67,6 +67,12 @@ def unwritable(folder: object, error: OSError) -> OutputError:
     )
 
 
+def in_short(error: BaseException) -> str:
+    """The first line of what an error says, or its class where it says nothing."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class TrainingError(TiFlaxError):
     """Training produced values that cannot be used."""
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ti_flax.checkpoint import Checkpoint, checkpoint_steps, optimizer_leaves, save_checkpoint
-from ti_flax.errors import OutputError, TrainingError
+from ti_flax.errors import OutputError, TrainingError, in_short
 from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.loop import Chunk, Hook
 from ti_flax.messages import say, warn
@@ -20,9 +20,6 @@ from ti_flax.trackers import Tracker
 
 # From a state on the host to the rows to use, `[added_tokens, width]` float32.
 Result = Callable[[TrainState], np.ndarray]
-
-# From rows to the pictures of each validation prompt, `[pictures, height, width, 3]` uint8.
-Draw = Callable[[np.ndarray], list[np.ndarray]]
 
 # Updates in a row that are skipped where no limit is given: none of them would have changed anything.
 MOST_SKIPPED_IN_A_ROW = 10
@@ -58,8 +55,7 @@ class Dispensable(Hook):
         try:
             action()
         except Exception as error:  # anything at all, from a full disk to a device without memory
-            lines = str(error).splitlines()
-            found = lines[0] if lines else type(error).__name__
+            found = in_short(error)
             if found != self._said:
                 warn(f"step {step}: {self._name} failed, and training goes on: {found}")
             self._said = found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from ti_flax.config.options import HostOptions
-from ti_flax.errors import ConfigError, TiFlaxError
+from ti_flax.errors import ConfigError, TiFlaxError, in_short
 from ti_flax.host_link import LAST_WORDS, Ending, Hub, Link, LostError, Member, Wire, named
 
 # Seconds that whoever connects has for its first message.
@@ -63,8 +63,7 @@ def _from_environment(address: str | None, timeout: int) -> tuple[str, int, int]
             address, None, None, None, None, timeout
         )
     except Exception as error:  # of any of the services that are asked
-        found = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _unknown_place(found) from error
+        raise _unknown_place(in_short(error)) from error
     if address is None or count is None or index is None:
         raise _unknown_place("none of them")
     return address, count, index

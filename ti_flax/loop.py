@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -116,15 +116,10 @@ def run_steps(
         wanted = 0 if enough else min(length, next_stop(step, total_steps, hooks) - step)
         steps = agree(wanted, asked())
         if steps is None:
-            host_state = first_copy(state)
-            for hook in hooks:
-                hook.interrupted(step, host_state)
-            raise Stopped(f"stopped after step {step}; --resume_from_checkpoint auto goes on")
+            _interrupt(step, first_copy(state), hooks)
         if steps == 0:
-            host_state = first_copy(state)
-            break
-        count = replicate(np.int32(steps), devices)
-        state, measures, seconds = _timed(program, state, *arguments, count)
+            return first_copy(state)
+        state, measures, seconds = _timed(program, state, *arguments, replicate(np.int32(steps), devices))
         loss, norm, finite = (measures[name][:steps] for name in MEASURES)
         chunk = Chunk(step + 1, loss, norm, finite == 1, seconds)
         step += steps
@@ -149,6 +144,12 @@ def _timed(program: Callable[..., Any], *arguments: Any) -> tuple[TrainState, di
         jax.block_until_ready(measures)
     seconds = time.perf_counter() - start
     return state, first_copy(measures), seconds
+
+
+def _interrupt(step: int, state: TrainState, hooks: Iterable[Hook]) -> NoReturn:
+    for hook in hooks:
+        hook.interrupted(step, state)
+    raise Stopped(f"stopped after step {step}; --resume_from_checkpoint auto goes on")
 
 
 def _reach(step: int, state: TrainState, hooks: Iterable[Hook]) -> None:

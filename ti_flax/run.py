@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
@@ -323,5 +322,4 @@ def fit(
         return last
     finally:
         for hook in watching:
-            with contextlib.suppress(OSError):  # of a terminal that is gone
-                hook.close(finished)
+            hook.close(finished)

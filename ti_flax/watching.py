@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,7 @@ def make_hooks(
         log_every=config.watching.log_every,
         trackers=trackers,
     )
-    if config.training.on_nonfinite == "skip":
-        limit = config.training.max_nonfinite_steps or hooks.MOST_SKIPPED_IN_A_ROW
-        numbers = hooks.SkipNotFinite(learning_rate, output_dir, limit=limit)
-    else:
-        numbers = hooks.StopWhenNotFinite(learning_rate, output_dir)
-    made: list[Hook] = [
-        numbers,
-        hooks.Dispensable("metrics.csv", metrics),
-    ]
+    made = [number_check(config, learning_rate, output_dir), hooks.Dispensable("metrics.csv", metrics)]
     if config.watching.profile is not None:
         made.append(hooks.Dispensable("the trace", hooks.Profile(Path(config.watching.profile))))
     result = partial(result_rows, task)
@@ -96,6 +88,14 @@ def make_hooks(
         made.append(hooks.Dispensable("the upload", share))
     progress = Progress(start, total, samples=samples, learning_rate=learning_rate)
     return [progress, *made]
+
+
+def number_check(config: RunConfig, learning_rate: Callable[[int], float], output_dir: Path) -> Hook:
+    """What happens to updates that are not finite."""
+    if config.training.on_nonfinite == "stop":
+        return hooks.StopWhenNotFinite(learning_rate, output_dir)
+    limit = config.training.max_nonfinite_steps or hooks.MOST_SKIPPED_IN_A_ROW
+    return hooks.SkipNotFinite(learning_rate, output_dir, limit=limit)
 
 
 def saving_hooks(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
 import shutil
@@ -11,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ti_flax.plain_files import file_digest
 from ti_flax.whole_files import UNFINISHED, sync_folder
 
 # The digest of every file of a folder, as `sha256sum` prints it and `sha256sum -c` checks it.
@@ -149,8 +149,7 @@ def _digests(folder: Path) -> dict[str, str]:
     for path in folder.rglob("*"):
         name = path.relative_to(folder)
         if path.is_file() and str(name) != SUMS and not any(part.startswith(".") for part in name.parts):
-            with path.open("rb") as file:
-                digests[name.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[name.as_posix()] = file_digest(path)[1]
     return digests
 
 

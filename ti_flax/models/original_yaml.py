@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from ti_flax.errors import WeightsError
+from ti_flax.errors import WeightsError, in_short
 from ti_flax.plain_files import read_plain
 
 _LONGEST = 2**20
@@ -23,11 +23,10 @@ def read_description(path: pathlib.Path) -> dict[str, Any]:
             raise ValueError("an alias")
         params = yaml.safe_load(text)["model"]["params"]
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
             path,
             expected="the original code's description of the model beside it, with model.params",
-            found=f"something else ({reason})",
+            found=f"something else ({in_short(error)})",
             remedy="Rename the file if it is not about the model.",
         ) from None
     return params if isinstance(params, dict) else {}
