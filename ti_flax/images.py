@@ -162,10 +162,12 @@ def load_images(
         paths=tuple(picture.path for picture in pictures),
         notes=(*(note for each in found for note in each.notes), *duplicate_notes(_in_order(groups), names)),
         shapes=plan.chosen,
-        without_mask=tuple(
-            name for name, mask in zip(names, mask_files) if folder is not None and mask is None
-        ),
+        without_mask=() if folder is None else _without(names, mask_files),
     )
+
+
+def _without(names: Sequence[str], masks: Iterable[Path | None]) -> tuple[str, ...]:
+    return tuple(name for name, mask in zip(names, masks) if mask is None)
 
 
 @dataclasses.dataclass(frozen=True)
