@@ -129,13 +129,48 @@ def test_what_a_kill_left_is_tidied_and_what_was_being_replaced_comes_back(tmp_p
     write(tmp_path / "checkpoint-4").rename(tmp_path / ".replaced-checkpoint-4")
     write(tmp_path / "checkpoint-6")
     write(tmp_path / "checkpoint-5").rename(tmp_path / ".replaced-checkpoint-6")
-    (tmp_path / ".removed-0").mkdir()
-    (tmp_path / ".unfinished-1.orbax").mkdir()
-    (tmp_path / ".unfinished-2").write_bytes(b"1")
-    (tmp_path / ".other").write_bytes(b"1")
+    (tmp_path / ".removed-0123456789abcdef").mkdir()
+    (tmp_path / ".unfinished-0123456789abcdef.orbax").mkdir()
+    (tmp_path / ".unfinished-fedcba9876543210").write_bytes(b"1")
+    others = {".other", ".removed-by-me", ".unfinished-novel"}
+    for name in others:
+        (tmp_path / name).write_bytes(b"1")
     tidy(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-4", "checkpoint-6", ".other"}
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-4", "checkpoint-6", *others}
     assert damage(tmp_path / "checkpoint-4") == damage(tmp_path / "checkpoint-6") == ""
+
+
+def test_files_that_came_into_a_folder_later_outlive_it(tmp_path):
+    secret = tmp_path / "elsewhere.txt"
+    secret.write_text("mine")
+    folder = write(tmp_path / "checkpoint-5")
+    (folder / "notes.txt").write_text("the one to keep")
+    (folder / "state" / "d" / "link").symlink_to(secret)
+    assert not remove_folder(folder)
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    assert left == {"notes.txt", "state/d/link"} and secret.read_text() == "mine"
+    assert not remove_folder(folder) and (folder / "notes.txt").exists()  # without digests it is nobody's
+
+
+def test_a_folder_that_takes_a_place_leaves_what_was_added_there(tmp_path):
+    folder = write(tmp_path / "checkpoint-5")
+    (folder / "notes.txt").write_text("the one to keep")
+    write(tmp_path / "checkpoint-5", {"b.json": b"2"})
+    assert contents(folder).keys() == {"b.json", SUMS}
+    (kept,) = tmp_path.glob("checkpoint-5-kept-*")
+    assert contents(kept) == {"notes.txt": b"the one to keep"}
+
+
+def test_a_hostile_list_of_digests_deletes_nothing_elsewhere(tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    (tmp_path / "run").mkdir()
+    folder = write(tmp_path / "run" / "checkpoint-5")
+    (folder / "notes.txt").write_text("so that files are deleted one by one")
+    with (folder / SUMS).open("a") as file:
+        file.write(f"{'0' * 64}  ../../mine.txt\n{'0' * 64}  {mine}\n")
+    remove_folder(folder)
+    assert mine.read_text() == "mine"
 
 
 def test_a_removed_folder_is_gone_even_when_removing_it_was_cut_short(tmp_path, monkeypatch):

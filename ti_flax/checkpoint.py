@@ -17,7 +17,7 @@ import numpy as np
 
 from ti_flax.errors import CheckpointError, in_short
 from ti_flax.messages import warn
-from ti_flax.whole_folders import damage, folder_written_whole, remove_folder
+from ti_flax.whole_folders import damage, folder_written_whole, is_sealed, remove_folder
 
 # Values of each parameter that enter a model's digest.
 _DIGEST_VALUES = 64
@@ -91,8 +91,9 @@ def save_checkpoint(output_dir: Path, checkpoint: Checkpoint, *, total_limit: in
             "earlier checkpoints are untouched.",
         ) from error
     if total_limit is not None:
-        for step in checkpoint_steps(output_dir)[:-total_limit]:
-            remove_folder(output_dir / f"checkpoint-{step}")
+        folders = [output_dir / f"checkpoint-{step}" for step in checkpoint_steps(output_dir)]
+        for sealed in [each for each in folders if is_sealed(each)][:-total_limit]:
+            remove_folder(sealed)
     return folder
 
 

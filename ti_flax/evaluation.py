@@ -24,6 +24,7 @@ from ti_flax.signals import (
 )
 from ti_flax.step import TrainState
 from ti_flax.trackers import Tracker
+from ti_flax.written_files import record
 
 TABLE = "signals.csv"
 BEST = "learned_embeds-best.safetensors"
@@ -81,6 +82,7 @@ class Evaluate(Hook):
         self._table: list[Signals] = []
         self._measured: list[tuple[np.ndarray, np.ndarray]] = []
         self._best, self._said = np.inf, 0
+        record(output_dir, TABLE, BEST)
 
     def began(self, step: int, state: TrainState) -> None:
         kept = read_signals(self._path) if step else []

@@ -17,6 +17,7 @@ from ti_flax.loop import Chunk, Hook
 from ti_flax.messages import say, warn
 from ti_flax.step import TrainState
 from ti_flax.trackers import Tracker
+from ti_flax.written_files import record
 
 # From a state on the host to the rows to use, `[added_tokens, width]` float32.
 Result = Callable[[TrainState], np.ndarray]
@@ -167,6 +168,7 @@ class Metrics(Hook):
         self._rate = 0.0
         kept = _rows_until(path, start)
         try:
+            record(path.parent, path.name)
             with path.open("w", newline="") as file:
                 csv.writer(file).writerows([METRICS, *kept])
         except OSError as error:
@@ -278,4 +280,5 @@ class SaveEmbeds(Hook):
 
     def interrupted(self, step: int, state: TrainState) -> None:
         path = self._output_dir / f"learned_embeds-steps-{step}.safetensors"
+        record(self._output_dir, path.name)
         save_learned_embeds(path, self._placeholder_token, self._result(state))

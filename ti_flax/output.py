@@ -2,62 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from ti_flax.checkpoint import NEWEST, checkpoint_steps, find_checkpoint
+from ti_flax import hosts
+from ti_flax.checkpoint import checkpoint_steps
 from ti_flax.config import RunConfig
-from ti_flax.errors import OutputError, TiFlaxError, unwritable
+from ti_flax.errors import TiFlaxError, unwritable
 from ti_flax.export.model_card import start_in_words
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.materials import Materials
 from ti_flax.messages import stage, stage_times, warn
 from ti_flax.models.model_source import ModelSource
+from ti_flax.output_checks import refuse_output
 from ti_flax.report.facts import RunFacts
 from ti_flax.report.page import PAGE, write_report
 from ti_flax.results import write_result
 from ti_flax.updating import describe_rate
 from ti_flax.versions import versions
 from ti_flax.whole_folders import remove_folder, tidy
-
-# What an earlier run left that would be taken for this one's.
-_ABOUT_THE_RUN = ("contact_sheet.png", "report.html", "run.json", "signals.csv")
+from ti_flax.written_files import LIST, delete_written, only_run
 
 
-def open_output(config: RunConfig) -> Path:
-    """Makes the output folder, and refuses one that holds what this run would overwrite.
+@contextlib.contextmanager
+def opened_output(config: RunConfig) -> Iterator[Path]:
+    """Makes the output folder for the first host, and keeps other runs out of it; others do nothing.
 
     Raises:
-      OutputError: the folder cannot be made, or a run is in it already.
+      OutputError: the folder cannot be made, another run is at work in it, or there are files in it that this
+        run would replace.
       CheckpointError: there is no checkpoint of the name to resume from.
     """
     output_dir = Path(config.output.output_dir)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        probe = output_dir / ".writable"
-        probe.touch()
-        probe.unlink()
-        tidy(output_dir)
-    except OSError as error:
-        raise unwritable(output_dir, error) from error
-    finished = (output_dir / "learned_embeds.safetensors").exists()
-    steps = checkpoint_steps(output_dir)
-    resumed = config.output.resume_from_checkpoint
-    if resumed not in (None, *NEWEST):
-        find_checkpoint(output_dir, resumed)  # a wrong name is said at once
-        return output_dir
-    goes_on = resumed is not None and bool(steps)
-    if goes_on or config.output.overwrite_output_dir or not (finished or steps):
-        return output_dir
-    raise OutputError(
-        f"output_dir {output_dir}",
-        expected="a folder without a run in it",
-        found="a finished run" if finished else f"an unfinished run, checkpoint-{steps[-1]}",
-        remedy=("Give resume_from_checkpoint auto to go on, " if steps else "Give ")
-        + "overwrite_output_dir to start again, or another output_dir.",
-    )
+    if not hosts.is_first():
+        yield output_dir
+        return
+    refuse_output(config, output_dir)
+    with contextlib.ExitStack() as held:
+        held.callback(_remove_unused, output_dir, was_there=output_dir.exists())
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            held.enter_context(only_run(output_dir))
+            tidy(output_dir)
+        except OSError as error:
+            raise unwritable(output_dir, error) from error
+        refuse_output(config, output_dir)  # a run may just have ended there
+        yield output_dir
+
+
+def _remove_unused(output_dir: Path, *, was_there: bool) -> None:
+    """Removes a list without files, as of a run that was refused, and the folder that was made for it."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in output_dir.iterdir()] == [LIST]:
+            (output_dir / LIST).unlink()
+            if not was_there:
+                output_dir.rmdir()
 
 
 def clear_output(config: RunConfig, output_dir: Path) -> None:
@@ -69,17 +72,11 @@ def clear_output(config: RunConfig, output_dir: Path) -> None:
     if not config.output.overwrite_output_dir:
         return
     try:
-        _remove_run(output_dir)
+        for step in checkpoint_steps(output_dir):
+            remove_folder(output_dir / f"checkpoint-{step}")
+        delete_written(output_dir)
     except OSError as error:
         raise unwritable(output_dir, error) from error
-
-
-def _remove_run(output_dir: Path) -> None:
-    for step in checkpoint_steps(output_dir):
-        remove_folder(output_dir / f"checkpoint-{step}")
-    for pattern in ("learned_embeds*", "validation/step-*.png", "*_images/*.jpeg", *_ABOUT_THE_RUN):
-        for path in output_dir.glob(pattern):
-            path.unlink()
 
 
 def export(

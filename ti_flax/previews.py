@@ -15,6 +15,7 @@ from ti_flax.sheet import contact_sheet
 from ti_flax.step import TrainState
 from ti_flax.trackers import Tracker
 from ti_flax.whole_files import written_whole
+from ti_flax.written_files import record
 
 # From rows to the pictures of each validation prompt, `[pictures, height, width, 3]` uint8.
 Draw = Callable[[np.ndarray], list[np.ndarray]]
@@ -72,6 +73,7 @@ class Preview(Hook):
         drawn = self._draw(rows)
         grid = picture_grid(np.concatenate(drawn), columns=len(drawn[0]))
         try:
+            record(self._sheet.parent, f"{self._folder.name}/step-{step}.png", SHEET)
             with written_whole(self._folder / f"step-{step}.png") as file:
                 grid.save(file, format="PNG")
             shown = previews(self._folder, up_to=step, prompts=len(drawn), images=len(drawn[0]))

@@ -17,6 +17,9 @@ from ti_flax.export.shared_pictures import MOST_CONCEPT_IMAGES, write_concept_im
 from ti_flax.materials import Materials
 from ti_flax.step import Task, TrainState, result_rows
 from ti_flax.updating import describe_rate
+from ti_flax.written_files import record
+
+_NAMES = ("token_identifier.txt", "type_of_concept.txt", "learned_embeds.bin", "learned_embeds.safetensors")
 
 
 def write_result(
@@ -62,6 +65,7 @@ def write_result(
     )
     write_model_card(folder, config, materials.concept, facts)
     try:
+        record(folder, *_NAMES)
         (folder / "token_identifier.txt").write_text(token, encoding="utf-8")
         (folder / "type_of_concept.txt").write_text(config.concept.learnable_property)
     except OSError as error:

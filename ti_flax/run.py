@@ -31,7 +31,7 @@ from ti_flax.messages import detail, say, shown_on, stage, warn
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.noise import NoiseRules
 from ti_flax.objective import Objective
-from ti_flax.output import clear_output, export, open_output, page_of_run, write_facts
+from ti_flax.output import clear_output, export, opened_output, page_of_run, write_facts
 from ti_flax.report.page import PAGE
 from ti_flax.sharing import upload, with_repository
 from ti_flax.step import (
@@ -79,9 +79,14 @@ def train(config: RunConfig) -> Path:
 def _train(config: RunConfig) -> Path:
     began = time.perf_counter()
     keep_compiled_programs()
-    if hosts.is_first():
-        config = with_repository(config)  # before anything is cleared away for the run
-    output_dir = open_output(config) if hosts.is_first() else Path(config.output.output_dir)
+    with opened_output(config) as output_dir:
+        if hosts.is_first():
+            config = with_repository(config)  # before anything is cleared away for the run
+        _train_into(output_dir, config, began)
+    return output_dir
+
+
+def _train_into(output_dir: Path, config: RunConfig, began: float) -> None:
     say(config.describe())
     detail(", ".join(f"{name} {version}" for name, version in versions().items()))
     read_optimizer_arguments(config.optimizer)  # what is wrong with them is said before anything is read
@@ -109,7 +114,6 @@ def _train(config: RunConfig) -> Path:
     final = fit(config, task, schedule, materials, state, output_dir)
     if hosts.is_first():
         finish(config, task, materials, final, output_dir, began)
-    return output_dir
 
 
 def finish(

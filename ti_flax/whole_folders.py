@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import time
@@ -18,6 +19,8 @@ SUMS = "sha256sums.txt"
 # Seconds between two looks at whether what was removed stays so, and how many of them.
 _ROUND, _QUIET_ROUNDS, _MOST_ROUNDS = 0.05, 4, 60
 _REPLACED, _REMOVED = ".replaced-", ".removed-"
+# What a killed process leaves has such a name, and nothing of anybody else's.
+_LEFT = re.compile(r"\.(unfinished|removed)-[0-9a-f]{16}.*")
 
 
 @contextlib.contextmanager
@@ -92,9 +95,7 @@ def damage(folder: Path) -> str:
     Files whose names begin with a dot are other programs' and do not count.
     """
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-        found = _digests(folder)
+        listed, found = _listed(folder), _digests(folder)
     except (OSError, ValueError) as error:
         return f"{SUMS} cannot be read ({type(error).__name__})"
     for name in sorted(listed.keys() | found.keys()):
@@ -107,12 +108,58 @@ def damage(folder: Path) -> str:
     return ""
 
 
-def remove_folder(folder: Path) -> None:
-    """Removes a folder; whenever this is cut short, it is there whole under its name or not at all."""
-    removed = folder.with_name(f"{_REMOVED}{secrets.token_hex(8)}")
+def is_sealed(folder: Path) -> bool:
+    """Whether a folder has its digests, as one that was written whole."""
+    return (folder / SUMS).is_file()
+
+
+def remove_folder(folder: Path) -> bool:
+    """Removes a folder that was written whole, and returns whether it is gone.
+
+    Whenever this is cut short, it is there whole under its name or not at all. Files that came into it later
+    are not removed, nor is a folder without digests.
+    """
+    others = _others(folder)
+    if others is None or folder.is_symlink():
+        return False
     with contextlib.suppress(OSError):
-        folder.rename(removed)
-        shutil.rmtree(removed, ignore_errors=True)
+        if others:
+            _remove_listed(folder)
+        else:
+            removed = folder.with_name(f"{_REMOVED}{secrets.token_hex(8)}")
+            folder.rename(removed)
+            shutil.rmtree(removed, ignore_errors=True)
+    return not folder.exists()
+
+
+def _others(folder: Path) -> set[str] | None:
+    """Visible files in a folder that are not in its list of digests; None if it has no list."""
+    try:
+        listed = _listed(folder)
+    except (OSError, ValueError):
+        return None
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    visible = {path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)}
+    return visible - {*listed, SUMS}
+
+
+def _remove_listed(folder: Path) -> None:
+    """Removes the files that a folder's list of digests names, then the list."""
+    root = folder.resolve()
+    for name in _listed(folder):
+        if (folder / name).parent.resolve().is_relative_to(root):
+            (folder / name).unlink(missing_ok=True)
+    (folder / SUMS).unlink()
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """Digests by the names of files, relative to their folder."""
+    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
 def tidy(place: Path) -> None:
@@ -121,12 +168,13 @@ def tidy(place: Path) -> None:
         name = path.with_name(path.name.removeprefix(_REPLACED))
         if not name.exists():
             path.rename(name)
-    for pattern in (UNFINISHED, _REPLACED, _REMOVED):
-        for path in place.glob(f"{pattern}*"):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    for path in place.glob(f"{_REPLACED}*"):
+        remove_folder(path)
+    for path in (path for path in place.glob(".*") if _LEFT.fullmatch(path.name)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _seal(folder: Path) -> None:
@@ -156,7 +204,8 @@ def _digests(folder: Path) -> dict[str, str]:
 def _put(unfinished: Path, folder: Path) -> None:
     replaced = folder.with_name(f"{_REPLACED}{folder.name}")
     if folder.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
+        if replaced.exists() and not remove_folder(replaced):
+            _keep(replaced, folder)
         folder.rename(replaced)
     try:
         unfinished.rename(folder)
@@ -165,4 +214,10 @@ def _put(unfinished: Path, folder: Path) -> None:
             replaced.rename(folder)
         raise
     sync_folder(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    if replaced.exists() and not remove_folder(replaced):
+        _keep(replaced, folder)
+
+
+def _keep(replaced: Path, folder: Path) -> None:
+    """Gives what is left of a folder, files of somebody else's, a name that people see."""
+    replaced.rename(folder.with_name(f"{folder.name}-kept-{secrets.token_hex(4)}"))

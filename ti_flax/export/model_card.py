@@ -17,7 +17,10 @@ from ti_flax.config.run_config import GROUPS
 from ti_flax.config.values import options_of
 from ti_flax.errors import unwritable
 from ti_flax.export.shared_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
+from ti_flax.messages import say
 from ti_flax.tokens import Concept
+from ti_flax.whole_files import written_whole
+from ti_flax.written_files import CARD, record_text
 
 _TAGS = (
     "stable-diffusion",
@@ -112,7 +115,11 @@ def write_model_card(folder: Path, config: RunConfig, concept: Concept, facts: C
     """
     try:
         text = f"---\n{_front_matter(config, concept, facts)}---\n\n{_body(config, concept, facts)}"
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        if record_text(folder, CARD, text):
+            with written_whole(folder / CARD) as file:
+                file.write(text.encode())
+        else:
+            say(f"note: {folder / CARD} has been edited, so it stays as it is")
     except OSError as error:
         raise unwritable(folder, error) from error
 

@@ -16,6 +16,7 @@ from ti_flax.models.stable_diffusion import load_stable_diffusion, save_stable_d
 from ti_flax.tokens import save_tokenizer
 from ti_flax.whole_files import written_whole
 from ti_flax.whole_folders import files_written_together, tidy
+from ti_flax.written_files import record
 
 # Parts of a base model that are no part of training and go along as they are.
 CARRIED = ("safety_checker", "feature_extractor")
@@ -66,6 +67,8 @@ def save_pipeline(
             save_stable_diffusion(model, folder, layout=layout)
             save_tokenizer(tokenizer, folder / "tokenizer")
             _carry(source.place, folder, layout)
+            paths = (path for path in folder.rglob("*") if not path.is_dir())
+            record(output_dir, *(path.relative_to(folder).as_posix() for path in paths))
     except OSError as error:
         raise OutputError(
             output_dir,

@@ -9,6 +9,7 @@ import numpy as np
 
 from ti_flax.errors import unwritable
 from ti_flax.export.shared_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
+from ti_flax.written_files import record, written
 
 # The most training pictures that are shown.
 MOST_CONCEPT_IMAGES = 20
@@ -53,13 +54,16 @@ def write_example_images(folder: Path, grid: Path, prompts: Sequence[str], side:
 def _write(folder: Path, pictures: Sequence[np.ndarray]) -> int:
     from PIL import Image
 
+    run, names = folder.parent, [f"{folder.name}/{index}.jpeg" for index in range(len(pictures))]
     try:
         for path in folder.glob("*.jpeg"):
-            path.unlink()
+            if path.relative_to(run).as_posix() in written(run):
+                path.unlink()
         if pictures:
             folder.mkdir(parents=True, exist_ok=True)
-        for index, picture in enumerate(pictures):
-            Image.fromarray(picture).save(folder / f"{index}.jpeg", quality=95)
+        record(run, *names)
+        for name, picture in zip(names, pictures, strict=True):
+            Image.fromarray(picture).save(run / name, quality=95)
     except OSError as error:
         raise unwritable(folder, error) from error
     return len(pictures)

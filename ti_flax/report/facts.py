@@ -10,6 +10,7 @@ from typing import Any
 
 from ti_flax.errors import DataError
 from ti_flax.whole_files import written_whole
+from ti_flax.written_files import record
 
 FILE = "run.json"
 
@@ -54,6 +55,7 @@ class RunFacts:
 
     def write(self, folder: Path) -> None:
         """Writes the file."""
+        record(folder, FILE)
         with written_whole(folder / FILE) as file:
             file.write(json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False).encode())
 

@@ -23,6 +23,7 @@ from ti_flax.report.pictures import picture
 from ti_flax.report.style import STYLE
 from ti_flax.signals import OUT_OF_RANGE, Signals, best_of, flags, read_signals
 from ti_flax.whole_files import written_whole
+from ti_flax.written_files import record
 
 PAGE = "report.html"
 
@@ -39,6 +40,7 @@ def write_report(folder: Path) -> Path:
       OSError: the page cannot be written.
     """
     text = page(folder, RunFacts.read(folder))
+    record(folder, PAGE)
     with written_whole(folder / PAGE) as file:
         file.write(text.encode())
     return folder / PAGE

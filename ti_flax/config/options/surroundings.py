@@ -20,7 +20,9 @@ class OutputOptions(Options):
         False, help="Write only learned_embeds files at the end, not the whole pipeline (gigabytes)."
     )
     overwrite_output_dir: bool = option(
-        False, help="Start again in a folder that already holds a finished run."
+        False,
+        help="Start again in a folder with a run in it, whose files are deleted; in a folder with other "
+        "files, write beside them. Files that no run wrote are never deleted or replaced.",
     )
     checkpointing_steps: int = option(500, at_least=1, help="Steps between two checkpoints to resume from.")
     checkpoints_total_limit: int | None = option(
