@@ -39,6 +39,7 @@ CHAPTERS = (
     ("test_hostile_weights", "Models: weights"),
     ("test_hostile_embeddings", "Embeddings"),
     ("test_hostile_words", "Words and places to write to"),
+    ("test_hostile_folders", "Output folders with something in them"),
 )
 # Of a processor; nothing that is refused comes near.
 MOST_SECONDS = 60.0

@@ -73,11 +73,11 @@ def test_a_new_or_empty_folder_is_fine(tmp_path, names):
 def test_a_folder_of_other_things_is_refused_unless_told_otherwise(tmp_path):
     output = fill(tmp_path / "project", "main.py", "notes.md", "a.txt", "b.txt", "unet.py")
     assert refused(output) == (
-        f"output_dir {output}: expected a new or empty folder, or one with a run in it, found a folder with "
-        "a.txt, b.txt, main.py and 2 more in it and no run. Choose another, or give overwrite_output_dir to "
-        "write beside what is there, which stays."
+        f"output_dir {output}: expected a new or empty folder, or one with a run in it, found a.txt, "
+        "b.txt, main.py and 2 more in it, and no run. Choose another, or give overwrite_output_dir to write "
+        "beside what is there, which stays."
     )
-    assert "and no run" in refused(output, resume_from_checkpoint="auto")
+    assert "in it, and no run" in refused(output, resume_from_checkpoint="auto")
     check(output, overwrite_output_dir=True)
 
 
@@ -124,7 +124,7 @@ def test_files_that_would_be_written_over_are_refused_also_if_told_otherwise(tmp
     output = run_in(tmp_path / "out", "contact_sheet.png")
     fill(output, name)
     message = refused(output, overwrite_output_dir=True)
-    assert f"found {name}, which no run wrote" in message and "Move them" in message
+    assert f"found {name}, which no run wrote" in message and "Move them away" in message
     assert f"found {name}" in refused(output)
     record(output, name)
     check(output, overwrite_output_dir=True)
@@ -158,7 +158,7 @@ def test_another_programs_list_is_no_list(tmp_path, content):
 
 def test_a_folder_of_diffusers_checkpoints_is_not_ours(tmp_path):
     output = fill(tmp_path / "out", "checkpoint-500/optimizer.bin", "learned_embeds.bin")
-    assert "and no run" in refused(output)
+    assert "in it, and no run" in refused(output)
     message = refused(output, overwrite_output_dir=True, only_save_embeds=True)
     assert "learned_embeds.bin, checkpoint-500" in message
 

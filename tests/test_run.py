@@ -48,7 +48,7 @@ def test_files_of_a_run(whole):
         *("README.md", "learned_embeds.bin", "learned_embeds.safetensors", "metrics.csv"),
         *("learned_embeds-steps-3.safetensors", "learned_embeds-steps-6.safetensors"),
         *("checkpoint-2", "checkpoint-4", "checkpoint-6", "token_identifier.txt", "type_of_concept.txt"),
-        *("concept_images", "report.html", "run.json"),
+        *("concept_images", "report.html", "run.json", "written_files.txt"),
         *("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae"),
     }
     assert (folder / "token_identifier.txt").read_text() == "<thing>"

@@ -139,7 +139,7 @@ def test_what_fails_beside_the_updates_does_not_end_the_run(place, tmp_path, who
 
 def test_a_finished_result_without_checkpoints_is_not_trained_anew_by_auto(place, tmp_path):
     (tmp_path / "learned_embeds.safetensors").write_bytes(b"precious")
-    with pytest.raises(OutputError, match="found a finished run. Give overwrite_output_dir"):
+    with pytest.raises(OutputError, match="found learned_embeds.safetensors in it, and no run"):
         run.train(configure(place, tmp_path, resume_from_checkpoint="auto"))
     assert (tmp_path / "learned_embeds.safetensors").read_bytes() == b"precious"
 

@@ -81,7 +81,7 @@ def _refuse_input(option: str, given: Path, output_dir: Path) -> None:
         place = "the same folder" if source == output else "a folder inside it"
         expected = f"a folder outside of {option} {given}"
         raise OutputError(
-            where, expected=expected, found=place, remedy=f"Its images would be trained on. {_ANOTHER}"
+            where, expected=expected, found=place, remedy=f"Results would become training images. {_ANOTHER}"
         )
     inside = source.relative_to(output).as_posix() if source.is_relative_to(output) else None
     if inside is not None and (inside == "." or _is_replaced(inside)):
@@ -127,7 +127,7 @@ def _refuse_others_folder(output_dir: Path) -> None:
         others = [name for name in names if not _is_harmless(output_dir / name)]
         if not others:
             return
-        found = f"a folder with {_named(others)} in it and no run"
+        found = f"{_named(others)} in it, and no run"
     raise OutputError(
         f"output_dir {output_dir}",
         expected="a new or empty folder, or one with a run in it",
@@ -163,7 +163,7 @@ def _refuse_replacing(output_dir: Path, *, pipeline: bool, resumed: bool) -> Non
             f"output_dir {output_dir}",
             expected="no files that this run would write over",
             found=f"{_named(others)}, which no run wrote or somebody has edited since",
-            remedy=f"Move them, or choose another output_dir; {LIST} says what runs wrote.",
+            remedy="Move them away, or choose another output_dir.",
         )
 
 
