@@ -13,7 +13,6 @@ known words describe it. Options that are not listed here are those of train_fla
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -124,7 +123,6 @@ def learned(
     from ti_flax.run import train
 
     config = settings(options, training, concept, seed=seed, steps=max(options.steps))
-    shutil.rmtree(config.output.output_dir, ignore_errors=True)
     write_pictures(concept, Path(config.images.train_data_dir[0]), options.images)
     folder = train(config)
     points = []
@@ -152,6 +150,7 @@ def settings(
         "initializer_token": concept.initializer,
         "seed": seed,
         "output_dir": place / f"seed-{seed}",
+        "overwrite_output_dir": "true",
         "only_save_embeds": "true",
         "validation_prompt": "null",
         "report_to": "none",

@@ -17,6 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ti_flax.errors import ConfigError, DataError, OutputError, WeightsError, exit_code  # noqa: E402
+from ti_flax.whole_files import written_whole  # noqa: E402
 
 # From pictures to their captions.
 Captioner = Callable[[Sequence[Any]], list[str]]
@@ -164,7 +165,8 @@ def load_captioner(name: str, *, max_length: int, num_beams: int) -> Captioner:
 
 def _write(file: Path, text: str) -> None:
     try:
-        file.write_text(f"{text}\n", encoding="utf-8")
+        with written_whole(file) as written:
+            written.write(f"{text}\n".encode())
     except OSError as error:
         raise OutputError(file, expected="a file that can be written", found=str(error)) from error
 

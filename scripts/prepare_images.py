@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ti_flax.errors import ConfigError, OutputError, exit_code  # noqa: E402
 from ti_flax.text_files import read_text  # noqa: E402
+from ti_flax.whole_files import written_whole  # noqa: E402
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ti_flax.sources.picture import Picture
 
 _SUFFIXES = {"png": ".png", "jpg": ".jpg"}
+_SAVED_AS = {"png": {"format": "PNG"}, "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
 _COLOURS = ("#ff3030", "#20c0ff", "#ffd000", "#40e060", "#ff60ff")
 _CELL, _LINE, _COLUMNS, _GAP = 240, 18, 4, 8
 # Says in a PNG that it is a sheet of this script, which a later one may replace.
@@ -138,7 +140,8 @@ def prepare(options: argparse.Namespace) -> None:
             return
         _write(cuts, size, options)
         for file, text in texts.items():
-            file.write_text(f"{text}\n", encoding="utf-8")
+            with written_whole(file) as written:
+                written.write(f"{text}\n".encode())
     except OSError as error:
         where = getattr(error, "filename", None) or options.output_dir
         raise OutputError(where, expected="a file that can be written", found=str(error)) from error
@@ -280,11 +283,8 @@ def _write(cuts: list[Cut], size: tuple[int, int], options: argparse.Namespace) 
         # Far too large pictures are first reduced by whole numbers, to three times the size, then filtered.
         made = image.resize(size, Image.Resampling.LANCZOS, box=cut.box.edges, reducing_gap=3.0)
         made = ImageOps.mirror(made) if cut.mirrored else made
-        cut.file.parent.mkdir(parents=True, exist_ok=True)
-        if options.format == "jpg":
-            made.save(cut.file, quality=95, subsampling=0)
-        else:
-            made.save(cut.file)
+        with written_whole(cut.file) as file:
+            made.save(file, **_SAVED_AS[options.format])
 
 
 def _cell(image: "Image.Image", boxes: list["Box"], name: str, size: tuple[int, int]) -> "Image.Image":
@@ -337,8 +337,8 @@ def _write_sheet(cells: list["Image.Image"], file: Path) -> None:
         sheet.paste(cell, (_GAP + index % columns * width, _GAP + index // columns * height))
     mark = PngInfo()
     mark.add_text(*_MARK)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file, format="PNG", pnginfo=mark)
+    with written_whole(file) as written:
+        sheet.save(written, format="PNG", pnginfo=mark)
 
 
 if __name__ == "__main__":

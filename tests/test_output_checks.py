@@ -163,6 +163,15 @@ def test_a_folder_of_diffusers_checkpoints_is_not_ours(tmp_path):
     assert "learned_embeds.bin, checkpoint-500" in message
 
 
+def test_a_run_that_was_stopped_early_is_in_the_way_only_with_something_to_lose(tmp_path):
+    check(run_in(tmp_path / "out", "metrics.csv", "run.json"))
+    names = ("learned_embeds-steps-900.safetensors", "learned_embeds-steps-1000.safetensors")
+    output = run_in(tmp_path / "out", *names)
+    expected = f"found an unfinished run, {names[1]}. Give overwrite_output_dir to start again"
+    assert expected in refused(output)
+    check(output, resume_from_checkpoint="auto")  # begins anew, as a loop that starts it does
+
+
 def test_a_run_is_refused_and_going_on_is_not(tmp_path):
     output = run_in(tmp_path / "out", "learned_embeds.safetensors")
     assert "found a finished run. Give overwrite_output_dir" in refused(output)

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from full_disk import save_half
 from PIL import Image
 
 from ti_flax.errors import OutputError
@@ -74,3 +75,14 @@ def test_a_picture_is_not_replaced(tmp_path):
     save_png(Image.new("RGB", (4, 4), "blue"), path, {}, overwrite=True)
     with pytest.raises(OutputError, match="a file that can be written"):
         save_png(Image.new("RGB", (4, 4)), path / "b.png", {})
+
+
+def test_a_full_disk_leaves_the_picture_that_was_to_be_replaced(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    save_png(Image.new("RGB", (4, 4), "red"), path, {})
+    before = path.read_bytes()
+    monkeypatch.setattr(Image.Image, "save", save_half)
+    for target in (path, tmp_path / "new.png"):
+        with pytest.raises(OutputError, match="No space left"):
+            save_png(Image.new("RGB", (4, 4)), target, {}, overwrite=True)
+    assert path.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["a.png"]

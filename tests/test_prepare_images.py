@@ -3,6 +3,7 @@
 import numpy as np
 import prepare_images
 import pytest
+from full_disk import save_half
 from PIL import Image, ImageDraw
 
 from ti_flax.errors import ConfigError, DataError, OutputError
@@ -156,3 +157,17 @@ def test_a_caption_in_another_encoding(place):
     (place / "in" / "wide.txt").write_bytes("caf\u00e9".encode("latin-1"))
     with pytest.raises(DataError, match=r"wide\.txt: expected text in UTF-8"):
         run(place)
+
+
+def test_a_full_disk_leaves_the_pictures_that_were_to_be_replaced(place, monkeypatch):
+    run(place)
+    before = {name: (place / "out" / name).read_bytes() for name in written(place)}
+    sheet = (place / "out-sheet.png").read_bytes()
+    monkeypatch.setattr(Image.Image, "save", save_half)
+    with pytest.raises(OutputError, match="No space left"):
+        run(place, "--overwrite")
+    monkeypatch.setattr(prepare_images, "_write_sheet", lambda *arguments: None)
+    with pytest.raises(OutputError, match="No space left"):
+        run(place, "--overwrite")
+    assert before == {name: (place / "out" / name).read_bytes() for name in written(place)}
+    assert (place / "out-sheet.png").read_bytes() == sheet

@@ -64,15 +64,15 @@ def _remove_unused(output_dir: Path, *, was_there: bool) -> None:
 
 
 def clear_output(config: RunConfig, output_dir: Path) -> None:
-    """Removes an earlier run's files, if told to; called when nothing can be wrong any more with the new one.
+    """Removes an earlier run's files for one that starts anew, when nothing can be wrong with it any more.
+
+    Checkpoints go only if overwrite_output_dir says so; without them, the earlier run was stopped early.
 
     Raises:
       OutputError: they cannot be removed.
     """
-    if not config.output.overwrite_output_dir:
-        return
     try:
-        for step in checkpoint_steps(output_dir):
+        for step in checkpoint_steps(output_dir) if config.output.overwrite_output_dir else ():
             remove_folder(output_dir / f"checkpoint-{step}")
         delete_written(output_dir)
     except OSError as error:

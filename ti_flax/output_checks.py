@@ -101,13 +101,18 @@ def _is_replaced(name: str) -> bool:
 def _refuse_earlier_run(output_dir: Path, resumed: str | None) -> None:
     steps = checkpoint_steps(output_dir)
     finished = (output_dir / "learned_embeds.safetensors").exists()
+    # Without a checkpoint, going on is to begin anew: only a result could be lost.
+    vectors = [] if resumed is not None else [name for name in written(output_dir) if "-steps-" in name]
     goes_on = resumed is not None and bool(steps or resumed not in NEWEST)
-    if goes_on or not (is_list(output_dir) and (finished or steps)):
+    if goes_on or not (is_list(output_dir) and (finished or steps or vectors)):
         return
+    last = (
+        f"checkpoint-{steps[-1]}" if steps else max(vectors, key=lambda name: (len(name), name), default="")
+    )
     raise OutputError(
         f"output_dir {output_dir}",
         expected="a folder without a run in it",
-        found="a finished run" if finished else f"an unfinished run, checkpoint-{steps[-1]}",
+        found="a finished run" if finished else f"an unfinished run, {last}",
         remedy=("Give resume_from_checkpoint auto to go on, " if steps else "Give ")
         + "overwrite_output_dir to start again, or another output_dir.",
     )

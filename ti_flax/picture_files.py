@@ -15,6 +15,7 @@ from typing import Any
 
 from ti_flax import __version__
 from ti_flax.errors import OutputError
+from ti_flax.whole_files import written_whole
 
 # The Web UI's names of the same samplers.
 _SAMPLERS = {"ddim": "DDIM", "dpmsolver++": "DPM++ 2M"}
@@ -121,10 +122,9 @@ def save_png(picture: Any, path: Path, texts: Mapping[str, str], *, overwrite: b
     for name, text in texts.items():
         information.add_text(name, text)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not overwrite:
             raise _taken(path)
-        with open(path, "wb" if overwrite else "xb") as file:
+        with written_whole(path) as file:
             picture.save(file, format="PNG", pnginfo=information)
     except OSError as error:
         raise OutputError(path, expected="a file that can be written", found=str(error)) from error

@@ -108,7 +108,8 @@ def _train_into(output_dir: Path, config: RunConfig, began: float) -> None:
     )
     state = start_state(config, task, materials, saved)
     if hosts.is_first():
-        clear_output(config, output_dir)
+        if saved is None:
+            clear_output(config, output_dir)
         total = config.training.max_train_steps or 0
         write_facts(config, materials, output_dir, steps=total, samples=task.global_batch)
     final = fit(config, task, schedule, materials, state, output_dir)
