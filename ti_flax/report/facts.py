@@ -34,6 +34,7 @@ class RunFacts:
       config: every option, without secrets.
       versions: of the libraries.
       times: seconds of each stage, in order.
+      finished: whether the result is written.
     """
 
     token: str
@@ -51,6 +52,7 @@ class RunFacts:
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=dict)
+    finished: bool = False
 
     def write(self, folder: Path) -> None:
         """Writes the file."""
