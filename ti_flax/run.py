@@ -20,7 +20,7 @@ from ti_flax.config import RunConfig
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.config.values import LARGEST_INT
 from ti_flax.diffusion import NoiseSchedule
-from ti_flax.done import is_finished, nothing_to_do
+from ti_flax.done import is_finished, nothing_to_do, surely_the_same
 from ti_flax.embedding import AddedRows
 from ti_flax.errors import ConfigError, OutputError
 from ti_flax.evaluation import summary, with_best
@@ -121,6 +121,10 @@ def _train(config: RunConfig, interrupt: Interrupt) -> Path:
     )
     state = start_state(config, task, materials, saved)
     total = config.training.max_train_steps or 0
+    if saved is not None and int(state.step) > total:
+        say(nothing_to_do(config, saved.checkpoint.step, saved.folder, output_dir) or "")
+    if int(state.step) > total:
+        return output_dir
     if hosts.is_first():
         with interrupt.unbroken():
             clear_output(config, output_dir)
@@ -135,7 +139,7 @@ def _train(config: RunConfig, interrupt: Interrupt) -> Path:
 def is_done(config: RunConfig, saved: Saved | None, output_dir: Path) -> bool:
     """Whether a resumed run has nothing left to do, which is then said; an upload is made up for."""
     told = None
-    if hosts.is_first() and saved is not None:
+    if saved is not None and surely_the_same(config, saved.checkpoint.config):
         told = nothing_to_do(config, saved.checkpoint.step, saved.folder, output_dir)
     if not hosts.from_first("whether there is anything to do", told is not None):
         return False
