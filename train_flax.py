@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from ti_flax.config import parse_config
 from ti_flax.errors import exit_code
+from ti_flax.interrupt import ended_soon, listening
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,8 +17,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         train(config)
 
-    return exit_code(command)
+    def heard() -> None:
+        with listening():  # from here on, as what is imported takes seconds
+            command()
+
+    return exit_code(heard)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended_soon(main()))

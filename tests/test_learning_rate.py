@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ti_flax.config.steps import parse_steps
-from ti_flax.learning_rate import Shape, learning_rate_schedule, stepped_schedule
+from ti_flax.learning_rate import Shape, learning_rate_schedule, rate_of_step, stepped_schedule
 
 KINDS = ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 
@@ -118,3 +118,27 @@ def test_the_last_rate_may_name_the_end():
 def test_stepped_rates_that_make_no_sense(text, problem):
     with pytest.raises(ValueError, match=f"^{problem}$"):
         parse_steps(text)
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "polynomial", "inverse_sqrt", "rex"])
+@pytest.mark.parametrize("total", [6, 5000])
+def test_the_rate_of_a_step_has_the_bits_of_a_table_of_all(name, total):
+    schedule = learning_rate_schedule(Shape(name=name, total_steps=total, warmup_steps=2), peak=1e-2)
+    rates, rate = np.asarray(schedule(np.arange(total))), rate_of_step(schedule, total)
+    found = np.asarray([rate(step) for step in range(total)], np.float32)
+    assert found.tobytes() == rates.astype(np.float32).tobytes()
+
+
+def test_the_rate_of_a_step_of_the_longest_run_takes_little_memory():
+    sizes = []
+
+    def schedule(steps):
+        sizes.append(len(steps))
+        return np.asarray(steps, np.float64)
+
+    total = 2**31 - 1
+    rate = rate_of_step(schedule, total)
+    assert [rate(step) for step in (0, 5, total - 1)] == [0, 5, total - 1]
+    assert len(sizes) == 2 and max(sizes) <= 1 << 16
+    stepped = rate_of_step(stepped_schedule("0.5:2147483646, 0.25"), total)
+    assert [stepped(total - 2), stepped(total - 1)] == [0.5, 0.25]

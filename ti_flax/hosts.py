@@ -21,6 +21,7 @@ from ti_flax.config.run_config import OPTIONS
 from ti_flax.errors import START_AGAIN, ConfigError, Stopped, TiFlaxError
 from ti_flax.host_joining import Place
 from ti_flax.host_link import Link
+from ti_flax.interrupt import Interrupt
 from ti_flax.messages import warn
 from ti_flax.versions import versions
 
@@ -57,10 +58,14 @@ class _ThisProcess:
 
 
 @contextlib.contextmanager
-def joined(config: RunConfig) -> Iterator[None]:
+def joined(config: RunConfig, interrupt: Interrupt | None = None) -> Iterator[None]:
     """Joins the other processes of the run, if there are any, before anything asks for devices.
 
     What ends one of them inside ends all, with its message and exit code, and ends this process.
+
+    Args:
+      config: of the run.
+      interrupt: listens for signals, and tells the others when one ends this process.
 
     Raises:
       ConfigError: the others cannot be found, or are started otherwise than this one.
@@ -73,13 +78,18 @@ def joined(config: RunConfig) -> Iterator[None]:
         return
     timeout = options.host_timeout
     link, port = host_joining.join(place, what_decides(config), timeout=timeout, ending=_ThisProcess())
+    if interrupt is not None:
+        interrupt.tell_others = link.fail
     with on_line(link):
         try:
             with ending_all(link):
                 _start_jax(place, port, timeout)
                 yield
         finally:  # of all of them: whatever ends one alone does not come here
-            link.meet("the end")
+            with ending_all(link):
+                link.meet("the end")
+            if interrupt is not None:
+                interrupt.tell_others = None
             link.leave()
 
 

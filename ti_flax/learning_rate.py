@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from ti_flax.config.steps import parse_steps
 
 Schedule = Callable[[Any], jax.Array]
 _LAST_STEP = 2**31 - 1
+# Updates whose learning rates are computed at once.
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,23 @@ def learning_rate_schedule(shape: Shape, *, peak: float) -> Schedule:
         return peak * jnp.where(step < shape.warmup_steps, warmup, decay(progress, step))
 
     return schedule
+
+
+def rate_of_step(schedule: Schedule, total: int) -> Callable[[int], float]:
+    """The learning rate of one update, by its index from 0; computed for a block of updates at a time.
+
+    Args:
+      schedule: the learning rate.
+      total: updates of the run.
+    """
+    size = min(_BLOCK, total)
+
+    @functools.lru_cache(maxsize=2)
+    def block(number: int) -> np.ndarray:
+        first = number * size  # where the run ends within the block, its last update is repeated
+        return np.asarray(schedule(np.minimum(np.arange(first, first + size), total - 1)))
+
+    return lambda index: float(block(index // size)[index % size])
 
 
 def _decay(shape: Shape, peak: float) -> Callable[[jax.Array, jax.Array], jax.Array]:

@@ -67,6 +67,13 @@ class Hook:
         """Ends what it holds open; called once, after all updates or whatever else ended them."""
 
 
+def begin(state: TrainState, hooks: Iterable[Hook]) -> None:
+    """Lets hooks do what comes before the first update, with a replicated state."""
+    host_state = first_copy(state)
+    for hook in hooks:
+        hook.began(int(host_state.step), host_state)
+
+
 def next_stop(step: int, total_steps: int, hooks: Iterable[Hook]) -> int:
     """The next step after `step` at which some hook wants the state."""
     stops = (step - step % hook.every + hook.every for hook in hooks if hook.every)
@@ -95,7 +102,7 @@ def run_steps(
       total_steps: updates of the whole run.
       capacity: the most updates of one call.
       devices: where the state lives.
-      hooks: called in this order.
+      hooks: called in this order; they have begun.
       steps_per_call: updates of a call; None lets them take about `CHUNK_SECONDS`.
       asked: whether this process has been asked to end the run.
       agree: from the updates of the next call, and whether this process was asked to end, to what all
@@ -109,8 +116,6 @@ def run_steps(
     """
     host_state = first_copy(state)
     step, length = int(host_state.step), min(steps_per_call or 1, capacity)
-    for hook in hooks:
-        hook.began(step, host_state)
     while step < total_steps:
         enough = any(hook.stop for hook in hooks)
         wanted = 0 if enough else min(length, next_stop(step, total_steps, hooks) - step)

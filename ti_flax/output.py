@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import jax
@@ -80,7 +81,14 @@ def clear_output(config: RunConfig, output_dir: Path) -> None:
 
 
 def export(
-    config: RunConfig, materials: Materials, rows: np.ndarray, output_dir: Path, *, samples: int, steps: int
+    config: RunConfig,
+    materials: Materials,
+    rows: np.ndarray,
+    output_dir: Path,
+    *,
+    samples: int,
+    steps: int,
+    unbroken: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Writes the result: the embedding with its card and pictures, then the pipeline if it is wanted.
 
@@ -92,11 +100,13 @@ def export(
       output_dir: where to.
       samples: of an update.
       steps: after how many updates the rows were so.
+      unbroken: around what no signal is to break: the embedding, which takes a moment to write.
 
     Raises:
       OutputError: the folder cannot be written.
     """
-    write_result(config, materials, rows, output_dir, step=steps, samples=samples)
+    with unbroken():
+        write_result(config, materials, rows, output_dir, step=steps, samples=samples)
     if not config.output.only_save_embeds:
         with stage("writing the pipeline", done="wrote the pipeline"):
             save_pipeline(
@@ -109,7 +119,13 @@ def export(
 
 
 def write_facts(
-    config: RunConfig, materials: Materials, output_dir: Path, *, steps: int, samples: int
+    config: RunConfig,
+    materials: Materials,
+    output_dir: Path,
+    *,
+    steps: int,
+    samples: int,
+    finished: bool = False,
 ) -> None:
     """Writes `run.json`, which with the run's other files makes its page.
 
@@ -119,6 +135,7 @@ def write_facts(
       output_dir: where to.
       steps: of the run, or made.
       samples: of an update.
+      finished: whether the result is written.
 
     Raises:
       OutputError: the folder cannot be written.
@@ -140,6 +157,7 @@ def write_facts(
         config=config.to_dict(),
         versions=versions(),
         times=stage_times(),
+        finished=finished,
     )
     try:
         facts.write(output_dir)

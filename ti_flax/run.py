@@ -18,14 +18,16 @@ from ti_flax import hosts, optim
 from ti_flax.cache import default_cache_dir
 from ti_flax.config import RunConfig
 from ti_flax.config.run_config import OPTIONS
+from ti_flax.config.values import LARGEST_INT
 from ti_flax.diffusion import NoiseSchedule
+from ti_flax.done import is_finished, nothing_to_do, surely_the_same
 from ti_flax.embedding import AddedRows
-from ti_flax.errors import OutputError
+from ti_flax.errors import ConfigError, OutputError
 from ti_flax.evaluation import summary, with_best
 from ti_flax.host_hooks import AgreeOnState, check_state
-from ti_flax.interrupt import Interrupt, ended_by_signals
+from ti_flax.interrupt import Interrupt, listening
 from ti_flax.learning_rate import Schedule
-from ti_flax.loop import Hook, run_steps
+from ti_flax.loop import Hook, begin, run_steps
 from ti_flax.materials import Materials, gather
 from ti_flax.messages import detail, say, shown_on, stage, warn
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
@@ -58,6 +60,11 @@ from ti_flax.watching import make_hooks
 
 # The most updates one call of the device program makes, and so the length of its measures.
 CHUNK_CAPACITY = 500
+# What a signal means once the last checkpoint is there.
+AFTER_THE_UPDATES = (
+    "stopped after the last update; --resume_from_checkpoint auto writes what the result still lacks"
+)
+GOES_ON = "stopped before the first update; nothing is lost, the same command goes on"
 
 
 def train(config: RunConfig) -> Path:
@@ -72,33 +79,44 @@ def train(config: RunConfig) -> Path:
     if config.watching.quiet:  # before the libraries that draw bars of their own are imported
         os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     display = display_for(config.watching.level)
-    with hosts.joined(config), ended_by_signals(), hosts.only_the_first_speaks(), shown_on(display):
-        return _train(config)
+    with (
+        listening() as interrupt,
+        hosts.joined(config, interrupt),
+        hosts.only_the_first_speaks(),
+        shown_on(display),
+    ):
+        return _train(config, interrupt)
 
 
-def _train(config: RunConfig) -> Path:
+def _train(config: RunConfig, interrupt: Interrupt) -> Path:
     began = time.perf_counter()
+    if config.output.resume_from_checkpoint is not None:
+        interrupt.situation = GOES_ON
     keep_compiled_programs()
     with opened_output(config) as output_dir:
         if hosts.is_first():
             config = with_repository(config)  # before anything is cleared away for the run
-        _train_into(output_dir, config, began)
+        _train_into(output_dir, config, began, interrupt)
     return output_dir
 
 
-def _train_into(output_dir: Path, config: RunConfig, began: float) -> None:
+def _train_into(output_dir: Path, config: RunConfig, began: float, interrupt: Interrupt) -> None:
     say(config.describe())
     detail(", ".join(f"{name} {version}" for name, version in versions().items()))
     read_optimizer_arguments(config.optimizer)  # what is wrong with them is said before anything is read
     if hosts.is_first():
         chosen_trackers(config.watching.report_to)
     saved = saved_checkpoint(config, output_dir) if hosts.is_first() else None
+    if is_done(config, saved, output_dir):
+        return
     # Prompts are drawn from the seed, so it is settled before anything is read.
     config = agree_on_seed(config, saved)
     materials = gather(config)
     hosts.check_same("pictures, prompts and model", materials.fingerprint, patience=hosts.PREPARING)
     # Pictures decide how many steps an epoch has, so only now is the length of the run known.
-    config = settle(config, sum(materials.images.weights))
+    counted, config = config, settle(config, sum(materials.images.weights))
+    if config is not counted and is_done(config, saved, output_dir):
+        return
     task, schedule = make_task(
         config,
         materials.model,
@@ -107,24 +125,52 @@ def _train_into(output_dir: Path, config: RunConfig, began: float) -> None:
         devices=jax.device_count(),
     )
     state = start_state(config, task, materials, saved)
+    total = config.training.max_train_steps or 0
+    if saved is not None and int(state.step) > total:
+        say(nothing_to_do(config, saved.checkpoint.step, saved.folder, output_dir) or "")
+    if int(state.step) > total:
+        return
     if hosts.is_first():
-        if saved is None:
-            clear_output(config, output_dir)
-        total = config.training.max_train_steps or 0
-        write_facts(config, materials, output_dir, steps=total, samples=task.global_batch)
-    final = fit(config, task, schedule, materials, state, output_dir)
+        with interrupt.unbroken():
+            if saved is None:
+                clear_output(config, output_dir)
+            write_facts(config, materials, output_dir, steps=total, samples=task.global_batch)
+    if int(state.step) < total:
+        state = fit(config, task, schedule, materials, state, output_dir, interrupt=interrupt)
     if hosts.is_first():
-        finish(config, task, materials, final, output_dir, began)
+        finish(config, task, materials, state, output_dir, began, interrupt=interrupt)
+
+
+def is_done(config: RunConfig, saved: Saved | None, output_dir: Path) -> bool:
+    """Whether a resumed run has nothing left to do, which is then said; an upload is made up for."""
+    told = None
+    if saved is not None and surely_the_same(config, saved.checkpoint.config):
+        told = nothing_to_do(config, saved.checkpoint.step, saved.folder, output_dir)
+    if not hosts.from_first("whether there is anything to do", told is not None):
+        return False
+    if told is not None:
+        say(told)
+        if config.hub.push_to_hub and is_finished(config, output_dir):
+            upload(config.hub, output_dir)
+    return True
 
 
 def finish(
-    config: RunConfig, task: Task, materials: Materials, final: TrainState, output_dir: Path, began: float
+    config: RunConfig,
+    task: Task,
+    materials: Materials,
+    final: TrainState,
+    output_dir: Path,
+    began: float,
+    *,
+    interrupt: Interrupt,
 ) -> None:
     """Writes the result, says where it is and what the evaluations say, and uploads it if asked to."""
     rows, step = result_rows(task, final), int(final.step)
     if config.watching.load_best_model_at_end:
         rows, step = with_best(rows, output_dir)
         say(f"the result is that of step {step}, which has the smallest validation loss")
+    interrupt.situation = AFTER_THE_UPDATES
     export(
         config,
         materials,
@@ -132,11 +178,12 @@ def finish(
         output_dir,
         samples=task.global_batch,
         steps=step,
+        unbroken=interrupt.unbroken,
     )
     for line in summary(output_dir) if config.watching.eval_steps != 0 else ():
         say(line)
     try:
-        write_facts(config, materials, output_dir, steps=step, samples=task.global_batch)
+        write_facts(config, materials, output_dir, steps=step, samples=task.global_batch, finished=True)
     except OutputError as error:  # the result is written
         warn(str(error))
     page_of_run(output_dir)
@@ -164,11 +211,23 @@ def make_deterministic() -> None:
 
 
 def settle(config: RunConfig, epoch_samples: int) -> RunConfig:
-    """Fills in the number of steps where the configuration counts epochs of so many shown pictures."""
+    """Fills in the number of steps where the configuration counts epochs of so many shown pictures.
+
+    Raises:
+      ConfigError: they are more than a step counter holds.
+    """
     if config.training.max_train_steps is not None:
         return config
-    steps = math.ceil(epoch_samples / update_samples(config))
-    return config.replace(max_train_steps=steps * config.training.num_train_epochs)
+    epochs = config.training.num_train_epochs
+    steps = math.ceil(epoch_samples / update_samples(config)) * epochs
+    if steps > LARGEST_INT:
+        raise ConfigError(
+            "num_train_epochs",
+            expected=f"at most {LARGEST_INT} steps in all",
+            found=f"{steps}, in {epochs} epochs of {epoch_samples} shown images",
+            remedy="Lower num_train_epochs or repeats, or set max_train_steps.",
+        )
+    return config.replace(max_train_steps=steps)
 
 
 def make_task(
@@ -281,6 +340,8 @@ def fit(
     materials: Materials,
     state: TrainState,
     output_dir: Path,
+    *,
+    interrupt: Interrupt,
 ) -> TrainState:
     """Puts everything on the devices, compiles, and runs the updates; returns the last state."""
     devices = jax.devices()
@@ -308,7 +369,8 @@ def fit(
         task.model.params.clear()  # the devices have what is needed
     finished = False
     try:
-        with Interrupt() as interrupt:
+        begin(placed, watching)
+        with interrupt.updates():
             last = run_steps(
                 program,
                 placed,

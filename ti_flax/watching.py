@@ -13,7 +13,7 @@ import numpy as np
 from ti_flax import hooks
 from ti_flax.config import RunConfig
 from ti_flax.evaluation import Evaluate, Patience
-from ti_flax.learning_rate import Schedule
+from ti_flax.learning_rate import Schedule, rate_of_step
 from ti_flax.loop import Hook
 from ti_flax.materials import Materials, token_table
 from ti_flax.messages import say, stage
@@ -40,11 +40,7 @@ def make_hooks(
 ) -> list[Hook]:
     """What happens beside the updates, in the order in which it happens."""
     total, samples = config.training.max_train_steps or 0, task.global_batch
-    rates = np.asarray(schedule(np.arange(total)))
-
-    def learning_rate(step: int) -> float:
-        return float(rates[step])
-
+    learning_rate = rate_of_step(schedule, total)
     trackers = find_trackers(config, output_dir)
     metrics = hooks.Metrics(
         output_dir / "metrics.csv",

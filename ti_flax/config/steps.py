@@ -1,5 +1,6 @@
 """Numbers that hold until a step: the Web UI's "0.05:50, 0.01:100, 0.005"."""
 
+LARGEST_INT = 2**31 - 1  # step counters are int32 on the device
 STEPS_EXAMPLE = "0.05:50, 0.01:100, 0.005"
 
 
@@ -42,6 +43,8 @@ def _last_step(part: str, step: str) -> int | None:
         return None
     if not step.isascii() or not step.isdigit():
         raise ValueError(f"After the colon of {part!r} belongs a whole number of steps")
+    if len(step) > len(str(LARGEST_INT)) or int(step) > LARGEST_INT:
+        raise ValueError(f"The largest step possible is {LARGEST_INT}")
     return int(step)
 
 

@@ -9,13 +9,12 @@ import re
 import types
 import typing
 
-from ti_flax.config.steps import STEPS_EXAMPLE, looks_stepped, parse_steps
+from ti_flax.config.steps import LARGEST_INT, STEPS_EXAMPLE, looks_stepped, parse_steps
 from ti_flax.errors import ConfigError
 from ti_flax.printable import shortened
 
 _LONGEST_SHOWN = 80
 _LARGEST_FLOAT = 2**1023
-LARGEST_INT = 2**31 - 1  # step counters are int32 on the device
 
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

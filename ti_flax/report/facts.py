@@ -35,6 +35,7 @@ class RunFacts:
       config: every option, without secrets.
       versions: of the libraries.
       times: seconds of each stage, in order.
+      finished: whether the result is written.
     """
 
     token: str
@@ -52,6 +53,7 @@ class RunFacts:
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=dict)
+    finished: bool = False
 
     def write(self, folder: Path) -> None:
         """Writes the file."""

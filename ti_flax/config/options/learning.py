@@ -6,6 +6,9 @@ from typing import Literal
 from ti_flax.config.options.group import Options
 from ti_flax.config.values import option
 
+# Far beyond what pays off; the places of a global batch are counted in int32.
+MOST_SAMPLES = 8192
+
 # Kinds of lr_scheduler that lr_warmup_steps does not belong to.
 WITHOUT_WARMUP = ("constant", "piecewise_constant")
 
@@ -42,11 +45,12 @@ class TrainingOptions(Options):
     """How much is trained, and in what portions."""
 
     train_batch_size: int = option(
-        16, at_least=1, help="Samples per device and forward pass.", changes_bits=True
+        16, at_least=1, at_most=MOST_SAMPLES, help="Samples per device and forward pass.", changes_bits=True
     )
     gradient_accumulation_steps: int = option(
         1,
         at_least=1,
+        at_most=MOST_SAMPLES,
         help="Forward passes whose gradients are averaged into one training step.",
         changes_bits=True,
     )

@@ -48,7 +48,12 @@ class WatchingOptions(Options):
         when_unset="no previews",
         help='Prompt of the preview pictures, such as "a <cat-toy> on a beach"',
     )
-    num_validation_images: int = option(4, at_least=1, help="Pictures of each prompt.")
+    num_validation_images: int = option(
+        4,
+        at_least=1,
+        at_most=256,
+        help="Pictures of each prompt.",  # one grid holds them all
+    )
     validation_steps: int = option(100, at_least=1, help="Steps between two previews.")
     validation_epochs: int | None = option(
         None,
@@ -73,6 +78,7 @@ class WatchingOptions(Options):
     max_eval_samples: int | None = option(
         None,
         at_least=1,
+        at_most=100_000,  # rows of a table that is made of them
         when_unset="32 to 64, by the length of the run",
         help="About how many samples the validation loss is the mean over, the same ones every time.",
     )
