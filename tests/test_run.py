@@ -233,6 +233,7 @@ def test_a_run_that_is_over_before_the_profile_says_so(place, tmp_path, capsys):
             tmp_path / "out",
             profile=str(tmp_path / "trace"),
             max_train_steps=3,
+            steps_per_call=2,
             lr_warmup_steps=0,
             checkpointing_steps=3,
         )
