@@ -15,6 +15,7 @@ import numpy as np
 
 from ti_flax.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
 from ti_flax.config.options import ModelOptions
+from ti_flax.devices import start_devices
 from ti_flax.embedding_files import checked_width
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.messages import say
@@ -118,6 +119,7 @@ def generate(wishes: Wishes) -> str:
     lines = _prompts(wishes)
     grid = grid_path(wishes.output, wishes.output_dir, overwrite=wishes.overwrite)
     extras = _embeddings(wishes)
+    start_devices()
     base = find_base_model(wishes.model, components=MODEL_PARTS)
     tokenizer = base_tokenizer(base, wishes.model.tokenizer_name)
     say_notes(base)
