@@ -29,6 +29,8 @@ from ti_flax.whole_files import written_whole
 _CACHE_VERSION = "posteriors 1"
 # The only array of a file, and bytes that a file may have beside its numbers.
 _MEMBER, _ROOM = "posteriors.npy", 2**12
+# What opening, unzipping and reading a damaged file raises.
+_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 _log = logging.getLogger(__name__)
 
@@ -166,18 +168,11 @@ def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
         with open_plain(path) as file:
             posteriors = _posteriors(file, shape)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        _log.warning("%s is damaged (%s) and is computed again.", path, in_short(error))
+    except _DAMAGE as error:
+        reason = getattr(error, "strerror", None) or in_short(error)
+        _log.warning("%s is damaged (%s) and is computed again.", path, reason)
         with contextlib.suppress(OSError):  # a folder of the name stays, and nothing is cached
             path.unlink()
         return None
