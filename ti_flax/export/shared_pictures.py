@@ -9,6 +9,7 @@ import numpy as np
 
 from ti_flax.errors import unwritable
 from ti_flax.export.shared_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
+from ti_flax.whole_files import written_whole
 
 # The most training pictures that are shown.
 MOST_CONCEPT_IMAGES = 20
@@ -54,12 +55,15 @@ def _write(folder: Path, pictures: Sequence[np.ndarray]) -> int:
     from PIL import Image
 
     try:
-        for path in folder.glob("*.jpeg"):
+        if folder.is_symlink():  # what it leads to is nobody's to empty
+            folder.unlink()
+        for path in folder.glob("*.jpeg"):  # all, since what is there is uploaded
             path.unlink()
         if pictures:
             folder.mkdir(parents=True, exist_ok=True)
         for index, picture in enumerate(pictures):
-            Image.fromarray(picture).save(folder / f"{index}.jpeg", quality=95)
+            with written_whole(folder / f"{index}.jpeg") as file:
+                Image.fromarray(picture).save(file, format="JPEG", quality=95)
     except OSError as error:
         raise unwritable(folder, error) from error
     return len(pictures)
