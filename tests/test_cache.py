@@ -24,6 +24,19 @@ def test_default_cache_dir(tmp_path, monkeypatch):
     assert default_cache_dir() == tmp_path / "latents"
 
 
+def test_a_user_without_a_home_has_a_folder(tmp_path, monkeypatch):
+    def unknown(number):
+        raise KeyError(number)
+
+    for name in ("HOME", "TI_FLAX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert default_cache_dir() == tmp_path / f"ti_flax-{os.geteuid()}"
+    monkeypatch.setenv("TI_FLAX_CACHE", "~/here")
+    assert why_not_default() == "" and mode(default_cache_dir()) == 0o700
+
+
 def mode(folder):
     return stat.S_IMODE(folder.stat().st_mode)
 

@@ -56,7 +56,10 @@ def test_one_that_jax_was_told_of_neither(folder, tmp_path, capsys, monkeypatch)
     assert not folder.exists()
     jax.config.update("jax_compilation_cache_dir", "gs://bucket/programs")
     keep_compiled_programs()
-    assert chosen() == "gs://bucket/programs" and capsys.readouterr().err == ""
+    assert chosen() == "gs://bucket/programs"
+    jax.config.update("jax_compilation_cache_dir", "")  # which turns it off
+    keep_compiled_programs()
+    assert chosen() == "" and capsys.readouterr().err == ""
 
 
 def test_entries_that_are_waited_for_or_were_others_are_removed(folder):

@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def default_cache_dir() -> Path:
-    """Return where results are kept: `$TI_FLAX_CACHE`, else `ti_flax` in the user's cache folder."""
-    if os.environ.get("TI_FLAX_CACHE"):
-        return Path(os.environ["TI_FLAX_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ti_flax"
+    """Return where results are kept: `$TI_FLAX_CACHE`, else `ti_flax` in the user's cache folder.
+
+    A user without a home, as in containers that run as any number, has one in the folder of temporary files.
+    """
+    try:
+        if os.environ.get("TI_FLAX_CACHE"):
+            return Path(os.environ["TI_FLAX_CACHE"]).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ti_flax"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"ti_flax-{_user()}"
 
 
 def private_folder(folder: Path, *, ours: bool = True) -> str:

@@ -32,20 +32,29 @@ def keep_compiled_programs() -> None:
     They go where `JAX_COMPILATION_CACHE_DIR` says, else into the folder that also keeps encoded pictures. One
     that others can write to is not used, which a warning says: whoever can has this program run their code.
     """
-    chosen = _folder()
-    if chosen is not None and "://" in chosen:  # a bucket, which has its own rules
+    if _chosen() is not None:
+        check_chosen_folder()
         return
-    if chosen is None:
-        distrust, folder = why_not_default(_FOLDER), default_cache_dir() / _FOLDER
-    else:
-        distrust, folder = private_folder(Path(chosen), ours=False), Path(chosen)
+    folder, distrust = default_cache_dir() / _FOLDER, why_not_default(_FOLDER)
+    if _may_be_used(folder, distrust):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def check_chosen_folder() -> None:
+    """Leaves the folder that `JAX_COMPILATION_CACHE_DIR` names, if any, alone where others can write to it."""
+    chosen = _chosen()
+    if not chosen or "://" in chosen:  # none at all, or a bucket with rules of its own
+        return
+    if not _may_be_used(Path(chosen), private_folder(Path(chosen), ours=False)):
+        jax.config.update("jax_compilation_cache_dir", None)
+
+
+def _may_be_used(folder: Path, distrust: str) -> bool:
     if distrust:
         warn(f"compiled programs are neither read nor kept: {distrust}")
-        jax.config.update("jax_compilation_cache_dir", None)
-        return
+        return False
     _sweep(folder)
-    if chosen is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    return True
 
 
 @contextlib.contextmanager
@@ -71,14 +80,14 @@ def mended_programs() -> Iterator[None]:
         yield
 
 
-def _folder() -> str | None:
+def _chosen() -> str | None:
     return jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _remove_entries(told: str) -> None:
     """Removes what is kept of a program; JAX names the program and not the entry."""
-    named, folder = re.match(r"'(.*?)': ", told, re.DOTALL), _folder()
-    if named is None or folder is None or "://" in folder:
+    named, folder = re.match(r"'(.*?)': ", told, re.DOTALL), _chosen()
+    if named is None or not folder or "://" in folder:
         return
     gone = [path for path in _entries(Path(folder)) if _program(path) == named[1] and _removed(path)]
     if gone:

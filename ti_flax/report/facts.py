@@ -68,8 +68,9 @@ class RunFacts:
 
     def write(self, folder: Path) -> None:
         """Writes the file."""
+        text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
         with written_whole(folder / FILE) as file:
-            file.write(json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False).encode())
+            file.write(text.encode(errors="replace"))  # of paths, whose bytes may be no UTF-8
 
     @classmethod
     def read(cls, folder: Path) -> RunFacts:
