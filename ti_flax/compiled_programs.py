@@ -41,7 +41,7 @@ def keep_compiled_programs() -> None:
 
 
 def check_chosen_folder() -> None:
-    """Leaves the folder that `JAX_COMPILATION_CACHE_DIR` names, if any, alone where others can write to it."""
+    """Leaves alone the folder that `JAX_COMPILATION_CACHE_DIR` names where others can write to it."""
     chosen = _chosen()
     if not chosen or "://" in chosen:  # none at all, or a bucket with rules of its own
         return
