@@ -15,10 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
+
+# isort: split
+import numpy as np  # noqa: E402
 
 from ti_flax.errors import exit_code  # noqa: E402
 

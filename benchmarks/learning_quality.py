@@ -19,11 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
+import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
+
+# isort: split
+import numpy as np  # noqa: E402
 from concepts import BY_NAME, CONCEPTS, Concept, prompts, write_pictures  # noqa: E402
 from judge import judge  # noqa: E402
 from measure import GUIDANCE_SCALE, Studio, TorchStudio  # noqa: E402

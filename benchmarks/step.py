@@ -21,10 +21,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
+
+# isort: split
+import numpy as np  # noqa: E402
 
 from ti_flax.errors import ConfigError, exit_code  # noqa: E402
 

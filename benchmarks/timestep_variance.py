@@ -19,6 +19,9 @@ from typing import get_args, get_type_hints
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
+import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
+
+# isort: split
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402

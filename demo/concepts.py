@@ -5,13 +5,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
+import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
+
+# isort: split
+import numpy as np  # noqa: E402
 from captions import SETTINGS, with_article  # noqa: E402
 from world import BACKGROUNDS, Scene, goes_on, random_scene, render  # noqa: E402
+
+from ti_flax.errors import exit_code  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -116,4 +120,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

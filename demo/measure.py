@@ -13,11 +13,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
+import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
+
+# isort: split
+import numpy as np  # noqa: E402
 from concepts import CONCEPTS, prompts  # noqa: E402
 from judge import Verdict, judge  # noqa: E402
 from world import random_scene, render_batch  # noqa: E402

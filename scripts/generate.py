@@ -114,13 +114,16 @@ def _add_drawing_options(add) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draws and writes what was asked for."""
+    from ti_flax.compiled_programs import check_chosen_folder, mended_programs
     from ti_flax.generation import Wishes, generate
 
     values = vars(options)
     model = ModelOptions(**{name: value for name, value in values.items() if name in _MODEL_OPTIONS})
     wishes = {name: value for name, value in values.items() if name not in _MODEL_OPTIONS}
     prompts, files = wishes.pop("prompt"), wishes.pop("prompt_file")
-    print(printable(generate(Wishes(model, prompts, files, **wishes))))
+    check_chosen_folder()
+    with mended_programs():
+        print(printable(generate(Wishes(model, prompts, files, **wishes))))
 
 
 if __name__ == "__main__":

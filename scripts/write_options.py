@@ -12,6 +12,7 @@ sys.path[:0] = [str(ROOT)]
 
 from ti_flax.config.run_config import GROUPS  # noqa: E402
 from ti_flax.config.values import Option, options_of  # noqa: E402
+from ti_flax.errors import exit_code  # noqa: E402
 
 PAGE = ROOT / "docs" / "options.md"
 _HEAD = """\
@@ -63,6 +64,11 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
 
 
-if __name__ == "__main__":
+def write() -> None:
+    """Writes the page and says where it is."""
     PAGE.write_text(page(), encoding="utf-8")
     print(PAGE.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(write))

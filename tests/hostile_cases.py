@@ -40,6 +40,7 @@ CHAPTERS = (
     ("test_hostile_embeddings", "Embeddings"),
     ("test_hostile_words", "Words and places to write to"),
     ("test_hostile_folders", "Output folders with something in them"),
+    ("test_hostile_report", "The folder of a stranger's run, given to make_report.py"),
 )
 # Of a processor; nothing that is refused comes near.
 MOST_SECONDS = 60.0
@@ -185,7 +186,7 @@ exit code 2, and says where, what was expected, what was found and what to do. N
 executed, nothing is written outside of `output_dir`, and what would unfold, or never end, is not followed.
 
 `…` stands for paths, and for words of libraries that change with their versions. Lines that begin with
-`read:` or `learned:` are no errors: such input is used, as the line says.
+`read:`, `learned:` or `page:` are no errors: such input is used, as the line says.
 `python tests/hostile_cases.py` writes the page, and each line is held by the test beside it.
 
 Beside these, `tests/test_hostile_readers.py` gives damaged files of every kind to every reader, and

@@ -6,6 +6,8 @@ import re
 import pytest
 
 from ti_flax.config import RunConfig, parse_config
+from ti_flax.config.run_config import OPTIONS
+from ti_flax.config.values import wrong_value
 from ti_flax.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -126,7 +128,11 @@ def test_file_that_is_not_there(tmp_path, monkeypatch):
         (["-x"], "unknown flag -x. --help lists all flags."),
         (["--no_scale_lr=true"], "--no_scale_lr takes no value"),
         (["--scale_lr=2"], "--scale_lr: expected true or false, found '2'"),
-        (["--resolution=100"], "--resolution: expected a whole number > 0 and a multiple of 8, found 100"),
+        (
+            ["--resolution=100"],
+            "--resolution: expected a whole number > 0 and a multiple of 8, found 100. "
+            "The nearest are 96 and 104.",
+        ),
         (["--save_steps=2.0"], "--save_steps: expected a whole number >= 1, found '2.0'"),
         (
             ["--mixed_precision=bf15"],
@@ -395,3 +401,32 @@ def test_losses_that_go_together():
 )
 def test_starts_rates_and_optimizers_that_contradict(flags, message):
     assert message in error_of(*REQUIRED_FLAGS, *flags)
+
+
+@pytest.mark.parametrize(
+    ("value", "remedy"),
+    [
+        (97, "The nearest are 96 and 104."),
+        (3, "The nearest is 8."),
+        (0, "The nearest is 8."),
+        (-5, "The nearest is 8."),
+        (2**31 - 1, "The nearest is 2147483640."),
+        (2**40, "The largest number possible here is 2147483647."),
+    ],
+)
+def test_the_nearest_multiples_are_named(value, remedy):
+    assert error_of(*REQUIRED_FLAGS, f"--resolution={value}").endswith(f"found {value}. {remedy}")
+
+
+def test_every_multiple_and_every_choice_has_a_remedy():
+    multiples = [each for each in OPTIONS.values() if each.rule.multiple_of]
+    assert {each.name for each in multiples} >= {"resolution", "bucket_reso_steps"}
+    for each in multiples:
+        step = each.rule.multiple_of
+        near = re.findall(
+            r"The nearest (?:is|are) (\d+)(?: and (\d+))?\.$", str(wrong_value(each, 5 * step + 1, "x"))
+        )
+        assert near == [(str(5 * step), str(6 * step))]
+    for each in OPTIONS.values():
+        for choice in (choice for choice in each.choices if len(choice) > 4):
+            assert f"Did you mean {choice}?" in str(wrong_value(each, f"{choice}x", "x")) or each.rule.remedy

@@ -1,5 +1,6 @@
 """What happens beside the updates when something goes wrong there."""
 
+import os
 import shutil
 
 import numpy as np
@@ -51,6 +52,39 @@ def test_skipped_updates_are_counted_and_so_many_in_a_row_end_the_run(tmp_path, 
         hook.measured(chunk(np.nan, first=7))
     hook.close(finished=False)
     assert "5 of 7 updates were skipped because they were not finite" in capsys.readouterr().err
+
+
+def metrics(path, start=5):
+    return hooks.Metrics(path, start=start, samples=1, learning_rate=rate)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\xff\xfe4,1,1,1,1\n",
+        b"\0" * 4096,
+        "²,1,1,1,1\n".encode(),
+        b"9" * 5000 + b",1,1,1,1\n",
+        b'"' + b"9" * 200_000,
+    ],
+    ids=["no UTF-8", "zeros", "no digit", "digits", "a field without an end"],
+)
+def test_a_resumed_run_keeps_what_can_be_read_of_damaged_metrics(tmp_path, damage):
+    path = tmp_path / "m.csv"
+    path.write_bytes(b"step,loss\n3,1,1,1,1\n" + damage)
+    metrics(path)
+    assert path.read_text().splitlines() == [",".join(hooks.METRICS), "3,1,1,1,1"]
+
+
+def test_metrics_that_are_a_link_or_a_pipe(tmp_path):
+    (tmp_path / "mine").write_text("3,1,1,1,1\n")
+    (tmp_path / "m.csv").symlink_to(tmp_path / "mine")
+    metrics(tmp_path / "m.csv").measured(chunk(1.0, first=6))
+    assert (tmp_path / "mine").read_text() == "3,1,1,1,1\n"
+    assert len((tmp_path / "m.csv").read_text().splitlines()) == 3
+    os.mkfifo(tmp_path / "p.csv")
+    with pytest.raises(OutputError, match="a pipe, which is no file"):
+        metrics(tmp_path / "p.csv")
 
 
 def test_metrics_are_means_over_what_was_finite(tmp_path):

@@ -1,6 +1,9 @@
 """Posteriors are those of the VAE, for picture and mirror image, and the cache is never trusted blindly."""
 
 import io
+import os
+import resource
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -204,6 +207,72 @@ def test_damaged_cache_is_computed_again(vae, params, pixels, tmp_path, warned, 
     assert "\n" not in message
     encode(vae, params, pixels, cache_dir=tmp_path, progress=never)
     assert warned() == []
+
+
+def zipped(header, content=b"", compression=zipfile.ZIP_STORED):
+    """A file as `numpy.savez` writes it, of a header and what follows it."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", compression) as archive:
+        archive.writestr("posteriors.npy", header + content)
+    return made.getvalue()
+
+
+def npy_header(shape):
+    made = io.BytesIO()
+    np.lib.format.write_array_header_1_0(made, {"shape": shape, "fortran_order": False, "descr": "<f4"})
+    return made.getvalue()
+
+
+def replaced(path, make):
+    path.unlink()
+    make(path)
+
+
+def grown(path):
+    with path.open("ab") as file:
+        file.truncate(2**40)
+
+
+HOSTILE = {
+    "a shape of terabytes": lambda path: path.write_bytes(zipped(npy_header((2**40,)))),
+    "a shape that overflows": lambda path: path.write_bytes(zipped(npy_header((2**62, 8, 8, 8)))),
+    "a negative shape": lambda path: path.write_bytes(zipped(npy_header((-3, 2, 8, 8, 8)))),
+    "zeros that unfold": lambda path: path.write_bytes(
+        zipped(npy_header((3, 2, 8, 8, 8)), bytes(2**28), zipfile.ZIP_DEFLATED)
+    ),
+    "a terabyte of nothing": grown,
+    "brackets in a header": lambda path: path.write_bytes(zipped(b"\x93NUMPY\x01\0\xff\x7f" + b"(" * 0x7FFF)),
+    "a pipe": lambda path: replaced(path, os.mkfifo),
+    "a device": lambda path: replaced(path, lambda place: place.symlink_to("/dev/zero")),
+    "a link to itself": lambda path: replaced(path, lambda place: place.symlink_to(place.name)),
+}
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_an_entry_that_was_made_to_do_harm_costs_nothing(vae, params, pixels, tmp_path, warned, name):
+    expected = encode(vae, params, pixels, cache_dir=tmp_path)
+    HOSTILE[name](cache_file(tmp_path))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    np.testing.assert_array_equal(encode(vae, params, pixels, cache_dir=tmp_path), expected)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # KiB
+    (message,) = warned()
+    assert "computed again" in message and "\n" not in message
+    encode(vae, params, pixels, cache_dir=tmp_path, progress=never)
+    assert warned() == [] and cache_file(tmp_path).is_file() and not cache_file(tmp_path).is_symlink()
+
+
+def test_a_damaged_entry_is_gone_even_if_nothing_can_be_written(
+    vae, params, pixels, tmp_path, monkeypatch, warned
+):
+    encode(vae, params, pixels, cache_dir=tmp_path)
+    cache_file(tmp_path).write_bytes(b"a text")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    encode(vae, params, pixels, cache_dir=tmp_path)
+    assert len(warned()) == 2 and list(tmp_path.iterdir()) == []
 
 
 def test_cache_that_cannot_be_written(vae, params, pixels, tmp_path, warned):

@@ -1,6 +1,7 @@
 """The card of a concept: front matter that the Hub reads, and sentences that are true."""
 
 import ast
+import re
 import shlex
 
 import pytest
@@ -94,3 +95,36 @@ def test_without_a_repository_the_file_is_named(tmp_path):
     for changes in ({}, {"push_to_hub": True, "hub_model_id": "cat"}):
         _, body = card(tmp_path, **changes)
         assert 'load_textual_inversion("learned_embeds.safetensors")' in body
+
+
+def rendered(body):
+    """The parts of a card that a page shows as text: what is outside of code."""
+    without_blocks = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", body, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", without_blocks, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("token", ["`<img src=x>`", "``<b>", "<b>` [x](//evil)", "`", "```<b>```"])
+def test_a_word_cannot_become_markup(tmp_path, token):
+    front, body = card(tmp_path, placeholder_token=token)
+    assert front["instance_prompt"] == token
+    assert not re.search(r"<img|<b>|evil", rendered(body))
+
+
+def test_prompts_and_options_cannot_end_their_block(tmp_path):
+    ending = "a <cat: toy>\n```\n<img src=x>\n# Evil"
+    _, body = card(tmp_path, class_prompt=ending, class_data_dir="x", initializer_token="<b>[x](//evil)")
+    assert not re.search(r"(?<!\\)<|Evil|(?<!\\)\[x", rendered(body))
+    assert "class_prompt" in body and "<img src=x>" in body
+
+
+def test_a_folder_with_a_strange_name_stays_on_its_line(tmp_path):
+    (tmp_path / "a\n```\n<b>").mkdir()
+    _, body = card(tmp_path, pretrained_model_name_or_path=str(tmp_path / "a\n```\n<b>"))
+    assert "<b>" not in rendered(body) and "\n```\n<b>" not in body
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "mine.md").write_text("mine")
+    (tmp_path / "README.md").symlink_to(tmp_path / "mine.md")
+    card(tmp_path)
+    assert (tmp_path / "mine.md").read_text() == "mine" and not (tmp_path / "README.md").is_symlink()

@@ -136,6 +136,14 @@ def test_files_of_a_pipeline_are_not_in_the_way_of_a_run_that_writes_none(tmp_pa
     assert "model_index.json, unet/config.json" in refused(output, overwrite_output_dir=True)
 
 
+@pytest.mark.parametrize("name", ["validation", "concept_images", "unet"])
+def test_a_link_in_the_place_of_a_folder_is_in_the_way(tmp_path, name):
+    output = run_in(tmp_path / "out", "metrics.csv")
+    (tmp_path / "elsewhere").mkdir()
+    (output / name).symlink_to(tmp_path / "elsewhere")
+    assert f"found {name}, which no run wrote" in refused(output, overwrite_output_dir=True)
+
+
 def test_an_edited_card_is_the_users(tmp_path):
     output = run_in(tmp_path / "out")
     assert record_text(output, "README.md", "made")

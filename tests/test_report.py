@@ -200,6 +200,11 @@ def test_facts_are_kept_as_they_were(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["config"]["seed"] == 3
 
 
+def test_a_path_whose_bytes_are_no_utf8_is_shown_as_far_as_it_is_text(tmp_path):
+    text = written(tmp_path, base="/models/caf\udce9", config={"output_dir": "out\udce9"})
+    assert "caf?" in text and "out?" in text
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 def test_a_browser_shows_it_without_complaint(folder, tmp_path_factory):
     written(folder, token=HOSTILE)

@@ -41,3 +41,19 @@ def test_another_grid_or_none_gives_no_examples(tmp_path):
     assert write_example_images(tmp_path, grid, ["a"], 16) == 0
     Image.new("RGB", (16, 48)).save(grid)
     assert write_example_images(tmp_path, grid, ["a", "b"], 16) == 0
+
+
+def test_what_a_link_leads_to_stays(tmp_path):
+    """A folder of the name may lead to a person's own pictures."""
+    mine, shown = tmp_path / "mine", tmp_path / "run" / "concept_images"
+    mine.mkdir()
+    shown.parent.mkdir()
+    for name in ("0.jpeg", "holiday.jpeg"):
+        (mine / name).write_bytes(b"mine")
+    shown.symlink_to(mine)
+    assert write_concept_images(shown.parent, [np.zeros((8, 8, 3), np.uint8)]) == 1
+    assert not shown.is_symlink() and names(shown) == ["0.jpeg"]
+    (shown / "0.jpeg").unlink()
+    (shown / "0.jpeg").symlink_to(mine / "0.jpeg")
+    assert write_concept_images(shown.parent, [np.zeros((8, 8, 3), np.uint8)]) == 1
+    assert {path.read_bytes() for path in mine.iterdir()} == {b"mine"} and len(names(mine)) == 2

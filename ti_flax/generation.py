@@ -15,6 +15,8 @@ import numpy as np
 
 from ti_flax.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
 from ti_flax.config.options import ModelOptions
+from ti_flax.config.values import nearest_multiples
+from ti_flax.devices import start_devices
 from ti_flax.embedding_files import checked_width
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.messages import say
@@ -118,6 +120,7 @@ def generate(wishes: Wishes) -> str:
     lines = _prompts(wishes)
     grid = grid_path(wishes.output, wishes.output_dir, overwrite=wishes.overwrite)
     extras = _embeddings(wishes)
+    start_devices()
     base = find_base_model(wishes.model, components=MODEL_PARTS)
     tokenizer = base_tokenizer(base, wishes.model.tokenizer_name)
     say_notes(base)
@@ -199,7 +202,9 @@ def _shots(line: PromptLine, wishes: Wishes, side: int, multiple: int) -> list[S
         if not 1 <= found <= _LONGEST_SIDE or found % multiple:
             where = "--resolution" if line.height is line.width is None else f"prompt {line.prompt!r}"
             expected = f"sides that are a multiple of {multiple}, up to {_LONGEST_SIDE}"
-            raise ConfigError(where, expected=expected, found=str(found))
+            inside = min(max(found, 1), _LONGEST_SIDE)
+            remedy = nearest_multiples(inside, multiple, lambda side: 1 <= side <= _LONGEST_SIDE)
+            raise ConfigError(where, expected=expected, found=str(found), remedy=remedy)
     if line.steps is not None and not 1 <= line.steps <= _MOST:
         raise ConfigError(
             f"prompt {line.prompt!r}, --s", expected=f"1 or more, up to {_MOST}", found=str(line.steps)

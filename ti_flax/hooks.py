@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,8 +17,10 @@ from ti_flax.errors import OutputError, TrainingError, in_short
 from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.loop import Chunk, Hook
 from ti_flax.messages import say, warn
+from ti_flax.plain_files import open_plain
 from ti_flax.step import TrainState
 from ti_flax.trackers import Tracker
+from ti_flax.whole_files import write_text
 from ti_flax.written_files import record
 
 # From a state on the host to the rows to use, `[added_tokens, width]` float32.
@@ -166,11 +170,12 @@ class Metrics(Hook):
         self._loss: list[float] = []
         self._grad_norm: list[float] = []
         self._rate = 0.0
-        kept = _rows_until(path, start)
         try:
+            kept = _rows_until(path, start)
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([METRICS, *kept])
             record(path.parent, path.name)
-            with path.open("w", newline="") as file:
-                csv.writer(file).writerows([METRICS, *kept])
+            write_text(path, text.getvalue())  # in place of a link of the name, not through it
         except OSError as error:
             raise OutputError(path, expected="a file that can be written", found=str(error)) from error
 
@@ -214,12 +219,19 @@ class Metrics(Hook):
 
 
 def _rows_until(path: Path, step: int) -> list[list[str]]:
-    """Rows of an earlier run's metrics up to a step; a line cut short by a kill is dropped."""
-    if step == 0 or not path.is_file():
+    """Rows of an earlier run's metrics up to a step; a line cut short by a kill, or damaged, is dropped.
+
+    Raises:
+      OSError: it is no plain file.
+    """
+    if step == 0 or not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = [row for row in csv.reader(file) if len(row) == len(METRICS) and row[0].isdigit()]
-    return [row for row in rows if int(row[0]) <= step]
+    rows = []
+    with open_plain(path) as file, io.TextIOWrapper(file, errors="replace", newline="") as lines:
+        reader = csv.reader(lines)
+        with contextlib.suppress(csv.Error):  # a field without an end; what is above it is kept
+            rows += (row for row in reader if len(row) == len(METRICS) and row[0].isdecimal())
+    return [row for row in rows if len(row[0]) < 19 and int(row[0]) <= step]
 
 
 class SaveCheckpoint(Hook):

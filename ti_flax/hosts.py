@@ -18,6 +18,7 @@ import jax
 from ti_flax import host_joining
 from ti_flax.config import RunConfig
 from ti_flax.config.run_config import OPTIONS
+from ti_flax.devices import start_devices
 from ti_flax.errors import START_AGAIN, ConfigError, Stopped, TiFlaxError
 from ti_flax.host_joining import Place
 from ti_flax.host_link import Link
@@ -84,6 +85,7 @@ def joined(config: RunConfig, interrupt: Interrupt | None = None) -> Iterator[No
         try:
             with ending_all(link):
                 _start_jax(place, port, timeout)
+                start_devices()
                 yield
         finally:  # of all of them: whatever ends one alone does not come here
             with ending_all(link):
@@ -141,10 +143,12 @@ def _look_around(config: RunConfig) -> None:
 
     Raises:
       ConfigError: its devices are those of several hosts.
+      DeviceError: it has none.
     """
     who = host_joining.seems_one_of_several(os.environ)
     if who is not None and not config.hosts.multi_host:
         warn(f"{who}, and this one runs alone; --multi_host makes them one run")
+    start_devices()
     if jax.process_count() > 1:
         raise ConfigError(
             "multi_host", expected=f"to be given, as on {jax.process_count()} hosts", found="not"

@@ -1,27 +1,36 @@
 """Latent posteriors of the training pictures: computed once, kept on disk, so that the VAE can be dropped."""
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import logging
+import math
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from ti_flax.errors import ConfigError, DataError
+from ti_flax.errors import ConfigError, DataError, in_short
 from ti_flax.images import pixels_hash
 from ti_flax.models.vae import FlaxAutoencoderKL
+from ti_flax.plain_files import open_plain
 from ti_flax.whole_files import written_whole
 
 # Part of every cache key: to be raised when the same inputs are to give other moments.
 _CACHE_VERSION = "posteriors 1"
+# The only array of a file, and bytes that a file may have beside its numbers.
+_MEMBER, _ROOM = "posteriors.npy", 2**12
+# What opening, unzipping and reading a damaged file raises.
+_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 _log = logging.getLogger(__name__)
 
@@ -151,19 +160,51 @@ def params_hash(params: Any) -> str:
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return the cached posteriors, or None where there are none or (with a warning) none to be trusted."""
-    if not path.exists():
-        return None
+    """Return the cached posteriors, or None where there are none or (with a warning) none to be trusted.
+
+    What is damaged is removed. Made on purpose, other posteriors of the right shape are taken for the right
+    ones: whoever can write to the folder decides what is learned (`ti_flax.cache`).
+    """
     try:
-        with path.open("rb") as file:
-            # A zip file, whose checksum is verified; IndexError when it is a bare array.
-            posteriors = np.load(file, allow_pickle=False)["posteriors"]
-    except (OSError, ValueError, EOFError, KeyError, IndexError, zipfile.BadZipFile) as error:
-        _log.warning("%s is damaged (%s) and is computed again.", path, error)
+        with open_plain(path) as file:
+            posteriors = _posteriors(file, shape)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    if posteriors.shape != shape or posteriors.dtype != np.float32 or not np.isfinite(posteriors).all():
-        _log.warning("%s does not hold what it should and is computed again.", path)
+    except _DAMAGE as error:
+        reason = getattr(error, "strerror", None) or in_short(error)
+        _log.warning("%s is damaged (%s) and is computed again.", path, reason)
+        with contextlib.suppress(OSError):  # a folder of the name stays, and nothing is cached
+            path.unlink()
         return None
+    return posteriors
+
+
+def _posteriors(file: BinaryIO, shape: tuple[int, ...]) -> np.ndarray:
+    """Read an array of a known shape, and nothing that is larger than it has to be.
+
+    Raises:
+      ValueError: it is another.
+    """
+    size, most = math.prod(shape) * np.dtype(np.float32).itemsize, os.fstat(file.fileno()).st_size
+    if most > size + _ROOM:
+        raise ValueError(f"{most} bytes, of which {size} should be numbers")
+    with zipfile.ZipFile(file) as archive:
+        if archive.namelist() != [_MEMBER]:
+            raise ValueError("other arrays")
+        if archive.getinfo(_MEMBER).file_size > size + _ROOM:
+            raise ValueError("an array that unfolds")
+        with archive.open(_MEMBER) as member:
+            content = member.read()  # to the end, where its checksum is verified
+    header = io.BytesIO(content)
+    version = np.lib.format.read_magic(header)
+    if version != (1, 0):
+        raise ValueError(f"an array of format {version}")
+    found, by_column, dtype = np.lib.format.read_array_header_1_0(header)
+    if found != shape or by_column or dtype != np.float32 or len(content) - header.tell() != size:
+        raise ValueError(f"an array of shape {found} in {str(dtype)[:80]}")
+    posteriors = np.frombuffer(bytearray(content[header.tell() :]), np.float32).reshape(shape)
+    if not np.isfinite(posteriors).all():
+        raise ValueError("numbers that are not finite")
     return posteriors
 
 

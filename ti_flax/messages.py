@@ -58,7 +58,8 @@ class Display:
         return PlainStage(self, title, done=done, total=total, start=start)
 
     def _print(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        if sys.stderr is not None:  # as where the program was started with it closed
+            print(text, file=sys.stderr, flush=True)
 
 
 class PlainStage:

@@ -160,6 +160,9 @@ def _refuse_replacing(output_dir: Path, *, pipeline: bool, resumed: bool) -> Non
     others = sorted(set(found) - ours)
     if not resumed:
         others += [folder.name for folder in _checkpoints(output_dir) if not is_sealed(folder)]
+    others += [
+        name for name in (*_IMAGE_FOLDERS, *(PARTS if pipeline else ())) if (output_dir / name).is_symlink()
+    ]
     path = output_dir / LIST
     if os.path.lexists(path) and not is_list(output_dir) and not _is_empty(path):
         others.append(LIST)

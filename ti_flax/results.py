@@ -17,6 +17,7 @@ from ti_flax.export.shared_pictures import MOST_CONCEPT_IMAGES, write_concept_im
 from ti_flax.materials import Materials
 from ti_flax.step import Task, TrainState, result_rows
 from ti_flax.updating import describe_rate
+from ti_flax.whole_files import write_text
 from ti_flax.written_files import record
 
 _NAMES = ("token_identifier.txt", "type_of_concept.txt", "learned_embeds.bin", "learned_embeds.safetensors")
@@ -66,8 +67,8 @@ def write_result(
     write_model_card(folder, config, materials.concept, facts)
     try:
         record(folder, *_NAMES)
-        (folder / "token_identifier.txt").write_text(token, encoding="utf-8")
-        (folder / "type_of_concept.txt").write_text(config.concept.learnable_property)
+        write_text(folder / "token_identifier.txt", token)
+        write_text(folder / "type_of_concept.txt", config.concept.learnable_property)
     except OSError as error:
         raise unwritable(folder, error) from error
     # Last, because learned_embeds.safetensors is what marks a run as finished.

@@ -15,7 +15,7 @@ import numpy as np
 
 from ti_flax import checkpoint as checkpoints
 from ti_flax import hosts, optim
-from ti_flax.cache import default_cache_dir
+from ti_flax.compiled_programs import keep_compiled_programs, mended_programs
 from ti_flax.config import RunConfig
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.config.values import LARGEST_INT
@@ -84,6 +84,7 @@ def train(config: RunConfig) -> Path:
         hosts.joined(config, interrupt),
         hosts.only_the_first_speaks(),
         shown_on(display),
+        mended_programs(),
     ):
         return _train(config, interrupt)
 
@@ -191,16 +192,6 @@ def finish(
     say(f"all about it: {output_dir}/{PAGE}")
     if config.hub.push_to_hub:
         upload(config.hub, output_dir)
-
-
-def keep_compiled_programs() -> None:
-    """Keeps compiled programs on disk, so that a second run of a shape starts in seconds.
-
-    They go where `JAX_COMPILATION_CACHE_DIR` says, else into the folder that also keeps encoded pictures.
-    """
-    chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if chosen is None:
-        jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "compiled"))
 
 
 def make_deterministic() -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from ti_flax.errors import OutputError
+from ti_flax.plain_files import read_plain
+from ti_flax.printable import shortened
 from ti_flax.whole_files import written_whole
 
 # Words shown as nearest to a row.
@@ -26,6 +28,9 @@ WORTH_HAVING = 0.05
 EVALUATIONS_TO_TELL = 3
 # Ends a token that is a whole word, in CLIP's byte-pair encoding.
 _END_OF_WORD = "</w>"
+# What a table may have: bytes, evaluations, steps and vectors; a prompt has 77 tokens.
+LARGEST_TABLE = 2**26
+_MOST_EVALUATIONS, _MOST_STEPS, _MOST_VECTORS = 100_000, 2**31, 77
 _OF_EVALUATION = ("step", "validation_loss", "loss", "grad_norm")
 _OF_ROW = ("norm", "norm_to_median", "norm_percentile", "cosine_to_start", "nearest_words")
 
@@ -145,13 +150,30 @@ def write_signals(path: Path, table: Sequence[Signals]) -> None:
 
 def read_signals(path: Path) -> list[Signals]:
     """The table that a run wrote; empty where there is none, or one of another program."""
-    if not path.is_file():
-        return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [_signals(line) for line in csv.DictReader(file)]
-    except (KeyError, ValueError, TypeError, csv.Error):
+        return parse_signals(read_plain(path, LARGEST_TABLE))
+    except (OSError, ValueError):
         return []
+
+
+def parse_signals(content: bytes) -> list[Signals]:
+    """The table in the bytes of a file.
+
+    Raises:
+      ValueError: it is another program's.
+    """
+    lines = csv.DictReader(io.StringIO(content.decode(), newline=""))
+    table = []
+    try:
+        if len(lines.fieldnames or ()) > len(_OF_EVALUATION) + _MOST_VECTORS * len(_OF_ROW):
+            raise ValueError("more columns than any concept has")
+        for line in lines:
+            table.append(_signals(line))
+            if len(table) > _MOST_EVALUATIONS:
+                raise ValueError(f"more than {_MOST_EVALUATIONS} evaluations")
+    except (KeyError, TypeError, csv.Error) as error:
+        raise ValueError(f"no table of evaluations ({shortened(str(error), 100)})") from None
+    return table
 
 
 def _text(value: str | float | None) -> str:
@@ -163,8 +185,11 @@ def _text(value: str | float | None) -> str:
 def _signals(line: dict[str, str]) -> Signals:
     vectors = (len(line) - len(_OF_EVALUATION)) // len(_OF_ROW)
     rows = [[line[f"{name}_{i + 1}"] for name in _OF_ROW] for i in range(vectors)]
+    step = int(line["step"])
+    if not 0 <= step < _MOST_STEPS:
+        raise ValueError("a step that no run reaches")
     return Signals(
-        step=int(line["step"]),
+        step=step,
         validation_loss=float(line["validation_loss"]),
         loss=float(line["loss"]) if line["loss"] else None,
         grad_norm=float(line["grad_norm"]) if line["grad_norm"] else None,
@@ -200,8 +225,9 @@ def evaluations_without_gain(table: Sequence[Signals], threshold: float) -> int:
 def flags(table: Sequence[Signals]) -> list[tuple[int, str]]:
     """What the table says in plain words, each once: the step at which it began to hold, and a sentence."""
     found = []
+    losses = np.asarray([each.validation_loss for each in table])
     for count in range(1, len(table) + 1):
-        since = _no_gain_since(table[:count])
+        since = _no_gain_since(table, losses[:count])
         if since is not None:
             found.append((table[count - 1].step, f"no longer improving since step {since}"))
             break
@@ -214,12 +240,11 @@ def flags(table: Sequence[Signals]) -> list[tuple[int, str]]:
     return sorted(found)
 
 
-def _no_gain_since(table: Sequence[Signals]) -> int | None:
+def _no_gain_since(table: Sequence[Signals], losses: np.ndarray) -> int | None:
     """The first step as good as the best so far, if as many steps again brought nothing worth having."""
-    losses = np.asarray([each.validation_loss for each in table])
     if not np.isfinite(losses).all():
         return None
     good = losses.min() + WORTH_HAVING * (losses[0] - losses.min())
-    first = int(np.argmax(losses <= good))
-    enough = len(table) - 1 - first >= EVALUATIONS_TO_TELL and table[-1].step >= 2 * table[first].step
+    first, last = int(np.argmax(losses <= good)), len(losses) - 1
+    enough = last - first >= EVALUATIONS_TO_TELL and table[last].step >= 2 * table[first].step
     return table[first].step if enough else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from ti_flax.messages import Display, Level, Stage, clock
+from ti_flax.streams import Patient
 
 # Of a terminal's width, what the bar, the count and the times need.
 _BESIDE_THE_PARTS = 46
@@ -17,27 +17,8 @@ _BESIDE_THE_PARTS = 46
 
 def display_for(level: Level) -> Display:
     """The display that suits where stderr goes."""
-    moves = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    moves = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     return TerminalDisplay(level) if moves and level > Level.ALWAYS else Display(level)
-
-
-class _Terminal:
-    """A terminal that may go away meanwhile, which is no error."""
-
-    def __init__(self, stream: Any):
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 class TerminalDisplay(Display):
@@ -47,7 +28,7 @@ class TerminalDisplay(Display):
         from rich.console import Console
 
         super().__init__(level)
-        file: Any = _Terminal(sys.stderr)
+        file: Any = Patient(sys.stderr)
         self.console = Console(file=file, highlight=False, emoji=False, markup=False)
 
     def stage(self, title: str, *, done: str = "", total: int | None = None, start: int = 0) -> Stage:

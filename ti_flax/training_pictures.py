@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from ti_flax.cache import default_cache_dir
+from ti_flax.cache import default_cache_dir, private_folder, why_not_default
 from ti_flax.captions import CAPTION_EXTENSIONS
 from ti_flax.config import RunConfig
 from ti_flax.config.options import ImageOptions
@@ -17,7 +17,7 @@ from ti_flax.examples import Bucket, weighed_places
 from ti_flax.images import TrainingImages, load_images
 from ti_flax.latents import encode_posteriors
 from ti_flax.masks import MASK_SUFFIX, MaskRules, loss_weights
-from ti_flax.messages import say, watched
+from ti_flax.messages import say, warn, watched
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.printable import one_line
 from ti_flax.shapes import Shape, ShapeRules
@@ -118,6 +118,9 @@ def make_buckets(
       prompts: for each picture the group of token ids that describes it.
       weights: for each picture how often it is shown; only the ratios matter.
     """
+    warning = latents_folder(options)[1]
+    if warning:
+        warn(warning)
     places = weighed_places(weights, [group.indices for group in images.groups])
     buckets = []
     for group, shown in zip(images.groups, places, strict=True):
@@ -145,7 +148,23 @@ def encode_group(
         model.params["vae"],
         pixels,
         dtype=model.dtype,
-        cache_dir=options.latents_cache_dir or default_cache_dir(),
+        cache_dir=latents_folder(options)[0],
         progress=partial(watched, title="encoding images and mirror images"),
         names=names,
     )
+
+
+def latents_folder(options: ImageOptions) -> tuple[Path | None, str]:
+    """Where encoded pictures are kept, and a warning, empty if there is none.
+
+    A folder that a person names may be a team's, so it is used, whoever can write to it; the user's cache
+    folder is not, where others can.
+    """
+    if options.latents_cache_dir is not None:
+        folder = Path(options.latents_cache_dir)
+        distrust = private_folder(folder, ours=False) if folder.is_dir() or not folder.exists() else ""
+        return folder, f"latents_cache_dir decides what is learned, and {distrust}" if distrust else ""
+    distrust = why_not_default()
+    if distrust:
+        return None, f"encoded pictures are neither read nor kept: {distrust}"
+    return default_cache_dir(), ""

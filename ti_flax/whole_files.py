@@ -36,6 +36,16 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all; a link of the name is replaced, and what it leads to stays.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
 def sync_folder(folder: Path) -> None:
     """Puts the names in a folder on the disk, where the file system can do that."""
     with contextlib.suppress(OSError):

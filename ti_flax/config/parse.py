@@ -11,6 +11,7 @@ from ti_flax.config.options import ADAM_OPTIONS, FINDS_ITS_RATE, SCHEDULER_OPTIO
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig, missing_options
 from ti_flax.config.steps import looks_stepped
 from ti_flax.config.values import Option, nearest, value_from_text, wrong_value
+from ti_flax.config.words import notes_on_word
 from ti_flax.config.yaml_file import Entry, read_yaml
 from ti_flax.errors import ConfigError
 
@@ -153,6 +154,7 @@ def notes(config: RunConfig, given: typing.Collection[str]) -> list[str]:
         for name in REFERENCE_ONLY
         if name in given
     ]
+    lines += notes_on_word(config.concept.placeholder_token)
     if config.model.mixed_precision == "fp16":
         lines.append("mixed_precision fp16 runs as bf16: the same size, and no loss scaling needed")
     if config.optimizer.learning_rate == 0:

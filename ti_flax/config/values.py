@@ -232,9 +232,20 @@ def wrong_value(option: Option, value: object, where: str) -> ConfigError:
         found = "something else"
     close = nearest(value, option.choices) if isinstance(value, str) else None
     remedy = option.rule.remedy or (f"Did you mean {close}?" if close else "")
+    if not remedy and type(value) is int and option.rule.multiple_of:
+        least = option.rule.above if option.rule.at_least is None else option.rule.at_least
+        inside = value if least is None else max(value, math.floor(least) + 1)
+        remedy = nearest_multiples(inside, option.rule.multiple_of, functools.partial(_allowed, option))
     if type(value) is int and abs(value) > LARGEST_INT and option.rule.at_most is None:
         remedy = f"The largest number possible here is {LARGEST_INT}."
     return ConfigError(where, expected=option.expected, found=found, remedy=remedy)
+
+
+def nearest_multiples(value: int, multiple: int, fits: typing.Callable[[int], bool]) -> str:
+    """Return a sentence with the multiples next to a value, of those that fit; empty if none does."""
+    below = value // multiple * multiple
+    near = [str(each) for each in dict.fromkeys((below, -(-value // multiple) * multiple)) if fits(each)]
+    return f"The nearest {'are' if len(near) > 1 else 'is'} {' and '.join(near)}." if near else ""
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str | None:

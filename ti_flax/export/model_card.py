@@ -18,8 +18,9 @@ from ti_flax.config.values import options_of
 from ti_flax.errors import unwritable
 from ti_flax.export.shared_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
 from ti_flax.messages import say
+from ti_flax.printable import one_line
 from ti_flax.tokens import Concept
-from ti_flax.whole_files import written_whole
+from ti_flax.whole_files import write_text
 from ti_flax.written_files import CARD, record_text
 
 _TAGS = (
@@ -35,14 +36,14 @@ _TAGS = (
 _SETTINGS = ("model", "concept", "images", "prompts", "training", "optimizer", "loss")
 
 _CARD = """\
-# `{token}`
+# {word}
 
 A Textual Inversion concept ({kind}) for {base}: {count} of {width} numbers, learned from {images} in {steps}
 of {batch} samples at learning rate {rate}, starting from {start}.
 {pictures}
 ## How to use it
 
-The word for it in prompts is `{token}`.
+The word for it in prompts is {word}.
 
 With diffusers:
 
@@ -69,8 +70,8 @@ python scripts/generate.py --pretrained_model_name_or_path {model_argument} \\
 
 The options that were not left at their defaults, without paths:
 
-```yaml
-{settings}```
+{fence}yaml
+{settings}{fence}
 
 `metrics.csv` has the loss over the steps.
 """
@@ -116,8 +117,7 @@ def write_model_card(folder: Path, config: RunConfig, concept: Concept, facts: C
     try:
         text = f"---\n{_front_matter(config, concept, facts)}---\n\n{_body(config, concept, facts)}"
         if record_text(folder, CARD, text):
-            with written_whole(folder / CARD) as file:
-                file.write(text.encode())
+            write_text(folder / CARD, text)
         else:
             say(f"note: {folder / CARD} has been edited, so it stays as it is")
     except OSError as error:
@@ -152,17 +152,18 @@ def _body(config: RunConfig, concept: Concept, facts: CardFacts) -> str:
     prompt = f"{before} {token}"
     # A repository is known by its owner and name once the Hub has named both.
     shared = config.hub.hub_model_id if config.hub.push_to_hub else None
+    settings = _yaml(_settings(config))
     return _CARD.format(
-        token=token,
+        word=code(token),
         kind=config.concept.learnable_property,
-        base=f"[{base}](https://huggingface.co/{base})" if _is_on_hub(config) else f"the model `{base}`",
+        base=f"[{base}](https://huggingface.co/{base})" if _is_on_hub(config) else f"the model {code(base)}",
         count="one vector" if vectors == 1 else f"{vectors} vectors",
         width=facts.width,
         images="one picture" if facts.images == 1 else f"{facts.images} pictures",
         steps=_steps(facts),
         batch=facts.batch,
         rate=facts.rate,
-        start=start_in_words(config.concept),
+        start=plain(start_in_words(config.concept)),
         pictures="".join(_pictures(facts)),
         load="from_single_file" if _is_file(config) else "from_pretrained",
         note_on_model="" if _is_on_hub(config) else "# The path of your copy of the model.\n",
@@ -175,8 +176,30 @@ def _body(config: RunConfig, concept: Concept, facts: CardFacts) -> str:
         prompt_argument=shlex.quote(prompt),
         skip_argument=f" --clip_skip {skip}" if skip else "",
         note=_CLIP_SKIP.format(skip=skip, number=skip + 1) if skip else "",
-        settings=_yaml(_settings(config)),
+        settings=settings,
+        fence=fence_around(settings),
     )
+
+
+def code(text: str) -> str:
+    """A text as Markdown's code, which it cannot end, so that nothing of it becomes markup."""
+    marks = "`" * (_longest_run(text) + 1)
+    room = " " if text[:1] == "`" or text[-1:] == "`" else ""
+    return f"{marks}{room}{text}{room}{marks}"
+
+
+def fence_around(text: str) -> str:
+    """The line that begins and ends a block of code with that text in it."""
+    return "`" * max(3, _longest_run(text) + 1)
+
+
+def plain(text: str) -> str:
+    """A text in Markdown that means nothing but itself: no HTML, no link, no emphasis."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", text)
+
+
+def _longest_run(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def _pictures(facts: CardFacts) -> Iterator[str]:
@@ -221,7 +244,7 @@ def _is_file(config: RunConfig) -> bool:
 
 def _base(config: RunConfig) -> str:
     name = config.model.pretrained_model_name_or_path
-    return name if _is_on_hub(config) else Path(os.path.expanduser(name)).resolve().name
+    return name if _is_on_hub(config) else one_line(Path(os.path.expanduser(name)).resolve().name)
 
 
 def _settings(config: RunConfig) -> dict[str, object]:

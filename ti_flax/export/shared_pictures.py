@@ -9,6 +9,7 @@ import numpy as np
 
 from ti_flax.errors import unwritable
 from ti_flax.export.shared_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
+from ti_flax.whole_files import written_whole
 from ti_flax.written_files import record, written
 
 # The most training pictures that are shown.
@@ -56,14 +57,15 @@ def _write(folder: Path, pictures: Sequence[np.ndarray]) -> int:
 
     run, names = folder.parent, [f"{folder.name}/{index}.jpeg" for index in range(len(pictures))]
     try:
+        if folder.is_symlink():  # what it leads to is nobody's to empty or to fill
+            folder.unlink()
         for path in folder.glob("*.jpeg"):
             if path.relative_to(run).as_posix() in written(run):
                 path.unlink()
-        if pictures:
-            folder.mkdir(parents=True, exist_ok=True)
         record(run, *names)
         for name, picture in zip(names, pictures, strict=True):
-            Image.fromarray(picture).save(run / name, quality=95)
+            with written_whole(run / name) as file:
+                Image.fromarray(picture).save(file, format="JPEG", quality=95)
     except OSError as error:
         raise unwritable(folder, error) from error
     return len(pictures)

@@ -15,6 +15,8 @@ WIDTH, HEIGHT = 560, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 30
 # More points than this lie on the same pixels.
 _MOST_POINTS = 400
+# Beyond it there is nothing to see, and products overflow; closer together, values differ by rounding.
+_LARGEST, _LEAST_ROOM = 1e30, 1e-9
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Curve:
     Attributes:
       name: for the legend; empty for none.
       x: `[points]`, rising.
-      y: `[points]`; values that are not finite are left out.
+      y: `[points]`; values that are not finite, or too large to be drawn, are left out.
       faint: drawn behind the others, as noise is.
     """
 
@@ -54,7 +56,10 @@ def chart(
     drawn = [each for each in map(_finite, curves) if len(each.x)]
     if not drawn or not any(len(each.x) > 1 for each in drawn):
         return ""
-    x = _Scale(*_range(drawn, "x"), _LEFT, WIDTH - _RIGHT)
+    first, last = _range(drawn, "x")
+    if last - first <= _LEAST_ROOM * max(abs(first), abs(last)):
+        return ""
+    x = _Scale(first, last, _LEFT, WIDTH - _RIGHT)
     low, high = _range(drawn, "y")
     if limit is not None and limit[0] <= 1.5 * high:
         high = max(high, 1.05 * limit[0])
@@ -87,7 +92,7 @@ def smoothed(values: np.ndarray, half_life: float) -> np.ndarray:
     fade = 0.5 ** (1.0 / half_life)
     result, total, weight = np.empty(len(values)), 0.0, 0.0
     for index, value in enumerate(values):
-        if math.isfinite(value):
+        if abs(value) <= _LARGEST:
             total, weight = fade * total + value, fade * weight + 1.0
         result[index] = total / weight if weight else math.nan
     return result
@@ -118,7 +123,7 @@ class _Scale:
 
 def _finite(curve: Curve) -> Curve:
     x, y = np.asarray(curve.x, np.float64), np.asarray(curve.y, np.float64)
-    kept = np.isfinite(x) & np.isfinite(y)
+    kept = (np.abs(x) <= _LARGEST) & (np.abs(y) <= _LARGEST)
     return Curve(curve.name, x[kept], y[kept], curve.faint)
 
 
@@ -129,7 +134,9 @@ def _range(curves: Sequence[Curve], axis: str) -> tuple[float, float]:
 
 def _with_room(low: float, high: float) -> tuple[float, float]:
     """A little air above and below, and a height of its own for a level line."""
-    room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    size = max(abs(low), abs(high))
+    room = 0.06 * (high - low) if high - low > _LEAST_ROOM * size else 0.1 * size
+    room = room if room > 1.0 / _LARGEST else 1.0
     return (0.0 if 0.0 <= low < 0.3 * high else low - room), high + room
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as _escape
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,15 @@ import numpy as np
 from ti_flax.config.run_config import GROUPS, OPTIONS
 from ti_flax.config.values import options_of
 from ti_flax.evaluation import TABLE
-from ti_flax.messages import clock
+from ti_flax.messages import clock, warn
 from ti_flax.previews import SHEET, evenly, preview_files
+from ti_flax.printable import printable, shortened
 from ti_flax.report.charts import Curve, chart, smoothed
 from ti_flax.report.facts import RunFacts
+from ti_flax.report.files import read_inside
 from ti_flax.report.pictures import picture
 from ti_flax.report.style import STYLE
-from ti_flax.signals import OUT_OF_RANGE, Signals, best_of, flags, read_signals
+from ti_flax.signals import LARGEST_TABLE, OUT_OF_RANGE, Signals, best_of, flags, parse_signals
 from ti_flax.whole_files import written_whole
 from ti_flax.written_files import record
 
@@ -30,6 +33,14 @@ PAGE = "report.html"
 # Previews shown, evenly over the run; the contact sheet has the first and the last.
 _MOST_PREVIEWS = 8
 _MOST_ROWS_DRAWN = 6
+# Bytes of `metrics.csv`, which a million steps fill.
+_LARGEST_METRICS = 2**26
+_COLUMNS = ("step", "loss", "grad_norm", "learning_rate")
+# Layers of a text encoder that may be left out; no encoder has more.
+_MOST_SKIPPED = 100
+
+# Nothing in a page may load anything, run, or lead away: what it says of a run comes from outside.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 
 
 def write_report(folder: Path) -> Path:
@@ -46,6 +57,11 @@ def write_report(folder: Path) -> Path:
     return folder / PAGE
 
 
+def escape(value: object) -> str:
+    """Whatever it is as text in a page: no markup, and no sign that cannot be seen."""
+    return _escape(printable(str(value)))
+
+
 def page(folder: Path, facts: RunFacts) -> str:
     """The page's text.
 
@@ -53,23 +69,21 @@ def page(folder: Path, facts: RunFacts) -> str:
       folder: of the run; curves, previews and contact sheet are taken from it.
       facts: what else there is to say.
     """
-    table = read_signals(folder / TABLE)
+    table = _table(folder)
     sections = [
         _head(facts),
         _judgement(table),
         _sheet(folder),
         _previews(folder),
-        _curves(_metrics(folder / "metrics.csv"), table),
+        _curves(_metrics(folder, "metrics.csv"), table),
         _rows(table),
         _usage(facts),
         _settings(facts),
         _machine(facts),
     ]
-    # Nothing in the page may load anything or run: what it says of a run comes from outside.
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(facts.token)}</title><style>{STYLE}</style></head><body><main>\n"
         + "\n".join(each for each in sections if each)
@@ -87,11 +101,13 @@ def _head(facts: RunFacts) -> str:
     images = "one picture" if facts.images == 1 else f"{facts.images} pictures"
     steps = "one step" if facts.steps == 1 else f"{facts.steps} steps"
     samples = "one sample" if facts.batch == 1 else f"{facts.batch} samples"
+    learned = (
+        f": {vectors} of {facts.width} numbers, learned from {images} in {steps} of {samples} at learning "
+        f"rate {facts.rate}, starting from {facts.start}."
+    )
     return (
         f"<header><h1>{escape(facts.token)}</h1><p>A Textual Inversion concept ({escape(facts.kind)}) for "
-        f"<b>{escape(_shown(facts.base))}</b>: {vectors} of {facts.width} numbers, learned from {images} in "
-        f"{steps} of {samples} at learning rate {escape(facts.rate)}, starting from {escape(facts.start)}."
-        "</p></header>"
+        f"<b>{escape(_shown(facts.base))}</b>{escape(learned)}</p></header>"
     )
 
 
@@ -114,37 +130,61 @@ def _judgement(table: Sequence[Signals]) -> str:
 
 
 def _sheet(folder: Path) -> str:
-    shown = picture(folder / SHEET, "Training pictures, and what was drawn before and after")
+    shown = picture(folder, SHEET, "Training pictures, and what was drawn before and after")
     return _section("Before and after", shown)
 
 
 def _previews(folder: Path) -> str:
-    found = preview_files(folder / "validation")
+    try:
+        found = preview_files(folder / "validation")
+    except OSError as error:
+        warn(f"{folder / 'validation'} is left out of the page: {error.strerror or error}")
+        return ""
     if len(found) < 2:
         return ""
     chosen = evenly(list(found), _MOST_PREVIEWS)
     drawn = [
         f"<figure><figcaption>{f'after {step} steps' if step else 'before'}</figcaption>"
-        f"{picture(found[step], f'Previews at step {step}')}</figure>"
+        f"{picture(folder, f'validation/{found[step].name}', f'Previews at step {step}')}</figure>"
         for step in chosen
     ]
     return _section("Step by step", f'<div class="strip">{"".join(drawn)}</div>')
 
 
-def _metrics(path: Path) -> dict[str, np.ndarray]:
+def _table(folder: Path) -> list[Signals]:
+    """The table of the evaluations; empty, after a warning, if it is another program's."""
+    content = read_inside(folder, TABLE, LARGEST_TABLE)
+    try:
+        return [] if content is None else parse_signals(content)
+    except ValueError as error:
+        warn(f"{folder / TABLE} is left out of the page: {error}")
+        return []
+
+
+def _metrics(folder: Path, name: str) -> dict[str, np.ndarray]:
     """The columns of `metrics.csv`; a line that a kill cut short is left out."""
-    if not path.is_file():
+    content = read_inside(folder, name, _LARGEST_METRICS)
+    if content is None:
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        names, *lines = list(csv.reader(file)) or [[]]
-    rows = []
-    for line in lines:
-        try:
-            rows.append([float(value) for value in line])
-        except ValueError:
-            continue
-    rows = [row for row in rows if len(row) == len(names)]
-    return dict(zip(names, np.asarray(rows, np.float64).reshape(len(rows), len(names)).T, strict=True))
+    try:
+        lines = csv.reader(io.StringIO(content.decode(), newline=""))
+        names = next(lines, [])
+        missing = [column for column in _COLUMNS if column not in names]
+        if missing:
+            raise ValueError(f"it has no column {missing[0]}")
+        places = [names.index(column) for column in _COLUMNS]
+        rows = [row for line in lines if len(line) == len(names) for row in _numbers(line, places)]
+    except (ValueError, csv.Error) as error:
+        warn(f"{folder / name} is left out of the page: {shortened(str(error), 100)}")
+        return {}
+    return dict(zip(_COLUMNS, np.asarray(rows, np.float64).reshape(len(rows), len(places)).T, strict=True))
+
+
+def _numbers(line: Sequence[str], places: Sequence[int]) -> Iterable[list[float]]:
+    try:
+        yield [float(line[place]) for place in places]
+    except ValueError:
+        return
 
 
 def _curves(metrics: dict[str, np.ndarray], table: Sequence[Signals]) -> str:
@@ -224,7 +264,7 @@ def _rows(table: Sequence[Signals]) -> str:
 def _usage(facts: RunFacts) -> str:
     name = re.sub(r"[^\w-]+", "", facts.token) or "concept"
     article = "a painting in the style of" if facts.kind == "style" else "a photo of a"
-    prompt, skip = f"{article} {facts.token}", facts.config.get("clip_skip")
+    prompt, skip = f"{article} {facts.token}", _clip_skip(facts)
     base = _shown(facts.base)
     load = "from_single_file" if facts.single_file else "from_pretrained"
     python = (
@@ -244,11 +284,16 @@ def _usage(facts: RunFacts) -> str:
         "Use it",
         f"<h3>diffusers</h3><pre>{escape(python)}</pre>",
         "<h3>Stable Diffusion Web UI</h3><p>Copy <code>learned_embeds.safetensors</code> as "
-        f"{file} into the folder <code>embeddings</code> and write {word} in prompts.{skipped}</p>",
+        f"{file} into the folder <code>embeddings</code> and write {word} in prompts.{escape(skipped)}</p>",
         f"<h3>ComfyUI</h3><p>Copy it as {file} into <code>models/embeddings</code> and write "
         f"<code>embedding:{escape(name)}</code>.</p>",
         f"<h3>ti_flax</h3><pre>{escape(command)}</pre>",
     )
+
+
+def _clip_skip(facts: RunFacts) -> int:
+    found = facts.config.get("clip_skip")
+    return found if type(found) is int and 0 < found <= _MOST_SKIPPED else 0
 
 
 def _settings(facts: RunFacts) -> str:

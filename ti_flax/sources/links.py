@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from ti_flax import __version__
-from ti_flax.cache import default_cache_dir
+from ti_flax.cache import default_cache_dir, is_private, why_not_default
 from ti_flax.errors import DataError
 from ti_flax.sources.formats import (
     OTHER_FORMATS,
@@ -82,10 +82,14 @@ def fetch_picture(link: str, *, where: str, limits: Limits = LIMITS) -> str | by
     """
     _require_scheme(link, where)
     path = kept_file(link)
-    if path.is_file():
+    distrust = why_not_default("links")
+    if not distrust and is_private(path):
         return str(path)
     content, media_type = _downloaded(link, where, limits)
     _require_picture(content, media_type, link, where)
+    if distrust:
+        _log.warning("Linked pictures are not kept: %s.", distrust)
+        return content
     try:
         with written_whole(path) as file:
             file.write(content)

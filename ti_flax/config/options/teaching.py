@@ -214,7 +214,8 @@ class ImageOptions(Options):
         metavar="FOLDER",
         path=True,
         when_unset="the user's cache folder",
-        help="Where encoded pictures are kept for the next run.",
+        help="Where encoded pictures are kept for the next run; a folder that others can write to is used "
+        "with a warning, since whoever writes there decides what is learned.",
     )
 
 

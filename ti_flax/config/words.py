@@ -1,0 +1,46 @@
+"""What other tools make of a new word: blanks, and signs that are part of their prompts' grammar."""
+
+from __future__ import annotations
+
+import re
+
+from ti_flax.printable import shortened
+
+_LONGEST_SHOWN = 80
+# Signs, what they are read as, and by whom.
+_GRAMMAR = (
+    (" ", "the end of the word", "ComfyUI, and scripts that split prompts at blanks"),
+    ("()[]", "more or less weight", "the Web UI, ComfyUI, kohya's scripts"),
+    (":", "a weight or a command", "the Web UI, ComfyUI"),
+    ("{}|", "alternatives", "dynamic prompts, ComfyUI"),
+    ("\\", "no sign of its own", "the Web UI, ComfyUI"),
+    (",", "the end of a tag", "captions made of tags"),
+    ("=", "the end of the word", "TOKEN=FILE of extra_embeds and --learned_embeds"),
+    ("\"'`$", "quotes or a command", "shells"),
+    ("/", "a folder", "tools that name the file after the word"),
+)
+
+
+def notes_on_word(word: str) -> list[str]:
+    """Return what a person should know, before the training, of a word that some tools cannot use.
+
+    Args:
+      word: the placeholder token.
+    """
+    found = []
+    for signs, meaning, tools in _GRAMMAR:
+        there = " ".join(dict.fromkeys(each for each in word if each in signs))
+        if there:
+            found.append(f"{'the blank' if signs == ' ' else there} as {meaning} ({tools})")
+    if word.startswith("-"):
+        found.append("- at its beginning as an option (command lines)")
+    if not found or not word.strip():
+        return []
+    shown, better = shortened(repr(word), _LONGEST_SHOWN), better_word(word)
+    return [f"placeholder_token {shown}: some tools read {'; '.join(found)}. {better} avoids that"]
+
+
+def better_word(word: str) -> str:
+    """Return the same word without what tools stumble over, in the angle brackets that are custom."""
+    inner = shortened(re.sub(r"[^\w.+-]+", "-", word).strip("-.+"), _LONGEST_SHOWN)
+    return f"<{inner or 'my-concept'}>"
