@@ -33,7 +33,7 @@ class LeavingLinkError(OSError):
 
 
 def lies_in(path: Path, folder: Path) -> bool:
-    """Tell whether a file, links resolved, lies in a folder, or for a snapshot in its part of the Hub's cache.
+    """Tell whether a file, links resolved, lies in a folder or, of a snapshot, among the Hub's blobs.
 
     A link to itself leads nowhere, and so not out of the folder.
     """

@@ -26,7 +26,7 @@ _WEIGHTS = {"flax": (".msgpack",), "torch": (".safetensors", ".bin")}
 # Whoever loads the pipeline imports what its index names.
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w{0,99}", re.ASCII)
 _MOST_FILES = 1000
-_WITHOUT = "Put it right, or set only_save_embeds, which writes no pipeline."
+_WITHOUT = "Correct it, or set only_save_embeds, which writes no pipeline."
 
 
 def save_pipeline(

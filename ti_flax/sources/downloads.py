@@ -214,7 +214,9 @@ def _told(exchange: _Exchange) -> Iterator[None]:
     except httpx2.NetworkError as error:
         found = f"no connection ({_reason(error)})"
         remedy = f"Check the network and the link. {_REMEDY}"
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, ImportError) as error:
+    except httpx2.InvalidURL:
+        expected, found, remedy = "a link", "one, or a redirect, that is written wrongly", "Check the link."
+    except (httpx2.HTTPError, OSError, ValueError, ImportError) as error:
         found = f"no proper answer ({type(error).__name__})"
         if exchange.announced is not None and received.tell() < exchange.announced:
             expected = "a whole picture"

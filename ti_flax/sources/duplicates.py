@@ -43,7 +43,7 @@ def duplicate_pairs(pixels: Sequence[np.ndarray] | np.ndarray) -> list[tuple[int
     """Return the index of an earlier picture, of one like it, and whether they have the same pixels.
 
     A picture is named once as the later of a pair, beside the first that it is the same as or like. One that
-    is named so is not itself what others are like. The time grows with the number of pictures, not its square.
+    is named so is not itself what others are like. Time grows with the number of pictures, not its square.
 
     Args:
       pixels: of each picture `[height, width, 3]` uint8.

@@ -1,7 +1,7 @@
 """Pictures of the `datasets` library's datasets: on the Hub, in files, or saved by it in a folder."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ def hub_pictures(dataset_id: str, table: TableOptions, fetch: Fetch = fetch_pict
     """
     remedy = "Run `pip install datasets` to read it as a dataset of the Hub."
     datasets = _library(f"train_data_dir {dataset_id}", "no such folder", remedy)
+    _require_own_files(datasets, dataset_id, table, f"train_data_dir {dataset_id}", _is_on_hub)
     try:
         splits = datasets.load_dataset(dataset_id, name=table.dataset_config_name)
     except Exception as error:  # the Hub's client and `datasets` share no base class
@@ -76,7 +77,13 @@ def local_pictures(path: Path, table: TableOptions, fetch: Fetch = fetch_picture
             builder = BUILDERS[path.suffix.lower()]
             splits = datasets.load_dataset(builder, data_files={"train": str(path)})
         else:
-            _require_own_files(datasets, path, table)
+            _require_own_files(
+                datasets,
+                str(path),
+                table,
+                where,
+                lambda file: not is_link(file) and lies_in(Path(file), path),
+            )
             splits = datasets.load_dataset(str(path), name=table.dataset_config_name)
     except DataError:
         raise
@@ -89,22 +96,31 @@ def local_pictures(path: Path, table: TableOptions, fetch: Fetch = fetch_picture
     return _pictures(splits, table, str(path), own=_Own((folder, *_unpacked_folders()), fetch))
 
 
-def _require_own_files(datasets: Any, folder: Path, table: TableOptions) -> None:
-    """Refuse a folder whose README.md names files outside of it as the data.
+def _require_own_files(
+    datasets: Any, name: str, table: TableOptions, where: str, owns: Callable[[str], bool]
+) -> None:
+    """Refuse a dataset whose README.md names files that are not its own, of this machine or of a network.
 
     Raises:
       DataError: names the first.
     """
-    builder = datasets.load_dataset_builder(str(folder), name=table.dataset_config_name)
+    try:
+        builder = datasets.load_dataset_builder(name, name=table.dataset_config_name)
+    except Exception:  # which loading meets as well, and tells
+        return
     for files in (builder.config.data_files or {}).values():
-        for file in files:
-            if is_link(str(file)) or not lies_in(Path(file), folder):
+        for file in map(str, files):
+            if not owns(file):
                 raise DataError(
-                    f"train_data_dir {folder}",
+                    where,
                     expected="data files of its own",
                     found=f"{file}, which its README.md names",
-                    remedy="Move it into the folder, or name it as train_data_dir.",
+                    remedy="Take that line out, or name the file as train_data_dir.",
                 )
+
+
+def _is_on_hub(file: str) -> bool:
+    return file.rpartition("::")[2].startswith("hf://")  # a file in an archive is named `zip://...::hf://...`
 
 
 def _library(where: str, found: str, remedy: str) -> Any:
