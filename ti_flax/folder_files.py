@@ -35,11 +35,11 @@ class LeavingLinkError(OSError):
 def lies_in(path: Path, folder: Path) -> bool:
     """Tell whether a file, links resolved, lies in a folder or, of a snapshot, among the Hub's blobs.
 
-    A link to itself leads nowhere, and so not out of the folder.
+    A link to itself, and a name that no file can have, lead nowhere, and so not out of the folder.
     """
     try:
         target, root = path.resolve(), folder.resolve()
-    except RuntimeError:  # what Python before 3.13 says of links in a circle
+    except (RuntimeError, ValueError):  # the first is what Python before 3.13 says of links in a circle
         return True
     return target.is_relative_to(root) or _in_hub_cache(target, root)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from ti_flax.loop import Chunk, Hook
 from ti_flax.messages import say, warn
 from ti_flax.step import TrainState
 from ti_flax.trackers import Tracker
+from ti_flax.whole_files import written_whole
 
 # From a state on the host to the rows to use, `[added_tokens, width]` float32.
 Result = Callable[[TrainState], np.ndarray]
@@ -165,10 +167,11 @@ class Metrics(Hook):
         self._loss: list[float] = []
         self._grad_norm: list[float] = []
         self._rate = 0.0
-        kept = _rows_until(path, start)
+        rows = io.StringIO(newline="")
+        csv.writer(rows).writerows([METRICS, *_rows_until(path, start)])
         try:
-            with path.open("w", newline="") as file:
-                csv.writer(file).writerows([METRICS, *kept])
+            with written_whole(path) as file:  # which takes the place of a link, and leaves its target alone
+                file.write(rows.getvalue().encode())
         except OSError as error:
             raise OutputError(path, expected="a file that can be written", found=str(error)) from error
 

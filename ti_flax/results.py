@@ -17,6 +17,7 @@ from ti_flax.folder_files import copy_file
 from ti_flax.materials import Materials
 from ti_flax.step import Task, TrainState, result_rows
 from ti_flax.updating import describe_rate
+from ti_flax.whole_files import written_whole
 
 
 def write_result(
@@ -62,8 +63,12 @@ def write_result(
     )
     write_model_card(folder, config, materials.concept, facts)
     try:
-        (folder / "token_identifier.txt").write_text(token, encoding="utf-8")
-        (folder / "type_of_concept.txt").write_text(config.concept.learnable_property)
+        for name, text in (
+            ("token_identifier.txt", token),
+            ("type_of_concept.txt", config.concept.learnable_property),
+        ):
+            with written_whole(folder / name) as file:
+                file.write(text.encode())
     except OSError as error:
         raise unwritable(folder, error) from error
     # Last, because learned_embeds.safetensors is what marks a run as finished.

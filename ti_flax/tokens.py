@@ -92,7 +92,8 @@ def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | No
     place = name or str(folder / "tokenizer")
     try:
         _require_plain_files(Path(place))
-        tokenizer = CLIPTokenizer.from_pretrained(place)
+        # In place of what tokenizer_config.json says, which may be the path of any file on this machine.
+        tokenizer = CLIPTokenizer.from_pretrained(place, vocab=None, merges=None, tokenizer_object=None)
         length = tokenizer.model_max_length
         if not isinstance(length, (int, float)) or length < _SHORTEST:
             raise ValueError(f"model_max_length {length!r}")

@@ -18,6 +18,7 @@ from ti_flax.config.values import options_of
 from ti_flax.errors import unwritable
 from ti_flax.export.shared_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
 from ti_flax.tokens import Concept
+from ti_flax.whole_files import written_whole
 
 _TAGS = (
     "stable-diffusion",
@@ -112,7 +113,8 @@ def write_model_card(folder: Path, config: RunConfig, concept: Concept, facts: C
     """
     try:
         text = f"---\n{_front_matter(config, concept, facts)}---\n\n{_body(config, concept, facts)}"
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        with written_whole(folder / "README.md") as file:
+            file.write(text.encode())
     except OSError as error:
         raise unwritable(folder, error) from error
 

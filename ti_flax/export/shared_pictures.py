@@ -54,6 +54,8 @@ def _write(folder: Path, pictures: Sequence[np.ndarray]) -> int:
     from PIL import Image
 
     try:
+        if folder.is_symlink():  # the pictures where it leads to are somebody else's
+            folder.unlink()
         for path in folder.glob("*.jpeg"):
             path.unlink()
         if pictures:
