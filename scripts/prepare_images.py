@@ -7,6 +7,7 @@ the border's (after R. Achanta et al., CVPR 2009) and edges. The originals are n
 """
 
 import argparse
+import functools
 import re
 import sys
 from collections.abc import Iterable
@@ -65,6 +66,11 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         help="folder, picture, list, link or dataset, as for train_flax.py; repeatable",
     )
     add("--output_dir", metavar="FOLDER", type=Path, required=True, help="folder for the pictures")
+    add(
+        "--allow_private_links",
+        action="store_true",
+        help="download images from links to this machine and to its private network too",
+    )
     add("--size", metavar="N|WxH", default="512", help="of the written pictures, such as 512 or 768x512")
     add("--crop", choices=("focal", "center"), default="focal", help="where a picture is cut")
     add(
@@ -113,10 +119,13 @@ def prepare(options: argparse.Namespace) -> None:
     """Reads the pictures, plans, writes the sheet, then the files."""
     from ti_flax.decoding import decode_picture
     from ti_flax.sources.find import find_pictures
+    from ti_flax.sources.links import Spent, fetch_picture
     from ti_flax.sources.table_options import ALL_AS_FOUND
 
     size = _size(options)
-    pictures = [p for source in options.train_data_dir for p in find_pictures(source, ALL_AS_FOUND).pictures]
+    fetch = functools.partial(fetch_picture, allow_private_links=options.allow_private_links, spent=Spent())
+    found = [find_pictures(source, ALL_AS_FOUND, fetch) for source in options.train_data_dir]
+    pictures = [picture for each in found for picture in each.pictures]
     _refuse_output_among(pictures, options.output_dir)
     sheet = options.sheet or options.output_dir.with_name(f"{options.output_dir.name}-sheet.png")
     _refuse_other_sheet(sheet, options.overwrite)

@@ -57,7 +57,8 @@ def push(options: argparse.Namespace) -> None:
     Raises:
       OutputError: the folder is not a finished run's, or the upload failed.
     """
-    from ti_flax.sharing import open_repository, refusal, repository_name, upload
+    from ti_flax.folder_files import LINK_REMEDY
+    from ti_flax.sharing import files_to_upload, open_repository, refusal, repository_name, upload
 
     folder = options.output_dir
     if not (folder / "learned_embeds.safetensors").is_file():
@@ -69,6 +70,12 @@ def push(options: argparse.Namespace) -> None:
     if hub.hub_whole_pipeline and not (folder / "model_index.json").is_file():
         raise OutputError(folder, expected="a whole pipeline", found="no model_index.json in it")
     refuse_uploads(hub, OutputOptions(output_dir=str(folder)))
+    try:
+        files_to_upload(hub, folder)
+    except OSError as error:
+        raise OutputError(
+            folder, expected="files of its own", found=error.strerror or str(error), remedy=LINK_REMEDY
+        ) from None
     made = open_repository(hub, folder)
     if made.failure is not None:
         raise refusal(repository_name(hub, folder), made.failure)

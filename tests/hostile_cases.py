@@ -185,6 +185,26 @@ Whatever comes from outside may be wrong, or made to do harm. What is refused is
 exit code 2, and says where, what was expected, what was found and what to do. Nothing that a file says is
 executed, nothing is written outside of `output_dir`, and what would unfold, or never end, is not followed.
 
+Symbolic links in folders from elsewhere could carry any file of your machine into a result or an upload:
+
+- A model's folder may be a link, and so may a component's folder and a file of weights in it. Configs and
+  tokenizer files may not be links that leave the folder they lie in, and nothing of the safety checker and
+  the feature extractor, which are copied, may leave the model's folder. Snapshots in the Hub's cache are
+  links to its blobs, and are read and copied.
+- Images that are links are read, and a line says how many leave the folder. With `push_to_hub` they are
+  refused, as copies of them would be uploaded, unless `hub_concept_images` is false.
+- A caption may be a link to a file beside its image, or beside the file that its image is a link to. A
+  metadata file may not leave its folder.
+- Rows of tables and datasets name images below the table's or dataset's folder. A text file with a path a
+  line is your own: its paths may lead anywhere.
+- No file of a run is uploaded that a link takes from outside of `output_dir`, and where a run writes the
+  files of its result, links give way to files.
+
+Links to web servers may lead to public addresses only, whatever they or redirects are called, unless
+`allow_private_links` is set. Behind a proxy, it is the proxy that looks names up: hosts that this machine
+knows to be private are refused, others are left to the proxy. All links of one set of images may cost 4 GiB,
+an hour and 10,000 downloads; what was downloaded is kept, so a second start goes on from there.
+
 `…` stands for paths, and for words of libraries that change with their versions. Lines that begin with
 `read:`, `learned:` or `page:` are no errors: such input is used, as the line says.
 `python tests/hostile_cases.py` writes the page, and each line is held by the test beside it.

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from ti_flax.images import load_images
+from ti_flax.sources import duplicates
 from ti_flax.sources.duplicates import duplicate_notes, duplicate_pairs
 
 
@@ -57,3 +58,47 @@ def test_a_few_are_named():
     (note,) = duplicate_notes(np.zeros((9, 8, 8, 3), np.uint8), [f"{n}.png" for n in range(9)])
     assert note.count("the same as 0.png") == 5 and note.endswith("5.png is the same as 0.png, and 3 more")
     assert duplicate_notes(np.zeros((1, 8, 8, 3), np.uint8), ["a.png"]) == []
+
+
+def compared(monkeypatch, pictures):
+    """How many pictures are compared with how many others altogether, and the pairs."""
+    counts, compare = [], duplicates._first_near
+    monkeypatch.setattr(
+        duplicates, "_first_near", lambda looks, *others: counts.append(len(looks)) or compare(looks, *others)
+    )
+    return duplicate_pairs(pictures), sum(counts)
+
+
+@pytest.mark.parametrize("kind", ["same", "alike", "different", "flat"])
+def test_each_picture_is_compared_with_a_few_others(monkeypatch, kind):
+    rng, first, levels = np.random.default_rng(0), np.asarray(scene(0, (32, 32))), range(0, 250, 31)
+    shades = [(red, green, blue) for red in levels for green in levels for blue in levels]
+    pictures = [
+        {
+            "same": lambda: first,
+            "alike": lambda: np.clip(first + rng.integers(-2, 3, first.shape), 0, 255).astype(np.uint8),
+            "different": lambda number=number: np.asarray(scene(number, (32, 32))),
+            # The same shapes, which is none, in colours that differ.
+            "flat": lambda shade=shade: np.full((32, 32, 3), shade, np.uint8),
+        }[kind]()
+        for number, shade in enumerate(shades[:700])
+    ]
+    monkeypatch.setattr(duplicates, "_MOST_ALIKE", 3)
+    pairs, comparisons = compared(monkeypatch, pictures)
+    assert comparisons <= 700 * 3 * 11  # of the square it would be 244,650
+    expected = [(0, late, kind == "same") for late in range(1, 700)]
+    assert pairs == (expected if kind in ("same", "alike") else [])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pictures_that_differ_in_few_bits_are_found_wherever_these_are(monkeypatch, seed):
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2, (40, 128)).astype(bool)
+    near = bits.copy()
+    for row in near:
+        row[rng.choice(128, 10, replace=False)] ^= True
+    hashes = iter([*bits, *near])
+    monkeypatch.setattr(duplicates, "_difference_bits", lambda picture: next(hashes))
+    pictures = [np.full((8, 8, 3), number, np.uint8) for number in range(80)]
+    monkeypatch.setattr(duplicates, "_thumbnail", lambda picture: np.zeros((8, 8, 3), np.float32))
+    assert duplicate_pairs(pictures) == [(number, 40 + number, False) for number in range(40)]

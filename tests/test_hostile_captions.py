@@ -88,6 +88,10 @@ def rows(**last):
     return "\n".join([*lines[:-1], last.get("line", lines[-1])])
 
 
+def link_to_secret(path):
+    path.symlink_to(written(path.parent.parent / "secret.txt", "file_name,text\n0.png,open sesame\n"))
+
+
 CASES = [
     Case("latin1", "a caption in another encoding", beside("caf\xe9".encode("latin-1"))),
     Case("zero_byte", "a caption with a zero byte", beside("a\0b")),
@@ -98,6 +102,8 @@ CASES = [
         "a caption that is a device without an end",
         beside(lambda path: path.symlink_to("/dev/zero")),
     ),
+    Case("link", "a caption that is a link to another file of this machine", beside(link_to_secret)),
+    Case("table_link", "a metadata.csv that is one", table(link_to_secret, "metadata.csv")),
     Case("large", "a caption of 2 MiB", beside("a cat " * 2**19)),
     Case("table_pipe", "a metadata.jsonl that is a pipe", table(os.mkfifo)),
     Case("table_empty", "an empty metadata.jsonl", table("")),

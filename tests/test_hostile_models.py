@@ -71,6 +71,45 @@ def more_words(folder):
     return train(folder, pretrained_model_name_or_path=model)
 
 
+def carrying(make, name="safety_checker/x"):
+    """A run that will write a pipeline, of a model with what a function makes in it."""
+
+    def run(folder):
+        secret = written(folder / "secret.json", '{"password": "open sesame"}')
+        model = shutil.copytree(place() / "model", folder / "model")
+        index = json.loads((model / "model_index.json").read_text())
+        index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+        (model / "model_index.json").write_text(json.dumps(index))
+        written(model / "safety_checker" / "config.json", "{}")
+        (model / name).unlink(missing_ok=True)
+        make(model / name, secret)
+        return train(folder, pretrained_model_name_or_path=model, only_save_embeds=None)
+
+    return run
+
+
+def to_secret(path, secret):
+    path.symlink_to(secret)
+
+
+def folder_to_secret(path, secret):
+    shutil.rmtree(path)
+    secret.rename(written(secret.parent / "private" / "a", "").parent / "config.json")
+    path.symlink_to(secret.parent / "private")
+
+
+def indexed(entry, name="safety_checker"):
+    """A run that will write the pipeline of a model whose index has an entry."""
+
+    def run(folder):
+        model = shutil.copytree(place() / "model", folder / "model")
+        index = json.loads((model / "model_index.json").read_text()) | {name: entry}
+        (model / "model_index.json").write_text(json.dumps(index))
+        return train(folder, pretrained_model_name_or_path=model, only_save_embeds=None)
+
+    return run
+
+
 BERT = {"model_type": "bert", "hidden_size": 768, "num_hidden_layers": 12, "vocab_size": 30522}
 LIBRARY = r"(?<=tokenizer_config.json\), found ).*(?=\. Check)"
 
@@ -181,6 +220,54 @@ CASES = [
     Case("tokenizer_length", "a model_max_length that is text", tokenizer(model_max_length="long")),
     Case("tokenizer_short", "a model_max_length of 0", tokenizer(model_max_length=0)),
     Case("tokenizer_negative", "a model_max_length below zero", tokenizer(model_max_length=-5)),
+    Case("carried_link", "a safety checker with a link to another file of this machine", carrying(to_secret)),
+    Case(
+        "carried_folder",
+        "one that is a link to another folder",
+        carrying(lambda path, secret: folder_to_secret(path.parent, secret)),
+    ),
+    Case(
+        "carried_parent",
+        "one with a link to the folder above",
+        carrying(lambda path, secret: path.symlink_to("..")),
+    ),
+    Case(
+        "carried_device",
+        "one with a link to a device without an end",
+        carrying(lambda path, secret: path.symlink_to("/dev/zero")),
+    ),
+    Case("carried_pipe", "one with a pipe", carrying(lambda path, secret: os.mkfifo(path))),
+    Case(
+        "carried_many",
+        "one of 1,100 files",
+        carrying(lambda path, secret: [written(path / str(n), "") for n in range(1100)]),
+    ),
+    Case("index_three", "three words in the model_index.json for a safety checker", indexed(["a", "b", "c"])),
+    Case("index_five", "a number for it", indexed(5)),
+    Case(
+        "index_mixed", "a word and a number for a feature extractor", indexed(["a", 5], "feature_extractor")
+    ),
+    Case("index_code", "a path in the place of a library", indexed(["../../evil", "Checker"])),
+    Case(
+        "config_link",
+        "a scheduler_config.json that is a link to another file of this machine",
+        carrying(to_secret, "scheduler/scheduler_config.json"),
+    ),
+    Case(
+        "index_link",
+        "a model_index.json that is one",
+        carrying(to_secret, "model_index.json"),
+    ),
+    Case(
+        "tokenizer_link",
+        "a tokenizer_config.json that is one",
+        carrying(to_secret, "tokenizer/tokenizer_config.json"),
+    ),
+    Case(
+        "tokenizer_template",
+        "a chat template of the tokenizer that is one",
+        carrying(to_secret, "tokenizer/chat_template.jinja"),
+    ),
     Case("tokenizer_words", "more words than the text encoder has rows", more_words),
 ]
 

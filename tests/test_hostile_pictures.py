@@ -212,6 +212,34 @@ def icon_bomb():
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(content), 22) + content
 
 
+def rows(name, content):
+    """A run on a table of a folder beside a picture that nobody named."""
+
+    def run(folder):
+        written(folder / "private.png", encoded("PNG"))
+        content(written(folder / "data" / name, ""))
+        return train(folder, train_data_dir=folder / "data" / name)
+
+    return run
+
+
+def parquet(path, picture):
+    import datasets
+
+    datasets.Dataset.from_dict({"image": [picture]}).to_parquet(path)
+
+
+def readme(folder):
+    """A run on a folder whose README.md names the data of another one."""
+    (folder / "private").mkdir()
+    parquet(folder / "private" / "a.parquet", "a.png")
+    (folder / "data").mkdir()
+    parquet(folder / "data" / "b.parquet", "b.png")
+    configs = "---\nconfigs:\n- config_name: default\n  data_files: ../private/a.parquet\n---\n"
+    written(folder / "data" / "README.md", configs)
+    return train(folder, train_data_dir=folder / "data")
+
+
 LARGE = r"\d{6,}(?= pixels)"
 CASES = [
     Case("zero_bytes", "a PNG of zero bytes", one(b"")),
@@ -294,6 +322,60 @@ CASES = [
         "list_scheme",
         "a list that names a link of another kind",
         alone(lambda path: written(path, "file:///etc/passwd\n"), "list.txt"),
+    ),
+    *(
+        Case(f"link_{name}", given, alone(lambda path, link=link: written(path, f"{link}\n"), "list.txt"))
+        for name, given, link in (
+            ("own", "a list with a link to this machine", "http://127.0.0.1:9/a.png"),
+            ("number", "the same as one number", "http://2130706433:9/a.png"),
+            ("hexadecimal", "the same in hexadecimal", "http://0x7f.1:9/a.png"),
+            ("wrapped", "the same in IPv6", "http://[::ffff:127.0.0.1]:9/a.png"),
+            (
+                "metadata",
+                "a link to the secrets of a machine in a cloud",
+                "http://169.254.169.254/latest/a.png",
+            ),
+            ("network", "a link to a private network", "https://10.0.0.1/a.png"),
+            ("brackets", "a link with a bracket that stays open", "http://[::1/a.png"),
+            ("port", "a link with a port that is none", "http://127.0.0.1:x/a.png"),
+        )
+    ),
+    Case(
+        "row_above",
+        "a metadata.jsonl that names a file above its folder",
+        rows("metadata.jsonl", lambda path: written(path, '{"file_name": "../private.png"}\n')),
+    ),
+    Case(
+        "row_absolute",
+        "one with an absolute path",
+        rows("a.csv", lambda path: written(path, f"file_name\n{path.parent.parent}/private.png\n")),
+    ),
+    Case(
+        "row_linked",
+        "one that names a link out of its folder",
+        rows(
+            "a.csv",
+            lambda path: (
+                written(path, "file_name\na.png\n"),
+                (path.parent / "a.png").symlink_to("../private.png"),
+            ),
+        ),
+    ),
+    Case(
+        "parquet_above",
+        "a .parquet whose row names a file above its folder",
+        rows("a.parquet", lambda path: parquet(path, "../private.png")),
+    ),
+    Case(
+        "parquet_absolute",
+        "one with an absolute path",
+        rows("a.parquet", lambda path: parquet(path, f"{path.parent.parent}/private.png")),
+    ),
+    Case("parquet_elsewhere", "a folder whose README.md names another one's data", readme),
+    Case(
+        "linked",
+        "a picture that is a link out of its folder",
+        among(lambda path: path.symlink_to(place() / "pictures" / "0.png"), "z.png"),
     ),
     Case(
         "list_binary",

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ti_flax.errors import DataError
+from ti_flax.folder_files import LINK_REMEDY, LeavingLinkError, lies_in, require_inside
 from ti_flax.text_files import parse_json, read_text
 
 CAPTION_EXTENSIONS = (".txt", ".caption")
@@ -64,7 +65,10 @@ def captions_beside(pictures: Sequence[Picture], extensions: Sequence[str] | Non
         beside = [path.with_suffix(extension) for extension in chosen]
         beside += [path.with_name(path.name + extension) for extension in chosen]
         file = next((file for file in beside if file.is_file() and file != path), None)
-        return None if file is None else read_text(file, f"caption {file}", most=_LONGEST_CAPTION)
+        if file is None:
+            return None
+        _require_beside(file, path)
+        return read_text(file, f"caption {file}", most=_LONGEST_CAPTION)
 
     return _for_all(
         pictures,
@@ -73,6 +77,21 @@ def captions_beside(pictures: Sequence[Picture], extensions: Sequence[str] | Non
         expected=f"a {' or '.join(chosen)} file beside each picture",
         remedy="Write the missing ones (scripts/caption_images.py does), or set captions to another source.",
     )
+
+
+def _require_beside(file: Path, picture: Path) -> None:
+    """Refuse a link that leads elsewhere than beside its picture, or beside what the picture is a link to."""
+    try:
+        require_inside(file, file.parent)
+    except LeavingLinkError as error:
+        if lies_in(file, picture.resolve().parent):
+            return
+        raise DataError(
+            f"caption {file}",
+            expected="a file beside its picture",
+            found=error.strerror or "",
+            remedy=LINK_REMEDY,
+        ) from None
 
 
 def captions_in_names(pictures: Sequence[Picture], pattern: str | None = None) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from ti_flax.shapes import ChosenShapes, Shape, ShapeRules, choose_shapes
 from ti_flax.sources.duplicates import duplicate_notes
 from ti_flax.sources.find import Found, find_pictures
 from ti_flax.sources.formats import is_named_as_picture
+from ti_flax.sources.links import Spent, fetch_picture
 from ti_flax.sources.picture import Picture
 from ti_flax.sources.table_options import ALL_AS_FOUND, TableOptions
 
@@ -61,6 +62,7 @@ class TrainingImages:
       notes: what the user should know of them, in lines.
       shapes: how the shapes were chosen; None if all are squares by default.
       without_mask: names of pictures that have no mask though masks were asked for.
+      leaving: names of pictures that symbolic links take from outside of their folder.
     """
 
     groups: tuple[PictureGroup, ...]
@@ -72,6 +74,7 @@ class TrainingImages:
     notes: tuple[str, ...] = ()
     shapes: ChosenShapes | None = None
     without_mask: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name, value in (("captions", None), ("weights", 1), ("paths", None)):
@@ -116,6 +119,7 @@ def load_images(
     shapes: ShapeRules | None = None,
     into: Sequence[Shape] = (),
     masks: MaskRules | None = None,
+    allow_private_links: bool = False,
 ) -> TrainingImages:
     """Read pictures from one or several sources, as squares or in a few shapes.
 
@@ -134,6 +138,7 @@ def load_images(
       shapes: instead of squares, shapes near those of the pictures, which then cover them without squeezing.
       into: instead of squares, these shapes, each of which all pictures cover without squeezing.
       masks: where masks come from; they are cut and resized as their pictures are.
+      allow_private_links: whether links may lead to this machine and its network.
 
     Raises:
       ConfigError: the interpolation is unknown, or an option of `table` has nothing it could apply to.
@@ -144,7 +149,8 @@ def load_images(
         raise ConfigError("interpolation", expected=", ".join(_FILTERS), found=repr(interpolation))
     sources = [train_data_dir] if isinstance(train_data_dir, str | Path) else list(train_data_dir)
     folder = None if masks is None else masks.folder
-    found = [_without_masks(find_pictures(str(source), table), source, folder) for source in sources]
+    fetch = functools.partial(fetch_picture, allow_private_links=allow_private_links, spent=Spent())
+    found = [_without_masks(find_pictures(str(source), table, fetch), source, folder) for source in sources]
     _refuse_unused(table, found)
     pictures = [picture for each in found for picture in each.pictures]
     names = [picture.name for picture in pictures]
@@ -163,6 +169,7 @@ def load_images(
         notes=(*(note for each in found for note in each.notes), *duplicate_notes(_in_order(groups), names)),
         shapes=plan.chosen,
         without_mask=() if folder is None else _without(names, mask_files),
+        leaving=tuple(name for each in found for name in each.leaving),
     )
 
 

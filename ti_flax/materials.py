@@ -14,11 +14,12 @@ from ti_flax import hosts
 from ti_flax.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
 from ti_flax.checkpoint import tree_digest
 from ti_flax.config import RunConfig
+from ti_flax.config.options import HubOptions
 from ti_flax.embedding import AddedRows, add_rows, check_table
 from ti_flax.embedding_files import checked_width
-from ti_flax.errors import ConfigError
+from ti_flax.errors import ConfigError, DataError
 from ti_flax.examples import Examples, with_class_pictures
-from ti_flax.export.pipeline import CARRIED
+from ti_flax.export.pipeline import CARRIED, carried_parts
 from ti_flax.images import TrainingImages
 from ti_flax.messages import stage
 from ti_flax.models.attention import Attention
@@ -76,6 +77,7 @@ def gather(config: RunConfig) -> Materials:
     words = find_words(config)
     templates = chosen_templates(config)
     images = read_images(config.images, config.prompts.captions)
+    refuse_uploads_through_links(config.hub, images)
     class_images = read_class_images(config, images)
     prompts = make_prompts(config, templates, words.tokenizer, words.concept, images)
     with stage("loading the model"):
@@ -108,6 +110,21 @@ def gather(config: RunConfig) -> Materials:
     )
 
 
+def refuse_uploads_through_links(hub: HubOptions, images: TrainingImages) -> None:
+    """Refuses to upload copies of pictures that a link in a folder takes from elsewhere on this machine.
+
+    Raises:
+      DataError: there are such pictures.
+    """
+    if hub.push_to_hub and hub.hub_concept_images and images.leaving:
+        raise DataError(
+            "train_data_dir",
+            expected="pictures in the folder itself, as push_to_hub uploads copies of them",
+            found=f"links out of it ({len(images.leaving)}, such as {images.leaving[0]})",
+            remedy="Replace the links by the files, or set hub_concept_images to false.",
+        )
+
+
 @dataclass(frozen=True)
 class Words:
     """The tokenizer with the new word and loaded ones, and what they start from."""
@@ -135,8 +152,11 @@ def find_words(config: RunConfig) -> Words:
 def read_model(config: RunConfig) -> FlaxStableDiffusion:
     """Reads the whole model."""
     carried = () if config.output.only_save_embeds or not hosts.is_first() else CARRIED
+    source = find_base_model(config.model, components=(*MODEL_PARTS, *carried))
+    if carried:
+        carried_parts(source.place)  # what would be wrong at the export is said before the training
     return load_stable_diffusion(
-        find_base_model(config.model, components=(*MODEL_PARTS, *carried)),
+        source,
         dtype=jnp.dtype(config.model.compute_dtype),
         attention=chosen_attention(config.model.attention),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.export.model_card import CardFacts, write_model_card
 from ti_flax.export.shared_files import result_files
 from ti_flax.export.shared_pictures import MOST_CONCEPT_IMAGES, write_concept_images, write_example_images
+from ti_flax.folder_files import copy_file
 from ti_flax.materials import Materials
 from ti_flax.step import Task, TrainState, result_rows
 from ti_flax.updating import describe_rate
@@ -85,8 +85,7 @@ def result_so_far(
     def fill(folder: Path, step: int, state: TrainState) -> None:
         for name in result_files(output_dir):
             if name.startswith(("metrics", "signals", "validation/")):
-                (folder / name).parent.mkdir(exist_ok=True)
-                shutil.copyfile(output_dir / name, folder / name)
+                copy_file(output_dir / name, folder / name, output_dir)
         rows = result_rows(task, state)
         write_result(config, materials, rows, folder, step=step, samples=task.global_batch, goes_on=True)
 

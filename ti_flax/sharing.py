@@ -21,6 +21,7 @@ from ti_flax.export.shared_files import (
     pipeline_files,
     result_files,
 )
+from ti_flax.folder_files import LINK_REMEDY, copy_folder, files_of
 from ti_flax.loop import Chunk, Hook
 from ti_flax.messages import say, stage, warn
 from ti_flax.step import TrainState
@@ -89,7 +90,12 @@ def upload(hub: HubOptions, output_dir: Path) -> Failure | None:
     It takes a time that is said first, and no longer.
     """
     name = repository_name(hub, output_dir)
-    files = files_to_upload(hub, output_dir)
+    try:
+        files = files_to_upload(hub, output_dir)
+    except OSError as error:
+        failure = Failure(error.strerror or str(error), LINK_REMEDY)
+        warn(f"upload to {name}: found {failure.found}. {failure.remedy} Nothing is uploaded.")
+        return failure
     size = megabytes(output_dir, files.values())
     seconds = UPLOAD_SECONDS + size
     what = f"{len(files)} files, {size:.1f} MB"
@@ -116,7 +122,11 @@ def upload(hub: HubOptions, output_dir: Path) -> Failure | None:
 
 
 def files_to_upload(hub: HubOptions, output_dir: Path) -> dict[str, str]:
-    """What is uploaded of a finished run's folder: names in the repository to names in the folder."""
+    """What is uploaded of a finished run's folder: names in the repository to names in the folder.
+
+    Raises:
+      LeavingLinkError: a link leads out of the folder.
+    """
     names = result_files(output_dir)
     names += pipeline_files(output_dir) if hub.hub_whole_pipeline else []
     names += checkpoint_files(output_dir) if hub.hub_strategy == "all_checkpoints" else []
@@ -191,14 +201,13 @@ class ShareCheckpoints(Hook):
             staging = Path(tempfile.mkdtemp(prefix="ti_flax-upload-"))
             self._fill(staging, step, state)
             if self._hub.hub_strategy in names:
-                shutil.copytree(checkpoint, staging / names[self._hub.hub_strategy])
+                copy_folder(checkpoint, staging / names[self._hub.hub_strategy], root=self._output_dir)
         except (OSError, OutputError) as error:
             if staging.is_absolute():
                 shutil.rmtree(staging, ignore_errors=True)
             self._tell(Answer(Failure(f"no copy to upload ({error})", "")))
             return
-        paths = (path for path in sorted(staging.rglob("*")) if path.is_file())
-        files = [path.relative_to(staging).as_posix() for path in paths]
+        files = files_of(staging)
         name = repository_name(self._hub, self._output_dir)
         request = upload_request(self._hub, name, staging, dict(zip(files, files)))
         request |= {"message": f"Step {step}"}

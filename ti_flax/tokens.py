@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from ti_flax.errors import TokenError
+from ti_flax.folder_files import LINK_REMEDY, LeavingLinkError, require_inside
 from ti_flax.plain_files import open_plain
 from ti_flax.printable import shortened
 
 _LARGEST_FILE = 2**26
+# What transformers reads of a tokenizer's folder, and writes again beside the learned word.
+_READ_BY_LIBRARY, _CHAT_TEMPLATES = (".json", ".txt", ".jinja", ".model"), "additional_chat_templates"
 # Begin, one token and end.
 _SHORTEST = 3
 _LONGEST_WORD = 255
@@ -89,7 +92,8 @@ def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | No
     place = name or str(folder / "tokenizer")
     try:
         _require_plain_files(Path(place))
-        tokenizer = CLIPTokenizer.from_pretrained(place)
+        # In place of what tokenizer_config.json says, which may be the path of any file on this machine.
+        tokenizer = CLIPTokenizer.from_pretrained(place, vocab=None, merges=None, tokenizer_object=None)
         length = tokenizer.model_max_length
         if not isinstance(length, (int, float)) or length < _SHORTEST:
             raise ValueError(f"model_max_length {length!r}")
@@ -98,7 +102,9 @@ def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | No
             place,
             expected="a CLIP tokenizer (vocab.json, merges.txt, tokenizer_config.json)",
             found=getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0],
-            remedy="Check the model folder, or name another with tokenizer_name.",
+            remedy=LINK_REMEDY
+            if isinstance(error, LeavingLinkError)
+            else "Check the model folder, or name another with tokenizer_name.",
         ) from error
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         # transformers 5 makes an empty tokenizer where it finds no files, as it does without a connection.
@@ -117,12 +123,16 @@ def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | No
 
 
 def _require_plain_files(folder: Path) -> None:
-    """Refuses a folder with a pipe, a device or a huge file, which the library would wait for, or read."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.suffix in (".json", ".txt") and not path.is_dir():
+    """Refuses what the library would wait for, read without end, or take from elsewhere into the result."""
+    if not folder.is_dir():
+        return
+    templates = folder / _CHAT_TEMPLATES
+    for path in (*folder.iterdir(), *(templates.iterdir() if templates.is_dir() else ())):
+        if path.suffix in _READ_BY_LIBRARY and not path.is_dir():
             with open_plain(path) as file:
                 if os.fstat(file.fileno()).st_size > _LARGEST_FILE:
                     raise ValueError(f"{path.name}, which is larger than {_LARGEST_FILE // 2**20} MiB")
+            require_inside(path, folder)
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:

@@ -42,6 +42,7 @@ def read_images(options: ImageOptions, captions: str) -> TrainingImages:
         ),
         shapes=shapes if options.enable_bucket else None,
         masks=MaskRules(alpha=options.alpha_mask, folder=folder),
+        allow_private_links=options.allow_private_links,
     )
     texts = texts_beside(images)
     others = len(images.passed_over) - (len(texts) if captions == "files" else 0)
@@ -84,6 +85,7 @@ def read_class_images(config: RunConfig, images: TrainingImages) -> TrainingImag
             center_crop=config.images.center_crop,
             interpolation=config.images.interpolation,
             into=shapes,
+            allow_private_links=config.images.allow_private_links,
         )
     except DataError as error:  # which names the option of the training pictures
         raise DataError(str(error).replace("train_data_dir", "class_data_dir")) from None

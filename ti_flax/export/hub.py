@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ti_flax.folder_files import LINK_REMEDY, LeavingLinkError, require_inside
 from ti_flax.redaction import redacted
 
 # The longest that one exchange with a server may be silent.
@@ -156,10 +157,20 @@ def upload(request: dict[str, Any], api: Any) -> dict[str, Any]:
         name for name in sorted(there) if any(fnmatch.fnmatch(name, each) for each in request["replaced"])
     ]
     folder = Path(request["folder"])
+    for path in files.values():
+        _refuse_leaving(folder / path, folder)
     operations = [CommitOperationDelete(name) for name in gone]
     operations += [CommitOperationAdd(name, folder / path) for name, path in files.items()]
     commit = api.create_commit(made.repo_id, operations, commit_message=request["message"])
     return {"repo_id": made.repo_id, "url": redacted(str(made)), "changed": commit.oid != found.sha}
+
+
+def _refuse_leaving(path: Path, folder: Path) -> None:
+    """Refuses a link out of the folder once more: since the run looked, another program may have made one."""
+    try:
+        require_inside(path, folder, kind="run's folder")
+    except LeavingLinkError as error:
+        raise RefusedError(error.strerror or "", LINK_REMEDY) from None
 
 
 def _refuse_public(request: dict[str, Any], repo_id: str, *, private: bool | None) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from ti_flax.embedding import grown_table
-from ti_flax.errors import OutputError
+from ti_flax.errors import OutputError, WeightsError
+from ti_flax.folder_files import LINK_REMEDY, LeavingLinkError, copy_folder, files_of
+from ti_flax.models.model_folder import read_json
 from ti_flax.models.model_source import ModelSource
 from ti_flax.models.stable_diffusion import load_stable_diffusion, save_stable_diffusion
 from ti_flax.tokens import save_tokenizer
@@ -22,6 +24,10 @@ from ti_flax.written_files import record
 CARRIED = ("safety_checker", "feature_extractor")
 _INDEX = "model_index.json"
 _WEIGHTS = {"flax": (".msgpack",), "torch": (".safetensors", ".bin")}
+# Whoever loads the pipeline imports what its index names.
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w{0,99}", re.ASCII)
+_MOST_FILES = 1000
+_WITHOUT = "Correct it, or set only_save_embeds, which writes no pipeline."
 
 
 def save_pipeline(
@@ -51,10 +57,12 @@ def save_pipeline(
       layout: `flax` for FlaxStableDiffusionPipeline, `torch` for StableDiffusionPipeline.
 
     Raises:
+      WeightsError: a part of the base model that goes along is not as `carried_parts` wants it.
       OutputError: the folder cannot be written.
     """
     if not isinstance(source, ModelSource):
         source = ModelSource(source, variant)
+    carried_parts(source.place)
     model = load_stable_diffusion(source, dtype=None)
     embedding = model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]
     table = np.asarray(embedding["embedding"])
@@ -78,20 +86,71 @@ def save_pipeline(
         ) from error
 
 
+def carried_parts(place: Path) -> dict[str, tuple[str, str]]:
+    """Return what of a base model goes along as it is: library and class by the name of the part.
+
+    All that can be wrong with it is found here, so that a run asks before its training.
+
+    Args:
+      place: the base model's folder; a single file has no such parts.
+
+    Raises:
+      WeightsError: `model_index.json` is damaged, or a part holds something else than regular files of it.
+    """
+    if not (place / _INDEX).exists():
+        return {}
+    index, parts = read_json(place / _INDEX), {}
+    for name in CARRIED:
+        entry = index.get(name)
+        if not entry or (isinstance(entry, list) and len(entry) == 2 and entry[1] is None):
+            continue
+        if not _names_a_class(entry):
+            raise WeightsError(
+                f"{place / _INDEX}: {name}",
+                expected='a library and a class, such as ["transformers", "CLIPImageProcessor"], or null',
+                found=json.dumps(entry),
+                remedy=_WITHOUT,
+            )
+        if (place / name).is_dir():
+            _check_part(place, name)
+            parts[name] = (entry[0], entry[1])
+    return parts
+
+
+def _names_a_class(entry: Any) -> bool:
+    return (
+        isinstance(entry, list)
+        and len(entry) == 2
+        and all(isinstance(each, str) and _IDENTIFIER.fullmatch(each) for each in entry)
+    )
+
+
+def _check_part(place: Path, name: str) -> None:
+    remedy = _WITHOUT
+    try:
+        files = files_of(place / name, root=place, kind="model's folder")
+        if len(files) <= _MOST_FILES:
+            return
+        found = f"{len(files)} files"
+    except LeavingLinkError as error:
+        found, remedy = error.strerror or "", LINK_REMEDY
+    except OSError as error:
+        found = f"{error.strerror or error} ({error.filename or name})"
+    raise WeightsError(
+        place / name, expected=f"up to {_MOST_FILES} regular files", found=found, remedy=remedy
+    )
+
+
 def _carry(source: Path, output_dir: Path, layout: Literal["flax", "torch"]) -> None:
     """Copies the other parts of the base, and names in the model index those that the layout can load."""
-    theirs, ours = source / _INDEX, output_dir / _INDEX
-    base = json.loads(theirs.read_text()) if theirs.is_file() else {}
+    ours = output_dir / _INDEX
     index = json.loads(ours.read_text())
-    for name in CARRIED:
-        library, kind = base.get(name) or (None, None)
-        if kind is None or not (source / name).is_dir():
-            continue
-        shutil.copytree(source / name, output_dir / name, dirs_exist_ok=True)
+    for name, (library, kind) in carried_parts(source).items():
+        copy_folder(source / name, output_dir / name, root=source, kind="model's folder")
         plain = kind.removeprefix("Flax")
         if name == "feature_extractor":
             index[name] = [library, plain]
-        elif any(file.suffix in _WEIGHTS[layout] for file in (source / name).iterdir()):
+        elif any(file.suffix in _WEIGHTS[layout] for file in (output_dir / name).iterdir()):
             index[name] = [library, f"Flax{plain}" if layout == "flax" else plain]
     with written_whole(ours) as file:
         file.write(f"{json.dumps(index, indent=2)}\n".encode())

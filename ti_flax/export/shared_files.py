@@ -1,10 +1,15 @@
-"""Which files of a run's folder are uploaded; what is not named here stays where it is."""
+"""Which files of a run's folder are uploaded; what is not named here stays where it is.
+
+A link that leaves the folder is refused with a `LeavingLinkError`, so that no other file is uploaded by it.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+from ti_flax.folder_files import require_inside
 
 CONCEPT_IMAGES, EXAMPLE_IMAGES = "concept_images", "example_images"
 
@@ -44,7 +49,7 @@ def pipeline_files(folder: Path) -> list[str]:
 def checkpoint_files(folder: Path) -> list[str]:
     """All checkpoints to resume from."""
     names = sorted(entry.name for entry in folder.iterdir() if _CHECKPOINT.fullmatch(entry.name))
-    return _found(folder, [f"{name}/**/*" for name in names])
+    return _found(folder, [pattern for name in names for pattern in (name, f"{name}/**/*")])
 
 
 def megabytes(folder: Path, files: Iterable[str]) -> float:
@@ -53,5 +58,7 @@ def megabytes(folder: Path, files: Iterable[str]) -> float:
 
 
 def _found(folder: Path, patterns: Iterable[str]) -> list[str]:
-    paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    return sorted(path.relative_to(folder).as_posix() for path in paths)
+    paths = {path for pattern in patterns for path in folder.glob(pattern)}
+    for path in paths:
+        require_inside(path, folder, kind="run's folder")
+    return sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file())

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from ti_flax.errors import WeightsError
+from ti_flax.folder_files import LINK_REMEDY, LeavingLinkError, require_inside
 from ti_flax.plain_files import read_plain
 
 SAFETENSORS = ".safetensors"
@@ -117,16 +118,20 @@ def _foreign(where: object, found: str) -> WeightsError:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object of a model folder, which the file has to lie in.
 
     Raises:
-      WeightsError: when the file is missing or holds something else.
+      WeightsError: when the file is missing, holds something else, or is a link that leaves its folder.
     """
     try:
-        content = json.loads(read_plain(path, _LONGEST_JSON))
+        content = json.loads(_text_of(path))
     except FileNotFoundError:
         raise WeightsError(
             path, expected="a config file", found="none", remedy="The model folder is incomplete."
+        ) from None
+    except LeavingLinkError as error:  # what a config says goes into the result
+        raise WeightsError(
+            path, expected="a JSON file", found=error.strerror or "", remedy=LINK_REMEDY
         ) from None
     except OSError as error:
         raise WeightsError(path, expected="a JSON file", found=error.strerror or str(error)) from None
@@ -135,6 +140,12 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         raise WeightsError(path, expected="a JSON file", found=f"something else ({said})") from None
     if not isinstance(content, dict):
         raise WeightsError(path, expected="a JSON object", found=type(content).__name__)
+    return content
+
+
+def _text_of(path: pathlib.Path) -> bytes:
+    content = read_plain(path, _LONGEST_JSON)
+    require_inside(path, path.parent)
     return content
 
 

@@ -1,6 +1,8 @@
 """Pictures that are there twice: pixel by pixel, or nearly."""
 
-from collections.abc import Sequence
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -10,6 +12,13 @@ _NEAR_BITS = 10
 # Mean difference of colour, in levels of 255 on an 8 x 8 thumbnail, from which they are not.
 _NEAR_LEVELS = 10.0
 _MOST_NAMED = 5
+
+# Of so many parts of a hash one at least is the same in pictures that are nearly the same, since the bits
+# that differ are fewer than the parts.
+_BANDS = tuple(int(edge) for edge in np.linspace(0, 128, _NEAR_BITS + 2))
+# The most pictures with the same part of a hash that another one is compared with: a part without any
+# edges is one that many pictures have. Beyond it a near duplicate may go unnoticed, an exact one never.
+_MOST_ALIKE = 64
 
 
 def duplicate_notes(pixels: Sequence[np.ndarray] | np.ndarray, names: Sequence[str]) -> list[str]:
@@ -33,27 +42,75 @@ def duplicate_notes(pixels: Sequence[np.ndarray] | np.ndarray, names: Sequence[s
 def duplicate_pairs(pixels: Sequence[np.ndarray] | np.ndarray) -> list[tuple[int, int, bool]]:
     """Return the index of an earlier picture, of one like it, and whether they have the same pixels.
 
-    A picture is named once as the later of a pair, beside the first that it is the same as or like.
+    A picture is named once as the later of a pair, beside the first that it is the same as or like. One that
+    is named so is not itself what others are like. Time grows with the number of pictures, not its square.
 
     Args:
       pixels: of each picture `[height, width, 3]` uint8.
     """
-    hashes = np.stack([difference_hash(picture) for picture in pixels])
-    thumbnails = np.stack([_thumbnail(picture) for picture in pixels])
-    pairs = []
-    for late in range(1, len(hashes)):
-        bits = np.bitwise_count(hashes[:late] ^ hashes[late]).sum(axis=1)
-        alike = np.flatnonzero(bits <= _NEAR_BITS)  # colours of the few that have the same shapes
-        levels = np.abs(thumbnails[alike] - thumbnails[late]).mean(axis=(1, 2, 3))
-        near = alike[levels < _NEAR_LEVELS]
-        same = [early for early in near.tolist() if np.array_equal(pixels[early], pixels[late])]
-        if near.size:
-            pairs.append((same[0] if same else int(near[0]), late, bool(same)))
+    pairs, first, originals = [], {}, _Originals()
+    for late, picture in enumerate(pixels):
+        early = first.setdefault(_digest(picture), late)
+        if early != late:
+            pairs.append((early, late, True))
+            continue
+        early = originals.first_like(late, picture)
+        if early is not None:
+            pairs.append((early, late, False))
     return pairs
 
 
-def difference_hash(picture: np.ndarray) -> np.ndarray:
-    """Return 128 bits that say where a small gray copy gets brighter, `[2]` uint64.
+class _Originals:
+    """Pictures that are like no earlier one, found again by parts of their hashes."""
+
+    def __init__(self):
+        self._looks: list[tuple[int, np.ndarray, np.ndarray]] = []  # index, hash and thumbnail
+        self._alike: dict[tuple[int, bytes], list[int]] = defaultdict(list)  # places by part of a hash
+
+    def first_like(self, index: int, picture: np.ndarray) -> int | None:
+        """Return the index of the first one that a picture is like; a picture like none becomes one."""
+        bits, thumbnail = _difference_bits(picture), _thumbnail(picture)
+        parts = [*_parts(bits)]
+        places = sorted({place for part in parts for place in self._alike.get(part, ())})
+        near = _first_near([self._looks[place] for place in places], bits, thumbnail)
+        if near is not None:
+            return near
+        for part in parts:
+            if len(self._alike[part]) < _MOST_ALIKE:
+                self._alike[part].append(len(self._looks))
+        self._looks.append((index, bits, thumbnail))
+        return None
+
+
+def _first_near(
+    looks: Sequence[tuple[int, np.ndarray, np.ndarray]], bits: np.ndarray, thumbnail: np.ndarray
+) -> int | None:
+    """Compare a picture with others, and return the index of the first that is nearly the same."""
+    if not looks:
+        return None
+    differing = (np.stack([each for _, each, _ in looks]) != bits).sum(axis=1)
+    for place in np.flatnonzero(
+        differing <= _NEAR_BITS
+    ).tolist():  # colours of the few that have the same shapes
+        index, _, other = looks[place]
+        if np.abs(other - thumbnail).mean() < _NEAR_LEVELS:
+            return index
+    return None
+
+
+def _parts(bits: np.ndarray) -> Iterator[tuple[int, bytes]]:
+    for start, end in zip(_BANDS, _BANDS[1:]):
+        yield start, bits[start:end].tobytes()
+
+
+def _digest(picture: np.ndarray) -> bytes:
+    digest = hashlib.sha256(repr(picture.shape).encode())
+    digest.update(np.ascontiguousarray(picture).data)
+    return digest.digest()
+
+
+def _difference_bits(picture: np.ndarray) -> np.ndarray:
+    """Return 128 truth values that say where a small gray copy gets brighter, `[128]` bool.
 
     Of 9 x 8 gray values each is compared with its right neighbour, and of 8 x 9 with the lower one (the
     difference hash of N. Krawetz, "Kind of like that", hackerfactor.com, 2013, in both directions).
@@ -64,8 +121,7 @@ def difference_hash(picture: np.ndarray) -> np.ndarray:
     gray = Image.fromarray(picture).convert("L")
     across = np.asarray(gray.resize((9, 8), Image.Resampling.BOX), np.int16)
     down = np.asarray(gray.resize((8, 9), Image.Resampling.BOX), np.int16)
-    brighter = np.concatenate([(np.diff(across, axis=1) > 0).ravel(), (np.diff(down, axis=0) > 0).ravel()])
-    return np.packbits(brighter).view(np.uint64)
+    return np.concatenate([(np.diff(across, axis=1) > 0).ravel(), (np.diff(down, axis=0) > 0).ravel()])
 
 
 def _thumbnail(picture: np.ndarray) -> np.ndarray:

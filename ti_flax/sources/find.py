@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ti_flax.errors import DataError
+from ti_flax.folder_files import LINK_REMEDY, LeavingLinkError, lies_in, require_inside
 from ti_flax.masks import split_masks
 from ti_flax.messages import say
 from ti_flax.sources.formats import is_picture
-from ti_flax.sources.links import fetch_picture, is_link, kept_file, link_name
-from ti_flax.sources.metadata import NAMES, SUFFIXES, read_rows
+from ti_flax.sources.links import Fetch, fetch_picture, is_link, kept_file, link_name
+from ti_flax.sources.metadata import NAMES, SUFFIXES, Row, read_rows
 from ti_flax.sources.picture import Picture
 from ti_flax.sources.table_options import TableOptions
 from ti_flax.sources.tables import BUILDERS, hub_pictures, is_hub_id, is_saved_dataset, local_pictures
@@ -30,15 +31,17 @@ class Found:
       passed_over: names of files in a folder that are no pictures.
       notes: lines that the user should see.
       used: names of the `TableOptions` that could make a difference.
+      leaving: names of pictures that symbolic links take from outside of the folder.
     """
 
     pictures: tuple[Picture, ...]
     passed_over: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     used: frozenset[str] = frozenset()
+    leaving: tuple[str, ...] = ()
 
 
-def find_pictures(source: str, table: TableOptions) -> Found:
+def find_pictures(source: str, table: TableOptions, fetch: Fetch = fetch_picture) -> Found:
     """Find out what a value of train_data_dir is, and which pictures it names.
 
     A folder's sub-folders belong to it: its own files come first, sorted by name, then theirs. What is hidden
@@ -47,45 +50,54 @@ def find_pictures(source: str, table: TableOptions) -> Found:
     Args:
       source: a folder, a file, an http(s) link, or, where there is no such folder, a Hub id `owner/name`.
       table: columns, configuration and split, where it is a dataset or has a metadata file.
+      fetch: `fetch_picture`, or that with other rules.
 
     Raises:
       DataError: nothing of that name, or no pictures in it.
     """
     if is_link(source):
-        content = fetch_picture(source, where=f"train_data_dir {source}")
+        content = fetch(source, where=f"train_data_dir {source}")
         return Found((Picture(link_name(source), source, content),))
     path = Path(os.path.expanduser(source))
     if os.path.isdir(path):
-        return _in_folder(path, table)
+        return _in_folder(path, table, fetch)
     if os.path.exists(path):
-        return _in_file(path, table)
+        return _in_file(path, table, fetch)
     if is_hub_id(source):
-        return Found(tuple(hub_pictures(source, table)), used=_ALL_OPTIONS)
+        return Found(tuple(hub_pictures(source, table, fetch)), used=_ALL_OPTIONS)
     raise DataError(f"train_data_dir {path}", found="no such folder or file", remedy=_REMEDY)
 
 
-def _in_folder(folder: Path, table: TableOptions) -> Found:
+def _in_folder(folder: Path, table: TableOptions, fetch: Fetch) -> Found:
     if is_saved_dataset(folder):
-        return Found(tuple(local_pictures(folder, table)), used=_ALL_OPTIONS)
+        return Found(tuple(local_pictures(folder, table, fetch)), used=_ALL_OPTIONS)
     files = _files_below(folder)
     paths, _ = split_masks(path for path in files if is_picture(path))
     if not paths:
         if any(path.suffix.lower() in BUILDERS for path in files):
-            return Found(tuple(local_pictures(folder, table)), used=_ALL_OPTIONS)
+            return Found(tuple(local_pictures(folder, table, fetch)), used=_ALL_OPTIONS)
         raise _no_pictures(folder, files)
     tables = [path for path in files if path.name in NAMES and path.is_file()]
     captions, notes = _captions(tables, {os.path.normpath(path) for path in paths}, table)
     names = {path: path.relative_to(folder).as_posix() for path in files}
     kept = {*paths, *tables}
+    leaving = [names[path] for path in paths if not lies_in(path, folder)]
     return Found(
         tuple(
             Picture(names[path], str(path), str(path), str(path), captions.get(os.path.normpath(path)))
             for path in paths
         ),
         passed_over=tuple(names[path] for path in files if path not in kept),
-        notes=tuple(notes),
+        notes=(*notes, *_leaving_note(leaving)),
+        leaving=tuple(leaving),
         used=_COLUMNS if tables else frozenset(),
     )
+
+
+def _leaving_note(names: list[str]) -> list[str]:
+    if not names:
+        return []
+    return [f"pictures that are links out of the folder: {len(names)}, such as {names[0]}"]
 
 
 def _files_below(root: Path) -> list[Path]:
@@ -136,6 +148,7 @@ def _captions(
     """Return captions by path, and a line for each table that names files which are not there."""
     captions, notes = {}, []
     for path in tables:
+        _require_text_inside(path)
         rows = {os.path.normpath(path.parent / row.file_name): row for row in read_rows(path, table)}
         stray = [row.file_name for file, row in rows.items() if file not in pictures]
         if stray:
@@ -144,13 +157,21 @@ def _captions(
     return captions, notes
 
 
-def _in_file(path: Path, table: TableOptions) -> Found:
+def _require_text_inside(path: Path) -> None:
+    try:
+        require_inside(path, path.parent)
+    except LeavingLinkError as error:
+        raise DataError(path, expected="a table", found=error.strerror or "", remedy=LINK_REMEDY) from None
+
+
+def _in_file(path: Path, table: TableOptions, fetch: Fetch) -> Found:
     suffix = path.suffix.lower()
     if suffix in BUILDERS:
-        return Found(tuple(local_pictures(path, table)), used=_ALL_OPTIONS)
+        return Found(tuple(local_pictures(path, table, fetch)), used=_ALL_OPTIONS)
     if suffix in SUFFIXES:
         rows = read_rows(path, table)
-        pictures = _named([(row.file_name, row.where) for row in rows], path.parent)
+        _require_own(rows, path.parent)
+        pictures = _named([(row.file_name, row.where) for row in rows], path.parent, fetch)
         captioned = [
             Picture(each.name, each.where, each.content, each.path, row.caption)
             for each, row in zip(pictures, rows, strict=True)
@@ -162,7 +183,23 @@ def _in_file(path: Path, table: TableOptions) -> Found:
     named = [(line, where) for line, where in lines if line and not line.startswith("#")]
     if not named:
         raise DataError(f"train_data_dir {path}", expected="a path or a link a line", found="none")
-    return Found(tuple(_named(named, path.parent)))
+    return Found(tuple(_named(named, path.parent, fetch)))
+
+
+def _require_own(rows: Iterable[Row], folder: Path) -> None:
+    """Refuse files outside of the table's folder: a table often comes with somebody else's images.
+
+    Raises:
+      DataError: names the first.
+    """
+    for row in rows:
+        if not is_link(row.file_name) and not lies_in(folder / os.path.expanduser(row.file_name), folder):
+            raise DataError(
+                f"{row.where}: {row.file_name}",
+                expected="a picture in the table's folder",
+                found="a path out of it",
+                remedy="Move the picture there, or name it in a text file with a path a line.",
+            )
 
 
 def _lines(path: Path) -> list[str]:
@@ -177,18 +214,18 @@ def _lines(path: Path) -> list[str]:
         ) from None
 
 
-def _named(named: list[tuple[str, str]], folder: Path) -> list[Picture]:
+def _named(named: list[tuple[str, str]], folder: Path, fetch: Fetch) -> list[Picture]:
     """Return pictures by path, relative to a folder, or link, each with the place that names it."""
     links = {text for text, _ in named if is_link(text)}
     missing = sum(not kept_file(link).is_file() for link in links)
     if missing > 1:
         say(f"downloading {missing} pictures")
-    return [_one(text, folder, where) for text, where in named]
+    return [_one(text, folder, where, fetch) for text, where in named]
 
 
-def _one(text: str, folder: Path, where: str) -> Picture:
+def _one(text: str, folder: Path, where: str, fetch: Fetch) -> Picture:
     if is_link(text):
-        return Picture(link_name(text), text, fetch_picture(text, where=f"{where}: {text}"))
+        return Picture(link_name(text), text, fetch(text, where=f"{where}: {text}"))
     path = folder / os.path.expanduser(text)
     if not os.path.isfile(path):
         other = "a pipe, socket or device" if os.path.exists(path) else "no such file"

@@ -1,14 +1,16 @@
 """Pictures of the `datasets` library's datasets: on the Hub, in files, or saved by it in a folder."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ti_flax.errors import DataError
+from ti_flax.folder_files import lies_in
 from ti_flax.sources.formats import cause
-from ti_flax.sources.links import fetch_picture, is_link, link_name
+from ti_flax.sources.links import Fetch, fetch_picture, is_link, link_name
 from ti_flax.sources.picture import Picture
 from ti_flax.sources.table_options import TableOptions, caption_column, caption_text, missing_column
 
@@ -29,7 +31,7 @@ def is_saved_dataset(folder: Path) -> bool:
     return one or (folder / "dataset_dict.json").is_file()
 
 
-def hub_pictures(dataset_id: str, table: TableOptions) -> list[Picture]:
+def hub_pictures(dataset_id: str, table: TableOptions, fetch: Fetch = fetch_picture) -> list[Picture]:
     """Download a dataset of the Hub and return its pictures.
 
     Raises:
@@ -37,6 +39,7 @@ def hub_pictures(dataset_id: str, table: TableOptions) -> list[Picture]:
     """
     remedy = "Run `pip install datasets` to read it as a dataset of the Hub."
     datasets = _library(f"train_data_dir {dataset_id}", "no such folder", remedy)
+    _require_own_files(datasets, dataset_id, table, f"train_data_dir {dataset_id}", _is_on_hub)
     try:
         splits = datasets.load_dataset(dataset_id, name=table.dataset_config_name)
     except Exception as error:  # the Hub's client and `datasets` share no base class
@@ -47,10 +50,10 @@ def hub_pictures(dataset_id: str, table: TableOptions) -> list[Picture]:
             found=f"no such folder, and no such dataset could be had from the Hub ({cause(error)})",
             remedy="Name a folder with pictures; --config configs/demo.yaml runs without the Hub.",
         ) from error
-    return _pictures(splits, table, dataset_id, folder=None)
+    return _pictures(splits, table, dataset_id, own=_Own(_hub_folders(dataset_id), fetch))
 
 
-def local_pictures(path: Path, table: TableOptions) -> list[Picture]:
+def local_pictures(path: Path, table: TableOptions, fetch: Fetch = fetch_picture) -> list[Picture]:
     """Return the pictures of a dataset on disk.
 
     Args:
@@ -74,14 +77,50 @@ def local_pictures(path: Path, table: TableOptions) -> list[Picture]:
             builder = BUILDERS[path.suffix.lower()]
             splits = datasets.load_dataset(builder, data_files={"train": str(path)})
         else:
+            _require_own_files(
+                datasets,
+                str(path),
+                table,
+                where,
+                lambda file: not is_link(file) and lies_in(Path(file), path),
+            )
             splits = datasets.load_dataset(str(path), name=table.dataset_config_name)
+    except DataError:
+        raise
     except Exception as error:  # pyarrow, tarfile and `datasets` share no base class
         if _is_about_configuration(error):
             raise _which_configuration(error, where) from error
         found = f"a dataset that cannot be read ({cause(error)})"
         raise DataError(where, found=found, remedy="Replace it, or name a folder with pictures.") from error
     folder = path if path.is_dir() else path.parent
-    return _pictures(splits, table, str(path), folder=folder)
+    return _pictures(splits, table, str(path), own=_Own((folder, *_unpacked_folders()), fetch))
+
+
+def _require_own_files(
+    datasets: Any, name: str, table: TableOptions, where: str, owns: Callable[[str], bool]
+) -> None:
+    """Refuse a dataset whose README.md names files that are not its own, of this machine or of a network.
+
+    Raises:
+      DataError: names the first.
+    """
+    try:
+        builder = datasets.load_dataset_builder(name, name=table.dataset_config_name)
+    except Exception:  # which loading meets as well, and tells
+        return
+    for files in (builder.config.data_files or {}).values():
+        for file in map(str, files):
+            if not owns(file):
+                raise DataError(
+                    where,
+                    expected="data files of its own",
+                    found=f"{file}, which its README.md names",
+                    remedy="Take that line out, or name the file as train_data_dir.",
+                )
+
+
+def _is_on_hub(file: str) -> bool:
+    return file.rpartition("::")[2].startswith("hf://")  # a file in an archive is named `zip://...::hf://...`
 
 
 def _library(where: str, found: str, remedy: str) -> Any:
@@ -101,7 +140,7 @@ def _which_configuration(error: Exception, where: str) -> DataError:
     return DataError(where, found=" ".join(lines), remedy="Set dataset_config_name.")
 
 
-def _pictures(splits: Any, table: TableOptions, where: str, *, folder: Path | None) -> list[Picture]:
+def _pictures(splits: Any, table: TableOptions, where: str, *, own: "_Own") -> list[Picture]:
     """Return the rows of one split as pictures, whose bytes are read when they are decoded."""
     import datasets
 
@@ -122,7 +161,7 @@ def _pictures(splits: Any, table: TableOptions, where: str, *, folder: Path | No
             images,
             index,
             where,
-            folder=folder,
+            own=own,
             caption=caption_text(texts[index], f"{where}: row {index + 1}: {captions}") if texts else None,
         )
         for index in range(len(images))
@@ -171,9 +210,30 @@ def _image_column(features: Mapping[str, Any], table: TableOptions, where: str) 
     )
 
 
-def _picture(
-    images: Sequence[Any], index: int, where: str, *, folder: Path | None, caption: str | None
-) -> Picture:
+@dataclass(frozen=True)
+class _Own:
+    """Where files of a dataset's rows may lie, relative paths in the first, and what fetches their links."""
+
+    folders: tuple[Path, ...]
+    fetch: Fetch
+
+
+def _hub_folders(dataset_id: str) -> tuple[Path, ...]:
+    """Return where the libraries keep what they download of a dataset."""
+    from huggingface_hub import constants
+
+    repository = f"datasets--{dataset_id.replace('/', '--')}"
+    return (Path(constants.HF_HUB_CACHE) / repository, *_unpacked_folders())
+
+
+def _unpacked_folders() -> tuple[Path, ...]:
+    """Return where `datasets` keeps downloads of all datasets under hashed names, and unpacks archives."""
+    from datasets import config
+
+    return Path(config.DOWNLOADED_DATASETS_PATH), Path(config.EXTRACTED_DATASETS_PATH)
+
+
+def _picture(images: Sequence[Any], index: int, where: str, *, own: _Own, caption: str | None) -> Picture:
     row = images[index] or {}
     named, has_bytes = row.get("path"), row.get("bytes") is not None
     name = f"image {index}"
@@ -185,9 +245,16 @@ def _picture(
     if not named:
         raise DataError(f"{where}: row {index + 1}", expected="a picture", found="none")
     if is_link(named):
-        return Picture(name, full, fetch_picture(named, where=f"{where}: {named}"), caption=caption)
-    path = str(folder / named) if folder is not None else named
-    return Picture(name, path, path, path=path, caption=caption)
+        return Picture(name, full, own.fetch(named, where=f"{where}: {named}"), caption=caption)
+    path = own.folders[0] / named
+    if not any(lies_in(path, folder) for folder in own.folders):
+        raise DataError(
+            f"{where}: row {index + 1}: {named}",
+            expected="a picture in the dataset's folder",
+            found="a path out of it",
+            remedy="Move the picture there, or name it in a text file with a path a line.",
+        )
+    return Picture(name, str(path), str(path), path=str(path), caption=caption)
 
 
 def _bytes(images: Sequence[Any], index: int) -> bytes:

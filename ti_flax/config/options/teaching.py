@@ -165,6 +165,11 @@ class ImageOptions(Options):
     dataset_split: str | None = option(
         None, metavar="NAME", when_unset="train, else the first", help="Split of a dataset to learn from."
     )
+    allow_private_links: bool = option(
+        False,
+        help="Download images from links to this machine and to its private network too, "
+        "which are refused otherwise.",
+    )
     resolution: int = option(
         512, above=0, multiple_of=8, help="Side of the square training pictures, in pixels, a multiple of 8."
     )
