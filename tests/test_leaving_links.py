@@ -25,6 +25,8 @@ from ti_flax.sharing import ShareCheckpoints, upload
 from ti_flax.sources.table_options import ALL_AS_FOUND
 from ti_flax.sources.tables import hub_pictures
 from ti_flax.tokens import load_tokenizer
+from ti_flax.whole_folders import folder_written_whole
+from ti_flax.written_files import only_run, record
 
 SECRET = '{"password": "open sesame"}'
 
@@ -360,3 +362,20 @@ def test_rows_of_a_data_set_on_the_hub_name_files_of_its_own(datasets, monkeypat
             DataError, match="expected a picture in the dataset's folder, found a path out of it"
         ):
             row_of_hub(datasets, monkeypatch, path)
+
+
+def test_what_the_user_put_beside_the_result_is_not_uploaded(finished):
+    result = {"learned_embeds.safetensors", "concept_images/0.jpeg"}
+    pipeline = {"model_index.json", "unet/config.json"}
+    checkpoint = finished / "checkpoint-3"
+    with only_run(finished):
+        record(finished, *result, *pipeline)
+    with folder_written_whole(checkpoint) as unfinished:
+        (unfinished / "state").write_text("made")
+    for name in (*result, *pipeline, "concept_images/mine.jpeg", "validation/private.png", "unet/notes.txt"):
+        (finished / name).parent.mkdir(exist_ok=True)
+        (finished / name).write_text(name)
+    (checkpoint / "notes.txt").write_text("mine")
+    assert set(result_files(finished)) == result | {"README.md"}  # a card may have been edited
+    assert set(pipeline_files(finished)) == pipeline
+    assert set(checkpoint_files(finished)) == {"checkpoint-3/state", "checkpoint-3/sha256sums.txt"}

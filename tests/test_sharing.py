@@ -149,10 +149,11 @@ def test_only_what_belongs_to_the_result_is_uploaded(hub, finished, capsys):
     assert set(files) == expected | {"concept_images/0.jpeg"}
 
     # Pictures that a new upload does not have are taken away, what others put there stays.
-    files |= {"concept_images/9.jpeg": (b"old", True), "other.txt": (b"mine", False)}
+    others = {"other.txt", "concept_images/mine.jpeg", "validation/how-it-went.png"}
+    files |= {"concept_images/9.jpeg": (b"old", True)} | {name: (b"mine", False) for name in others}
     (finished / "concept_images" / "0.jpeg").rename(finished / "concept_images" / "1.jpeg")
     assert sharing.upload(options(), finished) is None
-    assert set(files) == expected | {"concept_images/1.jpeg", "other.txt"}
+    assert set(files) == expected | {"concept_images/1.jpeg"} | others
     assert sharing.upload(options(hub_whole_pipeline=True, hub_strategy="all_checkpoints"), finished) is None
     assert {"model_index.json", "unet/0.jpeg", "checkpoint-2/0.jpeg"} <= set(files)
     assert sharing.upload(options(hub_strategy="checkpoint"), finished) is None

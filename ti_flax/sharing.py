@@ -149,7 +149,7 @@ def upload_request(hub: HubOptions, name: str, folder: Path, files: Mapping[str,
         "private": hub.hub_private_repo,
         "folder": str(folder.resolve()),
         "files": dict(files),
-        "replaced": [f"{LAST_ON_HUB}/*"] if hub.hub_strategy == "checkpoint" else [],
+        "replaced": [f"{LAST_ON_HUB}/.+"] if hub.hub_strategy == "checkpoint" else [],
     }
 
 

@@ -113,6 +113,14 @@ def is_sealed(folder: Path) -> bool:
     return (folder / SUMS).is_file()
 
 
+def sealed_files(folder: Path) -> set[str] | None:
+    """Names of the files that a folder was written with, its digests included; None where it has no digests."""
+    try:
+        return {*_listed(folder), SUMS}
+    except (OSError, ValueError):
+        return None
+
+
 def remove_folder(folder: Path) -> bool:
     """Removes a folder that was written whole, and returns whether it is gone.
 
@@ -134,13 +142,12 @@ def remove_folder(folder: Path) -> bool:
 
 def _others(folder: Path) -> set[str] | None:
     """Visible files in a folder that are not in its list of digests; None if it has no list."""
-    try:
-        listed = _listed(folder)
-    except (OSError, ValueError):
+    sealed = sealed_files(folder)
+    if sealed is None:
         return None
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     visible = {path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)}
-    return visible - {*listed, SUMS}
+    return visible - sealed
 
 
 def _remove_listed(folder: Path) -> None:

@@ -50,6 +50,12 @@ def is_list(folder: Path) -> bool:
     return _entries(folder) is not None
 
 
+def recorded(folder: Path) -> set[str] | None:
+    """All names in the list of a folder, also of files that are gone or edited; None where there is no list."""
+    entries = _entries(folder)
+    return None if entries is None else set(entries)
+
+
 def written(folder: Path) -> set[str]:
     """The existing files of a folder that runs wrote and nobody has edited since, by relative name.
 

@@ -8,9 +8,9 @@ token comes with the request and never as an argument, which other programs coul
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -139,7 +139,7 @@ def upload(request: dict[str, Any], api: Any) -> dict[str, Any]:
     """Makes one commit of the files, and of taking away those that they replace.
 
     Args:
-      request: `folder`; `files`, from names in the repository to names in the folder; `replaced`, patterns of
+      request: `folder`; `files`, from names in the repository to names in the folder; `replaced`, expressions of
         names that an earlier upload gave and that go where this one has none; the commit's `message`.
       api: the Hub's client.
 
@@ -153,9 +153,7 @@ def upload(request: dict[str, Any], api: Any) -> dict[str, Any]:
     _refuse_public(request, made.repo_id, private=found.private)
     files = request["files"]
     there = {each.rfilename for each in found.siblings or ()} - set(files)
-    gone = [
-        name for name in sorted(there) if any(fnmatch.fnmatch(name, each) for each in request["replaced"])
-    ]
+    gone = [name for name in sorted(there) if any(re.fullmatch(each, name) for each in request["replaced"])]
     folder = Path(request["folder"])
     for path in files.values():
         _refuse_leaving(folder / path, folder)

@@ -1,4 +1,4 @@
-"""Which files of a run's folder are uploaded; what is not named here stays where it is.
+"""Which files of a run's folder are uploaded: those named here that a run wrote; others stay where they are.
 
 A link that leaves the folder is refused with a `LeavingLinkError`, so that no other file is uploaded by it.
 """
@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ti_flax.folder_files import require_inside
+from ti_flax.whole_folders import sealed_files
+from ti_flax.written_files import CARD, recorded
 
 CONCEPT_IMAGES, EXAMPLE_IMAGES = "concept_images", "example_images"
 
@@ -31,8 +33,8 @@ _PIPELINE = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet
 _CARRIED = ("safety_checker", "feature_extractor")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
-# Pictures of an earlier upload, which go where a new one has none of the name.
-REPLACED = (f"{CONCEPT_IMAGES}/*.jpeg", f"{EXAMPLE_IMAGES}/*.jpeg", "validation/*.png")
+# Images of an earlier upload, which go where a new one has none of the name; regular expressions.
+REPLACED = (rf"({CONCEPT_IMAGES}|{EXAMPLE_IMAGES})/\d+\.jpeg", r"validation/step-\d+\.png")
 
 
 def result_files(folder: Path) -> list[str]:
@@ -49,7 +51,12 @@ def pipeline_files(folder: Path) -> list[str]:
 def checkpoint_files(folder: Path) -> list[str]:
     """All checkpoints to resume from."""
     names = sorted(entry.name for entry in folder.iterdir() if _CHECKPOINT.fullmatch(entry.name))
-    return _found(folder, [pattern for name in names for pattern in (name, f"{name}/**/*")])
+    found = []
+    for name in names:
+        sealed = sealed_files(folder / name)
+        inside = _found(folder, [name, f"{name}/**/*"], listed=False)
+        found += [each for each in inside if sealed is None or each.removeprefix(f"{name}/") in sealed]
+    return found
 
 
 def megabytes(folder: Path, files: Iterable[str]) -> float:
@@ -57,8 +64,14 @@ def megabytes(folder: Path, files: Iterable[str]) -> float:
     return sum((folder / name).stat().st_size for name in files) / 1e6
 
 
-def _found(folder: Path, patterns: Iterable[str]) -> list[str]:
-    paths = {path for pattern in patterns for path in folder.glob(pattern)}
-    for path in paths:
+def _found(folder: Path, patterns: Iterable[str], *, listed: bool = True) -> list[str]:
+    """Names of the files that patterns find; where runs keep a list, of those in it and the card."""
+    ours = recorded(folder) if listed else None
+    paths = {
+        path.relative_to(folder).as_posix(): path for pattern in patterns for path in folder.glob(pattern)
+    }
+    for path in paths.values():
         require_inside(path, folder, kind="run's folder")
-    return sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file())
+    return sorted(
+        name for name, path in paths.items() if path.is_file() and (ours is None or name in {*ours, CARD})
+    )
