@@ -150,7 +150,7 @@ def test_only_what_belongs_to_the_result_is_uploaded(hub, finished, capsys):
 
     # Pictures that a new upload does not have are taken away, what others put there stays.
     others = {"other.txt", "concept_images/mine.jpeg", "validation/how-it-went.png"}
-    files |= {"concept_images/9.jpeg": (b"old", True)} | {name: (b"mine", False) for name in others}
+    files |= {"concept_images/9.jpeg": (b"old", True)} | dict.fromkeys(others, (b"mine", False))
     (finished / "concept_images" / "0.jpeg").rename(finished / "concept_images" / "1.jpeg")
     assert sharing.upload(options(), finished) is None
     assert set(files) == expected | {"concept_images/1.jpeg"} | others

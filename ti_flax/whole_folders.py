@@ -114,7 +114,7 @@ def is_sealed(folder: Path) -> bool:
 
 
 def sealed_files(folder: Path) -> set[str] | None:
-    """Names of the files that a folder was written with, its digests included; None where it has no digests."""
+    """Names of the files that a folder was written with, the digests' too; None where it has none."""
     try:
         return {*_listed(folder), SUMS}
     except (OSError, ValueError):

@@ -51,7 +51,7 @@ def is_list(folder: Path) -> bool:
 
 
 def recorded(folder: Path) -> set[str] | None:
-    """All names in the list of a folder, also of files that are gone or edited; None where there is no list."""
+    """All names in the list of a folder, of edited files and those that are gone too; None without a list."""
     entries = _entries(folder)
     return None if entries is None else set(entries)
 

@@ -139,8 +139,9 @@ def upload(request: dict[str, Any], api: Any) -> dict[str, Any]:
     """Makes one commit of the files, and of taking away those that they replace.
 
     Args:
-      request: `folder`; `files`, from names in the repository to names in the folder; `replaced`, expressions of
-        names that an earlier upload gave and that go where this one has none; the commit's `message`.
+      request: `folder`; `files`, from names in the repository to names in the folder; `replaced`, regular
+        expressions of names that an earlier upload gave and that go where this one has none; the commit's
+        `message`.
       api: the Hub's client.
 
     Returns:
