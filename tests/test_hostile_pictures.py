@@ -284,7 +284,7 @@ CASES = [
     Case("heic", "a HEIC", one(b"\x00\x00\x00\x18ftypheic", "a.heic")),
     Case("svg", "an SVG", one("<svg/>", "a.svg")),
     Case("eps", "a program in PostScript", one("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a.eps")),
-    Case("nothing", "an empty folder", lambda folder: train(folder, train_data_dir=folder)),
+    Case("nothing", "an empty folder", in_folder(lambda path: None)),
     Case("others", "a folder of other files", one("print()", "a.py")),
     Case("none", "a folder that is not there", lambda folder: train(folder, train_data_dir=folder / "no")),
     Case("pipe", "a pipe that nobody writes to, alone in a folder", in_folder(os.mkfifo)),

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ti_flax.config import RunConfig
 from ti_flax.errors import START_AGAIN, ConfigError, OutputError, Stopped
 from ti_flax.host_hooks import AgreeOnState, check_state
 from ti_flax.materials import gather
+from ti_flax.models.model_source import ModelSource
 from ti_flax.signals import read_signals
 from ti_flax.step import TrainState
 
@@ -216,9 +218,15 @@ def test_other_hosts_keep_what_updates_need_and_learn_from_the_same(place, monke
 def carried_by(config):
     """What a host asks the Hub for beside the parts that every run needs."""
     asked = []
+
+    def find_none(options, components):
+        asked.extend(components)
+        return ModelSource(Path())
+
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(materials, "find_base_model", lambda options, components: asked.extend(components))
+        patched.setattr(materials, "find_base_model", find_none)
         patched.setattr(materials, "load_stable_diffusion", lambda *arguments, **named: None)
+        patched.setattr(materials, "carried_parts", lambda place: None)
         materials.read_model(config)
     return tuple(part for part in asked if part not in materials.MODEL_PARTS)
 

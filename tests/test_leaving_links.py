@@ -21,6 +21,7 @@ from ti_flax.export.pipeline import carried_parts, save_pipeline
 from ti_flax.export.shared_files import checkpoint_files, pipeline_files, result_files
 from ti_flax.folder_files import LeavingLinkError
 from ti_flax.images import load_images
+from ti_flax.loop import Hook
 from ti_flax.sharing import ShareCheckpoints, upload
 from ti_flax.sources.table_options import ALL_AS_FOUND
 from ti_flax.sources.tables import hub_pictures
@@ -164,22 +165,33 @@ def test_a_tokenizer_takes_its_words_from_no_other_file(model, tmp_path):
 
 
 def test_nothing_is_written_where_links_in_the_output_folder_lead_to(tmp_path):
+    """A run refuses links that are there before it begins, and replaces those that come later."""
     write_folder(tmp_path / "model")
     write_pictures(tmp_path / "pictures")
-    (tmp_path / "out" / "validation").mkdir(parents=True)
     (tmp_path / "mine" / "concept_images").mkdir(parents=True)
-    names = ["README.md", "token_identifier.txt", "type_of_concept.txt", "metrics.csv", "learned_embeds.bin"]
-    names += ["signals.csv", "validation/step-1.png", "contact_sheet.png"]
+    names = ["token_identifier.txt", "type_of_concept.txt", "learned_embeds.bin"]
+    names += ["validation/step-1.png", "contact_sheet.png", "README.md"]
     for name in (*names, "concept_images/0.jpeg"):
         (tmp_path / "mine" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "mine" / name).write_text("mine")
-    for name in (*names, "concept_images"):
-        (tmp_path / "out" / name).symlink_to(tmp_path / "mine" / name)
+
+    class Plant(Hook):
+        def began(self, step, state):
+            for name in (*names, "concept_images"):
+                (tmp_path / "out" / name).unlink(missing_ok=True)
+                (tmp_path / "out" / name).symlink_to(tmp_path / "mine" / name)
+
     changes = {"max_train_steps": 1, "validation_prompt": ["a <thing>"]}
-    run.train(configure(tmp_path, tmp_path / "out", **changes))
+    make_hooks = run.make_hooks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "make_hooks", lambda *arguments: [*make_hooks(*arguments), Plant()])
+        run.train(configure(tmp_path, tmp_path / "out", **changes))
     for name in (*names, "concept_images/0.jpeg"):
         assert (tmp_path / "mine" / name).read_text() == "mine", name
-    assert (tmp_path / "out" / "README.md").read_text().startswith("---")
+    for name in (*names[:-1], "concept_images"):
+        assert not (tmp_path / "out" / name).is_symlink(), name
+    with pytest.raises(OutputError, match="found README.md, which no run wrote"):
+        run.train(configure(tmp_path, tmp_path / "out", **changes, overwrite_output_dir=True))
 
 
 # Uploads

@@ -1,37 +1,46 @@
 """Small copies of training pictures and of previews."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from ti_flax.export.shared_pictures import write_concept_images, write_example_images
 from ti_flax.pictures import picture_grid
+from ti_flax.written_files import only_run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Of a run, with the list of what it has written."""
+    with only_run(tmp_path):
+        yield tmp_path
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_concept_images_replace_earlier_ones_and_are_few(tmp_path):
+def test_concept_images_replace_earlier_ones_and_are_few(folder):
     pictures = [np.full((16, 24, 3), value, np.uint8) for value in range(30)]
-    assert write_concept_images(tmp_path, pictures) == 20
-    assert write_concept_images(tmp_path, pictures[:2]) == 2
-    assert names(tmp_path / "concept_images") == ["0.jpeg", "1.jpeg"]
-    with Image.open(tmp_path / "concept_images" / "1.jpeg") as picture:
+    assert write_concept_images(folder, pictures) == 20
+    assert write_concept_images(folder, pictures[:2]) == 2
+    assert names(folder / "concept_images") == ["0.jpeg", "1.jpeg"]
+    with Image.open(folder / "concept_images" / "1.jpeg") as picture:
         assert (picture.format, picture.size, len(picture.getexif())) == ("JPEG", (24, 16), 0)
 
 
-def test_examples_are_the_first_picture_of_each_prompt(tmp_path):
+def test_examples_are_the_first_picture_of_each_prompt(folder):
     shades = np.repeat(np.arange(6, dtype=np.uint8) * 40, 16 * 16 * 3).reshape(6, 16, 16, 3)
-    grid = tmp_path / "grid.png"
+    grid = folder / "grid.png"
     picture_grid(shades, columns=3).save(grid)
-    assert write_example_images(tmp_path, grid, ["a", "b"], 16) == 2
+    assert write_example_images(folder, grid, ["a", "b"], 16) == 2
     for index, shade in enumerate((0, 120)):
-        with Image.open(tmp_path / "example_images" / f"{index}.jpeg") as picture:
+        with Image.open(folder / "example_images" / f"{index}.jpeg") as picture:
             assert picture.size == (16, 16)
             np.testing.assert_allclose(np.asarray(picture), shade, atol=2)
     picture_grid(shades[:4]).save(grid)
-    assert write_example_images(tmp_path, grid, ["a"], 16) == 1
-    assert names(tmp_path / "example_images") == ["0.jpeg"]
+    assert write_example_images(folder, grid, ["a"], 16) == 1
+    assert names(folder / "example_images") == ["0.jpeg"]
 
 
 def test_another_grid_or_none_gives_no_examples(tmp_path):

@@ -23,6 +23,7 @@ from ti_flax.errors import ConfigError, OutputError
 from ti_flax.export import hub_process
 from ti_flax.export.learned_embeds import load_learned_embeds, save_learned_embeds
 from ti_flax.loop import Hook
+from ti_flax.written_files import only_run, record
 
 TOKEN = "sesame-2f9c7d1e"
 ROWS = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
@@ -332,7 +333,6 @@ def test_a_run_whose_upload_fails_ends_well_and_is_uploaded_later(place, hub, tm
     import train_flax
 
     hub.fail["commit"] = 503
-    (tmp_path / "contact_sheet.png").write_bytes(b"shows training pictures")
     config = configure(place, tmp_path, push_to_hub=True, hub_strategy="every_save")
     flags = [
         f"--{name}={value}" for name, value in config.to_dict().items() if value not in (None, False, ())
@@ -347,6 +347,9 @@ def test_a_run_whose_upload_fails_ends_well_and_is_uploaded_later(place, hub, tm
     said = capsys.readouterr().err
     assert "warning: upload to me/thing: found a Hub in trouble (503)" in said and TOKEN not in said
     assert load_learned_embeds(tmp_path / "learned_embeds.safetensors")[1].shape == (2, 32)
+    with only_run(tmp_path):
+        record(tmp_path, "contact_sheet.png")
+    (tmp_path / "contact_sheet.png").write_bytes(b"shows training pictures")
     hub.fail.clear()
     command = said.rpartition("`python scripts/push_to_hub.py ")[2].partition("`")[0].split()
     push_to_hub.push(push_to_hub.parse_arguments([*command, "--hub_token", TOKEN]))

@@ -113,13 +113,14 @@ def test_only_a_terminal_that_can_move_its_cursor_is_used_as_one(monkeypatch, te
 GONE = """
     import os, sys, time
     from ti_flax.errors import Stopped, exit_code
-    from ti_flax.interrupt import Interrupt, ended_by_signals
+    from ti_flax.interrupt import listening
     from ti_flax.messages import Level, say, shown_on, stage
     from ti_flax.terminal import display_for
 
     def command():
-        with ended_by_signals(), shown_on(display_for(Level.{level})), stage("training", total=9) as shown:
-            with Interrupt() as interrupt:
+        display = display_for(Level.{level})
+        with listening() as interrupt, shown_on(display), stage("training", total=9) as shown:
+            with interrupt.updates():
                 os.write(2, b"ready")
                 while not interrupt.asked:
                     time.sleep(0.02)

@@ -16,7 +16,7 @@ from ti_flax.report.facts import RunFacts
 # The groups of options that say what is learned; others say where it goes and what is shown of it.
 _WHAT_IS_LEARNED = ("model", "concept", "images", "prompts", "training", "optimizer", "loss")
 # Of these, what may be another number for the same run.
-_MAY_DIFFER = ("max_train_steps", "num_train_epochs", "seed")
+_MAY_DIFFER = ("max_train_steps", "num_train_epochs")
 
 
 def nothing_to_do(config: RunConfig, step: int, checkpoint: Path, output_dir: Path) -> str | None:
@@ -66,5 +66,5 @@ def surely_the_same(config: RunConfig, before: Mapping[str, Any]) -> bool:
     return all(
         before.get(name, OPTIONS[name].default) == now[name]
         for name in names
-        if name in now and name not in _MAY_DIFFER
+        if name in now and name not in _MAY_DIFFER and (name, now[name]) != ("seed", None)
     )

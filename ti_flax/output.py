@@ -42,7 +42,7 @@ def opened_output(config: RunConfig) -> Iterator[Path]:
     if not hosts.is_first():
         yield output_dir
         return
-    refuse_output(config, output_dir)
+    _check(config, output_dir)
     with contextlib.ExitStack() as held:
         held.callback(_remove_unused, output_dir, was_there=output_dir.exists())
         try:
@@ -51,8 +51,15 @@ def opened_output(config: RunConfig) -> Iterator[Path]:
             tidy(output_dir)
         except OSError as error:
             raise unwritable(output_dir, error) from error
-        refuse_output(config, output_dir)  # a run may just have ended there
+        _check(config, output_dir)  # a run may just have ended there
         yield output_dir
+
+
+def _check(config: RunConfig, output_dir: Path) -> None:
+    try:
+        refuse_output(config, output_dir)
+    except OSError as error:
+        raise unwritable(output_dir, error) from error
 
 
 def _remove_unused(output_dir: Path, *, was_there: bool) -> None:

@@ -146,13 +146,14 @@ def _mapping(fits: Callable[[object], bool]) -> Callable[[object], bool]:
 
 
 _TEXT, _COUNT = ("text", _is_text), ("a whole number, 0 or more", _is_count)
+_TRUTH = ("true or false", lambda value: isinstance(value, bool))
 _RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "token": _TEXT,
     "kind": (" or ".join(KINDS), lambda value: value in KINDS),
     "vectors": _COUNT,
     "width": _COUNT,
     "base": _TEXT,
-    "single_file": ("true or false", lambda value: isinstance(value, bool)),
+    "single_file": _TRUTH,
     "start": _TEXT,
     "images": _COUNT,
     "steps": _COUNT,
@@ -162,6 +163,7 @@ _RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "config": ("a mapping of options to values", _mapping(_is_option)),
     "versions": ("a mapping of libraries to texts", _mapping(_is_text)),
     "times": ("a mapping of stages to seconds", _mapping(_is_time)),
+    "finished": _TRUTH,
 }
 
 

@@ -21,8 +21,8 @@ class OutputOptions(Options):
     )
     overwrite_output_dir: bool = option(
         False,
-        help="Start again in a folder with a run in it, whose files are deleted; in a folder with other "
-        "files, write beside them. Files that no run wrote are never deleted or replaced.",
+        help="Start again in a folder with a run in it, whose files are deleted; files that no run wrote are "
+        "neither deleted nor replaced, only written beside.",
     )
     checkpointing_steps: int = option(500, at_least=1, help="Steps between two checkpoints to resume from.")
     checkpoints_total_limit: int | None = option(
