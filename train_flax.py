@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from ti_flax.config import parse_config
-from ti_flax.errors import exit_code
-from ti_flax.interrupt import ended_soon, listening
+from ti_flax.console.interrupt import ended_soon, listening
+from ti_flax.console.program import exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         config = parse_config(argv)
-        from ti_flax.run import train  # here, so that a wrong option is reported before JAX starts
+        from ti_flax.run.train import train  # here, so that a wrong option is reported before JAX starts
 
         train(config)
 

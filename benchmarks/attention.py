@@ -23,7 +23,7 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 # isort: split
 import numpy as np  # noqa: E402
 
-from ti_flax.errors import exit_code  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
 
 # Tokens, context tokens, heads and width of a head, in Stable Diffusion 1.5 at 512 pixels, 2.1 at 768 pixels,
 # and the middle model of presets.py at 256 pixels.

@@ -31,7 +31,8 @@ from judge import judge  # noqa: E402
 from measure import GUIDANCE_SCALE, Studio, TorchStudio  # noqa: E402
 
 from ti_flax.config import RunConfig, parse_config  # noqa: E402
-from ti_flax.errors import ConfigError, exit_code  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.errors import ConfigError  # noqa: E402
 
 # Two that the model draws well from plain words, so that what is measured is how they are learned.
 QUICK = ("glowheart", "plaidmoon")
@@ -122,7 +123,7 @@ def learned(
     seed: int,
 ) -> list[Point]:
     """Trains a concept from a seed and scores its embedding after each of the steps."""
-    from ti_flax.run import train
+    from ti_flax.run.train import train
 
     config = settings(options, training, concept, seed=seed, steps=max(options.steps))
     write_pictures(concept, Path(config.images.train_data_dir[0]), options.images)

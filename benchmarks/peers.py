@@ -29,7 +29,8 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 # isort: split
 import numpy as np  # noqa: E402
 
-from ti_flax.errors import ConfigError, exit_code  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.errors import ConfigError  # noqa: E402
 
 _PICTURES = 5
 

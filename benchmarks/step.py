@@ -29,7 +29,8 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 # isort: split
 import numpy as np  # noqa: E402
 
-from ti_flax.errors import ConfigError, exit_code  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.errors import ConfigError  # noqa: E402
 
 PRESETS = ("demo", "mid", "sd15", "sd21")
 # Rows, images and prompts of the measured run; none of them matters for the time.
@@ -111,12 +112,13 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     import jax.numpy as jnp
     from presets import preset
 
-    from ti_flax import optim
-    from ti_flax.diffusion import NoiseSchedule
-    from ti_flax.examples import one_shape
+    from ti_flax.data.dataset import one_shape
     from ti_flax.models.attention import Attention
+    from ti_flax.models.noise_schedule import NoiseSchedule
     from ti_flax.models.stable_diffusion import random_stable_diffusion
-    from ti_flax.step import KEY_IMPLEMENTATION, Task, init_state, replicate
+    from ti_flax.training import optimizer as optim
+    from ti_flax.training.devices import replicate
+    from ti_flax.training.step import KEY_IMPLEMENTATION, Task, init_state
 
     model = random_stable_diffusion(preset(options.preset), seed=0, dtype=jnp.dtype(options.dtype))
     attention = Attention(options.attention)
@@ -162,9 +164,9 @@ def flop_per_sample(options: argparse.Namespace, task: Any, arguments: tuple) ->
     import jax.numpy as jnp
     from flop import count_flop
 
-    from ti_flax.examples import Batch
     from ti_flax.models.attention import Attention
-    from ti_flax.step import denoising_loss
+    from ti_flax.training.batches import Batch
+    from ti_flax.training.step import denoising_loss
 
     model, plain = task.model, Attention("plain")
     model = dataclasses.replace(
@@ -189,8 +191,9 @@ def compiled(task: Any, state: Any, arguments: tuple, devices: list) -> tuple[An
     """Compiles twice, into an empty cache and out of it; returns the program and both times in seconds."""
     import jax
 
-    from ti_flax.run import CHUNK_CAPACITY
-    from ti_flax.step import make_chunk, replicate, spread
+    from ti_flax.run.train import CHUNK_CAPACITY
+    from ti_flax.training.devices import replicate, spread
+    from ti_flax.training.step import make_chunk
 
     seconds, program = [], None
     keep_in_empty_folder()
@@ -221,9 +224,10 @@ def timed(
     """Runs the loop; returns its timed chunks and the wall time from the first's start to the last's end."""
     import jax
 
-    from ti_flax.loop import Hook, run_steps
-    from ti_flax.run import CHUNK_CAPACITY
-    from ti_flax.step import init_state, replicate
+    from ti_flax.run.train import CHUNK_CAPACITY
+    from ti_flax.training.devices import replicate
+    from ti_flax.training.loop import Hook, run_steps
+    from ti_flax.training.step import init_state
 
     class Clock(Hook):
         def __init__(self):

@@ -26,13 +26,13 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from ti_flax import run  # noqa: E402
 from ti_flax.config import parse_config  # noqa: E402
 from ti_flax.config.options import LossOptions  # noqa: E402
-from ti_flax.errors import exit_code  # noqa: E402
-from ti_flax.examples import draw  # noqa: E402
-from ti_flax.materials import gather  # noqa: E402
-from ti_flax.step import denoising_loss  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.run import train as run  # noqa: E402
+from ti_flax.run.inputs import gather  # noqa: E402
+from ti_flax.training.batches import draw  # noqa: E402
+from ti_flax.training.step import denoising_loss  # noqa: E402
 
 SAMPLINGS = get_args(get_type_hints(LossOptions)["timestep_sampling"])
 

@@ -16,7 +16,7 @@ from world import (
     Scene,
 )
 
-from ti_flax.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES
+from ti_flax.data.prompts.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 
 GENERIC = ("object", "thing", "toy", "shape")
 SETTINGS = {

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from ti_flax.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES
+from ti_flax.data.prompts.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 TOKENS = 77

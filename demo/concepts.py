@@ -15,7 +15,7 @@ import numpy as np  # noqa: E402
 from captions import SETTINGS, with_article  # noqa: E402
 from world import BACKGROUNDS, Scene, goes_on, random_scene, render  # noqa: E402
 
-from ti_flax.errors import exit_code  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
 
 
 @dataclass(frozen=True)

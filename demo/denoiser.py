@@ -9,9 +9,9 @@ import numpy as np
 import optax
 from progress import run_updates, warmup_cosine
 
-from ti_flax.diffusion import NoiseSchedule
+from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
-from ti_flax.tokens import encode_prompts
+from ti_flax.models.tokenizer import encode_prompts
 
 _PEAK_RATE = 6e-4
 # Share of samples without a caption, for classifier-free guidance (arXiv:2207.12598).

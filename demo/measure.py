@@ -24,7 +24,7 @@ from concepts import CONCEPTS, prompts  # noqa: E402
 from judge import Verdict, judge  # noqa: E402
 from world import random_scene, render_batch  # noqa: E402
 
-from ti_flax.errors import exit_code  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
 
 ATTRIBUTES = ("background", "shape", "colour", "texture")
 _AT_ONCE = 32
@@ -44,9 +44,9 @@ class Studio:
     def __init__(self, folder: Path, *, steps: int = 25, guidance_scale: float = GUIDANCE_SCALE):
         import jax
 
+        from ti_flax.generation.generator import Painter
         from ti_flax.models.stable_diffusion import load_stable_diffusion
-        from ti_flax.pictures import Painter
-        from ti_flax.tokens import load_tokenizer
+        from ti_flax.models.tokenizer import load_tokenizer
 
         self._load_tokenizer: Callable[[], object] = lambda: load_tokenizer(folder)
         self.model = load_stable_diffusion(folder)
@@ -59,8 +59,8 @@ class Studio:
 
     def draw(self, texts: Sequence[str], *, seed: int = 0, embeds: Path | None = None) -> np.ndarray:
         """Draws one picture a prompt, `[prompts, side, side, 3]` uint8, with seeds that count up."""
-        from ti_flax.export.learned_embeds import add_learned_embeds
-        from ti_flax.tokens import encode_prompts, expand_known
+        from ti_flax.embedding.learned_embeds import add_learned_embeds
+        from ti_flax.models.tokenizer import encode_prompts, expand_known
 
         tokenizer = self._load_tokenizer()
         rows = np.zeros((1, self.width), np.float32)

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "demo")]
 
-from ti_flax.errors import exit_code  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -49,7 +49,7 @@ def train(options: argparse.Namespace) -> None:
     from pool import encode_scenes, render_scenes, write_captions
 
     from ti_flax.models.stable_diffusion import save_stable_diffusion
-    from ti_flax.tokens import load_tokenizer
+    from ti_flax.models.tokenizer import load_tokenizer
 
     seconds = {}
     options.work.mkdir(parents=True, exist_ok=True)

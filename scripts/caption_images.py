@@ -16,8 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ti_flax.errors import ConfigError, DataError, OutputError, WeightsError, exit_code  # noqa: E402
-from ti_flax.whole_files import written_whole  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.errors import ConfigError, DataError, OutputError, WeightsError  # noqa: E402
+from ti_flax.files.atomic import written_whole  # noqa: E402
 
 # From pictures to their captions.
 Captioner = Callable[[Sequence[Any]], list[str]]
@@ -100,7 +101,7 @@ def pictures_of(folder: Path) -> list[Path]:
     Raises:
       DataError: there is no such folder, no picture in it, or one that cannot be decoded.
     """
-    from ti_flax.images import load_images
+    from ti_flax.data.images.load import load_images
 
     if not folder.is_dir():
         raise DataError(folder, expected="a folder with pictures", found="no such folder")

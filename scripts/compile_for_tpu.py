@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from ti_flax.config import RunConfig, parse_config  # noqa: E402
-from ti_flax.errors import ConfigError, exit_code  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.errors import ConfigError  # noqa: E402
 
 if TYPE_CHECKING:
     from ti_flax.models.stable_diffusion import FlaxStableDiffusion
@@ -145,9 +146,10 @@ def compile_step(target: Target, batch: int) -> Compiled:
     import jax
     import numpy as np
 
-    from ti_flax.embedding import AddedRows
-    from ti_flax.run import make_task
-    from ti_flax.step import make_chunk, spread
+    from ti_flax.embedding.rows import AddedRows
+    from ti_flax.run.train import make_task
+    from ti_flax.training.devices import spread
+    from ti_flax.training.step import make_chunk
 
     config, model, devices = target.config.replace(train_batch_size=batch), target.model, target.devices
     vocabulary, width = model.text_encoder.config.vocab_size, model.text_encoder.config.hidden_size
@@ -182,8 +184,8 @@ def read_configs(config: RunConfig, preset_name: str | None) -> FlaxStableDiffus
     import jax.numpy as jnp
     from presets import preset
 
-    from ti_flax.base_model import find_base_model
     from ti_flax.models.attention import Attention
+    from ti_flax.models.base_model import find_base_model
     from ti_flax.models.stable_diffusion import load_stable_diffusion, random_stable_diffusion
 
     options = config.model
@@ -204,10 +206,10 @@ def abstract_arguments(config: RunConfig, task: Any) -> tuple[Any, ...]:
     import jax.numpy as jnp
     import numpy as np
 
-    from ti_flax.examples import one_shape
+    from ti_flax.data.dataset import one_shape
+    from ti_flax.data.prompts.templates import training_prompts
     from ti_flax.models.stable_diffusion import parameter_shapes
-    from ti_flax.prompts import training_prompts
-    from ti_flax.step import init_state
+    from ti_flax.training.step import init_state
 
     model, count = task.model, len(task.trainable)
     side = config.images.resolution // model.vae.config.downsampling

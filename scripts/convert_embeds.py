@@ -16,8 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ti_flax.errors import ConfigError, exit_code  # noqa: E402
-from ti_flax.printable import printable  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.errors import (
+    ConfigError,  # noqa: E402
+    printable,  # noqa: E402
+)
 
 _CONVERTING = ("input", "output", "to", "token", "name", "dtype", "picture", "overwrite")
 _INSPECTING = ("pretrained_model_name_or_path", "revision", "variant", "tokenizer_name")
@@ -78,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
             remedy="See --help.",
         )
     _refuse(options, _INSPECTING, "with --inspect")
-    from ti_flax.embedding_conversion import Wishes, convert_embedding
+    from ti_flax.export.convert import Wishes, convert_embedding
 
     wishes = Wishes(
         form=options.to,
@@ -99,16 +102,16 @@ def _refuse(options: argparse.Namespace, names: tuple[str, ...], where: str) -> 
 
 
 def _inspect(options: argparse.Namespace) -> str:
-    from ti_flax.embedding_files import read_embeddings
-    from ti_flax.embedding_inspection import describe_embeddings, load_model
+    from ti_flax.embedding.inspect import describe_embeddings, load_model
+    from ti_flax.embedding.read import read_embeddings
 
     found = read_embeddings(options.inspect)
     model = options.pretrained_model_name_or_path
     if model is None:
         _refuse(options, _INSPECTING[1:], "with --pretrained_model_name_or_path")
         return describe_embeddings(options.inspect, found)
-    from ti_flax.base_model import MODEL_PARTS, base_tokenizer, find_base_model
     from ti_flax.config.options import ModelOptions
+    from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_model
 
     named = ModelOptions(
         pretrained_model_name_or_path=model, revision=options.revision, variant=options.variant

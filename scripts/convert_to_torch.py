@@ -14,7 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ti_flax.config.options import ModelOptions  # noqa: E402
-from ti_flax.errors import OutputError, exit_code  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.errors import OutputError  # noqa: E402
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -43,9 +44,9 @@ def convert(options: argparse.Namespace) -> None:
     """Reads the model, adds the embeddings, and writes the PyTorch folder."""
     import numpy as np
 
-    from ti_flax.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
-    from ti_flax.export.learned_embeds import add_learned_embeds
+    from ti_flax.embedding.learned_embeds import add_learned_embeds
     from ti_flax.export.pipeline import save_pipeline
+    from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
     from ti_flax.models.stable_diffusion import load_stable_diffusion
 
     output = options.output

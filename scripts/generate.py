@@ -14,8 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ti_flax.config.options import ModelOptions  # noqa: E402
-from ti_flax.errors import exit_code  # noqa: E402
-from ti_flax.printable import printable  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.errors import printable  # noqa: E402
 
 _MODEL_OPTIONS = frozenset(field.name for field in dataclasses.fields(ModelOptions))
 
@@ -114,8 +114,8 @@ def _add_drawing_options(add) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draws and writes what was asked for."""
-    from ti_flax.compiled_programs import check_chosen_folder, mended_programs
-    from ti_flax.generation import Wishes, generate
+    from ti_flax.generation.generate import Wishes, generate
+    from ti_flax.training.compiled_programs import check_chosen_folder, mended_programs
 
     values = vars(options)
     model = ModelOptions(**{name: value for name, value in values.items() if name in _MODEL_OPTIONS})

@@ -9,7 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ti_flax.errors import exit_code, unwritable  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.errors import unwritable  # noqa: E402
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -22,7 +23,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
 
 def make(options: argparse.Namespace) -> None:
     """Writes the page and says where it is."""
-    from ti_flax.report.page import write_report
+    from ti_flax.monitoring.report.page import write_report
 
     try:
         print(write_report(options.output_dir))

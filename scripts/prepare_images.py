@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ti_flax.errors import ConfigError, OutputError, exit_code  # noqa: E402
-from ti_flax.text_files import read_text  # noqa: E402
-from ti_flax.whole_files import written_whole  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.errors import ConfigError, OutputError  # noqa: E402
+from ti_flax.files.atomic import written_whole  # noqa: E402
+from ti_flax.files.text import read_text  # noqa: E402
 
 if TYPE_CHECKING:
+    from focal_crop import Box
     from PIL import Image
 
-    from ti_flax.focal_crop import Box
-    from ti_flax.sources.picture import Picture
+    from ti_flax.data.sources.source_image import Picture
 
 _SUFFIXES = {"png": ".png", "jpg": ".jpg"}
 _SAVED_AS = {"png": {"format": "PNG"}, "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
@@ -117,10 +118,10 @@ def parse_arguments(argv=None) -> argparse.Namespace:
 
 def prepare(options: argparse.Namespace) -> None:
     """Reads the pictures, plans, writes the sheet, then the files."""
-    from ti_flax.decoding import decode_picture
-    from ti_flax.sources.find import find_pictures
-    from ti_flax.sources.links import Spent, fetch_picture
-    from ti_flax.sources.table_options import ALL_AS_FOUND
+    from ti_flax.data.images.decode import decode_picture
+    from ti_flax.data.sources.find import find_pictures
+    from ti_flax.data.sources.links import Spent, fetch_picture
+    from ti_flax.data.sources.table_options import ALL_AS_FOUND
 
     size = _size(options)
     fetch = functools.partial(fetch_picture, allow_private_links=options.allow_private_links, spent=Spent())
@@ -199,7 +200,7 @@ def _refuse_other_sheet(sheet: Path, overwrite: bool) -> None:
     """Refuse to replace a file that is no sheet."""
     from PIL import Image
 
-    from ti_flax.plain_files import open_plain
+    from ti_flax.files.regular import open_plain
 
     if overwrite or not sheet.exists():
         return
@@ -225,7 +226,7 @@ def _refuse_existing(files: list[Path]) -> None:
 
 def plan(image: "Image.Image", size: tuple[int, int], options: argparse.Namespace) -> list["Box"]:
     """The boxes to cut from a picture: one, or with --split several where it is elongated or oversized."""
-    from ti_flax.focal_crop import center_box, covering_boxes, focal_box
+    from focal_crop import center_box, covering_boxes, focal_box
 
     aspect = size[0] / size[1]
     one = center_box(image, aspect)
@@ -283,7 +284,7 @@ def _shrinks(box: "Box", size: tuple[int, int]) -> float:
 def _write(cuts: list[Cut], size: tuple[int, int], options: argparse.Namespace) -> None:
     from PIL import Image, ImageOps
 
-    from ti_flax.decoding import decode_picture
+    from ti_flax.data.images.decode import decode_picture
 
     opened, image = None, None
     for cut in cuts:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ti_flax.config.contradictions import refuse_uploads  # noqa: E402
+from ti_flax.config.constraints import refuse_uploads  # noqa: E402
 from ti_flax.config.options import HubOptions, OutputOptions  # noqa: E402
 from ti_flax.config.values import options_of  # noqa: E402
-from ti_flax.errors import ConfigError, OutputError, exit_code  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.errors import ConfigError, OutputError  # noqa: E402
 
 _OPTIONS = ("hub_model_id", "hub_token", "hub_private_repo", "hub_strategy", "hub_whole_pipeline")
 
@@ -57,8 +58,8 @@ def push(options: argparse.Namespace) -> None:
     Raises:
       OutputError: the folder is not a finished run's, or the upload failed.
     """
-    from ti_flax.folder_files import LINK_REMEDY
-    from ti_flax.sharing import files_to_upload, open_repository, refusal, repository_name, upload
+    from ti_flax.export.upload import files_to_upload, open_repository, refusal, repository_name, upload
+    from ti_flax.files.folder_files import LINK_REMEDY
 
     folder = options.output_dir
     if not (folder / "learned_embeds.safetensors").is_file():

@@ -12,7 +12,7 @@ sys.path[:0] = [str(ROOT)]
 
 from ti_flax.config.run_config import GROUPS  # noqa: E402
 from ti_flax.config.values import Option, options_of  # noqa: E402
-from ti_flax.errors import exit_code  # noqa: E402
+from ti_flax.console.program import exit_code  # noqa: E402
 
 PAGE = ROOT / "docs" / "options.md"
 _HEAD = """\

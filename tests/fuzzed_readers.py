@@ -16,26 +16,26 @@ import ml_dtypes
 import numpy as np
 from PIL import Image
 
-from ti_flax import captions
 from ti_flax.config import RunConfig, parse_config
-from ti_flax.diffusion import NoiseSchedule
-from ti_flax.embedding_files import read_embeddings
-from ti_flax.embedding_pictures import hide_bytes, tree_bytes
+from ti_flax.data.images.load import load_images
+from ti_flax.data.prompts import captions
+from ti_flax.data.sources.find import find_pictures
+from ti_flax.data.sources.metadata import read_rows
+from ti_flax.data.sources.table_options import ALL_AS_FOUND
+from ti_flax.embedding.formats import FORMS, Embedding, embedding_bytes
+from ti_flax.embedding.png import hide_bytes, tree_bytes
+from ti_flax.embedding.read import read_embeddings
 from ti_flax.export.embedding_card import plain_card
-from ti_flax.export.embedding_formats import FORMS, Embedding, embedding_bytes
-from ti_flax.images import load_images
-from ti_flax.models import tensor_files
-from ti_flax.models.clip_text import CLIPTextConfig
-from ti_flax.models.model_folder import read_json
-from ti_flax.models.numpy_files import read_numpy
-from ti_flax.models.original_yaml import apply_description, predicted, read_description
-from ti_flax.models.torch_files import read_torch
+from ti_flax.generation.prompt_file import PromptLine, read_prompt_file
+from ti_flax.models.noise_schedule import NoiseSchedule
+from ti_flax.models.text_encoder import CLIPTextConfig
 from ti_flax.models.unet import UNet2DConditionConfig
 from ti_flax.models.vae import AutoencoderKLConfig
-from ti_flax.prompt_file import PromptLine, read_prompt_file
-from ti_flax.sources.find import find_pictures
-from ti_flax.sources.metadata import read_rows
-from ti_flax.sources.table_options import ALL_AS_FOUND
+from ti_flax.models.weights import tensor_files
+from ti_flax.models.weights.model_folder import read_json
+from ti_flax.models.weights.numpy_files import read_numpy
+from ti_flax.models.weights.original_yaml import apply_description, predicted, read_description
+from ti_flax.models.weights.torch_files import read_torch
 
 ROWS = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
 _MOST_NUMBERS = 2**24

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from jax._src import compiler, distributed  # noqa: E402
 
 import train_flax  # noqa: E402
-from ti_flax import hosts  # noqa: E402
+from ti_flax.hosts import group as hosts  # noqa: E402
 
 
 def keep_programs_of_every_process():

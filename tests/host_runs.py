@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ti_flax.export.learned_embeds import load_learned_embeds
+from ti_flax.embedding.learned_embeds import load_learned_embeds
 
 PROCESS = Path(__file__).with_name("host_process.py")
 

@@ -25,9 +25,9 @@ import pytest
 from tiny_folder import write_folder, write_pictures
 
 import train_flax
-from ti_flax import text_files
 from ti_flax.config import yaml_file
-from ti_flax.errors import exit_code
+from ti_flax.console.program import exit_code
+from ti_flax.files import text as text_files
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "bad-input.md"
 # Test files with cases, in the order of the page, and what their chapter is called there.

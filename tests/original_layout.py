@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ti_flax.models.weights import torch_state
+from ti_flax.models.weights.parameters import torch_state
 
 _RESNET = {
     "norm1": "in_layers.0",

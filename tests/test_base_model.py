@@ -9,19 +9,21 @@ import original_layout
 import pytest
 from tiny_folder import write_folder, write_pictures
 
-from ti_flax import base_model, materials, run
-from ti_flax.base_model import base_tokenizer, find_base_model
 from ti_flax.config import RunConfig
 from ti_flax.config.options import ModelOptions
 from ti_flax.errors import ConfigError, TokenError
-from ti_flax.models.model_source import ModelSource
+from ti_flax.models import base_model
+from ti_flax.models.base_model import base_tokenizer, find_base_model
 from ti_flax.models.stable_diffusion import (
     load_stable_diffusion,
     random_stable_diffusion,
     save_stable_diffusion,
 )
-from ti_flax.output import export
-from ti_flax.tokens import encode_prompts
+from ti_flax.models.tokenizer import encode_prompts
+from ti_flax.models.weights.model_source import ModelSource
+from ti_flax.run import inputs as materials
+from ti_flax.run import train as run
+from ti_flax.run.output_dir import export
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +208,7 @@ def drawn_with(monkeypatch, place, name, *flags):
     def painter(model, **_):
         raise EnoughError(model)
 
-    monkeypatch.setattr("ti_flax.generation.Painter", painter)
+    monkeypatch.setattr("ti_flax.generation.generate.Painter", painter)
     base = ["--pretrained_model_name_or_path", str(place / name), "--prompt", "a cat"]
     with pytest.raises(EnoughError) as caught:
         generate.run(generate.parse_arguments([*base, *flags]))

@@ -7,8 +7,9 @@ from PIL import Image
 from tiny_folder import write_folder, write_pictures
 from tiny_run import compilations, configure, learned, train_until
 
-from ti_flax import previews, run
 from ti_flax.errors import ConfigError
+from ti_flax.monitoring import previews
+from ti_flax.run import train as run
 
 BUCKETS = {"enable_bucket": True, "bucket_reso_steps": 8}
 
@@ -43,7 +44,7 @@ def whole(place):
     make_sheet = previews.contact_sheet
     options = {"validation_prompt": "a <thing>", "validation_steps": 4, "num_validation_images": 1}
     with compilations() as messages, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ti_flax.training_pictures.say", said.append)
+        patch.setattr("ti_flax.data.training_images.say", said.append)
         patch.setattr(previews, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
         folder = run.train(in_shapes(place, place / "whole", max_train_steps=4, **options))
     return folder, messages, said, sheets
@@ -119,7 +120,7 @@ def squares(place):
 
 def test_squares_are_trained_as_without_buckets_and_white_masks_change_nothing(place, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("ti_flax.training_pictures.say", said.append)
+    monkeypatch.setattr("ti_flax.data.training_images.say", said.append)
     (tmp_path / "masks").mkdir()
     for index in range(3):
         Image.new("L", (40, 40), "white").save(tmp_path / "masks" / f"{index}.png")
@@ -144,7 +145,7 @@ def test_opaque_pictures_with_alpha_give_the_examples_of_pictures_without(place,
 
 def test_captions_beside_the_pictures_are_mentioned_or_used(place, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("ti_flax.training_pictures.say", said.append)
+    monkeypatch.setattr("ti_flax.data.training_images.say", said.append)
     folder = write_pictures(tmp_path / "pictures", count=1)
     (folder / "0.txt").write_text("a thing")
     (folder / "other.txt").write_text("a thing")
@@ -160,7 +161,7 @@ def test_captions_beside_the_pictures_are_mentioned_or_used(place, tmp_path, mon
 
 def test_masks_beside_the_pictures_are_mentioned(place, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("ti_flax.training_pictures.say", said.append)
+    monkeypatch.setattr("ti_flax.data.training_images.say", said.append)
     folder = write_pictures(tmp_path / "pictures", count=1)
     Image.new("L", (40, 40), "white").save(folder / "0-masklabel.png")
     run.gather(configure(place, tmp_path, train_data_dir=str(folder)))

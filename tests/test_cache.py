@@ -7,10 +7,10 @@ import stat
 
 import pytest
 
-from ti_flax import cache
-from ti_flax.cache import default_cache_dir, is_private, private_folder, why_not_default
 from ti_flax.config.options import ImageOptions
-from ti_flax.training_pictures import latents_folder
+from ti_flax.data.training_images import latents_folder
+from ti_flax.files import cache
+from ti_flax.files.cache import default_cache_dir, is_private, private_folder, why_not_default
 
 
 def test_default_cache_dir(tmp_path, monkeypatch):

@@ -7,8 +7,9 @@ import caption_images
 import pytest
 from tiny_folder import write_pictures
 
-from ti_flax.captions import Picture, captions_beside
-from ti_flax.errors import ConfigError, DataError, WeightsError, exit_code
+from ti_flax.console.program import exit_code
+from ti_flax.data.prompts.captions import Picture, captions_beside
+from ti_flax.errors import ConfigError, DataError, WeightsError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "on", "the", "table", "red"]
 SIDE = 16

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ti_flax.captions import (
+from ti_flax.data.prompts.captions import (
     Picture,
     captions_beside,
     captions_in_file,

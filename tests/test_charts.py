@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from ti_flax.report.charts import HEIGHT, WIDTH, Curve, chart, smoothed, ticks
+from ti_flax.monitoring.report.charts import HEIGHT, WIDTH, Curve, chart, smoothed, ticks
 
 X = np.arange(5.0)
 

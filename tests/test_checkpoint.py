@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from ti_flax import optim
-from ti_flax.checkpoint import (
+from ti_flax.errors import CheckpointError
+from ti_flax.training import optimizer as optim
+from ti_flax.training.checkpoint import (
     Checkpoint,
     check_same_run,
     checkpoint_steps,
@@ -18,8 +19,7 @@ from ti_flax.checkpoint import (
     save_checkpoint,
     tree_digest,
 )
-from ti_flax.errors import CheckpointError
-from ti_flax.optim import mask_rows
+from ti_flax.training.optimizer import mask_rows
 
 ROWS = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
 FINGERPRINT = {"concept": "<cat> from cat", "model": "abc", "images": "def"}

@@ -8,9 +8,9 @@ from released_configs import TEXT_ENCODER_1_5, TEXT_ENCODER_2_1
 from tiny_models import FAMILIES, SD1, SD2
 
 from ti_flax.errors import WeightsError
-from ti_flax.models.clip_text import CLIPTextConfig, FlaxCLIPTextModel
 from ti_flax.models.stable_diffusion import parameter_shapes, random_stable_diffusion
-from ti_flax.models.weights import read_params
+from ti_flax.models.text_encoder import CLIPTextConfig, FlaxCLIPTextModel
+from ti_flax.models.weights.parameters import read_params
 
 
 @pytest.mark.parametrize("family", FAMILIES)

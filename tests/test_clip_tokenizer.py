@@ -8,7 +8,7 @@ from base_model import TOKENS
 from captions import vocabulary
 from clip_tokenizer import byte_alphabet, learn_merges, write_tokenizer
 
-from ti_flax.prompts import training_prompts
+from ti_flax.data.prompts.templates import training_prompts
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from ti_flax import cache
-from ti_flax.compiled_programs import keep_compiled_programs, mended_programs
-from ti_flax.messages import Display, Level, shown_on
+from ti_flax.console.messages import Display, Level, shown_on
+from ti_flax.files import cache
+from ti_flax.training.compiled_programs import keep_compiled_programs, mended_programs
 
 ROOT = Path(__file__).parents[1]
 ENTRY = "jit_step-" + "0" * 64 + "-cache"
@@ -103,7 +103,7 @@ def test_other_warnings_stay_what_they_are(folder):
 
 PROGRAM = """
     import jax
-    from ti_flax.compiled_programs import keep_compiled_programs, mended_programs
+    from ti_flax.training.compiled_programs import keep_compiled_programs, mended_programs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     keep_compiled_programs()
     with mended_programs():

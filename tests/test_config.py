@@ -10,8 +10,8 @@ import pytest
 from ti_flax.config import RunConfig, parse_config
 from ti_flax.config.flags import REFERENCE_ONLY
 from ti_flax.config.run_config import GROUPS, OPTIONS
+from ti_flax.console.messages import Level
 from ti_flax.errors import ConfigError
-from ti_flax.messages import Level
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

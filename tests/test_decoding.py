@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ti_flax import decoding
+from ti_flax.data.images import decode as decoding
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (23, 17, 4)).astype(np.uint8)
 

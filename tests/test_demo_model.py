@@ -10,7 +10,7 @@ from measure import ATTRIBUTES, GUIDANCE_SCALE, Studio, caption_accuracy, round_
 from PIL import Image
 from world import HELD_OUT_COLOURS, HELD_OUT_COMBINATIONS, HELD_OUT_SHAPES, render_batch
 
-from ti_flax.pictures import starting_noise
+from ti_flax.generation.generator import starting_noise
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 MODEL = ASSETS / "demo-model"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ti_flax import devices
-from ti_flax.device_trouble import device_trouble
-from ti_flax.errors import DeviceError, exit_code
+from ti_flax.console.device_trouble import device_trouble
+from ti_flax.console.program import exit_code
+from ti_flax.errors import DeviceError
+from ti_flax.hosts import devices
 
 ROOT = Path(__file__).parents[1]
 AUTO = " (set JAX_PLATFORMS='' to automatically choose an available backend)"

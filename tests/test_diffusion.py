@@ -2,8 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ti_flax.diffusion import NoiseSchedule
 from ti_flax.errors import WeightsError
+from ti_flax.models.noise_schedule import NoiseSchedule
 
 SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 CONFIGS = {

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from ti_flax.images import load_images
-from ti_flax.sources import duplicates
-from ti_flax.sources.duplicates import duplicate_notes, duplicate_pairs
+from ti_flax.data.images.load import load_images
+from ti_flax.data.sources import duplicates
+from ti_flax.data.sources.duplicates import duplicate_notes, duplicate_pairs
 
 
 def scene(seed, size=(96, 64)):

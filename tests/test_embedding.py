@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ti_flax.embedding import (
+from ti_flax.embedding.rows import (
     RowRules,
     add_rows,
     average,

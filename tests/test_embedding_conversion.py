@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from tiny_folder import write_folder
 
-from ti_flax.embedding_files import read_embedding
+from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.read import read_embedding
 from ti_flax.errors import TiFlaxError
-from ti_flax.export.learned_embeds import save_learned_embeds
 
 ROWS = np.random.default_rng(0).normal(size=(3, 768)).astype(np.float32)
 ROOT = Path(__file__).resolve().parent.parent
@@ -205,7 +205,7 @@ def test_what_a_file_says_is_shown(place, capsys):
 
 def test_a_files_vectors_beside_a_models_words(place, capsys):
     from ti_flax.models.stable_diffusion import load_stable_diffusion
-    from ti_flax.tokens import load_tokenizer
+    from ti_flax.models.tokenizer import load_tokenizer
 
     folder = write_folder(place / "model")
     params = load_stable_diffusion(folder, components=("text_encoder",)).params["text_encoder"]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from ti_flax.embedding_files import checked_width, read_embedding, read_embeddings
+from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.read import checked_width, read_embedding, read_embeddings
 from ti_flax.errors import WeightsError
-from ti_flax.export.learned_embeds import save_learned_embeds
 
 ROWS = np.random.default_rng(0).normal(size=(3, 768)).astype(np.float32)
 

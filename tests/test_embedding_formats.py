@@ -9,10 +9,7 @@ import pytest
 from PIL import Image
 from tiny_folder import write_folder
 
-from ti_flax.embedding_files import read_embedding
-from ti_flax.errors import ConfigError, OutputError
-from ti_flax.export.embedding_card import captioned, plain_card
-from ti_flax.export.embedding_formats import (
+from ti_flax.embedding.formats import (
     FORMS,
     Embedding,
     check_new,
@@ -20,7 +17,10 @@ from ti_flax.export.embedding_formats import (
     form_of,
     write_embedding,
 )
-from ti_flax.export.torch_archive import torch_bytes
+from ti_flax.embedding.read import read_embedding
+from ti_flax.embedding.torch_archive import torch_bytes
+from ti_flax.errors import ConfigError, OutputError
+from ti_flax.export.embedding_card import captioned, plain_card
 
 EVERY = [(form, suffix) for form, suffixes in FORMS.items() for suffix in suffixes]
 # What a form's files are taken for, where that is not the form's own name.

@@ -8,8 +8,8 @@ import pytest
 from embedding_consumers import scrambling
 from PIL import Image, PngImagePlugin
 
-from ti_flax import embedding_pictures
-from ti_flax.embedding_pictures import hidden_bytes, hide_bytes, is_picture, read_picture, tree_bytes
+from ti_flax.embedding import png as embedding_pictures
+from ti_flax.embedding.png import hidden_bytes, hide_bytes, is_picture, read_picture, tree_bytes
 from ti_flax.errors import WeightsError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from ti_flax.data.dataset import epoch_places, one_shape, weighed_places
 from ti_flax.errors import ConfigError
-from ti_flax.examples import epoch_places, image_index, one_shape, weighed_places
+from ti_flax.training.batches import image_index
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,15 @@ from safetensors import safe_open
 from tiny_folder import write_folder, write_pictures
 from tiny_run import compilations, learned, train_until
 
-from ti_flax import run, watching
-from ti_flax.checkpoint import checkpoint_steps, load_checkpoint
-from ti_flax.evaluation import BEST, TABLE, Evaluate, Patience, best_kept, summary, with_best
-from ti_flax.export.learned_embeds import load_learned_embeds, save_learned_embeds
-from ti_flax.loop import Chunk
-from ti_flax.signals import Vocabulary, best_of, read_signals
-from ti_flax.step import TrainState
+from ti_flax.embedding.learned_embeds import load_learned_embeds, save_learned_embeds
+from ti_flax.embedding.vocabulary import Vocabulary
+from ti_flax.monitoring.evaluation import BEST, TABLE, Evaluate, Patience, best_kept, summary, with_best
+from ti_flax.monitoring.signals import best_of, read_signals
+from ti_flax.run import hooks as watching
+from ti_flax.run import train as run
+from ti_flax.training.checkpoint import checkpoint_steps, load_checkpoint
+from ti_flax.training.loop import Chunk
+from ti_flax.training.step import TrainState
 
 
 @pytest.fixture(scope="module")

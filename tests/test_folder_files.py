@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ti_flax.folder_files import LeavingLinkError, copy_folder, files_of, lies_in, require_inside
+from ti_flax.files.folder_files import LeavingLinkError, copy_folder, files_of, lies_in, require_inside
 
 COMMIT, HASH = "0" * 40, "ab" * 32
 

@@ -64,8 +64,8 @@ def refused(error, action):
 def checkpoints(disk):
     from test_checkpoint import make_checkpoint
 
-    from ti_flax.checkpoint import load_newest, save_checkpoint
     from ti_flax.errors import CheckpointError
+    from ti_flax.training.checkpoint import load_newest, save_checkpoint
 
     disk = Path(disk)
     mount(disk, "1m")
@@ -92,8 +92,8 @@ def exports(disk, model):
     import numpy as np
     from test_pipeline import export
 
+    from ti_flax.embedding.learned_embeds import save_learned_embeds
     from ti_flax.errors import OutputError
-    from ti_flax.export.learned_embeds import save_learned_embeds
 
     disk, model = Path(disk), Path(model)
     mount(disk, "64m")
@@ -122,10 +122,10 @@ def exports(disk, model):
 def training(disk, place):
     from tiny_run import configure, learned
 
-    from ti_flax import run
-    from ti_flax.checkpoint import load_newest
     from ti_flax.errors import CheckpointError, OutputError
-    from ti_flax.loop import Hook
+    from ti_flax.run import train as run
+    from ti_flax.training.checkpoint import load_newest
+    from ti_flax.training.loop import Hook
 
     disk, place = Path(disk), Path(place)
     mount(disk, "64m")

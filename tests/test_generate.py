@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 from tiny_folder import write_folder
 
-from ti_flax import generation
+from ti_flax.embedding.formats import Embedding, embedding_bytes
+from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import TiFlaxError
 from ti_flax.export.embedding_card import plain_card
-from ti_flax.export.embedding_formats import Embedding, embedding_bytes
-from ti_flax.export.learned_embeds import save_learned_embeds
+from ti_flax.generation import generate as generation
+from ti_flax.generation.generator import Painter, on_all, picture_grid
 from ti_flax.models.stable_diffusion import COMPONENTS, load_stable_diffusion
-from ti_flax.pictures import Painter, on_all, picture_grid
-from ti_flax.step import local_copies, replicate
+from ti_flax.training.devices import local_copies, replicate
 
 ROWS = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
 # What the Web UI takes a picture's last line of text apart with (modules/infotext_utils.py).

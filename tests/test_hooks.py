@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from ti_flax import hooks
 from ti_flax.errors import OutputError, TrainingError
-from ti_flax.loop import Chunk, Hook
-from ti_flax.step import TrainState
+from ti_flax.monitoring import hooks
+from ti_flax.training.loop import Chunk, Hook
+from ti_flax.training.step import TrainState
 
 STATE = TrainState(np.ones((1, 4), np.float32), (), np.int32(7))
 

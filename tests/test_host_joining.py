@@ -8,7 +8,7 @@ import pytest
 
 from ti_flax.config.options import HostOptions
 from ti_flax.errors import ConfigError, TiFlaxError
-from ti_flax.host_joining import Place, find_place, join, seems_one_of_several
+from ti_flax.hosts.joining import Place, find_place, join, seems_one_of_several
 
 SAME = {"learning_rate": "0.01", "jax": "1.0"}
 SLURM = {

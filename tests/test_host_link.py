@@ -8,7 +8,7 @@ import time
 import pytest
 
 from ti_flax.errors import START_AGAIN
-from ti_flax.host_link import Hub, LostError, Member, Wire, named
+from ti_flax.hosts.link import Hub, LostError, Member, Wire, named
 
 
 class Ended:
@@ -72,7 +72,7 @@ class Hosts:
 
 @pytest.fixture
 def connect(monkeypatch):
-    monkeypatch.setattr("ti_flax.host_link.LAST_WORDS", 0.3)
+    monkeypatch.setattr("ti_flax.hosts.link.LAST_WORDS", 0.3)
     made = []
 
     def connected(*arguments, **named):

@@ -5,12 +5,12 @@ import os
 import pytest
 from hostile_cases import Case, check, place, train, written
 
-from ti_flax.captions import Picture, captions_in_file
-from ti_flax.errors import DataError, exit_code
-from ti_flax.images import load_images
-from ti_flax.printable import one_line
-from ti_flax.prompt_file import read_prompt_file
-from ti_flax.sources.table_options import ALL_AS_FOUND
+from ti_flax.console.program import exit_code
+from ti_flax.data.images.load import load_images
+from ti_flax.data.prompts.captions import Picture, captions_in_file
+from ti_flax.data.sources.table_options import ALL_AS_FOUND
+from ti_flax.errors import DataError, one_line
+from ti_flax.generation.prompt_file import read_prompt_file
 
 NAMES = ("0.png", "1.png", "2.png")
 

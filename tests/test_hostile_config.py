@@ -5,7 +5,7 @@ import os
 import pytest
 from hostile_cases import Case, check, train, written
 
-from ti_flax.errors import exit_code
+from ti_flax.console.program import exit_code
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{after}: &{after} [{', '.join([f'*{name}'] * 9)}]\n"

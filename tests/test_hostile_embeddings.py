@@ -18,11 +18,12 @@ from hostile_cases import Case, check, train, written
 from PIL import Image, PngImagePlugin
 from test_hostile_pictures import png as png_of_size
 
-from ti_flax import embedding_files
-from ti_flax.embedding_files import read_embeddings
-from ti_flax.embedding_pictures import hide_bytes
-from ti_flax.errors import WeightsError, exit_code
-from ti_flax.export.learned_embeds import save_learned_embeds
+from ti_flax.console.program import exit_code
+from ti_flax.embedding import read as embedding_files
+from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.png import hide_bytes
+from ti_flax.embedding.read import read_embeddings
+from ti_flax.errors import WeightsError
 
 
 def shown(content, name="a.pt"):

@@ -6,7 +6,7 @@ import re
 import pytest
 from hostile_cases import Case, check, place, train, written
 
-from ti_flax.written_files import only_run, record
+from ti_flax.files.written_files import only_run, record
 
 
 def beside(*names, told=(), **changes):

@@ -13,9 +13,9 @@ import pytest
 from hostile_cases import Case, check, place, train, written
 from PIL import Image, PngImagePlugin
 
-from ti_flax.images import load_images
-from ti_flax.masks import MaskRules
-from ti_flax.printable import one_line
+from ti_flax.data.images.load import load_images
+from ti_flax.data.images.masks import MaskRules
+from ti_flax.errors import one_line
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
 

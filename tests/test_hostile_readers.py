@@ -23,14 +23,13 @@ from fuzzed_readers import READERS, Sample, require
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ti_flax.embedding_files import read_embedding
-from ti_flax.errors import TiFlaxError
-from ti_flax.export.learned_embeds import save_learned_embeds, torch_archive
-from ti_flax.models.torch_files import read_torch
-from ti_flax.plain_files import open_plain, read_plain
-from ti_flax.printable import one_line, printable, shortened
-from ti_flax.sources.picture import Picture
-from ti_flax.text_files import parse_json
+from ti_flax.data.sources.source_image import Picture
+from ti_flax.embedding.learned_embeds import save_learned_embeds, torch_archive
+from ti_flax.embedding.read import read_embedding
+from ti_flax.errors import TiFlaxError, one_line, printable, shortened
+from ti_flax.files.regular import open_plain, read_plain
+from ti_flax.files.text import parse_json
+from ti_flax.models.weights.torch_files import read_torch
 
 SETTINGS = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None

@@ -13,11 +13,12 @@ from hostile_cases import Case, check, written
 from PIL import Image
 from test_report import Balanced, evaluation, facts
 
-from ti_flax.errors import DataError, exit_code
-from ti_flax.messages import Display, Level, shown_on
-from ti_flax.report.facts import RunFacts
-from ti_flax.report.page import PAGE, write_report
-from ti_flax.signals import write_signals
+from ti_flax.console.messages import Display, Level, shown_on
+from ti_flax.console.program import exit_code
+from ti_flax.errors import DataError
+from ti_flax.monitoring.report.facts import RunFacts
+from ti_flax.monitoring.report.page import PAGE, write_report
+from ti_flax.monitoring.signals import write_signals
 
 REFRESH = '<meta http-equiv="refresh" content="0;url=http://evil.example"><form action=//evil><input>'
 METRICS = "step,loss,learning_rate,grad_norm,samples_per_second\n"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hostile_cases import Case, check, place, train, written
 
-from ti_flax.models.tensor_files import index_safetensors, write_safetensors
+from ti_flax.models.weights.tensor_files import index_safetensors, write_safetensors
 
 FILE = "text_encoder/model.safetensors"
 TABLE = "text_model.embeddings.token_embedding.weight"

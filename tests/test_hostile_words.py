@@ -7,7 +7,7 @@ import generate
 import pytest
 from hostile_cases import Case, check, place, train, written
 
-from ti_flax.errors import exit_code
+from ti_flax.console.program import exit_code
 
 
 def word(token):

@@ -9,14 +9,15 @@ import pytest
 from host_runs import ended, free_address, rows_of, run_on_two, start, start_several
 from tiny_folder import write_folder, write_pictures
 
-from ti_flax import hosts, materials
 from ti_flax.config import RunConfig
 from ti_flax.errors import START_AGAIN, ConfigError, OutputError, Stopped
-from ti_flax.host_hooks import AgreeOnState, check_state
-from ti_flax.materials import gather
-from ti_flax.models.model_source import ModelSource
-from ti_flax.signals import read_signals
-from ti_flax.step import TrainState
+from ti_flax.hosts import group as hosts
+from ti_flax.models.weights.model_source import ModelSource
+from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
+from ti_flax.monitoring.signals import read_signals
+from ti_flax.run import inputs as materials
+from ti_flax.run.inputs import gather
+from ti_flax.training.step import TrainState
 
 REQUIRED = {
     "pretrained_model_name_or_path": "m",

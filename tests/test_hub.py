@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import errors
 
 from ti_flax.errors import WeightsError
-from ti_flax.models.hub import needed_files, needed_vae_files, resolve_vae
-from ti_flax.models.weights import resolve_model
+from ti_flax.models.weights.hub import needed_files, needed_vae_files, resolve_vae
+from ti_flax.models.weights.parameters import resolve_model
 
 COMPONENTS = ("tokenizer", "scheduler", "text_encoder", "unet", "vae")
 # What stable-diffusion-v1-5/stable-diffusion-v1-5 holds, shortened.

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ti_flax.data.images.buckets import Shape, ShapeRules
+from ti_flax.data.images.load import PictureGroup, TrainingImages, load_images
+from ti_flax.data.images.resize import fit_to_shape
+from ti_flax.data.sources.table_options import TableOptions
 from ti_flax.errors import ConfigError, DataError
-from ti_flax.fitting import fit_to_shape
-from ti_flax.images import PictureGroup, TrainingImages, load_images
-from ti_flax.shapes import Shape, ShapeRules
-from ti_flax.sources.table_options import TableOptions
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ti_flax.console.interrupt import Interrupt, listening
 from ti_flax.errors import START_AGAIN, Stopped
-from ti_flax.interrupt import Interrupt, listening
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ def test_in_another_thread_nothing_is_listened_for():
 def test_twice_ends_the_process_even_inside_a_call_that_is_not_python(tmp_path):
     code = """
         import ctypes, sys
-        from ti_flax.interrupt import Interrupt
+        from ti_flax.console.interrupt import Interrupt
         with Interrupt() as interrupt, interrupt.updates():
             print("ready", flush=True)
             ctypes.CDLL(None).usleep  # loaded before it is needed
@@ -256,8 +256,8 @@ finally:
 PROGRAM = """
 import ctypes, signal, sys, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from ti_flax.errors import exit_code
-from ti_flax.interrupt import ended_soon, listening
+from ti_flax.console.program import exit_code
+from ti_flax.console.interrupt import ended_soon, listening
 
 def stuck():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])

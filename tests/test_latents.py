@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ti_flax.data.latents import encode_posteriors, params_hash, split_moments
 from ti_flax.errors import ConfigError, DataError
-from ti_flax.latents import encode_posteriors, params_hash, split_moments
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
 
 CONFIG = AutoencoderKLConfig(

@@ -3,8 +3,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from ti_flax.embedding.learned_embeds import load_learned_embeds, save_learned_embeds
 from ti_flax.errors import WeightsError
-from ti_flax.export.learned_embeds import load_learned_embeds, save_learned_embeds
 
 
 @pytest.fixture(params=[1, 4])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ti_flax.config.steps import parse_steps
-from ti_flax.learning_rate import Shape, learning_rate_schedule, rate_of_step, stepped_schedule
+from ti_flax.config.stepped_values import parse_steps
+from ti_flax.training.learning_rate import Shape, learning_rate_schedule, rate_of_step, stepped_schedule
 
 KINDS = ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 

@@ -11,23 +11,25 @@ from test_sharing import ROWS, TOKEN, hub, options, surroundings  # noqa: F401
 from tiny_folder import write_folder, write_pictures
 from tiny_run import configure
 
-from ti_flax import hosts, materials, run
-from ti_flax.captions import Picture, captions_beside
+from ti_flax.data.images.load import load_images
+from ti_flax.data.prompts.captions import Picture, captions_beside
+from ti_flax.data.sources.table_options import ALL_AS_FOUND
+from ti_flax.data.sources.tables import hub_pictures
+from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import DataError, OutputError, WeightsError
 from ti_flax.export.hub import RefusedError
 from ti_flax.export.hub import upload as upload_here
-from ti_flax.export.learned_embeds import save_learned_embeds
+from ti_flax.export.hub_files import checkpoint_files, pipeline_files, result_files
 from ti_flax.export.pipeline import carried_parts, save_pipeline
-from ti_flax.export.shared_files import checkpoint_files, pipeline_files, result_files
-from ti_flax.folder_files import LeavingLinkError
-from ti_flax.images import load_images
-from ti_flax.loop import Hook
-from ti_flax.sharing import ShareCheckpoints, upload
-from ti_flax.sources.table_options import ALL_AS_FOUND
-from ti_flax.sources.tables import hub_pictures
-from ti_flax.tokens import load_tokenizer
-from ti_flax.whole_folders import folder_written_whole
-from ti_flax.written_files import only_run, record
+from ti_flax.export.upload import ShareCheckpoints, upload
+from ti_flax.files.atomic_folders import folder_written_whole
+from ti_flax.files.folder_files import LeavingLinkError
+from ti_flax.files.written_files import only_run, record
+from ti_flax.hosts import group as hosts
+from ti_flax.models.tokenizer import load_tokenizer
+from ti_flax.run import inputs as materials
+from ti_flax.run import train as run
+from ti_flax.training.loop import Hook
 
 SECRET = '{"password": "open sesame"}'
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ti_flax.data.images.load import load_images
+from ti_flax.data.sources.links import Limits, fetch_picture, kept_file, link_name
 from ti_flax.errors import DataError
-from ti_flax.images import load_images
-from ti_flax.sources.links import Limits, fetch_picture, kept_file, link_name
 
 HTML = b"<!DOCTYPE html><html><head><title>Log\n in</title></head></html>"
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ti_flax.data.images.buckets import ShapeRules
+from ti_flax.data.images.load import load_images
+from ti_flax.data.images.masks import MaskFolder, MaskRules, loss_weights, same_aspect, split_masks
 from ti_flax.errors import DataError
-from ti_flax.images import load_images
-from ti_flax.masks import MaskFolder, MaskRules, loss_weights, same_aspect, split_masks
-from ti_flax.shapes import ShapeRules
 
 
 def gray(folder, name, values):

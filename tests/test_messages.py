@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from ti_flax import messages
-from ti_flax.messages import Display, Level, clock, detail, say, shown_on, stage, warn, watched
+from ti_flax.console import messages
+from ti_flax.console.messages import Display, Level, clock, detail, say, shown_on, stage, warn, watched
 
 
 class Clock:

@@ -9,7 +9,7 @@ import yaml
 
 from ti_flax.config import RunConfig
 from ti_flax.export.model_card import CardFacts, write_model_card
-from ti_flax.tokens import Concept
+from ti_flax.models.tokenizer import Concept
 
 REQUIRED = {
     "pretrained_model_name_or_path": "some/model",

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from tiny_models import SD1, SD2
 
-from ti_flax.diffusion import NoiseSchedule
 from ti_flax.errors import ConfigError, WeightsError
-from ti_flax.models.model_source import ModelSource
+from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import (
     load_stable_diffusion,
     random_stable_diffusion,
     save_stable_diffusion,
 )
+from ti_flax.models.weights.model_source import ModelSource
 
 PARTS = ("text_encoder", "unet", "vae")
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from ti_flax.config.options import LossOptions
-from ti_flax.examples import DrawRules, draw, one_shape
-from ti_flax.noise import NoiseRules, multires_noise
-from ti_flax.timesteps import TimestepRules
+from ti_flax.data.dataset import one_shape
+from ti_flax.training.batches import DrawRules, draw
+from ti_flax.training.noise import NoiseRules, multires_noise
+from ti_flax.training.timesteps import TimestepRules
 
 RNG = np.random.default_rng(0)
 EXAMPLES = one_shape(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ti_flax.config.options import LossOptions
-from ti_flax.diffusion import NoiseSchedule
 from ti_flax.errors import ConfigError
-from ti_flax.objective import Objective
+from ti_flax.models.noise_schedule import NoiseSchedule
+from ti_flax.training.objective import Objective
 
 SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 # The clean end, where the ratio is above 1000, both sides of every bound, and the end that may be pure noise.

@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from ti_flax.checkpoint import optimizer_leaves, restore_optimizer
 from ti_flax.config.options import FINDS_ITS_RATE, SCHEDULE_FREE, OptimizerOptions
 from ti_flax.config.values import options_of
 from ti_flax.errors import ConfigError
-from ti_flax.optim import average_rows, make_optimizer, mask_rows, move_rows, optimizer_arguments
+from ti_flax.training.checkpoint import optimizer_leaves, restore_optimizer
+from ti_flax.training.optimizer import average_rows, make_optimizer, mask_rows, move_rows, optimizer_arguments
 
 (NAMES,) = (each.choices for each in options_of(OptimizerOptions) if each.name == "optimizer")
 TRAINABLE = np.array([True, True, False])

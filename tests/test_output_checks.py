@@ -6,8 +6,8 @@ import pytest
 
 from ti_flax.config import RunConfig
 from ti_flax.errors import OutputError
-from ti_flax.output_checks import refuse_output
-from ti_flax.written_files import LIST, only_run, record, record_text
+from ti_flax.files.written_files import LIST, only_run, record, record_text
+from ti_flax.run.output_checks import refuse_output
 
 
 def config(output, **changes):

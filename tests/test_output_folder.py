@@ -4,11 +4,11 @@ import pytest
 from tiny_folder import write_folder, write_pictures
 from tiny_run import configure
 
-from ti_flax import run
-from ti_flax.checkpoint import checkpoint_steps
 from ti_flax.errors import DataError, OutputError
-from ti_flax.loop import Hook
-from ti_flax.written_files import LIST, only_run, written
+from ti_flax.files.written_files import LIST, only_run, written
+from ti_flax.run import train as run
+from ti_flax.training.checkpoint import checkpoint_steps
+from ti_flax.training.loop import Hook
 
 OTHERS = (
     "cat_images/1.jpeg",

@@ -7,7 +7,7 @@ from full_disk import save_half
 from PIL import Image
 
 from ti_flax.errors import OutputError
-from ti_flax.picture_files import (
+from ti_flax.generation.png_metadata import (
     Maker,
     Shot,
     grid_path,

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from tiny_folder import write_folder
 
-from ti_flax.embedding import splice
-from ti_flax.export.learned_embeds import add_learned_embeds, save_learned_embeds
+from ti_flax.embedding.learned_embeds import add_learned_embeds, save_learned_embeds
+from ti_flax.embedding.rows import splice
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.models.stable_diffusion import load_stable_diffusion
-from ti_flax.tokens import add_concept, encode_prompts, expand_known, load_tokenizer
+from ti_flax.models.tokenizer import add_concept, encode_prompts, expand_known, load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "a photo of a <thing> on a beach"
@@ -134,7 +134,7 @@ def test_safety_checker_and_feature_extractor_go_along(tmp_path):
     reason="TI_FLAX_DIFFUSERS_039 names a python with diffusers 0.39 and transformers 4.57.6",
 )
 def test_the_last_flax_pipeline_of_diffusers_draws_the_same_picture(tmp_path, family):
-    from ti_flax.pictures import Painter, starting_noise
+    from ti_flax.generation.generator import Painter, starting_noise
 
     base = write_folder(tmp_path / "base", family, wide=True)
     tokenizer, _, _ = export(base, tmp_path / "out")

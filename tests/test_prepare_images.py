@@ -6,8 +6,8 @@ import pytest
 from full_disk import save_half
 from PIL import Image, ImageDraw
 
+from ti_flax.data.images.load import load_images
 from ti_flax.errors import ConfigError, DataError, OutputError
-from ti_flax.images import load_images
 
 RED = (255, 0, 0)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ti_flax import previews
-from ti_flax.previews import Preview, evenly, sheet_rows
+from ti_flax.monitoring import previews
+from ti_flax.monitoring.previews import Preview, evenly, sheet_rows
 
 START, SIDE = np.zeros((1, 4), np.float32), 8
 TRAINING = np.full((6, SIDE, SIDE, 3), 200, np.uint8)

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from test_step import CAPACITY, VOCABULARY, make_frozen, make_task, start_rows
 
-from ti_flax import step
 from ti_flax.config.options import LossOptions
-from ti_flax.examples import Batch, beside, draw, with_class_pictures
-from ti_flax.noise import NoiseRules
-from ti_flax.objective import Objective
-from ti_flax.step import denoising_loss, first_copy, init_state, make_chunk, replicate, spread
-from ti_flax.timesteps import TimestepRules
+from ti_flax.data.dataset import with_class_pictures
+from ti_flax.training import step
+from ti_flax.training.batches import Batch, beside, draw
+from ti_flax.training.devices import first_copy, replicate, spread
+from ti_flax.training.noise import NoiseRules
+from ti_flax.training.objective import Objective
+from ti_flax.training.step import denoising_loss, init_state, make_chunk
+from ti_flax.training.timesteps import TimestepRules
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from PIL import Image
 from test_links import Site, fetch, png
 from tiny_run import configure
 
+from ti_flax.data.images.load import load_images
+from ti_flax.data.sources import addresses
+from ti_flax.data.sources.addresses import is_public
+from ti_flax.data.sources.links import Limits, Spent, fetch_picture, kept_file
+from ti_flax.data.training_images import read_class_images, read_images
 from ti_flax.errors import DataError
-from ti_flax.images import load_images
-from ti_flax.sources import addresses
-from ti_flax.sources.addresses import is_public
-from ti_flax.sources.links import Limits, Spent, fetch_picture, kept_file
-from ti_flax.training_pictures import read_class_images, read_images
 
 site = test_links.site
 WRONG = "expected a link, found one, or a redirect, that is written wrongly. Check the link."

@@ -3,7 +3,7 @@
 import pytest
 
 from ti_flax.errors import DataError
-from ti_flax.prompt_file import PromptLine, parse_prompt, read_prompt_file
+from ti_flax.generation.prompt_file import PromptLine, parse_prompt, read_prompt_file
 
 
 def test_every_option_is_understood():

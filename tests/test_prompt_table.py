@@ -7,10 +7,10 @@ import pytest
 from clip_tokenizer import write_tokenizer
 from tiny_folder import WORDS
 
+from ti_flax.data.prompts.prompt_table import MOST_ROWS, CaptionRules, encode_table, prompt_table
+from ti_flax.data.prompts.templates import OBJECT_TEMPLATES, Template, built_in_templates, training_prompts
 from ti_flax.errors import DataError, TokenError
-from ti_flax.prompt_table import MOST_ROWS, CaptionRules, encode_table, prompt_table
-from ti_flax.prompts import OBJECT_TEMPLATES, Template, built_in_templates, training_prompts
-from ti_flax.tokens import add_concept, encode_prompts, load_tokenizer, prompts_cut_off
+from ti_flax.models.tokenizer import add_concept, encode_prompts, load_tokenizer, prompts_cut_off
 
 OBJECT = built_in_templates("object", captions=True)
 CAPTION = built_in_templates("caption", captions=True)

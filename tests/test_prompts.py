@@ -2,8 +2,7 @@
 
 import pytest
 
-from ti_flax.errors import ConfigError, DataError
-from ti_flax.prompts import (
+from ti_flax.data.prompts.templates import (
     OBJECT_TEMPLATES,
     STYLE_TEMPLATES,
     built_in_templates,
@@ -11,6 +10,7 @@ from ti_flax.prompts import (
     read_templates,
     training_prompts,
 )
+from ti_flax.errors import ConfigError, DataError
 
 
 def test_lists_have_the_lengths_of_the_reference():

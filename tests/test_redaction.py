@@ -2,7 +2,7 @@
 
 import pytest
 
-from ti_flax.redaction import redacted
+from ti_flax.errors import redacted
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ti_flax.embedding.vocabulary import RowSignals
 from ti_flax.errors import DataError
-from ti_flax.report.facts import RunFacts
-from ti_flax.report.page import write_report
-from ti_flax.signals import RowSignals, Signals, write_signals
+from ti_flax.monitoring.report.facts import RunFacts
+from ti_flax.monitoring.report.page import write_report
+from ti_flax.monitoring.signals import Signals, write_signals
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 

@@ -7,10 +7,10 @@ import pytest
 from tiny_folder import write_folder, write_pictures
 from tiny_run import compilations, configure, learned
 
-from ti_flax import run
 from ti_flax.errors import ConfigError
-from ti_flax.report.facts import RunFacts
-from ti_flax.written_files import LIST
+from ti_flax.files.written_files import LIST
+from ti_flax.monitoring.report.facts import RunFacts
+from ti_flax.run import train as run
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from tiny_folder import write_folder, write_pictures
 from tiny_run import compilations, learned
 from tiny_run import configure_scheduled as configure
 
-from ti_flax import run
-from ti_flax.checkpoint import checkpoint_steps
-from ti_flax.embedding import AddedRows
+from ti_flax.embedding.rows import AddedRows
 from ti_flax.errors import CheckpointError, ConfigError, DataError, OutputError, TiFlaxError
-from ti_flax.updating import describe_rate
+from ti_flax.run import train as run
+from ti_flax.training.checkpoint import checkpoint_steps
+from ti_flax.training.settings import describe_rate
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_previews_do_not_change_a_bit(place, tmp_path, whole):
 
 
 def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch, capsys):
-    from ti_flax import previews
+    from ti_flax.monitoring import previews
 
     sheets, drawn = [], []
     make_sheet, make_grid = previews.contact_sheet, previews.picture_grid

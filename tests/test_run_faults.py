@@ -13,11 +13,11 @@ from tiny_folder import write_folder, write_pictures
 from tiny_run import configure_scheduled as configure
 from tiny_run import learned
 
-from ti_flax import run
-from ti_flax.checkpoint import checkpoint_steps, load_newest
 from ti_flax.errors import OutputError, Stopped, TiFlaxError, TrainingError
-from ti_flax.loop import Hook
-from ti_flax.report.facts import RunFacts
+from ti_flax.monitoring.report.facts import RunFacts
+from ti_flax.run import train as run
+from ti_flax.training.checkpoint import checkpoint_steps, load_newest
+from ti_flax.training.loop import Hook
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_a_skipped_update_leaves_vectors_and_optimizer_as_they_were(place, tmp_p
 
 
 def test_what_fails_beside_the_updates_does_not_end_the_run(place, tmp_path, whole, monkeypatch, capsys):
-    from ti_flax import evaluation, hooks, previews
+    from ti_flax.monitoring import evaluation, hooks, previews
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")

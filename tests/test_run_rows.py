@@ -9,12 +9,12 @@ from tiny_folder import write_folder, write_pictures
 from tiny_run import configure_scheduled as configure
 from tiny_run import learned
 
-from ti_flax import run
-from ti_flax.checkpoint import load_checkpoint
+from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import CheckpointError, ConfigError
-from ti_flax.export.learned_embeds import save_learned_embeds
 from ti_flax.models.stable_diffusion import load_stable_diffusion
-from ti_flax.tokens import load_tokenizer
+from ti_flax.models.tokenizer import load_tokenizer
+from ti_flax.run import train as run
+from ti_flax.training.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_random_starts_follow_the_seed_which_is_drawn_before_them(place, tmp_pat
 
 
 def test_a_schedule_free_run_exports_and_draws_the_average(place, tmp_path, monkeypatch):
-    from ti_flax import watching
+    from ti_flax.run import hooks as watching
 
     drawn = []
     monkeypatch.setattr(

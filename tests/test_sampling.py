@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ti_flax.diffusion import NoiseSchedule
 from ti_flax.errors import ConfigError
-from ti_flax.sampling import ddim, dpmsolver_multistep, sampling_steps
+from ti_flax.generation.samplers import ddim, dpmsolver_multistep, sampling_steps
+from ti_flax.models.noise_schedule import NoiseSchedule
 
 # The scheduler configuration of Stable Diffusion 1.5, as far as samplers read it.
 SD15 = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ti_flax.fitting import cropped, fit_to_shape, in_square, squeezed
-from ti_flax.shapes import Shape, ShapeRules, choose_shapes, lost_area, possible_shapes
+from ti_flax.data.images.buckets import Shape, ShapeRules, choose_shapes, lost_area, possible_shapes
+from ti_flax.data.images.resize import cropped, fit_to_shape, in_square, squeezed
 
 SQUARE, LANDSCAPE, PORTRAIT = (600, 600), (800, 1200), (1200, 800)
 

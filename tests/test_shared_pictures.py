@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ti_flax.export.shared_pictures import write_concept_images, write_example_images
-from ti_flax.pictures import picture_grid
-from ti_flax.written_files import only_run
+from ti_flax.export.card_images import write_concept_images, write_example_images
+from ti_flax.files.written_files import only_run
+from ti_flax.generation.generator import picture_grid
 
 
 @pytest.fixture

@@ -16,14 +16,15 @@ import yaml
 from PIL import Image
 from tiny_folder import write_folder, write_pictures
 
-from ti_flax import run, sharing
-from ti_flax.checkpoint import load_checkpoint
 from ti_flax.config.options import HubOptions
+from ti_flax.embedding.learned_embeds import load_learned_embeds, save_learned_embeds
 from ti_flax.errors import ConfigError, OutputError
 from ti_flax.export import hub_process
-from ti_flax.export.learned_embeds import load_learned_embeds, save_learned_embeds
-from ti_flax.loop import Hook
-from ti_flax.written_files import only_run, record
+from ti_flax.export import upload as sharing
+from ti_flax.files.written_files import only_run, record
+from ti_flax.run import train as run
+from ti_flax.training.checkpoint import load_checkpoint
+from ti_flax.training.loop import Hook
 
 TOKEN = "sesame-2f9c7d1e"
 ROWS = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ti_flax.sheet import contact_sheet
+from ti_flax.generation.image_grid import contact_sheet
 
 
 def pictures(count, side, value):

@@ -5,10 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ti_flax.signals import (
-    RowSignals,
+from ti_flax.embedding.vocabulary import RowSignals, Vocabulary
+from ti_flax.monitoring.signals import (
     Signals,
-    Vocabulary,
     best_of,
     evaluations_without_gain,
     flags,

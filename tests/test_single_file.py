@@ -15,10 +15,6 @@ from released_configs import TEXT_ENCODER_1_5, TEXT_ENCODER_2_1, UNET_1_5, UNET_
 from tiny_models import FAMILIES, SD1, SD2
 
 from ti_flax.errors import WeightsError
-from ti_flax.models.clip_text import CLIPTextConfig
-from ti_flax.models.model_source import ModelSource
-from ti_flax.models.original_names import dotted
-from ti_flax.models.single_file import index_file, open_single_file, open_vae_file
 from ti_flax.models.stable_diffusion import (
     COMPONENTS,
     load_stable_diffusion,
@@ -26,9 +22,13 @@ from ti_flax.models.stable_diffusion import (
     random_stable_diffusion,
     save_stable_diffusion,
 )
+from ti_flax.models.text_encoder import CLIPTextConfig
 from ti_flax.models.unet import UNet2DConditionConfig
 from ti_flax.models.vae import AutoencoderKLConfig
-from ti_flax.models.weights import torch_state
+from ti_flax.models.weights.model_source import ModelSource
+from ti_flax.models.weights.original_names import dotted
+from ti_flax.models.weights.parameters import torch_state
+from ti_flax.models.weights.single_file import index_file, open_single_file, open_vae_file
 
 ROOT = Path(__file__).resolve().parent.parent
 DEEP = SD2 | {"text_encoder": SD2["text_encoder"] | {"num_hidden_layers": 23}}

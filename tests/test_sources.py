@@ -7,10 +7,10 @@ import sys
 import pytest
 from PIL import Image
 
+from ti_flax.data.images.load import load_images
+from ti_flax.data.sources.find import find_pictures
+from ti_flax.data.sources.table_options import TableOptions
 from ti_flax.errors import DataError
-from ti_flax.images import load_images
-from ti_flax.sources.find import find_pictures
-from ti_flax.sources.table_options import TableOptions
 
 PLAIN = TableOptions()
 

@@ -15,7 +15,6 @@ from released_configs import TEXT_ENCODER_1_5, UNET_1_5, VAE_1_5
 from tiny_models import FAMILIES, SD1, SD2
 
 from ti_flax.errors import WeightsError
-from ti_flax.models.clip_text import CLIPTextConfig, FlaxCLIPTextModel
 from ti_flax.models.stable_diffusion import (
     COMPONENTS,
     load_stable_diffusion,
@@ -23,9 +22,10 @@ from ti_flax.models.stable_diffusion import (
     random_stable_diffusion,
     save_stable_diffusion,
 )
+from ti_flax.models.text_encoder import CLIPTextConfig, FlaxCLIPTextModel
 from ti_flax.models.unet import FlaxUNet2DConditionModel, UNet2DConditionConfig
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
-from ti_flax.models.weights import read_params
+from ti_flax.models.weights.parameters import read_params
 
 # Shapes of the last releases that had Flax classes, written once with those.
 FLAX_TREES = json.loads((pathlib.Path(__file__).parent / "flax_trees.json").read_text())

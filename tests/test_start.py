@@ -7,10 +7,10 @@ from clip_tokenizer import write_tokenizer
 from tiny_folder import WORDS
 
 from ti_flax.config.options import ConceptOptions
+from ti_flax.embedding.initialization import add_extras, find_start, read_extras
+from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import TokenError, WeightsError
-from ti_flax.export.learned_embeds import save_learned_embeds
-from ti_flax.start import add_extras, find_start, read_extras
-from ti_flax.tokens import add_concept, encode_prompts, expand_known, load_tokenizer
+from ti_flax.models.tokenizer import add_concept, encode_prompts, expand_known, load_tokenizer
 
 TABLE = np.random.default_rng(0).normal(size=(700, 8)).astype(np.float32)
 KEY = jax.random.key(0)

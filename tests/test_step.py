@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from tiny_models import FAMILIES
 
-from ti_flax import optim
-from ti_flax.diffusion import NoiseSchedule
-from ti_flax.embedding import RowRules
-from ti_flax.examples import Examples, bucket_of_step, draw, image_index, one_shape
-from ti_flax.learning_rate import Shape, learning_rate_schedule
+from ti_flax.data.dataset import Examples, one_shape
+from ti_flax.embedding.rows import RowRules
+from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import random_stable_diffusion
-from ti_flax.step import Task, first_copy, init_state, make_chunk, replicate, result_rows, spread
+from ti_flax.training import optimizer as optim
+from ti_flax.training.batches import bucket_of_step, draw, image_index
+from ti_flax.training.devices import first_copy, replicate, spread
+from ti_flax.training.learning_rate import Shape, learning_rate_schedule
+from ti_flax.training.step import Task, init_state, make_chunk, result_rows
 
 VOCABULARY = 120
 CAPACITY = 8

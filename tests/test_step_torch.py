@@ -15,11 +15,11 @@ from tiny_models import FAMILIES  # noqa: E402
 from torch_models import channels_first, write_torch_models  # noqa: E402
 
 from ti_flax.config.options import LossOptions  # noqa: E402
-from ti_flax.examples import Batch, draw  # noqa: E402
 from ti_flax.models.stable_diffusion import load_stable_diffusion  # noqa: E402
-from ti_flax.objective import Objective  # noqa: E402
-from ti_flax.optim import move_rows  # noqa: E402
-from ti_flax.step import denoising_loss  # noqa: E402
+from ti_flax.training.batches import Batch, draw  # noqa: E402
+from ti_flax.training.objective import Objective  # noqa: E402
+from ti_flax.training.optimizer import move_rows  # noqa: E402
+from ti_flax.training.step import denoising_loss  # noqa: E402
 
 RATE, STEPS = 5e-3, 20
 

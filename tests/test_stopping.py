@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_folder import write_folder, write_pictures
 
-from ti_flax.export.learned_embeds import load_learned_embeds
+from ti_flax.embedding.learned_embeds import load_learned_embeds
 
 PROCESS = Path(__file__).with_name("held_process.py")
 BEFORE = "stopped before the first update; nothing is lost, the same command goes on"
@@ -88,10 +88,10 @@ def test_a_compilation_is_left_at_once(place, tmp_path):
 @pytest.mark.parametrize(
     ("held", "number", "code", "last"),
     [
-        ("ti_flax.materials read_model", signal.SIGTERM, 75, f"SIGTERM: {BEFORE}"),
-        ("ti_flax.training_pictures encode_group", signal.SIGINT, 130, "interrupted"),
-        ("ti_flax.progress Progress.began", signal.SIGHUP, 75, f"SIGHUP: {BEFORE}"),
-        ("ti_flax.output save_pipeline", signal.SIGTERM, 75, f"SIGTERM: {AFTER}"),
+        ("ti_flax.run.inputs read_model", signal.SIGTERM, 75, f"SIGTERM: {BEFORE}"),
+        ("ti_flax.data.training_images encode_group", signal.SIGINT, 130, "interrupted"),
+        ("ti_flax.monitoring.progress Progress.began", signal.SIGHUP, 75, f"SIGHUP: {BEFORE}"),
+        ("ti_flax.run.output_dir save_pipeline", signal.SIGTERM, 75, f"SIGTERM: {AFTER}"),
     ],
 )
 def test_every_phase_is_left_in_two_seconds_and_the_same_command_goes_on(

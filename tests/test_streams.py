@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from tiny_folder import write_folder, write_pictures
 
-from ti_flax.errors import TiFlaxError, exit_code
-from ti_flax.messages import Display, Level
-from ti_flax.streams import Patient, patient_streams
-from ti_flax.terminal import display_for
+from ti_flax.console.messages import Display, Level
+from ti_flax.console.program import exit_code
+from ti_flax.console.streams import Patient, patient_streams
+from ti_flax.console.terminal import display_for
+from ti_flax.errors import TiFlaxError
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ti_flax.data.images.load import load_images
+from ti_flax.data.sources.table_options import TableOptions
+from ti_flax.data.sources.tables import hub_pictures
 from ti_flax.errors import DataError
-from ti_flax.images import load_images
-from ti_flax.sources.table_options import TableOptions
-from ti_flax.sources.tables import hub_pictures
 
 datasets = pytest.importorskip("datasets")
 

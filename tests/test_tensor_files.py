@@ -11,7 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from ti_flax.errors import WeightsError
-from ti_flax.models import tensor_files
+from ti_flax.models.weights import tensor_files
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
 

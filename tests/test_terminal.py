@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ti_flax.messages import Display, Level
-from ti_flax.terminal import TerminalDisplay, display_for
+from ti_flax.console.messages import Display, Level
+from ti_flax.console.terminal import TerminalDisplay, display_for
 
 CODE = """
     import sys, time
-    from ti_flax.messages import Level, detail, say, shown_on, stage, warn
-    from ti_flax.terminal import display_for
+    from ti_flax.console.messages import Level, detail, say, shown_on, stage, warn
+    from ti_flax.console.terminal import display_for
     with shown_on(display_for(Level.{level})):
         say("5 images " + "x" * 100)
         with stage("compiling [/] for <cpu>", done="compiled"):
@@ -112,10 +112,11 @@ def test_only_a_terminal_that_can_move_its_cursor_is_used_as_one(monkeypatch, te
 
 GONE = """
     import os, sys, time
-    from ti_flax.errors import Stopped, exit_code
-    from ti_flax.interrupt import listening
-    from ti_flax.messages import Level, say, shown_on, stage
-    from ti_flax.terminal import display_for
+    from ti_flax.console.program import exit_code
+from ti_flax.errors import Stopped
+    from ti_flax.console.interrupt import listening
+    from ti_flax.console.messages import Level, say, shown_on, stage
+    from ti_flax.console.terminal import display_for
 
     def command():
         display = display_for(Level.{level})

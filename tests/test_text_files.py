@@ -3,7 +3,7 @@
 import pytest
 
 from ti_flax.errors import DataError
-from ti_flax.text_files import read_text
+from ti_flax.files.text import read_text
 
 TEXT = "café, 猫\n"
 

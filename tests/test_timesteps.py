@@ -7,7 +7,7 @@ import pytest
 
 from ti_flax.config.options import LossOptions
 from ti_flax.errors import ConfigError
-from ti_flax.timesteps import TimestepRules
+from ti_flax.training.timesteps import TimestepRules
 
 
 def drawn(rules, samples, updates=1, seed=0):

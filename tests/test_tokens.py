@@ -4,7 +4,7 @@ from clip_tokenizer import write_tokenizer
 from tiny_folder import WORDS
 
 from ti_flax.errors import TokenError
-from ti_flax.tokens import (
+from ti_flax.models.tokenizer import (
     add_concept,
     encode_prompts,
     expand_known,

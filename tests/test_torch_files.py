@@ -9,10 +9,10 @@ import zipfile
 import numpy as np
 import pytest
 
+from ti_flax.embedding.learned_embeds import torch_archive
 from ti_flax.errors import WeightsError
-from ti_flax.export.learned_embeds import torch_archive
-from ti_flax.models.tensor_files import StoredTensor
-from ti_flax.models.torch_files import Empty, named_tensors, read_torch
+from ti_flax.models.weights.tensor_files import StoredTensor
+from ti_flax.models.weights.torch_files import Empty, named_tensors, read_torch
 
 WAYS = {"zip": {}, "old": {"_use_new_zipfile_serialization": False}}
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from tiny_folder import write_folder, write_pictures
 
-from ti_flax import run
 from ti_flax.config import RunConfig
 from ti_flax.errors import ConfigError
-from ti_flax.trackers import PACKAGES, Story, chosen_trackers, open_trackers
+from ti_flax.monitoring.trackers import PACKAGES, Story, chosen_trackers, open_trackers
+from ti_flax.run import train as run
 
 # Every module writes what it is told into `told`, a list of its own.
 FAKES = {

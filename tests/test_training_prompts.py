@@ -8,12 +8,12 @@ import tiny_run
 from tiny_folder import write_folder, write_pictures
 from tiny_run import learned, train_until
 
-from ti_flax import run
-from ti_flax.checkpoint import checkpoint_steps
+from ti_flax.data.prompts.templates import training_prompts
+from ti_flax.data.training_prompts import chosen_templates, make_prompts, read_captions
 from ti_flax.errors import CheckpointError, DataError
-from ti_flax.prompts import training_prompts
-from ti_flax.tokens import encode_prompts
-from ti_flax.training_prompts import chosen_templates, make_prompts, read_captions
+from ti_flax.models.tokenizer import encode_prompts
+from ti_flax.run import train as run
+from ti_flax.training.checkpoint import checkpoint_steps
 
 CAPTIONS = ["red, blue, a toy, table", "cat, house, red car", "the <thing>, dog, blue, red"]
 LINES = "".join(f"{index}.png|{caption}\n" for index, caption in enumerate(CAPTIONS))

@@ -10,7 +10,7 @@ from tiny_models import FAMILIES, SD1, SD2
 from ti_flax.errors import WeightsError
 from ti_flax.models.stable_diffusion import parameter_shapes, random_stable_diffusion
 from ti_flax.models.unet import FlaxUNet2DConditionModel, UNet2DConditionConfig, timestep_embedding
-from ti_flax.models.weights import read_params
+from ti_flax.models.weights.parameters import read_params
 
 
 def inputs(width, size=(8, 8)):

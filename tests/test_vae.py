@@ -12,7 +12,7 @@ from tiny_models import SD1
 from ti_flax.errors import WeightsError
 from ti_flax.models.stable_diffusion import parameter_shapes, random_stable_diffusion
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
-from ti_flax.models.weights import read_params
+from ti_flax.models.weights.parameters import read_params
 
 
 @pytest.fixture(scope="module")

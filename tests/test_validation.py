@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 from tiny_models import FAMILIES
 
-from ti_flax import validation
-from ti_flax.diffusion import NoiseSchedule
-from ti_flax.examples import Bucket, Examples, draw
+from ti_flax.data.dataset import Bucket, Examples
+from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import random_stable_diffusion
-from ti_flax.objective import Objective
-from ti_flax.step import KEY_IMPLEMENTATION, Task, denoising_loss, replicate
-from ti_flax.timesteps import TimestepRules
-from ti_flax.validation import (
+from ti_flax.monitoring import validation
+from ti_flax.monitoring.validation import (
     Validation,
     chosen_pictures,
     evaluation_interval,
@@ -24,6 +21,11 @@ from ti_flax.validation import (
     make_evaluation,
     samples_for,
 )
+from ti_flax.training.batches import draw
+from ti_flax.training.devices import replicate
+from ti_flax.training.objective import Objective
+from ti_flax.training.step import KEY_IMPLEMENTATION, Task, denoising_loss
+from ti_flax.training.timesteps import TimestepRules
 
 VOCABULARY = 120
 ALL = TimestepRules(first=0, end=1000)

@@ -14,8 +14,8 @@ import safetensors.numpy
 from tiny_models import FAMILIES, SD1
 
 from ti_flax.errors import WeightsError
-from ti_flax.models import weights
 from ti_flax.models.stable_diffusion import COMPONENTS, parameter_shapes, random_stable_diffusion
+from ti_flax.models.weights import parameters as weights
 
 STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 
@@ -230,7 +230,7 @@ def test_other_kinds_of_models_are_refused(index, words, tmp_path):
 MEASURE = """
     import pathlib, re, sys
     import jax, numpy as np
-    from ti_flax.models import weights
+    from ti_flax.models.weights import parameters as weights
     folder, write, stored, dtype = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
     SIDE, LAYERS = 2500, 8
     def status(name):

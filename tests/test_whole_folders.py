@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ti_flax.whole_folders import (
+from ti_flax.files.atomic_folders import (
     SUMS,
     damage,
     files_written_together,

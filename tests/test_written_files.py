@@ -10,7 +10,15 @@ import pytest
 from conftest import ROOT
 
 from ti_flax.errors import OutputError
-from ti_flax.written_files import LIST, can_be_written, delete_written, is_list, only_run, record, written
+from ti_flax.files.written_files import (
+    LIST,
+    can_be_written,
+    delete_written,
+    is_list,
+    only_run,
+    record,
+    written,
+)
 
 OTHERS = (
     "holiday_images/1.jpeg",
@@ -88,7 +96,7 @@ def test_without_a_list_nothing_is_recorded(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from ti_flax.written_files import only_run
+from ti_flax.files.written_files import only_run
 with only_run(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -122,12 +130,12 @@ def test_a_list_that_is_a_link_is_not_followed(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
-def test_where_files_cannot_be_locked_a_warning_says_so(tmp_path, monkeypatch, capsys):
+def test_where_files_cannot_be_locked_the_user_is_told(tmp_path, monkeypatch):
     def refuse(file, operation):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with only_run(tmp_path):
+    with only_run(tmp_path) as note:
         record(tmp_path, "metrics.csv")
-    assert "cannot be locked (Operation not supported)" in capsys.readouterr().err
+    assert "cannot be locked (Operation not supported)" in note
     assert Path(tmp_path / LIST).read_text().endswith(f"{'-' * 64}  metrics.csv\n")

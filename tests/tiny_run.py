@@ -6,10 +6,10 @@ import logging
 import jax
 import pytest
 
-from ti_flax import run
 from ti_flax.config import RunConfig
-from ti_flax.export.learned_embeds import load_learned_embeds
-from ti_flax.loop import Hook
+from ti_flax.embedding.learned_embeds import load_learned_embeds
+from ti_flax.run import train as run
+from ti_flax.training.loop import Hook
 
 
 def configure(place, output, **changes):

@@ -1,15 +1,14 @@
 """Errors meant for people: where it happened, what was expected, what was found, what to do."""
 
-import contextlib
-import sys
-from collections.abc import Callable
-
-from ti_flax.device_trouble import device_trouble, where_asked
-from ti_flax.printable import printable, shortened
-from ti_flax.streams import Patient, patient_streams
+import re
 
 # EX_TEMPFAIL of sysexits.h: a failure that passes, so whoever started the program may start it again.
 START_AGAIN = 75
+# The most letters of a value that a message shows.
+_LONGEST_SHOWN = 400
+_TOKENS = re.compile(r"\b(?:hf|api_org)_\w{4,}|(?<=bearer )\S+", re.IGNORECASE)
+_USER_OF_LINK = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_QUERY_OF_LINK = re.compile(r"(?<=://)([^\s?]*\?)[^\s'\"),]+")
 
 
 class TiFlaxError(Exception):
@@ -90,72 +89,42 @@ class Stopped(KeyboardInterrupt):
     """The run was asked to end before it was done; the same command, started again, goes on."""
 
 
-def exit_code(command: Callable[[], object]) -> int:
-    """Runs a command and returns its exit code.
+def printable(text: str) -> str:
+    """Return a text in which control characters, and bytes that were no text, are written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else _escaped(each) for each in text)
 
-    Standard output and standard error may be closed, and whoever reads them may go: that ends nothing.
 
-    0: done. 2: an error meant for people, one line on stderr. `START_AGAIN`: stopped by a signal, with all
-    saved. 130: ended by Ctrl-C, with nothing left to save.
+def one_line(text: str) -> str:
+    """Return a text as `printable` does, ends of lines included."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def shortened(text: str, longest: int = _LONGEST_SHOWN) -> str:
+    """Return a text without the middle of what is too long to be read."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest // 2]} ... {text[-(longest // 2) :]}"
+
+
+def _escaped(character: str) -> str:
+    if character in "\n\t":
+        return character
+    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte of a name that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def redacted(text: str, *secrets: str | None) -> str:
+    """The text with `***` for what is secret: access tokens, and users and queries of links.
+
+    Args:
+      text: of an error, say.
+      secrets: texts that are secret whatever they look like; None and "" are passed over.
     """
-    with patient_streams() as output:
-        try:
-            code = _run(command)
-        except SystemExit as ended:  # after --help, --version and --print_config
-            output.flush()
-            if ended.code or output.lost is None:
-                raise
-            code = 0
-        output.flush()
-        return code or _of_output(output)
-
-
-def _run(command: Callable[[], object]) -> int:
-    try:
-        command()
-    except TiFlaxError as error:
-        _tell(f"error: {error}")
-        return 2
-    except Stopped as stopped:
-        _tell(str(stopped))
-        return START_AGAIN
-    except Exception as error:
-        told = _for_people(error)
-        if told is None:
-            raise
-        _tell(f"error: {told}")
-        return 2
-    except KeyboardInterrupt:
-        _tell("interrupted")
-        return 130
-    return 0
-
-
-def _of_output(output: Patient) -> int:
-    """The exit code of a command that went well: what it printed may still be lost, as on a full disk."""
-    if output.lost is None:
-        return 0
-    reason = (output.lost.strerror or str(output.lost)).lower()
-    _tell(f"error: {OutputError('standard output', expected='a place that can be written', found=reason)}")
-    return 2
-
-
-def _for_people(error: Exception) -> str | None:
-    """What a foreign error says in one line; None for one that needs its traceback."""
-    trouble = device_trouble(error)
-    if trouble is not None:
-        return str(DeviceError(where_asked(), *trouble))
-    if _is_want_of_memory(error):
-        remedy = "Lower train_batch_size, resolution or the number of pictures."
-        return f"not enough memory ({type(error).__name__}). {remedy}"
-    return None
-
-
-def _tell(line: str) -> None:
-    with contextlib.suppress(OSError):  # of a terminal that is gone
-        print(line, file=sys.stderr, flush=True)
-
-
-def _is_want_of_memory(error: Exception) -> bool:
-    """Tell Python's error and XLA's, which has no class of its own."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    text = _USER_OF_LINK.sub("***", _TOKENS.sub("***", text))
+    return _QUERY_OF_LINK.sub(r"\1***", text)

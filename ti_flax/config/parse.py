@@ -9,7 +9,7 @@ import ti_flax
 from ti_flax.config.flags import REFERENCE_ONLY, make_parser
 from ti_flax.config.options import ADAM_OPTIONS, FINDS_ITS_RATE, SCHEDULER_OPTIONS, WITHOUT_WARMUP
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig, missing_options
-from ti_flax.config.steps import looks_stepped
+from ti_flax.config.stepped_values import looks_stepped
 from ti_flax.config.values import Option, nearest, value_from_text, wrong_value
 from ti_flax.config.words import notes_on_word
 from ti_flax.config.yaml_file import Entry, read_yaml

@@ -3,7 +3,7 @@
 import dataclasses
 import typing
 
-from ti_flax.config.contradictions import refuse_contradictions
+from ti_flax.config.constraints import refuse_contradictions
 from ti_flax.config.options import (
     ConceptOptions,
     HostOptions,

@@ -9,9 +9,8 @@ import re
 import types
 import typing
 
-from ti_flax.config.steps import LARGEST_INT, STEPS_EXAMPLE, looks_stepped, parse_steps
-from ti_flax.errors import ConfigError
-from ti_flax.printable import shortened
+from ti_flax.config.stepped_values import LARGEST_INT, STEPS_EXAMPLE, looks_stepped, parse_steps
+from ti_flax.errors import ConfigError, shortened
 
 _LONGEST_SHOWN = 80
 _LARGEST_FLOAT = 2**1023

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ti_flax.printable import shortened
+from ti_flax.errors import shortened
 
 _LONGEST_SHOWN = 80
 # Signs, what they are read as, and by whom.

@@ -12,7 +12,7 @@ import typing
 
 from ti_flax.config.values import nearest
 from ti_flax.errors import ConfigError
-from ti_flax.plain_files import read_plain
+from ti_flax.files.regular import read_plain
 
 _LONGEST = 2**20
 _SILENCE = 10.0

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ti_flax.folder_files import LINK_REMEDY, LeavingLinkError, require_inside
-from ti_flax.redaction import redacted
+from ti_flax.errors import redacted
+from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, require_inside
 
 # The longest that one exchange with a server may be silent.
 _REQUEST_SECONDS = 60.0

@@ -15,13 +15,12 @@ from ti_flax.config import RunConfig
 from ti_flax.config.options import ConceptOptions
 from ti_flax.config.run_config import GROUPS
 from ti_flax.config.values import options_of
-from ti_flax.errors import unwritable
-from ti_flax.export.shared_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
-from ti_flax.messages import say
-from ti_flax.printable import one_line
-from ti_flax.tokens import Concept
-from ti_flax.whole_files import write_text
-from ti_flax.written_files import CARD, record_text
+from ti_flax.console.messages import say
+from ti_flax.errors import one_line, unwritable
+from ti_flax.export.hub_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
+from ti_flax.files.atomic import write_text
+from ti_flax.files.written_files import CARD, record_text
+from ti_flax.models.tokenizer import Concept
 
 _TAGS = (
     "stable-diffusion",

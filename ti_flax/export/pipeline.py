@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ti_flax.embedding import grown_table
+from ti_flax.embedding.rows import grown_table
 from ti_flax.errors import OutputError, WeightsError
-from ti_flax.folder_files import LINK_REMEDY, LeavingLinkError, copy_folder, files_of
-from ti_flax.models.model_folder import read_json
-from ti_flax.models.model_source import ModelSource
+from ti_flax.files.atomic import written_whole
+from ti_flax.files.atomic_folders import files_written_together, tidy
+from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, copy_folder, files_of
+from ti_flax.files.written_files import record
 from ti_flax.models.stable_diffusion import load_stable_diffusion, save_stable_diffusion
-from ti_flax.tokens import save_tokenizer
-from ti_flax.whole_files import written_whole
-from ti_flax.whole_folders import files_written_together, tidy
-from ti_flax.written_files import record
+from ti_flax.models.tokenizer import save_tokenizer
+from ti_flax.models.weights.model_folder import read_json
+from ti_flax.models.weights.model_source import ModelSource
 
 # Parts of a base model that are no part of training and go along as they are.
 CARRIED = ("safety_checker", "feature_extractor")

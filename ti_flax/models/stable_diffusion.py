@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from ti_flax.diffusion import NoiseSchedule
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.models.attention import AUTO, Attention
-from ti_flax.models.clip_text import CLIPTextConfig, FlaxCLIPTextModel
-from ti_flax.models.model_source import ModelSource
+from ti_flax.models.noise_schedule import NoiseSchedule
+from ti_flax.models.text_encoder import CLIPTextConfig, FlaxCLIPTextModel
 from ti_flax.models.unet import FlaxUNet2DConditionModel, UNet2DConditionConfig
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
-from ti_flax.models.weights import write_flax_params, write_torch_params
+from ti_flax.models.weights.model_source import ModelSource
+from ti_flax.models.weights.parameters import write_flax_params, write_torch_params
 
 COMPONENTS = ("text_encoder", "unet", "vae")
 

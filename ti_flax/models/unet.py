@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from ti_flax.models import fields
+from ti_flax.models import config_fields as fields
 from ti_flax.models.attention import AUTO, Attention
 from ti_flax.models.layers import (
     Downsample,

@@ -1,6 +1,8 @@
 """Every option of a run, in groups, with diffusers' names and defaults."""
 
-from ti_flax.config.options.learning import (
+from ti_flax.config.options.inputs import ConceptOptions, ImageOptions, ModelOptions, PromptOptions
+from ti_flax.config.options.outputs import HostOptions, HubOptions, OutputOptions, WatchingOptions
+from ti_flax.config.options.training import (
     ADAM_OPTIONS,
     FINDS_ITS_RATE,
     SCHEDULE_FREE,
@@ -10,8 +12,6 @@ from ti_flax.config.options.learning import (
     OptimizerOptions,
     TrainingOptions,
 )
-from ti_flax.config.options.surroundings import HostOptions, HubOptions, OutputOptions, WatchingOptions
-from ti_flax.config.options.teaching import ConceptOptions, ImageOptions, ModelOptions, PromptOptions
 
 __all__ = [
     "ADAM_OPTIONS",

@@ -1,0 +1,199 @@
+"""What happens around the updates: files, previews, uploads, processes."""
+
+import dataclasses
+from typing import Literal
+
+from ti_flax.config.options.group import Options
+from ti_flax.config.values import option
+from ti_flax.console.messages import Level
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputOptions(Options):
+    """What is written where, and how a stopped run goes on."""
+
+    output_dir: str = option(
+        "text-inversion-model", metavar="FOLDER", path=True, help="Folder for everything the run writes."
+    )
+    save_steps: int = option(500, at_least=1, help="Steps between two learned_embeds-steps-N files.")
+    only_save_embeds: bool = option(
+        False, help="Write only learned_embeds files at the end, not the whole pipeline (gigabytes)."
+    )
+    overwrite_output_dir: bool = option(
+        False,
+        help="Start again in a folder with a run in it, whose files are deleted; files that no run wrote are "
+        "neither deleted nor replaced, only written beside.",
+    )
+    checkpointing_steps: int = option(500, at_least=1, help="Steps between two checkpoints to resume from.")
+    checkpoints_total_limit: int | None = option(
+        None, at_least=1, when_unset="all are kept", help="Checkpoints kept; older ones are deleted."
+    )
+    resume_from_checkpoint: str | None = option(
+        None,
+        metavar="NAME",
+        path=True,
+        when_unset="a new run",
+        help='Checkpoint to continue from: "auto" (or "latest"), the newest whole one if there is any yet; '
+        "or a name or path such as checkpoint-500.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WatchingOptions(Options):
+    """Previews and curves while it trains."""
+
+    validation_prompt: tuple[str, ...] | None = option(
+        None,
+        metavar="PROMPT",
+        when_unset="no previews",
+        help='Prompt of the preview pictures, such as "a <cat-toy> on a beach"',
+    )
+    num_validation_images: int = option(
+        4,
+        at_least=1,
+        at_most=256,
+        help="Pictures of each prompt.",  # one grid holds them all
+    )
+    validation_steps: int = option(100, at_least=1, help="Steps between two previews.")
+    validation_epochs: int | None = option(
+        None,
+        at_least=1,
+        when_unset="validation_steps counts",
+        help="Old spelling of validation_steps: previews every N x pictures x repeats steps.",
+    )
+    profile: str | None = option(
+        None,
+        metavar="FOLDER",
+        path=True,
+        when_unset="no trace",
+        help="Write a trace of some steps, for TensorBoard and ui.perfetto.dev.",
+    )
+    eval_steps: int | None = option(
+        None,
+        at_least=0,
+        when_unset="chosen so that evaluations take about a twentieth of the run",
+        help="Steps between two evaluations: validation loss, the vectors' norms, cosines and nearest words, "
+        "in signals.csv; 0 leaves them out.",
+    )
+    max_eval_samples: int | None = option(
+        None,
+        at_least=1,
+        at_most=100_000,  # rows of a table that is made of them
+        when_unset="32 to 64, by the length of the run",
+        help="About how many samples the validation loss is the mean over, the same ones every time.",
+    )
+    load_best_model_at_end: bool = option(
+        False, help="Make the vectors with the smallest validation loss the result, in place of the last."
+    )
+    early_stopping: bool = option(
+        False, help="End the run when the validation loss no longer falls; everything is written as usual."
+    )
+    early_stopping_patience: int | None = option(
+        None,
+        at_least=1,
+        when_unset="5",
+        help="Evaluations without a smaller validation loss after which early_stopping ends the run.",
+    )
+    early_stopping_threshold: float | None = option(
+        None,
+        at_least=0,
+        when_unset="0",
+        help="By how much a validation loss has to be smaller to count for early_stopping.",
+    )
+    log_every: int = option(
+        1,
+        at_least=1,
+        help="Steps between two rows of metrics.csv and points of the curves, which are means over them.",
+    )
+    report_to: tuple[
+        Literal[
+            "none", "all", "tensorboard", "wandb", "comet_ml", "mlflow", "aim", "clearml", "dvclive",
+            "swanlab", "trackio",
+        ],
+        ...,
+    ] = option(
+        ("tensorboard",),
+        metavar="NAME",
+        remedy="metrics.csv is written in any case.",
+        help="Where curves and previews go besides output_dir, as far as installed (all), or by name; "
+        "tensorboard needs the package tensorboardX",
+    )  # fmt: skip
+    logging_dir: str = option(
+        "logs", metavar="FOLDER", path=True, help="Folder in output_dir for trackers that write files."
+    )
+    quiet: bool = option(False, short="q", help="Say nothing but warnings and errors.")
+    verbose: bool = option(False, short="v", help="Say more: versions, and how long each part took.")
+
+    @property
+    def level(self) -> Level:
+        """Which lines are shown."""
+        return Level.ALWAYS if self.quiet else Level.DETAIL if self.verbose else Level.NORMAL
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HubOptions(Options):
+    """Uploading the result to the Hugging Face Hub."""
+
+    push_to_hub: bool = option(
+        False,
+        help="Upload the embedding, its card and pictures, small training pictures included, at the end.",
+    )
+    hub_model_id: str | None = option(
+        None,
+        metavar="ID",
+        when_unset="the name of output_dir",
+        help="Repository to upload to, owner/name or a name of your own; made if there is none.",
+    )
+    hub_token: str | None = option(
+        None,
+        metavar="TOKEN",
+        secret=True,
+        when_unset="HF_TOKEN, or the token of `hf auth login`",
+        help="Access token for the upload; never printed or stored.",
+    )
+    hub_private_repo: bool = option(False, help="Make a new repository private, and refuse a public one.")
+    hub_strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = option(
+        "end",
+        help="Upload at the end alone, or at every checkpoint too; checkpoint adds the latest one as "
+        "last-checkpoint, all_checkpoints every one.",
+    )
+    hub_concept_images: bool = option(
+        True,
+        help="Write concept_images, small copies of the first training pictures, and upload what shows them.",
+    )
+    hub_whole_pipeline: bool = option(
+        False, help="Upload the whole pipeline too (gigabytes), not only the embedding."
+    )
+    hub_license: str | None = option(
+        None,
+        metavar="NAME",
+        when_unset="none is named",
+        help="License on the model card, in the Hub's spelling, such as cc-by-4.0.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostOptions(Options):
+    """One run on several hosts, each with a process of its own."""
+
+    multi_host: bool = option(
+        False,
+        help="Be one of several processes, as the TPU slice, SLURM, Open MPI or Kubernetes says.",
+    )
+    coordinator_address: str | None = option(
+        None,
+        metavar="HOST:PORT",
+        when_unset="as the environment says",
+        help="Where the first process of the run can be reached.",
+    )
+    num_processes: int | None = option(
+        None, at_least=1, when_unset="as the environment says", help="Processes of the run."
+    )
+    process_id: int | None = option(
+        None, at_least=0, when_unset="as the environment says", help="Which of them this one is, from 0."
+    )
+    host_timeout: int = option(
+        300,
+        at_least=1,
+        help="Seconds until a host is missing that does not join, is silent, or lets the others wait.",
+    )

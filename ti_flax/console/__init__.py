@@ -1,0 +1,1 @@
+"""What a run says, and what it hears: messages, the terminal, signals, exit codes."""

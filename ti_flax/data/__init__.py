@@ -1,0 +1,1 @@
+"""Images, captions and prompts, and the batches that are made of them."""

@@ -1,0 +1,1 @@
+"""Images: read, decoded, cut and resized, masked, sorted into shapes."""

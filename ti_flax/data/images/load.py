@@ -1,0 +1,329 @@
+"""Training pictures: from any source -> RGB arrays of one shape, or of a few."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ti_flax.data.images.buckets import ChosenShapes, Shape, ShapeRules, choose_shapes
+from ti_flax.data.images.decode import decoded, gray, upright_alone, upright_size, upright_with_alpha
+from ti_flax.data.images.masks import MaskFolder, MaskRules, same_aspect
+from ti_flax.data.images.resize import cropped, fit_to_shape, in_square, squeezed
+from ti_flax.data.sources.duplicates import duplicate_notes
+from ti_flax.data.sources.find import Found, find_pictures
+from ti_flax.data.sources.formats import is_named_as_picture
+from ti_flax.data.sources.links import Spent, fetch_picture
+from ti_flax.data.sources.source_image import Picture
+from ti_flax.data.sources.table_options import ALL_AS_FOUND, TableOptions
+from ti_flax.errors import ConfigError, DataError
+
+# The names diffusers gives to Pillow's filters; its "linear" and "bilinear" are one filter.
+_FILTERS = {
+    "linear": Image.Resampling.BILINEAR,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PictureGroup:
+    """Pictures of one shape.
+
+    Attributes:
+      indices: `[pictures]` int, places in the order of all pictures.
+      pixels: `[pictures, height, width, 3]` uint8 RGB.
+      masks: `[pictures, height, width]` uint8, 255 where the picture counts in the loss; None if everywhere.
+    """
+
+    indices: np.ndarray
+    pixels: np.ndarray
+    masks: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingImages:
+    """Pictures in the order of their sources and, in a folder, of their names, in groups of one shape.
+
+    Attributes:
+      groups: one of squares, or one for each shape that was chosen.
+      names: such as the file's, one for each picture.
+      passed_over: names of files in the folders that are no picture.
+      captions: from a dataset's column or a metadata file, None for a picture that has none.
+      weights: how often an epoch shows each picture.
+      paths: full path of each picture's file; None for links and rows of datasets.
+      notes: what the user should know of them, in lines.
+      shapes: how the shapes were chosen; None if all are squares by default.
+      without_mask: names of pictures that have no mask though masks were asked for.
+      leaving: names of pictures that symbolic links take from outside of their folder.
+    """
+
+    groups: tuple[PictureGroup, ...]
+    names: tuple[str, ...]
+    passed_over: tuple[str, ...] = ()
+    captions: tuple[str | None, ...] = ()
+    weights: tuple[int, ...] = ()
+    paths: tuple[str | None, ...] = ()
+    notes: tuple[str, ...] = ()
+    shapes: ChosenShapes | None = None
+    without_mask: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name, value in (("captions", None), ("weights", 1), ("paths", None)):
+            if not getattr(self, name):  # left out: the same for all
+                object.__setattr__(self, name, (value,) * len(self.names))
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """All pictures, `[images, height, width, 3]` uint8; only if they are of one shape."""
+        (group,) = self.groups
+        return group.pixels
+
+    def content_hash(self) -> str:
+        """Return the SHA-256, in hexadecimal, of shapes and pixels: equal for equal training pictures."""
+        hashes = [pixels_hash(group.pixels) for group in self.groups]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def first(self, count: int) -> list[np.ndarray]:
+        """The first pictures, `[height, width, 3]` uint8 each."""
+        return _in_order(self.groups)[:count]
+
+    def shown(self, count: int, side: int) -> np.ndarray:
+        """The first pictures, whole, in white squares where they are none: `[count, side, side, 3]` uint8."""
+        return np.stack([in_square(pixels, side) for pixels in self.first(count)])
+
+
+def pixels_hash(pixels: np.ndarray) -> str:
+    """Return the SHA-256, in hexadecimal, of the shape and values of a uint8 array."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def load_images(
+    train_data_dir: str | Path | Sequence[str | Path],
+    *,
+    resolution: int,
+    center_crop: bool = False,
+    interpolation: str = "bicubic",
+    repeats: Sequence[int] = (1,),
+    table: TableOptions = ALL_AS_FOUND,
+    shapes: ShapeRules | None = None,
+    into: Sequence[Shape] = (),
+    masks: MaskRules | None = None,
+    allow_private_links: bool = False,
+) -> TrainingImages:
+    """Read pictures from one or several sources, as squares or in a few shapes.
+
+    Orientation from EXIF is applied; transparent parts become white; of an animation the first frame counts.
+    One picture at a time is held at its full size.
+
+    Args:
+      train_data_dir: of each source: a folder, with its sub-folders; a picture; a text file that lists paths
+        or links; an http(s) link; a dataset on disk; or, where there is no such folder, a Hub dataset id
+        `owner/name`.
+      resolution: side of the squares in pixels.
+      center_crop: cut out the central square; otherwise the whole picture is squeezed into a square.
+      interpolation: "linear", "bilinear" (the same), "bicubic", "lanczos" or "nearest".
+      repeats: how often an epoch shows each picture: of all sources, or one number for each.
+      table: columns, configuration and split of datasets and metadata files.
+      shapes: instead of squares, shapes near those of the pictures, which then cover them without squeezing.
+      into: instead of squares, these shapes, each of which all pictures cover without squeezing.
+      masks: where masks come from; they are cut and resized as their pictures are.
+      allow_private_links: whether links may lead to this machine and its network.
+
+    Raises:
+      ConfigError: the interpolation is unknown, or an option of `table` has nothing it could apply to.
+      DataError: no such source, no pictures, a picture that cannot be had or decoded, or a mask that does
+        not fit.
+    """
+    if interpolation not in _FILTERS:
+        raise ConfigError("interpolation", expected=", ".join(_FILTERS), found=repr(interpolation))
+    sources = [train_data_dir] if isinstance(train_data_dir, str | Path) else list(train_data_dir)
+    folder = None if masks is None else masks.folder
+    fetch = functools.partial(fetch_picture, allow_private_links=allow_private_links, spent=Spent())
+    found = [_without_masks(find_pictures(str(source), table, fetch), source, folder) for source in sources]
+    _refuse_unused(table, found)
+    pictures = [picture for each in found for picture in each.pictures]
+    names = [picture.name for picture in pictures]
+    plan = _planned(pictures, resolution, center_crop=center_crop, shapes=shapes, into=into)
+    mask_files = _mask_files(pictures, masks, sources)
+    alpha = masks is not None and masks.alpha
+    groups = _grouped(plan, list(zip(pictures, mask_files)), resample=_FILTERS[interpolation], alpha=alpha)
+    counts = list(repeats) * len(found) if len(repeats) == 1 else repeats
+    return TrainingImages(
+        groups,
+        tuple(names),
+        passed_over=tuple(name for each in found for name in each.passed_over),
+        captions=tuple(picture.caption for picture in pictures),
+        weights=tuple(count for count, each in zip(counts, found, strict=True) for _ in each.pictures),
+        paths=tuple(picture.path for picture in pictures),
+        notes=(*(note for each in found for note in each.notes), *duplicate_notes(_in_order(groups), names)),
+        shapes=plan.chosen,
+        without_mask=() if folder is None else _without(names, mask_files),
+        leaving=tuple(name for each in found for name in each.leaving),
+    )
+
+
+def _without(names: Sequence[str], masks: Iterable[Path | None]) -> tuple[str, ...]:
+    return tuple(name for name, mask in zip(names, masks) if mask is None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """The shapes that pictures get, the indices of each shape's pictures, and how they get it."""
+
+    shapes: Sequence[Shape]
+    members: Sequence[np.ndarray]
+    fit: Callable[..., np.ndarray]
+    chosen: ChosenShapes | None = None
+
+
+def _grouped(
+    plan: _Plan, members: Sequence[tuple[Picture, Path | None]], *, resample: Image.Resampling, alpha: bool
+) -> tuple[PictureGroup, ...]:
+    fitted = functools.partial(_fitted, fit=plan.fit, resample=resample, alpha=alpha)
+    return tuple(
+        PictureGroup(indices, *fitted([members[index] for index in indices], shape))
+        for indices, shape in zip(plan.members, plan.shapes, strict=True)
+    )
+
+
+def _planned(
+    pictures: Sequence[Picture],
+    resolution: int,
+    *,
+    center_crop: bool,
+    shapes: ShapeRules | None,
+    into: Sequence[Shape],
+) -> _Plan:
+    everything = np.arange(len(pictures))
+    if into:
+        return _Plan(into, [everything] * len(into), fit_to_shape)
+    if shapes is not None:
+        chosen = choose_shapes([_opened(each, upright_size) for each in pictures], resolution, shapes)
+        members = [np.flatnonzero(chosen.of_picture == group) for group in range(len(chosen.shapes))]
+        return _Plan(chosen.shapes, members, fit_to_shape, chosen)
+    return _Plan([Shape(resolution, resolution)], [everything], cropped if center_crop else squeezed)
+
+
+def _in_order(groups: Iterable[PictureGroup]) -> list[np.ndarray]:
+    """The pixels of all pictures, in the order of the pictures."""
+    found = {int(index): pixels for group in groups for index, pixels in zip(group.indices, group.pixels)}
+    return [found[index] for index in sorted(found)]
+
+
+def _refuse_unused(table: TableOptions, found: Iterable[Found]) -> None:
+    used = {name for each in found for name in each.used}
+    for name in table.given():
+        if name not in used:
+            kind = "dataset or metadata file" if name.endswith("column") else "dataset"
+            expected = f"a {kind} in train_data_dir"
+            raise ConfigError(name, expected=expected, found="none", remedy=f"Leave {name} out.")
+
+
+def _without_masks(found: Found, source: str | Path, folder: Path | None) -> Found:
+    """What was found, less the folder of the masks if it is one of the source's sub-folders."""
+    if folder is None or not Path(os.path.expanduser(folder)).is_dir():
+        return found
+    inside, root = Path(os.path.expanduser(folder)).resolve(), Path(os.path.expanduser(source)).resolve()
+    if inside == root or not inside.is_relative_to(root):
+        return found
+    pictures = tuple(
+        picture
+        for picture in found.pictures
+        if picture.path is None or not Path(picture.path).resolve().is_relative_to(inside)
+    )
+    if not pictures:
+        remedy = "Set mask_dir to a folder of masks alone."
+        raise DataError(f"mask_dir {folder}", expected="masks", found="all the pictures", remedy=remedy)
+    return dataclasses.replace(found, pictures=pictures)
+
+
+def _opened(picture: Picture, convert: Callable[[Image.Image], Any]) -> Any:
+    return decoded(picture.read(), picture.where, convert)
+
+
+def _mask_files(
+    pictures: Sequence[Picture], masks: MaskRules | None, sources: Iterable[str | Path]
+) -> list[Path | None]:
+    """The mask file of each picture, or None."""
+    if masks is None or masks.folder is None:
+        return [None] * len(pictures)
+    suffixes = {suffix for suffix in Image.registered_extensions() if is_named_as_picture(Path(f"a{suffix}"))}
+    folders = [Path(os.path.expanduser(source)) for source in sources]
+    folder = MaskFolder(
+        Path(os.path.expanduser(masks.folder)), suffixes, [each for each in folders if each.is_dir()]
+    )
+    found = [
+        folder.find(Path(picture.name).name if picture.path is None else Path(picture.path).absolute())
+        for picture in pictures
+    ]
+    if not any(found):
+        raise folder.none_found([picture.name for picture in pictures])
+    return found
+
+
+def _fitted(
+    members: Sequence[tuple[Picture, Path | None]],
+    shape: Shape,
+    *,
+    fit: Callable[..., np.ndarray],
+    resample: Image.Resampling,
+    alpha: bool,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Decode pictures and their masks one by one, and bring each at once into its shape."""
+    pixels = _room_for(len(members), shape)
+    masks = None
+    for index, (source, mask_path) in enumerate(members):
+        picture, mask = _opened(source, upright_with_alpha if alpha else upright_alone)
+        pixels[index] = fit(picture, shape, resample)
+        if mask_path is not None:
+            mask = _mask_for(mask_path, picture.size, source.name)
+        if mask is not None:
+            masks = np.full(pixels.shape[:3], 255, np.uint8) if masks is None else masks
+            masks[index] = fit(mask, shape, Image.Resampling.BOX)
+    return pixels, masks
+
+
+def _room_for(pictures: int, shape: Shape) -> np.ndarray:
+    """An array for pictures of one shape, `[pictures, height, width, 3]` uint8.
+
+    Raises:
+      DataError: this machine has less memory than that.
+    """
+    needed, there = pictures * shape.height * shape.width * 3, memory_of_machine()
+    if needed > there:
+        raise DataError(
+            "train_data_dir",
+            expected=f"pictures that fit into {there / 2**30:.1f} GiB of memory",
+            found=f"{pictures} of {shape.width} x {shape.height} pixels, {needed / 2**30:.1f} GiB",
+            remedy="Name fewer pictures, or lower resolution.",
+        )
+    return np.empty((pictures, *shape, 3), np.uint8)
+
+
+def memory_of_machine() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _mask_for(path: Path, size: tuple[int, int], name: str) -> Image.Image:
+    """A mask file at the size of its picture."""
+    mask = decoded(str(path), str(path), gray)
+    if not same_aspect(mask.size, size):
+        raise DataError(
+            path,
+            expected=f"a mask of the shape of {name}, {size[0]} x {size[1]} pixels",
+            found=f"{mask.size[0]} x {mask.size[1]}",
+            remedy="A mask may be smaller or larger than its picture, but has to show the same part of it.",
+        )
+    return mask.resize(size, Image.Resampling.BOX)

@@ -1,0 +1,1 @@
+"""Captions, prompt templates, and the table of token ids that is made of them."""

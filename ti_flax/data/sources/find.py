@@ -1,0 +1,235 @@
+"""What a value of train_data_dir names: a folder, a picture, a list, a link or a dataset."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ti_flax.console.messages import say
+from ti_flax.data.images.masks import split_masks
+from ti_flax.data.sources.formats import is_picture
+from ti_flax.data.sources.links import Fetch, fetch_picture, is_link, kept_file, link_name
+from ti_flax.data.sources.metadata import NAMES, SUFFIXES, Row, read_rows
+from ti_flax.data.sources.source_image import Picture
+from ti_flax.data.sources.table_options import TableOptions
+from ti_flax.data.sources.tables import BUILDERS, hub_pictures, is_hub_id, is_saved_dataset, local_pictures
+from ti_flax.errors import DataError
+from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, lies_in, require_inside
+from ti_flax.files.text import read_text
+
+_REMEDY = "Set train_data_dir to the folder that holds your pictures."
+_COLUMNS = frozenset(("image_column", "caption_column"))
+_ALL_OPTIONS = frozenset(TableOptions.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one value of train_data_dir names.
+
+    Attributes:
+      pictures: in order.
+      passed_over: names of files in a folder that are no pictures.
+      notes: lines that the user should see.
+      used: names of the `TableOptions` that could make a difference.
+      leaving: names of pictures that symbolic links take from outside of the folder.
+    """
+
+    pictures: tuple[Picture, ...]
+    passed_over: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    used: frozenset[str] = frozenset()
+    leaving: tuple[str, ...] = ()
+
+
+def find_pictures(source: str, table: TableOptions, fetch: Fetch = fetch_picture) -> Found:
+    """Find out what a value of train_data_dir is, and which pictures it names.
+
+    A folder's sub-folders belong to it: its own files come first, sorted by name, then theirs. What is hidden
+    is skipped, and no folder is read twice, whatever symbolic links lead to it.
+
+    Args:
+      source: a folder, a file, an http(s) link, or, where there is no such folder, a Hub id `owner/name`.
+      table: columns, configuration and split, where it is a dataset or has a metadata file.
+      fetch: `fetch_picture`, or that with other rules.
+
+    Raises:
+      DataError: nothing of that name, or no pictures in it.
+    """
+    if is_link(source):
+        content = fetch(source, where=f"train_data_dir {source}")
+        return Found((Picture(link_name(source), source, content),))
+    path = Path(os.path.expanduser(source))
+    if os.path.isdir(path):
+        return _in_folder(path, table, fetch)
+    if os.path.exists(path):
+        return _in_file(path, table, fetch)
+    if is_hub_id(source):
+        return Found(tuple(hub_pictures(source, table, fetch)), used=_ALL_OPTIONS)
+    raise DataError(f"train_data_dir {path}", found="no such folder or file", remedy=_REMEDY)
+
+
+def _in_folder(folder: Path, table: TableOptions, fetch: Fetch) -> Found:
+    if is_saved_dataset(folder):
+        return Found(tuple(local_pictures(folder, table, fetch)), used=_ALL_OPTIONS)
+    files = _files_below(folder)
+    paths, _ = split_masks(path for path in files if is_picture(path))
+    if not paths:
+        if any(path.suffix.lower() in BUILDERS for path in files):
+            return Found(tuple(local_pictures(folder, table, fetch)), used=_ALL_OPTIONS)
+        raise _no_pictures(folder, files)
+    tables = [path for path in files if path.name in NAMES and path.is_file()]
+    captions, notes = _captions(tables, {os.path.normpath(path) for path in paths}, table)
+    names = {path: path.relative_to(folder).as_posix() for path in files}
+    kept = {*paths, *tables}
+    leaving = [names[path] for path in paths if not lies_in(path, folder)]
+    return Found(
+        tuple(
+            Picture(names[path], str(path), str(path), str(path), captions.get(os.path.normpath(path)))
+            for path in paths
+        ),
+        passed_over=tuple(names[path] for path in files if path not in kept),
+        notes=(*notes, *_leaving_note(leaving)),
+        leaving=tuple(leaving),
+        used=_COLUMNS if tables else frozenset(),
+    )
+
+
+def _leaving_note(names: list[str]) -> list[str]:
+    if not names:
+        return []
+    return [f"pictures that are links out of the folder: {len(names)}, such as {names[0]}"]
+
+
+def _files_below(root: Path) -> list[Path]:
+    """Return the files of a folder and of the visible folders below it, each folder once."""
+    files: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    left = [root]
+    while left:
+        folder = left.pop()
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as found:
+                entries = [
+                    (_is_folder(entry), entry) for entry in sorted(found, key=lambda entry: entry.name)
+                ]
+        except OSError as error:
+            inside = "" if folder == root else f" (folder {folder})"
+            found = f"{error.strerror or error}{inside}"
+            raise DataError(f"train_data_dir {root}", found=found, remedy=_REMEDY) from error
+        files += [folder / entry.name for is_folder, entry in entries if not is_folder]
+        visible = [entry for is_folder, entry in entries if is_folder and not entry.name.startswith(".")]
+        # A folder before the links to it, so that its pictures have its name.
+        ordered = sorted(visible, key=lambda entry: entry.is_symlink())
+        left += [folder / entry.name for entry in reversed(ordered)]
+    return files
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _no_pictures(folder: Path, files: list[Path]) -> DataError:
+    found, remedy = "none", "Put three to five pictures of the concept into it."
+    if files:
+        found = f"only other files ({len(files)}, such as {files[0].name})"
+    return DataError(f"train_data_dir {folder}", expected="pictures", found=found, remedy=remedy)
+
+
+def _captions(
+    tables: Iterable[Path], pictures: set[str], table: TableOptions
+) -> tuple[dict[str, str], list[str]]:
+    """Return captions by path, and a line for each table that names files which are not there."""
+    captions, notes = {}, []
+    for path in tables:
+        _require_text_inside(path)
+        rows = {os.path.normpath(path.parent / row.file_name): row for row in read_rows(path, table)}
+        stray = [row.file_name for file, row in rows.items() if file not in pictures]
+        if stray:
+            notes.append(f"{path}: {len(stray)} rows name no picture of the folder, such as {stray[0]}")
+        captions |= {file: row.caption for file, row in rows.items() if row.caption is not None}
+    return captions, notes
+
+
+def _require_text_inside(path: Path) -> None:
+    try:
+        require_inside(path, path.parent)
+    except LeavingLinkError as error:
+        raise DataError(path, expected="a table", found=error.strerror or "", remedy=LINK_REMEDY) from None
+
+
+def _in_file(path: Path, table: TableOptions, fetch: Fetch) -> Found:
+    suffix = path.suffix.lower()
+    if suffix in BUILDERS:
+        return Found(tuple(local_pictures(path, table, fetch)), used=_ALL_OPTIONS)
+    if suffix in SUFFIXES:
+        rows = read_rows(path, table)
+        _require_own(rows, path.parent)
+        pictures = _named([(row.file_name, row.where) for row in rows], path.parent, fetch)
+        captioned = [
+            Picture(each.name, each.where, each.content, each.path, row.caption)
+            for each, row in zip(pictures, rows, strict=True)
+        ]
+        return Found(tuple(captioned), used=_COLUMNS)
+    if is_picture(path):
+        return Found((Picture(path.name, str(path), str(path), str(path)),))
+    lines = [(line.strip(), f"{path}:{number}") for number, line in enumerate(_lines(path), start=1)]
+    named = [(line, where) for line, where in lines if line and not line.startswith("#")]
+    if not named:
+        raise DataError(f"train_data_dir {path}", expected="a path or a link a line", found="none")
+    return Found(tuple(_named(named, path.parent, fetch)))
+
+
+def _require_own(rows: Iterable[Row], folder: Path) -> None:
+    """Refuse files outside of the table's folder: a table often comes with somebody else's images.
+
+    Raises:
+      DataError: names the first.
+    """
+    for row in rows:
+        if not is_link(row.file_name) and not lies_in(folder / os.path.expanduser(row.file_name), folder):
+            raise DataError(
+                f"{row.where}: {row.file_name}",
+                expected="a picture in the table's folder",
+                found="a path out of it",
+                remedy="Move the picture there, or name it in a text file with a path a line.",
+            )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return read_text(path).split("\n")
+    except DataError:
+        raise DataError(
+            f"train_data_dir {path}",
+            expected="a folder, a picture, a list of pictures in UTF-8 text, or a dataset",
+            found="a file of another kind",
+            remedy=_REMEDY,
+        ) from None
+
+
+def _named(named: list[tuple[str, str]], folder: Path, fetch: Fetch) -> list[Picture]:
+    """Return pictures by path, relative to a folder, or link, each with the place that names it."""
+    links = {text for text, _ in named if is_link(text)}
+    missing = sum(not kept_file(link).is_file() for link in links)
+    if missing > 1:
+        say(f"downloading {missing} pictures")
+    return [_one(text, folder, where, fetch) for text, where in named]
+
+
+def _one(text: str, folder: Path, where: str, fetch: Fetch) -> Picture:
+    if is_link(text):
+        return Picture(link_name(text), text, fetch(text, where=f"{where}: {text}"))
+    path = folder / os.path.expanduser(text)
+    if not os.path.isfile(path):
+        other = "a pipe, socket or device" if os.path.exists(path) else "no such file"
+        found = "a folder" if os.path.isdir(path) else other
+        remedy = "Paths are relative to the folder of the list."
+        raise DataError(f"{where}: {text}", expected="a picture", found=found, remedy=remedy)
+    return Picture(path.name, str(path), str(path), str(path))

@@ -1,0 +1,171 @@
+"""The pictures of a run as the options say: read, encoded, and put into buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from ti_flax.config import RunConfig
+from ti_flax.config.options import ImageOptions
+from ti_flax.console.messages import say, warn, watched
+from ti_flax.data.dataset import Bucket, weighed_places
+from ti_flax.data.images.buckets import Shape, ShapeRules
+from ti_flax.data.images.load import TrainingImages, load_images
+from ti_flax.data.images.masks import MASK_SUFFIX, MaskRules, loss_weights
+from ti_flax.data.latents import encode_posteriors
+from ti_flax.data.prompts.captions import CAPTION_EXTENSIONS
+from ti_flax.data.sources.table_options import TableOptions
+from ti_flax.errors import DataError, one_line
+from ti_flax.files.cache import default_cache_dir, private_folder, why_not_default
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+
+
+def read_images(options: ImageOptions, captions: str) -> TrainingImages:
+    """Reads the training pictures, and says what was found; `captions` is the option of that name."""
+    shapes = ShapeRules(reso_steps=options.bucket_reso_steps, max_shapes=options.max_buckets)
+    folder = Path(options.mask_dir) if options.mask_dir is not None else None
+    images = load_images(
+        options.train_data_dir,
+        resolution=options.resolution,
+        center_crop=options.center_crop,
+        interpolation=options.interpolation,
+        repeats=options.repeats,
+        table=TableOptions(
+            image_column=options.image_column,
+            caption_column=options.caption_column,
+            dataset_config_name=options.dataset_config_name,
+            dataset_split=options.dataset_split,
+        ),
+        shapes=shapes if options.enable_bucket else None,
+        masks=MaskRules(alpha=options.alpha_mask, folder=folder),
+        allow_private_links=options.allow_private_links,
+    )
+    texts = texts_beside(images)
+    others = len(images.passed_over) - (len(texts) if captions == "files" else 0)
+    passed_over = f", {_counted(others, 'other file')} passed over" if others else ""
+    say(f"{_counted(len(images.names), 'image')}{passed_over}")
+    if texts and captions == "none":
+        say(f"note: {texts[0]} and the like are captions, used with --captions files")
+    for line in images.notes:
+        say(f"note: {one_line(line)}")
+    if images.shapes is not None:
+        say(images.shapes.describe())
+    say_masks(options, images)
+    return images
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def texts_beside(images: TrainingImages) -> list[str]:
+    """Names of the files that lie where captions of the pictures would."""
+    names = {each for name in images.names for each in (name, str(PurePath(name).with_suffix("")))}
+    suffixed = (PurePath(name) for name in images.passed_over)
+    return [
+        str(path)
+        for path in suffixed
+        if path.suffix in CAPTION_EXTENSIONS and str(path.with_suffix("")) in names
+    ]
+
+
+def read_class_images(config: RunConfig, images: TrainingImages) -> TrainingImages | None:
+    """Reads the pictures of the word's class, all of them in each shape of the training pictures."""
+    if config.loss.class_data_dir is None:
+        return None
+    shapes = [] if images.shapes is None else [Shape(*group.pixels.shape[1:3]) for group in images.groups]
+    try:
+        found = load_images(
+            config.loss.class_data_dir,
+            resolution=config.images.resolution,
+            center_crop=config.images.center_crop,
+            interpolation=config.images.interpolation,
+            into=shapes,
+            allow_private_links=config.images.allow_private_links,
+        )
+    except DataError as error:  # which names the option of the training pictures
+        raise DataError(str(error).replace("train_data_dir", "class_data_dir")) from None
+    say(_counted(len(found.names), "class picture"))
+    return found
+
+
+def say_masks(options: ImageOptions, images: TrainingImages) -> None:
+    """Says which masks are missing or not used."""
+    unused = [name for name in images.passed_over if Path(name).stem.endswith(MASK_SUFFIX)]
+    if unused and options.mask_dir is None:
+        say(f"note: {unused[0]} and the like are masks, used with --mask_dir {options.train_data_dir[0]}")
+    if images.without_mask:
+        more = f", and {len(images.without_mask) - 5} more" if len(images.without_mask) > 5 else ""
+        say(f"note: without a mask, and counted wholly: {', '.join(images.without_mask[:5])}{more}")
+
+
+def make_buckets(
+    options: ImageOptions,
+    images: TrainingImages,
+    model: FlaxStableDiffusion,
+    *,
+    prompts: Sequence[int],
+    weights: Sequence[int],
+) -> tuple[Bucket, ...]:
+    """Encodes the pictures of each shape, and turns their masks into weights.
+
+    Args:
+      options: of masks and of the cache.
+      images: in groups of one shape.
+      model: whose VAE is used.
+      prompts: for each picture the group of token ids that describes it.
+      weights: for each picture how often it is shown; only the ratios matter.
+    """
+    warning = latents_folder(options)[1]
+    if warning:
+        warn(warning)
+    places = weighed_places(weights, [group.indices for group in images.groups])
+    buckets = []
+    for group, shown in zip(images.groups, places, strict=True):
+        names = [images.names[index] for index in group.indices]
+        posteriors = encode_group(options, model, group.pixels, names)
+        weighed = None
+        if group.masks is not None:
+            factor = model.vae.config.downsampling
+            weighed = loss_weights(
+                group.masks, factor=factor, unmasked_weight=options.unmasked_weight, names=names
+            )
+        buckets.append(Bucket(posteriors, np.asarray(prompts, np.int32)[group.indices], shown, weighed))
+    masked = options.alpha_mask or options.mask_dir is not None
+    if masked and all(bucket.loss_weights is None for bucket in buckets):
+        say("note: the masks change nothing: every part of every picture counts the same")
+    return tuple(buckets)
+
+
+def encode_group(
+    options: ImageOptions, model: FlaxStableDiffusion, pixels: np.ndarray, names: Sequence[str]
+) -> np.ndarray:
+    """The posteriors of pictures of one shape, `[pictures, 2, height, width, 2 * channels]` float32."""
+    return encode_posteriors(
+        model.vae,
+        model.params["vae"],
+        pixels,
+        dtype=model.dtype,
+        cache_dir=latents_folder(options)[0],
+        progress=partial(watched, title="encoding images and mirror images"),
+        names=names,
+    )
+
+
+def latents_folder(options: ImageOptions) -> tuple[Path | None, str]:
+    """Where encoded pictures are kept, and a warning, empty if there is none.
+
+    A folder that a person names may be a team's, so it is used, whoever can write to it; the user's cache
+    folder is not, where others can.
+    """
+    if options.latents_cache_dir is not None:
+        folder = Path(options.latents_cache_dir)
+        distrust = private_folder(folder, ours=False) if folder.is_dir() or not folder.exists() else ""
+        return folder, f"latents_cache_dir decides what is learned, and {distrust}" if distrust else ""
+    distrust = why_not_default()
+    if distrust:
+        return None, f"encoded pictures are neither read nor kept: {distrust}"
+    return default_cache_dir(), ""

@@ -1,0 +1,143 @@
+"""From options and pictures to the token ids of a run's prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ti_flax.config import RunConfig
+from ti_flax.config.options import PromptOptions
+from ti_flax.console.messages import say
+from ti_flax.data.images.load import TrainingImages
+from ti_flax.data.prompts.captions import (
+    Picture,
+    captions_beside,
+    captions_in_file,
+    captions_in_names,
+    captions_of_source,
+)
+from ti_flax.data.prompts.prompt_table import CaptionRules, PromptTable, encode_table, prompt_table, shortened
+from ti_flax.data.prompts.templates import Template, built_in_templates, fill, read_templates
+from ti_flax.models.tokenizer import Concept, encode_prompts, prompts_cut_off
+
+
+class TrainingPrompts(NamedTuple):
+    """The prompts of a run as the device needs them.
+
+    Attributes:
+      token_ids: `[groups, variants, tokens]` int32.
+      groups: `[images]` int32, which group describes each picture.
+    """
+
+    token_ids: np.ndarray
+    groups: np.ndarray
+
+
+def make_prompts(
+    config: RunConfig,
+    templates: Sequence[Template],
+    tokenizer: Any,
+    concept: Concept,
+    images: TrainingImages,
+) -> TrainingPrompts:
+    """Makes the prompts of all pictures, and says how.
+
+    Args:
+      config: of the run; its seed decides what is drawn.
+      templates: patterns of prompts.
+      tokenizer: with the concept's tokens.
+      concept: the word.
+      images: names and paths, and captions where their source has them.
+
+    Raises:
+      DataError: a caption is missing, cannot be read or lacks the word.
+      TokenError: the word is cut off in a prompt.
+    """
+    table = prompt_table(
+        concept,
+        templates,
+        pictures=images.names,
+        captions=read_captions(config.prompts, images),
+        rules=caption_rules(config.prompts),
+        seed=config.training.seed or 0,
+    )
+    token_ids = encode_table(tokenizer, table, concept)
+    say_prompts(table, concept, tokenizer, token_ids)
+    return TrainingPrompts(token_ids, np.asarray(table.groups, np.int32))
+
+
+def chosen_templates(config: RunConfig) -> tuple[Template, ...]:
+    """The templates that the options name: a file's, else a built-in set.
+
+    Raises:
+      DataError: the file cannot be used.
+    """
+    prompts, captions = config.prompts, config.prompts.captions != "none"
+    if prompts.template_file is not None:
+        return read_templates(prompts.template_file, captions=captions)
+    return built_in_templates(prompts.templates or config.concept.learnable_property, captions=captions)
+
+
+def class_prompts(
+    config: RunConfig, templates: Sequence[Template], tokenizer: Any, concept: Concept
+) -> np.ndarray:
+    """The prompts of the class pictures: their own, else the templates without captions.
+
+    Returns:
+      `[prompts, tokens]` int32.
+
+    Raises:
+      TokenError: the word is cut off in a prompt.
+    """
+    own = config.loss.class_prompt
+    prompts = [fill(each, concept.text, "") for each in templates] if own is None else [own]
+    return encode_prompts(tokenizer, prompts, concept=concept)
+
+
+def read_captions(options: PromptOptions, images: TrainingImages) -> tuple[str, ...] | None:
+    """The caption of each picture from where the options say; None without captions.
+
+    Raises:
+      DataError: one is missing or cannot be read.
+    """
+    pictures = [Picture(*each) for each in zip(images.names, images.paths, images.captions, strict=True)]
+    if options.captions == "files":
+        return captions_beside(pictures, options.caption_extension)
+    if options.captions == "filename":
+        return captions_in_names(pictures, options.filename_pattern)
+    if options.captions == "metadata":
+        return captions_of_source(pictures)
+    if options.caption_file is not None:
+        return captions_in_file(pictures, options.caption_file)
+    return None
+
+
+def caption_rules(options: PromptOptions) -> CaptionRules:
+    """What the options do with captions."""
+    return CaptionRules(
+        prefix=options.caption_prefix or "",
+        suffix=options.caption_suffix or "",
+        separator=options.caption_separator,
+        shuffle=options.shuffle_caption,
+        keep_tokens=options.keep_tokens,
+        tag_dropout=options.caption_tag_dropout_rate,
+        dropout=options.caption_dropout_rate,
+        wildcards=options.enable_wildcard,
+    )
+
+
+def say_prompts(table: PromptTable, concept: Concept, tokenizer: Any, token_ids: np.ndarray) -> None:
+    """Says how prompts are made, with an example, and how many are too long."""
+    example = table.prompts[0][0].replace(concept.text, concept.placeholder_token)
+    say(f"prompts   {table.description}, such as {shortened(example, 80)!r}")
+    prompts = [prompt for row in table.prompts for prompt in row]
+    rows = dict(zip(prompts, token_ids.reshape(len(prompts), -1), strict=True))
+    cut = prompts_cut_off(tokenizer, list(rows), np.stack(list(rows.values())))
+    if cut:
+        origin = f" of {table.origins[cut[0]]}" if table.origins[cut[0]] else ""
+        say(
+            f"note: the ends of {len(cut)} of {len(rows)} prompts are cut off after "
+            f"{token_ids.shape[-1]} tokens, first {shortened(cut[0])!r}{origin}"
+        )

@@ -1,0 +1,215 @@
+"""Writes an embedding in the form that another program reads; each form is what its program writes itself.
+
+| form | suffixes | what is in the file |
+|---|---|---|
+| diffusers | .safetensors .bin | one key, the token |
+| automatic1111 | .pt .safetensors .png | string_to_param and a name; `emb_params`; such a picture |
+| kohya | .safetensors .pt | `emb_params`, with modelspec keys |
+| invoke | .safetensors | `emb_params` |
+| onetrainer | .safetensors | `emp_params` |
+| rinongal | .pt | string_to_token and string_to_param as torch objects |
+
+With vectors of two text encoders the keys are `clip_l` and `clip_g` in all forms that have them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ti_flax.embedding.png import TEXT_CHUNK, hide_bytes, tree_bytes
+from ti_flax.embedding.torch_archive import Parameters, torch_bytes
+from ti_flax.errors import ConfigError, OutputError
+from ti_flax.files.atomic import written_whole
+
+# The suffixes of each form; without a form asked for, a suffix means the first form that has it here.
+FORMS: Mapping[str, tuple[str, ...]] = {
+    "diffusers": (".safetensors", ".bin"),
+    "automatic1111": (".pt", ".safetensors", ".png"),
+    "kohya": (".safetensors", ".pt"),
+    "invoke": (".safetensors",),
+    "onetrainer": (".safetensors",),
+    "rinongal": (".pt",),
+}
+# Of CLIP's vocabulary, the token of "*", which stands for any word in the files that say it.
+_ANY_WORD, _ANY_WORD_ID = "*", 265
+_ARCHITECTURES = {768: "stable-diffusion-v1", 2048: "stable-diffusion-xl-v1-base"}
+_SIDES = {768: "512x512", 2048: "1024x1024"}
+_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What a file is made of.
+
+    Attributes:
+      token: the word it stands for.
+      name: its name where a form has one beside the token.
+      rows: `[vectors, width]` float32 or float16.
+      second_rows: likewise, of a second text encoder.
+      details: what another file said: step, sd_checkpoint, sd_checkpoint_name, modelspec keys.
+    """
+
+    token: str
+    name: str
+    rows: np.ndarray
+    second_rows: np.ndarray | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+def form_of(path: Path, asked: str | None, *, two_encoders: bool) -> str:
+    """Settles which form a file gets.
+
+    Args:
+      path: where it goes; its suffix decides between containers, and forms where none is asked for.
+      asked: the form asked for.
+      two_encoders: whether there are vectors of two text encoders.
+
+    Raises:
+      ConfigError: the suffix does not go with the form, or the form has no place for two encoders.
+    """
+    suffix = path.suffix.lower()
+    every = sorted({known for suffixes in FORMS.values() for known in suffixes})
+    if asked is None:
+        if suffix not in every:
+            raise ConfigError(path, expected=f"a name that ends in {', '.join(every)}", found=repr(suffix))
+        form = next(form for form, suffixes in FORMS.items() if suffix in suffixes)
+        # Files for SDXL are the same in all programs that keep both encoders in one.
+        form = "kohya" if two_encoders and suffix in FORMS["kohya"] else form
+    else:
+        form = asked
+        if suffix not in FORMS[form]:
+            raise ConfigError(
+                path,
+                expected=f"a name that ends in {' or '.join(FORMS[form])} for {form}",
+                found=repr(suffix),
+            )
+    if two_encoders and (form in ("diffusers", "rinongal") or suffix == ".png"):
+        raise ConfigError(
+            path,
+            expected="vectors of one text encoder, which is all this form holds",
+            found="those of two, for SDXL",
+            remedy="Write a .safetensors file with --to kohya: the Web UI, ComfyUI, InvokeAI and OneTrainer "
+            "read it, and diffusers with load_file and load_textual_inversion(..., token=...).",
+        )
+    return form
+
+
+def has_name(form: str, suffix: str) -> bool:
+    """Whether files of a form have a name beside the token."""
+    return form == "automatic1111" or (form, suffix) == ("kohya", ".safetensors")
+
+
+def embedding_bytes(embedding: Embedding, form: str, suffix: str, *, picture: Any = None) -> bytes:
+    """The content of an embedding's file.
+
+    Args:
+      embedding: what it holds.
+      form: one of `FORMS`.
+      suffix: one of its suffixes.
+      picture: a PIL image that a .png carries it in.
+    """
+    if suffix == ".png":
+        return _picture_bytes(embedding, picture)
+    if embedding.second_rows is not None:
+        tensors = {"clip_l": embedding.rows, "clip_g": embedding.second_rows}
+    else:
+        key = {"diffusers": embedding.token, "onetrainer": "emp_params"}.get(form, "emb_params")
+        tensors = {key: embedding.rows}
+    if suffix == ".safetensors":
+        return _safetensors_bytes(tensors, _metadata(embedding, form))
+    if form == "rinongal":
+        return torch_bytes(
+            {
+                "string_to_token": {_ANY_WORD: np.array(_ANY_WORD_ID, np.int64)},
+                "string_to_param": Parameters({_ANY_WORD: embedding.rows}),
+            }
+        )
+    if form == "automatic1111" and embedding.second_rows is None:
+        return torch_bytes(_webui_tree(embedding), byteorder=False)
+    return torch_bytes(tensors, byteorder=form == "diffusers")
+
+
+def write_embedding(path: Path, content: bytes, *, overwrite: bool) -> None:
+    """Writes a file in one rename.
+
+    Raises:
+      OutputError: it cannot be written, or is there already.
+    """
+    try:
+        check_new(path, overwrite=overwrite)
+        with written_whole(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise OutputError(
+            path, expected="a file that can be written", found=error.strerror or str(error)
+        ) from None
+
+
+def check_new(path: Path, *, overwrite: bool) -> None:
+    """Refuses to replace a file.
+
+    Raises:
+      OutputError: there is one, and it may not be replaced.
+    """
+    if path.exists() and not overwrite:
+        raise OutputError(
+            path,
+            expected="a new file",
+            found="one that is there already",
+            remedy="Choose another name, or give --overwrite.",
+        )
+
+
+def _webui_tree(embedding: Embedding) -> dict[str, Any]:
+    details = embedding.details
+    step = details.get("step", "")
+    return {
+        "string_to_token": {_ANY_WORD: _ANY_WORD_ID},
+        "string_to_param": {_ANY_WORD: embedding.rows},
+        "name": embedding.name,
+        "step": int(step) if step.isdecimal() and len(step) < 10 else None,
+        "sd_checkpoint": details.get("sd_checkpoint"),
+        "sd_checkpoint_name": details.get("sd_checkpoint_name"),
+    }
+
+
+def _picture_bytes(embedding: Embedding, picture: Any) -> bytes:
+    from PIL import Image, PngImagePlugin
+
+    content = tree_bytes(_webui_tree(embedding))
+    text = PngImagePlugin.PngInfo()
+    text.add_text(TEXT_CHUNK, base64.b64encode(content).decode())
+    made = io.BytesIO()
+    pixels = hide_bytes(np.asarray(picture.convert("RGB")), content)
+    Image.fromarray(pixels).save(made, format="PNG", pnginfo=text)
+    return made.getvalue()
+
+
+def _metadata(embedding: Embedding, form: str) -> dict[str, str] | None:
+    """What the header of a safetensors file says beside the tensors, as far as the form's program says it."""
+    if form == "diffusers":
+        return {"format": "pt"}
+    if form not in ("kohya", "automatic1111"):
+        return None
+    second = embedding.second_rows
+    width = embedding.rows.shape[1] + (0 if second is None else second.shape[1])
+    made = {"modelspec.sai_model_spec": "1.0.1", "modelspec.implementation": _IMPLEMENTATION}
+    if width in _ARCHITECTURES:
+        made["modelspec.architecture"] = f"{_ARCHITECTURES[width]}/textual-inversion"
+        made["modelspec.resolution"] = _SIDES[width]
+    kept = {name: value for name, value in embedding.details.items() if name.startswith("modelspec.")}
+    named = {"modelspec.title": embedding.name, "modelspec.trigger_phrase": embedding.token}
+    return {**made, **kept, **named}
+
+
+def _safetensors_bytes(tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None) -> bytes:
+    from safetensors.numpy import save
+
+    return save({name: np.ascontiguousarray(rows) for name, rows in tensors.items()}, metadata=metadata)

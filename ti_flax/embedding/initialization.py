@@ -1,0 +1,166 @@
+"""What a concept starts from, and the embeddings that prompts may name beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ti_flax.config.options import ConceptOptions
+from ti_flax.console.messages import say
+from ti_flax.embedding.read import EmbeddingFile, checked_width, read_embedding
+from ti_flax.embedding.rows import mean_rows, random_rows, spread_rows
+from ti_flax.errors import TokenError, WeightsError
+from ti_flax.models.tokenizer import Concept, add_concept, check_names_apart, initializer_ids, split_text
+
+# Folded into the run's key for random start values; no other draw of a run folds a number as large in first.
+_START = 0x57A27
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a concept's rows are made of, found before the model is loaded.
+
+    Attributes:
+      origin: what they start from, in words; part of what a checkpoint belongs to.
+      num_vectors: how many rows the concept has.
+      rows: makes them, `[num_vectors, width]` float32, of the vocabulary's rows and a random key.
+    """
+
+    origin: str
+    num_vectors: int
+    rows: Callable[[np.ndarray, Any], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An embedding that prompts may name and that stays as it is."""
+
+    token: str
+    path: Path
+    file: EmbeddingFile
+
+
+def find_start(options: ConceptOptions, tokenizer: Any) -> Start:
+    """Settles what a concept starts from, and so how many vectors it has.
+
+    Raises:
+      TokenError: the words have no tokens, or more of them than there are vectors.
+      WeightsError: init_embeds is no embedding.
+    """
+    if options.initializer_mode == "random":
+        count = options.num_vectors or 1
+        return Start("random rows", count, lambda known, key: random_rows(known, count, _fold(key)))
+    make = mean_rows if options.initializer_mode == "mean" else spread_rows
+    suffix = " (mean)" if options.initializer_mode == "mean" else ""
+    if options.init_embeds is not None:
+        path = Path(options.init_embeds)
+        file = _read(path, "init_embeds")
+        _note_left_out(file, path)
+        count = _vectors(options, len(file.rows), f"init_embeds {path}", "vectors")
+        digest = hashlib.sha256(file.rows.tobytes()).hexdigest()[:16]
+        return Start(
+            f"an embedding {digest}{suffix}",
+            count,
+            lambda known, key: make(checked_width(file, path, known.shape[1]), count),
+        )
+    text = options.initializer_token or ""
+    ids = list(initializer_ids(tokenizer, text))
+    shown = f"tokens, split as {split_text(tokenizer, text)}"
+    count = _vectors(options, len(ids), f"initializer_token {text!r}", shown)
+    return Start(f"{text}{suffix}", count, lambda known, key: make(known[ids], count))
+
+
+def _vectors(options: ConceptOptions, found: int, where: str, what: str) -> int:
+    """How many vectors there are: as configured, or as many as the start has, or one if that is averaged."""
+    if options.initializer_mode == "mean":
+        return options.num_vectors or 1
+    wanted = options.num_vectors or found
+    if found <= wanted:
+        return wanted
+    raise TokenError(
+        where,
+        expected=f"a single {what.partition('s')[0]}" if wanted == 1 else f"at most num_vectors ({wanted})",
+        found=f"{found} {what}",
+        remedy=f"Raise num_vectors to {found} (null takes as many as there are), set initializer_mode to "
+        "mean, or start from less.",
+    )
+
+
+def _read(path: Path, option: str, token: str | None = None) -> EmbeddingFile:
+    try:
+        return read_embedding(path, token)
+    except WeightsError as error:
+        raise WeightsError(f"{option} {error}") from error
+
+
+def _note_left_out(file: EmbeddingFile, path: Path) -> None:
+    if "emp_params_out" in file.details:
+        say(f"note: {path} also has emp_params_out, added behind the text encoder by OneTrainer: left out")
+
+
+def _fold(key: Any) -> Any:
+    import jax
+
+    return jax.random.fold_in(key, _START)
+
+
+def read_extras(entries: Sequence[str] | None, option: str = "extra_embeds") -> list[Extra]:
+    """Reads embeddings that an option names, each a file or `token=file`.
+
+    A file without a token inside, and none given, goes by its name, as in the Web UI.
+
+    Args:
+      entries: what the option says.
+      option: its name, for messages.
+
+    Raises:
+      WeightsError: one is no embedding.
+    """
+    extras = []
+    for entry in entries or ():
+        token, path = _named(entry)
+        file = _read(path, option, token or None)
+        _note_left_out(file, path)
+        extras.append(Extra(token or file.token or path.stem, path, file))
+    return extras
+
+
+def add_extras(
+    tokenizer: Any, extras: Sequence[Extra], concept: Concept | None, option: str = "extra_embeds"
+) -> tuple[Concept, ...]:
+    """Adds the tokens of loaded embeddings after the concept's, if there is one.
+
+    Raises:
+      TokenError: a token is known already, or is part of another or holds it.
+    """
+    first = [] if concept is None else [concept.placeholder_token]
+    check_names_apart([*first, *(extra.token for extra in extras)], option)
+    return tuple(
+        add_concept(
+            tokenizer,
+            placeholder_token=extra.token,
+            num_vectors=len(extra.file.rows),
+            option=option,
+        )
+        for extra in extras
+    )
+
+
+def _named(entry: str) -> tuple[str, Path]:
+    """The token and the file of `token=file`; `file=token` is understood where that is the file."""
+    token, equals, path = entry.partition("=")
+    if not equals or Path(os.path.expanduser(entry)).exists():
+        return "", Path(os.path.expanduser(entry))
+    file, _, word = entry.rpartition("=")
+    if (
+        Path(os.path.expanduser(file.strip())).is_file()
+        and not Path(os.path.expanduser(path.strip())).exists()
+    ):
+        return word.strip(), Path(os.path.expanduser(file.strip()))
+    return token.strip(), Path(os.path.expanduser(path.strip()))

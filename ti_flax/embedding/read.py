@@ -1,0 +1,277 @@
+"""Embedding files of every trainer, told apart by what is in them, read as one thing.
+
+diffusers: `.bin` and `.safetensors` of one key, the token. AUTOMATIC1111: `.pt`, and pictures that carry
+the embedding as text or in their pixels. kohya and invoke-training: key `emb_params`. OneTrainer: key
+`emp_params`. SDXL files: `clip_l` and `clip_g`. rinongal: `.pt` with tokens as tensors. The first Flax
+script of diffusers: `.npy` of a mapping.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ti_flax.embedding.png import is_picture, read_picture
+from ti_flax.errors import WeightsError
+from ti_flax.files.regular import open_plain
+from ti_flax.models.weights.numpy_files import NUMPY_BEGINNING, read_numpy
+from ti_flax.models.weights.tensor_files import StoredTensor, index_safetensors, safetensors_metadata
+from ti_flax.models.weights.torch_files import Empty, is_torch_file, read_torch
+
+# Keys of files that hold the vectors of two text encoders, in this order.
+_TWO_ENCODERS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
+# Keys that stand for the vectors in files that do not hold their token.
+_NAMELESS = {"emb_params": "kohya", "emp_params": "onetrainer"}
+# What OneTrainer adds to its keys for vectors that go behind the text encoder.
+_BEHIND = "_out"
+# Stands for any word in files of the Web UI and of the first implementation.
+_ANY_WORD = "*"
+# Where kohya's files can say which word they were trained with.
+_TRIGGER = "modelspec.trigger_phrase"
+# Wider than any text encoder's vectors, so that a model given by mistake is not read whole.
+_MOST_VECTORS, _MOST_WIDTH, _MOST_TOKENS = 4096, 16384, 1024
+# Of all tokens together: many names can stand for the same bytes of a file.
+_MOST_NUMBERS = _MOST_VECTORS * 4096
+_LONGEST_DETAIL, _MOST_DETAILS = 4096, 1024
+
+
+@dataclass(frozen=True)
+class EmbeddingFile:
+    """An embedding as a file holds it.
+
+    Attributes:
+      rows: `[vectors, width]` float32.
+      kind: diffusers, automatic1111, kohya, onetrainer, sdxl, rinongal or flax.
+      token: the word the file says it stands for, None where files of its kind do not say.
+      second_rows: `[vectors, width]` float32 of the second text encoder, in files for SDXL.
+      details: what else the file says: step, sd_checkpoint, modelspec keys, ...
+      dtype: of the numbers in the file.
+    """
+
+    rows: np.ndarray
+    kind: str
+    token: str | None = None
+    second_rows: np.ndarray | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+    dtype: str = "float32"
+
+
+def read_embedding(path: Path, token: str | None = None) -> EmbeddingFile:
+    """Reads an embedding file of any kind; nothing in it is executed.
+
+    Args:
+      path: the file.
+      token: which one, where the file holds several.
+
+    Raises:
+      WeightsError: there is no such file, it is no embedding, or holds several and none of them is chosen.
+    """
+    found = read_embeddings(path)
+    if len(found) == 1:
+        return found[0]
+    for embedding in found:
+        if embedding.token == token:
+            return embedding
+    tokens = [str(embedding.token) for embedding in found]
+    shown = ", ".join(tokens[:4]) + (f" and {len(tokens) - 4} more" if len(tokens) > 4 else "")
+    raise WeightsError(
+        path,
+        expected="one token" if token is None else f"the token {token}",
+        found=f"{len(tokens)}, {shown}",
+        remedy="Take one out with `scripts/convert_embeds.py IN OUT --token TOKEN`.",
+    )
+
+
+def read_embeddings(path: Path) -> list[EmbeddingFile]:
+    """Reads every token of an embedding file of any kind; nothing in it is executed.
+
+    Raises:
+      WeightsError: there is no such file, or it is no embedding.
+    """
+    try:
+        with open_plain(path) as file:
+            start = file.read(32)
+    except OSError as error:
+        raise WeightsError(
+            path,
+            expected="an embedding file",
+            found=error.strerror or str(error),
+            remedy="Relative paths start at the current folder.",
+        ) from None
+    if is_picture(start):
+        return _from_tree(path, read_picture(path))
+    # A safetensors header of 128 bytes begins like a pickle does, so its brace is looked for first.
+    if start[8:9] == b"{":
+        return _from_tensors(path, index_safetensors(path), safetensors_metadata(path))
+    if is_torch_file(start):
+        return _from_tree(path, read_torch(path))
+    if start.startswith(NUMPY_BEGINNING):
+        return _from_numpy(path, read_numpy(path))
+    raise _no_embedding(path, f"a file that begins with {start[:8]!r}" if start else "an empty file")
+
+
+def checked_width(file: EmbeddingFile, path: Path, width: int) -> np.ndarray:
+    """The rows of a file for a text encoder of a width.
+
+    Raises:
+      WeightsError: they belong to another model.
+    """
+    if file.second_rows is not None:
+        raise WeightsError(
+            path,
+            expected=f"an embedding of one text encoder, {width} wide",
+            found=f"one for SDXL, {file.rows.shape[1]} and {file.second_rows.shape[1]} wide",
+            remedy="Use one that was trained on the same base model.",
+        )
+    if file.rows.shape[1] != width:
+        raise WeightsError(
+            path,
+            expected=f"vectors of {width} numbers for this model",
+            found=f"{file.rows.shape[1]}",
+            remedy="Embeddings fit the base they were trained on: 768 is SD 1.x, 1024 is SD 2.x.",
+        )
+    return file.rows
+
+
+def _from_tree(path: Path, tree: Any) -> list[EmbeddingFile]:
+    """What `torch.save` or a picture's JSON held: the Web UI's tree, rinongal's, or named tensors."""
+    if _is_array(tree):  # diffusers takes these too, with the token given beside it
+        return [EmbeddingFile(_as_rows(path, "the tensor", tree), "diffusers", dtype=str(tree.dtype))]
+    if not isinstance(tree, Mapping):
+        raise _no_embedding(path, _named(tree))
+    if "string_to_param" not in tree:
+        named = {name: values for name, values in tree.items() if isinstance(name, str)}
+        return _from_tensors(path, {k: v for k, v in named.items() if _is_array(v)}, _details(named))
+    rows = tree["string_to_param"]
+    if isinstance(rows, Empty) and isinstance(rows.state, dict):  # a torch.nn.ParameterDict
+        rows = rows.state.get("_parameters")
+    if not isinstance(rows, Mapping) or not 0 < len(rows) <= _MOST_TOKENS:
+        raise _no_embedding(path, "string_to_param without tokens")
+    kind = "automatic1111" if "name" in tree or "step" in tree else "rinongal"
+    _require_few_numbers(path, rows.values())
+    details = _details({key: tree.get(key) for key in ("step", "sd_checkpoint", "sd_checkpoint_name")})
+    name = tree.get("name")
+    made = []
+    for word, values in rows.items():
+        token = name if isinstance(name, str) and name and len(rows) == 1 else _word(path, word)
+        made.append(
+            EmbeddingFile(
+                _as_rows(path, word, values),
+                kind,
+                token if token != _ANY_WORD else None,
+                details=details,
+                dtype=str(values.dtype),
+            )
+        )
+    return made
+
+
+def _from_numpy(path: Path, content: Any) -> list[EmbeddingFile]:
+    """A mapping of the token to its vectors, or bare vectors."""
+    if isinstance(content, np.ndarray):
+        return [EmbeddingFile(_as_rows(path, "the array", content), "flax", dtype=str(content.dtype))]
+    if not isinstance(content, Mapping) or not content:
+        raise _no_embedding(path, _named(content))
+    _require_few_numbers(path, content.values())
+    return [
+        EmbeddingFile(_as_rows(path, token, values), "flax", _word(path, token), dtype=str(values.dtype))
+        for token, values in content.items()
+    ]
+
+
+def _from_tensors(path: Path, tensors: Mapping[str, Any], details: Mapping[str, str]) -> list[EmbeddingFile]:
+    behind = {name for name in tensors if name.endswith(_BEHIND) and _is_known(name.removesuffix(_BEHIND))}
+    details = {**details, **{name: str(list(tensors[name].shape)) for name in sorted(behind)}}
+    inner = {name: values for name, values in tensors.items() if name not in behind}
+    if behind and not inner:
+        raise _no_embedding(path, f"only {', '.join(sorted(behind))}, which goes behind the text encoder")
+    trigger = details.get(_TRIGGER, "").strip()
+    token = trigger if trigger and not set(trigger) & set(" ,") else None
+    for names in _TWO_ENCODERS:
+        if set(names) == set(inner):
+            first, second = (_as_rows(path, name, inner[name]) for name in names)
+            dtype = str(inner[names[0]].dtype)
+            return [EmbeddingFile(first, "sdxl", token, second, details, dtype)]
+    for name, kind in _NAMELESS.items():
+        if set(inner) == {name}:
+            rows = _as_rows(path, name, inner[name])
+            return [EmbeddingFile(rows, kind, token, details=details, dtype=str(inner[name].dtype))]
+    # A model's tensors have dots in their names, and there are hundreds.
+    if not inner or len(inner) > 1 and (len(inner) > _MOST_TOKENS or any("." in name for name in inner)):
+        shown = ", ".join(sorted(inner)[:4])
+        raise _no_embedding(path, f"{len(inner)} tensors, {shown}" if inner else "no tensor")
+    _require_few_numbers(path, inner.values())
+    return [
+        EmbeddingFile(
+            _as_rows(path, name, values), "diffusers", name, details=details, dtype=str(values.dtype)
+        )
+        for name, values in inner.items()
+    ]
+
+
+def _is_known(name: str) -> bool:
+    return name in _NAMELESS or any(name in names for names in _TWO_ENCODERS)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (StoredTensor, np.ndarray))
+
+
+def _named(value: Any) -> str:
+    """What something is that is no mapping, for messages."""
+    return value.kind if isinstance(value, Empty) else f"a {type(value).__name__}"
+
+
+def _word(path: Path, name: Any) -> str:
+    """A token that a file names."""
+    if not isinstance(name, str):
+        raise _no_embedding(path, "a token that is no text")
+    return name
+
+
+def _details(said: Mapping[str, Any]) -> dict[str, str]:
+    """What a file says beside its numbers, as far as it is a text or a number."""
+    plain = {
+        name: value
+        for name, value in said.items()
+        if isinstance(value, (str, float, bool)) or (isinstance(value, int) and abs(value) < 2**63)
+    }
+    return {
+        name: str(plain[name])[:_LONGEST_DETAIL] for name in list(plain)[:_MOST_DETAILS] if plain[name] != ""
+    }
+
+
+def _require_few_numbers(path: Path, arrays: Iterable[Any]) -> None:
+    sizes = [math.prod(values.shape) for values in arrays if _is_array(values)]
+    if len(sizes) > _MOST_TOKENS or sum(sizes) > _MOST_NUMBERS:
+        raise _no_embedding(path, f"{len(sizes)} tensors of {sum(sizes)} numbers")
+
+
+def _as_rows(path: Path, name: Any, values: Any) -> np.ndarray:
+    if not _is_array(values):
+        raise _no_embedding(path, f"{name} that is no tensor")
+    shape, floats = tuple(values.shape), values.dtype.kind == "f" or values.dtype == ml_dtypes.bfloat16
+    fits = len(shape) in (1, 2) and 0 < shape[-1] <= _MOST_WIDTH and math.prod(shape) <= _MOST_NUMBERS
+    if not floats or not fits or not all(0 < count <= _MOST_VECTORS for count in shape[:-1]):
+        raise _no_embedding(path, f"{name} of shape {list(shape)} {values.dtype}")
+    stored = values.read() if isinstance(values, StoredTensor) else values
+    with np.errstate(over="ignore"):
+        rows = np.atleast_2d(stored).astype(np.float32)
+    if not np.isfinite(rows).all():
+        raise _no_embedding(path, f"{name} with numbers that are not finite")
+    return np.ascontiguousarray(rows)
+
+
+def _no_embedding(path: Path, found: str) -> WeightsError:
+    return WeightsError(
+        path,
+        expected="an embedding: a .safetensors, .bin or .pt file of a trainer, or a picture of the Web UI",
+        found=found,
+        remedy="Name the embedding itself, not a model.",
+    )

@@ -1,0 +1,71 @@
+"""The pictures beside a model card: what the concept was learned from, and what it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ti_flax.errors import unwritable
+from ti_flax.export.hub_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
+from ti_flax.files.atomic import written_whole
+from ti_flax.files.written_files import record, written
+
+# The most training pictures that are shown.
+MOST_CONCEPT_IMAGES = 20
+
+
+def write_concept_images(folder: Path, pictures: Iterable[np.ndarray]) -> int:
+    """Writes `concept_images/0.jpeg` and so on in place of earlier ones; returns how many.
+
+    Args:
+      folder: the run's.
+      pictures: `[height, width, 3]` uint8 each, as they are trained on; a JPEG of pixels has no metadata.
+
+    Raises:
+      OutputError: the folder cannot be written.
+    """
+    return _write(folder / CONCEPT_IMAGES, list(pictures)[:MOST_CONCEPT_IMAGES])
+
+
+def write_example_images(folder: Path, grid: Path, prompts: Sequence[str], side: int) -> int:
+    """Writes the first picture of each prompt in a grid of previews; returns how many, 0 without a grid.
+
+    Args:
+      folder: the run's.
+      grid: a PNG of square pictures, a row for each prompt; of one prompt, in any number of rows.
+      prompts: one for each row.
+      side: of a picture, in pixels.
+    """
+    from PIL import Image
+
+    if not grid.is_file():
+        return _write(folder / EXAMPLE_IMAGES, [])
+    with Image.open(grid) as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+    fits = pixels.shape[0] % side == 0 and pixels.shape[1] % side == 0
+    if not fits or (len(prompts) > 1 and pixels.shape[0] != side * len(prompts)):
+        return _write(folder / EXAMPLE_IMAGES, [])
+    return _write(
+        folder / EXAMPLE_IMAGES, [pixels[row * side :][:side, :side] for row in range(len(prompts))]
+    )
+
+
+def _write(folder: Path, pictures: Sequence[np.ndarray]) -> int:
+    from PIL import Image
+
+    run, names = folder.parent, [f"{folder.name}/{index}.jpeg" for index in range(len(pictures))]
+    try:
+        if folder.is_symlink():  # what it leads to is nobody's to empty or to fill
+            folder.unlink()
+        for path in folder.glob("*.jpeg"):
+            if path.relative_to(run).as_posix() in written(run):
+                path.unlink()
+        record(run, *names)
+        for name, picture in zip(names, pictures, strict=True):
+            with written_whole(run / name) as file:
+                Image.fromarray(picture).save(file, format="JPEG", quality=95)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return len(pictures)

@@ -1,0 +1,143 @@
+"""From an embedding file of any kind to one of another kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ti_flax.embedding.formats import (
+    Embedding,
+    check_new,
+    embedding_bytes,
+    form_of,
+    has_name,
+    write_embedding,
+)
+from ti_flax.embedding.read import EmbeddingFile, read_embedding
+from ti_flax.errors import ConfigError, WeightsError
+from ti_flax.export.embedding_card import captioned, plain_card
+from ti_flax.files.regular import read_plain
+
+_LONGEST_PICTURE = 2**28
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a person wants of a converted file.
+
+    Attributes:
+      form: one of `FORMS`; None takes the one that the suffix means.
+      token: the word; None keeps the file's own, or takes its name.
+      name: of the embedding where a form has one beside the word; None is the word.
+      dtype: float32 or float16.
+      picture: file to draw an embedding picture upon; None is a plain card.
+      overwrite: whether a file that is there may be replaced.
+    """
+
+    form: str | None = None
+    token: str | None = None
+    name: str | None = None
+    dtype: str = "float32"
+    picture: Path | None = None
+    overwrite: bool = False
+
+
+def convert_embedding(source: Path, target: Path, wishes: Wishes) -> str:
+    """Reads an embedding file, writes it in another form, and says in a sentence what was written.
+
+    Raises:
+      WeightsError: the source is no embedding, or its numbers do not fit the dtype.
+      ConfigError: the wishes contradict one another or the source.
+      OutputError: the target cannot be written.
+    """
+    check_new(target, overwrite=wishes.overwrite)
+    for option, value in (("--token", wishes.token), ("--name", wishes.name)):
+        if value is not None and not value.strip():
+            raise ConfigError(option, expected="a word", found="an empty one")
+    found = read_embedding(source, wishes.token)
+    form = form_of(target, wishes.form, two_encoders=found.second_rows is not None)
+    suffix = target.suffix.lower()
+    if wishes.picture is not None and suffix != ".png":
+        raise ConfigError("--picture", expected="a .png as the file to write", found=target.name)
+    if wishes.name is not None and not has_name(form, suffix):
+        raise ConfigError(
+            "--name", expected="a form that has a name beside the token", found=f"{form} {suffix}"
+        )
+    embedding = _embedding(found, source, wishes)
+    picture = _picture(embedding, wishes.picture) if suffix == ".png" else None
+    write_embedding(
+        target, embedding_bytes(embedding, form, suffix, picture=picture), overwrite=wishes.overwrite
+    )
+    said = _said(embedding, found, form, suffix=suffix, chosen=wishes.token is not None)
+    return f"{target}: {said}. {_use(target, form, embedding)}"
+
+
+def _embedding(found: EmbeddingFile, source: Path, wishes: Wishes) -> Embedding:
+    token = wishes.token or found.token or source.stem
+    second = found.second_rows
+    return Embedding(
+        token=token,
+        name=wishes.name or token,
+        rows=_as(source, found.rows, wishes.dtype),
+        second_rows=None if second is None else _as(source, second, wishes.dtype),
+        details=found.details,
+    )
+
+
+def _as(source: Path, rows: np.ndarray, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        cast = rows.astype(dtype)
+    if not np.isfinite(cast).all():
+        raise WeightsError(
+            source,
+            expected=f"numbers that {dtype} holds",
+            found=f"one of {np.abs(rows).max():.4g}",
+            remedy="Leave --dtype out.",
+        )
+    return cast
+
+
+def _picture(embedding: Embedding, file: Path | None) -> Any:
+    from ti_flax.data.images.decode import decode_picture
+
+    step = embedding.details.get("step")
+    footer = _counted(len(embedding.rows), "vector") + f" of {embedding.rows.shape[1]}"
+    footer += f", step {step}" if step else ""
+    if file is None:
+        return plain_card(embedding.name, footer)
+    try:
+        content = read_plain(file, _LONGEST_PICTURE)
+    except OSError as error:
+        raise ConfigError(
+            f"--picture {file}", expected="a picture", found=error.strerror or str(error)
+        ) from None
+    return captioned(decode_picture(content, str(file)), embedding.name, footer)
+
+
+def _said(embedding: Embedding, found: EmbeddingFile, form: str, *, suffix: str, chosen: bool) -> str:
+    rows, second = embedding.rows, embedding.second_rows
+    widths = f"{rows.shape[1]}" if second is None else f"{rows.shape[1]} and {second.shape[1]}"
+    note = " (the file's name, as it holds no word)" if embedding.token != found.token and not chosen else ""
+    count = _counted(len(rows), "vector")
+    left_out = [name for name in found.details if name.endswith("_out")]
+    left = f", without {' and '.join(left_out)}, which goes behind the text encoder" if left_out else ""
+    token = f"token {embedding.token}{note}, " if form == "diffusers" or has_name(form, suffix) else ""
+    return f"{form} form, {token}{count} of {widths} numbers in {rows.dtype}{left}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _use(target: Path, form: str, embedding: Embedding) -> str:
+    """What to write in prompts, which in most programs is the file's name."""
+    if form == "diffusers":
+        return f"The word in prompts is {embedding.token}."
+    if form == "rinongal":
+        return "The word in prompts is *."
+    if target.suffix.lower() == ".png":
+        return f"The word in prompts is {embedding.name}."
+    return f"The word in prompts is the file's name, {target.stem}."

@@ -1,0 +1,1 @@
+"""Files: regular ones, atomic writes, text, caches, and the list of what a run wrote."""

@@ -1,0 +1,206 @@
+"""The files that runs wrote in an output folder: a list kept there, and the lock that keeps other runs out.
+
+A run adds a name to the list before it writes the file, so that the list is complete whenever the run ends.
+What is not in it belongs to somebody else, and is neither deleted nor replaced. Checkpoint folders have lists
+of their own, their `sha256sums.txt`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ti_flax.errors import OutputError
+from ti_flax.files.regular import file_digest, read_plain
+
+LIST = "written_files.txt"
+CARD = "README.md"
+# Folders of a whole pipeline.
+PARTS = ("feature_extractor", "safety_checker", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
+
+_FIRST_LINE = "# Files that ti_flax wrote in this folder. overwrite_output_dir deletes these and no others."
+_TITLE = f"{_FIRST_LINE}\n# A file with a digest counts as yours once you have edited it.\n"
+_RUN = "# run of "
+_NO_DIGEST = "-" * 64
+_LONGEST_LIST = 2**26
+_NAMES = re.compile(
+    r"README\.md|run\.json|report\.html|metrics\.csv|signals\.csv|contact_sheet\.png"
+    r"|token_identifier\.txt|type_of_concept\.txt"
+    r"|learned_embeds(-best|-steps-\d+)?\.(safetensors|bin)"
+    r"|validation/step-\d+\.png|(concept|example)_images/\d+\.jpeg"
+)
+_PIPELINE = re.compile(rf"model_index\.json|({'|'.join(PARTS)})/.+", re.DOTALL)
+
+
+def can_be_written(name: str, *, pipeline: bool = True) -> bool:
+    """Whether a run may write a file of that name, relative to its folder; checkpoints apart."""
+    return bool(_NAMES.fullmatch(name) or (pipeline and _PIPELINE.fullmatch(name)))
+
+
+def is_list(folder: Path) -> bool:
+    """Whether a folder has the list of a run, and so holds one."""
+    return _entries(folder) is not None
+
+
+def recorded(folder: Path) -> set[str] | None:
+    """All names in the list of a folder, of edited files and those that are gone too; None without a list."""
+    entries = _entries(folder)
+    return None if entries is None else set(entries)
+
+
+def written(folder: Path) -> set[str]:
+    """The existing files of a folder that runs wrote and nobody has edited since, by relative name.
+
+    Names that no run writes, and what lies behind a link to elsewhere, are left out whatever the list says.
+    """
+    entries = _entries(folder) or {}
+    names = (name for name in entries if can_be_written(name) and _is_inside(folder, name))
+    return {name for name in names if _is_unedited(folder / name, entries[name])}
+
+
+def record(folder: Path, *names: str) -> None:
+    """Adds files to the list of a run's folder before they are written; without a list nothing happens.
+
+    Raises:
+      OSError: the list cannot be written.
+    """
+    _add(folder, [(_NO_DIGEST, name) for name in names])
+
+
+def record_text(folder: Path, name: str, text: str) -> bool:
+    """Adds a file that people edit, with its text; False if an edited one, or somebody else's, is there.
+
+    Raises:
+      OSError: the list cannot be written.
+    """
+    entries = _entries(folder)
+    path = folder / name
+    if entries is not None and os.path.lexists(path) and not _is_unedited(path, entries.get(name, set())):
+        return False
+    _add(folder, [(hashlib.sha256(text.encode()).hexdigest(), name)])
+    return True
+
+
+def delete_written(folder: Path) -> None:
+    """Deletes the files in the list, then their entries, and folders that are empty then.
+
+    Raises:
+      OSError: one cannot be deleted; the list still has it.
+    """
+    names = written(folder)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    for parent in sorted({parent for name in names for parent in Path(name).parents}, reverse=True):
+        if parent != Path():
+            with contextlib.suppress(OSError):
+                (folder / parent).rmdir()
+    runs = [line for line in _lines(folder) or () if line.startswith(_RUN)]
+    with open(folder / LIST, "r+b") as file:  # the same file, as it is locked
+        file.truncate()
+        file.write(f"{_TITLE}{runs[-1] if runs else _RUN}\n".encode())
+
+
+@contextlib.contextmanager
+def only_run(folder: Path) -> Iterator[str]:
+    """Keeps other runs out of a folder, which gets its list if it has none; the lock ends with the process.
+
+    Yields what the user should know: that the folder cannot be locked, or nothing.
+
+    Raises:
+      OutputError: another run is at work in it.
+      OSError: the list cannot be made.
+    """
+    path = folder / LIST
+    with open(path, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
+        note = ""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _busy(folder) from None
+        except OSError as error:  # a file system without locks, such as some mounted buckets
+            note = f"{folder} cannot be locked ({error.strerror}): do not start a second run in it"
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            # A run that was refused removed its list just now.
+            raise _busy(folder)
+        title = "" if file.tell() else _TITLE
+        now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+        file.write(f"{title}{_RUN}process {os.getpid()} on {socket.gethostname()}, {now}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+        yield note
+
+
+def _busy(folder: Path) -> OutputError:
+    runs = [line.removeprefix(_RUN) for line in _lines(folder) or () if line.startswith(_RUN)]
+    return OutputError(
+        f"output_dir {folder}",
+        expected="no other run at work in it",
+        found=runs[-1] if runs else "one",
+        remedy="Wait until it is done, or choose another output_dir.",
+    )
+
+
+def _add(folder: Path, entries: Iterable[tuple[str, str]]) -> None:
+    known = _entries(folder)
+    if known is None:
+        return
+    new = [
+        (digest, name) for digest, name in entries if digest not in known.get(name, ()) and "\n" not in name
+    ]
+    if new:
+        with open(folder / LIST, "ab") as file:
+            file.write(
+                "".join(f"{digest}  {name}\n" for digest, name in new).encode(errors="surrogateescape")
+            )
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _lines(folder: Path) -> list[str] | None:
+    try:
+        text = read_plain(folder / LIST, _LONGEST_LIST).decode(errors="surrogateescape")
+    except OSError:
+        return None
+    return text.split("\n")
+
+
+def _entries(folder: Path) -> dict[str, set[str]] | None:
+    """Digests by name; None where there is no list, or another program's file of that name."""
+    lines = _lines(folder)
+    if lines is None or lines[0] != _FIRST_LINE:
+        return None
+    entries: dict[str, set[str]] = {}
+    for line in lines:
+        digest, separator, name = line.partition("  ")
+        if separator and len(digest) == 64:
+            entries.setdefault(name, set()).add(digest)
+    return entries
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether a listed file is there, in the folder itself and not behind a link to another one."""
+    path = folder / name
+    parts = Path(name).parts
+    return (
+        ".." not in parts
+        and not Path(name).is_absolute()
+        and path.parent.resolve() == folder.resolve().joinpath(*parts[:-1])
+        and os.path.lexists(path)
+        and not (path.is_dir() and not path.is_symlink())
+    )
+
+
+def _is_unedited(path: Path, digests: set[str]) -> bool:
+    if _NO_DIGEST in digests or not digests:
+        return bool(digests)
+    try:
+        return file_digest(path)[1] in digests
+    except OSError:
+        return False

@@ -1,0 +1,394 @@
+"""Pictures from a base model and embeddings, as scripts/generate.py is asked for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ti_flax.config.options import ModelOptions
+from ti_flax.config.values import nearest_multiples
+from ti_flax.console.messages import say
+from ti_flax.embedding.initialization import Extra, add_extras, read_extras
+from ti_flax.embedding.read import checked_width
+from ti_flax.errors import ConfigError, WeightsError
+from ti_flax.files.regular import file_digest
+from ti_flax.generation.generator import Painter, on_all, picture_grid
+from ti_flax.generation.image_grid import contact_sheet
+from ti_flax.generation.png_metadata import (
+    Maker,
+    Shot,
+    grid_path,
+    next_number,
+    picture_texts,
+    save_png,
+    shot_name,
+)
+from ti_flax.generation.prompt_file import PromptLine, read_prompt_file
+from ti_flax.generation.samplers import SAMPLERS
+from ti_flax.hosts.devices import start_devices
+from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
+from ti_flax.models.tokenizer import encode_prompts, prompts_cut_off
+from ti_flax.models.weights.model_source import ModelSource
+
+_EMBEDS = "--learned_embeds"
+# What a key is made of has 64 bits; further seeds count up from this.
+_LARGEST_SEED = 2**62
+_LONGEST_SIDE = 16384
+_MOST = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """What a person asks for; the names are those of the script's options.
+
+    Attributes:
+      model: which base model, and how it is read.
+      prompts: texts.
+      prompt_files: files of prompts.
+      negative_prompt: for prompts without one of their own.
+      learned_embeds: files, or `TOKEN=FILE`.
+      placeholder_token: the word of the only file.
+      compare: draws every prompt without the embeddings as well.
+      num_images: pictures of each prompt.
+      num_inference_steps: denoising steps, for prompts that do not say.
+      guidance_scale: likewise; 1 is no guidance.
+      sampler: likewise.
+      seed: likewise, of the first picture.
+      resolution: side in pixels, for prompts that do not say; None is the model's own.
+      batch_size: pictures drawn at once on a device; None is a prompt's share of a device.
+      output: where the grid goes; None is a new name.
+      output_dir: folder of single pictures; None writes none.
+      overwrite: whether the grid may replace a file.
+    """
+
+    model: ModelOptions
+    prompts: Sequence[str] = ()
+    prompt_files: Sequence[Path] = ()
+    negative_prompt: str = ""
+    learned_embeds: Sequence[str] = ()
+    placeholder_token: str | None = None
+    compare: bool = False
+    num_images: int = 4
+    num_inference_steps: int = 25
+    guidance_scale: float = 7.5
+    sampler: str = "dpmsolver++"
+    seed: int = 0
+    resolution: int | None = None
+    batch_size: int | None = None
+    output: Path | None = None
+    output_dir: Path | None = None
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """What the tokenizer is to know of prompts.
+
+    Attributes:
+      ids: `[tokens]` int32 of every text, with and without the words of embeddings.
+      rows: `[added_tokens, width]` float32.
+      first_added_id: token id of the first row.
+    """
+
+    ids: dict[tuple[str, bool], np.ndarray]
+    rows: np.ndarray
+    first_added_id: int
+
+    def of(self, shots: Sequence[Shot]) -> dict[str, np.ndarray]:
+        """Token ids of pictures' prompts, `[pictures, tokens]` int32 each, as a `Painter` takes them."""
+        return {
+            "prompt_ids": np.stack([self.ids[shot.prompt, shot.learned] for shot in shots]),
+            "negative_ids": np.stack([self.ids[shot.negative_prompt, shot.learned] for shot in shots]),
+        }
+
+
+def generate(wishes: Wishes) -> str:
+    """Loads, draws and writes, and says in a sentence what was written.
+
+    Raises:
+      TiFlaxError: something asked for cannot be had.
+    """
+    lines = _prompts(wishes)
+    grid = grid_path(wishes.output, wishes.output_dir, overwrite=wishes.overwrite)
+    extras = _embeddings(wishes)
+    start_devices()
+    base = find_base_model(wishes.model, components=MODEL_PARTS)
+    tokenizer = base_tokenizer(base, wishes.model.tokenizer_name)
+    say_notes(base)
+    dtype = jnp.float32 if wishes.model.mixed_precision == "no" else jnp.bfloat16
+    # What does not fit is found before the weights are read.
+    described = load_stable_diffusion(base, dtype=dtype, components=())
+    side = wishes.resolution or _side(described)
+    rows = [_shots(line, wishes, side, described.vae.config.downsampling) for line in lines]
+    words = make_words(tokenizer, extras, [shot for row in rows for shot in row], _width(described))
+    maker = _maker(base, wishes, extras)
+    devices = jax.local_devices()
+    at_once = len(devices) * (wishes.batch_size or math.ceil(wishes.num_images / len(devices)))
+    pictures = draw(load_stable_diffusion(base, dtype=dtype), words, rows, devices=devices, at_once=at_once)
+    if wishes.output_dir is not None:
+        save_each(wishes.output_dir, rows, pictures, maker)
+    save_grid(grid, rows, pictures, maker, compare=wishes.compare, overwrite=wishes.overwrite)
+    return _said(grid, wishes, rows)
+
+
+def _prompts(wishes: Wishes) -> list[PromptLine]:
+    """Every prompt there is, after the numbers beside them have been checked."""
+    for name in ("num_images", "num_inference_steps", "batch_size"):
+        if (value := getattr(wishes, name)) is not None and not 1 <= value <= _MOST:
+            raise ConfigError(f"--{name}", expected=f"1 or more, up to {_MOST}", found=str(value))
+    if wishes.compare and not wishes.learned_embeds:
+        raise ConfigError("--compare", expected=f"{_EMBEDS} to leave out and put in", found="none")
+    lines = [PromptLine(prompt) for prompt in wishes.prompts]
+    lines += [line for file in wishes.prompt_files for line in read_prompt_file(file)]
+    if not lines:
+        raise ConfigError("--prompt", expected="a prompt, or --prompt_file", found="neither")
+    for line in lines:
+        if line.sampler is not None and line.sampler not in SAMPLERS:
+            raise ConfigError(
+                f"prompt {line.prompt!r}, --ss", expected=" or ".join(SAMPLERS), found=line.sampler
+            )
+    return lines
+
+
+def _embeddings(wishes: Wishes) -> list[Extra]:
+    """The embeddings asked for, each with the word it goes by."""
+    extras = read_extras(wishes.learned_embeds, _EMBEDS)
+    if wishes.placeholder_token is None:
+        return extras
+    if len(extras) != 1:
+        raise ConfigError(
+            "--placeholder_token",
+            expected=f"one {_EMBEDS} to name",
+            found=str(len(extras)),
+            remedy=f"Name each of several as {_EMBEDS} TOKEN=FILE.",
+        )
+    (extra,) = extras
+    if extra.token not in (extra.file.token, extra.path.stem):
+        raise ConfigError(
+            "--placeholder_token", expected=f"to be left out beside {_EMBEDS} TOKEN=FILE", found="both"
+        )
+    return [dataclasses.replace(extra, token=wishes.placeholder_token)]
+
+
+def _width(model: FlaxStableDiffusion) -> int:
+    return model.text_encoder.config.hidden_size
+
+
+def _side(model: FlaxStableDiffusion) -> int:
+    side = model.configs["unet"].get("sample_size")
+    if type(side) is not int or side < 1:
+        raise WeightsError(
+            "unet/config.json, field sample_size",
+            expected="the side of the model's pictures in latents",
+            found=repr(side),
+            remedy="Set --resolution.",
+        )
+    return side * model.vae.config.downsampling
+
+
+def _shots(line: PromptLine, wishes: Wishes, side: int, multiple: int) -> list[Shot]:
+    """The pictures of a prompt: all with the embeddings, then, to compare, all without."""
+    size = (line.height or wishes.resolution or side, line.width or wishes.resolution or side)
+    for found in size:
+        if not 1 <= found <= _LONGEST_SIDE or found % multiple:
+            where = "--resolution" if line.height is line.width is None else f"prompt {line.prompt!r}"
+            expected = f"sides that are a multiple of {multiple}, up to {_LONGEST_SIDE}"
+            inside = min(max(found, 1), _LONGEST_SIDE)
+            remedy = nearest_multiples(inside, multiple, lambda side: 1 <= side <= _LONGEST_SIDE)
+            raise ConfigError(where, expected=expected, found=str(found), remedy=remedy)
+    if line.steps is not None and not 1 <= line.steps <= _MOST:
+        raise ConfigError(
+            f"prompt {line.prompt!r}, --s", expected=f"1 or more, up to {_MOST}", found=str(line.steps)
+        )
+    seed = wishes.seed if line.seed is None else line.seed
+    if abs(seed) > _LARGEST_SEED:
+        where = "--seed" if line.seed is None else f"prompt {line.prompt!r}, --d"
+        raise ConfigError(where, expected=f"a number up to {_LARGEST_SEED}", found=str(seed))
+    negative = wishes.negative_prompt if line.negative_prompt is None else line.negative_prompt
+    return [
+        Shot(
+            line.prompt,
+            negative,
+            seed + place,
+            size,
+            line.steps or wishes.num_inference_steps,
+            line.sampler or wishes.sampler,
+            wishes.guidance_scale if line.guidance_scale is None else line.guidance_scale,
+            learned,
+        )
+        for learned in ((True, False) if wishes.compare else (True,))
+        for place in range(wishes.num_images)
+    ]
+
+
+def make_words(tokenizer: Any, extras: Sequence[Extra], shots: Sequence[Shot], width: int) -> Words:
+    """Adds the words of embeddings to the tokenizer and encodes what is asked for.
+
+    Args:
+      tokenizer: of the base model.
+      extras: embeddings.
+      shots: all pictures.
+      width: of the text encoder.
+
+    Raises:
+      TokenError: a word is known already, given twice, or part of another.
+      WeightsError: an embedding is of another width.
+    """
+    rows = [checked_width(extra.file, extra.path, width) for extra in extras]
+    first_added_id = len(tokenizer)
+    ids = _encoded(tokenizer, shots, learned=False)
+    add_extras(tokenizer, extras, None, _EMBEDS)
+    ids |= _encoded(tokenizer, shots, learned=True)
+    for extra in extras:
+        texts = [f"{shot.prompt} {shot.negative_prompt}" for shot in shots]
+        if not any(extra.token in text for text in texts):
+            say(f"note: no prompt has {extra.token}, the word of {extra.path}: write it as it is here")
+    stacked = np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
+    return Words(ids, stacked, first_added_id)
+
+
+def _encoded(tokenizer: Any, shots: Sequence[Shot], *, learned: bool) -> dict[tuple[str, bool], np.ndarray]:
+    chosen = [shot for shot in shots if shot.learned == learned]
+    texts = list(dict.fromkeys(text for shot in chosen for text in (shot.prompt, shot.negative_prompt)))
+    if not texts:
+        return {}
+    encoded = encode_prompts(tokenizer, texts)
+    if learned:
+        for text in prompts_cut_off(tokenizer, texts, encoded):
+            say(f"note: the text encoder does not see the end of this prompt: {text}")
+    return {(text, learned): row for text, row in zip(texts, encoded, strict=True)}
+
+
+def draw(
+    model: FlaxStableDiffusion,
+    words: Words,
+    rows: Sequence[Sequence[Shot]],
+    *,
+    devices: Sequence[Any],
+    at_once: int,
+) -> list[list[np.ndarray]]:
+    """Draws pictures, batches of those with the same settings shared out among devices.
+
+    Args:
+      model: with parameters.
+      words: what prompts mean.
+      rows: the pictures of each prompt.
+      devices: to draw on.
+      at_once: pictures in a batch, on all devices together.
+
+    Returns:
+      `[height, width, 3]` uint8 for each of them.
+    """
+    params = on_all(model.params, devices) if len(devices) > 1 else jax.device_put(model.params, devices[0])
+    groups: dict[Any, list[tuple[int, int]]] = defaultdict(list)
+    for row, shots in enumerate(rows):
+        for place, shot in enumerate(shots):
+            groups[shot.steps, shot.sampler, shot.size, shot.guidance_scale].append((row, place))
+    drawn: list[list[Any]] = [[None] * len(shots) for shots in rows]
+    painters: dict[tuple[int, str], Painter] = {}
+    done, total = 0, sum(len(shots) for shots in rows)
+    for (steps, sampler, size, guidance_scale), places in groups.items():
+        if (steps, sampler) not in painters:
+            painters[steps, sampler] = Painter(
+                model, first_added_id=words.first_added_id, steps=steps, sampler=sampler, devices=devices
+            )
+        # All batches have one size, so that there is one compilation; what is too much is drawn for nothing.
+        count = min(at_once, len(places))
+        for start in range(0, len(places), count):
+            batch = places[start : start + count]
+            shots = [rows[row][place] for row, place in batch]
+            shots += [shots[-1]] * (count - len(shots))
+            pictures = painters[steps, sampler].paint(
+                params,
+                words.rows,
+                **words.of(shots),
+                seeds=[shot.seed for shot in shots],
+                size=size,
+                guidance_scale=guidance_scale,
+            )
+            for (row, place), picture in zip(batch, pictures, strict=False):
+                drawn[row][place] = picture
+            done += len(batch)
+            if total > at_once:
+                say(f"{done} of {total} pictures")
+    return drawn
+
+
+def _maker(base: ModelSource, wishes: Wishes, extras: Sequence[Extra]) -> Maker:
+    name = Path(wishes.model.pretrained_model_name_or_path).name
+    embeddings = [(extra.token, extra.path.name, file_digest(extra.path)[1]) for extra in extras]
+    stem = Path(name).stem if base.file is not None else name
+    return Maker(stem, wishes.model.clip_skip, embeddings)
+
+
+def save_each(
+    folder: Path, rows: Sequence[Sequence[Shot]], pictures: Sequence[Sequence[np.ndarray]], maker: Maker
+) -> None:
+    """Writes every picture by itself, numbered on from those that are in the folder."""
+    from PIL import Image
+
+    number = next_number(folder)
+    for shots, drawn in zip(rows, pictures, strict=True):
+        # A picture without the embeddings has the number of its like with them.
+        count = sum(shot.learned for shot in shots)
+        for place, (shot, picture) in enumerate(zip(shots, drawn, strict=True)):
+            path = folder / shot_name(number + place % count, shot)
+            save_png(Image.fromarray(picture), path, picture_texts(shot, maker))
+        number += count
+
+
+def save_grid(
+    path: Path,
+    rows: Sequence[Sequence[Shot]],
+    pictures: Sequence[Sequence[np.ndarray]],
+    maker: Maker,
+    *,
+    compare: bool,
+    overwrite: bool,
+) -> None:
+    """Writes all pictures as one: a row each prompt, and to compare two, under labels.
+
+    Args:
+      path: of the file.
+      rows: what was drawn for each prompt.
+      pictures: likewise.
+      maker: what with.
+      compare: whether the rows have pictures without embeddings in their second half.
+      overwrite: whether a file may be replaced.
+    """
+    shapes = [picture.shape for drawn in pictures for picture in drawn]
+    height, width = (max(shape[axis] for shape in shapes) for axis in (0, 1))
+    stacked = [np.stack([_padded(picture, height, width) for picture in drawn]) for drawn in pictures]
+    if not compare:
+        grid = picture_grid(np.concatenate(stacked), columns=len(stacked[0]))
+    else:
+        labelled = []
+        for shots, row in zip(rows, stacked, strict=True):
+            half = len(shots) // 2
+            labelled.append((f"with: {shots[0].prompt}", row[:half]))
+            labelled.append((f"without: {shots[0].prompt}", row[half:]))
+        grid = contact_sheet(labelled)
+    save_png(grid, path, picture_texts(rows[0][0], maker), overwrite=overwrite)
+
+
+def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture on white, at the left top."""
+    missing = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
+    return np.pad(picture, missing, constant_values=255)
+
+
+def _said(grid: Path, wishes: Wishes, rows: Sequence[Sequence[Shot]]) -> str:
+    sizes = list(dict.fromkeys(f"{shot.size[1]} x {shot.size[0]}" for row in rows for shot in row))
+    compared = ", with and without the embeddings" if wishes.compare else ""
+    counted = f"{len(rows)} x {wishes.num_images} pictures of {' and '.join(sizes)}{compared}"
+    each = "" if wishes.output_dir is None else f"; single pictures are in {wishes.output_dir}"
+    return f"{grid}: {counted}{each}"

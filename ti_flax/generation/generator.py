@@ -1,0 +1,144 @@
+"""Pictures from prompts: text encoder, sampler and decoder in one compiled program, on one device or more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ti_flax.embedding.rows import splice
+from ti_flax.generation.samplers import generate, sampling_steps
+from ti_flax.models.noise_schedule import NoiseSchedule
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+
+_AXIS = "pictures"
+
+
+class Painter:
+    """Draws batches of pictures with one model; compiles once for each batch size and picture size.
+
+    Args:
+      model: the modules and scheduler configuration (parameters are passed to `paint`).
+      first_added_id: token id of the first added row.
+      steps: denoising steps.
+      sampler: `ddim` or `dpmsolver++`.
+      devices: that share a batch out among them; none: the one that holds the parameters.
+      copies: the parameters come with an axis of the devices in front, as `step.replicate` makes them.
+    """
+
+    def __init__(
+        self,
+        model: FlaxStableDiffusion,
+        *,
+        first_added_id: int,
+        steps: int = 25,
+        sampler: str = "dpmsolver++",
+        devices: Sequence[Any] = (),
+        copies: bool = False,
+    ):
+        scheduler_config = model.configs["scheduler"]
+        schedule = NoiseSchedule.from_config(scheduler_config)
+        spaced = sampling_steps(schedule, scheduler_config, steps=steps, sampler=sampler)
+        self._model = model
+
+        def encode(params: Mapping[str, Any], rows: jax.Array, token_ids: jax.Array) -> jax.Array:
+            table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+            embedded = splice(table, rows, token_ids, first_added_id=first_added_id)
+            return jnp.asarray(model.text_encoder.apply({"params": params["text_encoder"]}, embedded))
+
+        def paint(params, rows, prompt_ids, negative_ids, noise, guidance_scale):
+            # Replicated parameters come with their device axis of 1, which is cheaper to drop in here.
+            params = jax.tree.map(
+                lambda leaf, rank: leaf.reshape(leaf.shape[leaf.ndim - rank :]), params, ranks
+            )
+            return generate(
+                model,
+                params,
+                prompt=encode(params, rows, prompt_ids),
+                negative_prompt=encode(params, rows, negative_ids),
+                noise=noise,
+                steps=spaced,
+                sampler=sampler,
+                schedule=schedule,
+                guidance_scale=guidance_scale,
+            )
+
+        ranks = jax.tree.map(np.ndim, dict(model.params))
+        self._devices = max(1, len(devices))
+        if len(devices) > 1:
+            each, all_ = PartitionSpec(_AXIS), PartitionSpec()
+            inputs = (each if copies else all_, all_, each, each, each, all_)
+            # Nothing is exchanged, so that a device's pictures are those it would draw alone.
+            paint = jax.shard_map(
+                paint, mesh=_mesh(devices), in_specs=inputs, out_specs=each, check_vma=False
+            )
+        self._paint = jax.jit(paint)
+
+    def paint(
+        self,
+        params: Mapping[str, Any],
+        rows: np.ndarray,
+        *,
+        prompt_ids: np.ndarray,
+        negative_ids: np.ndarray,
+        seeds: Sequence[int],
+        size: tuple[int, int],
+        guidance_scale: float = 7.5,
+    ) -> np.ndarray:
+        """Draws one picture a prompt.
+
+        Args:
+          params: `text_encoder`, `unet` and `vae`; leaves may have an axis of the devices in front.
+          rows: `[added_tokens, width]` float32.
+          prompt_ids: `[batch, tokens]` int32.
+          negative_ids: `[batch, tokens]` int32.
+          seeds: one for each picture; the same seed and size give the same noise.
+          size: height and width in pixels, multiples of the VAE's downsampling.
+          guidance_scale: 1 is no guidance.
+
+        Returns:
+          `[batch, height, width, 3]` uint8.
+        """
+        count = len(prompt_ids)
+        # A batch that the devices cannot share out evenly ends in copies of its last picture.
+        places = np.minimum(np.arange(-(-count // self._devices) * self._devices), count - 1)
+        noise = starting_noise(self._model, [seeds[place] for place in places], size)
+        pictures = self._paint(
+            params, rows, prompt_ids[places], negative_ids[places], noise, np.float32(guidance_scale)
+        )
+        return np.asarray(jnp.round(pictures * 255.0)).astype(np.uint8)[:count]
+
+
+def on_all(params: Mapping[str, Any], devices: Sequence[Any]) -> Any:
+    """Copies parameters to each of several devices, for a `Painter` of the same devices."""
+    return jax.device_put(params, NamedSharding(_mesh(devices), PartitionSpec()))
+
+
+def _mesh(devices: Sequence[Any]) -> Mesh:
+    return Mesh(np.asarray(devices), (_AXIS,))
+
+
+def starting_noise(model: FlaxStableDiffusion, seeds: Sequence[int], size: tuple[int, int]) -> jax.Array:
+    """Standard normal latents, one draw a seed: `[seeds, height, width, channels]` float32."""
+    side = model.vae.config.downsampling
+    shape = (size[0] // side, size[1] // side, model.vae.config.latent_channels)
+    keys = [jax.random.key(seed, impl="threefry2x32") for seed in seeds]
+    return jnp.stack([jax.random.normal(key, shape) for key in keys])
+
+
+def picture_grid(pictures: np.ndarray, columns: int | None = None) -> Any:
+    """Lays `[pictures, height, width, 3]` uint8 out in rows, as one PIL image."""
+    from PIL import Image
+
+    count, height, width, channels = pictures.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    lines = math.ceil(count / columns)
+    grid = np.full((lines * columns, height, width, channels), 255, np.uint8)
+    grid[:count] = pictures
+    grid = grid.reshape(lines, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+    return Image.fromarray(grid.reshape(lines * height, columns * width, channels))

@@ -1,0 +1,173 @@
+"""Pictures on disk: names that replace nothing, and PNG text that says how a picture was made.
+
+The text `parameters` is the Web UI's, so that its PNG Info tab and the pages that read it fill their fields
+(modules/processing.py: create_infotext, and modules/infotext_utils.py, which takes it apart again).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ti_flax import __version__
+from ti_flax.errors import OutputError
+from ti_flax.files.atomic import written_whole
+
+# The Web UI's names of the same samplers.
+_SAMPLERS = {"ddim": "DDIM", "dpmsolver++": "DPM++ 2M"}
+_NUMBERED = re.compile(r"(\d{5,})\D.*\.png")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture to draw.
+
+    Attributes:
+      prompt: what to draw.
+      negative_prompt: what to move away from.
+      seed: of its starting noise.
+      size: height and width in pixels.
+      steps: denoising steps.
+      sampler: `ddim` or `dpmsolver++`.
+      guidance_scale: 1 is no guidance.
+      learned: whether the words of embeddings stand for what was learned.
+    """
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    size: tuple[int, int]
+    steps: int
+    sampler: str
+    guidance_scale: float
+    learned: bool = True
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What all pictures were made with.
+
+    Attributes:
+      model: name of the base model.
+      clip_skip: layers of the text encoder left out.
+      embeddings: word, file name and SHA-256 of each embedding.
+    """
+
+    model: str
+    clip_skip: int = 0
+    embeddings: Sequence[tuple[str, str, str]] = ()
+
+
+def picture_texts(shot: Shot, maker: Maker) -> dict[str, str]:
+    """PNG texts of a picture by keyword: `parameters` as the Web UI writes it, and each value by itself."""
+    embeddings = maker.embeddings if shot.learned else ()
+    return {
+        "parameters": web_ui_text(shot, maker),
+        "prompt": shot.prompt,
+        "negative_prompt": shot.negative_prompt,
+        "seed": str(shot.seed),
+        "steps": str(shot.steps),
+        "sampler": shot.sampler,
+        "guidance_scale": f"{shot.guidance_scale:g}",
+        "model": maker.model,
+        "learned_embeds": json.dumps(
+            [{"token": token, "file": file, "sha256": digest} for token, file, digest in embeddings],
+            ensure_ascii=False,
+        ),
+        "Software": f"ti_flax {__version__}",
+    }
+
+
+def web_ui_text(shot: Shot, maker: Maker) -> str:
+    """A picture's settings as the Web UI writes them: prompt, negative prompt, and a line of values."""
+    height, width = shot.size
+    values = {
+        "Steps": shot.steps,
+        "Sampler": _SAMPLERS.get(shot.sampler, shot.sampler),
+        "CFG scale": f"{shot.guidance_scale:g}",
+        "Seed": shot.seed,
+        "Size": f"{width}x{height}",
+        "Model": maker.model,
+        "Clip skip": maker.clip_skip + 1 if maker.clip_skip else None,
+        # The first 12 digits, as the Web UI shortens them.
+        "TI hashes": ", ".join(f"{token}: {digest[:12]}" for token, _, digest in maker.embeddings)
+        if shot.learned
+        else None,
+        "Version": f"ti_flax {__version__}",
+    }
+    line = ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items() if value not in (None, ""))
+    negative = f"\nNegative prompt: {shot.negative_prompt}" if shot.negative_prompt else ""
+    return f"{shot.prompt}{negative}\n{line}"
+
+
+def _quoted(value: object) -> str:
+    """A value that holds what separates values, in quotes."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:\n"') else text
+
+
+def save_png(picture: Any, path: Path, texts: Mapping[str, str], *, overwrite: bool = False) -> None:
+    """Writes a PIL image with texts.
+
+    Raises:
+      OutputError: it cannot be written, or the file is there already.
+    """
+    from PIL import PngImagePlugin
+
+    information = PngImagePlugin.PngInfo()
+    for name, text in texts.items():
+        information.add_text(name, text)
+    try:
+        if path.exists() and not overwrite:
+            raise _taken(path)
+        with written_whole(path) as file:
+            picture.save(file, format="PNG", pnginfo=information)
+    except OSError as error:
+        raise OutputError(path, expected="a file that can be written", found=str(error)) from error
+
+
+def grid_path(asked: Path | None, output_dir: Path | None, *, overwrite: bool) -> Path:
+    """Settles where the grid goes: where it was asked to, or else to the first free name.
+
+    Args:
+      asked: a file; one that is there is refused.
+      output_dir: of single pictures, where the grid goes as well if nothing is asked.
+      overwrite: whether a file may be replaced.
+
+    Raises:
+      OutputError: the file is there already.
+    """
+    if asked is not None:
+        if asked.exists() and not overwrite:
+            raise _taken(asked)
+        return asked
+    folder, stem = (Path(), "pictures") if output_dir is None else (output_dir, "grid")
+    path, number = folder / f"{stem}.png", 1
+    while path.exists() and not overwrite:
+        number += 1
+        path = folder / f"{stem}-{number}.png"
+    return path
+
+
+def next_number(folder: Path) -> int:
+    """The number after the highest that a picture's name in a folder begins with."""
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return max((int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))), default=0) + 1
+
+
+def shot_name(number: int, shot: Shot) -> str:
+    """`00001-seed.png`, and for a picture without the embeddings `00001-seed-without.png`."""
+    return f"{number:05d}-{shot.seed}{'' if shot.learned else '-without'}.png"
+
+
+def _taken(path: Path) -> OutputError:
+    return OutputError(
+        path,
+        expected="a new file",
+        found="one that is there already",
+        remedy="Choose another name, or give --overwrite.",
+    )

@@ -1,0 +1,81 @@
+"""The base model that a user names: its files, its tokenizer, and what is taken from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ti_flax.config.options import ModelOptions
+from ti_flax.console.messages import say
+from ti_flax.errors import ConfigError
+from ti_flax.models.tokenizer import load_tokenizer
+from ti_flax.models.weights.hub import resolve_model, resolve_vae
+from ti_flax.models.weights.model_source import ModelSource
+
+# Files of the original layout have no tokenizer in them; this is the one all 1.x and 2.x models use.
+STANDARD_TOKENIZER = "openai/clip-vit-large-patch14"
+# Stable Diffusion 2.x was trained with prompts filled up by token 0, not by the end of the text.
+_SECOND_PAD_TOKEN = "!"
+MODEL_PARTS = ("tokenizer", "scheduler", "text_encoder", "unet", "vae")
+
+
+def find_base_model(options: ModelOptions, components: Sequence[str], *, weights: bool = True) -> ModelSource:
+    """Finds the named files, downloaded where they are not here.
+
+    Args:
+      options: what the user said.
+      components: what will be read of a model folder, as for `resolve_model`; another VAE counts as one.
+      weights: False where its config files are enough.
+
+    Raises:
+      WeightsError: something named is not there.
+      ConfigError: options that do not belong together.
+    """
+    place = resolve_model(
+        options.pretrained_model_name_or_path,
+        revision=options.revision,
+        variant=options.variant,
+        components=components,
+        weights=weights,
+    )
+    described = None
+    if options.config_name is not None:
+        if place.is_dir():
+            raise ConfigError(
+                "config_name",
+                expected="a single file as pretrained_model_name_or_path",
+                found="a model folder, which has config files",
+                remedy="Leave config_name out.",
+            )
+        described = resolve_model(options.config_name, components=MODEL_PARTS, weights=False)
+    vae = options.pretrained_vae_model_name_or_path
+    return ModelSource(
+        place,
+        variant=options.variant,
+        config_folder=described,
+        vae=None if vae is None or "vae" not in components else resolve_vae(vae, variant=options.variant),
+        clip_skip=options.clip_skip,
+        prediction_type=options.prediction_type,
+        rescale_betas_zero_snr=options.rescale_betas_zero_snr,
+    )
+
+
+def base_tokenizer(source: ModelSource, name: str | None = None) -> Any:
+    """Loads the tokenizer that goes with a base model, or the one that the user names.
+
+    Raises:
+      TokenError: there is no readable CLIP tokenizer.
+      WeightsError: a single file that is no model.
+    """
+    if source.file is None or name is not None:
+        return load_tokenizer(source.place, name)
+    if source.config_folder is not None:
+        return load_tokenizer(source.config_folder)
+    pad_token = _SECOND_PAD_TOKEN if source.file.second else None
+    return load_tokenizer(source.place, STANDARD_TOKENIZER, pad_token=pad_token)
+
+
+def say_notes(source: ModelSource) -> None:
+    """Tells how a single file was understood where that is not certain."""
+    for note in () if source.file is None else source.file.notes:
+        say(f"note: {note}")

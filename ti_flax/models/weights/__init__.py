@@ -1,0 +1,1 @@
+"""Files of weights and configurations, and the parameter trees that they become."""

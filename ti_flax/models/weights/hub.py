@@ -1,0 +1,219 @@
+"""Finding a model: a folder or file here, or just the needed files of a repository on the Hub."""
+
+import functools
+import glob
+import os
+import pathlib
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from ti_flax.errors import WeightsError
+from ti_flax.models.weights.model_folder import choose_weights, refuse_foreign_parts
+
+_COMPONENTS = ("tokenizer", "scheduler", "text_encoder", "unet", "vae")
+_WITH_WEIGHTS = frozenset({"text_encoder", "unet", "vae", "safety_checker"})
+_DEMO = "python train_flax.py --config configs/demo.yaml needs no download."
+
+
+def resolve_model(
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    components: Sequence[str] = _COMPONENTS,
+    weights: bool = True,
+) -> pathlib.Path:
+    """Return the folder or file of a model, downloaded first where the name is that of a Hub repository.
+
+    Only the named components are downloaded, with one format of weights each or none. Where the Hub cannot be
+    reached, files downloaded before are used.
+
+    Args:
+      name_or_path: a local folder or file, or `owner/name`.
+      revision: branch, tag or commit on the Hub.
+      variant: as in `model.fp16.safetensors`.
+      components: what will be read; `safety_checker` and `feature_extractor` may be among them.
+      weights: False for the config files alone.
+
+    Raises:
+      WeightsError: when there is no such folder or repository, the Hub cannot be reached, or refuses.
+    """
+    folder = pathlib.Path(os.path.expanduser(name_or_path))
+    if folder.is_dir():
+        return _check_folder(folder)
+    if folder.is_file():
+        return folder
+    needed = functools.partial(needed_files, variant=variant, components=components, weights=weights)
+    return _download(_repository(name_or_path, "model"), revision, needed)
+
+
+def resolve_vae(name_or_path: str, *, variant: str | None = None) -> pathlib.Path:
+    """Return the folder or file of an autoencoder, downloaded first where the name is a Hub repository's.
+
+    Args:
+      name_or_path: a folder of a VAE or of a model that has one, a file, or `owner/name` of either.
+      variant: taken where the repository has it.
+
+    Raises:
+      WeightsError: as `resolve_model`.
+    """
+    place = pathlib.Path(os.path.expanduser(name_or_path))
+    if place.is_file() or (place.is_dir() and _holds_vae(place)):
+        return place
+    if place.is_dir():
+        present = ", ".join(sorted(entry.name for entry in place.iterdir())[:5]) or "nothing"
+        raise WeightsError(
+            f"pretrained_vae_model_name_or_path {name_or_path}",
+            expected="a folder with a VAE's config.json and weights, or a model folder",
+            found=present,
+        )
+    needed = functools.partial(needed_vae_files, variant=variant)
+    return _download(_repository(name_or_path, "VAE"), None, needed)
+
+
+def needed_vae_files(names: Collection[str], *, variant: str | None, where: str) -> list[str]:
+    """Choose the files of the autoencoder that is a repository, or is in the folder `vae/` of one.
+
+    Raises:
+      WeightsError: when there is none.
+    """
+    prefix = "vae/" if "vae/config.json" in names else ""
+    inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    if "config.json" not in inside:
+        raise WeightsError(where, expected="a VAE's config.json, or one in vae/", found="none")
+    try:
+        weights = choose_weights(inside, "vae", variant, where)
+    except WeightsError:
+        if variant is None:
+            raise
+        weights = choose_weights(inside, "vae", None, where)
+    return [f"{prefix}{name}" for name in ("config.json", *weights)]
+
+
+def _holds_vae(folder: pathlib.Path) -> bool:
+    return any((place / "config.json").is_file() for place in (folder, folder / "vae"))
+
+
+def _repository(name_or_path: str, what: str) -> str:
+    """Return a name that can be one on the Hub, or say that a path leads nowhere."""
+    owner, slash, name = name_or_path.partition("/")
+    is_file = pathlib.Path(name_or_path).suffix in (".safetensors", ".ckpt", ".pt", ".bin")
+    if is_file or not slash or not owner.strip(".~") or not name or "/" in name or "\\" in name_or_path:
+        raise WeightsError(
+            f"{what} {name_or_path}",
+            expected=f"a {what} folder, a file, or a Hub repository owner/name",
+            found="no such file" if is_file else "no such folder",
+            remedy="Check the path.",
+        )
+    return name_or_path
+
+
+def needed_files(
+    names: Collection[str],
+    *,
+    variant: str | None,
+    components: Sequence[str],
+    where: str,
+    weights: bool = True,
+) -> list[str]:
+    """Choose the files of a repository that the components need, one format of weights each or none.
+
+    Raises:
+      WeightsError: when a component is missing or the model is of another kind.
+    """
+    refuse_foreign_parts({name.split("/")[0] for name in names if "/" in name}, where)
+    chosen = [name for name in names if name == "model_index.json"]
+    for component in components:
+        inside = [name.removeprefix(f"{component}/") for name in names if name.startswith(f"{component}/")]
+        if not inside and component in _COMPONENTS:
+            raise WeightsError(where, expected=f"the folder {component}/ of a diffusers model", found="none")
+        wanted = [name for name in inside if name.endswith((".json", ".txt")) and ".index." not in name]
+        if weights and component in _WITH_WEIGHTS and inside:
+            wanted += _weights(inside, component, variant, where)
+        chosen += [f"{component}/{name}" for name in wanted]
+    return chosen
+
+
+def _weights(inside: list[str], component: str, variant: str | None, where: str) -> list[str]:
+    """Choose a component's weights; a part that is only carried along may have none that are read."""
+    try:
+        return choose_weights(inside, component, variant, f"{where}/{component}")
+    except WeightsError:
+        if component in _COMPONENTS:
+            raise
+        return []
+
+
+def _check_folder(folder: pathlib.Path) -> pathlib.Path:
+    if (folder / "model_index.json").exists() or (folder / "unet").is_dir():
+        return folder
+    present = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+    raise WeightsError(
+        f"model {folder}", expected="a diffusers model folder with model_index.json", found=present
+    )
+
+
+def _download(repository: str, revision: str | None, needed: Callable[..., list[str]]) -> pathlib.Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    # The name of the HTTP library's base error, which changed with the library; requests' is an OSError.
+    unreachable = (OSError, getattr(errors, "HTTPError", OSError))
+    try:
+        files = huggingface_hub.HfApi().model_info(repository, revision=revision).siblings or []
+        names = [file.rfilename for file in files]
+        wanted = needed(names, where=f"model {repository}")
+        patterns = [glob.escape(name) for name in wanted]
+        folder = huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns)
+        return pathlib.Path(folder)
+    except errors.LocalEntryNotFoundError as error:
+        return _downloaded_before(repository, revision, needed, error)
+    except errors.HfHubHTTPError as error:
+        raise _refused(repository, revision, error) from None
+    except errors.HFValidationError as error:
+        raise WeightsError(f"model {repository}", expected="owner/name", found=str(error)) from None
+    except unreachable as error:
+        return _downloaded_before(repository, revision, needed, error)
+
+
+def _downloaded_before(
+    repository: str, revision: str | None, needed: Callable[..., list[str]], error: Exception
+) -> pathlib.Path:
+    """Return the cached copy of a repository if it holds the components, else say why there is none."""
+    import huggingface_hub
+
+    try:
+        folder = pathlib.Path(
+            huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
+        )
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        needed(names, where=str(folder))
+        return folder
+    except (OSError, ValueError, WeightsError, huggingface_hub.errors.HfHubHTTPError):
+        raise WeightsError(
+            f"model {repository}",
+            expected="the Hugging Face Hub or a downloaded copy",
+            found=f"no connection ({type(error).__name__}: {_first_line(error)}) and no copy",
+            remedy=f"Check the network, or give a local folder; {_DEMO}",
+        ) from None
+
+
+def _refused(repository: str, revision: str | None, error: Exception) -> WeightsError:
+    """Say in one line what the Hub's answer means."""
+    from huggingface_hub import errors
+
+    where = f"model {repository}"
+    page = f"https://huggingface.co/{repository}"
+    if isinstance(error, errors.GatedRepoError):
+        remedy = f"Accept its terms on {page}, then log in with `hf auth login`."
+        return WeightsError(where, expected="access", found="a gated repository", remedy=remedy)
+    if isinstance(error, errors.RevisionNotFoundError):
+        return WeightsError(where, expected=f"the revision {revision}", found="none", remedy=f"See {page}.")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        remedy = "Check the spelling, or log in with `hf auth login` if it is private."
+        return WeightsError(where, expected="a repository on the Hub", found="none", remedy=remedy)
+    return WeightsError(where, expected="files from the Hub", found=_first_line(error), remedy=f"Or: {_DEMO}")
+
+
+def _first_line(error: Any) -> str:
+    return next(iter(str(error).strip().splitlines()), "no details")[:200]

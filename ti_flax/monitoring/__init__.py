@@ -1,0 +1,1 @@
+"""What happens beside the updates: metrics, previews, evaluation, checkpoints, report."""

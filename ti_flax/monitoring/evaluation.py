@@ -1,0 +1,183 @@
+"""What happens at every evaluation: signals.csv, the best rows, plain words, and whether to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ti_flax.console.messages import say
+from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.read import read_embedding
+from ti_flax.embedding.vocabulary import Vocabulary
+from ti_flax.errors import WeightsError
+from ti_flax.files.written_files import record
+from ti_flax.monitoring.signals import (
+    Signals,
+    best_of,
+    evaluations_without_gain,
+    flags,
+    read_signals,
+    write_signals,
+)
+from ti_flax.monitoring.trackers import Tracker
+from ti_flax.training.loop import Chunk, Hook
+from ti_flax.training.step import TrainState
+
+TABLE = "signals.csv"
+BEST = "learned_embeds-best.safetensors"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When a run that no longer improves is stopped.
+
+    Attributes:
+      evaluations: so many without a better validation loss end it.
+      threshold: by how much a loss has to be smaller to count as better.
+    """
+
+    evaluations: int
+    threshold: float = 0.0
+
+
+class Evaluate(Hook):
+    """The validation loss and the signals of the rows every so many steps, as a row of `signals.csv`."""
+
+    def __init__(
+        self,
+        output_dir: Path,
+        placeholder_token: str,
+        *,
+        every: int,
+        last_step: int,
+        loss: Callable[[np.ndarray], float],
+        result: Callable[[TrainState], np.ndarray],
+        start_rows: np.ndarray,
+        vocabulary: Vocabulary,
+        patience: Patience | None = None,
+        trackers: Sequence[Tracker] = (),
+    ):
+        """Takes, besides where and when, what measures rows and what makes them from a state.
+
+        Args:
+          output_dir: where the table and the best rows go.
+          placeholder_token: the key of the best rows.
+          every: steps between two evaluations.
+          last_step: of the run.
+          loss: from rows `[added_tokens, width]` to their validation loss.
+          result: from a state on the host to such rows.
+          start_rows: `[vectors, width]` float32, the concept's before the first update.
+          vocabulary: to measure rows against.
+          patience: when to stop; None: never.
+          trackers: that are told as well.
+        """
+        self.every, self._last_step = every, last_step
+        self._path, self._best_path = output_dir / TABLE, output_dir / BEST
+        self._token, self._loss, self._result = placeholder_token, loss, result
+        self._start_rows, self._vocabulary = start_rows, vocabulary
+        self._patience, self._trackers = patience, trackers
+        self._table: list[Signals] = []
+        self._measured: list[tuple[np.ndarray, np.ndarray]] = []
+        self._best, self._said = np.inf, 0
+        record(output_dir, TABLE, BEST)
+
+    def began(self, step: int, state: TrainState) -> None:
+        kept = read_signals(self._path) if step else []
+        self._table = [each for each in kept if each.step <= step]
+        self._best = best_kept(self._best_path, self._table, step)
+        if self._table:
+            self._said = len(flags(self._table))
+            write_signals(self._path, self._table)
+        else:
+            self.reached(step, state)
+
+    def measured(self, chunk: Chunk) -> None:
+        if chunk.finite.any():
+            self._measured.append((chunk.loss[chunk.finite], chunk.grad_norm[chunk.finite]))
+
+    def reached(self, step: int, state: TrainState) -> None:
+        if self._table and self._table[-1].step == step:
+            return
+        rows = self._result(state)
+        learned = rows[: len(self._start_rows)]
+        means = [float(np.concatenate(column).mean()) for column in zip(*self._measured, strict=True)]
+        loss, grad_norm = means or (None, None)
+        self._measured.clear()
+        signals = self._vocabulary.measure(learned, self._start_rows)
+        self._table.append(Signals(step, self._loss(rows), loss, grad_norm, signals))
+        write_signals(self._path, self._table)
+        self._keep_best(learned)
+        self._tell()
+        if step < self._last_step and self._is_enough():
+            self.stop = True
+            best = best_of(self._table)
+            say(
+                f"step {step}: early_stopping ends the run: no validation loss is smaller than that of "
+                f"step {best.step if best else 0}; resume_from_checkpoint auto with a larger "
+                "early_stopping_patience goes on"
+            )
+
+    def _keep_best(self, learned: np.ndarray) -> None:
+        last = self._table[-1]
+        if last.step == 0 or not last.validation_loss < self._best:
+            return
+        self._best = last.validation_loss
+        details = {"step": str(last.step), "validation_loss": f"{last.validation_loss:.9g}"}
+        save_learned_embeds(self._best_path, self._token, learned, details=details)
+
+    def _tell(self) -> None:
+        last = self._table[-1]
+        values = {"validation_loss": last.validation_loss}
+        for index, row in enumerate(last.rows, 1):
+            values[f"norm_to_median/{index}"] = row.norm_to_median
+            values[f"cosine_to_start/{index}"] = row.cosine_to_start
+        for tracker in self._trackers:
+            tracker.scalars(values, last.step)
+        found = flags(self._table)
+        for step, sentence in found[self._said :]:
+            say(f"step {step}: {sentence}")
+        self._said = len(found)
+
+    def _is_enough(self) -> bool:
+        patience = self._patience
+        if patience is None:
+            return False
+        return evaluations_without_gain(self._table, patience.threshold) >= patience.evaluations
+
+
+def best_kept(path: Path, table: Sequence[Signals], step: int) -> float:
+    """The validation loss of the best rows so far that a run goes on from; infinite if they are not there.
+
+    Rows of a step that the run has gone back behind do not count: it comes there again.
+    """
+    try:
+        details = read_embedding(path).details
+        kept = int(details["step"])
+    except (WeightsError, KeyError, ValueError):
+        return float("inf")
+    best = best_of(table)
+    return best.validation_loss if best is not None and best.step == kept <= step else float("inf")
+
+
+def with_best(rows: np.ndarray, output_dir: Path) -> tuple[np.ndarray, int]:
+    """Rows `[added_tokens, width]` with the best in place of the concept's own, and the step of those."""
+    best = read_embedding(output_dir / BEST)
+    return np.concatenate([best.rows, rows[len(best.rows) :]]), int(best.details["step"])
+
+
+def summary(output_dir: Path) -> list[str]:
+    """What the evaluations of a run say, a sentence each; empty if there were none."""
+    table = read_signals(output_dir / TABLE)
+    best = best_of(table)
+    if best is None:
+        return []
+    first, last = table[0], table[-1]
+    line = (
+        f"validation loss {first.validation_loss:.4f} at step {first.step}, "
+        f"{last.validation_loss:.4f} at step {last.step}, "
+        f"best {best.validation_loss:.4f} at step {best.step} ({output_dir / BEST})"
+    )
+    return [line] + [f"step {step}: {sentence}" for step, sentence in flags(table)]

@@ -1,0 +1,156 @@
+"""Pictures of the validation prompts while it learns, and the sheet that shows them beside the training's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ti_flax.console.messages import warn
+from ti_flax.files.atomic import written_whole
+from ti_flax.files.written_files import record
+from ti_flax.generation.generator import picture_grid
+from ti_flax.generation.image_grid import contact_sheet
+from ti_flax.monitoring.trackers import Tracker
+from ti_flax.training.loop import Hook
+from ti_flax.training.step import TrainState
+
+# From rows to the pictures of each validation prompt, `[pictures, height, width, 3]` uint8.
+Draw = Callable[[np.ndarray], list[np.ndarray]]
+
+SHEET = "contact_sheet.png"
+
+# The most pictures of a row that shows a prompt step by step.
+STEPS_SHOWN = 5
+
+
+class Preview(Hook):
+    """`validation/step-N.png`, a row for each prompt, and a new `contact_sheet.png` every so many steps.
+
+    Step 0 is what the model draws before the first update. A preview that cannot be written is said, and ends
+    nothing.
+    """
+
+    def __init__(
+        self,
+        output_dir: Path,
+        *,
+        every: int,
+        draw: Draw,
+        prompts: Sequence[str],
+        training: np.ndarray,
+        start_rows: np.ndarray,
+        result: Callable[[TrainState], np.ndarray],
+        trackers: Sequence[Tracker] = (),
+    ):
+        """Takes what draws and with which rows.
+
+        Args:
+          output_dir: where the pictures go.
+          every: steps between two previews.
+          draw: draws all prompts.
+          prompts: in the order of what it draws.
+          training: `[pictures, height, width, 3]` uint8, for the sheet.
+          start_rows: `[added_tokens, width]` float32 before the first update.
+          result: from a state on the host to such rows.
+          trackers: that are shown the previews as well.
+        """
+        self.every = every
+        self._folder, self._sheet = output_dir / "validation", output_dir / SHEET
+        self._draw, self._prompts, self._training = draw, tuple(prompts), training
+        self._start_rows, self._result, self._trackers = start_rows, result, trackers
+
+    def began(self, step: int, state: TrainState) -> None:
+        if step == 0 or not (self._folder / "step-0.png").is_file():
+            self._show(0, self._start_rows)
+
+    def reached(self, step: int, state: TrainState) -> None:
+        self._show(step, self._result(state))
+
+    def _show(self, step: int, rows: np.ndarray) -> None:
+        drawn = self._draw(rows)
+        grid = picture_grid(np.concatenate(drawn), columns=len(drawn[0]))
+        try:
+            record(self._sheet.parent, f"{self._folder.name}/step-{step}.png", SHEET)
+            with written_whole(self._folder / f"step-{step}.png") as file:
+                grid.save(file, format="PNG")
+            shown = previews(self._folder, up_to=step, prompts=len(drawn), images=len(drawn[0]))
+            with written_whole(self._sheet) as file:
+                contact_sheet(sheet_rows(self._prompts, self._training, shown)).save(file, format="PNG")
+        except OSError as error:
+            warn(f"the preview of step {step} is not written: {error}")
+        for tracker in self._trackers:
+            tracker.picture("validation", np.asarray(grid), step)
+
+
+def previews(folder: Path, *, up_to: int, prompts: int, images: int) -> dict[int, np.ndarray]:
+    """Reads the first, the last and some previews between back, in order of steps.
+
+    Args:
+      folder: with `step-N.png` files; others, and such of another layout, are passed over.
+      up_to: the last step.
+      prompts: rows of each file.
+      images: columns of each file.
+
+    Returns:
+      Step to `[prompts, images, height, width, 3]` uint8.
+    """
+    files = preview_files(folder)
+    steps = [step for step in files if step <= up_to]
+    found = {step: _tiles(files[step], prompts, images) for step in evenly(steps, STEPS_SHOWN)}
+    shapes = [tiles.shape for tiles in found.values() if tiles is not None]
+    # One run has pictures of one size, which is that of the last.
+    return {step: tiles for step, tiles in found.items() if tiles is not None and tiles.shape == shapes[-1]}
+
+
+def preview_files(folder: Path) -> dict[int, Path]:
+    """The previews in a folder, from step to file, in order of steps."""
+    matches = ((re.fullmatch(r"step-(\d+)\.png", path.name), path) for path in folder.glob("step-*.png"))
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
+
+
+def evenly(items: Sequence[int], count: int) -> list[int]:
+    """At most `count` items, the first and the last among them, in even distances."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items)))
+    return [items[round(place)] for place in places.tolist()]
+
+
+def _tiles(path: Path, rows: int, columns: int) -> np.ndarray | None:
+    """The squares of a grid, `[rows, columns, height, width, 3]` uint8; None if it is none."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            grid = np.asarray(opened.convert("RGB"))
+    except OSError:
+        return None
+    side = grid.shape[0] // rows
+    if grid.shape[:2] != (rows * side, columns * side) or side == 0:
+        return None
+    return grid.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
+
+
+def sheet_rows(
+    prompts: Sequence[str], training: np.ndarray, shown: dict[int, np.ndarray]
+) -> list[tuple[str, np.ndarray]]:
+    """The rows of a contact sheet: training pictures, then each prompt before, step by step, and after.
+
+    Args:
+      prompts: as in the previews.
+      training: `[pictures, height, width, 3]` uint8.
+      shown: step to `[prompts, images, height, width, 3]` uint8, in order, at least one.
+    """
+    steps, images = list(shown), next(iter(shown.values())).shape[1]
+    rows = [("training pictures", training[: max(images, STEPS_SHOWN)])]
+    for index, prompt in enumerate(prompts):
+        if steps[0] == 0:
+            rows.append((f"before: {prompt}", shown[0][index]))
+        if len(steps) > 2:
+            titles = ", ".join("before" if step == 0 else str(step) for step in steps)
+            pictures = np.stack([shown[step][index, 0] for step in steps])
+            rows.append((f"step by step ({titles}): {prompt}", pictures))
+        if steps[-1]:
+            rows.append((f"after {steps[-1]} steps: {prompt}", shown[steps[-1]][index]))
+    return rows

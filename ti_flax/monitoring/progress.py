@@ -1,0 +1,55 @@
+"""How far the updates are: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+
+import jax
+
+from ti_flax.console.messages import stage
+from ti_flax.training.loop import Chunk, Hook
+
+# Steps after which a loss counts half as much in the mean that is shown; single losses are noise.
+_HALF_LIFE = 50
+
+
+class Progress(Hook):
+    """Step, smoothed loss, samples per second, memory, learning rate and the time left."""
+
+    def __init__(self, start: int, total: int, *, samples: int, learning_rate: Callable[[int], float]):
+        self._samples, self._learning_rate = samples, learning_rate
+        self._sum = self._weight = 0.0
+        self._stage = stage("training", done=f"trained to step {total}", total=total, start=start)
+        self._stage.__enter__()
+
+    def measured(self, chunk: Chunk) -> None:
+        rate = len(chunk.loss) * self._samples / chunk.seconds
+        parts = [f"loss {self._smoothed(chunk):.4f}", f"{rate:.1f} samples/s", memory_in_use()]
+        parts.append(f"lr {self._learning_rate(chunk.last_step - 1):.2e}")
+        self._stage.advance(len(chunk.loss), [part for part in parts if part])
+
+    def close(self, finished: bool) -> None:
+        """Ends the display; only a run that is finished says how long it took."""
+        self._stage.__exit__(None if finished else KeyboardInterrupt, None, None)
+
+    def _smoothed(self, chunk: Chunk) -> float:
+        fade = 0.5 ** (1.0 / _HALF_LIFE)
+        for loss in chunk.loss[chunk.finite]:
+            self._sum, self._weight = fade * self._sum + float(loss), fade * self._weight + 1.0
+        return self._sum / self._weight if self._weight else math.nan
+
+
+def memory_in_use() -> str:
+    """Memory of the first device, or of the process where the device has none of its own."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_in_use" in stats:
+        return f"{stats['bytes_in_use'] / 2**30:.1f} GiB"
+    if sys.platform.startswith("linux"):
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[1])
+        import resource
+
+        return f"{pages * resource.getpagesize() / 2**30:.1f} GiB"
+    return ""

@@ -1,0 +1,228 @@
+"""The validation loss: the denoising error over samples that are the same at every evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ti_flax.data.dataset import Bucket, Examples
+from ti_flax.training.batches import SampleKeys, one_sample
+from ti_flax.training.devices import local_copies, one_each, replicate, spread
+from ti_flax.training.step import KEY_IMPLEMENTATION, Task, denoising_error
+from ti_flax.training.timesteps import TimestepRules
+
+# Folded into the run's key, far from what else is folded into it.
+VALIDATION = 0x7C1A0005
+# The share of a run's time that evaluations may take.
+LARGEST_SHARE = 0.05
+# Evaluations of a long run; more would not show more.
+MOST_EVALUATIONS = 50
+# Evaluations that come before more samples in each of them.
+WORTHWHILE_EVALUATIONS = 8
+# The fewest and most samples, unless told otherwise. Over 30 samples the fall of the loss in 400 steps of a
+# demo concept is within a tenth of that over 500.
+SAMPLES = (32, 64)
+# An update takes a sample through the model and back again: two passes, where an evaluation has one.
+PASSES_OF_UPDATE = 2
+
+
+class Places(NamedTuple):
+    """What is looked at in one bucket.
+
+    Attributes:
+      number: `[devices, rounds, batch]` int32, number of the sample in the whole set; -1 fills up.
+      image: like it, index of the picture in the bucket.
+      mirrored: like it, 1 for the mirror image.
+      timestep: like it.
+    """
+
+    number: np.ndarray
+    image: np.ndarray
+    mirrored: np.ndarray
+    timestep: np.ndarray
+
+
+@dataclass(frozen=True)
+class FixedSet:
+    """Samples that are the same at every evaluation.
+
+    Attributes:
+      places: for each bucket.
+      weights: `[samples]` float64 of sum 1, as often as an epoch shows the picture.
+    """
+
+    places: tuple[Places, ...]
+    weights: np.ndarray
+
+    @property
+    def passes(self) -> int:
+        """Samples that every device takes through the model, those that fill up among them."""
+        return sum(places.number.shape[1] * places.number.shape[2] for places in self.places)
+
+
+def fixed_set(
+    buckets: Sequence[Bucket],
+    timesteps: TimestepRules,
+    *,
+    flip_p: float,
+    samples: int,
+    batch_size: int,
+    devices: int,
+) -> FixedSet:
+    """Chooses pictures, mirrors and timesteps; nothing of it is random.
+
+    Each picture and, if pictures are mirrored in training, each mirror image comes equally often, about
+    `samples` times in all; of more pictures as many as that, evenly from each bucket. The timesteps are the
+    middles of as many equal parts of the range as there are samples, dealt out in turn.
+
+    Args:
+      buckets: pictures by shape.
+      timesteps: the range.
+      flip_p: chance of mirroring in training.
+      samples: how many are wanted.
+      batch_size: the most of one pass on a device.
+      devices: over which they are spread.
+    """
+    pictures = chosen_pictures([len(bucket.posteriors) for bucket in buckets], samples)
+    mirrors = (0,) if flip_p == 0 else (1,) if flip_p == 1 else (0, 1)
+    shown = [(*picture, mirror) for mirror in mirrors for picture in pictures]
+    shown *= max(1, round(samples / len(shown)))
+    count, span = len(shown), timesteps.end - timesteps.first
+    table = np.asarray(
+        [
+            (number, bucket, image, mirror, timesteps.first + (2 * number + 1) * span // (2 * count))
+            for number, (bucket, image, mirror) in enumerate(shown)
+        ],
+        np.int32,
+    )
+    often = [np.bincount(bucket.places, minlength=len(bucket.posteriors)) for bucket in buckets]
+    weights = np.asarray([often[bucket][image] for bucket, image, _ in shown], np.float64)
+    places = tuple(
+        dealt(table[table[:, 1] == index][:, [0, 2, 3, 4]], batch_size=batch_size, devices=devices)
+        for index in range(len(buckets))
+    )
+    return FixedSet(places, weights / weights.sum())
+
+
+def chosen_pictures(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Pairs of bucket and picture: all, or about `most`, evenly from each bucket and at least one of each."""
+    share = min(1.0, most / sum(sizes))
+    taken = [max(1, math.floor(size * share)) for size in sizes]
+    return [
+        (bucket, place * size // count)
+        for bucket, (size, count) in enumerate(zip(sizes, taken, strict=True))
+        for place in range(count)
+    ]
+
+
+def dealt(table: np.ndarray, *, batch_size: int, devices: int) -> Places:
+    """Deals a bucket's samples out to devices and passes.
+
+    Args:
+      table: `[samples, 4]` int32 of number, picture, mirror and timestep.
+      batch_size: the most of one pass on a device.
+      devices: to deal to.
+    """
+    batch = min(batch_size, -(-len(table) // devices))
+    rounds = -(-len(table) // (devices * batch))
+    full = np.resize(table, (rounds * devices * batch, table.shape[1]))
+    full[len(table) :, 0] = -1
+    columns = full.reshape(rounds, devices, batch, -1).transpose(3, 1, 0, 2)
+    return Places(*np.ascontiguousarray(columns))
+
+
+def samples_for(total: int, update_samples: int) -> int:
+    """How many samples a run of so many steps looks at: more where there is time for it.
+
+    Args:
+      total: steps of the run.
+      update_samples: samples of an update on a device.
+    """
+    affordable = LARGEST_SHARE * total * update_samples * PASSES_OF_UPDATE
+    fewest, most = SAMPLES
+    return int(min(max(affordable / WORTHWHILE_EVALUATIONS, fewest), most))
+
+
+def evaluation_interval(*, total: int, passes: int, update_samples: int) -> int:
+    """Steps between two evaluations: as many evaluations as `LARGEST_SHARE` of the run's time allows.
+
+    The first before any update and the last after all are counted with it. There are at least three.
+
+    Args:
+      total: steps of the run.
+      passes: samples that a device takes through the model in an evaluation.
+      update_samples: samples of an update on a device.
+    """
+    affordable = LARGEST_SHARE * total * update_samples * PASSES_OF_UPDATE / passes
+    return max(1, math.ceil(total / min(max(math.floor(affordable) - 1, 2), MOST_EVALUATIONS)))
+
+
+def make_evaluation(task: Task) -> Callable:
+    """Builds `evaluate(rows, frozen, key, places)`: the error of every sample, on one device of several.
+
+    `places` is a `Places` of `[rounds, batch]` for each bucket; the errors come out in the same shape,
+    `[rounds, batch]` float32, the mean over a picture.
+    """
+
+    def evaluate(rows: jax.Array, frozen: dict, key: jax.Array, places: tuple[Places, ...]) -> tuple:
+        examples: Examples = frozen["examples"]
+        root = jax.random.fold_in(jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION), VALIDATION)
+
+        def errors_of(bucket: Bucket, chosen: Places) -> jax.Array:
+            def sample(number, image, mirrored, timestep):
+                keys = SampleKeys(*jax.random.split(jax.random.fold_in(root, number), 4))
+                where = {"image": image, "mirrored": mirrored, "timestep": timestep}
+                return one_sample(task.draw_rules, keys, bucket, examples.token_ids, **where)
+
+            def one_pass(chosen: Places) -> jax.Array:
+                batch = jax.vmap(sample)(*chosen)
+                return jnp.mean(denoising_error(rows, frozen, batch, task), axis=(1, 2, 3))
+
+            return jax.lax.map(one_pass, chosen)
+
+        return tuple(errors_of(*pair) for pair in zip(examples.buckets, places, strict=True))
+
+    return evaluate
+
+
+class Validation:
+    """The validation loss of given rows, on the devices of this process alone; compiled when made.
+
+    It measures what training minimises - the run's loss, its noise and its masks - on the training pictures
+    at fixed timesteps, noises and prompts, drawn from the seed. Class pictures and `pull_to_start` are left
+    out. So it can be compared between runs of the same pictures, prompts, loss options and seed.
+
+    Args:
+      task: the run's fixed parts.
+      frozen: replicated arrays, `text_encoder`, `unet` and `examples`.
+      chosen: the samples.
+      seed: the run's.
+    """
+
+    def __init__(self, task: Task, frozen: dict[str, Any], chosen: FixedSet, *, seed: int):
+        self._devices, self._chosen = jax.local_devices(), chosen
+        key = np.asarray(jax.random.key_data(jax.random.key(seed, impl=KEY_IMPLEMENTATION)))
+        self._arguments = (
+            local_copies(frozen),
+            replicate(key, self._devices),
+            one_each(chosen.places, self._devices),
+        )
+        table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+        rows = np.zeros((len(task.trainable), table.shape[-1]), np.float32)
+        program = spread(make_evaluation(task), self._devices, donate=())
+        self._program = program.lower(replicate(rows, self._devices), *self._arguments).compile()
+
+    def __call__(self, rows: np.ndarray) -> float:
+        """The loss of rows `[added_tokens, width]` float32."""
+        errors = self._program(replicate(np.asarray(rows, np.float32), self._devices), *self._arguments)
+        by_number = np.zeros(len(self._chosen.weights))
+        for measured, places in zip(errors, self._chosen.places, strict=True):
+            real = places.number >= 0
+            by_number[places.number[real]] = np.asarray(measured)[real]
+        return float(by_number @ self._chosen.weights)

@@ -1,0 +1,207 @@
+"""Chooses what happens beside the updates of a run, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ti_flax.config import RunConfig
+from ti_flax.console.messages import say, stage
+from ti_flax.embedding.vocabulary import Vocabulary
+from ti_flax.export.upload import ShareCheckpoints
+from ti_flax.generation.generator import Painter
+from ti_flax.models.tokenizer import encode_prompts
+from ti_flax.monitoring import hooks
+from ti_flax.monitoring.evaluation import Evaluate, Patience
+from ti_flax.monitoring.previews import STEPS_SHOWN, Draw, Preview
+from ti_flax.monitoring.progress import Progress
+from ti_flax.monitoring.trackers import Story, Tracker, chosen_trackers, open_trackers
+from ti_flax.monitoring.validation import Validation, evaluation_interval, fixed_set, samples_for
+from ti_flax.run.inputs import Materials, token_table
+from ti_flax.run.result import result_so_far
+from ti_flax.training.devices import local_copies, replicate
+from ti_flax.training.learning_rate import Schedule, rate_of_step
+from ti_flax.training.loop import Hook
+from ti_flax.training.step import Task, result_rows
+
+
+def make_hooks(
+    config: RunConfig,
+    task: Task,
+    schedule: Schedule,
+    materials: Materials,
+    frozen: dict[str, Any],
+    output_dir: Path,
+    start: int,
+) -> list[Hook]:
+    """What happens beside the updates, in the order in which it happens."""
+    total, samples = config.training.max_train_steps or 0, task.global_batch
+    learning_rate = rate_of_step(schedule, total)
+    trackers = find_trackers(config, output_dir)
+    metrics = hooks.Metrics(
+        output_dir / "metrics.csv",
+        start=start,
+        samples=samples,
+        learning_rate=learning_rate,
+        log_every=config.watching.log_every,
+        trackers=trackers,
+    )
+    made = [number_check(config, learning_rate, output_dir), hooks.Dispensable("metrics.csv", metrics)]
+    if config.watching.profile is not None:
+        made.append(hooks.Dispensable("the trace", hooks.Profile(Path(config.watching.profile))))
+    result = partial(result_rows, task)
+    if config.watching.eval_steps != 0:
+        evaluate = evaluations(config, task, materials, frozen, output_dir, trackers)
+        made.append(hooks.Dispensable("the evaluation", evaluate))
+    made += saving_hooks(config, materials, output_dir, result)
+    if config.watching.validation_prompt is not None:
+        every = config.validation_interval(sum(materials.images.weights))
+        draw = previewer(config, task, materials, frozen)
+        shown = max(config.watching.num_validation_images, STEPS_SHOWN)
+        preview = Preview(
+            output_dir,
+            every=every,
+            draw=draw,
+            prompts=config.watching.validation_prompt,
+            training=materials.images.shown(shown, config.images.resolution),
+            start_rows=materials.added.start,
+            result=result,
+            trackers=trackers,
+        )
+        made.append(hooks.Dispensable("the preview", preview))
+    if config.hub.push_to_hub and config.hub.hub_strategy != "end":
+        share = ShareCheckpoints(
+            config.hub,
+            output_dir,
+            every=config.output.checkpointing_steps,
+            last_step=total,
+            fill=result_so_far(config, task, materials, output_dir),
+        )
+        made.append(hooks.Dispensable("the upload", share))
+    progress = Progress(start, total, samples=samples, learning_rate=learning_rate)
+    return [progress, *made]
+
+
+def number_check(config: RunConfig, learning_rate: Callable[[int], float], output_dir: Path) -> Hook:
+    """What happens to updates that are not finite."""
+    if config.training.on_nonfinite == "stop":
+        return hooks.StopWhenNotFinite(learning_rate, output_dir)
+    limit = config.training.max_nonfinite_steps or hooks.MOST_SKIPPED_IN_A_ROW
+    return hooks.SkipNotFinite(learning_rate, output_dir, limit=limit)
+
+
+def saving_hooks(
+    config: RunConfig, materials: Materials, output_dir: Path, result: hooks.Result
+) -> list[Hook]:
+    """learned_embeds and checkpoints, each at its own interval."""
+    output, vectors = config.output, len(materials.concept.tokens)
+    return [
+        hooks.SaveEmbeds(
+            output_dir,
+            materials.concept.placeholder_token,
+            every=output.save_steps,
+            result=lambda state: result(state)[:vectors],
+        ),
+        hooks.SaveCheckpoint(
+            output_dir,
+            every=output.checkpointing_steps,
+            total_limit=output.checkpoints_total_limit,
+            config=config.to_dict(),
+            fingerprint=materials.fingerprint,
+        ),
+    ]
+
+
+def find_trackers(config: RunConfig, output_dir: Path) -> list[Tracker]:
+    """The trackers that are asked for, opened."""
+    names = chosen_trackers(config.watching.report_to)
+    if "tensorboard" in config.watching.report_to and "tensorboard" not in names:
+        say("note: curves are in metrics.csv alone; `pip install tensorboardX` adds TensorBoard's")
+    folder = output_dir / config.watching.logging_dir
+    return open_trackers(names, Story(output_dir.resolve().name, folder, config.to_dict()))
+
+
+def evaluations(
+    config: RunConfig,
+    task: Task,
+    materials: Materials,
+    frozen: dict[str, Any],
+    output_dir: Path,
+    trackers: Sequence[Tracker],
+) -> Evaluate:
+    """The hook that evaluates the rows; compiles what it needs, and says how often and on what."""
+    watching, total = config.watching, config.training.max_train_steps or 0
+    update_samples = task.batch_size * task.accumulation
+    chosen = fixed_set(
+        materials.examples.buckets,
+        task.draw_rules.timesteps,
+        flip_p=task.flip_p,
+        samples=watching.max_eval_samples or samples_for(total, update_samples),
+        batch_size=task.batch_size,
+        devices=jax.local_device_count(),
+    )
+    every = watching.eval_steps or evaluation_interval(
+        total=total, passes=chosen.passes, update_samples=update_samples
+    )
+    what = f"the validation loss of {len(chosen.weights)} samples every {every} steps"
+    with stage(f"compiling {what}", done="compiled"):
+        validation = Validation(task, frozen, chosen, seed=config.training.seed or 0)
+    patience = None
+    if watching.early_stopping:
+        patience = Patience(watching.early_stopping_patience or 5, watching.early_stopping_threshold or 0.0)
+    return Evaluate(
+        output_dir,
+        materials.concept.placeholder_token,
+        every=every,
+        last_step=total,
+        loss=validation,
+        result=partial(result_rows, task),
+        start_rows=materials.added.start[: len(materials.concept.tokens)],
+        vocabulary=known_words(materials),
+        patience=patience,
+        trackers=trackers,
+    )
+
+
+def known_words(materials: Materials) -> Vocabulary:
+    """The words of the tokenizer before anything was added to it, and their vectors."""
+    tokenizer, known = materials.tokenizer, materials.concept.token_ids[0]
+    return Vocabulary(
+        token_table(materials.model)[:known],
+        tokenizer.convert_ids_to_tokens(list(range(known))),
+        lambda token_id: tokenizer.decode([token_id]),
+        [token_id for token_id in tokenizer.all_special_ids if token_id < known],
+    )
+
+
+def previewer(config: RunConfig, task: Task, materials: Materials, frozen: dict[str, Any]) -> Draw:
+    """What draws the validation prompts with given rows, each with the same fixed seeds."""
+    count, side = config.watching.num_validation_images, config.images.resolution
+    prompts = config.watching.validation_prompt or ()
+    prompt_ids = [encode_prompts(materials.tokenizer, [prompt] * count) for prompt in prompts]
+    negative_ids = encode_prompts(materials.tokenizer, [""] * count)
+    devices = jax.local_devices()[:count]
+    painter = Painter(materials.model, first_added_id=task.first_added_id, devices=devices, copies=True)
+    params = local_copies({name: frozen[name] for name in ("text_encoder", "unet")}, devices)
+    params["vae"] = replicate(materials.model.params["vae"], devices)
+    first_seed = config.training.seed or 0
+
+    def draw(rows: np.ndarray) -> list[np.ndarray]:
+        return [
+            painter.paint(
+                params,
+                rows,
+                prompt_ids=ids,
+                negative_ids=negative_ids,
+                seeds=range(first_seed, first_seed + count),
+                size=(side, side),
+            )
+            for ids in prompt_ids
+        ]
+
+    return draw

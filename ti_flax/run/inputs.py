@@ -1,0 +1,195 @@
+"""What a run learns from: concept, pictures and model, read and encoded."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ti_flax.config import RunConfig
+from ti_flax.config.options import HubOptions
+from ti_flax.console.messages import stage
+from ti_flax.data.dataset import Examples, with_class_pictures
+from ti_flax.data.images.load import TrainingImages
+from ti_flax.data.training_images import encode_group, make_buckets, read_class_images, read_images
+from ti_flax.data.training_prompts import chosen_templates, class_prompts, make_prompts
+from ti_flax.embedding.initialization import Extra, Start, add_extras, find_start, read_extras
+from ti_flax.embedding.read import checked_width
+from ti_flax.embedding.rows import AddedRows, add_rows, check_table
+from ti_flax.errors import ConfigError, DataError
+from ti_flax.export.pipeline import CARRIED, carried_parts
+from ti_flax.hosts import group as hosts
+from ti_flax.models.attention import Attention
+from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
+from ti_flax.models.tokenizer import Concept, add_concept
+from ti_flax.training.checkpoint import tree_digest
+from ti_flax.training.step import KEY_IMPLEMENTATION
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a run learns from, read and encoded.
+
+    Attributes:
+      concept: the new word.
+      tokenizer: with the concept's tokens.
+      images: names, captions and weights, and on the first host pixels.
+      model: modules and parameters; those of the VAE only if previews need them, on the first host.
+      examples: encoded pictures and prompts.
+      added: the rows beside the token table before any update: the concept's, then loaded ones.
+      extras: embeddings that prompts may name and that stay as they are.
+      origin: what the concept's rows start from, in words.
+    """
+
+    concept: Concept
+    tokenizer: Any
+    images: TrainingImages
+    model: FlaxStableDiffusion
+    examples: Examples
+    added: AddedRows
+    extras: tuple[Concept, ...]
+    origin: str
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What the rows belong to; a checkpoint of anything else cannot be resumed."""
+        parts = {name: self.model.params[name] for name in ("text_encoder", "unet")}
+        buckets = (*self.examples.buckets, *(self.examples.class_buckets or ()))
+        prompts = (self.examples.token_ids, [bucket.prompts for bucket in buckets])
+        beside = "".join(f" beside {extra.text}" for extra in self.extras)
+        loaded = {"extra_embeds": tree_digest(self.added.start[~self.added.trainable])} if self.extras else {}
+        return {
+            "concept": f"{self.concept.text} from {self.origin}{beside}",
+            **loaded,
+            "model": tree_digest(parts),
+            "images": tree_digest([bucket._replace(prompts=()) for bucket in buckets]),
+            "prompts": tree_digest(prompts, whole=True),
+        }
+
+
+def gather(config: RunConfig) -> Materials:
+    """Reads tokenizer, images and weights, cheap things that can be wrong first, and encodes the images."""
+    words = find_words(config)
+    templates = chosen_templates(config)
+    images = read_images(config.images, config.prompts.captions)
+    refuse_uploads_through_links(config.hub, images)
+    class_images = read_class_images(config, images)
+    prompts = make_prompts(config, templates, words.tokenizer, words.concept, images)
+    with stage("loading the model"):
+        model = read_model(config)
+    added = start_rows(config, words, token_table(model))
+    buckets = make_buckets(
+        config.images, images, model, prompts=prompts.groups.tolist(), weights=images.weights
+    )
+    examples = Examples(buckets, prompts.token_ids)
+    if class_images is not None:
+        class_posteriors = [
+            encode_group(config.images, model, group.pixels, class_images.names)
+            for group in class_images.groups
+        ]
+        class_token_ids = class_prompts(config, templates, words.tokenizer, words.concept)
+        examples = with_class_pictures(examples, class_posteriors, class_token_ids)
+    if config.watching.validation_prompt is None or not hosts.is_first():
+        del model.params["vae"]
+    if not hosts.is_first():
+        images = dataclasses.replace(images, groups=())
+    return Materials(
+        concept=words.concept,
+        tokenizer=words.tokenizer,
+        images=images,
+        model=model,
+        examples=examples,
+        added=added,
+        extras=words.beside,
+        origin=words.start.origin,
+    )
+
+
+def refuse_uploads_through_links(hub: HubOptions, images: TrainingImages) -> None:
+    """Refuses to upload copies of pictures that a link in a folder takes from elsewhere on this machine.
+
+    Raises:
+      DataError: there are such pictures.
+    """
+    if hub.push_to_hub and hub.hub_concept_images and images.leaving:
+        raise DataError(
+            "train_data_dir",
+            expected="pictures in the folder itself, as push_to_hub uploads copies of them",
+            found=f"links out of it ({len(images.leaving)}, such as {images.leaving[0]})",
+            remedy="Replace the links by the files, or set hub_concept_images to false.",
+        )
+
+
+@dataclass(frozen=True)
+class Words:
+    """The tokenizer with the new word and loaded ones, and what they start from."""
+
+    tokenizer: Any
+    concept: Concept
+    start: Start
+    extras: list[Extra]
+    beside: tuple[Concept, ...]
+
+
+def find_words(config: RunConfig) -> Words:
+    """Adds the concept's tokens, and those of loaded embeddings, to the tokenizer."""
+    source = find_base_model(config.model, components=("tokenizer",))
+    tokenizer = base_tokenizer(source, config.model.tokenizer_name)
+    say_notes(source)
+    start = find_start(config.concept, tokenizer)
+    extras = read_extras(config.concept.extra_embeds)
+    concept = add_concept(
+        tokenizer, placeholder_token=config.concept.placeholder_token, num_vectors=start.num_vectors
+    )
+    return Words(tokenizer, concept, start, extras, add_extras(tokenizer, extras, concept))
+
+
+def read_model(config: RunConfig) -> FlaxStableDiffusion:
+    """Reads the whole model."""
+    carried = () if config.output.only_save_embeds or not hosts.is_first() else CARRIED
+    source = find_base_model(config.model, components=(*MODEL_PARTS, *carried))
+    if carried:
+        carried_parts(source.place)  # what would be wrong at the export is said before the training
+    return load_stable_diffusion(
+        source,
+        dtype=jnp.dtype(config.model.compute_dtype),
+        attention=chosen_attention(config.model.attention),
+    )
+
+
+def start_rows(config: RunConfig, words: Words, table: np.ndarray) -> AddedRows:
+    """The rows beside the token table before any update."""
+    first_added_id = words.concept.token_ids[0]
+    check_table(table, first_added_id)
+    key = jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION)
+    return add_rows(
+        table[:first_added_id],
+        words.start.rows(table[:first_added_id], key),
+        [checked_width(extra.file, extra.path, table.shape[1]) for extra in words.extras],
+    )
+
+
+def chosen_attention(name: str) -> Attention:
+    """The implementation of attention that was asked for.
+
+    Raises:
+      ConfigError: it is another machine's.
+    """
+    needed, here = {"cudnn": "gpu", "flash": "tpu"}.get(name), jax.default_backend()
+    if needed is not None and needed != here:
+        raise ConfigError(
+            "attention",
+            expected=f"auto, plain or blockwise on this machine ({here})",
+            found=f"{name}, which needs a {needed.upper()}",
+        )
+    return Attention(name)
+
+
+def token_table(model: FlaxStableDiffusion) -> np.ndarray:
+    """The frozen token table of a model, `[vocabulary, width]`."""
+    return model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]

@@ -1,0 +1,181 @@
+"""The output folder: opened before any work, filled at the end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ti_flax.config import RunConfig
+from ti_flax.console.messages import stage, stage_times, warn
+from ti_flax.console.versions import versions
+from ti_flax.errors import TiFlaxError, unwritable
+from ti_flax.export.model_card import start_in_words
+from ti_flax.export.pipeline import save_pipeline
+from ti_flax.files.atomic_folders import remove_folder, tidy
+from ti_flax.files.written_files import LIST, delete_written, only_run
+from ti_flax.hosts import group as hosts
+from ti_flax.models.weights.model_source import ModelSource
+from ti_flax.monitoring.report.facts import RunFacts
+from ti_flax.monitoring.report.page import PAGE, write_report
+from ti_flax.run.inputs import Materials
+from ti_flax.run.output_checks import refuse_output
+from ti_flax.run.result import write_result
+from ti_flax.training.checkpoint import checkpoint_steps
+from ti_flax.training.settings import describe_rate
+
+
+@contextlib.contextmanager
+def opened_output(config: RunConfig) -> Iterator[Path]:
+    """Makes the output folder for the first host, and keeps other runs out of it; others do nothing.
+
+    Raises:
+      OutputError: the folder cannot be made, another run is at work in it, or there are files in it that this
+        run would replace.
+      CheckpointError: there is no checkpoint of the name to resume from.
+    """
+    output_dir = Path(config.output.output_dir)
+    if not hosts.is_first():
+        yield output_dir
+        return
+    _check(config, output_dir)
+    with contextlib.ExitStack() as held:
+        held.callback(_remove_unused, output_dir, was_there=output_dir.exists())
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            if note := held.enter_context(only_run(output_dir)):
+                warn(note)
+            tidy(output_dir)
+        except OSError as error:
+            raise unwritable(output_dir, error) from error
+        _check(config, output_dir)  # a run may just have ended there
+        yield output_dir
+
+
+def _check(config: RunConfig, output_dir: Path) -> None:
+    try:
+        refuse_output(config, output_dir)
+    except OSError as error:
+        raise unwritable(output_dir, error) from error
+
+
+def _remove_unused(output_dir: Path, *, was_there: bool) -> None:
+    """Removes a list without files, as of a run that was refused, and the folder that was made for it."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in output_dir.iterdir()] == [LIST]:
+            (output_dir / LIST).unlink()
+            if not was_there:
+                output_dir.rmdir()
+
+
+def clear_output(config: RunConfig, output_dir: Path) -> None:
+    """Removes an earlier run's files for one that starts anew, when nothing can be wrong with it any more.
+
+    Checkpoints go only if overwrite_output_dir says so; without them, the earlier run was stopped early.
+
+    Raises:
+      OutputError: they cannot be removed.
+    """
+    try:
+        for step in checkpoint_steps(output_dir) if config.output.overwrite_output_dir else ():
+            remove_folder(output_dir / f"checkpoint-{step}")
+        delete_written(output_dir)
+    except OSError as error:
+        raise unwritable(output_dir, error) from error
+
+
+def export(
+    config: RunConfig,
+    materials: Materials,
+    rows: np.ndarray,
+    output_dir: Path,
+    *,
+    samples: int,
+    steps: int,
+    unbroken: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Writes the result: the embedding with its card and pictures, then the pipeline if it is wanted.
+
+    Args:
+      config: of the run.
+      materials: what it learned from.
+      rows: `[added_tokens, width]` float32; the pipeline holds all that its tokenizer names, and
+        learned_embeds the concept's own alone.
+      output_dir: where to.
+      samples: of an update.
+      steps: after how many updates the rows were so.
+      unbroken: around what no signal is to break: the embedding, which takes a moment to write.
+
+    Raises:
+      OutputError: the folder cannot be written.
+    """
+    with unbroken():
+        write_result(config, materials, rows, output_dir, step=steps, samples=samples)
+    if not config.output.only_save_embeds:
+        with stage("writing the pipeline", done="wrote the pipeline"):
+            save_pipeline(
+                materials.model.source or ModelSource(Path()),
+                output_dir,
+                tokenizer=materials.tokenizer,
+                rows=rows,
+                first_added_id=materials.concept.token_ids[0],
+            )
+
+
+def write_facts(
+    config: RunConfig,
+    materials: Materials,
+    output_dir: Path,
+    *,
+    steps: int,
+    samples: int,
+    finished: bool = False,
+) -> None:
+    """Writes `run.json`, which with the run's other files makes its page.
+
+    Args:
+      config: of the run.
+      materials: what it learns from.
+      output_dir: where to.
+      steps: of the run, or made.
+      samples: of an update.
+      finished: whether the result is written.
+
+    Raises:
+      OutputError: the folder cannot be written.
+    """
+    base, devices = config.model.pretrained_model_name_or_path, jax.devices()
+    facts = RunFacts(
+        token=materials.concept.placeholder_token,
+        kind=config.concept.learnable_property,
+        vectors=len(materials.concept.tokens),
+        width=materials.added.start.shape[1],
+        base=base,
+        single_file=Path(base).is_file(),
+        start=start_in_words(config.concept),
+        images=len(materials.images.names),
+        steps=steps,
+        batch=samples,
+        rate=describe_rate(config),
+        devices=f"{len(devices)} x {devices[0].device_kind}",
+        config=config.to_dict(),
+        versions=versions(),
+        times=stage_times(),
+        finished=finished,
+    )
+    try:
+        facts.write(output_dir)
+    except OSError as error:
+        raise unwritable(output_dir, error) from error
+
+
+def page_of_run(output_dir: Path) -> None:
+    """Writes `report.html`; a failure is said and does not lose the run."""
+    try:
+        write_report(output_dir)
+    except (OSError, TiFlaxError) as error:
+        warn(f"{output_dir / PAGE} is not written: {error}")

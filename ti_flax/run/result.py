@@ -1,0 +1,92 @@
+"""The files of a result: the embedding, what the concepts library wants to know of it, card and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ti_flax.config import RunConfig
+from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.errors import unwritable
+from ti_flax.export.card_images import MOST_CONCEPT_IMAGES, write_concept_images, write_example_images
+from ti_flax.export.hub_files import result_files
+from ti_flax.export.model_card import CardFacts, write_model_card
+from ti_flax.files.atomic import write_text
+from ti_flax.files.folder_files import copy_file
+from ti_flax.files.written_files import record
+from ti_flax.run.inputs import Materials
+from ti_flax.training.settings import describe_rate
+from ti_flax.training.step import Task, TrainState, result_rows
+
+_NAMES = ("token_identifier.txt", "type_of_concept.txt", "learned_embeds.bin", "learned_embeds.safetensors")
+
+
+def write_result(
+    config: RunConfig,
+    materials: Materials,
+    rows: np.ndarray,
+    folder: Path,
+    *,
+    step: int,
+    samples: int,
+    goes_on: bool = False,
+) -> None:
+    """Writes the embedding in both formats with its card and pictures.
+
+    Args:
+      config: of the run.
+      materials: what it learned from.
+      rows: `[added_tokens, width]` float32; the concept's own come first and are what is written.
+      folder: where to; previews and contact sheet in it are shown by the card.
+      step: updates made.
+      samples: of an update.
+      goes_on: whether more updates follow, which the card then says.
+
+    Raises:
+      OutputError: the folder cannot be written.
+    """
+    token, prompts = materials.concept.placeholder_token, config.watching.validation_prompt or ()
+    shows = config.hub.hub_concept_images
+    pictures = materials.images.first(MOST_CONCEPT_IMAGES) if shows else []
+    concept_images = write_concept_images(folder, pictures)
+    preview = folder / "validation" / f"step-{step}.png"
+    examples = write_example_images(folder, preview, prompts, config.images.resolution)
+    facts = CardFacts(
+        images=len(materials.images.names),
+        width=rows.shape[1],
+        step=step,
+        total=config.training.max_train_steps if goes_on else None,
+        batch=samples,
+        rate=describe_rate(config),
+        concept_images=concept_images,
+        examples=prompts[:examples],
+        sheet=shows and (folder / "contact_sheet.png").is_file(),
+    )
+    write_model_card(folder, config, materials.concept, facts)
+    try:
+        record(folder, *_NAMES)
+        write_text(folder / "token_identifier.txt", token)
+        write_text(folder / "type_of_concept.txt", config.concept.learnable_property)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    # Last, because learned_embeds.safetensors is what marks a run as finished.
+    learned = rows[: len(materials.concept.tokens)]
+    save_learned_embeds(folder / "learned_embeds.bin", token, learned)
+    save_learned_embeds(folder / "learned_embeds.safetensors", token, learned)
+
+
+def result_so_far(
+    config: RunConfig, task: Task, materials: Materials, output_dir: Path
+) -> Callable[[Path, int, TrainState], None]:
+    """What writes the result of a state into a folder, beside copies of the run's curves and previews."""
+
+    def fill(folder: Path, step: int, state: TrainState) -> None:
+        for name in result_files(output_dir):
+            if name.startswith(("metrics", "signals", "validation/")):
+                copy_file(output_dir / name, folder / name, output_dir)
+        rows = result_rows(task, state)
+        write_result(config, materials, rows, folder, step=step, samples=task.global_batch, goes_on=True)
+
+    return fill

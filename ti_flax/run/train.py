@@ -1,0 +1,376 @@
+"""A whole run: from a configuration to learned rows and the files that hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import secrets
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ti_flax.config import RunConfig
+from ti_flax.config.run_config import OPTIONS
+from ti_flax.config.values import LARGEST_INT
+from ti_flax.console.interrupt import Interrupt, listening
+from ti_flax.console.messages import detail, say, shown_on, stage, warn
+from ti_flax.console.terminal import display_for
+from ti_flax.console.versions import versions
+from ti_flax.embedding.rows import AddedRows
+from ti_flax.errors import ConfigError, OutputError
+from ti_flax.export.upload import upload, with_repository
+from ti_flax.hosts import group as hosts
+from ti_flax.models.noise_schedule import NoiseSchedule
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+from ti_flax.monitoring.evaluation import summary, with_best
+from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
+from ti_flax.monitoring.report.page import PAGE
+from ti_flax.monitoring.trackers import chosen_trackers
+from ti_flax.run.done import is_finished, nothing_to_do, surely_the_same
+from ti_flax.run.hooks import make_hooks
+from ti_flax.run.inputs import Materials, gather
+from ti_flax.run.output_dir import clear_output, export, opened_output, page_of_run, write_facts
+from ti_flax.training import checkpoint as checkpoints
+from ti_flax.training import optimizer as optim
+from ti_flax.training.compiled_programs import keep_compiled_programs, mended_programs
+from ti_flax.training.devices import replicate, spread
+from ti_flax.training.learning_rate import Schedule
+from ti_flax.training.loop import Hook, begin, run_steps
+from ti_flax.training.noise import NoiseRules
+from ti_flax.training.objective import Objective
+from ti_flax.training.settings import (
+    make_schedule,
+    read_optimizer_arguments,
+    row_rules,
+    update_samples,
+)
+from ti_flax.training.step import KEY_IMPLEMENTATION, Task, TrainState, init_state, make_chunk, result_rows
+from ti_flax.training.timesteps import TimestepRules
+
+# The most updates one call of the device program makes, and so the length of its measures.
+CHUNK_CAPACITY = 500
+# What a signal means once the last checkpoint is there.
+AFTER_THE_UPDATES = (
+    "stopped after the last update; --resume_from_checkpoint auto writes what the result still lacks"
+)
+GOES_ON = "stopped before the first update; nothing is lost, the same command goes on"
+
+
+def train(config: RunConfig) -> Path:
+    """Trains a concept and writes its files; returns the output folder.
+
+    Raises:
+      TiFlaxError: anything the user can put right.
+      Stopped: a signal ended it early.
+    """
+    if config.training.deterministic:
+        make_deterministic()
+    if config.watching.quiet:  # before the libraries that draw bars of their own are imported
+        os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    display = display_for(config.watching.level)
+    with (
+        listening() as interrupt,
+        hosts.joined(config, interrupt),
+        hosts.only_the_first_speaks(),
+        shown_on(display),
+        mended_programs(),
+    ):
+        return _train(config, interrupt)
+
+
+def _train(config: RunConfig, interrupt: Interrupt) -> Path:
+    began = time.perf_counter()
+    if config.output.resume_from_checkpoint is not None:
+        interrupt.situation = GOES_ON
+    keep_compiled_programs()
+    with opened_output(config) as output_dir:
+        if hosts.is_first():
+            config = with_repository(config)  # before anything is cleared away for the run
+        _train_into(output_dir, config, began, interrupt)
+    return output_dir
+
+
+def _train_into(output_dir: Path, config: RunConfig, began: float, interrupt: Interrupt) -> None:
+    say(config.describe())
+    detail(", ".join(f"{name} {version}" for name, version in versions().items()))
+    read_optimizer_arguments(config.optimizer)  # what is wrong with them is said before anything is read
+    if hosts.is_first():
+        chosen_trackers(config.watching.report_to)
+    saved = saved_checkpoint(config, output_dir) if hosts.is_first() else None
+    if is_done(config, saved, output_dir):
+        return
+    # Prompts are drawn from the seed, so it is settled before anything is read.
+    config = agree_on_seed(config, saved)
+    materials = gather(config)
+    hosts.check_same("pictures, prompts and model", materials.fingerprint, patience=hosts.PREPARING)
+    # Pictures decide how many steps an epoch has, so only now is the length of the run known.
+    counted, config = config, settle(config, sum(materials.images.weights))
+    if config is not counted and is_done(config, saved, output_dir):
+        return
+    task, schedule = make_task(
+        config,
+        materials.model,
+        materials.concept.token_ids[0],
+        added=materials.added,
+        devices=jax.device_count(),
+    )
+    state = start_state(config, task, materials, saved)
+    total = config.training.max_train_steps or 0
+    if saved is not None and int(state.step) > total:
+        say(nothing_to_do(config, saved.checkpoint.step, saved.folder, output_dir) or "")
+    if int(state.step) > total:
+        return
+    if hosts.is_first():
+        with interrupt.unbroken():
+            if saved is None:
+                clear_output(config, output_dir)
+            write_facts(config, materials, output_dir, steps=total, samples=task.global_batch)
+    if int(state.step) < total:
+        state = fit(config, task, schedule, materials, state, output_dir, interrupt=interrupt)
+    if hosts.is_first():
+        finish(config, task, materials, state, output_dir, began, interrupt=interrupt)
+
+
+def is_done(config: RunConfig, saved: Saved | None, output_dir: Path) -> bool:
+    """Whether a resumed run has nothing left to do, which is then said; an upload is made up for."""
+    told = None
+    if saved is not None and surely_the_same(config, saved.checkpoint.config):
+        told = nothing_to_do(config, saved.checkpoint.step, saved.folder, output_dir)
+    if not hosts.from_first("whether there is anything to do", told is not None):
+        return False
+    if told is not None:
+        say(told)
+        if config.hub.push_to_hub and is_finished(config, output_dir):
+            upload(config.hub, output_dir)
+    return True
+
+
+def finish(
+    config: RunConfig,
+    task: Task,
+    materials: Materials,
+    final: TrainState,
+    output_dir: Path,
+    began: float,
+    *,
+    interrupt: Interrupt,
+) -> None:
+    """Writes the result, says where it is and what the evaluations say, and uploads it if asked to."""
+    rows, step = result_rows(task, final), int(final.step)
+    if config.watching.load_best_model_at_end:
+        rows, step = with_best(rows, output_dir)
+        say(f"the result is that of step {step}, which has the smallest validation loss")
+    interrupt.situation = AFTER_THE_UPDATES
+    export(
+        config,
+        materials,
+        rows,
+        output_dir,
+        samples=task.global_batch,
+        steps=step,
+        unbroken=interrupt.unbroken,
+    )
+    for line in summary(output_dir) if config.watching.eval_steps != 0 else ():
+        say(line)
+    try:
+        write_facts(config, materials, output_dir, steps=step, samples=task.global_batch, finished=True)
+    except OutputError as error:  # the result is written
+        warn(str(error))
+    page_of_run(output_dir)
+    say(f"done in {time.perf_counter() - began:.0f} s: {output_dir}/learned_embeds.safetensors")
+    say(f"all about it: {output_dir}/{PAGE}")
+    if config.hub.push_to_hub:
+        upload(config.hub, output_dir)
+
+
+def make_deterministic() -> None:
+    """Asks XLA for GPU kernels that give the same bits every time, before it looks for devices."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_gpu_deterministic_ops" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+
+
+def settle(config: RunConfig, epoch_samples: int) -> RunConfig:
+    """Fills in the number of steps where the configuration counts epochs of so many shown pictures.
+
+    Raises:
+      ConfigError: they are more than a step counter holds.
+    """
+    if config.training.max_train_steps is not None:
+        return config
+    epochs = config.training.num_train_epochs
+    steps = math.ceil(epoch_samples / update_samples(config)) * epochs
+    if steps > LARGEST_INT:
+        raise ConfigError(
+            "num_train_epochs",
+            expected=f"at most {LARGEST_INT} steps in all",
+            found=f"{steps}, in {epochs} epochs of {epoch_samples} shown images",
+            remedy="Lower num_train_epochs or repeats, or set max_train_steps.",
+        )
+    return config.replace(max_train_steps=steps)
+
+
+def make_task(
+    config: RunConfig, model: FlaxStableDiffusion, first_added_id: int, *, added: AddedRows, devices: int
+) -> tuple[Task, Schedule]:
+    """Builds the step's fixed parts, for so many devices, and the learning-rate schedule."""
+    training, options = config.training, config.optimizer
+    schedule = make_schedule(config, devices)
+    optimizer = optim.make_optimizer(
+        options.optimizer,
+        schedule,
+        arguments=read_optimizer_arguments(options),
+        max_grad_norm=options.max_grad_norm,
+        clip_value=options.grad_clip_value,
+    )
+    unet = model.unet.clone(gradient_checkpointing=training.gradient_checkpointing)
+    noise_schedule = NoiseSchedule.from_config(model.configs["scheduler"])
+    task = Task(
+        model=dataclasses.replace(model, unet=unet),
+        schedule=noise_schedule,
+        optimizer=optim.mask_rows(optimizer, added.trainable),
+        trainable=added.trainable,
+        first_added_id=first_added_id,
+        batch_size=training.train_batch_size,
+        accumulation=training.gradient_accumulation_steps,
+        device_count=devices,
+        flip_p=config.images.flip_p,
+        objective=Objective.from_options(config.loss, noise_schedule),
+        noise=NoiseRules.from_options(config.loss),
+        timesteps=TimestepRules.from_options(config.loss, noise_schedule.num_train_timesteps),
+        rules=row_rules(config, added),
+        skip_nonfinite=training.on_nonfinite == "skip",
+    )
+    return task, schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint to go on from, and its folder."""
+
+    checkpoint: checkpoints.Checkpoint
+    folder: Path
+
+
+def saved_checkpoint(config: RunConfig, output_dir: Path) -> Saved | None:
+    """The checkpoint to go on from; None for a run from the beginning.
+
+    Raises:
+      CheckpointError: the checkpoint is missing or damaged.
+    """
+    name = config.output.resume_from_checkpoint
+    if name is None:
+        return None
+    if name not in checkpoints.NEWEST:
+        folder = checkpoints.find_checkpoint(output_dir, name)
+        return Saved(checkpoints.load_checkpoint(folder), folder)
+    newest = checkpoints.load_newest(output_dir)
+    if newest is None:
+        say(f"no checkpoint in {output_dir} yet: starting from the beginning")
+        return None
+    return Saved(*newest)
+
+
+def start_state(config: RunConfig, task: Task, materials: Materials, from_disk: Saved | None) -> TrainState:
+    """The state to train from, on the host: fresh or a checkpoint's; of several processes, the first one's.
+
+    Raises:
+      CheckpointError: the checkpoint is another run's.
+    """
+    state = jax.device_get(init_state(task, materials.added.start))
+    if from_disk is not None:
+        state = jax.device_get(_restored(config, state, materials, from_disk))
+    return hosts.agree(state)
+
+
+def _restored(config: RunConfig, state: TrainState, materials: Materials, from_disk: Saved) -> TrainState:
+    saved, folder = from_disk.checkpoint, from_disk.folder
+    checkpoints.check_same_run(saved, materials.fingerprint, folder)
+    for option, value in config.to_dict().items():
+        # Options that the checkpoint does not know had their defaults when it was made.
+        before = saved.config.get(option, OPTIONS[option].default)
+        if OPTIONS[option].rule.changes_bits and before != value:
+            say(f"note: {option} was {before} in {folder.name} and is now {value}")
+    mean = checkpoints.restore_mean(state.mean_rows, saved, folder)
+    optimizer = checkpoints.restore_optimizer(state.opt_state, saved.optimizer, folder)
+    say(f"resuming from {folder}, step {saved.step}")
+    return TrainState(jnp.asarray(saved.rows), optimizer, jnp.int32(saved.step), mean)
+
+
+def agree_on_seed(config: RunConfig, saved: Saved | None) -> RunConfig:
+    """Settles the seed, with several processes on the first one's, before anything is drawn."""
+    if hosts.is_first():
+        config = with_seed(config, saved.checkpoint.config.get("seed") if saved else None)
+    return config.replace(seed=hosts.from_first("the seed", config.training.seed or 0))
+
+
+def with_seed(config: RunConfig, saved: int | None) -> RunConfig:
+    """Settles the seed: the configured one, else the checkpoint's, else a drawn one."""
+    if config.training.seed is not None:
+        return config
+    seed = secrets.randbelow(2**32) if saved is None else saved
+    say(f"seed {seed}")
+    return config.replace(seed=seed)
+
+
+def fit(
+    config: RunConfig,
+    task: Task,
+    schedule: Schedule,
+    materials: Materials,
+    state: TrainState,
+    output_dir: Path,
+    *,
+    interrupt: Interrupt,
+) -> TrainState:
+    """Puts everything on the devices, compiles, and runs the updates; returns the last state."""
+    devices = jax.devices()
+    total = config.training.max_train_steps or 0
+    start = int(state.step)
+    frozen = replicate(
+        {
+            "text_encoder": task.model.params["text_encoder"],
+            "unet": task.model.params["unet"],
+            "examples": materials.examples,
+        },
+        devices,
+    )
+    key = jax.random.key_data(jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION))
+    arguments = (frozen, replicate(np.asarray(key), devices))
+    capacity = min(CHUNK_CAPACITY, total)
+    placed = replicate(state, devices)
+    with stage(f"compiling for {len(devices)} x {devices[0].device_kind}", done="compiled"):
+        program = spread(make_chunk(task, capacity), devices)
+        program = program.lower(placed, *arguments, replicate(np.int32(1), devices)).compile()
+    watching: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
+    if hosts.is_first():
+        watching += make_hooks(config, task, schedule, materials, frozen, output_dir, start)
+    else:
+        task.model.params.clear()  # the devices have what is needed
+    finished = False
+    try:
+        begin(placed, watching)
+        with interrupt.updates():
+            last = run_steps(
+                program,
+                placed,
+                arguments,
+                total_steps=total,
+                capacity=capacity,
+                devices=devices,
+                hooks=watching,
+                steps_per_call=config.training.steps_per_call,
+                asked=lambda: interrupt.asked,
+                agree=hosts.agree_on_steps,
+            )
+        finished = int(last.step) == total
+        if not finished:
+            check_state(int(last.step), last)
+        return last
+    finally:
+        for hook in watching:
+            hook.close(finished)

@@ -1,0 +1,276 @@
+"""Checkpoints of a run: rows, optimizer state, step, resolved config and what they belong to."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ti_flax.console.messages import warn
+from ti_flax.errors import CheckpointError, in_short
+from ti_flax.files.atomic_folders import damage, folder_written_whole, is_sealed, remove_folder
+
+# Values of each parameter that enter a model's digest.
+_DIGEST_VALUES = 64
+_NAME = re.compile(r"checkpoint-(\d+)")
+# The folder of the latest checkpoint in a repository, under the name that transformers gave it.
+LAST_ON_HUB = "last-checkpoint"
+# Names of no checkpoint: the newest, or none where there is none yet. The second is what diffusers calls it.
+NEWEST = ("auto", "latest")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds.
+
+    Attributes:
+      rows: `[added_tokens, width]` float32.
+      optimizer: optimizer state leaves by their path in the state tree.
+      step: updates made.
+      config: the resolved configuration of the run, flat.
+      fingerprint: what the rows belong to: concept, model and images, each a short string.
+      mean_rows: `[added_tokens, width]` float32, average of the rows, if one is kept.
+    """
+
+    rows: np.ndarray
+    optimizer: dict[str, np.ndarray]
+    step: int
+    config: dict[str, Any]
+    fingerprint: dict[str, str]
+    mean_rows: np.ndarray | None = None
+
+
+def checkpoint_steps(output_dir: Path) -> list[int]:
+    """Steps of the whole checkpoints in a run's folder, oldest first."""
+    if not output_dir.is_dir():
+        return []
+    matches = (_NAME.fullmatch(entry.name) for entry in output_dir.iterdir() if entry.is_dir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def save_checkpoint(output_dir: Path, checkpoint: Checkpoint, *, total_limit: int | None = None) -> Path:
+    """Writes `checkpoint-<step>`, which appears whole or not at all, then drops the oldest ones.
+
+    Args:
+      output_dir: the run's folder.
+      checkpoint: what to write; one of the same step is replaced.
+      total_limit: how many checkpoints to keep, None for all.
+
+    Raises:
+      CheckpointError: the folder cannot be written.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = output_dir / f"checkpoint-{checkpoint.step}"
+    state: dict[str, Any] = {"rows": checkpoint.rows, "optimizer": checkpoint.optimizer}
+    if checkpoint.mean_rows is not None:
+        state["mean_rows"] = checkpoint.mean_rows
+    belongs = {"step": checkpoint.step, "config": checkpoint.config, "fingerprint": checkpoint.fingerprint}
+    try:
+        with folder_written_whole(folder) as unfinished, _checkpointer() as checkpointer:
+            arguments = ocp.args.Composite(
+                state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
+                run=ocp.args.JsonSave(belongs),  # pyright: ignore[reportCallIssue]
+            )
+            checkpointer.save(unfinished.absolute(), args=arguments, force=True)
+    except (OSError, ValueError, RuntimeError) as error:  # what orbax makes of a full disk
+        raise CheckpointError(
+            folder,
+            expected="a folder that can be written",
+            found=_unwritten(error),
+            remedy="Free space or mend the folder, then resume_from_checkpoint auto goes on; "
+            "earlier checkpoints are untouched.",
+        ) from error
+    if total_limit is not None:
+        folders = [output_dir / f"checkpoint-{step}" for step in checkpoint_steps(output_dir)]
+        for sealed in [each for each in folders if is_sealed(each)][:-total_limit]:
+            remove_folder(sealed)
+    return folder
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Reads a checkpoint folder.
+
+    Raises:
+      CheckpointError: it is not there, damaged, or not a checkpoint of this program.
+    """
+    import orbax.checkpoint as ocp
+
+    if found := damage(folder):
+        raise CheckpointError(
+            folder,
+            expected="a whole checkpoint",
+            found=found,
+            remedy="Resume from an earlier checkpoint, or start again with overwrite_output_dir.",
+        )
+    try:
+        with _checkpointer() as checkpointer:
+            arguments = ocp.args.Composite(
+                state=ocp.args.StandardRestore(),
+                run=ocp.args.JsonRestore(),
+            )
+            restored = checkpointer.restore(folder.absolute(), args=arguments)
+        state, belongs = restored["state"], restored["run"]
+        return Checkpoint(
+            rows=np.asarray(state["rows"]),
+            optimizer={path: np.asarray(leaf) for path, leaf in state["optimizer"].items()},
+            step=int(belongs["step"]),
+            config=belongs["config"],
+            fingerprint=belongs["fingerprint"],
+            mean_rows=np.asarray(state["mean_rows"]) if "mean_rows" in state else None,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            folder,
+            expected="a checkpoint of this program",
+            found=in_short(error),
+            remedy="Resume from an earlier checkpoint, or start again with overwrite_output_dir.",
+        ) from error
+
+
+def load_newest(output_dir: Path) -> tuple[Checkpoint, Path] | None:
+    """The newest whole checkpoint of a run and its folder; None if the run has none yet.
+
+    Damaged ones are said and passed over.
+
+    Raises:
+      CheckpointError: there are checkpoints, but none can be read.
+    """
+    steps = checkpoint_steps(output_dir)
+    for step in reversed(steps):
+        folder = output_dir / f"checkpoint-{step}"
+        try:
+            return load_checkpoint(folder), folder
+        except CheckpointError as error:
+            warn(str(error).partition(". Resume")[0])
+    if not steps:
+        return None
+    raise CheckpointError(
+        output_dir,
+        expected="a checkpoint that can be read",
+        found=f"{len(steps)} that cannot",
+        remedy="overwrite_output_dir starts from the beginning.",
+    )
+
+
+def find_checkpoint(output_dir: Path, name: str) -> Path:
+    """Turns a checkpoint's name or its path into its folder.
+
+    Raises:
+      CheckpointError: no checkpoint of that name.
+    """
+    steps = checkpoint_steps(output_dir)
+    for folder in (output_dir / Path(name).name, Path(name)):
+        if folder.is_dir() and (_NAME.fullmatch(folder.name) or folder.name == LAST_ON_HUB):
+            return folder
+    raise CheckpointError(
+        f"resume_from_checkpoint {name!r}",
+        expected=f"a checkpoint in {output_dir}",
+        found=f"only {', '.join(f'checkpoint-{step}' for step in steps)}" if steps else "none there",
+        remedy="Name one of these, or leave the option out to start from the beginning.",
+    )
+
+
+def check_same_run(checkpoint: Checkpoint, fingerprint: Mapping[str, str], folder: Path) -> None:
+    """Refuses to resume with another concept, model or set of images.
+
+    Raises:
+      CheckpointError: says what differs, then and now.
+    """
+    names = [*checkpoint.fingerprint, *(name for name in fingerprint if name not in checkpoint.fingerprint)]
+    old, new = checkpoint.fingerprint, fingerprint
+    differing = [name for name in names if old.get(name) != new.get(name)]
+    if differing:
+        raise CheckpointError(
+            folder,
+            expected="; ".join(f"{name} {old.get(name)}" for name in differing),
+            found="; ".join(f"{name} {new.get(name)}" for name in differing),
+            remedy="Resume with what the checkpoint was made with, or use another output_dir.",
+        )
+
+
+def optimizer_leaves(opt_state: Any) -> dict[str, np.ndarray]:
+    """The arrays of an optimizer state, by their path."""
+    leaves = jax.tree_util.tree_flatten_with_path(opt_state)[0]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def restore_optimizer(opt_state: Any, leaves: Mapping[str, np.ndarray], folder: Path) -> Any:
+    """Fills a fresh optimizer state with the arrays of a checkpoint.
+
+    Raises:
+      CheckpointError: the checkpoint is another optimizer's.
+    """
+    paths, tree = jax.tree_util.tree_flatten_with_path(opt_state)
+    expected = {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in paths}
+    found = {path: np.shape(leaf) for path, leaf in leaves.items()}
+    if expected != found:
+        raise CheckpointError(
+            folder,
+            expected=f"optimizer state {expected}",
+            found=str(found),
+            remedy="Resume with the optimizer settings that the checkpoint was made with.",
+        )
+    return jax.tree_util.tree_unflatten(tree, [leaves[path] for path in expected])
+
+
+def restore_mean(mean: Any, saved: Checkpoint, folder: Path) -> np.ndarray | None:
+    """The average of a checkpoint, which must have one just when the run keeps one.
+
+    Raises:
+      CheckpointError: only one of them does.
+    """
+    if (mean is None) != (saved.mean_rows is None):
+        raise CheckpointError(
+            folder,
+            expected=f"a checkpoint {'without' if mean is None else 'with'} an average of the vectors",
+            found="one with it" if mean is None else "one without it",
+            remedy="Resume with the use_ema that the checkpoint was made with.",
+        )
+    return saved.mean_rows
+
+
+def tree_digest(tree: Any, *, whole: bool = False) -> str:
+    """A short digest of a parameter tree: every leaf's path, shape, dtype and a sample of its values.
+
+    It tells models apart in milliseconds; the leaves are not read whole, unless `whole` says so.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        flat = np.asarray(leaf).reshape(-1)
+        digest.update(f"{jax.tree_util.keystr(path)} {np.shape(leaf)} {flat.dtype};".encode())
+        every = 1 if whole else max(1, flat.size // _DIGEST_VALUES)
+        digest.update(np.ascontiguousarray(flat[::every]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _unwritten(error: Exception) -> str:
+    """Why something was not written: a full disk, wherever in orbax's many lines that is, or their first."""
+    full = os.strerror(errno.ENOSPC)
+    return full.lower() if full in str(error) else in_short(error)
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint as ocp
+
+    # Orbax reports every save and restore at length; its warnings and errors still come through.
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    # Of several processes only the first one saves and restores, so none is waited for.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix="ti"
+    )
+    handler = ocp.CompositeCheckpointHandler(
+        state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        run=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)

@@ -1,0 +1,163 @@
+"""The loop: call the chunked update, then the hooks. No files, no mathematics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+
+from ti_flax.errors import Stopped
+from ti_flax.training.devices import first_copy, replicate
+from ti_flax.training.step import MEASURES, TrainState
+
+# A chunk is made as long as this takes: long enough that the host's share is small, short enough to watch.
+CHUNK_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What the updates of one call of the device program measured.
+
+    Attributes:
+      first_step: number of its first update, counted from 1.
+      loss: `[steps]` float32.
+      grad_norm: `[steps]` float32, over the rows that learn, before clipping.
+      finite: `[steps]` bool, whether loss, gradient and the rows after the update were so.
+      seconds: wall time of the call.
+    """
+
+    first_step: int
+    loss: np.ndarray
+    grad_norm: np.ndarray
+    finite: np.ndarray
+    seconds: float
+
+    @property
+    def last_step(self) -> int:
+        return self.first_step + len(self.loss) - 1
+
+
+class Hook:
+    """Something that happens beside the updates; it sees results and never changes them.
+
+    Attributes:
+      every: `reached` is called after every so many updates; None if only after the last.
+      stop: set in `reached` to make that update the last one.
+    """
+
+    every: int | None = None
+    stop: bool = False
+
+    def began(self, step: int, state: TrainState) -> None:
+        """Takes the state (on the host) before the first update, after `step` updates of an earlier run."""
+
+    def measured(self, chunk: Chunk) -> None:
+        """Takes the measures of a chunk, before any `reached` of its last step."""
+
+    def reached(self, step: int, state: TrainState) -> None:
+        """Takes the state (on the host) after update `step`, a multiple of `every` or the last one."""
+
+    def interrupted(self, step: int, state: TrainState) -> None:
+        """Takes the state (on the host) after update `step`, where the run was asked to end."""
+
+    def close(self, finished: bool) -> None:
+        """Ends what it holds open; called once, after all updates or whatever else ended them."""
+
+
+def begin(state: TrainState, hooks: Iterable[Hook]) -> None:
+    """Lets hooks do what comes before the first update, with a replicated state."""
+    host_state = first_copy(state)
+    for hook in hooks:
+        hook.began(int(host_state.step), host_state)
+
+
+def next_stop(step: int, total_steps: int, hooks: Iterable[Hook]) -> int:
+    """The next step after `step` at which some hook wants the state."""
+    stops = (step - step % hook.every + hook.every for hook in hooks if hook.every)
+    return min([total_steps, *stops])
+
+
+def run_steps(
+    program: Callable[..., Any],
+    state: TrainState,
+    arguments: tuple[Any, Any],
+    *,
+    total_steps: int,
+    capacity: int,
+    devices: Sequence[Any],
+    hooks: Sequence[Hook],
+    steps_per_call: int | None = None,
+    asked: Callable[[], bool] = lambda: False,
+    agree: Callable[[int, bool], int | None] = lambda steps, asked: None if asked else steps,
+) -> TrainState:
+    """Runs updates until `total_steps`, or until a hook stops them.
+
+    Args:
+      program: the compiled chunk, spread over the devices.
+      state: replicated state; its `step` says where to begin.
+      arguments: replicated frozen arrays and key.
+      total_steps: updates of the whole run.
+      capacity: the most updates of one call.
+      devices: where the state lives.
+      hooks: called in this order; they have begun.
+      steps_per_call: updates of a call; None lets them take about `CHUNK_SECONDS`.
+      asked: whether this process has been asked to end the run.
+      agree: from the updates of the next call, and whether this process was asked to end, to what all
+        processes of the run do: the first one's number, or None if any was asked.
+
+    Returns:
+      The last state, on the host.
+
+    Raises:
+      Stopped: a process was asked to end; the hooks have taken the state.
+    """
+    host_state = first_copy(state)
+    step, length = int(host_state.step), min(steps_per_call or 1, capacity)
+    while step < total_steps:
+        enough = any(hook.stop for hook in hooks)
+        wanted = 0 if enough else min(length, next_stop(step, total_steps, hooks) - step)
+        steps = agree(wanted, asked())
+        if steps is None:
+            _interrupt(step, first_copy(state), hooks)
+        if steps == 0:
+            return first_copy(state)
+        state, measures, seconds = _timed(program, state, *arguments, replicate(np.int32(steps), devices))
+        loss, norm, finite = (measures[name][:steps] for name in MEASURES)
+        chunk = Chunk(step + 1, loss, norm, finite == 1, seconds)
+        step += steps
+        for hook in hooks:
+            hook.measured(chunk)
+        due = [hook for hook in hooks if step == total_steps or (hook.every and step % hook.every == 0)]
+        if due or step == total_steps:
+            host_state = first_copy(state)
+        _reach(step, host_state, due)
+        if step < total_steps and any(hook.stop for hook in due):
+            _reach(step, host_state, [hook for hook in hooks if hook not in due])
+        if steps_per_call is None:
+            length = max(1, min(capacity, 2 * length, round(CHUNK_SECONDS * steps / max(seconds, 1e-6))))
+    return host_state
+
+
+def _timed(program: Callable[..., Any], *arguments: Any) -> tuple[TrainState, dict[str, np.ndarray], float]:
+    """Calls the program, and waits for it; its measures come to the host afterwards."""
+    start = time.perf_counter()
+    with jax.transfer_guard("disallow"):
+        state, measures = program(*arguments)
+        jax.block_until_ready(measures)
+    seconds = time.perf_counter() - start
+    return state, first_copy(measures), seconds
+
+
+def _interrupt(step: int, state: TrainState, hooks: Iterable[Hook]) -> NoReturn:
+    for hook in hooks:
+        hook.interrupted(step, state)
+    raise Stopped(f"stopped after step {step}; --resume_from_checkpoint auto goes on")
+
+
+def _reach(step: int, state: TrainState, hooks: Iterable[Hook]) -> None:
+    for hook in hooks:
+        hook.reached(step, state)

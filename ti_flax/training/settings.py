@@ -1,0 +1,89 @@
+"""What moves the rows, as configured: learning rate, the optimizer's options, rules for the rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from ti_flax.config import RunConfig
+from ti_flax.config.options import ADAM_OPTIONS, OptimizerOptions
+from ti_flax.embedding.rows import AddedRows, RowRules
+from ti_flax.errors import ConfigError
+from ti_flax.training.learning_rate import Schedule, Shape, learning_rate_schedule, stepped_schedule
+from ti_flax.training.optimizer import optimizer_arguments
+
+# The adam_* options under optax's names.
+_ADAMS = {"adam_beta1": "b1", "adam_beta2": "b2", "adam_epsilon": "eps", "adam_weight_decay": "weight_decay"}
+
+
+def update_samples(config: RunConfig, devices: int | None = None) -> int:
+    """Samples of one update, over all devices (None: those that JAX sees) and accumulated batches."""
+    training = config.training
+    devices = jax.device_count() if devices is None else devices
+    return training.train_batch_size * training.gradient_accumulation_steps * devices
+
+
+def row_rules(config: RunConfig, added: AddedRows) -> RowRules:
+    """What is done to the rows besides the optimizer's updates."""
+    options = config.optimizer
+    norms = {"none": None, "keep": added.median_norm, "limit": added.largest_norm}
+    return RowRules(
+        norm=norms[options.embedding_norm],
+        only_longer=options.embedding_norm == "limit",
+        pull=options.pull_to_start,
+        start=added.start if options.pull_to_start else None,
+        ema_decay=options.ema_decay if options.use_ema else None,
+    )
+
+
+def make_schedule(config: RunConfig, devices: int | None = None) -> Schedule:
+    """The learning rate of every update."""
+    options, factor = config.optimizer, rate_factor(config, devices)
+    if isinstance(options.learning_rate, str):
+        return stepped_schedule(options.learning_rate, factor=factor)
+    shape = Shape(
+        name=options.lr_scheduler,
+        total_steps=config.training.max_train_steps or 1,
+        warmup_steps=options.lr_warmup_steps,
+        num_cycles=options.lr_num_cycles,
+        power=options.lr_power,
+        step_rules=options.lr_step_rules,
+        timescale=options.lr_scheduler_timescale,
+        min_ratio=options.lr_scheduler_min_lr_ratio,
+        decay_steps=options.lr_decay_steps,
+    )
+    return learning_rate_schedule(shape, peak=options.learning_rate * factor)
+
+
+def rate_factor(config: RunConfig, devices: int | None = None) -> int:
+    """What `scale_lr` multiplies learning_rate by: the samples of an update, as in the reference."""
+    return update_samples(config, devices) if config.optimizer.scale_lr else 1
+
+
+def describe_rate(config: RunConfig) -> str:
+    """The learning rate in words, after `scale_lr`."""
+    rate, factor = config.optimizer.learning_rate, rate_factor(config)
+    if isinstance(rate, str):
+        return rate if factor == 1 else f"{factor} x ({rate})"
+    return f"{rate * factor:g}"
+
+
+def read_optimizer_arguments(options: OptimizerOptions) -> dict[str, Any]:
+    """The optimizer's own options: those of Adam where it has them, then `optimizer_args`.
+
+    Raises:
+      ConfigError: the optimizer has no such option, or it is given twice.
+    """
+    arguments = {
+        theirs: getattr(options, ours)
+        for ours, theirs in _ADAMS.items()
+        if options.optimizer in ADAM_OPTIONS[ours]
+    }
+    given = optimizer_arguments(options.optimizer, options.optimizer_args or ())
+    for ours, theirs in _ADAMS.items():
+        if theirs in given and getattr(options, ours) != getattr(OptimizerOptions, ours):
+            raise ConfigError(
+                f"{ours} and {theirs} of optimizer_args exclude each other", remedy="Leave one of them out."
+            )
+    return arguments | given
