@@ -1,33 +1,14 @@
 """Eight virtual CPU devices, a compilation cache, and the folders tests import from."""
 
 import gc
-import os
 import sys
-import tempfile
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-os.environ["HF_HUB_OFFLINE"] = "1"
-# PyTorch's threads wait for one another in a busy loop, which takes minutes beside anything else that runs.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("HF_HOME", str(Path(tempfile.gettempdir()) / "ti_flax-tests-hub"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 
-os.environ.setdefault("TI_FLAX_CACHE", str(Path(tempfile.gettempdir()) / "ti_flax-tests-cache"))
-
-# Here, because it reads its variables once: a test that changes them must not be the first to import it.
-import huggingface_hub.constants  # noqa: E402, F401
+import environment  # noqa: E402, F401  # before JAX
 import jax  # noqa: E402
 import pytest  # noqa: E402
-
-ROOT = Path(__file__).resolve().parent.parent
-for folder in (ROOT, ROOT / "scripts", ROOT / "demo", ROOT / "benchmarks", ROOT / "tests"):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "ti_flax-tests-jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-jax.config.update("jax_threefry_partitionable", True)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,0 +1,411 @@
+"""Pictures, and folders of them, that are wrong or mean harm."""
+
+import io
+import os
+import socket
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hostile_cases import Case, check, place, train, written
+from made_images import checksum, png
+from PIL import Image, PngImagePlugin
+
+from ti_flax.data.images.load import load_images
+from ti_flax.data.images.masks import MaskRules
+from ti_flax.errors import one_line
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+
+
+def rows(name, content):
+    """A run on a table of a folder beside a picture that nobody named."""
+
+    def run(folder):
+        written(folder / "private.png", encoded("PNG"))
+        content(written(folder / "data" / name, ""))
+        return train(folder, train_data_dir=folder / "data" / name)
+
+    return run
+
+
+def encoded(kind, picture=None, **options):
+    made = io.BytesIO()
+    (Image.fromarray(PIXELS) if picture is None else picture).save(made, kind, **options)
+    return made.getvalue()
+
+
+def impossible_png():
+    return png(1, 1).replace(struct.pack(">II", 1, 1), struct.pack(">II", 2 * 10**9, 2 * 10**9))
+
+
+def text_bomb():
+    """A PNG whose text unfolds to 8 million letters."""
+    unfolded = zlib.compressobj(9)
+    data = b"note\0\0" + b"".join(unfolded.compress(bytes(2**20)) for _ in range(8)) + unfolded.flush()
+    return png(8, 8, chunks=struct.pack(">I", len(data)) + b"zTXt" + data + checksum(b"zTXt", data))
+
+
+def gif(width, height):
+    picture = struct.pack("<BHHHHB", 0x2C, 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\0"
+    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + picture + b";"
+
+
+def webp(width, height):
+    size = (width - 1) | (height - 1) << 14
+    data = b"\x2f" + struct.pack("<I", size) + bytes(64)
+    body = b"WEBPVP8L" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def tiff_cycle():
+    """A TIFF whose directory names itself as the next one."""
+    made = bytearray(encoded("TIFF"))
+    (start,) = struct.unpack("<I", made[4:8])
+    (count,) = struct.unpack("<H", made[start : start + 2])
+    made[start + 2 + 12 * count :][:4] = b""
+    made[start + 2 + 12 * count : start + 6 + 12 * count] = struct.pack("<I", start)
+    return bytes(made)
+
+
+def frames(kind, count=200):
+    pictures = [Image.new("RGB", (32, 32), (each, 0, 0)) for each in range(count)]
+    return encoded(kind, pictures[0], save_all=True, append_images=pictures[1:], duration=10)
+
+
+def one(content, name="a.png"):
+    """A run on a folder with one file, or with what a function gives."""
+
+    def run(folder):
+        made = content() if callable(content) else content
+        return train(folder, train_data_dir=written(folder / "pictures" / name, made).parent)
+
+    return run
+
+
+def used(content, name="a.png"):
+    """What is read from a folder with one file."""
+
+    def run(folder):
+        pictures = written(folder / "pictures" / name, content).parent
+        return lambda: said(load_images(str(pictures), resolution=32))
+
+    return run
+
+
+def among(make, name):
+    """What is read from a folder with three pictures and what a function makes."""
+
+    def run(folder):
+        pictures = folder / "pictures"
+        pictures.mkdir()
+        for picture in (place() / "pictures").iterdir():
+            (pictures / picture.name).write_bytes(picture.read_bytes())
+        make(pictures / name)
+        return lambda: said(load_images(str(pictures), resolution=32))
+
+    return run
+
+
+def alone(make, name="a.png"):
+    """A run on what a function makes."""
+
+    def run(folder):
+        make(folder / name)
+        return train(folder, train_data_dir=folder / name)
+
+    return run
+
+
+def in_folder(make, name="a.png"):
+    """A run on a folder that holds what a function makes, and nothing else."""
+
+    def run(folder):
+        (folder / "pictures").mkdir()
+        make(folder / "pictures" / name)
+        return train(folder, train_data_dir=folder / "pictures")
+
+    return run
+
+
+def said(images):
+    """What a run would learn from."""
+    assert sum(len(group.pixels) for group in images.groups) == len(images.names)
+    assert all(group.pixels.dtype == np.uint8 for group in images.groups)
+    over = f", {len(images.passed_over)} passed over" if images.passed_over else ""
+    notes = "".join(f"; {note}" for note in images.notes)
+    return one_line(f"read: {len(images.names)} of 32 x 32{over}{notes}")
+
+
+def make_socket(path):
+    there = os.getcwd()
+    os.chdir(path.parent)  # a socket's whole path may have 108 letters
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(there)
+
+
+def many(path):
+    """100,000 files, all of them names of one."""
+    first = written(path / "00000.dat", b"no picture")
+    for number in range(1, 100_000):
+        if number % 50_000 == 0:  # file systems limit the names of one file
+            first = written(path / f"{number:05d}.dat", b"no picture")
+        else:
+            os.link(first, path / f"{number:05d}.dat")
+    written(path / "picture.png", encoded("PNG"))
+
+
+def nested(folder):
+    """A picture in 1,100 folders within one another, which only go one by one."""
+
+    def read():
+        there = os.getcwd()
+        os.chdir(folder)
+        for _ in range(1100):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("a.png").write_bytes(encoded("PNG"))
+        try:
+            return said(load_images(str(folder / "d"), resolution=32))
+        finally:
+            Path("a.png").unlink()
+            for _ in range(1100):
+                os.chdir("..")
+                os.rmdir("d")
+            os.chdir(there)
+
+    return read
+
+
+def masked(make):
+    def run(folder):
+        (folder / "masks").mkdir()
+        make(folder / "masks" / "0.png")
+        masks = MaskRules(folder=folder / "masks")
+        return lambda: said(load_images(str(place() / "pictures"), resolution=32, masks=masks))
+
+    return run
+
+
+def bytes_name(path):
+    os.symlink(place() / "pictures" / "0.png", os.fsencode(path.parent) + b"/caf\xe9\n\x1b[2J.png")
+
+
+def deep_gray():
+    return encoded("TIFF", Image.fromarray(np.full((8, 8), np.nan, np.float32)))
+
+
+def icon_bomb():
+    """An icon that says 16 x 16, and holds a picture of 20,000 x 20,000."""
+    content = png(20_000, 20_000, rows=1)
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(content), 22) + content
+
+
+def parquet(path, picture):
+    import datasets
+
+    datasets.Dataset.from_dict({"image": [picture]}).to_parquet(path)
+
+
+def readme(folder):
+    """A run on a folder whose README.md names the data of another one."""
+    (folder / "private").mkdir()
+    parquet(folder / "private" / "a.parquet", "a.png")
+    (folder / "data").mkdir()
+    parquet(folder / "data" / "b.parquet", "b.png")
+    configs = "---\nconfigs:\n- config_name: default\n  data_files: ../private/a.parquet\n---\n"
+    written(folder / "data" / "README.md", configs)
+    return train(folder, train_data_dir=folder / "data")
+
+
+LARGE = r"\d{6,}(?= pixels)"
+CASES = [
+    Case("zero_bytes", "a PNG of zero bytes", one(b"")),
+    Case("cut_png", "a PNG that is cut short", one(encoded("PNG")[:-2000]), loose=r"(?<=decoded \().*(?=\))"),
+    Case(
+        "cut_jpeg", "a JPEG that is cut short", one(encoded("JPEG")[:-400], "a.jpg"), loose=r"\d+(?= bytes)"
+    ),
+    Case("text", "text named .png", one("once upon a time")),
+    Case("pointer", "a Git LFS pointer", one("version https://git-lfs.github.com/spec/v1\n", "a.jpg")),
+    Case("html", "a web page named .jpg", one("<!doctype html><title>404</title>", "a.jpg")),
+    Case("mislabelled", "a JPEG named .png", used(encoded("JPEG"))),
+    Case("no_suffix", "a PNG without a suffix", used(encoded("PNG"), "picture")),
+    Case("one_pixel", "a picture of 1 x 1", used(encoded("PNG", Image.new("RGB", (1, 1))))),
+    Case("strip", "a picture of 30,000 x 20", used(png(30_000, 20))),
+    Case("pole", "a picture of 20 x 30,000", used(png(20, 30_000))),
+    Case(
+        "bomb", "a PNG of 2 MB that unfolds to 20,000 x 20,000", one(lambda: png(20_000, 20_000)), loose=LARGE
+    ),
+    Case(
+        "bomb_header",
+        "a PNG that says it has 2,000,000,000 x 2,000,000,000",
+        one(impossible_png()),
+        loose=r"(?<=decoded \().*(?=\))",
+    ),
+    Case("bomb_gif", "a GIF that says it has 65,535 x 65,535", one(gif(65535, 65535), "a.gif"), loose=LARGE),
+    Case(
+        "bomb_webp", "a WebP that says it has 16,383 x 16,383", one(webp(16383, 16383), "a.webp"), loose=LARGE
+    ),
+    Case(
+        "bomb_icon",
+        "an icon with a picture of 20,000 x 20,000 in it",
+        one(icon_bomb(), "a.ico"),
+        loose=r"\d{6,}(?= pixels)|(?<=decoded \().*(?=\))",
+    ),
+    Case("bomb_text", "a PNG whose text unfolds to 8 MB", one(text_bomb), loose=r"(?<=decoded \().*(?=\))"),
+    Case("animated_gif", "an animated GIF of 200 frames", used(frames("GIF"), "a.gif")),
+    Case("animated_webp", "an animated WebP of 200 frames", used(frames("WEBP"), "a.webp")),
+    Case("animated_png", "an animated PNG of 200 frames", used(frames("PNG"))),
+    Case("tiff_cycle", "a TIFF whose directory follows itself", used(tiff_cycle(), "a.tif")),
+    Case("not_a_number", "a TIFF of what are no numbers", one(deep_gray(), "a.tif")),
+    Case("cmyk", "a JPEG in CMYK", used(encoded("JPEG", Image.fromarray(PIXELS).convert("CMYK")), "a.jpg")),
+    Case("heic", "a HEIC", one(b"\x00\x00\x00\x18ftypheic", "a.heic")),
+    Case("svg", "an SVG", one("<svg/>", "a.svg")),
+    Case("eps", "a program in PostScript", one("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a.eps")),
+    Case("nothing", "an empty folder", in_folder(lambda path: None)),
+    Case("others", "a folder of other files", one("print()", "a.py")),
+    Case("none", "a folder that is not there", lambda folder: train(folder, train_data_dir=folder / "no")),
+    Case("pipe", "a pipe that nobody writes to, alone in a folder", in_folder(os.mkfifo)),
+    Case("pipe_among", "the same among pictures", among(os.mkfifo, "z.png")),
+    Case("pipe_itself", "the same as train_data_dir", alone(os.mkfifo)),
+    Case("socket", "a socket among pictures", among(make_socket, "z.png")),
+    Case("socket_itself", "a socket as train_data_dir", alone(make_socket, "s")),
+    Case(
+        "device",
+        "a link to a device without an end",
+        among(lambda path: path.symlink_to("/dev/zero"), "z.png"),
+    ),
+    Case(
+        "device_itself", "such a device as train_data_dir", alone(lambda path: path.symlink_to("/dev/zero"))
+    ),
+    Case("loop", "a link to itself", among(lambda path: path.symlink_to(path), "z.png")),
+    Case("loop_itself", "the same as train_data_dir", alone(lambda path: path.symlink_to(path))),
+    Case("broken_link", "a link to nothing", in_folder(lambda path: path.symlink_to("nothing"))),
+    Case("circle", "a folder with a link to itself", among(lambda path: path.symlink_to(path.parent), "z")),
+    Case("folder_name", "a folder named z.png", among(lambda path: path.mkdir(), "z.png")),
+    Case("bytes_name", "a name that is no UTF-8, with commands for the terminal", among(bytes_name, "z.png")),
+    Case("long_name", "a name of 255 letters", used(encoded("PNG"), "n" * 251 + ".png")),
+    Case("nested", "1,100 folders within one another", nested),
+    Case(
+        "list_missing",
+        "a list that names a file that is not there",
+        alone(lambda path: written(path, "no.png\n"), "list.txt"),
+    ),
+    Case(
+        "list_device",
+        "a list that names a device",
+        alone(lambda path: written(path, "/dev/zero\n"), "list.txt"),
+    ),
+    Case(
+        "list_scheme",
+        "a list that names a link of another kind",
+        alone(lambda path: written(path, "file:///etc/passwd\n"), "list.txt"),
+    ),
+    *(
+        Case(f"link_{name}", given, alone(lambda path, link=link: written(path, f"{link}\n"), "list.txt"))
+        for name, given, link in (
+            ("own", "a list with a link to this machine", "http://127.0.0.1:9/a.png"),
+            ("number", "the same as one number", "http://2130706433:9/a.png"),
+            ("hexadecimal", "the same in hexadecimal", "http://0x7f.1:9/a.png"),
+            ("wrapped", "the same in IPv6", "http://[::ffff:127.0.0.1]:9/a.png"),
+            (
+                "metadata",
+                "a link to the secrets of a machine in a cloud",
+                "http://169.254.169.254/latest/a.png",
+            ),
+            ("network", "a link to a private network", "https://10.0.0.1/a.png"),
+            ("brackets", "a link with a bracket that stays open", "http://[::1/a.png"),
+            ("port", "a link with a port that is none", "http://127.0.0.1:x/a.png"),
+        )
+    ),
+    Case(
+        "row_above",
+        "a metadata.jsonl that names a file above its folder",
+        rows("metadata.jsonl", lambda path: written(path, '{"file_name": "../private.png"}\n')),
+    ),
+    Case(
+        "row_absolute",
+        "one with an absolute path",
+        rows("a.csv", lambda path: written(path, f"file_name\n{path.parent.parent}/private.png\n")),
+    ),
+    Case(
+        "row_linked",
+        "one that names a link out of its folder",
+        rows(
+            "a.csv",
+            lambda path: (
+                written(path, "file_name\na.png\n"),
+                (path.parent / "a.png").symlink_to("../private.png"),
+            ),
+        ),
+    ),
+    Case(
+        "parquet_above",
+        "a .parquet whose row names a file above its folder",
+        rows("a.parquet", lambda path: parquet(path, "../private.png")),
+    ),
+    Case(
+        "parquet_absolute",
+        "one with an absolute path",
+        rows("a.parquet", lambda path: parquet(path, f"{path.parent.parent}/private.png")),
+    ),
+    Case("parquet_elsewhere", "a folder whose README.md names another one's data", readme),
+    Case(
+        "linked",
+        "a picture that is a link out of its folder",
+        among(lambda path: path.symlink_to(place() / "pictures" / "0.png"), "z.png"),
+    ),
+    Case(
+        "list_binary",
+        "a file of other bytes as train_data_dir",
+        alone(lambda path: written(path, os.urandom(64) + b"\0\xff"), "a.bin"),
+    ),
+    Case(
+        "list_home",
+        "a list that names the home of nobody",
+        alone(lambda path: written(path, "~nobody-here/a.png\n"), "list.txt"),
+    ),
+    Case(
+        "parquet",
+        "a damaged .parquet",
+        alone(lambda path: written(path, b"PAR1 no PAR1"), "a.parquet"),
+        loose=r"(?<=cannot be read \().*(?=\))",
+    ),
+    Case("mask_pipe", "a mask that is a pipe", masked(os.mkfifo)),
+    Case("mask_empty", "a mask of zero bytes", masked(lambda path: written(path, b""))),
+    Case(
+        "mask_bomb",
+        "a mask that unfolds to 20,000 x 20,000",
+        masked(lambda path: written(path, png(20_000, 20_000))),
+        loose=LARGE,
+    ),
+    Case("mask_strip", "a mask of another shape", masked(lambda path: written(path, png(30_000, 20)))),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_input(case, tmp_path):
+    check(case, tmp_path, "test_hostile_images")
+
+
+def test_the_text_that_unfolds_does(tmp_path):
+    """The case `bomb_text` is no bomb if nothing in it would unfold."""
+    assert len(text_bomb()) < 100_000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 2**30)
+        patch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 2**30)
+        with Image.open(io.BytesIO(text_bomb())) as picture:
+            picture.load()
+            assert len(picture.info["note"]) == 2**23
+
+
+def test_a_name_of_any_bytes_is_read(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    bytes_name(tmp_path / "pictures" / "x")
+    images = load_images(str(tmp_path / "pictures"), resolution=32)
+    assert os.fsencode(images.names[0]) == b"caf\xe9\n\x1b[2J.png"

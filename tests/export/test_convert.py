@@ -1,0 +1,221 @@
+"""The script that converts embedding files and shows what is in them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import convert_embeds
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_folder import write_folder
+
+from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.read import read_embedding
+from ti_flax.errors import TiFlaxError
+
+ROWS = np.random.default_rng(0).normal(size=(3, 768)).astype(np.float32)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_learned_embeds(tmp_path / "cat.safetensors", "<my-cat>", ROWS)
+    return tmp_path
+
+
+def run(capsys, *arguments):
+    convert_embeds.run(convert_embeds.parse_arguments([str(argument) for argument in arguments]))
+    return capsys.readouterr().out.strip()
+
+
+def safetensors(path, metadata=None, **tensors):
+    from safetensors.numpy import save_file
+
+    save_file(tensors, path, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["a.bin"], "a.bin: diffusers form, token <my-cat>, 3 vectors of 768 numbers in float32. The word in "
+         "prompts is <my-cat>."),
+        (["a.pt"], "a.pt: automatic1111 form, .* The word in prompts is the file's name, a."),
+        (["a.png"], "a.png: automatic1111 form, .* The word in prompts is <my-cat>."),
+        (["a.png", "--name", "cat"], "a.png: automatic1111 form, .* The word in prompts is cat."),
+        (["a.pt", "--to", "rinongal"], r"a.pt: rinongal form, .* The word in prompts is \*."),
+        (["a.safetensors", "--to", "kohya", "--dtype", "float16"], "kohya form, .* in float16"),
+        (["a.bin", "--token", "<else>"], "diffusers form, token <else>, "),
+    ],
+)  # fmt: skip
+def test_what_was_written_is_said(place, capsys, flags, said):
+    import re
+
+    assert re.search(said, run(capsys, "cat.safetensors", *flags))
+    dtype = np.float16 if "float16" in flags else np.float32
+    assert read_embedding(place / flags[0]).rows.tobytes() == ROWS.astype(dtype).astype(np.float32).tobytes()
+
+
+def test_a_chain_through_every_form_keeps_word_and_bits(place, capsys):
+    steps = [
+        "1.bin",
+        "2.pt",
+        "3.png",
+        "4.safetensors --to kohya",
+        "5.png",
+        "6.safetensors --to automatic1111",
+    ]
+    last = "cat.safetensors"
+    for step in steps:
+        run(capsys, last, *step.split())
+        last = step.split()[0]
+    found = read_embedding(place / last)
+    assert found.token == "<my-cat>" and found.rows.tobytes() == ROWS.tobytes()
+
+
+def test_a_file_without_a_word_goes_by_its_name(place, capsys):
+    safetensors(place / "tabby.safetensors", emp_params=ROWS)
+    said = run(capsys, "tabby.safetensors", "tabby.bin")
+    assert "token tabby (the file's name, as it holds no word)" in said
+    assert read_embedding(place / "tabby.bin").token == "tabby"
+    assert "(the file's name" not in run(capsys, "tabby.safetensors", "b.bin", "--token", "<tabby>")
+
+
+def test_one_of_several_is_taken_out(place, capsys):
+    safetensors(place / "both.safetensors", **{"<a>": ROWS, "<b>": ROWS + 1})
+    run(capsys, "both.safetensors", "b.bin", "--token", "<b>")
+    found = read_embedding(place / "b.bin")
+    assert found.token == "<b>" and found.rows.tobytes() == (ROWS + 1).tobytes()
+
+
+def test_a_file_for_sdxl_stays_one(place, capsys):
+    second = np.ones((3, 1280), np.float32)
+    safetensors(place / "xl.safetensors", clip_l=ROWS, clip_g=second)
+    said = run(capsys, "xl.safetensors", "again.safetensors")
+    assert "kohya form, token xl" in said and "3 vectors of 768 and 1280 numbers" in said
+    found = read_embedding(place / "again.safetensors")
+    assert found.kind == "sdxl" and found.token == "xl" and (found.second_rows == second).all()
+    assert found.details["modelspec.architecture"] == "stable-diffusion-xl-v1-base/textual-inversion"
+
+
+def test_a_picture_is_drawn_upon(place, capsys):
+    Image.new("RGB", (300, 400), (10, 200, 30)).save(place / "green.jpg")
+    run(capsys, "cat.safetensors", "a.png", "--picture", "green.jpg")
+    with Image.open(place / "a.png") as made:
+        assert made.height == 400 and made.width > 302
+        assert np.abs(np.asarray(made.convert("RGB"))[200, made.width // 2] - (10, 200, 30)).max() <= 2
+
+
+def test_nothing_is_replaced_unasked(place, capsys):
+    (place / "a.bin").write_bytes(b"mine")
+    with pytest.raises(TiFlaxError, match="a.bin: expected a new file"):
+        run(capsys, "cat.safetensors", "a.bin")
+    assert (place / "a.bin").read_bytes() == b"mine"
+    run(capsys, "cat.safetensors", "a.bin", "--overwrite")
+    run(capsys, "a.bin", "a.bin", "--overwrite", "--token", "<x>")
+    assert read_embedding(place / "a.bin").token == "<x>"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["cat.safetensors"], "expected IN and OUT, or --inspect FILE, found IN alone"),
+        ([], "found neither"),
+        (["none.pt", "a.pt"], "none.pt: expected an embedding file, found No such file"),
+        (["cat.safetensors", "a.gif"], "a.gif: expected a name that ends in"),
+        (
+            ["cat.safetensors", "a.pt", "--picture", "x.png"],
+            "--picture: expected a .png as the file to write",
+        ),
+        (
+            ["cat.safetensors", "a.png", "--picture", "x.png"],
+            "--picture x.png: expected a picture, found No su",
+        ),
+        (["cat.safetensors", "a.pt", "--token", " "], "--token: expected a word, found an empty one"),
+        (
+            ["large.safetensors", "a.pt", "--dtype", "float16"],
+            "numbers that float16 holds, found one of 1e.05",
+        ),
+        (["cat.safetensors", "a.bin", "--name", "x"], "--name: expected a form .*, found diffusers .bin"),
+        (["cat.safetensors", "a.pt", "--to", "kohya", "--name", "x"], "--name: .*, found kohya .pt"),
+        (["cat.safetensors", "a.pt", "--variant", "fp16"], "--variant: expected to be given with --inspect"),
+        (["--inspect", "cat.safetensors", "--to", "kohya"], "--to: expected to be given without --inspect"),
+        (
+            ["--inspect", "cat.safetensors", "--overwrite"],
+            "--overwrite: expected to be given without --inspect",
+        ),
+        (["--inspect", "cat.safetensors", "--revision", "x"], "given with --pretrained_model_name_or_path"),
+        (["--inspect", "none.pt"], "none.pt: expected an embedding file"),
+    ],
+)
+def test_mistakes_are_one_line(place, capsys, flags, words):
+    safetensors(place / "large.safetensors", emb_params=ROWS[:1] * 0 + 1e5)
+    with pytest.raises(TiFlaxError, match=words) as caught:
+        run(capsys, *flags)
+    assert "\n" not in str(caught.value) and not (place / "a.pt").exists()
+
+
+def test_the_script_needs_no_torch_and_no_jax(place):
+    code = "import sys, runpy; sys.argv[0] = 'x'; sys.modules['torch'] = None; sys.modules['jax'] = None\n"
+    code += f"runpy.run_path({str(ROOT / 'scripts' / 'convert_embeds.py')!r}, run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "cat.safetensors", "a.pt"], capture_output=True, text=True, cwd=place
+    )
+    assert done.returncode == 0 and done.stdout.startswith("a.pt: automatic1111"), done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code, "cat.safetensors", "a.pt"], capture_output=True, text=True, cwd=place
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: a.pt: expected a new file")
+    assert done.stderr.count("\n") == 1
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--inspect", "a.pt"], capture_output=True, text=True, cwd=place
+    )
+    assert done.returncode == 0 and "token       <my-cat>" in done.stdout, done.stderr
+
+
+def test_what_is_in_a_file_is_shown(place, capsys):
+    lines = run(capsys, "--inspect", "cat.safetensors").splitlines()
+    assert lines[0] == "cat.safetensors"
+    for wanted in (
+        "  form        diffusers: the token is the key",
+        "  token       <my-cat>",
+        "  vectors     3",
+        "  width       768",
+        "  dtype       float32",
+        "  fits        Stable Diffusion 1.x (768 wide)",
+    ):
+        assert wanted in lines
+    norms = ", ".join(f"{norm:.4g}" for norm in np.linalg.norm(ROWS, axis=1))
+    assert f"  norms       {norms}" in lines
+
+
+def test_what_a_file_says_is_shown(place, capsys):
+    metadata = {"modelspec.title": "cat\n" * 99, "modelspec.author": "me"}
+    safetensors(place / "k.safetensors", metadata, emb_params=ROWS.astype(np.float16))
+    shown = run(capsys, "--inspect", "k.safetensors")
+    assert "modelspec.author  me" in shown and "dtype       float16" in shown
+    assert "token       none in the file; the Web UI takes the file's name, k" in shown
+    assert max(map(len, shown.splitlines())) < 140
+    safetensors(place / "xl.safetensors", clip_l=ROWS, clip_g=np.ones((3, 1280), np.float32))
+    shown = run(capsys, "--inspect", "xl.safetensors")
+    assert "768 (clip_l) and 1280 (clip_g)" in shown and "fits        SDXL" in shown
+    assert f"; clip_g {', '.join(['35.78'] * 3)}" in shown
+
+
+def test_a_files_vectors_beside_a_models_words(place, capsys):
+    from ti_flax.models.stable_diffusion import load_stable_diffusion
+    from ti_flax.models.tokenizer import load_tokenizer
+
+    folder = write_folder(place / "model")
+    params = load_stable_diffusion(folder, components=("text_encoder",)).params["text_encoder"]
+    table = np.asarray(params["text_model"]["embeddings"]["token_embedding"]["embedding"])
+    tokenizer = load_tokenizer(folder)
+    cat, dog = (table[tokenizer.convert_tokens_to_ids(f"{word}</w>")] for word in ("cat", "dog"))
+    save_learned_embeds(place / "a.bin", "<x>", np.stack([cat, dog * 1000]))
+    shown = run(capsys, "--inspect", "a.bin", "--pretrained_model_name_or_path", "model")
+    assert "model: yes, its text encoder is 32 wide" in shown
+    first, second = shown.splitlines()[-2:]
+    assert "  cat 1.00, " in first and "  dog 1.00, " in second and "100 % of words  " in second
+    shown = run(capsys, "--inspect", "cat.safetensors", "--pretrained_model_name_or_path", "model")
+    assert "not model, whose text encoder is 32 wide" in shown and "cosine" not in shown

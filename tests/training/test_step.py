@@ -1,0 +1,245 @@
+"""The step on tiny models: what moves, what does not, and what the bits depend on."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_step import CAPACITY, make_frozen, make_task, start_rows
+
+from ti_flax.data.dataset import Examples, one_shape
+from ti_flax.embedding.rows import RowRules
+from ti_flax.training import optimizer as optim
+from ti_flax.training.batches import bucket_of_step, draw, image_index
+from ti_flax.training.devices import first_copy, replicate, spread
+from ti_flax.training.step import init_state, make_chunk, result_rows
+
+
+def draw_one(task, seed, examples, *, step=0, position=0):
+    places = {"step": jnp.int32(step), "position": jnp.int32(position)}
+    key = jax.random.key(seed)
+    return draw(task.draw_rules, key, examples.buckets[0], examples.token_ids, **places)
+
+
+def run(task, frozen, chunks, *, devices=1, state=None):
+    """Runs chunks of the given lengths and returns the last state and all losses, on the host."""
+    places = jax.devices()[:devices]
+    key = np.asarray(jax.random.key_data(jax.random.key(7)))
+    state = replicate(state or init_state(task, start_rows(task)), places)
+    arguments = replicate(frozen, places), replicate(key, places)
+    program = spread(make_chunk(task, CAPACITY), places)
+    program = program.lower(state, *arguments, replicate(np.int32(1), places)).compile()
+    losses = []
+    for steps in chunks:
+        count = replicate(np.int32(steps), places)
+        with jax.transfer_guard("disallow"):
+            state, measures = program(state, *arguments, count)
+        losses.append(first_copy(measures)["loss"][:steps])
+    return first_copy(state), np.concatenate(losses), first_copy(arguments[0])
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    task = make_task()
+    frozen = make_frozen(task)
+    return task, frozen, run(task, frozen, [6])
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_device_count_changes_only_rounding(one_device, devices):
+    task, frozen, (expected, expected_losses, _) = one_device
+    split = dataclasses.replace(task, batch_size=8 // devices, device_count=devices)
+    state, losses, _ = run(split, frozen, [6], devices=devices)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulation_changes_only_rounding(one_device):
+    task, frozen, (expected, expected_losses, _) = one_device
+    split = dataclasses.replace(task, batch_size=2, accumulation=4)
+    state, losses, _ = run(split, frozen, [6])
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunks", [[1, 5], [2, 2, 2], [1] * 6])
+def test_chunk_length_does_not_change_a_bit(one_device, chunks):
+    task, frozen, (expected, expected_losses, _) = one_device
+    state, losses, _ = run(task, frozen, chunks)
+    assert state.rows.tobytes() == expected.rows.tobytes()
+    assert losses.tobytes() == expected_losses.tobytes()
+
+
+def test_going_on_from_a_saved_state_gives_the_same_bits(one_device):
+    task, frozen, (expected, _, _) = one_device
+    half, _, _ = run(task, frozen, [3])
+    assert int(half.step) == 3
+    state, _, _ = run(task, frozen, [3], state=half)
+    for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        assert leaf.tobytes() == wanted.tobytes()
+
+
+def test_frozen_things_keep_their_bits():
+    task = make_task(trainable=(True, False))
+    frozen = make_frozen(task)
+    state, losses, frozen_after = run(task, frozen, [4])
+    start = start_rows(task).astype(np.float32)
+    assert np.isfinite(losses).all()
+    assert state.rows[1].tobytes() == start[1].tobytes()
+    assert (state.rows[0] != start[0]).all()
+    for leaf, wanted in zip(jax.tree.leaves(frozen_after), jax.tree.leaves(frozen), strict=True):
+        assert leaf.tobytes() == np.asarray(wanted).tobytes()
+    assert {leaf.shape for leaf in jax.tree.leaves(state.opt_state)} == {(), (1, 32)}
+
+
+def test_seed_and_position_matter_and_every_epoch_shows_every_image(one_device):
+    task, frozen, _ = one_device
+    batches = [
+        draw_one(task, seed, frozen["examples"], step=step, position=position)
+        for seed, step, position in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    ]
+    noises = {np.asarray(batch.noise).tobytes() for batch in batches}
+    assert len(noises) == 4
+    assert not np.allclose(batches[0].noise, batches[0].latents)
+    shown = [int(image_index(jax.random.key(3), jnp.int32(i), 5)) for i in range(20)]
+    epochs = [shown[i : i + 5] for i in range(0, 20, 5)]
+    assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_posterior_and_noise_are_drawn_apart(one_device):
+    task, frozen, _ = one_device
+    posteriors = np.zeros_like(frozen["examples"].buckets[0].posteriors)
+    batch = draw_one(task, 0, one_shape(posteriors, frozen["examples"].token_ids[0]))
+    sampled = batch.latents / task.model.vae.config.scaling_factor
+    correlation = np.corrcoef(np.ravel(sampled), np.ravel(batch.noise))[0, 1]
+    assert abs(correlation) < 0.5
+    assert 0.5 < sampled.std() < 1.5 and 0.5 < batch.noise.std() < 1.5
+
+
+def test_flip_p_chooses_between_image_and_mirror_image(one_device):
+    task, frozen, _ = one_device
+    mirrored = np.zeros_like(frozen["examples"].buckets[0].posteriors)
+    mirrored[..., 4:] = -30.0
+    mirrored[:, 1, ..., :4] = 1.0
+    examples = one_shape(mirrored, frozen["examples"].token_ids[0])
+    scale = task.model.vae.config.scaling_factor
+    for flip_p, expected in [(0.0, {0.0}), (1.0, {1.0}), (0.5, {0.0, 1.0})]:
+        flipped = dataclasses.replace(task, flip_p=flip_p)
+        drawn = [draw_one(flipped, 0, examples, step=step) for step in range(12)]
+        assert {round(float(batch.latents.mean()) / scale, 2) for batch in drawn} == expected
+
+
+def test_gradient_checkpointing_changes_only_rounding(one_device):
+    task, frozen, (expected, _, _) = one_device
+    model = dataclasses.replace(task.model, unet=task.model.unet.clone(gradient_checkpointing=True))
+    state, _, _ = run(dataclasses.replace(task, model=model), frozen, [6])
+    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-6)
+
+
+def test_one_all_reduce_and_no_other_collective(one_device):
+    task, frozen, _ = one_device
+    places = jax.devices()[:2]
+    split = dataclasses.replace(task, batch_size=4, device_count=2)
+    program = spread(make_chunk(split, CAPACITY), places)
+    key = np.asarray(jax.random.key_data(jax.random.key(7)))
+    arguments = (init_state(split, start_rows(split)), frozen, key, np.int32(1))
+    text = program.lower(*(replicate(argument, places) for argument in arguments)).compile().as_text()
+    # One line of the program for the loss and the gradient, combined or not.
+    assert 1 <= text.count(" all-reduce(") <= 2
+    assert "all-gather" not in text and "all-to-all" not in text
+
+
+def in_buckets(frozen):
+    """The first picture in a shape of its own, and with it weights; the others shown twice as often."""
+    [bucket], token_ids = frozen["examples"][:2]
+    wide = np.concatenate([bucket.posteriors[:1]] * 2, axis=3)
+    first = bucket._replace(
+        posteriors=wide,
+        prompts=bucket.prompts[:1],
+        places=np.array([0], np.int32),
+        loss_weights=np.linspace(0, 2, 64, dtype=np.float32).reshape(1, 2, 4, 8),
+    )
+    rest = bucket._replace(
+        posteriors=bucket.posteriors[1:], prompts=bucket.prompts[1:], places=np.array([0, 1, 0, 1], np.int32)
+    )
+    return frozen | {"examples": Examples((first, rest), token_ids)}
+
+
+def test_every_bucket_has_its_share_of_the_updates(one_device):
+    _, frozen, _ = one_device
+    buckets = in_buckets(frozen)["examples"].buckets
+    seen = [bucket_of_step(jax.random.key(0), jnp.int32(step), buckets) for step in range(20)]
+    chosen = [int(bucket) for bucket, _ in seen]
+    assert [sum(chosen[i : i + 5]) for i in range(0, 20, 5)] == [4, 4, 4, 4]
+    assert len({tuple(chosen[i : i + 5]) for i in range(0, 20, 5)}) > 1
+    for bucket in (0, 1):
+        assert [int(before) for each, before in seen if each == bucket] == list(range(chosen.count(bucket)))
+
+
+def test_buckets_give_the_same_rows_on_every_number_of_devices(one_device):
+    task, frozen, _ = one_device
+    frozen = in_buckets(frozen)
+    expected, losses, _ = run(task, frozen, [4, 2])
+    split = dataclasses.replace(task, batch_size=1, device_count=8)
+    state, split_losses, _ = run(split, frozen, [6], devices=8)
+    np.testing.assert_allclose(split_losses, losses, rtol=1e-5)
+    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-7)
+
+
+def test_weights_of_one_change_nothing_and_others_weigh_the_error(one_device):
+    task, frozen, (expected, losses, _) = one_device
+    [bucket], token_ids = frozen["examples"][:2]
+
+    def weighted(weights):
+        changed = frozen | {"examples": Examples((bucket._replace(loss_weights=weights),), token_ids)}
+        return run(task, changed, [6])
+
+    ones = np.ones((3, 2, 4, 4), np.float32)
+    state, ones_losses, _ = weighted(ones)
+    np.testing.assert_allclose(ones_losses, losses, rtol=1e-6)
+    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-7)
+    _, doubled, _ = weighted(2 * ones)
+    np.testing.assert_allclose(doubled[0], 2 * losses[0], rtol=1e-6)
+
+
+def row_rules(task, **changes):
+    return dataclasses.replace(task, rules=RowRules(**changes))
+
+
+def test_the_pull_is_part_of_the_loss_and_of_the_gradient():
+    """One plain gradient step with and without the pull: they differ by its formula."""
+    schedule = optim.make_optimizer("sgd", lambda step: 1.0)
+    task = make_task(optimizer=optim.mask_rows(schedule, np.array([True, True])))
+    frozen, anchor = make_frozen(task), np.full((2, 32), 0.5, np.float32)
+    plain, loss, _ = run(task, frozen, [1])
+    pulled, pulled_loss, _ = run(row_rules(task, pull=0.1, start=anchor), frozen, [1])
+    offset = start_rows(task) - anchor
+    np.testing.assert_allclose(pulled_loss - loss, 0.05 * (offset**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(pulled.rows, plain.rows - 0.1 * offset, atol=1e-6)
+
+
+def test_norms_are_held_once_an_update_and_averages_follow(one_device):
+    task, frozen, (plain, _, _) = one_device
+    split = dataclasses.replace(row_rules(task, norm=0.5, ema_decay=0.9), batch_size=4, accumulation=2)
+    first, _, _ = run(split, frozen, [1])
+    np.testing.assert_allclose(np.linalg.norm(first.rows, axis=1), 0.5, rtol=1e-6)
+    assert first.mean_rows.tobytes() == first.rows.tobytes()
+    # The learning rate of the first update is 0, so it rescales the start and does nothing else.
+    start = start_rows(task)
+    expected = 0.5 * start / np.linalg.norm(start, axis=1, keepdims=True)
+    np.testing.assert_allclose(first.rows, expected, rtol=1e-5)
+    whole, _, _ = run(split, frozen, [6])
+    half, _, _ = run(split, frozen, [3])
+    again, _, _ = run(split, frozen, [3], state=half)
+    assert again.mean_rows.tobytes() == whole.mean_rows.tobytes() != whole.rows.tobytes()
+    assert result_rows(split, whole).tobytes() == whole.mean_rows.tobytes()
+    assert plain.mean_rows is None and len(jax.tree.leaves(plain)) == len(jax.tree.leaves(whole)) - 1
+    assert result_rows(task, plain).tobytes() == plain.rows.tobytes()
+
+
+def test_an_average_does_not_change_the_rows(one_device):
+    task, frozen, (plain, losses, _) = one_device
+    averaged, its_losses, _ = run(row_rules(task, ema_decay=0.9), frozen, [6])
+    assert averaged.rows.tobytes() == plain.rows.tobytes() and its_losses.tobytes() == losses.tobytes()
