@@ -12,6 +12,7 @@ from ti_flax.data.prompts.templates import training_prompts
 from ti_flax.data.training_prompts import chosen_templates, make_prompts, read_captions
 from ti_flax.errors import CheckpointError, DataError
 from ti_flax.models.tokenizer import encode_prompts
+from ti_flax.run import resume
 from ti_flax.run import train as run
 from ti_flax.training.checkpoint import checkpoint_steps
 
@@ -38,7 +39,9 @@ def configure(place, output="out", **changes):
 
 def prompts_of(plain, place, **changes):
     config = configure(place, **changes)
-    return make_prompts(config, chosen_templates(config), plain.tokenizer, plain.concept, plain.images)
+    templates = chosen_templates(config.prompts, config.concept.learnable_property)
+    known, seed = (plain.tokenizer, plain.concept, plain.images), config.training.seed
+    return make_prompts(config.prompts, templates, *known, seed=seed)
 
 
 def decoded(plain, rows):
@@ -155,11 +158,11 @@ def test_captions_change_the_rows_and_no_other_file(place, whole):
 
 
 def test_a_resumed_run_draws_the_same_prompts(place, tmp_path, whole, monkeypatch, capsys):
-    monkeypatch.setattr(run.secrets, "randbelow", lambda _: 3)
+    monkeypatch.setattr(resume.secrets, "randbelow", lambda _: 3)
     output = {"output_dir": str(tmp_path), "seed": None} | SHUFFLED
     train_until(configure(place, **output), 2)
     assert checkpoint_steps(tmp_path) == [2]
-    monkeypatch.setattr(run.secrets, "randbelow", lambda _: 5)
+    monkeypatch.setattr(resume.secrets, "randbelow", lambda _: 5)
     folder = run.train(configure(place, **output, resume_from_checkpoint="latest"))
     assert "resuming from" in capsys.readouterr().err
     assert learned(folder).tobytes() == learned(whole).tobytes()

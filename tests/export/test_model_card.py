@@ -10,6 +10,7 @@ import yaml
 from ti_flax.config import RunConfig
 from ti_flax.export.model_card import CardFacts, write_model_card
 from ti_flax.models.tokenizer import Concept
+from ti_flax.run.result import of_configuration
 
 REQUIRED = {
     "pretrained_model_name_or_path": "some/model",
@@ -17,13 +18,14 @@ REQUIRED = {
     "placeholder_token": "<cat: toy>",
     "initializer_token": "toy",
 }
-FACTS = CardFacts(images=3, width=768, step=20, batch=8, rate="0.002")
+FACTS = {"images": 3, "width": 768, "step": 20, "batch": 8, "rate": "0.002"}
 
 
 def card(tmp_path, facts=FACTS, **changes):
     config = RunConfig.from_dict(REQUIRED | {"max_train_steps": 20} | changes)
     token = config.concept.placeholder_token
-    write_model_card(tmp_path, config, Concept(token, (token,), (7,)), facts)
+    facts = CardFacts(**of_configuration(config), **facts)
+    write_model_card(tmp_path, Concept(token, (token,), (7,)), facts)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     _, front, body = text.split("---\n", 2)
     return yaml.safe_load(front), body
@@ -65,17 +67,17 @@ def test_the_commands_are_whole(tmp_path):
 
 
 def test_pictures_and_settings(tmp_path):
-    facts = CardFacts(
-        images=40,
-        width=768,
-        step=10,
-        total=20,
-        batch=8,
-        rate="1",
-        concept_images=2,
-        examples=("a: b",),
-        sheet=True,
-    )
+    facts = {
+        "images": 40,
+        "width": 768,
+        "step": 10,
+        "total": 20,
+        "batch": 8,
+        "rate": "1",
+        "concept_images": 2,
+        "examples": ("a: b",),
+        "sheet": True,
+    }
     front, body = card(tmp_path, facts, hub_license="mit", seed=5, hub_private_repo=False)
     assert front["license"] == "mit"
     assert front["widget"] == [{"text": "a: b", "output": {"url": "example_images/0.jpeg"}}]

@@ -187,7 +187,7 @@ def test_nothing_listens(finished, monkeypatch, capsys):
 
 def refused(config):
     with pytest.raises(OutputError) as caught:
-        sharing.with_repository(config)
+        run.with_repository(config)
     return str(caught.value)
 
 
@@ -211,12 +211,12 @@ def test_what_the_hub_would_refuse_is_refused_at_the_start(place, hub, tmp_path,
     # A login that the Hub's client finds by itself is as good as the option.
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     config = configure(place, tmp_path / "out", push_to_hub=True, hub_model_id="made", hub_private_repo=True)
-    assert sharing.with_repository(config).hub.hub_model_id == "me/made"
+    assert run.with_repository(config).hub.hub_model_id == "me/made"
     assert hub.repositories["me/made"].private
     monkeypatch.delenv("HF_TOKEN")
     (tmp_path / "hf").mkdir(exist_ok=True)
     (tmp_path / "hf" / "token").write_text("hf_good")
-    assert sharing.with_repository(config).hub.hub_model_id == "me/made"
+    assert run.with_repository(config).hub.hub_model_id == "me/made"
 
 
 @pytest.mark.parametrize("wrong", [503, "reset", "hang", "offline", "offline without a token"])
@@ -235,7 +235,7 @@ def test_a_hub_that_cannot_be_reached_at_the_start_is_said(
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     token = None if wrong == "offline without a token" else TOKEN
     config = configure(place, tmp_path, push_to_hub=True, hub_model_id="me/thing", hub_token=token)
-    assert sharing.with_repository(config) == config
+    assert run.with_repository(config) == config
     (line,) = warnings_of(capsys)
     assert line.startswith("warning: upload to me/thing: found ")
     assert ("found offline mode (HF_HUB_OFFLINE)" in line) == offline

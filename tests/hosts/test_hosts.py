@@ -234,7 +234,7 @@ def carried_by(config):
 
 def test_a_process_among_others_that_nobody_told_so_warns(monkeypatch, capsys):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
-    with hosts.joined(RunConfig.from_dict(REQUIRED)):
+    with hosts.joined(RunConfig.from_dict(REQUIRED).hosts, {}):
         pass
     assert "warning: SLURM has started 4 processes, and this one runs alone" in capsys.readouterr().err
 

@@ -187,13 +187,14 @@ def test_sources_are_shown_in_proportion_to_their_repeats(place, tmp_path, capsy
 def test_scale_lr_counts_all_samples_of_an_update(place):
     config = configure(place, place / "x", train_batch_size=2, gradient_accumulation_steps=4)
     config = config.replace(lr_scheduler="constant")
-    assert float(run.make_schedule(config)(0)) == np.float32(1e-2)
+    assert float(run.make_schedule(config.optimizer, config.training)(0)) == np.float32(1e-2)
     scaled = config.replace(scale_lr=True)
-    assert float(run.make_schedule(scaled)(0)) == pytest.approx(1e-2 * 2 * 4 * 8)
-    assert describe_rate(scaled) == "0.64"
+    assert float(run.make_schedule(scaled.optimizer, scaled.training)(0)) == pytest.approx(1e-2 * 2 * 4 * 8)
+    assert describe_rate(scaled.optimizer, scaled.training) == "0.64"
     stepped = scaled.replace(learning_rate="0.1:2, 0.01")
-    np.testing.assert_allclose(run.make_schedule(stepped)(np.arange(3)), [6.4, 6.4, 0.64], rtol=1e-6)
-    assert describe_rate(stepped) == "64 x (0.1:2, 0.01)"
+    rates = run.make_schedule(stepped.optimizer, stepped.training)(np.arange(3))
+    np.testing.assert_allclose(rates, [6.4, 6.4, 0.64], rtol=1e-6)
+    assert describe_rate(stepped.optimizer, stepped.training) == "64 x (0.1:2, 0.01)"
 
 
 def test_the_vae_is_dropped_before_training(place, tmp_path):

@@ -8,7 +8,6 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from ti_flax.config import RunConfig
 from ti_flax.config.options import ImageOptions
 from ti_flax.console.messages import say, warn, watched
 from ti_flax.data.dataset import Bucket, weighed_places
@@ -72,19 +71,21 @@ def texts_beside(images: TrainingImages) -> list[str]:
     ]
 
 
-def read_class_images(config: RunConfig, images: TrainingImages) -> TrainingImages | None:
-    """Reads the pictures of the word's class, all of them in each shape of the training pictures."""
-    if config.loss.class_data_dir is None:
+def read_class_images(
+    class_data_dir: str | None, options: ImageOptions, images: TrainingImages
+) -> TrainingImages | None:
+    """Reads the images of the word's class, all of them in each shape of the training images."""
+    if class_data_dir is None:
         return None
     shapes = [] if images.shapes is None else [Shape(*group.pixels.shape[1:3]) for group in images.groups]
     try:
         found = load_images(
-            config.loss.class_data_dir,
-            resolution=config.images.resolution,
-            center_crop=config.images.center_crop,
-            interpolation=config.images.interpolation,
+            class_data_dir,
+            resolution=options.resolution,
+            center_crop=options.center_crop,
+            interpolation=options.interpolation,
             into=shapes,
-            allow_private_links=config.images.allow_private_links,
+            allow_private_links=options.allow_private_links,
         )
     except DataError as error:  # which names the option of the training pictures
         raise DataError(str(error).replace("train_data_dir", "class_data_dir")) from None

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ti_flax.config import RunConfig
 from ti_flax.config.options import PromptOptions
 from ti_flax.console.messages import say
 from ti_flax.data.images.load import TrainingImages
@@ -36,20 +35,23 @@ class TrainingPrompts(NamedTuple):
 
 
 def make_prompts(
-    config: RunConfig,
+    options: PromptOptions,
     templates: Sequence[Template],
     tokenizer: Any,
     concept: Concept,
     images: TrainingImages,
+    *,
+    seed: int,
 ) -> TrainingPrompts:
     """Makes the prompts of all pictures, and says how.
 
     Args:
-      config: of the run; its seed decides what is drawn.
+      options: of captions and templates.
       templates: patterns of prompts.
       tokenizer: with the concept's tokens.
       concept: the word.
       images: names and paths, and captions where their source has them.
+      seed: decides what is drawn.
 
     Raises:
       DataError: a caption is missing, cannot be read or lacks the word.
@@ -59,31 +61,31 @@ def make_prompts(
         concept,
         templates,
         pictures=images.names,
-        captions=read_captions(config.prompts, images),
-        rules=caption_rules(config.prompts),
-        seed=config.training.seed or 0,
+        captions=read_captions(options, images),
+        rules=caption_rules(options),
+        seed=seed,
     )
     token_ids = encode_table(tokenizer, table, concept)
     say_prompts(table, concept, tokenizer, token_ids)
     return TrainingPrompts(token_ids, np.asarray(table.groups, np.int32))
 
 
-def chosen_templates(config: RunConfig) -> tuple[Template, ...]:
+def chosen_templates(options: PromptOptions, learnable_property: str) -> tuple[Template, ...]:
     """The templates that the options name: a file's, else a built-in set.
 
     Raises:
       DataError: the file cannot be used.
     """
-    prompts, captions = config.prompts, config.prompts.captions != "none"
-    if prompts.template_file is not None:
-        return read_templates(prompts.template_file, captions=captions)
-    return built_in_templates(prompts.templates or config.concept.learnable_property, captions=captions)
+    captions = options.captions != "none"
+    if options.template_file is not None:
+        return read_templates(options.template_file, captions=captions)
+    return built_in_templates(options.templates or learnable_property, captions=captions)
 
 
 def class_prompts(
-    config: RunConfig, templates: Sequence[Template], tokenizer: Any, concept: Concept
+    own: str | None, templates: Sequence[Template], tokenizer: Any, concept: Concept
 ) -> np.ndarray:
-    """The prompts of the class pictures: their own, else the templates without captions.
+    """The prompts of the class images: their own, else the templates without captions.
 
     Returns:
       `[prompts, tokens]` int32.
@@ -91,7 +93,6 @@ def class_prompts(
     Raises:
       TokenError: the word is cut off in a prompt.
     """
-    own = config.loss.class_prompt
     prompts = [fill(each, concept.text, "") for each in templates] if own is None else [own]
     return encode_prompts(tokenizer, prompts, concept=concept)
 

@@ -6,15 +6,12 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ti_flax.config import RunConfig
 from ti_flax.config.options import ConceptOptions
-from ti_flax.config.run_config import GROUPS
-from ti_flax.config.values import options_of
 from ti_flax.console.messages import say
 from ti_flax.errors import one_line, unwritable
 from ti_flax.export.hub_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
@@ -31,9 +28,6 @@ _TAGS = (
     "diffusers-training",
     "jax",
 )
-# The groups of options that say how the concept was learned.
-_SETTINGS = ("model", "concept", "images", "prompts", "training", "optimizer", "loss")
-
 _CARD = """\
 # {word}
 
@@ -82,9 +76,12 @@ It was learned with `clip_skip={skip}`, which the Web UI calls "Clip skip" {numb
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says beside the configuration.
+    """What a card says of a run.
 
     Attributes:
+      base: the base model: a repository, or a folder or file of this machine, as the user names it.
+      kind: object or style.
+      start: what the rows were before the first update, in words.
       images: training pictures.
       width: numbers of a vector.
       step: updates made.
@@ -94,8 +91,15 @@ class CardFacts:
       concept_images: how many files there are in `concept_images/`.
       examples: the prompts of the files in `example_images/`, in order.
       sheet: whether there is a contact sheet that the card may show.
+      clip_skip: layers left out at the end of the text encoder.
+      repository: where the result goes on the Hub; None if nowhere.
+      license: in the Hub's spelling; None if none is named.
+      settings: options of the learning that are not at their defaults, without paths.
     """
 
+    base: str
+    kind: str
+    start: str
     images: int
     width: int
     step: int
@@ -105,16 +109,39 @@ class CardFacts:
     concept_images: int = 0
     examples: tuple[str, ...] = ()
     sheet: bool = False
+    clip_skip: int = 0
+    repository: str | None = None
+    license: str | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether the base model is a repository; a path of this machine means nothing to others."""
+        return not self._path.exists()
+
+    @property
+    def in_one_file(self) -> bool:
+        """Whether the base model is one file."""
+        return self._path.is_file()
+
+    @property
+    def base_shown(self) -> str:
+        """The base model as others may see it."""
+        return self.base if self.on_hub else one_line(self._path.resolve().name)
+
+    @property
+    def _path(self) -> Path:
+        return Path(os.path.expanduser(self.base))
 
 
-def write_model_card(folder: Path, config: RunConfig, concept: Concept, facts: CardFacts) -> None:
+def write_model_card(folder: Path, concept: Concept, facts: CardFacts) -> None:
     """Writes `README.md`: what was learned from what, what it draws, and how to use it.
 
     Raises:
       OutputError: the folder cannot be written.
     """
     try:
-        text = f"---\n{_front_matter(config, concept, facts)}---\n\n{_body(config, concept, facts)}"
+        text = f"---\n{_front_matter(concept, facts)}---\n\n{_body(concept, facts)}"
         if record_text(folder, CARD, text):
             write_text(folder / CARD, text)
         else:
@@ -123,13 +150,13 @@ def write_model_card(folder: Path, config: RunConfig, concept: Concept, facts: C
         raise unwritable(folder, error) from error
 
 
-def _front_matter(config: RunConfig, concept: Concept, facts: CardFacts) -> str:
+def _front_matter(concept: Concept, facts: CardFacts) -> str:
     """What the Hub reads: its search and its page of the model show these."""
     fields: dict[str, Any] = {}
-    if _is_on_hub(config):
-        fields["base_model"] = config.model.pretrained_model_name_or_path
-    if config.hub.hub_license is not None:
-        fields["license"] = config.hub.hub_license
+    if facts.on_hub:
+        fields["base_model"] = facts.base
+    if facts.license is not None:
+        fields["license"] = facts.license
     fields |= {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
@@ -144,28 +171,28 @@ def _front_matter(config: RunConfig, concept: Concept, facts: CardFacts) -> str:
     return _yaml(fields)
 
 
-def _body(config: RunConfig, concept: Concept, facts: CardFacts) -> str:
-    skip, vectors, token = config.model.clip_skip, len(concept.tokens), concept.placeholder_token
-    base = _base(config)
-    before = "a painting in the style of" if config.concept.learnable_property == "style" else "a photo of a"
+def _body(concept: Concept, facts: CardFacts) -> str:
+    skip, vectors, token = facts.clip_skip, len(concept.tokens), concept.placeholder_token
+    base = facts.base_shown
+    before = "a painting in the style of" if facts.kind == "style" else "a photo of a"
     prompt = f"{before} {token}"
     # A repository is known by its owner and name once the Hub has named both.
-    shared = config.hub.hub_model_id if config.hub.push_to_hub else None
-    settings = _yaml(_settings(config))
+    shared = facts.repository
+    settings = _yaml(dict(facts.settings))
     return _CARD.format(
         word=code(token),
-        kind=config.concept.learnable_property,
-        base=f"[{base}](https://huggingface.co/{base})" if _is_on_hub(config) else f"the model {code(base)}",
+        kind=facts.kind,
+        base=f"[{base}](https://huggingface.co/{base})" if facts.on_hub else f"the model {code(base)}",
         count="one vector" if vectors == 1 else f"{vectors} vectors",
         width=facts.width,
         images="one picture" if facts.images == 1 else f"{facts.images} pictures",
         steps=_steps(facts),
         batch=facts.batch,
         rate=facts.rate,
-        start=plain(start_in_words(config.concept)),
+        start=plain(facts.start),
         pictures="".join(_pictures(facts)),
-        load="from_single_file" if _is_file(config) else "from_pretrained",
-        note_on_model="" if _is_on_hub(config) else "# The path of your copy of the model.\n",
+        load="from_single_file" if facts.in_one_file else "from_pretrained",
+        note_on_model="" if facts.on_hub else "# The path of your copy of the model.\n",
         model=json.dumps(base),
         embedding=json.dumps(shared if shared and "/" in shared else "learned_embeds.safetensors"),
         prompt=json.dumps(prompt, ensure_ascii=False),
@@ -230,32 +257,6 @@ def start_in_words(options: ConceptOptions) -> str:
         text = options.initializer_token or ""
         source = f'the words "{text}"' if " " in text else f'the word "{text}"'
     return f"the mean of {source}" if options.initializer_mode == "mean" else source
-
-
-def _is_on_hub(config: RunConfig) -> bool:
-    """Whether the base model is a repository; folders and files of this machine mean nothing to others."""
-    return not Path(os.path.expanduser(config.model.pretrained_model_name_or_path)).exists()
-
-
-def _is_file(config: RunConfig) -> bool:
-    return Path(os.path.expanduser(config.model.pretrained_model_name_or_path)).is_file()
-
-
-def _base(config: RunConfig) -> str:
-    name = config.model.pretrained_model_name_or_path
-    return name if _is_on_hub(config) else one_line(Path(os.path.expanduser(name)).resolve().name)
-
-
-def _settings(config: RunConfig) -> dict[str, object]:
-    """The options of the learning that are not at their defaults; paths stay on this machine."""
-    values = config.to_dict()
-    return {
-        option.name: values[option.name]
-        for group in _SETTINGS
-        for option in options_of(GROUPS[group])
-        if not (option.rule.path or option.rule.secret)
-        if getattr(getattr(config, group), option.name) != option.default
-    }
 
 
 def _yaml(fields: dict[str, Any]) -> str:

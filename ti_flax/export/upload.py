@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ti_flax.config import RunConfig
 from ti_flax.config.options import HubOptions
 from ti_flax.console.messages import say, stage, warn
 from ti_flax.errors import OutputError
@@ -36,29 +35,25 @@ PAUSES = (2.0, 8.0)
 Fill = Callable[[Path, int, TrainState], None]
 
 
-def with_repository(config: RunConfig) -> RunConfig:
+def settle_repository(hub: HubOptions, output_dir: Path) -> str | None:
     """Makes the repository and finds out whether it can be written, before any work is done for it.
 
     Returns:
-      The configuration with the repository's full name; as it was if the Hub cannot be reached.
+      The repository's full name; None if the Hub cannot be reached.
 
     Raises:
       OutputError: the Hub refuses.
     """
-    hub = config.hub
-    if not hub.push_to_hub:
-        return config
-    output_dir = Path(config.output.output_dir)
     name, answer = repository_name(hub, output_dir), open_repository(hub, output_dir)
     if answer.failure is None:
         seen = "private" if answer.private else "public"
         shown = ", with small copies of training pictures" if hub.hub_concept_images else ""
         say(f"the result goes to {answer.url} ({seen}){shown}")
-        return config.replace(hub_model_id=answer.repo_id)
+        return answer.repo_id
     if not answer.failure.temporary:
         raise refusal(name, answer.failure)
     warn(f"upload to {name}: found {answer.failure.found}; the run goes on and tries again at its end")
-    return config
+    return None
 
 
 def open_repository(hub: HubOptions, output_dir: Path) -> Answer:

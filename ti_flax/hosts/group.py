@@ -15,27 +15,15 @@ from typing import Any
 
 import jax
 
-from ti_flax.config import RunConfig
-from ti_flax.config.run_config import OPTIONS
+from ti_flax.config.options import HostOptions
 from ti_flax.console.interrupt import Interrupt
 from ti_flax.console.messages import warn
-from ti_flax.console.versions import versions
 from ti_flax.errors import START_AGAIN, ConfigError, Stopped, TiFlaxError
 from ti_flax.hosts import joining as host_joining
 from ti_flax.hosts.devices import start_devices
 from ti_flax.hosts.joining import Place
 from ti_flax.hosts.link import Link
 
-# Versions that decide the bits.
-_PACKAGES = ("ti_flax", "jax", "jaxlib", "flax", "optax", "transformers", "numpy")
-# What has to be the same on all hosts besides the options that change a run's bits.
-_ALSO_THE_SAME = (
-    "num_train_epochs",
-    "mixed_precision",
-    "attention",
-    "gradient_checkpointing",
-    "checkpointing_steps",
-)
 # Seconds in which another host's end shows itself as the reason of an error here.
 _SECOND_THOUGHTS = 2.0
 # How much longer the others wait for one that still reads and encodes.
@@ -59,26 +47,28 @@ class _ThisProcess:
 
 
 @contextlib.contextmanager
-def joined(config: RunConfig, interrupt: Interrupt | None = None) -> Iterator[None]:
+def joined(
+    options: HostOptions, same: Mapping[str, str], interrupt: Interrupt | None = None
+) -> Iterator[None]:
     """Joins the other processes of the run, if there are any, before anything asks for devices.
 
     What ends one of them inside ends all, with its message and exit code, and ends this process.
 
     Args:
-      config: of the run.
+      options: where the others are, and how long they are waited for.
+      same: what has to be the same on all of them, by name.
       interrupt: listens for signals, and tells the others when one ends this process.
 
     Raises:
       ConfigError: the others cannot be found, or are started otherwise than this one.
     """
-    options = config.hosts
     place = host_joining.find_place(options) if options.multi_host else None
     if place is None or place.count == 1:
-        _look_around(config)
+        _look_around(options)
         yield
         return
     timeout = options.host_timeout
-    link, port = host_joining.join(place, what_decides(config), timeout=timeout, ending=_ThisProcess())
+    link, port = host_joining.join(place, same, timeout=timeout, ending=_ThisProcess())
     if interrupt is not None:
         interrupt.tell_others = link.fail
     with on_line(link):
@@ -138,7 +128,7 @@ def _abort_slowly() -> None:
     system.signal(signal.SIGABRT, ctypes.cast(system.sleep, ctypes.c_void_p))
 
 
-def _look_around(config: RunConfig) -> None:
+def _look_around(options: HostOptions) -> None:
     """Says that a process seems to be one of several which nobody has told so.
 
     Raises:
@@ -146,23 +136,13 @@ def _look_around(config: RunConfig) -> None:
       DeviceError: it has none.
     """
     who = host_joining.seems_one_of_several(os.environ)
-    if who is not None and not config.hosts.multi_host:
+    if who is not None and not options.multi_host:
         warn(f"{who}, and this one runs alone; --multi_host makes them one run")
     start_devices()
     if jax.process_count() > 1:
         raise ConfigError(
             "multi_host", expected=f"to be given, as on {jax.process_count()} hosts", found="not"
         )
-
-
-def what_decides(config: RunConfig) -> dict[str, str]:
-    """What has to be the same on all hosts, by name."""
-    options = {
-        name: str(value)
-        for name, value in config.to_dict().items()
-        if OPTIONS[name].rule.changes_bits or name in _ALSO_THE_SAME
-    }
-    return options | {name: version for name, version in versions().items() if name in _PACKAGES}
 
 
 @contextlib.contextmanager

@@ -75,11 +75,12 @@ class Materials:
 def gather(config: RunConfig) -> Materials:
     """Reads tokenizer, images and weights, cheap things that can be wrong first, and encodes the images."""
     words = find_words(config)
-    templates = chosen_templates(config)
+    templates = chosen_templates(config.prompts, config.concept.learnable_property)
     images = read_images(config.images, config.prompts.captions)
     refuse_uploads_through_links(config.hub, images)
-    class_images = read_class_images(config, images)
-    prompts = make_prompts(config, templates, words.tokenizer, words.concept, images)
+    class_images = read_class_images(config.loss.class_data_dir, config.images, images)
+    seed = config.training.seed or 0
+    prompts = make_prompts(config.prompts, templates, words.tokenizer, words.concept, images, seed=seed)
     with stage("loading the model"):
         model = read_model(config)
     added = start_rows(config, words, token_table(model))
@@ -92,7 +93,7 @@ def gather(config: RunConfig) -> Materials:
             encode_group(config.images, model, group.pixels, class_images.names)
             for group in class_images.groups
         ]
-        class_token_ids = class_prompts(config, templates, words.tokenizer, words.concept)
+        class_token_ids = class_prompts(config.loss.class_prompt, templates, words.tokenizer, words.concept)
         examples = with_class_pictures(examples, class_posteriors, class_token_ids)
     if config.watching.validation_prompt is None or not hosts.is_first():
         del model.params["vae"]

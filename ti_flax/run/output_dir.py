@@ -160,7 +160,7 @@ def write_facts(
         images=len(materials.images.names),
         steps=steps,
         batch=samples,
-        rate=describe_rate(config),
+        rate=describe_rate(config.optimizer, config.training),
         devices=f"{len(devices)} x {devices[0].device_kind}",
         config=config.to_dict(),
         versions=versions(),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ti_flax.config import RunConfig
+from ti_flax.config.run_config import GROUPS
+from ti_flax.config.values import options_of
 from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import unwritable
 from ti_flax.export.card_images import MOST_CONCEPT_IMAGES, write_concept_images, write_example_images
 from ti_flax.export.hub_files import result_files
-from ti_flax.export.model_card import CardFacts, write_model_card
+from ti_flax.export.model_card import CardFacts, start_in_words, write_model_card
 from ti_flax.files.atomic import write_text
 from ti_flax.files.folder_files import copy_file
 from ti_flax.files.written_files import record
@@ -20,6 +23,8 @@ from ti_flax.run.inputs import Materials
 from ti_flax.training.settings import describe_rate
 from ti_flax.training.step import Task, TrainState, result_rows
 
+# The groups of options that say how the concept was learned.
+_SETTINGS = ("model", "concept", "images", "prompts", "training", "optimizer", "loss")
 _NAMES = ("token_identifier.txt", "type_of_concept.txt", "learned_embeds.bin", "learned_embeds.safetensors")
 
 
@@ -54,17 +59,18 @@ def write_result(
     preview = folder / "validation" / f"step-{step}.png"
     examples = write_example_images(folder, preview, prompts, config.images.resolution)
     facts = CardFacts(
+        **of_configuration(config),
         images=len(materials.images.names),
         width=rows.shape[1],
         step=step,
         total=config.training.max_train_steps if goes_on else None,
         batch=samples,
-        rate=describe_rate(config),
+        rate=describe_rate(config.optimizer, config.training),
         concept_images=concept_images,
         examples=prompts[:examples],
         sheet=shows and (folder / "contact_sheet.png").is_file(),
     )
-    write_model_card(folder, config, materials.concept, facts)
+    write_model_card(folder, materials.concept, facts)
     try:
         record(folder, *_NAMES)
         write_text(folder / "token_identifier.txt", token)
@@ -75,6 +81,31 @@ def write_result(
     learned = rows[: len(materials.concept.tokens)]
     save_learned_embeds(folder / "learned_embeds.bin", token, learned)
     save_learned_embeds(folder / "learned_embeds.safetensors", token, learned)
+
+
+def of_configuration(config: RunConfig) -> dict[str, Any]:
+    """What a card takes from the configuration, by the names of `CardFacts`."""
+    return {
+        "base": config.model.pretrained_model_name_or_path,
+        "kind": config.concept.learnable_property,
+        "start": start_in_words(config.concept),
+        "clip_skip": config.model.clip_skip,
+        "repository": config.hub.hub_model_id if config.hub.push_to_hub else None,
+        "license": config.hub.hub_license,
+        "settings": _settings(config),
+    }
+
+
+def _settings(config: RunConfig) -> dict[str, object]:
+    """The options of the learning that are not at their defaults; paths stay on this machine."""
+    values = config.to_dict()
+    return {
+        option.name: values[option.name]
+        for group in _SETTINGS
+        for option in options_of(GROUPS[group])
+        if not (option.rule.path or option.rule.secret)
+        if getattr(getattr(config, group), option.name) != option.default
+    }
 
 
 def result_so_far(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import secrets
 import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.config import RunConfig
@@ -22,7 +20,7 @@ from ti_flax.console.terminal import display_for
 from ti_flax.console.versions import versions
 from ti_flax.embedding.rows import AddedRows
 from ti_flax.errors import ConfigError, OutputError
-from ti_flax.export.upload import upload, with_repository
+from ti_flax.export.upload import settle_repository, upload
 from ti_flax.hosts import group as hosts
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
@@ -34,7 +32,7 @@ from ti_flax.run.done import is_finished, nothing_to_do, surely_the_same
 from ti_flax.run.hooks import make_hooks
 from ti_flax.run.inputs import Materials, gather
 from ti_flax.run.output_dir import clear_output, export, opened_output, page_of_run, write_facts
-from ti_flax.training import checkpoint as checkpoints
+from ti_flax.run.resume import Saved, agree_on_seed, saved_checkpoint, start_state
 from ti_flax.training import optimizer as optim
 from ti_flax.training.compiled_programs import keep_compiled_programs, mended_programs
 from ti_flax.training.devices import replicate, spread
@@ -48,7 +46,7 @@ from ti_flax.training.settings import (
     row_rules,
     update_samples,
 )
-from ti_flax.training.step import KEY_IMPLEMENTATION, Task, TrainState, init_state, make_chunk, result_rows
+from ti_flax.training.step import KEY_IMPLEMENTATION, Task, TrainState, make_chunk, result_rows
 from ti_flax.training.timesteps import TimestepRules
 
 # The most updates one call of the device program makes, and so the length of its measures.
@@ -58,6 +56,18 @@ AFTER_THE_UPDATES = (
     "stopped after the last update; --resume_from_checkpoint auto writes what the result still lacks"
 )
 GOES_ON = "stopped before the first update; nothing is lost, the same command goes on"
+
+
+# Versions that decide the bits.
+_PACKAGES = ("ti_flax", "jax", "jaxlib", "flax", "optax", "transformers", "numpy")
+# What has to be the same on all hosts besides the options that change a run's bits.
+_ALSO_THE_SAME = (
+    "num_train_epochs",
+    "mixed_precision",
+    "attention",
+    "gradient_checkpointing",
+    "checkpointing_steps",
+)
 
 
 def train(config: RunConfig) -> Path:
@@ -74,12 +84,22 @@ def train(config: RunConfig) -> Path:
     display = display_for(config.watching.level)
     with (
         listening() as interrupt,
-        hosts.joined(config, interrupt),
+        hosts.joined(config.hosts, must_match(config), interrupt),
         hosts.only_the_first_speaks(),
         shown_on(display),
         mended_programs(),
     ):
         return _train(config, interrupt)
+
+
+def must_match(config: RunConfig) -> dict[str, str]:
+    """What has to be the same on all hosts of a run, by name."""
+    options = {
+        name: str(value)
+        for name, value in config.to_dict().items()
+        if OPTIONS[name].rule.changes_bits or name in _ALSO_THE_SAME
+    }
+    return options | {name: version for name, version in versions().items() if name in _PACKAGES}
 
 
 def _train(config: RunConfig, interrupt: Interrupt) -> Path:
@@ -133,6 +153,18 @@ def _train_into(output_dir: Path, config: RunConfig, began: float, interrupt: In
         state = fit(config, task, schedule, materials, state, output_dir, interrupt=interrupt)
     if hosts.is_first():
         finish(config, task, materials, state, output_dir, began, interrupt=interrupt)
+
+
+def with_repository(config: RunConfig) -> RunConfig:
+    """Fills in the full name of the repository that the result goes to, once the Hub has made it.
+
+    Raises:
+      OutputError: the Hub refuses.
+    """
+    if not config.hub.push_to_hub:
+        return config
+    made = settle_repository(config.hub, Path(config.output.output_dir))
+    return config if made is None else config.replace(hub_model_id=made)
 
 
 def is_done(config: RunConfig, saved: Saved | None, output_dir: Path) -> bool:
@@ -203,7 +235,7 @@ def settle(config: RunConfig, epoch_samples: int) -> RunConfig:
     if config.training.max_train_steps is not None:
         return config
     epochs = config.training.num_train_epochs
-    steps = math.ceil(epoch_samples / update_samples(config)) * epochs
+    steps = math.ceil(epoch_samples / update_samples(config.training)) * epochs
     if steps > LARGEST_INT:
         raise ConfigError(
             "num_train_epochs",
@@ -219,7 +251,7 @@ def make_task(
 ) -> tuple[Task, Schedule]:
     """Builds the step's fixed parts, for so many devices, and the learning-rate schedule."""
     training, options = config.training, config.optimizer
-    schedule = make_schedule(config, devices)
+    schedule = make_schedule(config.optimizer, config.training, devices)
     optimizer = optim.make_optimizer(
         options.optimizer,
         schedule,
@@ -242,79 +274,10 @@ def make_task(
         objective=Objective.from_options(config.loss, noise_schedule),
         noise=NoiseRules.from_options(config.loss),
         timesteps=TimestepRules.from_options(config.loss, noise_schedule.num_train_timesteps),
-        rules=row_rules(config, added),
+        rules=row_rules(config.optimizer, added),
         skip_nonfinite=training.on_nonfinite == "skip",
     )
     return task, schedule
-
-
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    """A checkpoint to go on from, and its folder."""
-
-    checkpoint: checkpoints.Checkpoint
-    folder: Path
-
-
-def saved_checkpoint(config: RunConfig, output_dir: Path) -> Saved | None:
-    """The checkpoint to go on from; None for a run from the beginning.
-
-    Raises:
-      CheckpointError: the checkpoint is missing or damaged.
-    """
-    name = config.output.resume_from_checkpoint
-    if name is None:
-        return None
-    if name not in checkpoints.NEWEST:
-        folder = checkpoints.find_checkpoint(output_dir, name)
-        return Saved(checkpoints.load_checkpoint(folder), folder)
-    newest = checkpoints.load_newest(output_dir)
-    if newest is None:
-        say(f"no checkpoint in {output_dir} yet: starting from the beginning")
-        return None
-    return Saved(*newest)
-
-
-def start_state(config: RunConfig, task: Task, materials: Materials, from_disk: Saved | None) -> TrainState:
-    """The state to train from, on the host: fresh or a checkpoint's; of several processes, the first one's.
-
-    Raises:
-      CheckpointError: the checkpoint is another run's.
-    """
-    state = jax.device_get(init_state(task, materials.added.start))
-    if from_disk is not None:
-        state = jax.device_get(_restored(config, state, materials, from_disk))
-    return hosts.agree(state)
-
-
-def _restored(config: RunConfig, state: TrainState, materials: Materials, from_disk: Saved) -> TrainState:
-    saved, folder = from_disk.checkpoint, from_disk.folder
-    checkpoints.check_same_run(saved, materials.fingerprint, folder)
-    for option, value in config.to_dict().items():
-        # Options that the checkpoint does not know had their defaults when it was made.
-        before = saved.config.get(option, OPTIONS[option].default)
-        if OPTIONS[option].rule.changes_bits and before != value:
-            say(f"note: {option} was {before} in {folder.name} and is now {value}")
-    mean = checkpoints.restore_mean(state.mean_rows, saved, folder)
-    optimizer = checkpoints.restore_optimizer(state.opt_state, saved.optimizer, folder)
-    say(f"resuming from {folder}, step {saved.step}")
-    return TrainState(jnp.asarray(saved.rows), optimizer, jnp.int32(saved.step), mean)
-
-
-def agree_on_seed(config: RunConfig, saved: Saved | None) -> RunConfig:
-    """Settles the seed, with several processes on the first one's, before anything is drawn."""
-    if hosts.is_first():
-        config = with_seed(config, saved.checkpoint.config.get("seed") if saved else None)
-    return config.replace(seed=hosts.from_first("the seed", config.training.seed or 0))
-
-
-def with_seed(config: RunConfig, saved: int | None) -> RunConfig:
-    """Settles the seed: the configured one, else the checkpoint's, else a drawn one."""
-    if config.training.seed is not None:
-        return config
-    seed = secrets.randbelow(2**32) if saved is None else saved
-    say(f"seed {seed}")
-    return config.replace(seed=seed)
 
 
 def fit(

@@ -6,8 +6,7 @@ from typing import Any
 
 import jax
 
-from ti_flax.config import RunConfig
-from ti_flax.config.options import ADAM_OPTIONS, OptimizerOptions
+from ti_flax.config.options import ADAM_OPTIONS, OptimizerOptions, TrainingOptions
 from ti_flax.embedding.rows import AddedRows, RowRules
 from ti_flax.errors import ConfigError
 from ti_flax.training.learning_rate import Schedule, Shape, learning_rate_schedule, stepped_schedule
@@ -17,16 +16,14 @@ from ti_flax.training.optimizer import optimizer_arguments
 _ADAMS = {"adam_beta1": "b1", "adam_beta2": "b2", "adam_epsilon": "eps", "adam_weight_decay": "weight_decay"}
 
 
-def update_samples(config: RunConfig, devices: int | None = None) -> int:
+def update_samples(training: TrainingOptions, devices: int | None = None) -> int:
     """Samples of one update, over all devices (None: those that JAX sees) and accumulated batches."""
-    training = config.training
     devices = jax.device_count() if devices is None else devices
     return training.train_batch_size * training.gradient_accumulation_steps * devices
 
 
-def row_rules(config: RunConfig, added: AddedRows) -> RowRules:
+def row_rules(options: OptimizerOptions, added: AddedRows) -> RowRules:
     """What is done to the rows besides the optimizer's updates."""
-    options = config.optimizer
     norms = {"none": None, "keep": added.median_norm, "limit": added.largest_norm}
     return RowRules(
         norm=norms[options.embedding_norm],
@@ -37,14 +34,16 @@ def row_rules(config: RunConfig, added: AddedRows) -> RowRules:
     )
 
 
-def make_schedule(config: RunConfig, devices: int | None = None) -> Schedule:
+def make_schedule(
+    options: OptimizerOptions, training: TrainingOptions, devices: int | None = None
+) -> Schedule:
     """The learning rate of every update."""
-    options, factor = config.optimizer, rate_factor(config, devices)
+    factor = rate_factor(options, training, devices)
     if isinstance(options.learning_rate, str):
         return stepped_schedule(options.learning_rate, factor=factor)
     shape = Shape(
         name=options.lr_scheduler,
-        total_steps=config.training.max_train_steps or 1,
+        total_steps=training.max_train_steps or 1,
         warmup_steps=options.lr_warmup_steps,
         num_cycles=options.lr_num_cycles,
         power=options.lr_power,
@@ -56,14 +55,14 @@ def make_schedule(config: RunConfig, devices: int | None = None) -> Schedule:
     return learning_rate_schedule(shape, peak=options.learning_rate * factor)
 
 
-def rate_factor(config: RunConfig, devices: int | None = None) -> int:
+def rate_factor(options: OptimizerOptions, training: TrainingOptions, devices: int | None = None) -> int:
     """What `scale_lr` multiplies learning_rate by: the samples of an update, as in the reference."""
-    return update_samples(config, devices) if config.optimizer.scale_lr else 1
+    return update_samples(training, devices) if options.scale_lr else 1
 
 
-def describe_rate(config: RunConfig) -> str:
+def describe_rate(options: OptimizerOptions, training: TrainingOptions) -> str:
     """The learning rate in words, after `scale_lr`."""
-    rate, factor = config.optimizer.learning_rate, rate_factor(config)
+    rate, factor = options.learning_rate, rate_factor(options, training)
     if isinstance(rate, str):
         return rate if factor == 1 else f"{factor} x ({rate})"
     return f"{rate * factor:g}"

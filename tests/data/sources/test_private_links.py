@@ -284,9 +284,9 @@ def test_the_option_of_a_run(site, sources, tmp_path):
     allowed = config.replace(allow_private_links=True)
     images = read_images(allowed.images, "none")
     kept_file(f"{site.url}/ok/1.png").unlink()
-    said = refused(read_class_images, config, images)
+    said = refused(read_class_images, sources[1], config.images, images)
     assert REFUSED in said
-    found = read_class_images(allowed, images)
+    found = read_class_images(sources[1], allowed.images, images)
     assert found is not None and found.names == ("1.png",)
 
 
