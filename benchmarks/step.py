@@ -118,7 +118,7 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     from ti_flax.models.stable_diffusion import random_stable_diffusion
     from ti_flax.training import optimizer as optim
     from ti_flax.training.devices import replicate
-    from ti_flax.training.step import KEY_IMPLEMENTATION, Task, init_state
+    from ti_flax.training.step import KEY_IMPLEMENTATION, StepConfig, init_state
 
     model = random_stable_diffusion(preset(options.preset), seed=0, dtype=jnp.dtype(options.dtype))
     attention = Attention(options.attention)
@@ -129,7 +129,7 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     )
     text, trainable = model.text_encoder.config, np.ones(1, bool)
     adamw = optim.make_optimizer("adamw", lambda step: 1e-4, arguments={"weight_decay": 1e-2})
-    task = Task(
+    task = StepConfig(
         model=model,
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
         optimizer=optim.mask_rows(adamw, trainable),
@@ -192,7 +192,7 @@ def compiled(task: Any, state: Any, arguments: tuple, devices: list) -> tuple[An
     import jax
 
     from ti_flax.run.train import CHUNK_CAPACITY
-    from ti_flax.training.devices import replicate, spread
+    from ti_flax.training.devices import pmapped, replicate
     from ti_flax.training.step import make_chunk
 
     seconds, program = [], None
@@ -200,7 +200,7 @@ def compiled(task: Any, state: Any, arguments: tuple, devices: list) -> tuple[An
     for _ in range(2):
         jax.clear_caches()
         began = time.perf_counter()
-        traced = spread(make_chunk(task, CHUNK_CAPACITY), devices)
+        traced = pmapped(make_chunk(task, CHUNK_CAPACITY), devices)
         lowered = traced.lower(replicate(state, devices), *arguments, replicate(np.int32(1), devices))
         program = lowered.compile()
         seconds.append(time.perf_counter() - began)
@@ -233,7 +233,7 @@ def timed(
         def __init__(self):
             self.chunks, self.times = [], []
 
-        def measured(self, chunk):
+        def on_metrics(self, chunk):
             self.chunks.append(chunk)
             self.times.append(time.perf_counter())
 

@@ -30,7 +30,7 @@ from ti_flax.config import parse_config  # noqa: E402
 from ti_flax.config.options import LossOptions  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.run import train as run  # noqa: E402
-from ti_flax.run.inputs import gather  # noqa: E402
+from ti_flax.run.inputs import load_inputs  # noqa: E402
 from ti_flax.training.batches import draw  # noqa: E402
 from ti_flax.training.step import denoising_loss  # noqa: E402
 
@@ -52,10 +52,10 @@ def parse_arguments(argv=None) -> argparse.Namespace:
 
 def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]:
     """For each sampling and kind of draws, the variances of gradient, summed over its values, and loss."""
-    materials = gather(config)
+    materials = load_inputs(config)
     found = {}
     for sampling in SAMPLINGS:
-        task, _ = run.make_task(
+        task, _ = run.make_step_config(
             config.replace(timestep_sampling=sampling),
             materials.model,
             materials.concept.token_ids[0],

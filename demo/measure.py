@@ -44,7 +44,7 @@ class Studio:
     def __init__(self, folder: Path, *, steps: int = 25, guidance_scale: float = GUIDANCE_SCALE):
         import jax
 
-        from ti_flax.generation.generator import Painter
+        from ti_flax.generation.generator import ImageGenerator
         from ti_flax.models.stable_diffusion import load_stable_diffusion
         from ti_flax.models.tokenizer import load_tokenizer
 
@@ -53,7 +53,7 @@ class Studio:
         self.width = self.model.text_encoder.config.hidden_size
         self.side = self.model.configs["unet"]["sample_size"] * self.model.vae.config.downsampling
         first_added_id = len(load_tokenizer(folder))
-        self._painter = Painter(self.model, first_added_id=first_added_id, steps=steps)
+        self._painter = ImageGenerator(self.model, first_added_id=first_added_id, steps=steps)
         self._params = jax.device_put(self.model.params)
         self._guidance_scale = guidance_scale
 
@@ -71,7 +71,7 @@ class Studio:
         token_ids = encode_prompts(tokenizer, whole)
         empty = encode_prompts(tokenizer, [""] * _AT_ONCE)
         drawn = [
-            self._painter.paint(
+            self._painter.generate(
                 self._params,
                 rows,
                 prompt_ids=token_ids[start : start + _AT_ONCE],

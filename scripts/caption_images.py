@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError, DataError, OutputError, WeightsError  # noqa: E402
-from ti_flax.files.atomic import written_whole  # noqa: E402
+from ti_flax.files.atomic import atomic_write  # noqa: E402
 
 # From pictures to their captions.
 Captioner = Callable[[Sequence[Any]], list[str]]
@@ -166,7 +166,7 @@ def load_captioner(name: str, *, max_length: int, num_beams: int) -> Captioner:
 
 def _write(file: Path, text: str) -> None:
     try:
-        with written_whole(file) as written:
+        with atomic_write(file) as written:
             written.write(f"{text}\n".encode())
     except OSError as error:
         raise OutputError(file, expected="a file that can be written", found=str(error)) from error

@@ -147,18 +147,18 @@ def compile_step(target: Target, batch: int) -> Compiled:
     import numpy as np
 
     from ti_flax.embedding.rows import AddedRows
-    from ti_flax.run.train import make_task
-    from ti_flax.training.devices import spread
+    from ti_flax.run.train import make_step_config
+    from ti_flax.training.devices import pmapped
     from ti_flax.training.step import make_chunk
 
     config, model, devices = target.config.replace(train_batch_size=batch), target.model, target.devices
     vocabulary, width = model.text_encoder.config.vocab_size, model.text_encoder.config.hidden_size
     count = config.concept.num_vectors or 1
     added = AddedRows(np.zeros((count, width), np.float32), np.ones(count, bool))
-    task, _ = make_task(config, model, vocabulary, added=added, devices=len(devices))
+    task, _ = make_step_config(config, model, vocabulary, added=added, devices=len(devices))
     capacity = min(500, config.training.max_train_steps or 500)
     began = time.perf_counter()
-    lowered = spread(make_chunk(task, capacity), devices).lower(*abstract_arguments(config, task))
+    lowered = pmapped(make_chunk(task, capacity), devices).lower(*abstract_arguments(config, task))
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

@@ -81,9 +81,9 @@ def run(options: argparse.Namespace) -> None:
             remedy="See --help.",
         )
     _refuse(options, _INSPECTING, "with --inspect")
-    from ti_flax.export.convert import Wishes, convert_embedding
+    from ti_flax.export.convert import ConvertRequest, convert_embedding
 
-    wishes = Wishes(
+    request = ConvertRequest(
         form=options.to,
         token=options.token,
         name=options.name,
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
         picture=options.picture,
         overwrite=options.overwrite,
     )
-    print(printable(convert_embedding(options.input, options.output, wishes)))
+    print(printable(convert_embedding(options.input, options.output, request)))
 
 
 def _refuse(options: argparse.Namespace, names: tuple[str, ...], where: str) -> None:

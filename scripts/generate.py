@@ -114,16 +114,16 @@ def _add_drawing_options(add) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draws and writes what was asked for."""
-    from ti_flax.generation.generate import Wishes, generate
+    from ti_flax.generation.generate import GenerateRequest, generate
     from ti_flax.training.compiled_programs import check_chosen_folder, mended_programs
 
     values = vars(options)
     model = ModelOptions(**{name: value for name, value in values.items() if name in _MODEL_OPTIONS})
-    wishes = {name: value for name, value in values.items() if name not in _MODEL_OPTIONS}
-    prompts, files = wishes.pop("prompt"), wishes.pop("prompt_file")
+    request = {name: value for name, value in values.items() if name not in _MODEL_OPTIONS}
+    prompts, files = request.pop("prompt"), request.pop("prompt_file")
     check_chosen_folder()
     with mended_programs():
-        print(printable(generate(Wishes(model, prompts, files, **wishes))))
+        print(printable(generate(GenerateRequest(model, prompts, files, **request))))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError, OutputError  # noqa: E402
-from ti_flax.files.atomic import written_whole  # noqa: E402
+from ti_flax.files.atomic import atomic_write  # noqa: E402
 from ti_flax.files.text import read_text  # noqa: E402
 
 if TYPE_CHECKING:
@@ -119,13 +119,13 @@ def parse_arguments(argv=None) -> argparse.Namespace:
 def prepare(options: argparse.Namespace) -> None:
     """Reads the pictures, plans, writes the sheet, then the files."""
     from ti_flax.data.images.decode import decode_picture
-    from ti_flax.data.sources.find import find_pictures
-    from ti_flax.data.sources.links import Spent, fetch_picture
+    from ti_flax.data.sources.find import find_images
+    from ti_flax.data.sources.links import Spent, fetch_image
     from ti_flax.data.sources.table_options import ALL_AS_FOUND
 
     size = _size(options)
-    fetch = functools.partial(fetch_picture, allow_private_links=options.allow_private_links, spent=Spent())
-    found = [find_pictures(source, ALL_AS_FOUND, fetch) for source in options.train_data_dir]
+    fetch = functools.partial(fetch_image, allow_private_links=options.allow_private_links, spent=Spent())
+    found = [find_images(source, ALL_AS_FOUND, fetch) for source in options.train_data_dir]
     pictures = [picture for each in found for picture in each.pictures]
     _refuse_output_among(pictures, options.output_dir)
     sheet = options.sheet or options.output_dir.with_name(f"{options.output_dir.name}-sheet.png")
@@ -150,7 +150,7 @@ def prepare(options: argparse.Namespace) -> None:
             return
         _write(cuts, size, options)
         for file, text in texts.items():
-            with written_whole(file) as written:
+            with atomic_write(file) as written:
                 written.write(f"{text}\n".encode())
     except OSError as error:
         where = getattr(error, "filename", None) or options.output_dir
@@ -200,12 +200,12 @@ def _refuse_other_sheet(sheet: Path, overwrite: bool) -> None:
     """Refuse to replace a file that is no sheet."""
     from PIL import Image
 
-    from ti_flax.files.regular import open_plain
+    from ti_flax.files.regular import open_regular
 
     if overwrite or not sheet.exists():
         return
     try:
-        with open_plain(sheet) as file, Image.open(file) as image:
+        with open_regular(sheet) as file, Image.open(file) as image:
             ours = image.info.get(_MARK[0]) == _MARK[1]
     except Exception:  # no picture
         ours = False
@@ -293,7 +293,7 @@ def _write(cuts: list[Cut], size: tuple[int, int], options: argparse.Namespace) 
         # Far too large pictures are first reduced by whole numbers, to three times the size, then filtered.
         made = image.resize(size, Image.Resampling.LANCZOS, box=cut.box.edges, reducing_gap=3.0)
         made = ImageOps.mirror(made) if cut.mirrored else made
-        with written_whole(cut.file) as file:
+        with atomic_write(cut.file) as file:
             made.save(file, **_SAVED_AS[options.format])
 
 
@@ -347,7 +347,7 @@ def _write_sheet(cells: list["Image.Image"], file: Path) -> None:
         sheet.paste(cell, (_GAP + index % columns * width, _GAP + index // columns * height))
     mark = PngInfo()
     mark.add_text(*_MARK)
-    with written_whole(file) as written:
+    with atomic_write(file) as written:
         sheet.save(written, format="PNG", pnginfo=mark)
 
 

@@ -188,7 +188,7 @@ def test_words_that_yaml_takes_for_something_else(write):
     assert (config.model.mixed_precision, config.model.revision) == ("no", "0123e45")
     assert (config.optimizer.scale_lr, config.concept.initializer_token) == (True, "off")
     assert config.concept.placeholder_token == "null"
-    assert (config.watching.validation_prompt, config.training.max_train_steps) == (None, None)
+    assert (config.monitoring.validation_prompt, config.training.max_train_steps) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_null_unsets_what_a_file_sets(write):
     path = write("max_train_steps: 10\nvalidation_prompt: a cat\n")
     config = parse("--config", path, "--max_train_steps=null", "--validation_prompt", "null")
     assert config.training.max_train_steps is None
-    assert config.watching.validation_prompt is None
+    assert config.monitoring.validation_prompt is None
 
 
 def test_home_folder_is_expanded(monkeypatch):
@@ -333,7 +333,7 @@ def test_derived_values():
 def test_quiet_and_verbose_have_a_letter_each(capsys):
     required = ["--pretrained_model_name_or_path=m", "--train_data_dir=d", "--placeholder_token=<t>"]
     required += ["--initializer_token=toy"]
-    levels = [parse_config([*required, *flags]).watching.level for flags in ([], ["-q"], ["-v"])]
+    levels = [parse_config([*required, *flags]).monitoring.level for flags in ([], ["-q"], ["-v"])]
     assert levels == [Level.NORMAL, Level.ALWAYS, Level.DETAIL]
     capsys.readouterr()
     parse_config([*required, "--validation_steps=5", "--quiet"])
@@ -373,11 +373,11 @@ def test_a_choice_may_be_unset(write):
 
 def test_an_option_of_several_values_comes_from_a_list_or_from_repeated_flags(write):
     path = write("validation_prompt:\n- a cat\n- 'no'\n")
-    assert parse("--config", path).watching.validation_prompt == ("a cat", "no")
+    assert parse("--config", path).monitoring.validation_prompt == ("a cat", "no")
     again = parse("--config", path, "--validation_prompt=x", "--validation_prompt", "y, z")
-    assert again.watching.validation_prompt == ("x", "y, z")
-    assert parse("--validation_prompt=a cat").watching.validation_prompt == ("a cat",)
-    assert parse("--config", path, "--validation_prompt=null").watching.validation_prompt is None
+    assert again.monitoring.validation_prompt == ("x", "y, z")
+    assert parse("--validation_prompt=a cat").monitoring.validation_prompt == ("a cat",)
+    assert parse("--config", path, "--validation_prompt=null").monitoring.validation_prompt is None
     assert again.to_dict()["validation_prompt"] == ["x", "y, z"]
     assert RunConfig.from_dict(again.to_dict()) == again
     assert parse("--config", write(again.to_yaml())) == again

@@ -100,7 +100,7 @@ def test_what_is_printed_and_cannot_be_written(command, code, said):
 
 def test_files_get_no_number_of_a_closed_stream():
     code = (
-        "import os, sys; sys.path.insert(0, '.'); from ti_flax.errors import exit_code; "
+        "import os, sys; sys.path.insert(0, '.'); from ti_flax.console.program import exit_code; "
         "sys.exit(exit_code(lambda: os._exit(min(os.open('LICENSE', os.O_RDONLY), 9))))"
     )
     done = shell(f'"$PYTHON" -c "{code}" <&- >&- 2>&-')
@@ -109,7 +109,7 @@ def test_files_get_no_number_of_a_closed_stream():
 
 def test_letters_that_the_output_does_not_have_are_written_as_escapes():
     code = (
-        "import sys; sys.path.insert(0, '.'); from ti_flax.errors import exit_code; "
+        "import sys; sys.path.insert(0, '.'); from ti_flax.console.program import exit_code; "
         "sys.exit(exit_code(lambda: print('<\\u732b> caf\\u00e9')))"
     )
     done = shell(f'PYTHONIOENCODING=ascii "$PYTHON" -c "{code}"')

@@ -113,7 +113,7 @@ def test_only_a_terminal_that_can_move_its_cursor_is_used_as_one(monkeypatch, te
 GONE = """
     import os, sys, time
     from ti_flax.console.program import exit_code
-from ti_flax.errors import Stopped
+    from ti_flax.errors import Stopped
     from ti_flax.console.interrupt import listening
     from ti_flax.console.messages import Level, say, shown_on, stage
     from ti_flax.console.terminal import display_for

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ti_flax.data.dataset import epoch_places, one_shape, weighed_places
+from ti_flax.data.dataset import epoch_sample_indices, one_shape, weighted_sample_indices
 from ti_flax.errors import ConfigError
 from ti_flax.training.batches import image_index
 
@@ -19,7 +19,7 @@ from ti_flax.training.batches import image_index
     ],
 )
 def test_places(weights, places):
-    found = epoch_places(weights)
+    found = epoch_sample_indices(weights)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, places)
 
@@ -34,7 +34,7 @@ def test_equal_weights_change_nothing():
 
 
 def test_an_epoch_shows_every_picture_as_often_as_it_weighs():
-    places = epoch_places((4, 2, 6))
+    places = epoch_sample_indices((4, 2, 6))
     key = jax.random.key(0)
     for epoch in range(3):
         samples = [epoch * len(places) + n for n in range(len(places))]
@@ -46,10 +46,10 @@ def test_an_epoch_that_is_too_long_is_refused():
     with pytest.raises(
         ConfigError, match=r"^repeats: expected proportions .*1000000 .*found 2000001 in the shortest"
     ):
-        epoch_places((2_000_000, 1))
+        epoch_sample_indices((2_000_000, 1))
 
 
 def test_places_of_buckets_keep_the_proportions_between_them():
-    found = weighed_places((200, 100, 300, 100), [np.array([1, 2]), np.array([0, 3])])
+    found = weighted_sample_indices((200, 100, 300, 100), [np.array([1, 2]), np.array([0, 3])])
     assert [places.tolist() for places in found] == [[0, 1, 1, 1], [0, 0, 1]]
     assert all(places.dtype == np.int32 for places in found)

@@ -51,7 +51,7 @@ def decoded(plain, rows):
 
 @pytest.fixture(scope="module")
 def plain(place):
-    return run.gather(configure(place))
+    return run.load_inputs(configure(place))
 
 
 def test_without_captions_the_table_is_one_group_of_templates(plain):
@@ -100,12 +100,12 @@ def test_an_option_changes_the_prompts(place, plain, base, change, shape):
 
 def test_captions_change_the_prompts_and_nothing_else(place, plain):
     drawn = {"shuffle_caption": True, "caption_tag_dropout_rate": 0.1, "caption_dropout_rate": 0.1}
-    made = run.gather(configure(place, captions="files", **drawn, enable_wildcard=True))
+    made = run.load_inputs(configure(place, captions="files", **drawn, enable_wildcard=True))
     then, now = plain.fingerprint, made.fingerprint
     assert then.pop("prompts") != now.pop("prompts") and then == now
     for old, new in zip(plain.examples.buckets, made.examples.buckets, strict=True):
         np.testing.assert_array_equal(old.posteriors, new.posteriors)
-        np.testing.assert_array_equal(old.places, new.places)
+        np.testing.assert_array_equal(old.sample_indices, new.sample_indices)
 
 
 def test_each_picture_takes_its_own_captions(place, plain, capsys):

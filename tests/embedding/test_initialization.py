@@ -7,7 +7,11 @@ from clip_tokenizer import write_tokenizer
 from tiny_folder import WORDS
 
 from ti_flax.config.options import ConceptOptions
-from ti_flax.embedding.initialization import add_extras, find_start, read_extras
+from ti_flax.embedding.initialization import (
+    add_frozen_embeddings,
+    read_frozen_embeddings,
+    resolve_initialization,
+)
 from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import TokenError, WeightsError
 from ti_flax.models.tokenizer import add_concept, encode_prompts, expand_known, load_tokenizer
@@ -29,7 +33,7 @@ def tokenizer(folder):
 
 
 def start(tokenizer, **options):
-    return find_start(ConceptOptions(placeholder_token="<x>", **options), tokenizer)
+    return resolve_initialization(ConceptOptions(placeholder_token="<x>", **options), tokenizer)
 
 
 def ids(tokenizer, *words):
@@ -103,9 +107,9 @@ def test_starts_that_do_not_fit(tokenizer, tmp_path, monkeypatch, options, messa
 
 def test_extra_embeddings_stand_behind_the_concept_and_prompts_may_name_them(tokenizer, tmp_path):
     entries = (embeds(tmp_path / "a.bin"), f"<new> = {embeds(tmp_path / 'b.bin', TABLE[:1])}")
-    extras = read_extras(entries)
+    extras = read_frozen_embeddings(entries)
     concept = add_concept(tokenizer, placeholder_token="<x>", num_vectors=2)
-    beside = add_extras(tokenizer, extras, concept)
+    beside = add_frozen_embeddings(tokenizer, extras, concept)
     assert [each.text for each in beside] == ["<old> <old>_1 <old>_2", "<new>"]
     first = concept.token_ids[0]
     assert [each.token_ids for each in beside] == [(first + 2, first + 3, first + 4), (first + 5,)]
@@ -120,9 +124,9 @@ def test_a_file_without_its_token_goes_by_its_name(tmp_path):
 
     path = tmp_path / "my=cat.safetensors"
     save_file({"emb_params": TABLE[:1]}, path)
-    assert [extra.token for extra in read_extras((str(path),))] == ["my=cat"]
+    assert [extra.token for extra in read_frozen_embeddings((str(path),))] == ["my=cat"]
     for entry in (f"<c>={path}", f"{path}=<c>", f" <c> = {path}"):
-        (extra,) = read_extras((entry,))
+        (extra,) = read_frozen_embeddings((entry,))
         assert (extra.token, extra.path) == ("<c>", path)
 
 
@@ -135,16 +139,16 @@ def test_a_file_without_its_token_goes_by_its_name(tmp_path):
     ],
 )
 def test_tokens_of_embeddings_that_do_not_fit(tokenizer, tmp_path, entry, message):
-    extras = read_extras((entry.format(embeds(tmp_path / "a.bin")),))
+    extras = read_frozen_embeddings((entry.format(embeds(tmp_path / "a.bin")),))
     concept = add_concept(tokenizer, placeholder_token="<x>")
     with pytest.raises(TokenError, match=message):
-        add_extras(tokenizer, extras, concept)
+        add_frozen_embeddings(tokenizer, extras, concept)
 
 
 def test_an_extra_that_is_no_embedding_is_one_line(tmp_path):
     (tmp_path / "a.pt").write_bytes(b"<html>")
     for entry in (str(tmp_path / "a.pt"), f"<c>={tmp_path / 'a.pt'}", str(tmp_path / "none.pt")):
         with pytest.raises(WeightsError, match="extra_embeds .*: expected an embedding"):
-            read_extras((entry,))
+            read_frozen_embeddings((entry,))
     with pytest.raises(WeightsError, match="init_embeds .*: expected an embedding"):
         start(None, init_embeds=str(tmp_path / "a.pt"))

@@ -6,14 +6,14 @@ import pytest
 from ti_flax.embedding.rows import (
     RowRules,
     add_rows,
-    average,
     check_table,
+    ema_update,
+    embed_tokens,
     grown_table,
-    hold_norms,
+    l2_to_init,
     mean_rows,
-    pull_to_start,
     random_rows,
-    splice,
+    rescale_norms,
     spread_rows,
 )
 from ti_flax.errors import TokenError
@@ -25,7 +25,7 @@ TOKEN_IDS = np.array([[1, 10, 9, 11], [10, 10, 0, 2]], np.int32)
 
 def test_splice_is_a_lookup_in_the_grown_table():
     expected = np.concatenate([TABLE, ROWS])[TOKEN_IDS]
-    assert (splice(TABLE, ROWS, TOKEN_IDS, first_added_id=10) == expected).all()
+    assert (embed_tokens(TABLE, ROWS, TOKEN_IDS, first_added_id=10) == expected).all()
     assert (grown_table(TABLE, ROWS, first_added_id=10)[TOKEN_IDS] == expected).all()
 
 
@@ -33,18 +33,18 @@ def test_rows_of_unused_table_places_are_replaced_not_appended():
     expected = np.concatenate([TABLE[:8], ROWS])
     assert (grown_table(TABLE, ROWS, first_added_id=8) == expected).all()
     ids = np.array([[7, 8, 9]], np.int32)
-    assert (splice(TABLE, ROWS, ids, first_added_id=8) == expected[ids]).all()
+    assert (embed_tokens(TABLE, ROWS, ids, first_added_id=8) == expected[ids]).all()
 
 
 def test_each_use_of_a_row_adds_to_its_gradient():
-    gradient = jax.grad(lambda rows: splice(TABLE, rows, TOKEN_IDS, first_added_id=10).sum())(
+    gradient = jax.grad(lambda rows: embed_tokens(TABLE, rows, TOKEN_IDS, first_added_id=10).sum())(
         jnp.asarray(ROWS)
     )
     np.testing.assert_array_equal(gradient, [[3.0] * 4, [1.0] * 4])
 
 
 def test_splice_keeps_the_tables_dtype():
-    assert splice(TABLE.astype(jnp.bfloat16), ROWS, TOKEN_IDS, first_added_id=10).dtype == jnp.bfloat16
+    assert embed_tokens(TABLE.astype(jnp.bfloat16), ROWS, TOKEN_IDS, first_added_id=10).dtype == jnp.bfloat16
 
 
 def test_rows_start_at_the_initializer():
@@ -91,20 +91,20 @@ THREE = np.float32([[3, 4, 0, 0], [30, 40, 0, 0], [0.3, 0.4, 0, 0]])
 
 
 def test_norms_are_kept_or_limited():
-    kept = np.asarray(hold_norms(RowRules(norm=2.0), jnp.asarray(THREE), TRAINABLE))
+    kept = np.asarray(rescale_norms(RowRules(norm=2.0), jnp.asarray(THREE), TRAINABLE))
     np.testing.assert_allclose(kept, [[1.2, 1.6, 0, 0], THREE[1], [1.2, 1.6, 0, 0]], rtol=1e-6)
     rule = RowRules(norm=2.0, only_longer=True)
-    limited = np.asarray(hold_norms(rule, jnp.asarray(THREE), TRAINABLE))
+    limited = np.asarray(rescale_norms(rule, jnp.asarray(THREE), TRAINABLE))
     np.testing.assert_allclose(limited, [[1.2, 1.6, 0, 0], THREE[1], THREE[2]], rtol=1e-6)
     assert limited[1:].tobytes() == THREE[1:].tobytes()
     zero = jnp.zeros((3, 4))
-    assert not np.asarray(hold_norms(RowRules(norm=2.0), zero, TRAINABLE)).any()
+    assert not np.asarray(rescale_norms(RowRules(norm=2.0), zero, TRAINABLE)).any()
 
 
 def test_the_pull_and_its_gradient_are_the_formula():
     start = THREE + np.float32([[1, 0, -2, 0]])
     rules = RowRules(pull=0.3, start=start)
-    loss, gradient = pull_to_start(rules, jnp.asarray(THREE), TRAINABLE)
+    loss, gradient = l2_to_init(rules, jnp.asarray(THREE), TRAINABLE)
     assert float(loss) == pytest.approx(0.3 / 2 * (5 + 5))  # two rows learn, each 1 + 4 from its start
     expected = jax.grad(
         lambda rows: 0.15 * jnp.sum(jnp.square(rows - start) * jnp.asarray(TRAINABLE)[:, None])
@@ -125,7 +125,7 @@ def test_averages_are_those_of_diffusers(decay):
         rows = np.random.default_rng(step).normal(size=THREE.shape).astype(np.float32)
         weight.data = torch.tensor(rows)
         reference.step([weight])
-        mean = average(
+        mean = ema_update(
             RowRules(ema_decay=decay), mean, jnp.asarray(rows), step=jnp.int32(step), trainable=TRAINABLE
         )
     expected = reference.shadow_params[0].numpy()

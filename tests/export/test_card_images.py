@@ -6,7 +6,7 @@ from PIL import Image
 
 from ti_flax.export.card_images import write_concept_images, write_example_images
 from ti_flax.files.written_files import only_run
-from ti_flax.generation.generator import picture_grid
+from ti_flax.generation.image_grid import image_grid_of
 
 
 @pytest.fixture
@@ -32,13 +32,13 @@ def test_concept_images_replace_earlier_ones_and_are_few(folder):
 def test_examples_are_the_first_picture_of_each_prompt(folder):
     shades = np.repeat(np.arange(6, dtype=np.uint8) * 40, 16 * 16 * 3).reshape(6, 16, 16, 3)
     grid = folder / "grid.png"
-    picture_grid(shades, columns=3).save(grid)
+    image_grid_of(shades, columns=3).save(grid)
     assert write_example_images(folder, grid, ["a", "b"], 16) == 2
     for index, shade in enumerate((0, 120)):
         with Image.open(folder / "example_images" / f"{index}.jpeg") as picture:
             assert picture.size == (16, 16)
             np.testing.assert_allclose(np.asarray(picture), shade, atol=2)
-    picture_grid(shades[:4]).save(grid)
+    image_grid_of(shades[:4]).save(grid)
     assert write_example_images(folder, grid, ["a"], 16) == 1
     assert names(folder / "example_images") == ["0.jpeg"]
 

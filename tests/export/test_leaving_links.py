@@ -14,7 +14,7 @@ from tiny_run import configure
 from ti_flax.data.images.load import load_images
 from ti_flax.data.prompts.captions import Picture, captions_beside
 from ti_flax.data.sources.table_options import ALL_AS_FOUND
-from ti_flax.data.sources.tables import hub_pictures
+from ti_flax.data.sources.tables import hub_images
 from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import DataError, OutputError, WeightsError
 from ti_flax.export.hub import RefusedError
@@ -22,7 +22,7 @@ from ti_flax.export.hub import upload as upload_here
 from ti_flax.export.hub_files import checkpoint_files, pipeline_files, result_files
 from ti_flax.export.pipeline import carried_parts, save_pipeline
 from ti_flax.export.upload import ShareCheckpoints, upload
-from ti_flax.files.atomic_folders import folder_written_whole
+from ti_flax.files.atomic_folders import atomic_folder
 from ti_flax.files.folder_files import LeavingLinkError
 from ti_flax.files.written_files import only_run, record
 from ti_flax.hosts import group as hosts
@@ -178,7 +178,7 @@ def test_nothing_is_written_where_links_in_the_output_folder_lead_to(tmp_path):
         (tmp_path / "mine" / name).write_text("mine")
 
     class Plant(Hook):
-        def began(self, step, state):
+        def on_start(self, step, state):
             for name in (*names, "concept_images"):
                 (tmp_path / "out" / name).unlink(missing_ok=True)
                 (tmp_path / "out" / name).symlink_to(tmp_path / "mine" / name)
@@ -273,7 +273,7 @@ def test_a_checkpoint_is_copied_without_what_links_lead_to(finished, secret, cap
         filled.append(folder)
 
     sharing = ShareCheckpoints(options(hub_strategy="checkpoint"), finished, every=2, last_step=9, fill=fill)
-    sharing.reached(2, None)  # pyright: ignore[reportArgumentType]
+    sharing.on_step(2, None)  # pyright: ignore[reportArgumentType]
     assert "no copy to upload (a link that leaves the folder (checkpoint-2/x -> " in capsys.readouterr().err
     assert not filled[0].exists()
 
@@ -293,7 +293,7 @@ def test_copies_of_pictures_behind_links_are_not_uploaded(tmp_path, capsys):
     assert images.notes == ("pictures that are links out of the folder: 1, such as cat.png",)
     shared = config.replace(push_to_hub=True, hub_model_id="me/x")
     with pytest.raises(DataError) as caught:
-        materials.gather(shared)
+        materials.load_inputs(shared)
     assert str(caught.value) == (
         "train_data_dir: expected pictures in the folder itself, as push_to_hub uploads copies of them, "
         "found links out of it (1, such as cat.png). Replace the links by the files, or set "
@@ -339,7 +339,7 @@ def test_a_readme_on_the_hub_names_no_files_of_this_machine(datasets, monkeypatc
     )
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(DataError) as caught:
-        hub_pictures("a/b", ALL_AS_FOUND)
+        hub_images("a/b", ALL_AS_FOUND)
     assert str(caught.value) == (
         f"train_data_dir a/b: expected data files of its own, found {named}, which its README.md names. "
         "Take that line out, or name the file as train_data_dir."
@@ -349,7 +349,7 @@ def test_a_readme_on_the_hub_names_no_files_of_this_machine(datasets, monkeypatc
 def row_of_hub(datasets, monkeypatch, path):
     rows = datasets.Dataset.from_dict({"image": [str(path)]})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: {"train": rows})
-    return hub_pictures("a/b", ALL_AS_FOUND)
+    return hub_images("a/b", ALL_AS_FOUND)
 
 
 def test_rows_of_a_data_set_on_the_hub_name_files_of_its_own(datasets, monkeypatch, tmp_path):
@@ -384,7 +384,7 @@ def test_what_the_user_put_beside_the_result_is_not_uploaded(finished):
     checkpoint = finished / "checkpoint-3"
     with only_run(finished):
         record(finished, *result, *pipeline)
-    with folder_written_whole(checkpoint) as unfinished:
+    with atomic_folder(checkpoint) as unfinished:
         (unfinished / "state").write_text("made")
     for name in (*result, *pipeline, "concept_images/mine.jpeg", "validation/private.png", "unet/notes.txt"):
         (finished / name).parent.mkdir(exist_ok=True)

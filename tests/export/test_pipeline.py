@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from exported import export, random_rows
 from tiny_folder import write_folder
 
 from ti_flax.embedding.learned_embeds import add_learned_embeds, save_learned_embeds
-from ti_flax.embedding.rows import splice
-from ti_flax.export.pipeline import save_pipeline
+from ti_flax.embedding.rows import embed_tokens
 from ti_flax.models.stable_diffusion import load_stable_diffusion
 from ti_flax.models.tokenizer import add_concept, encode_prompts, expand_known, load_tokenizer
 
@@ -21,31 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "a photo of a <thing> on a beach"
 
 
-def random_rows(vectors, width=32):
-    return (np.random.default_rng(vectors).normal(size=(vectors, width)) * 0.1).astype(np.float32)
-
-
-def export(folder, output, *, vectors=2, layout="flax"):
-    tokenizer = load_tokenizer(folder)
-    concept = add_concept(tokenizer, placeholder_token="<thing>", num_vectors=vectors)
-    width = load_stable_diffusion(folder, components=()).text_encoder.config.hidden_size
-    rows = random_rows(vectors, width)
-    save_pipeline(
-        folder,
-        output,
-        tokenizer=tokenizer,
-        rows=rows,
-        first_added_id=concept.token_ids[0],
-        layout=layout,
-    )
-    return tokenizer, concept, rows
-
-
 def our_hidden_states(folder, tokenizer, rows, first_added_id):
     model = load_stable_diffusion(folder, components=("text_encoder",))
     token_ids = encode_prompts(tokenizer, [expand_known(tokenizer, PROMPT)])
     table = model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    embedded = splice(table, rows, token_ids, first_added_id=first_added_id)
+    embedded = embed_tokens(table, rows, token_ids, first_added_id=first_added_id)
     return np.asarray(model.text_encoder.apply({"params": model.params["text_encoder"]}, embedded))
 
 
@@ -134,15 +114,15 @@ def test_safety_checker_and_feature_extractor_go_along(tmp_path):
     reason="TI_FLAX_DIFFUSERS_039 names a python with diffusers 0.39 and transformers 4.57.6",
 )
 def test_the_last_flax_pipeline_of_diffusers_draws_the_same_picture(tmp_path, family):
-    from ti_flax.generation.generator import Painter, starting_noise
+    from ti_flax.generation.generator import ImageGenerator, starting_noise
 
     base = write_folder(tmp_path / "base", family, wide=True)
     tokenizer, _, _ = export(base, tmp_path / "out")
     model = load_stable_diffusion(tmp_path / "out")
     prompt_ids = encode_prompts(tokenizer, [expand_known(tokenizer, PROMPT)])
     negative_ids = encode_prompts(tokenizer, [""])
-    painter = Painter(model, first_added_id=len(tokenizer), steps=20, sampler="ddim")
-    picture = painter.paint(
+    painter = ImageGenerator(model, first_added_id=len(tokenizer), steps=20, sampler="ddim")
+    picture = painter.generate(
         model.params,
         np.zeros((1, model.text_encoder.config.hidden_size), np.float32),
         prompt_ids=prompt_ids,

@@ -342,7 +342,7 @@ def test_processes_other_than_the_first_leave_the_hub_alone(place, hub, tmp_path
         raise InterruptedError("far enough")
 
     monkeypatch.setattr(run.hosts, "is_first", lambda: False)
-    monkeypatch.setattr(run, "gather", reading)
+    monkeypatch.setattr(run, "load_inputs", reading)
     changes = {"push_to_hub": True, "hub_model_id": "me/thing", "hub_token": TOKEN}
     with pytest.raises(InterruptedError):
         run.train(configure(place, tmp_path / "out", **changes))
@@ -355,7 +355,7 @@ class UntilThere(Hook):
     def __init__(self, every, reached):
         self.every, self._reached = every, reached
 
-    def reached(self, step, state):
+    def on_step(self, step, state):
         until = time.monotonic() + 60
         while step == self.every and not self._reached() and time.monotonic() < until:
             time.sleep(0.05)
@@ -407,10 +407,10 @@ def test_a_hub_that_hangs_holds_up_no_step(hub, finished, capsys):
         options(hub_strategy="every_save"), finished, every=2, last_step=8, fill=fill
     )
     for step in (2, 4, 6):
-        hook.reached(step, state=None)
-        hook.measured(chunk=None)
+        hook.on_step(step, state=None)
+        hook.on_metrics(chunk=None)
     assert len(made) == 1  # one at a time, and none waits in a queue
-    hook.reached(8, state=None)
+    hook.on_step(8, state=None)
     assert not made[0].exists() and capsys.readouterr().err == ""
 
 
@@ -420,9 +420,9 @@ def test_a_failure_at_a_checkpoint_is_said_once(hub, finished, capsys):
         options(hub_strategy="every_save"), finished, every=2, last_step=8, fill=lambda *_: None
     )
     for step in (2, 4):
-        hook.reached(step, state=None)
+        hook.on_step(step, state=None)
         hook._running.wait()
-        hook.measured(chunk=None)
+        hook.on_metrics(chunk=None)
     (line,) = warnings_of(capsys)
     assert line == (
         "warning: upload of step 2: found a Hub in trouble (503): told to answer 503; the run goes on"

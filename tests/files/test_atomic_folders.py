@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from ti_flax.files.atomic_folders import (
     SUMS,
+    atomic_files,
+    atomic_folder,
     damage,
-    files_written_together,
-    folder_written_whole,
     remove_folder,
     tidy,
 )
@@ -28,7 +28,7 @@ def fill(folder, files=FILES):
 
 
 def write(folder, files=FILES):
-    with folder_written_whole(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         fill(unfinished, files)
     return folder
 
@@ -41,7 +41,7 @@ def contents(folder):
 
 def test_it_has_its_name_only_when_it_is_whole_and_sha256sum_says_so(tmp_path):
     folder = tmp_path / "checkpoint-5"
-    with folder_written_whole(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         fill(unfinished)
         assert not folder.exists()
     assert damage(folder) == "" and [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
@@ -53,7 +53,7 @@ def test_it_has_its_name_only_when_it_is_whole_and_sha256sum_says_so(tmp_path):
 def test_what_goes_wrong_leaves_what_was_there(tmp_path, error):
     folder = write(tmp_path / "checkpoint-5")
     before = contents(folder)
-    with pytest.raises(type(error)), folder_written_whole(folder) as unfinished:
+    with pytest.raises(type(error)), atomic_folder(folder) as unfinished:
         fill(unfinished, {"a.json": b"new"})
         unfinished.with_name(f"{unfinished.name}.of-a-library").mkdir()
         raise error
@@ -65,7 +65,7 @@ def test_what_a_library_writes_late_is_removed_too(tmp_path):
         time.sleep(0.1)
         fill(folder)
 
-    with pytest.raises(OSError), folder_written_whole(tmp_path / "checkpoint-5") as unfinished:
+    with pytest.raises(OSError), atomic_folder(tmp_path / "checkpoint-5") as unfinished:
         thread = threading.Thread(target=late, args=[unfinished.with_name(f"{unfinished.name}.library")])
         thread.start()
         raise OSError(28, "No space left on device")
@@ -187,12 +187,12 @@ def test_a_removed_folder_is_gone_even_when_removing_it_was_cut_short(tmp_path, 
 def test_files_written_together_change_nothing_until_all_are_there(tmp_path):
     earlier = {"index.json": b"old", "unet/weights": b"old", "unet/other": b"of others"}
     fill(tmp_path, earlier)
-    with pytest.raises(OSError), files_written_together(tmp_path, last="index.json") as folder:
+    with pytest.raises(OSError), atomic_files(tmp_path, last="index.json") as folder:
         fill(folder, {"unet/weights": b"new"})
         assert contents(tmp_path)["unet/weights"] == b"old"
         raise OSError(28, "No space left on device")
     assert contents(tmp_path) == earlier
-    with files_written_together(tmp_path, last="index.json") as folder:
+    with atomic_files(tmp_path, last="index.json") as folder:
         fill(folder, {"index.json": b"new", "unet/weights": b"new", "vae/weights": b"new"})
     expected = {
         "index.json": b"new",
@@ -215,6 +215,6 @@ def test_the_file_that_tells_of_the_others_is_missing_while_they_move(tmp_path, 
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", watched)
-    with files_written_together(tmp_path, last="index.json") as folder:
+    with atomic_files(tmp_path, last="index.json") as folder:
         fill(folder, {"index.json": b"new", "a": b"new", "z": b"new"})
     assert moved[-1] == "index.json" and len(moved) == 3

@@ -15,7 +15,8 @@ from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import TiFlaxError
 from ti_flax.export.embedding_card import plain_card
 from ti_flax.generation import generate as generation
-from ti_flax.generation.generator import Painter, on_all, picture_grid
+from ti_flax.generation.generator import ImageGenerator, on_all
+from ti_flax.generation.image_grid import image_grid_of
 from ti_flax.models.stable_diffusion import COMPONENTS, load_stable_diffusion
 from ti_flax.training.devices import local_copies, replicate
 
@@ -59,7 +60,7 @@ def no_compilation_twice(monkeypatch, kept):
     def painter(model, **settings):
         settings["devices"] = tuple(settings["devices"])
         key = tuple(settings.items())
-        return kept[key] if key in kept else kept.setdefault(key, Painter(model, **settings))
+        return kept[key] if key in kept else kept.setdefault(key, ImageGenerator(model, **settings))
 
     def load(base, *, dtype, components=COMPONENTS):
         key = str(base.place), components
@@ -67,7 +68,7 @@ def no_compilation_twice(monkeypatch, kept):
             kept[key] = load_stable_diffusion(base, dtype=dtype, components=components)
         return kept[key]
 
-    monkeypatch.setattr(generation, "Painter", painter)
+    monkeypatch.setattr(generation, "ImageGenerator", painter)
     monkeypatch.setattr(generation, "load_stable_diffusion", load)
 
 
@@ -317,11 +318,11 @@ def made_on(key):
 def test_devices_share_one_compilation_a_shape(place):
     devices = jax.devices()[:2]
     model = load_stable_diffusion(place / "model")
-    painter = Painter(model, first_added_id=500, steps=2, devices=devices)
+    painter = ImageGenerator(model, first_added_id=500, steps=2, devices=devices)
     params = on_all(model.params, devices)
     ids = np.ones((4, 77), np.int32)
     for count in (4, 3, 4):
-        pictures = painter.paint(
+        pictures = painter.generate(
             params,
             np.zeros((1, 32), np.float32),
             prompt_ids=ids[:count],
@@ -337,20 +338,20 @@ def test_copies_that_a_run_has_on_its_devices_draw_the_same_pictures(place):
     model, ids = load_stable_diffusion(place / "model"), np.full((3, 77), 5, np.int32)
     given = {"prompt_ids": ids, "negative_ids": ids - 1, "seeds": range(3), "size": (16, 16)}
     rows = np.zeros((1, 32), np.float32)
-    alone = Painter(model, first_added_id=500, steps=2).paint(model.params, rows, **given)
+    alone = ImageGenerator(model, first_added_id=500, steps=2).generate(model.params, rows, **given)
     copies = replicate(model.params, jax.devices())
     for count in (1, 3, len(jax.devices())):
         devices = jax.devices()[:count]
         params = local_copies(copies, devices)
         leaf = jax.tree.leaves(params)[0]
         assert leaf.sharding.device_set == set(devices) and leaf.shape[0] == count
-        painter = Painter(model, first_added_id=500, steps=2, devices=devices, copies=True)
-        found = painter.paint(params, rows, **given).astype(int)
+        painter = ImageGenerator(model, first_added_id=500, steps=2, devices=devices, copies=True)
+        found = painter.generate(params, rows, **given).astype(int)
         assert found.shape == alone.shape and np.abs(found - alone).max() <= 1
     assert np.ptp(alone[0]) > 10 and (alone[0] != alone[1]).any()
 
 
 def test_a_grid_that_is_not_full_is_white_there():
-    grid = np.asarray(picture_grid(np.zeros((3, 2, 2, 3), np.uint8)))
+    grid = np.asarray(image_grid_of(np.zeros((3, 2, 2, 3), np.uint8)))
     assert grid.shape == (4, 4, 3)
     assert (grid[2:, 2:] == 255).all() and (grid[:2] == 0).all() and (grid[2:, :2] == 0).all()

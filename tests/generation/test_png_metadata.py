@@ -8,8 +8,8 @@ from PIL import Image
 
 from ti_flax.errors import OutputError
 from ti_flax.generation.png_metadata import (
-    Maker,
-    Shot,
+    ImageSpec,
+    Provenance,
     grid_path,
     next_number,
     picture_texts,
@@ -18,11 +18,11 @@ from ti_flax.generation.png_metadata import (
     web_ui_text,
 )
 
-SHOT = Shot("a cat", "", 3, (64, 128), 25, "ddim", 7.0)
+SHOT = ImageSpec("a cat", "", 3, (64, 128), 25, "ddim", 7.0)
 
 
 def test_the_web_uis_text():
-    text = web_ui_text(SHOT, Maker("model"))
+    text = web_ui_text(SHOT, Provenance("model"))
     assert re.fullmatch(
         r"a cat\nSteps: 25, Sampler: DDIM, CFG scale: 7, Seed: 3, Size: 128x64, Model: model, "
         r"Version: ti_flax [\d.]+",
@@ -31,10 +31,10 @@ def test_the_web_uis_text():
 
 
 def test_embeddings_and_what_else_the_web_ui_is_told():
-    maker = Maker("v1,5", 1, [("<a>", "a.bin", "0" * 64), ("b", "b.pt", "1" * 64)])
+    maker = Provenance("v1,5", 1, [("<a>", "a.bin", "0" * 64), ("b", "b.pt", "1" * 64)])
     text = web_ui_text(SHOT, maker)
     assert 'Model: "v1,5", Clip skip: 2, TI hashes: "<a>: 000000000000, b: 111111111111", ' in text
-    without = Shot(**(vars(SHOT) | {"learned": False, "negative_prompt": "dog"}))
+    without = ImageSpec(**(vars(SHOT) | {"learned": False, "negative_prompt": "dog"}))
     assert "TI hashes" not in web_ui_text(without, maker)
     assert web_ui_text(without, maker).splitlines()[1] == "Negative prompt: dog"
     assert picture_texts(without, maker)["learned_embeds"] == "[]"
@@ -42,7 +42,7 @@ def test_embeddings_and_what_else_the_web_ui_is_told():
 
 def test_names(tmp_path):
     assert shot_name(7, SHOT) == "00007-3.png"
-    assert shot_name(123456, Shot(**(vars(SHOT) | {"learned": False}))) == "123456-3-without.png"
+    assert shot_name(123456, ImageSpec(**(vars(SHOT) | {"learned": False}))) == "123456-3-without.png"
     assert next_number(tmp_path / "none") == next_number(tmp_path) == 1
     for name in ("00002-1.png", "00010-9-without.png", "grid.png", "00099.txt", "x00050-1.png"):
         (tmp_path / name).touch()

@@ -14,9 +14,9 @@ from ti_flax.errors import START_AGAIN, ConfigError, OutputError, Stopped
 from ti_flax.hosts import group as hosts
 from ti_flax.models.weights.model_source import ModelSource
 from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
-from ti_flax.monitoring.signals import read_signals
+from ti_flax.monitoring.row_statistics import read_evaluations
 from ti_flax.run import inputs as materials
-from ti_flax.run.inputs import gather
+from ti_flax.run.inputs import load_inputs
 from ti_flax.training.step import TrainState
 
 REQUIRED = {
@@ -98,7 +98,7 @@ def test_an_early_end_is_one_for_every_process_and_the_first_evaluates_alone(pla
     spoken, quiet = run_on_two(place, outputs, *steps, *early)
     assert "step 4: early_stopping ends the run" in spoken and "early" not in quiet
     assert (place / "early" / "checkpoint-4").is_dir() and not outputs[1].exists()
-    assert [each.step for each in read_signals(place / "early" / "signals.csv")] == [0, 2, 4]
+    assert [each.step for each in read_evaluations(place / "early" / "signals.csv")] == [0, 2, 4]
 
 
 def test_what_is_wrong_on_one_host_ends_all_with_its_message(place):
@@ -186,12 +186,12 @@ def test_no_checkpoint_is_made_of_a_state_that_differs_and_the_host_is_named():
             check_state(4, state_of(value))
     good, bad = digests
     with hosts.on_line(Line(good, good)):
-        AgreeOnState(every=2, last_step=9).reached(4, state_of(1.0))
+        AgreeOnState(every=2, last_step=9).on_step(4, state_of(1.0))
     message = r"the state after step 4: .* found vectors \w+ \(host 0: \w+\) on host 2"
     with hosts.on_line(Line(good, bad)), pytest.raises(ConfigError, match=message):
-        AgreeOnState(every=2, last_step=9).reached(4, state_of(1.0))
+        AgreeOnState(every=2, last_step=9).on_step(4, state_of(1.0))
     with hosts.on_line(Line(good, bad)):  # where the first host's evaluation has ended the run
-        AgreeOnState(every=3, last_step=9).reached(4, state_of(1.0))
+        AgreeOnState(every=3, last_step=9).on_step(4, state_of(1.0))
 
 
 def test_other_hosts_keep_what_updates_need_and_learn_from_the_same(place, monkeypatch):
@@ -205,9 +205,9 @@ def test_other_hosts_keep_what_updates_need_and_learn_from_the_same(place, monke
         "validation_prompt": "a <thing>",
     }
     config = RunConfig.from_dict(options)
-    first = gather(config)
+    first = load_inputs(config)
     monkeypatch.setattr(hosts, "is_first", lambda: False)
-    other = gather(config)
+    other = load_inputs(config)
     assert set(first.model.params) - set(other.model.params) == {"vae"}
     assert first.images.groups and not other.images.groups
     assert other.fingerprint == first.fingerprint

@@ -110,8 +110,10 @@ def configure(place, output, **changes):
 
 def gathered(config, output):
     """What a run learns from and the step it takes, and the files it would write with rows of zeros."""
-    found = materials.gather(config)
-    task, _ = run.make_task(config, found.model, found.concept.token_ids[0], added=found.added, devices=1)
+    found = materials.load_inputs(config)
+    task, _ = run.make_step_config(
+        config, found.model, found.concept.token_ids[0], added=found.added, devices=1
+    )
     output.mkdir()
     rows = np.zeros((1, found.model.text_encoder.config.hidden_size), np.float32)
     export(config, found, rows, output, samples=1, steps=1)
@@ -179,7 +181,7 @@ def test_notes_on_a_single_file_are_said(place, tmp_path, monkeypatch, capsys):
     )
     changes = {"pretrained_model_name_or_path": str(file), "config_name": str(place / "model")}
     with pytest.raises(ConfigError, match="far enough"):
-        materials.gather(configure(place, tmp_path, **changes))
+        materials.load_inputs(configure(place, tmp_path, **changes))
     assert capsys.readouterr().err == (
         "note: m.safetensors also has averaged (EMA) weights of the UNet, which are not used\n"
     )

@@ -13,8 +13,8 @@ from tiny_run import compilations, learned, train_until
 from ti_flax.embedding.learned_embeds import load_learned_embeds, save_learned_embeds
 from ti_flax.embedding.vocabulary import Vocabulary
 from ti_flax.monitoring.evaluation import BEST, TABLE, Evaluate, Patience, best_kept, summary, with_best
-from ti_flax.monitoring.signals import best_of, read_signals
-from ti_flax.run import hooks as watching
+from ti_flax.monitoring.row_statistics import best_of, read_evaluations
+from ti_flax.run import hooks as monitoring
 from ti_flax.run import train as run
 from ti_flax.training.checkpoint import checkpoint_steps, load_checkpoint
 from ti_flax.training.loop import Chunk
@@ -55,7 +55,7 @@ def test_one_compilation_of_the_step_and_one_of_the_evaluation(whole):
 
 
 def test_the_table_of_a_run(whole):
-    table = read_signals(whole[0] / TABLE)
+    table = read_evaluations(whole[0] / TABLE)
     assert [each.step for each in table] == [0, 2, 4, 6]
     first, *others = table
     assert (first.loss, first.grad_norm) == (None, None)
@@ -71,7 +71,7 @@ def test_the_table_of_a_run(whole):
 
 
 def test_the_best_rows_are_those_of_the_table(whole):
-    folder, best = whole[0], best_of(read_signals(whole[0] / TABLE))
+    folder, best = whole[0], best_of(read_evaluations(whole[0] / TABLE))
     token, rows = load_learned_embeds(folder / BEST)
     with safe_open(str(folder / BEST), "np") as file:
         details = file.metadata()
@@ -95,7 +95,7 @@ def test_a_resumed_run_keeps_the_rows_before_its_step_and_ends_the_same(place, t
     run.train(configure(place, tmp_path, resume_from_checkpoint="checkpoint-2"))
     for name in (TABLE, "learned_embeds.safetensors"):
         assert (tmp_path / name).read_bytes() == (whole[0] / name).read_bytes()
-    table = read_signals(tmp_path / TABLE)
+    table = read_evaluations(tmp_path / TABLE)
     after = best_of([each for each in table if each.step > 2])
     np.testing.assert_array_equal(
         load_learned_embeds(tmp_path / BEST)[1], load_checkpoint(tmp_path / f"checkpoint-{after.step}").rows
@@ -114,7 +114,7 @@ def losses(monkeypatch):
         def __call__(self, rows):
             return found.pop(0)
 
-    monkeypatch.setattr(watching, "Validation", Listed)
+    monkeypatch.setattr(monitoring, "Validation", Listed)
     return found
 
 
@@ -136,7 +136,7 @@ def test_early_stopping_ends_a_run_that_can_be_gone_on_with(place, tmp_path, los
     more = EARLY | {"early_stopping_patience": 9, "resume_from_checkpoint": "latest"}
     run.train(configure(place, tmp_path, **more))
     assert learned(folder).tobytes() == learned(whole[0]).tobytes()
-    assert [each.step for each in read_signals(folder / TABLE)] == [0, 1, 2, 3, 4, 5, 6]
+    assert [each.step for each in read_evaluations(folder / TABLE)] == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_a_killed_run_stops_early_where_it_would_have(place, tmp_path, losses):
@@ -186,11 +186,11 @@ def make_hook(tmp_path, losses, **changes):
 
 def evaluate(hook, step, scale=1.0):
     if step:
-        hook.measured(
+        hook.on_metrics(
             Chunk(step, np.asarray([0.1], np.float32), np.asarray([1.0], np.float32), np.asarray([True]), 1.0)
         )
     state = TrainState(np.full((1, 4), scale, np.float32), None, np.int32(step))
-    (hook.reached if step else lambda step, state: hook.began(step, state))(step, state)
+    (hook.on_step if step else lambda step, state: hook.on_start(step, state))(step, state)
 
 
 def test_flags_are_said_once_when_they_begin_to_hold(tmp_path, capsys):
@@ -208,7 +208,7 @@ def test_flags_are_said_once_when_they_begin_to_hold(tmp_path, capsys):
     ]
     # A run that goes on has said it already.
     again = make_hook(tmp_path, [0.1])
-    again.began(5, TrainState(np.ones((1, 4), np.float32), None, np.int32(5)))
+    again.on_start(5, TrainState(np.ones((1, 4), np.float32), None, np.int32(5)))
     evaluate(again, 6, 3.0)
     assert capsys.readouterr().err == ""
 

@@ -26,30 +26,30 @@ def rate(step):
 
 def test_the_first_update_that_is_not_finite_ends_the_run_with_step_rate_and_last_checkpoint(tmp_path):
     hook = hooks.StopWhenNotFinite(rate, tmp_path)
-    hook.measured(chunk(0.1, 0.2))
+    hook.on_metrics(chunk(0.1, 0.2))
     with pytest.raises(TrainingError) as caught:
-        hook.measured(chunk(0.1, np.nan, np.inf, first=3))
+        hook.on_metrics(chunk(0.1, np.nan, np.inf, first=3))
     assert "step 4: expected finite numbers, found loss nan, gradient norm 1" in str(caught.value)
     assert "at learning rate 0.5" in str(caught.value) and "no checkpoint" in str(caught.value)
     (tmp_path / "checkpoint-2").mkdir()
     with pytest.raises(
         TrainingError, match="vectors that are not finite.*checkpoint-2 is the last one before"
     ):
-        hook.measured(chunk(0.1, 0.1, finite=[True, False]))
+        hook.on_metrics(chunk(0.1, 0.1, finite=[True, False]))
 
 
 def test_skipped_updates_are_counted_and_so_many_in_a_row_end_the_run(tmp_path, capsys):
     hook = hooks.SkipNotFinite(rate, tmp_path, limit=3)
-    hook.measured(chunk(0.1, np.nan, np.nan))
-    hook.measured(chunk(0.1, np.inf, first=4))
+    hook.on_metrics(chunk(0.1, np.nan, np.nan))
+    hook.on_metrics(chunk(0.1, np.inf, first=4))
     told = capsys.readouterr().err.splitlines()
     assert told == [
         "warning: step 2: loss nan, gradient norm 1; 2 updates skipped, 2 so far",
         "warning: step 5: loss inf, gradient norm 1; an update skipped, 3 so far",
     ]
-    hook.measured(chunk(np.nan, first=6))
+    hook.on_metrics(chunk(np.nan, first=6))
     with pytest.raises(TrainingError, match="step 7"):
-        hook.measured(chunk(np.nan, first=7))
+        hook.on_metrics(chunk(np.nan, first=7))
     hook.close(finished=False)
     assert "5 of 7 updates were skipped because they were not finite" in capsys.readouterr().err
 
@@ -79,7 +79,7 @@ def test_a_resumed_run_keeps_what_can_be_read_of_damaged_metrics(tmp_path, damag
 def test_metrics_that_are_a_link_or_a_pipe(tmp_path):
     (tmp_path / "mine").write_text("3,1,1,1,1\n")
     (tmp_path / "m.csv").symlink_to(tmp_path / "mine")
-    metrics(tmp_path / "m.csv").measured(chunk(1.0, first=6))
+    metrics(tmp_path / "m.csv").on_metrics(chunk(1.0, first=6))
     assert (tmp_path / "mine").read_text() == "3,1,1,1,1\n"
     assert len((tmp_path / "m.csv").read_text().splitlines()) == 3
     os.mkfifo(tmp_path / "p.csv")
@@ -89,7 +89,7 @@ def test_metrics_that_are_a_link_or_a_pipe(tmp_path):
 
 def test_metrics_are_means_over_what_was_finite(tmp_path):
     metrics = hooks.Metrics(tmp_path / "m.csv", start=0, samples=1, learning_rate=rate, log_every=3)
-    metrics.measured(chunk(1.0, np.nan, 3.0, np.nan, np.nan, np.nan))
+    metrics.on_metrics(chunk(1.0, np.nan, 3.0, np.nan, np.nan, np.nan))
     rows = [line.split(",")[:2] for line in (tmp_path / "m.csv").read_text().splitlines()]
     assert rows == [["step", "loss"], ["3", "2"], ["6", "nan"]]
 
@@ -107,16 +107,16 @@ class Failing(Hook):
             raise self.errors[name]
         self.stop = True
 
-    def began(self, step, state):
+    def on_start(self, step, state):
         self._call("began")
 
-    def measured(self, chunk):
+    def on_metrics(self, chunk):
         self._call("measured")
 
-    def reached(self, step, state):
+    def on_step(self, step, state):
         self._call("reached")
 
-    def interrupted(self, step, state):
+    def on_interrupt(self, step, state):
         self._call("interrupted")
 
     def close(self, finished):
@@ -125,23 +125,23 @@ class Failing(Hook):
 
 def test_what_is_dispensable_fails_with_a_warning_and_is_tried_again(capsys):
     inner = Failing()
-    hook = hooks.Dispensable("the preview", inner)
+    hook = hooks.NonFatalHook("the preview", inner)
     assert hook.every == 5
     full, memory = OSError(28, "No space left on device"), MemoryError()
     inner.errors = dict.fromkeys(("began", "measured", "reached", "interrupted", "close"), full)
-    hook.began(0, STATE)
+    hook.on_start(0, STATE)
     assert not hook.stop
-    hook.measured(chunk(0.1))
-    hook.reached(5, STATE)
+    hook.on_metrics(chunk(0.1))
+    hook.on_step(5, STATE)
     said = "warning: step 0: the preview failed, and training goes on: [Errno 28] No space left on device\n"
     assert capsys.readouterr().err == said
     inner.errors["reached"] = memory
-    hook.reached(10, STATE)
+    hook.on_step(10, STATE)
     assert "step 10: the preview failed, and training goes on: MemoryError" in capsys.readouterr().err
-    hook.interrupted(10, STATE)
+    hook.on_interrupt(10, STATE)
     hook.close(finished=False)
     inner.errors = {}
-    hook.reached(15, STATE)
+    hook.on_step(15, STATE)
     assert hook.stop and inner.called.count("reached") == 3
     assert inner.called[0] == "began" and inner.called[-2:] == ["close", "reached"]
 
@@ -150,7 +150,7 @@ def test_what_ends_the_program_is_not_held_back():
     inner = Failing()
     inner.errors = {"reached": KeyboardInterrupt()}
     with pytest.raises(KeyboardInterrupt):
-        hooks.Dispensable("the preview", inner).reached(5, STATE)
+        hooks.NonFatalHook("the preview", inner).on_step(5, STATE)
 
 
 def saver(folder):
@@ -161,13 +161,13 @@ def test_a_folder_that_has_vanished_is_said_and_not_made_again(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     hook = saver(folder)
-    hook.reached(7, STATE)
+    hook.on_step(7, STATE)
     assert (folder / "checkpoint-7").is_dir()
     shutil.rmtree(folder)
     with pytest.raises(
         OutputError, match="run: expected the folder that the run began in, found no such file"
     ):
-        hook.reached(8, STATE)
+        hook.on_step(8, STATE)
     assert not folder.exists()
 
 
@@ -175,5 +175,5 @@ def test_another_disk_in_its_place_is_said(tmp_path, monkeypatch):
     hook = saver(tmp_path)
     monkeypatch.setattr(hook, "_device", -1)
     with pytest.raises(OutputError, match="found another disk's"):
-        hook.reached(8, STATE)
+        hook.on_step(8, STATE)
     assert not list(tmp_path.iterdir())

@@ -60,9 +60,9 @@ def hook(folder, draw, **changes):
 def test_before_every_so_often_and_after(tmp_path, sheets):
     draw, tracker = Drawn(), Shown()
     made = hook(tmp_path, draw, trackers=[tracker])
-    made.began(0, None)
+    made.on_start(0, None)
     for step in (5, 10, 15):
-        made.reached(step, step)
+        made.on_step(step, step)
     assert draw.asked == [0, 5, 10, 15] and made.every == 5
     names = sorted(path.name for path in (tmp_path / "validation").iterdir())
     assert names == ["step-0.png", "step-10.png", "step-15.png", "step-5.png"]
@@ -89,17 +89,17 @@ def test_before_every_so_often_and_after(tmp_path, sheets):
 
 def test_a_resumed_run_shows_what_an_earlier_one_drew_before_its_step(tmp_path, sheets):
     first = hook(tmp_path, Drawn())
-    first.began(0, None)
+    first.on_start(0, None)
     for step in (5, 10, 15):
-        first.reached(step, step)
+        first.on_step(step, step)
     draw = Drawn()
     again = hook(tmp_path, draw)
-    again.began(5, None)
+    again.on_start(5, None)
     assert draw.asked == []
-    again.reached(10, 11)
+    again.on_step(10, 11)
     assert [label for label, _ in sheets[-1]][2] == "step by step (before, 5, 10): a toy"
     (tmp_path / "validation" / "step-0.png").unlink()
-    again.began(5, None)
+    again.on_start(5, None)
     assert draw.asked == [11, 0]
 
 
@@ -109,7 +109,7 @@ def test_pictures_of_another_run_are_passed_over(tmp_path, sheets):
     for name, size in (("step-0.png", (24, 24)), ("step-1.png", (48, 32)), ("step-x.png", (24, 16))):
         Image.new("RGB", size).save(folder / name)
     (folder / "step-2.png").write_bytes(b"\x89PNG\r\n")
-    hook(tmp_path, Drawn()).reached(5, 5)
+    hook(tmp_path, Drawn()).on_step(5, 5)
     assert [label for label, _ in sheets[0]] == [
         *("training pictures", "after 5 steps: a toy", "after 5 steps: a blue toy"),
     ]
@@ -118,7 +118,7 @@ def test_pictures_of_another_run_are_passed_over(tmp_path, sheets):
 def test_a_preview_that_cannot_be_written_ends_nothing(tmp_path, capsys):
     (tmp_path / "validation").write_text("in the way")
     tracker = Shown()
-    hook(tmp_path, Drawn(), trackers=[tracker]).reached(5, 5)
+    hook(tmp_path, Drawn(), trackers=[tracker]).on_step(5, 5)
     said = capsys.readouterr().err
     assert said.startswith("warning: the preview of step 5 is not written: ") and said.count("\n") == 1
     assert ("validation", 5) in tracker.pictures

@@ -9,7 +9,7 @@ from tiny_folder import write_folder, write_pictures
 
 from ti_flax.config import RunConfig
 from ti_flax.errors import ConfigError
-from ti_flax.monitoring.trackers import PACKAGES, Story, chosen_trackers, open_trackers
+from ti_flax.monitoring.trackers import PACKAGES, RunInfo, chosen_trackers, open_trackers
 from ti_flax.run import train as run
 
 # Every module writes what it is told into `told`, a list of its own.
@@ -122,7 +122,7 @@ def told(name):
 @pytest.mark.parametrize("name", FAKES)
 def test_each_is_told_options_curves_and_pictures(name, install, tmp_path):
     install(name)
-    (tracker,) = open_trackers([name], Story("my-run", tmp_path / "logs", {"learning_rate": 1e-3}))
+    (tracker,) = open_trackers([name], RunInfo("my-run", tmp_path / "logs", {"learning_rate": 1e-3}))
     tracker.scalars({"loss": 0.5, "lr": 0.1}, 7)
     tracker.picture("validation", PIXELS, 8)
     tracker.close()
@@ -145,7 +145,7 @@ def test_each_is_told_options_curves_and_pictures(name, install, tmp_path):
 def test_tensorboard_is_told_the_same(tmp_path):
     from tensorboardX.event_file_writer import EventFileWriter  # noqa: F401  the real one, which writes files
 
-    (tracker,) = open_trackers(["tensorboard"], Story("my-run", tmp_path / "logs", {"learning_rate": 1e-3}))
+    (tracker,) = open_trackers(["tensorboard"], RunInfo("my-run", tmp_path / "logs", {"learning_rate": 1e-3}))
     tracker.scalars({"loss": 0.5}, 7)
     tracker.picture("validation", PIXELS, 8)
     tracker.close()
@@ -193,7 +193,7 @@ def test_one_that_fails_is_one_warning_and_is_not_asked_again(
     install, tmp_path, capsys, begin, allowed, points
 ):
     install("wandb", FAILING.format(begin=begin, allowed=allowed))
-    (tracker,) = open_trackers(["wandb"], Story("my-run", tmp_path, {}))
+    (tracker,) = open_trackers(["wandb"], RunInfo("my-run", tmp_path, {}))
     for step in range(5):
         tracker.scalars({"loss": 0.5}, step)
     tracker.picture("validation", PIXELS, 8)

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 from tiny_models import FAMILIES
 
-from ti_flax.data.dataset import Bucket, Examples
+from ti_flax.data.dataset import Bucket, Dataset
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import random_stable_diffusion
 from ti_flax.monitoring import validation
 from ti_flax.monitoring.validation import (
     Validation,
     chosen_pictures,
+    eval_set,
     evaluation_interval,
-    fixed_set,
     make_evaluation,
     samples_for,
 )
 from ti_flax.training.batches import draw
 from ti_flax.training.devices import replicate
 from ti_flax.training.objective import Objective
-from ti_flax.training.step import KEY_IMPLEMENTATION, Task, denoising_loss
+from ti_flax.training.step import KEY_IMPLEMENTATION, StepConfig, denoising_loss
 from ti_flax.training.timesteps import TimestepRules
 
 VOCABULARY = 120
@@ -56,7 +56,7 @@ def samples_of(chosen):
 def test_every_picture_and_mirror_comes_equally_often_over_the_whole_range(devices, batch_size, sizes):
     buckets = [bucket(size) for size in sizes]
     layout = {"batch_size": batch_size, "devices": devices}
-    chosen = fixed_set(buckets, ALL, flip_p=0.5, samples=48, **layout)
+    chosen = eval_set(buckets, ALL, flip_p=0.5, samples=48, **layout)
     samples = samples_of(chosen)
     shown = [sample[:3] for sample in samples]
     counts = {each: shown.count(each) for each in shown}
@@ -67,7 +67,7 @@ def test_every_picture_and_mirror_comes_equally_often_over_the_whole_range(devic
     width = 1000 / len(samples)
     assert [int(timestep / width) for timestep in timesteps] == list(range(len(samples)))
     # The layout over devices and passes is no part of what is measured.
-    assert samples == samples_of(fixed_set(buckets, ALL, flip_p=0.5, samples=48, batch_size=1, devices=1))
+    assert samples == samples_of(eval_set(buckets, ALL, flip_p=0.5, samples=48, batch_size=1, devices=1))
     for places in chosen.places:
         assert places.number.shape[0] == devices and places.number.shape[2] <= batch_size
     assert chosen.passes * devices < len(samples) + sum(batch_size * devices for _ in sizes)
@@ -75,13 +75,13 @@ def test_every_picture_and_mirror_comes_equally_often_over_the_whole_range(devic
 
 @pytest.mark.parametrize(("flip_p", "mirrors"), [(0.0, {0}), (0.3, {0, 1}), (1.0, {1})])
 def test_mirror_images_are_looked_at_where_training_has_them(flip_p, mirrors):
-    chosen = fixed_set([bucket(3)], ALL, flip_p=flip_p, samples=12, batch_size=4, devices=1)
+    chosen = eval_set([bucket(3)], ALL, flip_p=flip_p, samples=12, batch_size=4, devices=1)
     assert {sample[2] for sample in samples_of(chosen)} == mirrors
 
 
 def test_the_timesteps_are_those_that_are_trained():
     rules = TimestepRules(first=200, end=208)
-    chosen = fixed_set([bucket(2)], rules, flip_p=0.0, samples=4, batch_size=4, devices=1)
+    chosen = eval_set([bucket(2)], rules, flip_p=0.0, samples=4, batch_size=4, devices=1)
     assert [sample[3] for sample in samples_of(chosen)] == [201, 203, 205, 207]
 
 
@@ -95,7 +95,7 @@ def test_many_pictures_are_bounded_and_each_bucket_has_one():
 
 
 def test_pictures_count_as_often_as_an_epoch_shows_them():
-    chosen = fixed_set([bucket(2, weights=[3, 1])], ALL, flip_p=0.0, samples=4, batch_size=4, devices=1)
+    chosen = eval_set([bucket(2, weights=[3, 1])], ALL, flip_p=0.0, samples=4, batch_size=4, devices=1)
     np.testing.assert_allclose(chosen.weights, [0.375, 0.125, 0.375, 0.125])
 
 
@@ -119,9 +119,9 @@ def test_evaluations_take_at_most_a_twentieth_of_a_run(total, update_samples, sa
     assert cost <= 0.05 or evaluations <= 3
 
 
-def make_task(family="sd1", **changes):
+def make_step_config(family="sd1", **changes):
     model = random_stable_diffusion(FAMILIES[family], seed=0)
-    task = Task(
+    task = StepConfig(
         model=model,
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
         optimizer=types.SimpleNamespace(),
@@ -135,7 +135,7 @@ def make_task(family="sd1", **changes):
 def examples_of(*buckets):
     token_ids = np.random.default_rng(1).integers(0, VOCABULARY, (2, 4, 77)).astype(np.int32)
     token_ids[..., 5:7] = [VOCABULARY, VOCABULARY + 1]
-    return Examples(buckets, token_ids)
+    return Dataset(buckets, token_ids)
 
 
 def rows_of(task, seed=2):
@@ -147,7 +147,7 @@ def loss_over(task, examples, rows, *, devices, seed=3, samples=12, **layout):
     places = jax.local_devices()[:devices]
     params = task.model.params
     frozen = {"text_encoder": params["text_encoder"], "unet": params["unet"], "examples": examples}
-    chosen = fixed_set(
+    chosen = eval_set(
         examples.buckets,
         task.draw_rules.timesteps,
         flip_p=task.flip_p,
@@ -166,7 +166,7 @@ HUBER = Objective(loss_type="huber", huber_c=np.linspace(0.1, 1, 1000, dtype=np.
 
 @pytest.fixture(scope="module")
 def two_buckets():
-    task = make_task(objective=HUBER)
+    task = make_step_config(objective=HUBER)
     prompts = np.asarray([0, 1, 1, 0], np.int32)
     return task, examples_of(bucket(4, seed=1, prompts=prompts), bucket(2, (2, 4), seed=2))
 
@@ -183,7 +183,7 @@ def test_it_is_the_same_at_every_evaluation_and_on_any_number_of_devices(two_buc
 
 
 def test_it_is_the_loss_that_training_minimises():
-    task = make_task(objective=HUBER, batch_size=60)
+    task = make_step_config(objective=HUBER, batch_size=60)
     examples = examples_of(bucket(4, seed=1))
     rows = jnp.asarray(rows_of(task), jnp.float32)
     # So many samples that only their noise is between the two.
@@ -206,9 +206,9 @@ def test_it_is_the_loss_that_training_minimises():
 
 
 def test_an_evaluation_needs_less_memory_than_an_update():
-    task = make_task()
+    task = make_step_config()
     examples = examples_of(bucket(3, (8, 8)))
-    chosen = fixed_set(examples.buckets, ALL, flip_p=0.5, samples=60, batch_size=3, devices=1)
+    chosen = eval_set(examples.buckets, ALL, flip_p=0.5, samples=60, batch_size=3, devices=1)
     params = {name: task.model.params[name] for name in ("text_encoder", "unet")}
     frozen = {**params, "examples": examples}
     rows = jnp.asarray(rows_of(task), jnp.float32)

@@ -41,7 +41,7 @@ def test_a_run_asked_to_end_is_saved_and_ends_with_the_same_bits_later(
     class StopHere(Hook):
         every = stop_after
 
-        def reached(self, step, state):
+        def on_step(self, step, state):
             os.kill(os.getpid(), signal_number)
             time.sleep(0.5)  # for the thread that hears it
 
@@ -125,8 +125,8 @@ def test_what_fails_beside_the_updates_does_not_end_the_run(place, tmp_path, who
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(previews, "picture_grid", full)
-    monkeypatch.setattr(evaluation, "write_signals", full)
+    monkeypatch.setattr(previews, "image_grid_of", full)
+    monkeypatch.setattr(evaluation, "write_evaluations", full)
     monkeypatch.setattr(hooks.Metrics, "_write", full)
     monkeypatch.setattr(run, "write_facts", lambda *args, **kwargs: None)
     changes = {"validation_prompt": "a <thing>", "validation_steps": 3, "num_validation_images": 1}

@@ -22,7 +22,13 @@ def on_a_small_disk(name, *arguments):
     if probe.returncode:
         pytest.skip(f"no disk can be mounted here: {probe.stderr.strip()}")
     code = f"import test_full_disk as t; t.{name}(*{[str(argument) for argument in arguments]!r})"
-    paths = [ROOT / "tests/support", ROOT, ROOT / "demo", os.environ.get("PYTHONPATH", "")]
+    paths = [
+        ROOT / "tests/run",
+        ROOT / "tests/support",
+        ROOT,
+        ROOT / "demo",
+        os.environ.get("PYTHONPATH", ""),
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
     done = subprocess.run(
         [*ALONE, sys.executable, "-c", code], env=environment, capture_output=True, text=True
@@ -62,7 +68,7 @@ def refused(error, action):
 
 
 def checkpoints(disk):
-    from test_checkpoint import make_checkpoint
+    from made_checkpoint import make_checkpoint
 
     from ti_flax.errors import CheckpointError
     from ti_flax.training.checkpoint import load_newest, save_checkpoint
@@ -90,7 +96,7 @@ def checkpoints(disk):
 
 def exports(disk, model):
     import numpy as np
-    from test_pipeline import export
+    from exported import export
 
     from ti_flax.embedding.learned_embeds import save_learned_embeds
     from ti_flax.errors import OutputError
@@ -137,7 +143,7 @@ def training(disk, place):
         def __init__(self, every):
             self.every = every
 
-        def reached(self, step, state):
+        def on_step(self, step, state):
             fill(disk)
 
     def filled_at(step):

@@ -74,7 +74,7 @@ def test_a_run_lists_every_file_that_it_writes_and_starts_again_beside_others(pl
 
 def test_a_card_that_somebody_has_edited_stays(place, tmp_path, capsys):
     class Edit(Hook):
-        def reached(self, step, state):
+        def on_step(self, step, state):
             (tmp_path / "README.md").write_text("written by hand")
 
     make_hooks = run.make_hooks
@@ -89,7 +89,7 @@ def test_no_other_run_can_be_in_a_runs_folder_and_it_leaves_none_behind_that_was
     busy = []
 
     class Second(Hook):
-        def began(self, step, state):
+        def on_start(self, step, state):
             with pytest.raises(OutputError) as caught, only_run(tmp_path / "out"):
                 pass
             busy.append(str(caught.value))

@@ -46,7 +46,7 @@ def contents(folder):
 
 @pytest.fixture
 def nothing_read(monkeypatch):
-    monkeypatch.setattr(run, "gather", lambda config: pytest.fail("something is read"))
+    monkeypatch.setattr(run, "load_inputs", lambda config: pytest.fail("something is read"))
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_a_run_of_epochs_ends_before_anything_is_compiled(again, capsys):
     before = contents(folder)
     shown = {"images": SimpleNamespace(weights=(8, 8, 8)), "fingerprint": {}}
     with pytest.MonkeyPatch.context() as patch, compilations() as messages:
-        patch.setattr(run, "gather", lambda config: SimpleNamespace(**shown))
+        patch.setattr(run, "load_inputs", lambda config: SimpleNamespace(**shown))
         patch.setattr(run, "surely_the_same", lambda config, before: True)
-        patch.setattr(run, "make_task", lambda *args, **named: pytest.fail("the step is made"))
+        patch.setattr(run, "make_step_config", lambda *args, **named: pytest.fail("the step is made"))
         run.train(config)
     assert "has 4 steps, and max_train_steps is 3" in capsys.readouterr().err
     assert contents(folder) == before and not any("float32[8,3,2" in each for each in messages)
@@ -138,5 +138,5 @@ def test_more_steps_than_a_counter_holds_are_refused_where_epochs_count_them(pla
         "of 24 shown images. Lower num_train_epochs or repeats, or set max_train_steps."
     )
     with pytest.raises(ConfigError) as raised:
-        run.settle(config, 24)
+        run.resolve_num_steps(config, 24)
     assert str(raised.value) == line

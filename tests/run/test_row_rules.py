@@ -60,7 +60,7 @@ def test_every_way_of_moving_rows_is_in_a_whole_run_and_resumes(place, tmp_path)
     saved = load_checkpoint(tmp_path / "out" / "checkpoint-3")
     assert saved.rows.shape == (5, 32) and saved.rows[3:].tobytes() == old.tobytes()
     assert rows.tobytes() == saved.mean_rows[:3].tobytes() != saved.rows[:3].tobytes()
-    median = run.gather(config).added.median_norm
+    median = run.load_inputs(config).added.median_norm
     np.testing.assert_allclose(np.linalg.norm(saved.rows[:3], axis=1), median, rtol=1e-5)
     # The pipeline holds all that training prompts could name.
     table = load_stable_diffusion(tmp_path / "out").params["text_encoder"]["text_model"]["embeddings"]
@@ -88,17 +88,18 @@ def test_random_starts_follow_the_seed_which_is_drawn_before_them(place, tmp_pat
     assert f"seed {seed}" in capsys.readouterr().err
     assert "starting from random vectors" in (tmp_path / "out" / "README.md").read_text()
     starts = [
-        run.gather(configure(place, tmp_path / "x", **changes, seed=each)).added.start for each in (seed, 4)
+        run.load_inputs(configure(place, tmp_path / "x", **changes, seed=each)).added.start
+        for each in (seed, 4)
     ]
     assert drawn.tobytes() == starts[0].tobytes() != starts[1].tobytes()
 
 
 def test_a_schedule_free_run_exports_and_draws_the_average(place, tmp_path, monkeypatch):
-    from ti_flax.run import hooks as watching
+    from ti_flax.run import hooks as monitoring
 
     drawn = []
     monkeypatch.setattr(
-        watching.Painter,
+        monitoring.ImageGenerator,
         "paint",
         lambda self, params, rows, **_: drawn.append(rows) or np.zeros((1, 8, 8, 3), "u1"),
     )

@@ -90,7 +90,7 @@ def test_a_compilation_is_left_at_once(place, tmp_path):
     [
         ("ti_flax.run.inputs read_model", signal.SIGTERM, 75, f"SIGTERM: {BEFORE}"),
         ("ti_flax.data.training_images encode_group", signal.SIGINT, 130, "interrupted"),
-        ("ti_flax.monitoring.progress Progress.began", signal.SIGHUP, 75, f"SIGHUP: {BEFORE}"),
+        ("ti_flax.monitoring.progress Progress.on_start", signal.SIGHUP, 75, f"SIGHUP: {BEFORE}"),
         ("ti_flax.run.output_dir save_pipeline", signal.SIGTERM, 75, f"SIGTERM: {AFTER}"),
     ],
 )

@@ -94,7 +94,7 @@ def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch, 
     from ti_flax.monitoring import previews
 
     sheets, drawn = [], []
-    make_sheet, make_grid = previews.contact_sheet, previews.picture_grid
+    make_sheet, make_grid = previews.contact_sheet, previews.image_grid_of
     monkeypatch.setattr(previews, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
     monkeypatch.setattr(
         previews, "picture_grid", lambda all, columns: drawn.append(all) or make_grid(all, columns)
@@ -168,18 +168,18 @@ def test_resuming_without_a_checkpoint_starts_from_the_beginning(place, tmp_path
 def test_epochs_count_pictures_times_repeats(place, tmp_path):
     changes = {"max_train_steps": None, "num_train_epochs": 2, "repeats": 8, "lr_warmup_steps": 0}
     config = configure(place, place / "x", **changes)
-    images = run.gather(config).images
+    images = run.load_inputs(config).images
     # 3 pictures x 8 repeats over 8 devices are 3 updates an epoch.
-    assert run.settle(config, sum(images.weights)).training.max_train_steps == 6
+    assert run.resolve_num_steps(config, sum(images.weights)).training.max_train_steps == 6
 
 
 def test_sources_are_shown_in_proportion_to_their_repeats(place, tmp_path, capsys):
     one = str(place / "pictures" / "0.png")
     config = configure(place, tmp_path, train_data_dir=[str(place / "pictures"), one], repeats=[8, 40])
-    materials = run.gather(config)
+    materials = run.load_inputs(config)
     assert materials.images.weights == (8, 8, 8, 40)
     (bucket,) = materials.examples.buckets
-    np.testing.assert_array_equal(bucket.places, (0, 1, 2, 3, 3, 3, 3, 3))
+    np.testing.assert_array_equal(bucket.sample_indices, (0, 1, 2, 3, 3, 3, 3, 3))
     said = capsys.readouterr().err
     assert "4 images" in said and "note: pictures that are there twice: 0.png is the same as 0.png" in said
 
@@ -198,7 +198,7 @@ def test_scale_lr_counts_all_samples_of_an_update(place):
 
 
 def test_the_vae_is_dropped_before_training(place, tmp_path):
-    materials = run.gather(configure(place, tmp_path))
+    materials = run.load_inputs(configure(place, tmp_path))
     assert set(materials.model.params) == {"text_encoder", "unet"}
 
 
@@ -272,16 +272,16 @@ def test_compiled_programs_are_kept_in_the_users_cache_unless_told_otherwise(mon
 
 def test_class_pictures_are_gathered_with_prompts_that_hold_the_word(place, tmp_path, capsys):
     write_pictures(tmp_path / "class", count=2)
-    plain = run.gather(configure(place, tmp_path))
+    plain = run.load_inputs(configure(place, tmp_path))
     changes = {"class_data_dir": str(tmp_path / "class")}
-    materials = run.gather(configure(place, tmp_path, **changes))
+    materials = run.load_inputs(configure(place, tmp_path, **changes))
     assert "2 class pictures" in capsys.readouterr().err
     [bucket] = materials.examples.class_buckets
     assert bucket.posteriors.shape == (2, *plain.examples.buckets[0].posteriors.shape[1:])
     of_word, of_class = materials.examples.token_ids
     np.testing.assert_array_equal(of_word, plain.examples.token_ids[0])
     np.testing.assert_array_equal(of_class, of_word)
-    prompted = run.gather(configure(place, tmp_path, class_prompt="my <thing>", **changes))
+    prompted = run.load_inputs(configure(place, tmp_path, class_prompt="my <thing>", **changes))
     first = plain.concept.token_ids[0]
     tokens = prompted.examples.token_ids[1]
     assert (tokens == tokens[0]).all() and list(tokens[0, 2:4]) == [first, first + 1]
@@ -292,7 +292,7 @@ def test_class_pictures_are_gathered_with_prompts_that_hold_the_word(place, tmp_
 def test_a_class_folder_that_is_not_there_is_named_by_its_option(place, tmp_path):
     config = configure(place, tmp_path, class_data_dir=str(tmp_path / "nothing"))
     with pytest.raises(TiFlaxError, match="^class_data_dir .*nothing: found no such folder"):
-        run.gather(config)
+        run.load_inputs(config)
 
 
 def test_options_of_the_loss_reach_the_step_and_are_repeated_by_a_resumed_run(place, tmp_path):
@@ -320,7 +320,7 @@ def test_options_of_the_loss_reach_the_step_and_are_repeated_by_a_resumed_run(pl
         "prior_loss_weight": 0.5,
     }
     added = AddedRows(np.zeros((2, 32), np.float32), np.ones(2, bool))
-    task, _ = run.make_task(configure(place, tmp_path, **given), model, 100, added=added, devices=1)
+    task, _ = run.make_step_config(configure(place, tmp_path, **given), model, 100, added=added, devices=1)
     assert task.objective.loss_type == "huber" and set(task.objective.huber_c) == {np.float32(0.2)}
     assert task.objective.weights.shape == (1000,) and task.objective.prior_loss_weight == 0.5
     assert dataclasses.astuple(task.draw_rules.noise) == (0.1, 0.2, 6, 0.4, 0.05)
@@ -328,7 +328,9 @@ def test_options_of_the_loss_reach_the_step_and_are_repeated_by_a_resumed_run(pl
     fingerprinted = {"class_data_dir", "class_prompt"}
     assert {each.name for each in options_of(LossOptions) if not each.rule.changes_bits} == fingerprinted
     with pytest.raises(ConfigError, match="^max_timestep: expected at most 1000"):
-        run.make_task(configure(place, tmp_path, max_timestep=1001), model, 100, added=added, devices=1)
+        run.make_step_config(
+            configure(place, tmp_path, max_timestep=1001), model, 100, added=added, devices=1
+        )
 
 
 def test_a_run_with_class_pictures_and_other_losses(place, tmp_path, whole):

@@ -27,7 +27,7 @@ from ti_flax.data.sources.source_image import Picture
 from ti_flax.embedding.learned_embeds import save_learned_embeds, torch_archive
 from ti_flax.embedding.read import read_embedding
 from ti_flax.errors import TiFlaxError, one_line, printable, shortened
-from ti_flax.files.regular import open_plain, read_plain
+from ti_flax.files.regular import open_regular, read_regular
 from ti_flax.files.text import parse_json
 from ti_flax.models.weights.torch_files import read_torch
 
@@ -154,11 +154,11 @@ def test_only_plain_files_are_opened(tmp_path):
         ("/dev/zero", "a device"),
     ):
         with pytest.raises(OSError, match=words):
-            open_plain(path)
+            open_regular(path)
     (tmp_path / "file").write_bytes(bytes(2048))
-    assert read_plain(tmp_path / "file", 2048) == bytes(2048)
+    assert read_regular(tmp_path / "file", 2048) == bytes(2048)
     with pytest.raises(OSError, match="more than 1 KiB"):
-        read_plain(tmp_path / "file", 1024)
+        read_regular(tmp_path / "file", 1024)
 
 
 def test_a_pipe_is_read_to_its_limit(tmp_path):
@@ -166,9 +166,9 @@ def test_a_pipe_is_read_to_its_limit(tmp_path):
     os.write(writing, bytes(2048))
     try:
         with pytest.raises(OSError, match="more than 1 KiB"):
-            read_plain(f"/dev/fd/{reading}", 1024, silence=5.0)
+            read_regular(f"/dev/fd/{reading}", 1024, silence=5.0)
         with pytest.raises(OSError, match=r"says nothing for 0\.01 s"):
-            read_plain(f"/dev/fd/{reading}", 1024, silence=0.01)
+            read_regular(f"/dev/fd/{reading}", 1024, silence=0.01)
     finally:
         os.close(reading)
         os.close(writing)

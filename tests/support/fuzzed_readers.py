@@ -19,7 +19,7 @@ from PIL import Image
 from ti_flax.config import RunConfig, parse_config
 from ti_flax.data.images.load import load_images
 from ti_flax.data.prompts import captions
-from ti_flax.data.sources.find import find_pictures
+from ti_flax.data.sources.find import find_images
 from ti_flax.data.sources.metadata import read_rows
 from ti_flax.data.sources.table_options import ALL_AS_FOUND
 from ti_flax.embedding.formats import FORMS, Embedding, embedding_bytes
@@ -337,7 +337,7 @@ def _check_table(path: Path) -> None:
 
 
 def _check_list(path: Path) -> None:
-    for picture in find_pictures(str(path), ALL_AS_FOUND).pictures:
+    for picture in find_images(str(path), ALL_AS_FOUND).pictures:
         require(isinstance(picture.name, str), "names")
 
 

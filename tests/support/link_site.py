@@ -5,7 +5,7 @@ import io
 
 from PIL import Image
 
-from ti_flax.data.sources.links import fetch_picture
+from ti_flax.data.sources.links import fetch_image
 
 HTML = b"<!DOCTYPE html><html><head><title>Log\n in</title></head></html>"
 
@@ -90,4 +90,4 @@ class Site(http.server.BaseHTTPRequestHandler):
 
 
 def fetch(link, **options):
-    return fetch_picture(link, where=link, allow_private_links=True, **options)
+    return fetch_image(link, where=link, allow_private_links=True, **options)

@@ -2,9 +2,9 @@
 
 from html.parser import HTMLParser
 
-from ti_flax.embedding.vocabulary import RowSignals
+from ti_flax.embedding.vocabulary import RowStatistics
 from ti_flax.monitoring.report.facts import RunFacts
-from ti_flax.monitoring.signals import Signals
+from ti_flax.monitoring.row_statistics import Evaluation
 
 
 def facts(**changes):
@@ -29,8 +29,8 @@ def facts(**changes):
 
 
 def evaluation(step, loss, length=1.5, words="cat 0.80"):
-    row = RowSignals(0.6, length, 99.0, 0.9, words)
-    return Signals(step, loss, None, None, (row, row))
+    row = RowStatistics(0.6, length, 99.0, 0.9, words)
+    return Evaluation(step, loss, None, None, (row, row))
 
 
 class Balanced(HTMLParser):

@@ -68,7 +68,7 @@ def train_until(config, step):
     class StopHere(Hook):
         every = step
 
-        def reached(self, step, state):
+        def on_step(self, step, state):
             raise KeyboardInterrupt
 
     make_hooks = run.make_hooks

@@ -10,7 +10,7 @@ from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import random_stable_diffusion
 from ti_flax.training import optimizer as optim
 from ti_flax.training.learning_rate import Shape, learning_rate_schedule
-from ti_flax.training.step import Task
+from ti_flax.training.step import StepConfig
 
 VOCABULARY = 120
 
@@ -18,12 +18,12 @@ VOCABULARY = 120
 CAPACITY = 8
 
 
-def make_task(family="sd1", *, trainable=(True, True), **changes):
+def make_step_config(family="sd1", *, trainable=(True, True), **changes):
     model = random_stable_diffusion(FAMILIES[family], seed=0)
     trainable = np.array(trainable)
     schedule = learning_rate_schedule(Shape(name="cosine", total_steps=20, warmup_steps=2), peak=1e-2)
     adamw = optim.make_optimizer("adamw", schedule, arguments={"weight_decay": 1e-2})
-    task = Task(
+    task = StepConfig(
         model=model,
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
         optimizer=optim.mask_rows(adamw, trainable),

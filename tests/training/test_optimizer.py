@@ -10,7 +10,13 @@ from ti_flax.config.options import FINDS_ITS_RATE, SCHEDULE_FREE, OptimizerOptio
 from ti_flax.config.values import options_of
 from ti_flax.errors import ConfigError
 from ti_flax.training.checkpoint import optimizer_leaves, restore_optimizer
-from ti_flax.training.optimizer import average_rows, make_optimizer, mask_rows, move_rows, optimizer_arguments
+from ti_flax.training.optimizer import (
+    apply_updates,
+    average_rows,
+    make_optimizer,
+    mask_rows,
+    optimizer_arguments,
+)
 
 (NAMES,) = (each.choices for each in options_of(OptimizerOptions) if each.name == "optimizer")
 TRAINABLE = np.array([True, True, False])
@@ -30,7 +36,7 @@ def test_only_rows_that_learn_move_and_only_they_have_moments():
     assert {np.shape(leaf) for leaf in jax.tree.leaves(state)} == {(), (2, 2)}
     before = np.asarray(rows).tobytes()
     updates, state = optimizer.update(jnp.ones_like(rows), state, rows)
-    moved = move_rows(rows, updates, trainable)
+    moved = apply_updates(rows, updates, trainable)
     assert np.asarray(moved[1]).tobytes() == before[8:16]
     assert (np.asarray(moved)[[0, 2]] != np.asarray(rows)[[0, 2]]).all()
 
@@ -87,7 +93,7 @@ def test_every_optimizer_moves_the_rows_that_learn_and_goes_on_from_a_checkpoint
         def body(_, carry):  # a loop on the device, whose carry must keep its types
             rows, state = carry
             updates, state = optimizer.update(rows - 1.0, state, rows)
-            return move_rows(rows, updates, TRAINABLE), state
+            return apply_updates(rows, updates, TRAINABLE), state
 
         return jax.lax.fori_loop(0, steps, body, (rows, state))
 
@@ -116,7 +122,7 @@ def test_a_schedule_free_optimizer_gives_the_average_of_its_steps():
     for step in range(6):
         gradient = np.random.default_rng(step).normal(size=(3, 6)).astype(np.float32)
         updates, state = optimizer.update(jnp.asarray(gradient), state, rows)
-        rows = move_rows(rows, updates, TRAINABLE)
+        rows = apply_updates(rows, updates, TRAINABLE)
         z = z - 0.1 * gradient[:2]
         passed.append(z)
     found = average_rows(jax.device_get(state), np.asarray(rows), TRAINABLE)

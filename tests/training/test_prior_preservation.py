@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_step import CAPACITY, VOCABULARY, make_frozen, make_task, start_rows
+from tiny_step import CAPACITY, VOCABULARY, make_frozen, make_step_config, start_rows
 
 from ti_flax.config.options import LossOptions
-from ti_flax.data.dataset import with_class_pictures
+from ti_flax.data.dataset import with_class_images
 from ti_flax.training import step
-from ti_flax.training.batches import Batch, beside, draw
-from ti_flax.training.devices import first_copy, replicate, spread
+from ti_flax.training.batches import Batch, concat, draw
+from ti_flax.training.devices import pmapped, replicate, unreplicate
 from ti_flax.training.noise import NoiseRules
 from ti_flax.training.objective import Objective
 from ti_flax.training.step import denoising_loss, init_state, make_chunk
@@ -21,7 +21,7 @@ from ti_flax.training.timesteps import TimestepRules
 
 @pytest.fixture(scope="module")
 def task():
-    return make_task()
+    return make_step_config()
 
 
 def class_examples(examples, prompts=1, images=5):
@@ -29,7 +29,7 @@ def class_examples(examples, prompts=1, images=5):
     token_ids = rng.integers(0, VOCABULARY, (prompts, 77)).astype(np.int32)
     token_ids[:, 5:7] = [VOCABULARY, VOCABULARY + 1]
     posteriors = rng.normal(size=(images, 2, 4, 4, 8)).astype(np.float32)
-    return with_class_pictures(examples, [posteriors], token_ids)
+    return with_class_images(examples, [posteriors], token_ids)
 
 
 def batch_of(seed, images=2, masked=False):
@@ -47,7 +47,7 @@ def test_class_prompts_are_a_group_of_their_own_with_even_odds(task, prompts):
     examples = make_frozen(task)["examples"]
     both = class_examples(examples, prompts)
     [bucket] = both.class_buckets
-    assert set(bucket.prompts) == {1} and list(bucket.places) == list(range(5))
+    assert set(bucket.prompts) == {1} and list(bucket.sample_indices) == list(range(5))
     of_word, of_class = both.token_ids
     assert (of_word.reshape(-1, 4, 77) == examples.token_ids[0]).all()
     counts = np.unique(of_class, axis=0, return_counts=True)[1]
@@ -87,11 +87,11 @@ def test_the_loss_is_the_mean_of_each_kind_and_the_weight_is_that_of_the_class(t
 def test_weights_of_one_are_filled_in_beside_weights():
     masked, plain = batch_of(0, masked=True), batch_of(1)
     for first, second in ((masked, plain), (plain, masked)):
-        weights = np.split(np.asarray(beside(first, second).loss_weights), 2)
+        weights = np.split(np.asarray(concat(first, second).loss_weights), 2)
         for found, batch in zip(weights, (first, second), strict=True):
             expected = np.ones((2, 4, 4)) if batch is plain else np.asarray(masked.loss_weights)
             np.testing.assert_array_equal(found, expected)
-    assert beside(plain, plain).loss_weights is None
+    assert concat(plain, plain).loss_weights is None
 
 
 def losses_of(monkeypatch, task, frozen, measure, devices=1):
@@ -105,8 +105,8 @@ def losses_of(monkeypatch, task, frozen, measure, devices=1):
     state = replicate(init_state(task, start_rows(task)), places)
     key = np.asarray(jax.random.key_data(jax.random.key(7)))
     arguments = (replicate(each, places) for each in (frozen, key, np.int32(4)))
-    measures = spread(make_chunk(task, CAPACITY), places)(state, *arguments)[1]
-    return first_copy(measures)["loss"][:4]
+    measures = pmapped(make_chunk(task, CAPACITY), places)(state, *arguments)[1]
+    return unreplicate(measures)["loss"][:4]
 
 
 def all_of_a_sample(batch, class_batch):

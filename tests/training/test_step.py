@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_step import CAPACITY, make_frozen, make_task, start_rows
+from tiny_step import CAPACITY, make_frozen, make_step_config, start_rows
 
-from ti_flax.data.dataset import Examples, one_shape
+from ti_flax.data.dataset import Dataset, one_shape
 from ti_flax.embedding.rows import RowRules
 from ti_flax.training import optimizer as optim
 from ti_flax.training.batches import bucket_of_step, draw, image_index
-from ti_flax.training.devices import first_copy, replicate, spread
+from ti_flax.training.devices import pmapped, replicate, unreplicate
 from ti_flax.training.step import init_state, make_chunk, result_rows
 
 
@@ -28,20 +28,20 @@ def run(task, frozen, chunks, *, devices=1, state=None):
     key = np.asarray(jax.random.key_data(jax.random.key(7)))
     state = replicate(state or init_state(task, start_rows(task)), places)
     arguments = replicate(frozen, places), replicate(key, places)
-    program = spread(make_chunk(task, CAPACITY), places)
+    program = pmapped(make_chunk(task, CAPACITY), places)
     program = program.lower(state, *arguments, replicate(np.int32(1), places)).compile()
     losses = []
     for steps in chunks:
         count = replicate(np.int32(steps), places)
         with jax.transfer_guard("disallow"):
             state, measures = program(state, *arguments, count)
-        losses.append(first_copy(measures)["loss"][:steps])
-    return first_copy(state), np.concatenate(losses), first_copy(arguments[0])
+        losses.append(unreplicate(measures)["loss"][:steps])
+    return unreplicate(state), np.concatenate(losses), unreplicate(arguments[0])
 
 
 @pytest.fixture(scope="module")
 def one_device():
-    task = make_task()
+    task = make_step_config()
     frozen = make_frozen(task)
     return task, frozen, run(task, frozen, [6])
 
@@ -81,7 +81,7 @@ def test_going_on_from_a_saved_state_gives_the_same_bits(one_device):
 
 
 def test_frozen_things_keep_their_bits():
-    task = make_task(trainable=(True, False))
+    task = make_step_config(trainable=(True, False))
     frozen = make_frozen(task)
     state, losses, frozen_after = run(task, frozen, [4])
     start = start_rows(task).astype(np.float32)
@@ -142,7 +142,7 @@ def test_one_all_reduce_and_no_other_collective(one_device):
     task, frozen, _ = one_device
     places = jax.devices()[:2]
     split = dataclasses.replace(task, batch_size=4, device_count=2)
-    program = spread(make_chunk(split, CAPACITY), places)
+    program = pmapped(make_chunk(split, CAPACITY), places)
     key = np.asarray(jax.random.key_data(jax.random.key(7)))
     arguments = (init_state(split, start_rows(split)), frozen, key, np.int32(1))
     text = program.lower(*(replicate(argument, places) for argument in arguments)).compile().as_text()
@@ -158,13 +158,15 @@ def in_buckets(frozen):
     first = bucket._replace(
         posteriors=wide,
         prompts=bucket.prompts[:1],
-        places=np.array([0], np.int32),
+        sample_indices=np.array([0], np.int32),
         loss_weights=np.linspace(0, 2, 64, dtype=np.float32).reshape(1, 2, 4, 8),
     )
     rest = bucket._replace(
-        posteriors=bucket.posteriors[1:], prompts=bucket.prompts[1:], places=np.array([0, 1, 0, 1], np.int32)
+        posteriors=bucket.posteriors[1:],
+        prompts=bucket.prompts[1:],
+        sample_indices=np.array([0, 1, 0, 1], np.int32),
     )
-    return frozen | {"examples": Examples((first, rest), token_ids)}
+    return frozen | {"examples": Dataset((first, rest), token_ids)}
 
 
 def test_every_bucket_has_its_share_of_the_updates(one_device):
@@ -193,7 +195,7 @@ def test_weights_of_one_change_nothing_and_others_weigh_the_error(one_device):
     [bucket], token_ids = frozen["examples"][:2]
 
     def weighted(weights):
-        changed = frozen | {"examples": Examples((bucket._replace(loss_weights=weights),), token_ids)}
+        changed = frozen | {"examples": Dataset((bucket._replace(loss_weights=weights),), token_ids)}
         return run(task, changed, [6])
 
     ones = np.ones((3, 2, 4, 4), np.float32)
@@ -211,7 +213,7 @@ def row_rules(task, **changes):
 def test_the_pull_is_part_of_the_loss_and_of_the_gradient():
     """One plain gradient step with and without the pull: they differ by its formula."""
     schedule = optim.make_optimizer("sgd", lambda step: 1.0)
-    task = make_task(optimizer=optim.mask_rows(schedule, np.array([True, True])))
+    task = make_step_config(optimizer=optim.mask_rows(schedule, np.array([True, True])))
     frozen, anchor = make_frozen(task), np.full((2, 32), 0.5, np.float32)
     plain, loss, _ = run(task, frozen, [1])
     pulled, pulled_loss, _ = run(row_rules(task, pull=0.1, start=anchor), frozen, [1])

@@ -11,14 +11,14 @@ torch = pytest.importorskip("torch")
 
 from diffusers.training_utils import compute_snr  # noqa: E402
 from tiny_models import FAMILIES  # noqa: E402
-from tiny_step import VOCABULARY, make_frozen, make_task, start_rows  # noqa: E402
+from tiny_step import VOCABULARY, make_frozen, make_step_config, start_rows  # noqa: E402
 from torch_models import channels_first, write_torch_models  # noqa: E402
 
 from ti_flax.config.options import LossOptions  # noqa: E402
 from ti_flax.models.stable_diffusion import load_stable_diffusion  # noqa: E402
 from ti_flax.training.batches import Batch, draw  # noqa: E402
 from ti_flax.training.objective import Objective  # noqa: E402
-from ti_flax.training.optimizer import move_rows  # noqa: E402
+from ti_flax.training.optimizer import apply_updates  # noqa: E402
 from ti_flax.training.step import denoising_loss  # noqa: E402
 
 RATE, STEPS = 5e-3, 20
@@ -74,7 +74,7 @@ def test_masks_and_min_snr_have_pytorchs_gradient(tmp_path, family):
 
     modules = write_folder(tmp_path, family)
     scheduler = DDPMScheduler.from_config(FAMILIES[family]["scheduler"])
-    task = make_task(family)
+    task = make_step_config(family)
     model = load_stable_diffusion(tmp_path)
     frozen = {name: jax.tree.map(jnp.asarray, model.params[name]) for name in ("text_encoder", "unet")}
     rows = start_rows(task).astype(np.float32)
@@ -111,7 +111,7 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
 
     modules = write_folder(tmp_path, family)
     scheduler = DDPMScheduler.from_config(FAMILIES[family]["scheduler"])
-    task = make_task(family)
+    task = make_step_config(family)
     model = load_stable_diffusion(tmp_path)
     frozen = make_frozen(task) | {name: model.params[name] for name in ("text_encoder", "unet")}
     frozen = jax.tree.map(jnp.asarray, frozen)
@@ -155,7 +155,7 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
         with torch.no_grad():
             weight[:VOCABULARY] = original[:VOCABULARY]
         updates, state = ours.update(gradient, state, rows)
-        rows = move_rows(rows, updates, np.array([True, True]))
+        rows = apply_updates(rows, updates, np.array([True, True]))
     wanted = weight[VOCABULARY:].detach().numpy()
     moved = np.linalg.norm(wanted - start_rows(task))
     assert moved > 0.1

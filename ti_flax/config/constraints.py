@@ -16,10 +16,10 @@ from ti_flax.config.options import (
     ImageOptions,
     LossOptions,
     ModelOptions,
+    MonitoringOptions,
     OptimizerOptions,
     OutputOptions,
     PromptOptions,
-    WatchingOptions,
 )
 from ti_flax.config.stepped_values import parse_steps
 from ti_flax.config.values import options_of
@@ -45,7 +45,7 @@ def refuse_contradictions(config: RunConfig) -> None:
     _refuse_images(config.images)
     _refuse_prompts(config.prompts)
     _refuse_losses(config.loss, config.concept.placeholder_token)
-    _refuse_watching(config.watching)
+    _refuse_monitoring(config.monitoring)
     if config.training.max_nonfinite_steps is not None and config.training.on_nonfinite != "skip":
         raise ConfigError(
             "max_nonfinite_steps",
@@ -391,12 +391,12 @@ def _refuse_images(images: ImageOptions) -> None:
         )
 
 
-def _refuse_watching(watching: WatchingOptions) -> None:
-    if watching.quiet and watching.verbose:
+def _refuse_monitoring(monitoring: MonitoringOptions) -> None:
+    if monitoring.quiet and monitoring.verbose:
         raise ConfigError("quiet", expected="not to be given together with verbose", remedy="Leave one out.")
-    if watching.eval_steps == 0:
+    if monitoring.eval_steps == 0:
         for name in ("early_stopping", "load_best_model_at_end", "max_eval_samples"):
-            if getattr(watching, name):
+            if getattr(monitoring, name):
                 raise ConfigError(
                     "eval_steps",
                     expected=f"at least 1 together with {name}",
@@ -404,16 +404,16 @@ def _refuse_watching(watching: WatchingOptions) -> None:
                     remedy=f"Leave eval_steps or {name} out.",
                 )
     for name in ("early_stopping_patience", "early_stopping_threshold"):
-        if getattr(watching, name) is not None and not watching.early_stopping:
+        if getattr(monitoring, name) is not None and not monitoring.early_stopping:
             raise ConfigError(
                 name,
                 expected="early_stopping beside it",
                 found="early_stopping false",
                 remedy=f"Set early_stopping, or leave {name} out.",
             )
-    if "none" in watching.report_to and len(watching.report_to) > 1:
+    if "none" in monitoring.report_to and len(monitoring.report_to) > 1:
         raise ConfigError(
             "report_to",
             expected="none alone, or the names of trackers",
-            found=", ".join(watching.report_to),
+            found=", ".join(monitoring.report_to),
         )

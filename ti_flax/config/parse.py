@@ -61,7 +61,7 @@ def parse_config(argv: typing.Sequence[str] | None = None) -> RunConfig:
     if values.get("save_as_full_pipeline") and values.get("only_save_embeds"):
         raise ConfigError("save_as_full_pipeline and only_save_embeds exclude each other; leave one out")
     config = RunConfig.from_dict({name: value for name, value in values.items() if name in OPTIONS})
-    for line in () if config.watching.quiet else notes(config, values):
+    for line in () if config.monitoring.quiet else notes(config, values):
         print(f"note: {line}", file=sys.stderr)
     if print_config:
         print(config.to_yaml(), end="")
@@ -172,11 +172,11 @@ def notes(config: RunConfig, given: typing.Collection[str]) -> list[str]:
     lines += _of_other_schedulers(config, given)
     lines += _of_other_optimizers(config, given)
     lines += _notes_on_prompts(config, given)
-    if config.watching.validation_prompt is None:
+    if config.monitoring.validation_prompt is None:
         lines += _without("validation_prompt", _NOTHING_WITHOUT_PROMPT, given)
-    elif config.watching.validation_epochs is not None:
+    elif config.monitoring.validation_epochs is not None:
         lines.append(
-            f"validation_epochs is the old spelling: a preview every {config.watching.validation_epochs} x "
+            f"validation_epochs is the old spelling: a preview every {config.monitoring.validation_epochs} x "
             "pictures x repeats steps, in place of validation_steps"
         )
     if not config.hub.push_to_hub:

@@ -11,11 +11,11 @@ from ti_flax.config.options import (
     ImageOptions,
     LossOptions,
     ModelOptions,
+    MonitoringOptions,
     OptimizerOptions,
     OutputOptions,
     PromptOptions,
     TrainingOptions,
-    WatchingOptions,
 )
 from ti_flax.config.values import Option, checked, nearest, options_of
 from ti_flax.errors import ConfigError
@@ -37,7 +37,7 @@ class RunConfig:
     optimizer: OptimizerOptions = OptimizerOptions()
     loss: LossOptions = LossOptions()
     output: OutputOptions = OutputOptions()
-    watching: WatchingOptions = WatchingOptions()
+    monitoring: MonitoringOptions = MonitoringOptions()
     hub: HubOptions = HubOptions()
     hosts: HostOptions = HostOptions()
 
@@ -122,9 +122,9 @@ class RunConfig:
 
         `validation_epochs` counts steps as diffusers' script does: an epoch is pictures x repeats.
         """
-        if self.watching.validation_epochs is None:
-            return self.watching.validation_steps
-        return self.watching.validation_epochs * epoch_samples
+        if self.monitoring.validation_epochs is None:
+            return self.monitoring.validation_steps
+        return self.monitoring.validation_epochs * epoch_samples
 
     def _flat(self) -> dict[str, typing.Any]:
         return {

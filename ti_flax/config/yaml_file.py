@@ -12,7 +12,7 @@ import typing
 
 from ti_flax.config.values import nearest
 from ti_flax.errors import ConfigError
-from ti_flax.files.regular import read_plain
+from ti_flax.files.regular import read_regular
 
 _LONGEST = 2**20
 _SILENCE = 10.0
@@ -75,7 +75,7 @@ def read_yaml(
 def _read(path: str) -> str:
     try:
         # A pipe is what a shell makes of `--config <(command)`.
-        content = read_plain(os.path.expanduser(path), _LONGEST, silence=_SILENCE)
+        content = read_regular(os.path.expanduser(path), _LONGEST, silence=_SILENCE)
         return content.decode("utf-8-sig")
     except IsADirectoryError:
         raise ConfigError(

@@ -12,7 +12,7 @@ import numpy as np
 from ti_flax.errors import ConfigError
 
 # Places of an epoch, all of which are shuffled on the device for every sample.
-MOST_PLACES = 1_000_000
+MOST_SAMPLE_INDICES = 1_000_000
 
 
 class Bucket(NamedTuple):
@@ -22,18 +22,18 @@ class Bucket(NamedTuple):
       posteriors: `[images, 2, height, width, 2 * channels]` float32, mean and log-variance of each picture
         and of its mirror image.
       prompts: `[images]` int32, the group of `Examples.token_ids` that describes the picture.
-      places: `[places]` int32, indices of pictures, each as often as an epoch shows it.
+      sample_indices: `[samples]` int32, indices of pictures, each as often as an epoch shows it.
       loss_weights: `[images, 2, height, width]` float32, of mean 1 over a picture, what a place in the
         picture counts in the loss; None if all count the same.
     """
 
     posteriors: jax.Array | np.ndarray
     prompts: jax.Array | np.ndarray
-    places: jax.Array | np.ndarray
+    sample_indices: jax.Array | np.ndarray
     loss_weights: jax.Array | np.ndarray | None = None
 
 
-class Examples(NamedTuple):
+class Dataset(NamedTuple):
     """Everything that samples are drawn from.
 
     Attributes:
@@ -48,9 +48,7 @@ class Examples(NamedTuple):
     class_buckets: tuple[Bucket, ...] | None = None
 
 
-def one_shape(
-    posteriors: np.ndarray, token_ids: np.ndarray, weights: Sequence[int] | None = None
-) -> Examples:
+def one_shape(posteriors: np.ndarray, token_ids: np.ndarray, weights: Sequence[int] | None = None) -> Dataset:
     """Examples of one shape, where every picture takes any prompt.
 
     Args:
@@ -62,13 +60,11 @@ def one_shape(
       ConfigError: the weights have so little in common that an epoch of them is too long.
     """
     images = len(posteriors)
-    bucket = Bucket(posteriors, np.zeros(images, np.int32), epoch_places(weights or [1] * images))
-    return Examples((bucket,), token_ids[None])
+    bucket = Bucket(posteriors, np.zeros(images, np.int32), epoch_sample_indices(weights or [1] * images))
+    return Dataset((bucket,), token_ids[None])
 
 
-def with_class_pictures(
-    examples: Examples, posteriors: Sequence[np.ndarray], token_ids: np.ndarray
-) -> Examples:
+def with_class_images(examples: Dataset, posteriors: Sequence[np.ndarray], token_ids: np.ndarray) -> Dataset:
     """The examples with pictures of the word's class beside them.
 
     Args:
@@ -89,17 +85,17 @@ def with_class_pictures(
     return examples._replace(token_ids=table, class_buckets=buckets)
 
 
-def epoch_places(weights: Sequence[int]) -> np.ndarray:
+def epoch_sample_indices(weights: Sequence[int]) -> np.ndarray:
     """The pictures of the shortest epoch that shows each as often as its weight says, `[places]` int32.
 
     Raises:
-      ConfigError: the shortest is longer than `MOST_PLACES`.
+      ConfigError: the shortest is longer than `MOST_SAMPLE_INDICES`.
     """
-    (places,) = weighed_places(weights, [np.arange(len(weights))])
+    (places,) = weighted_sample_indices(weights, [np.arange(len(weights))])
     return places
 
 
-def weighed_places(weights: Sequence[int], groups: Sequence[np.ndarray]) -> list[np.ndarray]:
+def weighted_sample_indices(weights: Sequence[int], groups: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The `places` of each bucket in the shortest epoch that shows every picture as often as its weight says.
 
     Args:
@@ -107,13 +103,13 @@ def weighed_places(weights: Sequence[int], groups: Sequence[np.ndarray]) -> list
       groups: for each bucket the indices of its pictures in `weights`.
 
     Raises:
-      ConfigError: the shortest is longer than `MOST_PLACES`.
+      ConfigError: the shortest is longer than `MOST_SAMPLE_INDICES`.
     """
     times = np.asarray(weights, np.int64) // math.gcd(*map(int, weights))
-    if times.sum() > MOST_PLACES:
+    if times.sum() > MOST_SAMPLE_INDICES:
         raise ConfigError(
             "repeats",
-            expected=f"proportions that an epoch of at most {MOST_PLACES} pictures can show",
+            expected=f"proportions that an epoch of at most {MOST_SAMPLE_INDICES} pictures can show",
             found=f"{times.sum()} in the shortest",
             remedy="Round them, as in 100 and 50 for 101 and 51.",
         )

@@ -21,8 +21,8 @@ from jax.typing import DTypeLike
 
 from ti_flax.data.images.load import pixels_hash
 from ti_flax.errors import ConfigError, DataError, in_short
-from ti_flax.files.atomic import written_whole
-from ti_flax.files.regular import open_plain
+from ti_flax.files.atomic import atomic_write
+from ti_flax.files.regular import open_regular
 from ti_flax.models.vae import FlaxAutoencoderKL
 
 # Part of every cache key: to be raised when the same inputs are to give other moments.
@@ -166,7 +166,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     ones: whoever can write to the folder decides what is learned (`ti_flax.files.cache`).
     """
     try:
-        with open_plain(path) as file:
+        with open_regular(path) as file:
             posteriors = _posteriors(file, shape)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -211,7 +211,7 @@ def _posteriors(file: BinaryIO, shape: tuple[int, ...]) -> np.ndarray:
 def _write(path: Path, posteriors: np.ndarray):
     """Keep the posteriors, if they can be."""
     try:
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             np.savez(file, posteriors=posteriors)
     except OSError as error:
         _log.warning("Latents are not cached: %s.", error)

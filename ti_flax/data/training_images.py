@@ -10,7 +10,7 @@ import numpy as np
 
 from ti_flax.config.options import ImageOptions
 from ti_flax.console.messages import say, warn, watched
-from ti_flax.data.dataset import Bucket, weighed_places
+from ti_flax.data.dataset import Bucket, weighted_sample_indices
 from ti_flax.data.images.buckets import Shape, ShapeRules
 from ti_flax.data.images.load import TrainingImages, load_images
 from ti_flax.data.images.masks import MASK_SUFFIX, MaskRules, loss_weights
@@ -123,7 +123,7 @@ def make_buckets(
     warning = latents_folder(options)[1]
     if warning:
         warn(warning)
-    places = weighed_places(weights, [group.indices for group in images.groups])
+    places = weighted_sample_indices(weights, [group.indices for group in images.groups])
     buckets = []
     for group, shown in zip(images.groups, places, strict=True):
         names = [images.names[index] for index in group.indices]

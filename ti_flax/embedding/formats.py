@@ -26,7 +26,7 @@ import numpy as np
 from ti_flax.embedding.png import TEXT_CHUNK, hide_bytes, tree_bytes
 from ti_flax.embedding.torch_archive import Parameters, torch_bytes
 from ti_flax.errors import ConfigError, OutputError
-from ti_flax.files.atomic import written_whole
+from ti_flax.files.atomic import atomic_write
 
 # The suffixes of each form; without a form asked for, a suffix means the first form that has it here.
 FORMS: Mapping[str, tuple[str, ...]] = {
@@ -144,7 +144,7 @@ def write_embedding(path: Path, content: bytes, *, overwrite: bool) -> None:
     """
     try:
         check_new(path, overwrite=overwrite)
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(content)
     except OSError as error:
         raise OutputError(

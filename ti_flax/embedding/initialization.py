@@ -23,7 +23,7 @@ _START = 0x57A27
 
 
 @dataclass(frozen=True)
-class Start:
+class Initialization:
     """What a concept's rows are made of, found before the model is loaded.
 
     Attributes:
@@ -38,7 +38,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Extra:
+class FrozenEmbedding:
     """An embedding that prompts may name and that stays as it is."""
 
     token: str
@@ -46,7 +46,7 @@ class Extra:
     file: EmbeddingFile
 
 
-def find_start(options: ConceptOptions, tokenizer: Any) -> Start:
+def resolve_initialization(options: ConceptOptions, tokenizer: Any) -> Initialization:
     """Settles what a concept starts from, and so how many vectors it has.
 
     Raises:
@@ -55,7 +55,7 @@ def find_start(options: ConceptOptions, tokenizer: Any) -> Start:
     """
     if options.initializer_mode == "random":
         count = options.num_vectors or 1
-        return Start("random rows", count, lambda known, key: random_rows(known, count, _fold(key)))
+        return Initialization("random rows", count, lambda known, key: random_rows(known, count, _fold(key)))
     make = mean_rows if options.initializer_mode == "mean" else spread_rows
     suffix = " (mean)" if options.initializer_mode == "mean" else ""
     if options.init_embeds is not None:
@@ -64,7 +64,7 @@ def find_start(options: ConceptOptions, tokenizer: Any) -> Start:
         _note_left_out(file, path)
         count = _vectors(options, len(file.rows), f"init_embeds {path}", "vectors")
         digest = hashlib.sha256(file.rows.tobytes()).hexdigest()[:16]
-        return Start(
+        return Initialization(
             f"an embedding {digest}{suffix}",
             count,
             lambda known, key: make(checked_width(file, path, known.shape[1]), count),
@@ -73,7 +73,7 @@ def find_start(options: ConceptOptions, tokenizer: Any) -> Start:
     ids = list(initializer_ids(tokenizer, text))
     shown = f"tokens, split as {split_text(tokenizer, text)}"
     count = _vectors(options, len(ids), f"initializer_token {text!r}", shown)
-    return Start(f"{text}{suffix}", count, lambda known, key: make(known[ids], count))
+    return Initialization(f"{text}{suffix}", count, lambda known, key: make(known[ids], count))
 
 
 def _vectors(options: ConceptOptions, found: int, where: str, what: str) -> int:
@@ -110,7 +110,9 @@ def _fold(key: Any) -> Any:
     return jax.random.fold_in(key, _START)
 
 
-def read_extras(entries: Sequence[str] | None, option: str = "extra_embeds") -> list[Extra]:
+def read_frozen_embeddings(
+    entries: Sequence[str] | None, option: str = "extra_embeds"
+) -> list[FrozenEmbedding]:
     """Reads embeddings that an option names, each a file or `token=file`.
 
     A file without a token inside, and none given, goes by its name, as in the Web UI.
@@ -127,12 +129,12 @@ def read_extras(entries: Sequence[str] | None, option: str = "extra_embeds") -> 
         token, path = _named(entry)
         file = _read(path, option, token or None)
         _note_left_out(file, path)
-        extras.append(Extra(token or file.token or path.stem, path, file))
+        extras.append(FrozenEmbedding(token or file.token or path.stem, path, file))
     return extras
 
 
-def add_extras(
-    tokenizer: Any, extras: Sequence[Extra], concept: Concept | None, option: str = "extra_embeds"
+def add_frozen_embeddings(
+    tokenizer: Any, extras: Sequence[FrozenEmbedding], concept: Concept | None, option: str = "extra_embeds"
 ) -> tuple[Concept, ...]:
     """Adds the tokens of loaded embeddings after the concept's, if there is one.
 

@@ -16,7 +16,7 @@ import numpy as np
 from ti_flax.embedding.read import checked_width, read_embedding
 from ti_flax.embedding.torch_archive import torch_bytes
 from ti_flax.errors import OutputError, TokenError, WeightsError
-from ti_flax.files.atomic import written_whole
+from ti_flax.files.atomic import atomic_write
 from ti_flax.models.tokenizer import vector_tokens
 
 
@@ -41,7 +41,7 @@ def save_learned_embeds(
 
         content = save({placeholder_token: rows}, metadata={"format": "pt", **(details or {})})
     try:
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(content)
     except OSError as error:
         raise OutputError(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ti_flax.errors import WeightsError
-from ti_flax.files.regular import open_plain
+from ti_flax.files.regular import open_regular
 from ti_flax.models.weights.tensor_files import reason
 
 TEXT_CHUNK = "sd-ti-embedding"
@@ -50,7 +50,7 @@ def read_picture(path: Path) -> Any:
     try:
         with (
             warnings.catch_warnings(),
-            open_plain(path) as file,
+            open_regular(path) as file,
             Image.open(file, formats=("PNG", "WEBP")) as picture,
         ):
             warnings.simplefilter("ignore")

@@ -19,7 +19,7 @@ import numpy as np
 
 from ti_flax.embedding.png import is_picture, read_picture
 from ti_flax.errors import WeightsError
-from ti_flax.files.regular import open_plain
+from ti_flax.files.regular import open_regular
 from ti_flax.models.weights.numpy_files import NUMPY_BEGINNING, read_numpy
 from ti_flax.models.weights.tensor_files import StoredTensor, index_safetensors, safetensors_metadata
 from ti_flax.models.weights.torch_files import Empty, is_torch_file, read_torch
@@ -95,7 +95,7 @@ def read_embeddings(path: Path) -> list[EmbeddingFile]:
       WeightsError: there is no such file, or it is no embedding.
     """
     try:
-        with open_plain(path) as file:
+        with open_regular(path) as file:
             start = file.read(32)
     except OSError as error:
         raise WeightsError(

@@ -62,13 +62,13 @@ class RowRules:
     ema_decay: float | None = None
 
 
-def pull_to_start(rules: RowRules, rows: jax.Array, trainable: np.ndarray) -> tuple[jax.Array, jax.Array]:
+def l2_to_init(rules: RowRules, rows: jax.Array, trainable: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """The loss p / 2 x sum over the vectors that learn of |row - start|^2, and its gradient by the rows."""
     offset = jnp.where(jnp.asarray(trainable)[:, None], rows - jnp.asarray(rules.start), 0.0)
     return 0.5 * rules.pull * jnp.sum(jnp.square(offset)), rules.pull * offset
 
 
-def hold_norms(rules: RowRules, rows: jax.Array, trainable: np.ndarray) -> jax.Array:
+def rescale_norms(rules: RowRules, rows: jax.Array, trainable: np.ndarray) -> jax.Array:
     """Rescales the vectors that learn; the others keep their bits."""
     if rules.norm is None:
         return rows
@@ -78,7 +78,7 @@ def hold_norms(rules: RowRules, rows: jax.Array, trainable: np.ndarray) -> jax.A
     return jnp.where(chosen, rescaled, rows)
 
 
-def average(
+def ema_update(
     rules: RowRules, mean: jax.Array, rows: jax.Array, *, step: jax.Array, trainable: np.ndarray
 ) -> jax.Array:
     """Moves the mean of the rows on by an update, as diffusers' EMAModel does.
@@ -147,7 +147,9 @@ def check_table(table: np.ndarray, first_added_id: int) -> None:
         )
 
 
-def splice(table: jax.Array, rows: jax.Array, token_ids: jax.Array, *, first_added_id: int) -> jax.Array:
+def embed_tokens(
+    table: jax.Array, rows: jax.Array, token_ids: jax.Array, *, first_added_id: int
+) -> jax.Array:
     """Looks token ids up in the frozen table and, for added tokens, in the rows.
 
     Only `rows` receives a gradient worth having: the table is never written to or grown.

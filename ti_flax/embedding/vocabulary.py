@@ -17,7 +17,7 @@ _END_OF_WORD = "</w>"
 
 
 @dataclass(frozen=True)
-class RowSignals:
+class RowStatistics:
     """What is known of one row.
 
     Attributes:
@@ -54,14 +54,14 @@ class Vocabulary:
         whole[list(special)] = False
         self._words = np.flatnonzero(whole & (self._norms > 0))
 
-    def measure(self, rows: np.ndarray, start: np.ndarray) -> tuple[RowSignals, ...]:
+    def measure(self, rows: np.ndarray, start: np.ndarray) -> tuple[RowStatistics, ...]:
         """The signals of rows, `[vectors, width]` float32, that were `start` before the first update."""
         lines = zip(rows, start, self._cosines(rows), strict=True)
         return tuple(self._measure(*line) for line in lines)
 
-    def _measure(self, row: np.ndarray, start: np.ndarray, cosines: np.ndarray) -> RowSignals:
+    def _measure(self, row: np.ndarray, start: np.ndarray, cosines: np.ndarray) -> RowStatistics:
         norm = float(np.linalg.norm(row))
-        return RowSignals(
+        return RowStatistics(
             norm=norm,
             norm_to_median=norm / self.median_norm,
             norm_percentile=100.0 * float(np.searchsorted(self._sorted, norm)) / len(self._sorted),

@@ -9,7 +9,7 @@ import numpy as np
 
 from ti_flax.errors import unwritable
 from ti_flax.export.hub_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
-from ti_flax.files.atomic import written_whole
+from ti_flax.files.atomic import atomic_write
 from ti_flax.files.written_files import record, written
 
 # The most training pictures that are shown.
@@ -64,7 +64,7 @@ def _write(folder: Path, pictures: Sequence[np.ndarray]) -> int:
                 path.unlink()
         record(run, *names)
         for name, picture in zip(names, pictures, strict=True):
-            with written_whole(run / name) as file:
+            with atomic_write(run / name) as file:
                 Image.fromarray(picture).save(file, format="JPEG", quality=95)
     except OSError as error:
         raise unwritable(folder, error) from error

@@ -19,13 +19,13 @@ from ti_flax.embedding.formats import (
 from ti_flax.embedding.read import EmbeddingFile, read_embedding
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.export.embedding_card import captioned, plain_card
-from ti_flax.files.regular import read_plain
+from ti_flax.files.regular import read_regular
 
 _LONGEST_PICTURE = 2**28
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ConvertRequest:
     """What a person wants of a converted file.
 
     Attributes:
@@ -45,7 +45,7 @@ class Wishes:
     overwrite: bool = False
 
 
-def convert_embedding(source: Path, target: Path, wishes: Wishes) -> str:
+def convert_embedding(source: Path, target: Path, request: ConvertRequest) -> str:
     """Reads an embedding file, writes it in another form, and says in a sentence what was written.
 
     Raises:
@@ -53,36 +53,36 @@ def convert_embedding(source: Path, target: Path, wishes: Wishes) -> str:
       ConfigError: the wishes contradict one another or the source.
       OutputError: the target cannot be written.
     """
-    check_new(target, overwrite=wishes.overwrite)
-    for option, value in (("--token", wishes.token), ("--name", wishes.name)):
+    check_new(target, overwrite=request.overwrite)
+    for option, value in (("--token", request.token), ("--name", request.name)):
         if value is not None and not value.strip():
             raise ConfigError(option, expected="a word", found="an empty one")
-    found = read_embedding(source, wishes.token)
-    form = form_of(target, wishes.form, two_encoders=found.second_rows is not None)
+    found = read_embedding(source, request.token)
+    form = form_of(target, request.form, two_encoders=found.second_rows is not None)
     suffix = target.suffix.lower()
-    if wishes.picture is not None and suffix != ".png":
+    if request.picture is not None and suffix != ".png":
         raise ConfigError("--picture", expected="a .png as the file to write", found=target.name)
-    if wishes.name is not None and not has_name(form, suffix):
+    if request.name is not None and not has_name(form, suffix):
         raise ConfigError(
             "--name", expected="a form that has a name beside the token", found=f"{form} {suffix}"
         )
-    embedding = _embedding(found, source, wishes)
-    picture = _picture(embedding, wishes.picture) if suffix == ".png" else None
+    embedding = _embedding(found, source, request)
+    picture = _picture(embedding, request.picture) if suffix == ".png" else None
     write_embedding(
-        target, embedding_bytes(embedding, form, suffix, picture=picture), overwrite=wishes.overwrite
+        target, embedding_bytes(embedding, form, suffix, picture=picture), overwrite=request.overwrite
     )
-    said = _said(embedding, found, form, suffix=suffix, chosen=wishes.token is not None)
+    said = _said(embedding, found, form, suffix=suffix, chosen=request.token is not None)
     return f"{target}: {said}. {_use(target, form, embedding)}"
 
 
-def _embedding(found: EmbeddingFile, source: Path, wishes: Wishes) -> Embedding:
-    token = wishes.token or found.token or source.stem
+def _embedding(found: EmbeddingFile, source: Path, request: ConvertRequest) -> Embedding:
+    token = request.token or found.token or source.stem
     second = found.second_rows
     return Embedding(
         token=token,
-        name=wishes.name or token,
-        rows=_as(source, found.rows, wishes.dtype),
-        second_rows=None if second is None else _as(source, second, wishes.dtype),
+        name=request.name or token,
+        rows=_as(source, found.rows, request.dtype),
+        second_rows=None if second is None else _as(source, second, request.dtype),
         details=found.details,
     )
 
@@ -109,7 +109,7 @@ def _picture(embedding: Embedding, file: Path | None) -> Any:
     if file is None:
         return plain_card(embedding.name, footer)
     try:
-        content = read_plain(file, _LONGEST_PICTURE)
+        content = read_regular(file, _LONGEST_PICTURE)
     except OSError as error:
         raise ConfigError(
             f"--picture {file}", expected="a picture", found=error.strerror or str(error)

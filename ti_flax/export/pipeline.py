@@ -11,8 +11,8 @@ import numpy as np
 
 from ti_flax.embedding.rows import grown_table
 from ti_flax.errors import OutputError, WeightsError
-from ti_flax.files.atomic import written_whole
-from ti_flax.files.atomic_folders import files_written_together, tidy
+from ti_flax.files.atomic import atomic_write
+from ti_flax.files.atomic_folders import atomic_files, tidy
 from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, copy_folder, files_of
 from ti_flax.files.written_files import record
 from ti_flax.models.stable_diffusion import load_stable_diffusion, save_stable_diffusion
@@ -71,7 +71,7 @@ def save_pipeline(
     model.configs["text_encoder"]["vocab_size"] = len(table)
     try:
         tidy(output_dir)
-        with files_written_together(output_dir, last=_INDEX) as folder:
+        with atomic_files(output_dir, last=_INDEX) as folder:
             save_stable_diffusion(model, folder, layout=layout)
             save_tokenizer(tokenizer, folder / "tokenizer")
             _carry(source.place, folder, layout)
@@ -152,5 +152,5 @@ def _carry(source: Path, output_dir: Path, layout: Literal["flax", "torch"]) -> 
             index[name] = [library, plain]
         elif any(file.suffix in _WEIGHTS[layout] for file in (output_dir / name).iterdir()):
             index[name] = [library, f"Flax{plain}" if layout == "flax" else plain]
-    with written_whole(ours) as file:
+    with atomic_write(ours) as file:
         file.write(f"{json.dumps(index, indent=2)}\n".encode())

@@ -169,13 +169,13 @@ class ShareCheckpoints(Hook):
         self._running: HubProcess | None = None
         self._step, self._said = 0, ""
 
-    def measured(self, chunk: Chunk) -> None:
+    def on_metrics(self, chunk: Chunk) -> None:
         answer = self._running.answer() if self._running is not None else None
         if answer is not None:
             self._running = None
             self._tell(answer)
 
-    def reached(self, step: int, state: TrainState) -> None:
+    def on_step(self, step: int, state: TrainState) -> None:
         if step == self._last_step:
             self.close(finished=True)
         elif self._running is None and step % (self.every or 1) == 0:

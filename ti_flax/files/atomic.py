@@ -12,7 +12,7 @@ UNFINISHED = ".unfinished-"
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Opens a file to write; under another name until whole, as several processes may write the same file.
 
     What was there before stays until then, and for good if something goes wrong. Once it has its name, it is
@@ -42,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
       OSError: the file cannot be written.
     """
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 

@@ -24,7 +24,7 @@ _LEFT = re.compile(r"\.(unfinished|removed)-[0-9a-f]{16}.*")
 
 
 @contextlib.contextmanager
-def folder_written_whole(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yields a new folder to fill, which then gets its digests and, in one rename, its name.
 
     What was there before under that name stays until then, and for good if something goes wrong.
@@ -39,7 +39,7 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def files_written_together(folder: Path, *, last: str) -> Iterator[Path]:
+def atomic_files(folder: Path, *, last: str) -> Iterator[Path]:
     """Yields a new folder to fill, whose files then move into another one, between those that are there.
 
     Until all are written, nothing changes there. While they move, the file that tells readers of the others

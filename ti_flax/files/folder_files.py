@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ti_flax.files.regular import open_plain
+from ti_flax.files.regular import open_regular
 
 LINK_REMEDY = "Replace the link by the file itself."
 
@@ -93,7 +93,7 @@ def copy_file(source: Path, target: Path, folder: Path, *, kind: str = "folder")
     """
     require_inside(source, folder, kind=kind)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open_plain(source.resolve()) as read, target.open("wb") as written:
+    with open_regular(source.resolve()) as read, target.open("wb") as written:
         shutil.copyfileobj(read, written)
 
 
@@ -109,7 +109,7 @@ def _walked(folder: Path, root: Path, kind: str) -> Iterator[str]:
                 if entry.is_dir(follow_symlinks=False):
                     left.append(path)
                     continue
-                with open_plain(path):  # pipes, sockets, devices and links to folders
+                with open_regular(path):  # pipes, sockets, devices and links to folders
                     yield path.relative_to(folder).as_posix()
 
 

@@ -22,7 +22,7 @@ _KINDS = (
 _PORTION = 2**16
 
 
-def open_plain(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BinaryIO:
     """Open a file to read its bytes.
 
     Raises:
@@ -39,7 +39,7 @@ def open_plain(path: str | Path) -> BinaryIO:
         raise
 
 
-def read_plain(path: str | Path, most: int, *, silence: float | None = None) -> bytes:
+def read_regular(path: str | Path, most: int, *, silence: float | None = None) -> bytes:
     """Read a whole file of a limited length.
 
     Args:
@@ -52,7 +52,7 @@ def read_plain(path: str | Path, most: int, *, silence: float | None = None) -> 
     """
     if silence is not None and stat.S_ISFIFO(os.stat(path).st_mode):
         return _from_pipe(path, most, silence)
-    with open_plain(path) as file:
+    with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise _too_long(path, most)
@@ -66,7 +66,7 @@ def file_digest(path: str | Path) -> tuple[int, str]:
       OSError: it cannot be read, or is no file.
     """
     digest, size = hashlib.sha256(), 0
-    with open_plain(path) as file:
+    with open_regular(path) as file:
         while portion := file.read(_PORTION):
             digest.update(portion)
             size += len(portion)

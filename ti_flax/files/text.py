@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ti_flax.errors import DataError
-from ti_flax.files.regular import read_plain
+from ti_flax.files.regular import read_regular
 
 # The longer mark first: UTF-32's begins with UTF-16's.
 _MARKS = (
@@ -38,7 +38,7 @@ def read_text(path: str | Path, where: object = None, *, most: int = LONGEST_TEX
     """
     where = path if where is None else where
     try:
-        content = read_plain(os.path.expanduser(path), most, silence=_SILENCE)
+        content = read_regular(os.path.expanduser(path), most, silence=_SILENCE)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(where, expected="a text file", found=reason) from None

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ti_flax.errors import OutputError
-from ti_flax.files.regular import file_digest, read_plain
+from ti_flax.files.regular import file_digest, read_regular
 
 LIST = "written_files.txt"
 CARD = "README.md"
@@ -165,7 +165,7 @@ def _add(folder: Path, entries: Iterable[tuple[str, str]]) -> None:
 
 def _lines(folder: Path) -> list[str] | None:
     try:
-        text = read_plain(folder / LIST, _LONGEST_LIST).decode(errors="surrogateescape")
+        text = read_regular(folder / LIST, _LONGEST_LIST).decode(errors="surrogateescape")
     except OSError:
         return None
     return text.split("\n")

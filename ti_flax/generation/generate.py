@@ -16,15 +16,15 @@ import numpy as np
 from ti_flax.config.options import ModelOptions
 from ti_flax.config.values import nearest_multiples
 from ti_flax.console.messages import say
-from ti_flax.embedding.initialization import Extra, add_extras, read_extras
+from ti_flax.embedding.initialization import FrozenEmbedding, add_frozen_embeddings, read_frozen_embeddings
 from ti_flax.embedding.read import checked_width
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.files.regular import file_digest
-from ti_flax.generation.generator import Painter, on_all, picture_grid
-from ti_flax.generation.image_grid import contact_sheet
+from ti_flax.generation.generator import ImageGenerator, on_all
+from ti_flax.generation.image_grid import contact_sheet, image_grid_of
 from ti_flax.generation.png_metadata import (
-    Maker,
-    Shot,
+    ImageSpec,
+    Provenance,
     grid_path,
     next_number,
     picture_texts,
@@ -47,7 +47,7 @@ _MOST = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Wishes:
+class GenerateRequest:
     """What a person asks for; the names are those of the script's options.
 
     Attributes:
@@ -90,7 +90,7 @@ class Wishes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Words:
+class TokenizedPrompts:
     """What the tokenizer is to know of prompts.
 
     Attributes:
@@ -103,52 +103,52 @@ class Words:
     rows: np.ndarray
     first_added_id: int
 
-    def of(self, shots: Sequence[Shot]) -> dict[str, np.ndarray]:
-        """Token ids of pictures' prompts, `[pictures, tokens]` int32 each, as a `Painter` takes them."""
+    def of(self, shots: Sequence[ImageSpec]) -> dict[str, np.ndarray]:
+        """Token ids of pictures' prompts, `[pictures, tokens]` int32 each, as `ImageGenerator` takes them."""
         return {
             "prompt_ids": np.stack([self.ids[shot.prompt, shot.learned] for shot in shots]),
             "negative_ids": np.stack([self.ids[shot.negative_prompt, shot.learned] for shot in shots]),
         }
 
 
-def generate(wishes: Wishes) -> str:
+def generate(request: GenerateRequest) -> str:
     """Loads, draws and writes, and says in a sentence what was written.
 
     Raises:
       TiFlaxError: something asked for cannot be had.
     """
-    lines = _prompts(wishes)
-    grid = grid_path(wishes.output, wishes.output_dir, overwrite=wishes.overwrite)
-    extras = _embeddings(wishes)
+    lines = _prompts(request)
+    grid = grid_path(request.output, request.output_dir, overwrite=request.overwrite)
+    extras = _embeddings(request)
     start_devices()
-    base = find_base_model(wishes.model, components=MODEL_PARTS)
-    tokenizer = base_tokenizer(base, wishes.model.tokenizer_name)
+    base = find_base_model(request.model, components=MODEL_PARTS)
+    tokenizer = base_tokenizer(base, request.model.tokenizer_name)
     say_notes(base)
-    dtype = jnp.float32 if wishes.model.mixed_precision == "no" else jnp.bfloat16
+    dtype = jnp.float32 if request.model.mixed_precision == "no" else jnp.bfloat16
     # What does not fit is found before the weights are read.
     described = load_stable_diffusion(base, dtype=dtype, components=())
-    side = wishes.resolution or _side(described)
-    rows = [_shots(line, wishes, side, described.vae.config.downsampling) for line in lines]
-    words = make_words(tokenizer, extras, [shot for row in rows for shot in row], _width(described))
-    maker = _maker(base, wishes, extras)
+    side = request.resolution or _side(described)
+    rows = [_shots(line, request, side, described.vae.config.downsampling) for line in lines]
+    words = tokenize_prompts(tokenizer, extras, [shot for row in rows for shot in row], _width(described))
+    maker = _maker(base, request, extras)
     devices = jax.local_devices()
-    at_once = len(devices) * (wishes.batch_size or math.ceil(wishes.num_images / len(devices)))
+    at_once = len(devices) * (request.batch_size or math.ceil(request.num_images / len(devices)))
     pictures = draw(load_stable_diffusion(base, dtype=dtype), words, rows, devices=devices, at_once=at_once)
-    if wishes.output_dir is not None:
-        save_each(wishes.output_dir, rows, pictures, maker)
-    save_grid(grid, rows, pictures, maker, compare=wishes.compare, overwrite=wishes.overwrite)
-    return _said(grid, wishes, rows)
+    if request.output_dir is not None:
+        save_each(request.output_dir, rows, pictures, maker)
+    save_grid(grid, rows, pictures, maker, compare=request.compare, overwrite=request.overwrite)
+    return _said(grid, request, rows)
 
 
-def _prompts(wishes: Wishes) -> list[PromptLine]:
+def _prompts(request: GenerateRequest) -> list[PromptLine]:
     """Every prompt there is, after the numbers beside them have been checked."""
     for name in ("num_images", "num_inference_steps", "batch_size"):
-        if (value := getattr(wishes, name)) is not None and not 1 <= value <= _MOST:
+        if (value := getattr(request, name)) is not None and not 1 <= value <= _MOST:
             raise ConfigError(f"--{name}", expected=f"1 or more, up to {_MOST}", found=str(value))
-    if wishes.compare and not wishes.learned_embeds:
+    if request.compare and not request.learned_embeds:
         raise ConfigError("--compare", expected=f"{_EMBEDS} to leave out and put in", found="none")
-    lines = [PromptLine(prompt) for prompt in wishes.prompts]
-    lines += [line for file in wishes.prompt_files for line in read_prompt_file(file)]
+    lines = [PromptLine(prompt) for prompt in request.prompts]
+    lines += [line for file in request.prompt_files for line in read_prompt_file(file)]
     if not lines:
         raise ConfigError("--prompt", expected="a prompt, or --prompt_file", found="neither")
     for line in lines:
@@ -159,10 +159,10 @@ def _prompts(wishes: Wishes) -> list[PromptLine]:
     return lines
 
 
-def _embeddings(wishes: Wishes) -> list[Extra]:
+def _embeddings(request: GenerateRequest) -> list[FrozenEmbedding]:
     """The embeddings asked for, each with the word it goes by."""
-    extras = read_extras(wishes.learned_embeds, _EMBEDS)
-    if wishes.placeholder_token is None:
+    extras = read_frozen_embeddings(request.learned_embeds, _EMBEDS)
+    if request.placeholder_token is None:
         return extras
     if len(extras) != 1:
         raise ConfigError(
@@ -176,7 +176,7 @@ def _embeddings(wishes: Wishes) -> list[Extra]:
         raise ConfigError(
             "--placeholder_token", expected=f"to be left out beside {_EMBEDS} TOKEN=FILE", found="both"
         )
-    return [dataclasses.replace(extra, token=wishes.placeholder_token)]
+    return [dataclasses.replace(extra, token=request.placeholder_token)]
 
 
 def _width(model: FlaxStableDiffusion) -> int:
@@ -195,9 +195,9 @@ def _side(model: FlaxStableDiffusion) -> int:
     return side * model.vae.config.downsampling
 
 
-def _shots(line: PromptLine, wishes: Wishes, side: int, multiple: int) -> list[Shot]:
+def _shots(line: PromptLine, request: GenerateRequest, side: int, multiple: int) -> list[ImageSpec]:
     """The pictures of a prompt: all with the embeddings, then, to compare, all without."""
-    size = (line.height or wishes.resolution or side, line.width or wishes.resolution or side)
+    size = (line.height or request.resolution or side, line.width or request.resolution or side)
     for found in size:
         if not 1 <= found <= _LONGEST_SIDE or found % multiple:
             where = "--resolution" if line.height is line.width is None else f"prompt {line.prompt!r}"
@@ -209,28 +209,30 @@ def _shots(line: PromptLine, wishes: Wishes, side: int, multiple: int) -> list[S
         raise ConfigError(
             f"prompt {line.prompt!r}, --s", expected=f"1 or more, up to {_MOST}", found=str(line.steps)
         )
-    seed = wishes.seed if line.seed is None else line.seed
+    seed = request.seed if line.seed is None else line.seed
     if abs(seed) > _LARGEST_SEED:
         where = "--seed" if line.seed is None else f"prompt {line.prompt!r}, --d"
         raise ConfigError(where, expected=f"a number up to {_LARGEST_SEED}", found=str(seed))
-    negative = wishes.negative_prompt if line.negative_prompt is None else line.negative_prompt
+    negative = request.negative_prompt if line.negative_prompt is None else line.negative_prompt
     return [
-        Shot(
+        ImageSpec(
             line.prompt,
             negative,
             seed + place,
             size,
-            line.steps or wishes.num_inference_steps,
-            line.sampler or wishes.sampler,
-            wishes.guidance_scale if line.guidance_scale is None else line.guidance_scale,
+            line.steps or request.num_inference_steps,
+            line.sampler or request.sampler,
+            request.guidance_scale if line.guidance_scale is None else line.guidance_scale,
             learned,
         )
-        for learned in ((True, False) if wishes.compare else (True,))
-        for place in range(wishes.num_images)
+        for learned in ((True, False) if request.compare else (True,))
+        for place in range(request.num_images)
     ]
 
 
-def make_words(tokenizer: Any, extras: Sequence[Extra], shots: Sequence[Shot], width: int) -> Words:
+def tokenize_prompts(
+    tokenizer: Any, extras: Sequence[FrozenEmbedding], shots: Sequence[ImageSpec], width: int
+) -> TokenizedPrompts:
     """Adds the words of embeddings to the tokenizer and encodes what is asked for.
 
     Args:
@@ -246,17 +248,19 @@ def make_words(tokenizer: Any, extras: Sequence[Extra], shots: Sequence[Shot], w
     rows = [checked_width(extra.file, extra.path, width) for extra in extras]
     first_added_id = len(tokenizer)
     ids = _encoded(tokenizer, shots, learned=False)
-    add_extras(tokenizer, extras, None, _EMBEDS)
+    add_frozen_embeddings(tokenizer, extras, None, _EMBEDS)
     ids |= _encoded(tokenizer, shots, learned=True)
     for extra in extras:
         texts = [f"{shot.prompt} {shot.negative_prompt}" for shot in shots]
         if not any(extra.token in text for text in texts):
             say(f"note: no prompt has {extra.token}, the word of {extra.path}: write it as it is here")
     stacked = np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
-    return Words(ids, stacked, first_added_id)
+    return TokenizedPrompts(ids, stacked, first_added_id)
 
 
-def _encoded(tokenizer: Any, shots: Sequence[Shot], *, learned: bool) -> dict[tuple[str, bool], np.ndarray]:
+def _encoded(
+    tokenizer: Any, shots: Sequence[ImageSpec], *, learned: bool
+) -> dict[tuple[str, bool], np.ndarray]:
     chosen = [shot for shot in shots if shot.learned == learned]
     texts = list(dict.fromkeys(text for shot in chosen for text in (shot.prompt, shot.negative_prompt)))
     if not texts:
@@ -270,8 +274,8 @@ def _encoded(tokenizer: Any, shots: Sequence[Shot], *, learned: bool) -> dict[tu
 
 def draw(
     model: FlaxStableDiffusion,
-    words: Words,
-    rows: Sequence[Sequence[Shot]],
+    words: TokenizedPrompts,
+    rows: Sequence[Sequence[ImageSpec]],
     *,
     devices: Sequence[Any],
     at_once: int,
@@ -294,11 +298,11 @@ def draw(
         for place, shot in enumerate(shots):
             groups[shot.steps, shot.sampler, shot.size, shot.guidance_scale].append((row, place))
     drawn: list[list[Any]] = [[None] * len(shots) for shots in rows]
-    painters: dict[tuple[int, str], Painter] = {}
+    painters: dict[tuple[int, str], ImageGenerator] = {}
     done, total = 0, sum(len(shots) for shots in rows)
     for (steps, sampler, size, guidance_scale), places in groups.items():
         if (steps, sampler) not in painters:
-            painters[steps, sampler] = Painter(
+            painters[steps, sampler] = ImageGenerator(
                 model, first_added_id=words.first_added_id, steps=steps, sampler=sampler, devices=devices
             )
         # All batches have one size, so that there is one compilation; what is too much is drawn for nothing.
@@ -307,7 +311,7 @@ def draw(
             batch = places[start : start + count]
             shots = [rows[row][place] for row, place in batch]
             shots += [shots[-1]] * (count - len(shots))
-            pictures = painters[steps, sampler].paint(
+            pictures = painters[steps, sampler].generate(
                 params,
                 words.rows,
                 **words.of(shots),
@@ -323,15 +327,18 @@ def draw(
     return drawn
 
 
-def _maker(base: ModelSource, wishes: Wishes, extras: Sequence[Extra]) -> Maker:
-    name = Path(wishes.model.pretrained_model_name_or_path).name
+def _maker(base: ModelSource, request: GenerateRequest, extras: Sequence[FrozenEmbedding]) -> Provenance:
+    name = Path(request.model.pretrained_model_name_or_path).name
     embeddings = [(extra.token, extra.path.name, file_digest(extra.path)[1]) for extra in extras]
     stem = Path(name).stem if base.file is not None else name
-    return Maker(stem, wishes.model.clip_skip, embeddings)
+    return Provenance(stem, request.model.clip_skip, embeddings)
 
 
 def save_each(
-    folder: Path, rows: Sequence[Sequence[Shot]], pictures: Sequence[Sequence[np.ndarray]], maker: Maker
+    folder: Path,
+    rows: Sequence[Sequence[ImageSpec]],
+    pictures: Sequence[Sequence[np.ndarray]],
+    maker: Provenance,
 ) -> None:
     """Writes every picture by itself, numbered on from those that are in the folder."""
     from PIL import Image
@@ -348,9 +355,9 @@ def save_each(
 
 def save_grid(
     path: Path,
-    rows: Sequence[Sequence[Shot]],
+    rows: Sequence[Sequence[ImageSpec]],
     pictures: Sequence[Sequence[np.ndarray]],
-    maker: Maker,
+    maker: Provenance,
     *,
     compare: bool,
     overwrite: bool,
@@ -369,7 +376,7 @@ def save_grid(
     height, width = (max(shape[axis] for shape in shapes) for axis in (0, 1))
     stacked = [np.stack([_padded(picture, height, width) for picture in drawn]) for drawn in pictures]
     if not compare:
-        grid = picture_grid(np.concatenate(stacked), columns=len(stacked[0]))
+        grid = image_grid_of(np.concatenate(stacked), columns=len(stacked[0]))
     else:
         labelled = []
         for shots, row in zip(rows, stacked, strict=True):
@@ -386,9 +393,9 @@ def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.pad(picture, missing, constant_values=255)
 
 
-def _said(grid: Path, wishes: Wishes, rows: Sequence[Sequence[Shot]]) -> str:
+def _said(grid: Path, request: GenerateRequest, rows: Sequence[Sequence[ImageSpec]]) -> str:
     sizes = list(dict.fromkeys(f"{shot.size[1]} x {shot.size[0]}" for row in rows for shot in row))
-    compared = ", with and without the embeddings" if wishes.compare else ""
-    counted = f"{len(rows)} x {wishes.num_images} pictures of {' and '.join(sizes)}{compared}"
-    each = "" if wishes.output_dir is None else f"; single pictures are in {wishes.output_dir}"
+    compared = ", with and without the embeddings" if request.compare else ""
+    counted = f"{len(rows)} x {request.num_images} pictures of {' and '.join(sizes)}{compared}"
+    each = "" if request.output_dir is None else f"; single pictures are in {request.output_dir}"
     return f"{grid}: {counted}{each}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ti_flax.embedding.rows import splice
-from ti_flax.generation.samplers import generate, sampling_steps
+from ti_flax.embedding.rows import embed_tokens
+from ti_flax.generation.samplers import sample_images, sampling_steps
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 
 _AXIS = "pictures"
 
 
-class Painter:
+class ImageGenerator:
     """Draws batches of pictures with one model; compiles once for each batch size and picture size.
 
     Args:
-      model: the modules and scheduler configuration (parameters are passed to `paint`).
+      model: the modules and scheduler configuration (parameters are passed to `generate`).
       first_added_id: token id of the first added row.
       steps: denoising steps.
       sampler: `ddim` or `dpmsolver++`.
@@ -48,15 +47,15 @@ class Painter:
 
         def encode(params: Mapping[str, Any], rows: jax.Array, token_ids: jax.Array) -> jax.Array:
             table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-            embedded = splice(table, rows, token_ids, first_added_id=first_added_id)
+            embedded = embed_tokens(table, rows, token_ids, first_added_id=first_added_id)
             return jnp.asarray(model.text_encoder.apply({"params": params["text_encoder"]}, embedded))
 
-        def paint(params, rows, prompt_ids, negative_ids, noise, guidance_scale):
+        def draw(params, rows, prompt_ids, negative_ids, noise, guidance_scale):
             # Replicated parameters come with their device axis of 1, which is cheaper to drop in here.
             params = jax.tree.map(
                 lambda leaf, rank: leaf.reshape(leaf.shape[leaf.ndim - rank :]), params, ranks
             )
-            return generate(
+            return sample_images(
                 model,
                 params,
                 prompt=encode(params, rows, prompt_ids),
@@ -74,12 +73,10 @@ class Painter:
             each, all_ = PartitionSpec(_AXIS), PartitionSpec()
             inputs = (each if copies else all_, all_, each, each, each, all_)
             # Nothing is exchanged, so that a device's pictures are those it would draw alone.
-            paint = jax.shard_map(
-                paint, mesh=_mesh(devices), in_specs=inputs, out_specs=each, check_vma=False
-            )
-        self._paint = jax.jit(paint)
+            draw = jax.shard_map(draw, mesh=_mesh(devices), in_specs=inputs, out_specs=each, check_vma=False)
+        self._draw = jax.jit(draw)
 
-    def paint(
+    def generate(
         self,
         params: Mapping[str, Any],
         rows: np.ndarray,
@@ -108,14 +105,14 @@ class Painter:
         # A batch that the devices cannot share out evenly ends in copies of its last picture.
         places = np.minimum(np.arange(-(-count // self._devices) * self._devices), count - 1)
         noise = starting_noise(self._model, [seeds[place] for place in places], size)
-        pictures = self._paint(
+        pictures = self._draw(
             params, rows, prompt_ids[places], negative_ids[places], noise, np.float32(guidance_scale)
         )
         return np.asarray(jnp.round(pictures * 255.0)).astype(np.uint8)[:count]
 
 
 def on_all(params: Mapping[str, Any], devices: Sequence[Any]) -> Any:
-    """Copies parameters to each of several devices, for a `Painter` of the same devices."""
+    """Copies parameters to each of several devices, for a `ImageGenerator` of the same devices."""
     return jax.device_put(params, NamedSharding(_mesh(devices), PartitionSpec()))
 
 
@@ -129,16 +126,3 @@ def starting_noise(model: FlaxStableDiffusion, seeds: Sequence[int], size: tuple
     shape = (size[0] // side, size[1] // side, model.vae.config.latent_channels)
     keys = [jax.random.key(seed, impl="threefry2x32") for seed in seeds]
     return jnp.stack([jax.random.normal(key, shape) for key in keys])
-
-
-def picture_grid(pictures: np.ndarray, columns: int | None = None) -> Any:
-    """Lays `[pictures, height, width, 3]` uint8 out in rows, as one PIL image."""
-    from PIL import Image
-
-    count, height, width, channels = pictures.shape
-    columns = columns or math.ceil(math.sqrt(count))
-    lines = math.ceil(count / columns)
-    grid = np.full((lines * columns, height, width, channels), 255, np.uint8)
-    grid[:count] = pictures
-    grid = grid.reshape(lines, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
-    return Image.fromarray(grid.reshape(lines * height, columns * width, channels))

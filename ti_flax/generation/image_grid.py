@@ -46,3 +46,16 @@ def _shortened(label: str, draw: Any, font: Any, width: int) -> str:
     while label and draw.textlength(f"{label}...", font) > width:
         label = label[:-1]
     return f"{label}..."
+
+
+def image_grid_of(pictures: np.ndarray, columns: int | None = None) -> Any:
+    """Lays `[pictures, height, width, 3]` uint8 out in rows, as one PIL image."""
+    from PIL import Image
+
+    count, height, width, channels = pictures.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    lines = math.ceil(count / columns)
+    grid = np.full((lines * columns, height, width, channels), 255, np.uint8)
+    grid[:count] = pictures
+    grid = grid.reshape(lines, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+    return Image.fromarray(grid.reshape(lines * height, columns * width, channels))

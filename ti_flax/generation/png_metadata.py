@@ -15,7 +15,7 @@ from typing import Any
 
 from ti_flax import __version__
 from ti_flax.errors import OutputError
-from ti_flax.files.atomic import written_whole
+from ti_flax.files.atomic import atomic_write
 
 # The Web UI's names of the same samplers.
 _SAMPLERS = {"ddim": "DDIM", "dpmsolver++": "DPM++ 2M"}
@@ -23,7 +23,7 @@ _NUMBERED = re.compile(r"(\d{5,})\D.*\.png")
 
 
 @dataclass(frozen=True)
-class Shot:
+class ImageSpec:
     """One picture to draw.
 
     Attributes:
@@ -48,7 +48,7 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Maker:
+class Provenance:
     """What all pictures were made with.
 
     Attributes:
@@ -62,7 +62,7 @@ class Maker:
     embeddings: Sequence[tuple[str, str, str]] = ()
 
 
-def picture_texts(shot: Shot, maker: Maker) -> dict[str, str]:
+def picture_texts(shot: ImageSpec, maker: Provenance) -> dict[str, str]:
     """PNG texts of a picture by keyword: `parameters` as the Web UI writes it, and each value by itself."""
     embeddings = maker.embeddings if shot.learned else ()
     return {
@@ -82,7 +82,7 @@ def picture_texts(shot: Shot, maker: Maker) -> dict[str, str]:
     }
 
 
-def web_ui_text(shot: Shot, maker: Maker) -> str:
+def web_ui_text(shot: ImageSpec, maker: Provenance) -> str:
     """A picture's settings as the Web UI writes them: prompt, negative prompt, and a line of values."""
     height, width = shot.size
     values = {
@@ -124,7 +124,7 @@ def save_png(picture: Any, path: Path, texts: Mapping[str, str], *, overwrite: b
     try:
         if path.exists() and not overwrite:
             raise _taken(path)
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             picture.save(file, format="PNG", pnginfo=information)
     except OSError as error:
         raise OutputError(path, expected="a file that can be written", found=str(error)) from error
@@ -159,7 +159,7 @@ def next_number(folder: Path) -> int:
     return max((int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))), default=0) + 1
 
 
-def shot_name(number: int, shot: Shot) -> str:
+def shot_name(number: int, shot: ImageSpec) -> str:
     """`00001-seed.png`, and for a picture without the embeddings `00001-seed-without.png`."""
     return f"{number:05d}-{shot.seed}{'' if shot.learned else '-without'}.png"
 

@@ -145,7 +145,7 @@ def _split(
     return (x - sigma * answer) / alpha, answer
 
 
-def generate(
+def sample_images(
     model: FlaxStableDiffusion,
     params: Mapping[str, Any],
     *,

@@ -64,7 +64,7 @@ def joined(
     """
     place = host_joining.find_place(options) if options.multi_host else None
     if place is None or place.count == 1:
-        _look_around(options)
+        _warn_if_alone(options)
         yield
         return
     timeout = options.host_timeout
@@ -128,7 +128,7 @@ def _abort_slowly() -> None:
     system.signal(signal.SIGABRT, ctypes.cast(system.sleep, ctypes.c_void_p))
 
 
-def _look_around(options: HostOptions) -> None:
+def _warn_if_alone(options: HostOptions) -> None:
     """Says that a process seems to be one of several which nobody has told so.
 
     Raises:
@@ -220,7 +220,7 @@ def check_same(what: str, here: Mapping[str, str], *, patience: int = 1) -> None
 
 
 @contextlib.contextmanager
-def only_the_first_speaks() -> Iterator[None]:
+def silence_secondary_hosts() -> Iterator[None]:
     """Keeps the reports of the other processes, but not the error that ends one, to themselves."""
     if is_first():
         yield

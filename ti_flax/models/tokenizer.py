@@ -13,7 +13,7 @@ import numpy as np
 
 from ti_flax.errors import TokenError, shortened
 from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, require_inside
-from ti_flax.files.regular import open_plain
+from ti_flax.files.regular import open_regular
 
 _LARGEST_FILE = 2**26
 # What transformers reads of a tokenizer's folder, and writes again beside the learned word.
@@ -128,7 +128,7 @@ def _require_plain_files(folder: Path) -> None:
     templates = folder / _CHAT_TEMPLATES
     for path in (*folder.iterdir(), *(templates.iterdir() if templates.is_dir() else ())):
         if path.suffix in _READ_BY_LIBRARY and not path.is_dir():
-            with open_plain(path) as file:
+            with open_regular(path) as file:
                 if os.fstat(file.fileno()).st_size > _LARGEST_FILE:
                     raise ValueError(f"{path.name}, which is larger than {_LARGEST_FILE // 2**20} MiB")
             require_inside(path, folder)

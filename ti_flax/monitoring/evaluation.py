@@ -14,13 +14,13 @@ from ti_flax.embedding.read import read_embedding
 from ti_flax.embedding.vocabulary import Vocabulary
 from ti_flax.errors import WeightsError
 from ti_flax.files.written_files import record
-from ti_flax.monitoring.signals import (
-    Signals,
+from ti_flax.monitoring.row_statistics import (
+    Evaluation,
     best_of,
     evaluations_without_gain,
     flags,
-    read_signals,
-    write_signals,
+    read_evaluations,
+    write_evaluations,
 )
 from ti_flax.monitoring.trackers import Tracker
 from ti_flax.training.loop import Chunk, Hook
@@ -79,26 +79,26 @@ class Evaluate(Hook):
         self._token, self._loss, self._result = placeholder_token, loss, result
         self._start_rows, self._vocabulary = start_rows, vocabulary
         self._patience, self._trackers = patience, trackers
-        self._table: list[Signals] = []
+        self._table: list[Evaluation] = []
         self._measured: list[tuple[np.ndarray, np.ndarray]] = []
         self._best, self._said = np.inf, 0
         record(output_dir, TABLE, BEST)
 
-    def began(self, step: int, state: TrainState) -> None:
-        kept = read_signals(self._path) if step else []
+    def on_start(self, step: int, state: TrainState) -> None:
+        kept = read_evaluations(self._path) if step else []
         self._table = [each for each in kept if each.step <= step]
         self._best = best_kept(self._best_path, self._table, step)
         if self._table:
             self._said = len(flags(self._table))
-            write_signals(self._path, self._table)
+            write_evaluations(self._path, self._table)
         else:
-            self.reached(step, state)
+            self.on_step(step, state)
 
-    def measured(self, chunk: Chunk) -> None:
+    def on_metrics(self, chunk: Chunk) -> None:
         if chunk.finite.any():
             self._measured.append((chunk.loss[chunk.finite], chunk.grad_norm[chunk.finite]))
 
-    def reached(self, step: int, state: TrainState) -> None:
+    def on_step(self, step: int, state: TrainState) -> None:
         if self._table and self._table[-1].step == step:
             return
         rows = self._result(state)
@@ -107,8 +107,8 @@ class Evaluate(Hook):
         loss, grad_norm = means or (None, None)
         self._measured.clear()
         signals = self._vocabulary.measure(learned, self._start_rows)
-        self._table.append(Signals(step, self._loss(rows), loss, grad_norm, signals))
-        write_signals(self._path, self._table)
+        self._table.append(Evaluation(step, self._loss(rows), loss, grad_norm, signals))
+        write_evaluations(self._path, self._table)
         self._keep_best(learned)
         self._tell()
         if step < self._last_step and self._is_enough():
@@ -148,7 +148,7 @@ class Evaluate(Hook):
         return evaluations_without_gain(self._table, patience.threshold) >= patience.evaluations
 
 
-def best_kept(path: Path, table: Sequence[Signals], step: int) -> float:
+def best_kept(path: Path, table: Sequence[Evaluation], step: int) -> float:
     """The validation loss of the best rows so far that a run goes on from; infinite if they are not there.
 
     Rows of a step that the run has gone back behind do not count: it comes there again.
@@ -170,7 +170,7 @@ def with_best(rows: np.ndarray, output_dir: Path) -> tuple[np.ndarray, int]:
 
 def summary(output_dir: Path) -> list[str]:
     """What the evaluations of a run say, a sentence each; empty if there were none."""
-    table = read_signals(output_dir / TABLE)
+    table = read_evaluations(output_dir / TABLE)
     best = best_of(table)
     if best is None:
         return []

@@ -16,7 +16,7 @@ from ti_flax.console.messages import say, warn
 from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import OutputError, TrainingError, in_short
 from ti_flax.files.atomic import write_text
-from ti_flax.files.regular import open_plain
+from ti_flax.files.regular import open_regular
 from ti_flax.files.written_files import record
 from ti_flax.monitoring.trackers import Tracker
 from ti_flax.training.checkpoint import Checkpoint, checkpoint_steps, optimizer_leaves, save_checkpoint
@@ -33,7 +33,7 @@ METRICS = ("step", "loss", "learning_rate", "grad_norm", "samples_per_second")
 CURVES = {"learning_rate": "lr"}
 
 
-class Dispensable(Hook):
+class NonFatalHook(Hook):
     """A hook whose failures are said and end nothing; it is tried again the next time."""
 
     def __init__(self, name: str, hook: Hook):
@@ -41,17 +41,17 @@ class Dispensable(Hook):
         self.every = hook.every
         self._name, self._hook, self._said = name, hook, ""
 
-    def began(self, step: int, state: TrainState) -> None:
-        self._try(step, lambda: self._hook.began(step, state))
+    def on_start(self, step: int, state: TrainState) -> None:
+        self._try(step, lambda: self._hook.on_start(step, state))
 
-    def measured(self, chunk: Chunk) -> None:
-        self._try(chunk.last_step, lambda: self._hook.measured(chunk))
+    def on_metrics(self, chunk: Chunk) -> None:
+        self._try(chunk.last_step, lambda: self._hook.on_metrics(chunk))
 
-    def reached(self, step: int, state: TrainState) -> None:
-        self._try(step, lambda: self._hook.reached(step, state))
+    def on_step(self, step: int, state: TrainState) -> None:
+        self._try(step, lambda: self._hook.on_step(step, state))
 
-    def interrupted(self, step: int, state: TrainState) -> None:
-        self._try(step, lambda: self._hook.interrupted(step, state))
+    def on_interrupt(self, step: int, state: TrainState) -> None:
+        self._try(step, lambda: self._hook.on_interrupt(step, state))
 
     def close(self, finished: bool) -> None:
         self._try(0, lambda: self._hook.close(finished))
@@ -74,7 +74,7 @@ class StopWhenNotFinite(Hook):
         self._learning_rate = learning_rate
         self._output_dir = output_dir
 
-    def measured(self, chunk: Chunk) -> None:
+    def on_metrics(self, chunk: Chunk) -> None:
         wrong = np.flatnonzero(~chunk.finite)
         if wrong.size:
             self._end(chunk, int(wrong[0]))
@@ -98,7 +98,7 @@ class SkipNotFinite(StopWhenNotFinite):
         super().__init__(learning_rate, output_dir)
         self._limit, self._in_a_row, self._skipped, self._steps = limit, 0, 0, 0
 
-    def measured(self, chunk: Chunk) -> None:
+    def on_metrics(self, chunk: Chunk) -> None:
         wrong = np.flatnonzero(~chunk.finite)
         self._steps += len(chunk.finite)
         self._skipped += len(wrong)
@@ -128,7 +128,7 @@ class Profile(Hook):
     def __init__(self, folder: Path, *, calls: int = 2):
         self._folder, self._calls, self._seen, self._first = folder, calls, 0, 0
 
-    def measured(self, chunk: Chunk) -> None:
+    def on_metrics(self, chunk: Chunk) -> None:
         from jax import profiler
 
         self._seen += 1
@@ -139,7 +139,7 @@ class Profile(Hook):
             profiler.stop_trace()
             say(f"trace of steps {self._first} to {chunk.last_step}: {self._folder}")
 
-    def reached(self, step: int, state: TrainState) -> None:
+    def on_step(self, step: int, state: TrainState) -> None:
         from jax import profiler
 
         if self._seen <= self._calls:  # the run is over before the trace is
@@ -179,7 +179,7 @@ class Metrics(Hook):
         except OSError as error:
             raise OutputError(path, expected="a file that can be written", found=str(error)) from error
 
-    def measured(self, chunk: Chunk) -> None:
+    def on_metrics(self, chunk: Chunk) -> None:
         self._rate = len(chunk.loss) * self._samples / chunk.seconds
         points = []
         for i, (loss, norm) in enumerate(zip(chunk.loss, chunk.grad_norm, strict=True)):
@@ -190,7 +190,7 @@ class Metrics(Hook):
                 points.append(self._point(chunk.first_step + i))
         self._write(points)
 
-    def reached(self, step: int, state: TrainState) -> None:
+    def on_step(self, step: int, state: TrainState) -> None:
         if self._loss:
             self._write([self._point(step)])
 
@@ -227,7 +227,7 @@ def _rows_until(path: Path, step: int) -> list[list[str]]:
     if step == 0 or not path.exists():
         return []
     rows = []
-    with open_plain(path) as file, io.TextIOWrapper(file, errors="replace", newline="") as lines:
+    with open_regular(path) as file, io.TextIOWrapper(file, errors="replace", newline="") as lines:
         reader = csv.reader(lines)
         with contextlib.suppress(csv.Error):  # a field without an end; what is above it is kept
             rows += (row for row in reader if len(row) == len(METRICS) and row[0].isdecimal())
@@ -251,7 +251,7 @@ class SaveCheckpoint(Hook):
         self._config, self._fingerprint, self._saved = config, fingerprint, -1
         self._device = output_dir.stat().st_dev
 
-    def reached(self, step: int, state: TrainState) -> None:
+    def on_step(self, step: int, state: TrainState) -> None:
         self._check_folder()
         leaves = optimizer_leaves(state.opt_state)
         mean = None if state.mean_rows is None else np.asarray(state.mean_rows)
@@ -259,9 +259,9 @@ class SaveCheckpoint(Hook):
         save_checkpoint(self._output_dir, checkpoint, total_limit=self._total_limit)
         self._saved = step
 
-    def interrupted(self, step: int, state: TrainState) -> None:
+    def on_interrupt(self, step: int, state: TrainState) -> None:
         if step != self._saved:
-            self.reached(step, state)
+            self.on_step(step, state)
 
     def _check_folder(self) -> None:
         """Refuses a folder that is no longer where it was, such as the place of a disk that is gone."""
@@ -286,11 +286,11 @@ class SaveEmbeds(Hook):
         self.every = self._interval = every
         self._output_dir, self._placeholder_token, self._result = output_dir, placeholder_token, result
 
-    def reached(self, step: int, state: TrainState) -> None:
+    def on_step(self, step: int, state: TrainState) -> None:
         if step % self._interval == 0:  # not at the end, where learned_embeds is written
-            self.interrupted(step, state)
+            self.on_interrupt(step, state)
 
-    def interrupted(self, step: int, state: TrainState) -> None:
+    def on_interrupt(self, step: int, state: TrainState) -> None:
         path = self._output_dir / f"learned_embeds-steps-{step}.safetensors"
         record(self._output_dir, path.name)
         save_learned_embeds(path, self._placeholder_token, self._result(state))

@@ -15,12 +15,12 @@ class AgreeOnState(Hook):
         self.every = self._interval = every
         self._last_step = last_step
 
-    def reached(self, step: int, state: TrainState) -> None:
+    def on_step(self, step: int, state: TrainState) -> None:
         # The first host's evaluation may end the run at another step, of which the others hear later.
         if step % self._interval == 0 or step == self._last_step:
             check_state(step, state)
 
-    def interrupted(self, step: int, state: TrainState) -> None:
+    def on_interrupt(self, step: int, state: TrainState) -> None:
         check_state(step, state)
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ti_flax.console.messages import warn
-from ti_flax.files.atomic import written_whole
+from ti_flax.files.atomic import atomic_write
 from ti_flax.files.written_files import record
-from ti_flax.generation.generator import picture_grid
-from ti_flax.generation.image_grid import contact_sheet
+from ti_flax.generation.image_grid import contact_sheet, image_grid_of
 from ti_flax.monitoring.trackers import Tracker
 from ti_flax.training.loop import Hook
 from ti_flax.training.step import TrainState
@@ -62,22 +61,22 @@ class Preview(Hook):
         self._draw, self._prompts, self._training = draw, tuple(prompts), training
         self._start_rows, self._result, self._trackers = start_rows, result, trackers
 
-    def began(self, step: int, state: TrainState) -> None:
+    def on_start(self, step: int, state: TrainState) -> None:
         if step == 0 or not (self._folder / "step-0.png").is_file():
             self._show(0, self._start_rows)
 
-    def reached(self, step: int, state: TrainState) -> None:
+    def on_step(self, step: int, state: TrainState) -> None:
         self._show(step, self._result(state))
 
     def _show(self, step: int, rows: np.ndarray) -> None:
         drawn = self._draw(rows)
-        grid = picture_grid(np.concatenate(drawn), columns=len(drawn[0]))
+        grid = image_grid_of(np.concatenate(drawn), columns=len(drawn[0]))
         try:
             record(self._sheet.parent, f"{self._folder.name}/step-{step}.png", SHEET)
-            with written_whole(self._folder / f"step-{step}.png") as file:
+            with atomic_write(self._folder / f"step-{step}.png") as file:
                 grid.save(file, format="PNG")
             shown = previews(self._folder, up_to=step, prompts=len(drawn), images=len(drawn[0]))
-            with written_whole(self._sheet) as file:
+            with atomic_write(self._sheet) as file:
                 contact_sheet(sheet_rows(self._prompts, self._training, shown)).save(file, format="PNG")
         except OSError as error:
             warn(f"the preview of step {step} is not written: {error}")

@@ -24,7 +24,7 @@ class Progress(Hook):
         self._stage = stage("training", done=f"trained to step {total}", total=total, start=start)
         self._stage.__enter__()
 
-    def measured(self, chunk: Chunk) -> None:
+    def on_metrics(self, chunk: Chunk) -> None:
         rate = len(chunk.loss) * self._samples / chunk.seconds
         parts = [f"loss {self._smoothed(chunk):.4f}", f"{rate:.1f} samples/s", memory_in_use()]
         parts.append(f"lr {self._learning_rate(chunk.last_step - 1):.2e}")

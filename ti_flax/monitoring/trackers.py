@@ -33,7 +33,7 @@ _MLFLOW_PARAMETERS, _MLFLOW_LENGTH = 100, 500
 
 
 @dataclass(frozen=True)
-class Story:
+class RunInfo:
     """What a tracker is told of a run before it begins.
 
     Attributes:
@@ -60,7 +60,7 @@ class Backend(Protocol):
 class Tracker:
     """A program that is told about the run; when it fails, that is said once and the run goes on without."""
 
-    def __init__(self, name: str, open_it: Callable[[Story], Backend], story: Story):
+    def __init__(self, name: str, open_it: Callable[[RunInfo], Backend], story: RunInfo):
         self._name = name
         self._backend: Backend | None = None
         self._try(lambda: setattr(self, "_backend", open_it(story)))
@@ -113,9 +113,9 @@ def chosen_trackers(report_to: Sequence[str]) -> list[str]:
     return names
 
 
-def open_trackers(names: Sequence[str], story: Story) -> list[Tracker]:
+def open_trackers(names: Sequence[str], story: RunInfo) -> list[Tracker]:
     """Opens trackers by name."""
-    openers: dict[str, Callable[[Story], Backend]] = {
+    openers: dict[str, Callable[[RunInfo], Backend]] = {
         "tensorboard": _TensorBoard,
         "wandb": _Wandb,
         "comet_ml": _Comet,
@@ -130,7 +130,7 @@ def open_trackers(names: Sequence[str], story: Story) -> list[Tracker]:
 
 
 class _TensorBoard:
-    def __init__(self, story: Story):
+    def __init__(self, story: RunInfo):
         from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(story.folder))
@@ -150,7 +150,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    def __init__(self, story: Story):
+    def __init__(self, story: RunInfo):
         import wandb  # pyright: ignore[reportMissingImports]
 
         project = os.environ.get("WANDB_PROJECT", PROJECT)
@@ -168,7 +168,7 @@ class _Wandb:
 
 
 class _SwanLab(_Wandb):
-    def __init__(self, story: Story):
+    def __init__(self, story: RunInfo):
         import swanlab  # pyright: ignore[reportMissingImports]
 
         self._run = swanlab.init(project=PROJECT, experiment_name=story.name, config=dict(story.config))
@@ -176,7 +176,7 @@ class _SwanLab(_Wandb):
 
 
 class _Trackio(_Wandb):
-    def __init__(self, story: Story):
+    def __init__(self, story: RunInfo):
         import trackio  # pyright: ignore[reportMissingImports]
 
         self._run = trackio.init(project=PROJECT, name=story.name, config=dict(story.config))
@@ -184,7 +184,7 @@ class _Trackio(_Wandb):
 
 
 class _Comet:
-    def __init__(self, story: Story):
+    def __init__(self, story: RunInfo):
         import comet_ml  # pyright: ignore[reportMissingImports]
 
         self._experiment = comet_ml.start(project_name=os.environ.get("COMET_PROJECT_NAME", PROJECT))
@@ -202,7 +202,7 @@ class _Comet:
 
 
 class _MLflow:
-    def __init__(self, story: Story):
+    def __init__(self, story: RunInfo):
         import mlflow  # pyright: ignore[reportMissingImports]
 
         self._mlflow = mlflow
@@ -223,7 +223,7 @@ class _MLflow:
 
 
 class _Aim:
-    def __init__(self, story: Story):
+    def __init__(self, story: RunInfo):
         import aim  # pyright: ignore[reportMissingImports]
 
         story.folder.mkdir(parents=True, exist_ok=True)
@@ -246,7 +246,7 @@ class _Aim:
 
 
 class _ClearML:
-    def __init__(self, story: Story):
+    def __init__(self, story: RunInfo):
         import clearml  # pyright: ignore[reportMissingImports]
 
         project = os.environ.get("CLEARML_PROJECT", PROJECT)
@@ -265,7 +265,7 @@ class _ClearML:
 
 
 class _DVCLive:
-    def __init__(self, story: Story):
+    def __init__(self, story: RunInfo):
         import dvclive  # pyright: ignore[reportMissingImports]
 
         self._live = dvclive.Live(dir=str(story.folder / "dvclive"))

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ti_flax.data.dataset import Bucket, Examples
+from ti_flax.data.dataset import Bucket, Dataset
 from ti_flax.training.batches import SampleKeys, one_sample
-from ti_flax.training.devices import local_copies, one_each, replicate, spread
-from ti_flax.training.step import KEY_IMPLEMENTATION, Task, denoising_error
+from ti_flax.training.devices import local_copies, pmapped, replicate, shard
+from ti_flax.training.step import KEY_IMPLEMENTATION, StepConfig, denoising_error
 from ti_flax.training.timesteps import TimestepRules
 
 # Folded into the run's key, far from what else is folded into it.
@@ -32,7 +32,7 @@ SAMPLES = (32, 64)
 PASSES_OF_UPDATE = 2
 
 
-class Places(NamedTuple):
+class EvalIndices(NamedTuple):
     """What is looked at in one bucket.
 
     Attributes:
@@ -49,7 +49,7 @@ class Places(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FixedSet:
+class EvalSet:
     """Samples that are the same at every evaluation.
 
     Attributes:
@@ -57,7 +57,7 @@ class FixedSet:
       weights: `[samples]` float64 of sum 1, as often as an epoch shows the picture.
     """
 
-    places: tuple[Places, ...]
+    places: tuple[EvalIndices, ...]
     weights: np.ndarray
 
     @property
@@ -66,7 +66,7 @@ class FixedSet:
         return sum(places.number.shape[1] * places.number.shape[2] for places in self.places)
 
 
-def fixed_set(
+def eval_set(
     buckets: Sequence[Bucket],
     timesteps: TimestepRules,
     *,
@@ -74,7 +74,7 @@ def fixed_set(
     samples: int,
     batch_size: int,
     devices: int,
-) -> FixedSet:
+) -> EvalSet:
     """Chooses pictures, mirrors and timesteps; nothing of it is random.
 
     Each picture and, if pictures are mirrored in training, each mirror image comes equally often, about
@@ -101,13 +101,13 @@ def fixed_set(
         ],
         np.int32,
     )
-    often = [np.bincount(bucket.places, minlength=len(bucket.posteriors)) for bucket in buckets]
+    often = [np.bincount(bucket.sample_indices, minlength=len(bucket.posteriors)) for bucket in buckets]
     weights = np.asarray([often[bucket][image] for bucket, image, _ in shown], np.float64)
     places = tuple(
-        dealt(table[table[:, 1] == index][:, [0, 2, 3, 4]], batch_size=batch_size, devices=devices)
+        shard_samples(table[table[:, 1] == index][:, [0, 2, 3, 4]], batch_size=batch_size, devices=devices)
         for index in range(len(buckets))
     )
-    return FixedSet(places, weights / weights.sum())
+    return EvalSet(places, weights / weights.sum())
 
 
 def chosen_pictures(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
@@ -121,7 +121,7 @@ def chosen_pictures(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
     ]
 
 
-def dealt(table: np.ndarray, *, batch_size: int, devices: int) -> Places:
+def shard_samples(table: np.ndarray, *, batch_size: int, devices: int) -> EvalIndices:
     """Deals a bucket's samples out to devices and passes.
 
     Args:
@@ -134,7 +134,7 @@ def dealt(table: np.ndarray, *, batch_size: int, devices: int) -> Places:
     full = np.resize(table, (rounds * devices * batch, table.shape[1]))
     full[len(table) :, 0] = -1
     columns = full.reshape(rounds, devices, batch, -1).transpose(3, 1, 0, 2)
-    return Places(*np.ascontiguousarray(columns))
+    return EvalIndices(*np.ascontiguousarray(columns))
 
 
 def samples_for(total: int, update_samples: int) -> int:
@@ -163,24 +163,24 @@ def evaluation_interval(*, total: int, passes: int, update_samples: int) -> int:
     return max(1, math.ceil(total / min(max(math.floor(affordable) - 1, 2), MOST_EVALUATIONS)))
 
 
-def make_evaluation(task: Task) -> Callable:
+def make_evaluation(task: StepConfig) -> Callable:
     """Builds `evaluate(rows, frozen, key, places)`: the error of every sample, on one device of several.
 
-    `places` is a `Places` of `[rounds, batch]` for each bucket; the errors come out in the same shape,
+    `places` is a `EvalIndices` of `[rounds, batch]` for each bucket; the errors come out in the same shape,
     `[rounds, batch]` float32, the mean over a picture.
     """
 
-    def evaluate(rows: jax.Array, frozen: dict, key: jax.Array, places: tuple[Places, ...]) -> tuple:
-        examples: Examples = frozen["examples"]
+    def evaluate(rows: jax.Array, frozen: dict, key: jax.Array, places: tuple[EvalIndices, ...]) -> tuple:
+        examples: Dataset = frozen["examples"]
         root = jax.random.fold_in(jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION), VALIDATION)
 
-        def errors_of(bucket: Bucket, chosen: Places) -> jax.Array:
+        def errors_of(bucket: Bucket, chosen: EvalIndices) -> jax.Array:
             def sample(number, image, mirrored, timestep):
                 keys = SampleKeys(*jax.random.split(jax.random.fold_in(root, number), 4))
                 where = {"image": image, "mirrored": mirrored, "timestep": timestep}
                 return one_sample(task.draw_rules, keys, bucket, examples.token_ids, **where)
 
-            def one_pass(chosen: Places) -> jax.Array:
+            def one_pass(chosen: EvalIndices) -> jax.Array:
                 batch = jax.vmap(sample)(*chosen)
                 return jnp.mean(denoising_error(rows, frozen, batch, task), axis=(1, 2, 3))
 
@@ -205,17 +205,17 @@ class Validation:
       seed: the run's.
     """
 
-    def __init__(self, task: Task, frozen: dict[str, Any], chosen: FixedSet, *, seed: int):
+    def __init__(self, task: StepConfig, frozen: dict[str, Any], chosen: EvalSet, *, seed: int):
         self._devices, self._chosen = jax.local_devices(), chosen
         key = np.asarray(jax.random.key_data(jax.random.key(seed, impl=KEY_IMPLEMENTATION)))
         self._arguments = (
             local_copies(frozen),
             replicate(key, self._devices),
-            one_each(chosen.places, self._devices),
+            shard(chosen.places, self._devices),
         )
         table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
         rows = np.zeros((len(task.trainable), table.shape[-1]), np.float32)
-        program = spread(make_evaluation(task), self._devices, donate=())
+        program = pmapped(make_evaluation(task), self._devices, donate=())
         self._program = program.lower(replicate(rows, self._devices), *self._arguments).compile()
 
     def __call__(self, rows: np.ndarray) -> float:

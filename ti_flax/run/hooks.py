@@ -14,27 +14,27 @@ from ti_flax.config import RunConfig
 from ti_flax.console.messages import say, stage
 from ti_flax.embedding.vocabulary import Vocabulary
 from ti_flax.export.upload import ShareCheckpoints
-from ti_flax.generation.generator import Painter
+from ti_flax.generation.generator import ImageGenerator
 from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.monitoring import hooks
 from ti_flax.monitoring.evaluation import Evaluate, Patience
 from ti_flax.monitoring.previews import STEPS_SHOWN, Draw, Preview
 from ti_flax.monitoring.progress import Progress
-from ti_flax.monitoring.trackers import Story, Tracker, chosen_trackers, open_trackers
-from ti_flax.monitoring.validation import Validation, evaluation_interval, fixed_set, samples_for
-from ti_flax.run.inputs import Materials, token_table
+from ti_flax.monitoring.trackers import RunInfo, Tracker, chosen_trackers, open_trackers
+from ti_flax.monitoring.validation import Validation, eval_set, evaluation_interval, samples_for
+from ti_flax.run.inputs import TrainingInputs, token_table
 from ti_flax.run.result import result_so_far
 from ti_flax.training.devices import local_copies, replicate
 from ti_flax.training.learning_rate import Schedule, rate_of_step
 from ti_flax.training.loop import Hook
-from ti_flax.training.step import Task, result_rows
+from ti_flax.training.step import StepConfig, result_rows
 
 
 def make_hooks(
     config: RunConfig,
-    task: Task,
+    task: StepConfig,
     schedule: Schedule,
-    materials: Materials,
+    materials: TrainingInputs,
     frozen: dict[str, Any],
     output_dir: Path,
     start: int,
@@ -48,32 +48,32 @@ def make_hooks(
         start=start,
         samples=samples,
         learning_rate=learning_rate,
-        log_every=config.watching.log_every,
+        log_every=config.monitoring.log_every,
         trackers=trackers,
     )
-    made = [number_check(config, learning_rate, output_dir), hooks.Dispensable("metrics.csv", metrics)]
-    if config.watching.profile is not None:
-        made.append(hooks.Dispensable("the trace", hooks.Profile(Path(config.watching.profile))))
+    made = [number_check(config, learning_rate, output_dir), hooks.NonFatalHook("metrics.csv", metrics)]
+    if config.monitoring.profile is not None:
+        made.append(hooks.NonFatalHook("the trace", hooks.Profile(Path(config.monitoring.profile))))
     result = partial(result_rows, task)
-    if config.watching.eval_steps != 0:
+    if config.monitoring.eval_steps != 0:
         evaluate = evaluations(config, task, materials, frozen, output_dir, trackers)
-        made.append(hooks.Dispensable("the evaluation", evaluate))
+        made.append(hooks.NonFatalHook("the evaluation", evaluate))
     made += saving_hooks(config, materials, output_dir, result)
-    if config.watching.validation_prompt is not None:
+    if config.monitoring.validation_prompt is not None:
         every = config.validation_interval(sum(materials.images.weights))
         draw = previewer(config, task, materials, frozen)
-        shown = max(config.watching.num_validation_images, STEPS_SHOWN)
+        shown = max(config.monitoring.num_validation_images, STEPS_SHOWN)
         preview = Preview(
             output_dir,
             every=every,
             draw=draw,
-            prompts=config.watching.validation_prompt,
+            prompts=config.monitoring.validation_prompt,
             training=materials.images.shown(shown, config.images.resolution),
             start_rows=materials.added.start,
             result=result,
             trackers=trackers,
         )
-        made.append(hooks.Dispensable("the preview", preview))
+        made.append(hooks.NonFatalHook("the preview", preview))
     if config.hub.push_to_hub and config.hub.hub_strategy != "end":
         share = ShareCheckpoints(
             config.hub,
@@ -82,7 +82,7 @@ def make_hooks(
             last_step=total,
             fill=result_so_far(config, task, materials, output_dir),
         )
-        made.append(hooks.Dispensable("the upload", share))
+        made.append(hooks.NonFatalHook("the upload", share))
     progress = Progress(start, total, samples=samples, learning_rate=learning_rate)
     return [progress, *made]
 
@@ -96,7 +96,7 @@ def number_check(config: RunConfig, learning_rate: Callable[[int], float], outpu
 
 
 def saving_hooks(
-    config: RunConfig, materials: Materials, output_dir: Path, result: hooks.Result
+    config: RunConfig, materials: TrainingInputs, output_dir: Path, result: hooks.Result
 ) -> list[Hook]:
     """learned_embeds and checkpoints, each at its own interval."""
     output, vectors = config.output, len(materials.concept.tokens)
@@ -119,41 +119,43 @@ def saving_hooks(
 
 def find_trackers(config: RunConfig, output_dir: Path) -> list[Tracker]:
     """The trackers that are asked for, opened."""
-    names = chosen_trackers(config.watching.report_to)
-    if "tensorboard" in config.watching.report_to and "tensorboard" not in names:
+    names = chosen_trackers(config.monitoring.report_to)
+    if "tensorboard" in config.monitoring.report_to and "tensorboard" not in names:
         say("note: curves are in metrics.csv alone; `pip install tensorboardX` adds TensorBoard's")
-    folder = output_dir / config.watching.logging_dir
-    return open_trackers(names, Story(output_dir.resolve().name, folder, config.to_dict()))
+    folder = output_dir / config.monitoring.logging_dir
+    return open_trackers(names, RunInfo(output_dir.resolve().name, folder, config.to_dict()))
 
 
 def evaluations(
     config: RunConfig,
-    task: Task,
-    materials: Materials,
+    task: StepConfig,
+    materials: TrainingInputs,
     frozen: dict[str, Any],
     output_dir: Path,
     trackers: Sequence[Tracker],
 ) -> Evaluate:
     """The hook that evaluates the rows; compiles what it needs, and says how often and on what."""
-    watching, total = config.watching, config.training.max_train_steps or 0
+    monitoring, total = config.monitoring, config.training.max_train_steps or 0
     update_samples = task.batch_size * task.accumulation
-    chosen = fixed_set(
+    chosen = eval_set(
         materials.examples.buckets,
         task.draw_rules.timesteps,
         flip_p=task.flip_p,
-        samples=watching.max_eval_samples or samples_for(total, update_samples),
+        samples=monitoring.max_eval_samples or samples_for(total, update_samples),
         batch_size=task.batch_size,
         devices=jax.local_device_count(),
     )
-    every = watching.eval_steps or evaluation_interval(
+    every = monitoring.eval_steps or evaluation_interval(
         total=total, passes=chosen.passes, update_samples=update_samples
     )
     what = f"the validation loss of {len(chosen.weights)} samples every {every} steps"
     with stage(f"compiling {what}", done="compiled"):
         validation = Validation(task, frozen, chosen, seed=config.training.seed or 0)
     patience = None
-    if watching.early_stopping:
-        patience = Patience(watching.early_stopping_patience or 5, watching.early_stopping_threshold or 0.0)
+    if monitoring.early_stopping:
+        patience = Patience(
+            monitoring.early_stopping_patience or 5, monitoring.early_stopping_threshold or 0.0
+        )
     return Evaluate(
         output_dir,
         materials.concept.placeholder_token,
@@ -168,7 +170,7 @@ def evaluations(
     )
 
 
-def known_words(materials: Materials) -> Vocabulary:
+def known_words(materials: TrainingInputs) -> Vocabulary:
     """The words of the tokenizer before anything was added to it, and their vectors."""
     tokenizer, known = materials.tokenizer, materials.concept.token_ids[0]
     return Vocabulary(
@@ -179,21 +181,23 @@ def known_words(materials: Materials) -> Vocabulary:
     )
 
 
-def previewer(config: RunConfig, task: Task, materials: Materials, frozen: dict[str, Any]) -> Draw:
+def previewer(config: RunConfig, task: StepConfig, materials: TrainingInputs, frozen: dict[str, Any]) -> Draw:
     """What draws the validation prompts with given rows, each with the same fixed seeds."""
-    count, side = config.watching.num_validation_images, config.images.resolution
-    prompts = config.watching.validation_prompt or ()
+    count, side = config.monitoring.num_validation_images, config.images.resolution
+    prompts = config.monitoring.validation_prompt or ()
     prompt_ids = [encode_prompts(materials.tokenizer, [prompt] * count) for prompt in prompts]
     negative_ids = encode_prompts(materials.tokenizer, [""] * count)
     devices = jax.local_devices()[:count]
-    painter = Painter(materials.model, first_added_id=task.first_added_id, devices=devices, copies=True)
+    painter = ImageGenerator(
+        materials.model, first_added_id=task.first_added_id, devices=devices, copies=True
+    )
     params = local_copies({name: frozen[name] for name in ("text_encoder", "unet")}, devices)
     params["vae"] = replicate(materials.model.params["vae"], devices)
     first_seed = config.training.seed or 0
 
     def draw(rows: np.ndarray) -> list[np.ndarray]:
         return [
-            painter.paint(
+            painter.generate(
                 params,
                 rows,
                 prompt_ids=ids,

@@ -13,11 +13,17 @@ import numpy as np
 from ti_flax.config import RunConfig
 from ti_flax.config.options import HubOptions
 from ti_flax.console.messages import stage
-from ti_flax.data.dataset import Examples, with_class_pictures
+from ti_flax.data.dataset import Dataset, with_class_images
 from ti_flax.data.images.load import TrainingImages
 from ti_flax.data.training_images import encode_group, make_buckets, read_class_images, read_images
 from ti_flax.data.training_prompts import chosen_templates, class_prompts, make_prompts
-from ti_flax.embedding.initialization import Extra, Start, add_extras, find_start, read_extras
+from ti_flax.embedding.initialization import (
+    FrozenEmbedding,
+    Initialization,
+    add_frozen_embeddings,
+    read_frozen_embeddings,
+    resolve_initialization,
+)
 from ti_flax.embedding.read import checked_width
 from ti_flax.embedding.rows import AddedRows, add_rows, check_table
 from ti_flax.errors import ConfigError, DataError
@@ -32,7 +38,7 @@ from ti_flax.training.step import KEY_IMPLEMENTATION
 
 
 @dataclass(frozen=True)
-class Materials:
+class TrainingInputs:
     """What a run learns from, read and encoded.
 
     Attributes:
@@ -50,7 +56,7 @@ class Materials:
     tokenizer: Any
     images: TrainingImages
     model: FlaxStableDiffusion
-    examples: Examples
+    examples: Dataset
     added: AddedRows
     extras: tuple[Concept, ...]
     origin: str
@@ -72,9 +78,9 @@ class Materials:
         }
 
 
-def gather(config: RunConfig) -> Materials:
+def load_inputs(config: RunConfig) -> TrainingInputs:
     """Reads tokenizer, images and weights, cheap things that can be wrong first, and encodes the images."""
-    words = find_words(config)
+    words = add_concept_tokens(config)
     templates = chosen_templates(config.prompts, config.concept.learnable_property)
     images = read_images(config.images, config.prompts.captions)
     refuse_uploads_through_links(config.hub, images)
@@ -87,19 +93,19 @@ def gather(config: RunConfig) -> Materials:
     buckets = make_buckets(
         config.images, images, model, prompts=prompts.groups.tolist(), weights=images.weights
     )
-    examples = Examples(buckets, prompts.token_ids)
+    examples = Dataset(buckets, prompts.token_ids)
     if class_images is not None:
         class_posteriors = [
             encode_group(config.images, model, group.pixels, class_images.names)
             for group in class_images.groups
         ]
         class_token_ids = class_prompts(config.loss.class_prompt, templates, words.tokenizer, words.concept)
-        examples = with_class_pictures(examples, class_posteriors, class_token_ids)
-    if config.watching.validation_prompt is None or not hosts.is_first():
+        examples = with_class_images(examples, class_posteriors, class_token_ids)
+    if config.monitoring.validation_prompt is None or not hosts.is_first():
         del model.params["vae"]
     if not hosts.is_first():
         images = dataclasses.replace(images, groups=())
-    return Materials(
+    return TrainingInputs(
         concept=words.concept,
         tokenizer=words.tokenizer,
         images=images,
@@ -127,27 +133,27 @@ def refuse_uploads_through_links(hub: HubOptions, images: TrainingImages) -> Non
 
 
 @dataclass(frozen=True)
-class Words:
+class ConceptTokens:
     """The tokenizer with the new word and loaded ones, and what they start from."""
 
     tokenizer: Any
     concept: Concept
-    start: Start
-    extras: list[Extra]
+    start: Initialization
+    extras: list[FrozenEmbedding]
     beside: tuple[Concept, ...]
 
 
-def find_words(config: RunConfig) -> Words:
+def add_concept_tokens(config: RunConfig) -> ConceptTokens:
     """Adds the concept's tokens, and those of loaded embeddings, to the tokenizer."""
     source = find_base_model(config.model, components=("tokenizer",))
     tokenizer = base_tokenizer(source, config.model.tokenizer_name)
     say_notes(source)
-    start = find_start(config.concept, tokenizer)
-    extras = read_extras(config.concept.extra_embeds)
+    start = resolve_initialization(config.concept, tokenizer)
+    extras = read_frozen_embeddings(config.concept.extra_embeds)
     concept = add_concept(
         tokenizer, placeholder_token=config.concept.placeholder_token, num_vectors=start.num_vectors
     )
-    return Words(tokenizer, concept, start, extras, add_extras(tokenizer, extras, concept))
+    return ConceptTokens(tokenizer, concept, start, extras, add_frozen_embeddings(tokenizer, extras, concept))
 
 
 def read_model(config: RunConfig) -> FlaxStableDiffusion:
@@ -163,7 +169,7 @@ def read_model(config: RunConfig) -> FlaxStableDiffusion:
     )
 
 
-def start_rows(config: RunConfig, words: Words, table: np.ndarray) -> AddedRows:
+def start_rows(config: RunConfig, words: ConceptTokens, table: np.ndarray) -> AddedRows:
     """The rows beside the token table before any update."""
     first_added_id = words.concept.token_ids[0]
     check_table(table, first_added_id)

@@ -22,7 +22,7 @@ from ti_flax.hosts import group as hosts
 from ti_flax.models.weights.model_source import ModelSource
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.monitoring.report.page import PAGE, write_report
-from ti_flax.run.inputs import Materials
+from ti_flax.run.inputs import TrainingInputs
 from ti_flax.run.output_checks import refuse_output
 from ti_flax.run.result import write_result
 from ti_flax.training.checkpoint import checkpoint_steps
@@ -90,7 +90,7 @@ def clear_output(config: RunConfig, output_dir: Path) -> None:
 
 def export(
     config: RunConfig,
-    materials: Materials,
+    materials: TrainingInputs,
     rows: np.ndarray,
     output_dir: Path,
     *,
@@ -128,7 +128,7 @@ def export(
 
 def write_facts(
     config: RunConfig,
-    materials: Materials,
+    materials: TrainingInputs,
     output_dir: Path,
     *,
     steps: int,

@@ -19,9 +19,9 @@ from ti_flax.export.model_card import CardFacts, start_in_words, write_model_car
 from ti_flax.files.atomic import write_text
 from ti_flax.files.folder_files import copy_file
 from ti_flax.files.written_files import record
-from ti_flax.run.inputs import Materials
+from ti_flax.run.inputs import TrainingInputs
 from ti_flax.training.settings import describe_rate
-from ti_flax.training.step import Task, TrainState, result_rows
+from ti_flax.training.step import StepConfig, TrainState, result_rows
 
 # The groups of options that say how the concept was learned.
 _SETTINGS = ("model", "concept", "images", "prompts", "training", "optimizer", "loss")
@@ -30,7 +30,7 @@ _NAMES = ("token_identifier.txt", "type_of_concept.txt", "learned_embeds.bin", "
 
 def write_result(
     config: RunConfig,
-    materials: Materials,
+    materials: TrainingInputs,
     rows: np.ndarray,
     folder: Path,
     *,
@@ -52,7 +52,7 @@ def write_result(
     Raises:
       OutputError: the folder cannot be written.
     """
-    token, prompts = materials.concept.placeholder_token, config.watching.validation_prompt or ()
+    token, prompts = materials.concept.placeholder_token, config.monitoring.validation_prompt or ()
     shows = config.hub.hub_concept_images
     pictures = materials.images.first(MOST_CONCEPT_IMAGES) if shows else []
     concept_images = write_concept_images(folder, pictures)
@@ -109,7 +109,7 @@ def _settings(config: RunConfig) -> dict[str, object]:
 
 
 def result_so_far(
-    config: RunConfig, task: Task, materials: Materials, output_dir: Path
+    config: RunConfig, task: StepConfig, materials: TrainingInputs, output_dir: Path
 ) -> Callable[[Path, int, TrainState], None]:
     """What writes the result of a state into a folder, beside copies of the run's curves and previews."""
 

@@ -13,9 +13,9 @@ from ti_flax.config import RunConfig
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.console.messages import say
 from ti_flax.hosts import group as hosts
-from ti_flax.run.inputs import Materials
+from ti_flax.run.inputs import TrainingInputs
 from ti_flax.training import checkpoint as checkpoints
-from ti_flax.training.step import Task, TrainState, init_state
+from ti_flax.training.step import StepConfig, TrainState, init_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,9 @@ def saved_checkpoint(config: RunConfig, output_dir: Path) -> Saved | None:
     return Saved(*newest)
 
 
-def start_state(config: RunConfig, task: Task, materials: Materials, from_disk: Saved | None) -> TrainState:
+def start_state(
+    config: RunConfig, task: StepConfig, materials: TrainingInputs, from_disk: Saved | None
+) -> TrainState:
     """The state to train from, on the host: fresh or a checkpoint's; of several processes, the first one's.
 
     Raises:
@@ -57,7 +59,9 @@ def start_state(config: RunConfig, task: Task, materials: Materials, from_disk: 
     return hosts.agree(state)
 
 
-def _restored(config: RunConfig, state: TrainState, materials: Materials, from_disk: Saved) -> TrainState:
+def _restored(
+    config: RunConfig, state: TrainState, materials: TrainingInputs, from_disk: Saved
+) -> TrainState:
     saved, folder = from_disk.checkpoint, from_disk.folder
     checkpoints.check_same_run(saved, materials.fingerprint, folder)
     for option, value in config.to_dict().items():

@@ -30,12 +30,12 @@ from ti_flax.monitoring.report.page import PAGE
 from ti_flax.monitoring.trackers import chosen_trackers
 from ti_flax.run.done import is_finished, nothing_to_do, surely_the_same
 from ti_flax.run.hooks import make_hooks
-from ti_flax.run.inputs import Materials, gather
+from ti_flax.run.inputs import TrainingInputs, load_inputs
 from ti_flax.run.output_dir import clear_output, export, opened_output, page_of_run, write_facts
 from ti_flax.run.resume import Saved, agree_on_seed, saved_checkpoint, start_state
 from ti_flax.training import optimizer as optim
 from ti_flax.training.compiled_programs import keep_compiled_programs, mended_programs
-from ti_flax.training.devices import replicate, spread
+from ti_flax.training.devices import pmapped, replicate
 from ti_flax.training.learning_rate import Schedule
 from ti_flax.training.loop import Hook, begin, run_steps
 from ti_flax.training.noise import NoiseRules
@@ -46,7 +46,7 @@ from ti_flax.training.settings import (
     row_rules,
     update_samples,
 )
-from ti_flax.training.step import KEY_IMPLEMENTATION, Task, TrainState, make_chunk, result_rows
+from ti_flax.training.step import KEY_IMPLEMENTATION, StepConfig, TrainState, make_chunk, result_rows
 from ti_flax.training.timesteps import TimestepRules
 
 # The most updates one call of the device program makes, and so the length of its measures.
@@ -79,13 +79,13 @@ def train(config: RunConfig) -> Path:
     """
     if config.training.deterministic:
         make_deterministic()
-    if config.watching.quiet:  # before the libraries that draw bars of their own are imported
+    if config.monitoring.quiet:  # before the libraries that draw bars of their own are imported
         os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    display = display_for(config.watching.level)
+    display = display_for(config.monitoring.level)
     with (
         listening() as interrupt,
         hosts.joined(config.hosts, must_match(config), interrupt),
-        hosts.only_the_first_speaks(),
+        hosts.silence_secondary_hosts(),
         shown_on(display),
         mended_programs(),
     ):
@@ -119,19 +119,19 @@ def _train_into(output_dir: Path, config: RunConfig, began: float, interrupt: In
     detail(", ".join(f"{name} {version}" for name, version in versions().items()))
     read_optimizer_arguments(config.optimizer)  # what is wrong with them is said before anything is read
     if hosts.is_first():
-        chosen_trackers(config.watching.report_to)
+        chosen_trackers(config.monitoring.report_to)
     saved = saved_checkpoint(config, output_dir) if hosts.is_first() else None
     if is_done(config, saved, output_dir):
         return
     # Prompts are drawn from the seed, so it is settled before anything is read.
     config = agree_on_seed(config, saved)
-    materials = gather(config)
+    materials = load_inputs(config)
     hosts.check_same("pictures, prompts and model", materials.fingerprint, patience=hosts.PREPARING)
     # Pictures decide how many steps an epoch has, so only now is the length of the run known.
-    counted, config = config, settle(config, sum(materials.images.weights))
+    counted, config = config, resolve_num_steps(config, sum(materials.images.weights))
     if config is not counted and is_done(config, saved, output_dir):
         return
-    task, schedule = make_task(
+    task, schedule = make_step_config(
         config,
         materials.model,
         materials.concept.token_ids[0],
@@ -183,8 +183,8 @@ def is_done(config: RunConfig, saved: Saved | None, output_dir: Path) -> bool:
 
 def finish(
     config: RunConfig,
-    task: Task,
-    materials: Materials,
+    task: StepConfig,
+    materials: TrainingInputs,
     final: TrainState,
     output_dir: Path,
     began: float,
@@ -193,7 +193,7 @@ def finish(
 ) -> None:
     """Writes the result, says where it is and what the evaluations say, and uploads it if asked to."""
     rows, step = result_rows(task, final), int(final.step)
-    if config.watching.load_best_model_at_end:
+    if config.monitoring.load_best_model_at_end:
         rows, step = with_best(rows, output_dir)
         say(f"the result is that of step {step}, which has the smallest validation loss")
     interrupt.situation = AFTER_THE_UPDATES
@@ -206,7 +206,7 @@ def finish(
         steps=step,
         unbroken=interrupt.unbroken,
     )
-    for line in summary(output_dir) if config.watching.eval_steps != 0 else ():
+    for line in summary(output_dir) if config.monitoring.eval_steps != 0 else ():
         say(line)
     try:
         write_facts(config, materials, output_dir, steps=step, samples=task.global_batch, finished=True)
@@ -226,7 +226,7 @@ def make_deterministic() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
-def settle(config: RunConfig, epoch_samples: int) -> RunConfig:
+def resolve_num_steps(config: RunConfig, epoch_samples: int) -> RunConfig:
     """Fills in the number of steps where the configuration counts epochs of so many shown pictures.
 
     Raises:
@@ -246,9 +246,9 @@ def settle(config: RunConfig, epoch_samples: int) -> RunConfig:
     return config.replace(max_train_steps=steps)
 
 
-def make_task(
+def make_step_config(
     config: RunConfig, model: FlaxStableDiffusion, first_added_id: int, *, added: AddedRows, devices: int
-) -> tuple[Task, Schedule]:
+) -> tuple[StepConfig, Schedule]:
     """Builds the step's fixed parts, for so many devices, and the learning-rate schedule."""
     training, options = config.training, config.optimizer
     schedule = make_schedule(config.optimizer, config.training, devices)
@@ -261,7 +261,7 @@ def make_task(
     )
     unet = model.unet.clone(gradient_checkpointing=training.gradient_checkpointing)
     noise_schedule = NoiseSchedule.from_config(model.configs["scheduler"])
-    task = Task(
+    task = StepConfig(
         model=dataclasses.replace(model, unet=unet),
         schedule=noise_schedule,
         optimizer=optim.mask_rows(optimizer, added.trainable),
@@ -282,9 +282,9 @@ def make_task(
 
 def fit(
     config: RunConfig,
-    task: Task,
+    task: StepConfig,
     schedule: Schedule,
-    materials: Materials,
+    materials: TrainingInputs,
     state: TrainState,
     output_dir: Path,
     *,
@@ -307,16 +307,16 @@ def fit(
     capacity = min(CHUNK_CAPACITY, total)
     placed = replicate(state, devices)
     with stage(f"compiling for {len(devices)} x {devices[0].device_kind}", done="compiled"):
-        program = spread(make_chunk(task, capacity), devices)
+        program = pmapped(make_chunk(task, capacity), devices)
         program = program.lower(placed, *arguments, replicate(np.int32(1), devices)).compile()
-    watching: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
+    monitoring: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
     if hosts.is_first():
-        watching += make_hooks(config, task, schedule, materials, frozen, output_dir, start)
+        monitoring += make_hooks(config, task, schedule, materials, frozen, output_dir, start)
     else:
         task.model.params.clear()  # the devices have what is needed
     finished = False
     try:
-        begin(placed, watching)
+        begin(placed, monitoring)
         with interrupt.updates():
             last = run_steps(
                 program,
@@ -325,7 +325,7 @@ def fit(
                 total_steps=total,
                 capacity=capacity,
                 devices=devices,
-                hooks=watching,
+                hooks=monitoring,
                 steps_per_call=config.training.steps_per_call,
                 asked=lambda: interrupt.asked,
                 agree=hosts.agree_on_steps,
@@ -335,5 +335,5 @@ def fit(
             check_state(int(last.step), last)
         return last
     finally:
-        for hook in watching:
+        for hook in monitoring:
             hook.close(finished)

@@ -15,7 +15,7 @@ from ti_flax.training.timesteps import TimestepRules
 
 # Folded into keys that are also split, and into which steps and positions are folded: so far from zero that
 # none of those gives the same key.
-CLASS_PICTURES = 0x7C1A0001
+CLASS_IMAGES = 0x7C1A0001
 
 
 TIMESTEPS_OF_UPDATE = 0x7C1A0002
@@ -63,7 +63,7 @@ class DrawRules:
     noise: NoiseRules = NoiseRules()
 
 
-def beside(batch: Batch, other: Batch) -> Batch:
+def concat(batch: Batch, other: Batch) -> Batch:
     """One batch of both; where only one has loss weights, the other's are 1."""
     if (batch.loss_weights is None) != (other.loss_weights is None):
         batch, other = (
@@ -89,12 +89,16 @@ def bucket_of_step(
     In every stretch of as many updates as there are places, each bucket has as many as it has places, in
     a fresh shuffle; so every picture is shown as often as its places say.
     """
-    owner = np.repeat(np.arange(len(buckets), dtype=np.int32), [len(bucket.places) for bucket in buckets])
+    owner = np.repeat(
+        np.arange(len(buckets), dtype=np.int32), [len(bucket.sample_indices) for bucket in buckets]
+    )
     stretch, now = step // len(owner), step % len(owner)
     order = jax.random.permutation(jax.random.fold_in(key, stretch), jnp.asarray(owner))
     chosen = order[now]
     here = jnp.sum((order == chosen) & (jnp.arange(len(owner)) < now))
-    before = stretch * jnp.asarray([len(bucket.places) for bucket in buckets], jnp.int32)[chosen] + here
+    before = (
+        stretch * jnp.asarray([len(bucket.sample_indices) for bucket in buckets], jnp.int32)[chosen] + here
+    )
     return chosen, before.astype(jnp.int32)
 
 
@@ -129,13 +133,13 @@ def draw(
     shaping_key = jax.random.fold_in(sample_key, NOISE_SHAPING)
 
     sample = (step if round is None else round) * rules.global_batch + position
-    place = image_index(order_key, sample, bucket.places.shape[0])
+    place = image_index(order_key, sample, bucket.sample_indices.shape[0])
     return one_sample(
         rules,
         SampleKeys(posterior_key, noise_key, template_key, shaping_key),
         bucket,
         token_ids,
-        image=jnp.asarray(bucket.places)[place],
+        image=jnp.asarray(bucket.sample_indices)[place],
         mirrored=jax.random.bernoulli(flip_key, rules.flip_p).astype(jnp.int32),
         timestep=rules.timesteps.draw(time_key, update_key, position=position, samples=rules.global_batch),
     )

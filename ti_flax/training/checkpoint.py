@@ -17,7 +17,7 @@ import numpy as np
 
 from ti_flax.console.messages import warn
 from ti_flax.errors import CheckpointError, in_short
-from ti_flax.files.atomic_folders import damage, folder_written_whole, is_sealed, remove_folder
+from ti_flax.files.atomic_folders import atomic_folder, damage, is_sealed, remove_folder
 
 # Values of each parameter that enter a model's digest.
 _DIGEST_VALUES = 64
@@ -76,7 +76,7 @@ def save_checkpoint(output_dir: Path, checkpoint: Checkpoint, *, total_limit: in
         state["mean_rows"] = checkpoint.mean_rows
     belongs = {"step": checkpoint.step, "config": checkpoint.config, "fingerprint": checkpoint.fingerprint}
     try:
-        with folder_written_whole(folder) as unfinished, _checkpointer() as checkpointer:
+        with atomic_folder(folder) as unfinished, _checkpointer() as checkpointer:
             arguments = ocp.args.Composite(
                 state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
                 run=ocp.args.JsonSave(belongs),  # pyright: ignore[reportCallIssue]

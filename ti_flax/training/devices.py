@@ -12,7 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXIS = "devices"
 
 
-def spread(program: Callable, devices: Sequence[Any] | None = None, *, donate: tuple[int, ...] = (0,)) -> Any:
+def pmapped(
+    program: Callable, devices: Sequence[Any] | None = None, *, donate: tuple[int, ...] = (0,)
+) -> Any:
     """Runs a program on all devices at once; a chunk's state, its first argument, is donated.
 
     This is the only function that names `jax.pmap`; all arguments have a leading device axis.
@@ -36,7 +38,7 @@ def replicate(tree: Any, devices: Sequence[Any]) -> Any:
     return jax.tree.map(copies, tree)
 
 
-def one_each(tree: Any, devices: Sequence[Any]) -> Any:
+def shard(tree: Any, devices: Sequence[Any]) -> Any:
     """Gives each device of this process its own part of arrays `[devices, ...]`."""
     sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
     return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), tree)
@@ -59,6 +61,6 @@ def local_copies(tree: Any, devices: Sequence[Any] | None = None) -> Any:
     return jax.tree.map(ours, tree)
 
 
-def first_copy(tree: Any) -> Any:
+def unreplicate(tree: Any) -> Any:
     """Brings one device's copy of replicated arrays to the host, as NumPy arrays."""
     return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], tree)

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from ti_flax.errors import Stopped
-from ti_flax.training.devices import first_copy, replicate
-from ti_flax.training.step import MEASURES, TrainState
+from ti_flax.training.devices import replicate, unreplicate
+from ti_flax.training.step import STEP_METRICS, TrainState
 
 # A chunk is made as long as this takes: long enough that the host's share is small, short enough to watch.
 CHUNK_SECONDS = 2.0
@@ -45,23 +45,23 @@ class Hook:
     """Something that happens beside the updates; it sees results and never changes them.
 
     Attributes:
-      every: `reached` is called after every so many updates; None if only after the last.
-      stop: set in `reached` to make that update the last one.
+      every: `on_step` is called after every so many updates; None if only after the last.
+      stop: set in `on_step` to make that update the last one.
     """
 
     every: int | None = None
     stop: bool = False
 
-    def began(self, step: int, state: TrainState) -> None:
+    def on_start(self, step: int, state: TrainState) -> None:
         """Takes the state (on the host) before the first update, after `step` updates of an earlier run."""
 
-    def measured(self, chunk: Chunk) -> None:
-        """Takes the measures of a chunk, before any `reached` of its last step."""
+    def on_metrics(self, chunk: Chunk) -> None:
+        """Takes the measures of a chunk, before any `on_step` of its last step."""
 
-    def reached(self, step: int, state: TrainState) -> None:
+    def on_step(self, step: int, state: TrainState) -> None:
         """Takes the state (on the host) after update `step`, a multiple of `every` or the last one."""
 
-    def interrupted(self, step: int, state: TrainState) -> None:
+    def on_interrupt(self, step: int, state: TrainState) -> None:
         """Takes the state (on the host) after update `step`, where the run was asked to end."""
 
     def close(self, finished: bool) -> None:
@@ -70,9 +70,9 @@ class Hook:
 
 def begin(state: TrainState, hooks: Iterable[Hook]) -> None:
     """Lets hooks do what comes before the first update, with a replicated state."""
-    host_state = first_copy(state)
+    host_state = unreplicate(state)
     for hook in hooks:
-        hook.began(int(host_state.step), host_state)
+        hook.on_start(int(host_state.step), host_state)
 
 
 def next_stop(step: int, total_steps: int, hooks: Iterable[Hook]) -> int:
@@ -115,25 +115,25 @@ def run_steps(
     Raises:
       Stopped: a process was asked to end; the hooks have taken the state.
     """
-    host_state = first_copy(state)
+    host_state = unreplicate(state)
     step, length = int(host_state.step), min(steps_per_call or 1, capacity)
     while step < total_steps:
         enough = any(hook.stop for hook in hooks)
         wanted = 0 if enough else min(length, next_stop(step, total_steps, hooks) - step)
         steps = agree(wanted, asked())
         if steps is None:
-            _interrupt(step, first_copy(state), hooks)
+            _interrupt(step, unreplicate(state), hooks)
         if steps == 0:
-            return first_copy(state)
-        state, measures, seconds = _timed(program, state, *arguments, replicate(np.int32(steps), devices))
-        loss, norm, finite = (measures[name][:steps] for name in MEASURES)
+            return unreplicate(state)
+        state, metrics, seconds = _timed(program, state, *arguments, replicate(np.int32(steps), devices))
+        loss, norm, finite = (metrics[name][:steps] for name in STEP_METRICS)
         chunk = Chunk(step + 1, loss, norm, finite == 1, seconds)
         step += steps
         for hook in hooks:
-            hook.measured(chunk)
+            hook.on_metrics(chunk)
         due = [hook for hook in hooks if step == total_steps or (hook.every and step % hook.every == 0)]
         if due or step == total_steps:
-            host_state = first_copy(state)
+            host_state = unreplicate(state)
         _reach(step, host_state, due)
         if step < total_steps and any(hook.stop for hook in due):
             _reach(step, host_state, [hook for hook in hooks if hook not in due])
@@ -146,18 +146,18 @@ def _timed(program: Callable[..., Any], *arguments: Any) -> tuple[TrainState, di
     """Calls the program, and waits for it; its measures come to the host afterwards."""
     start = time.perf_counter()
     with jax.transfer_guard("disallow"):
-        state, measures = program(*arguments)
-        jax.block_until_ready(measures)
+        state, metrics = program(*arguments)
+        jax.block_until_ready(metrics)
     seconds = time.perf_counter() - start
-    return state, first_copy(measures), seconds
+    return state, unreplicate(metrics), seconds
 
 
 def _interrupt(step: int, state: TrainState, hooks: Iterable[Hook]) -> NoReturn:
     for hook in hooks:
-        hook.interrupted(step, state)
+        hook.on_interrupt(step, state)
     raise Stopped(f"stopped after step {step}; --resume_from_checkpoint auto goes on")
 
 
 def _reach(step: int, state: TrainState, hooks: Iterable[Hook]) -> None:
     for hook in hooks:
-        hook.reached(step, state)
+        hook.on_step(step, state)

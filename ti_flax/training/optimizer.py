@@ -231,6 +231,6 @@ def mask_rows(inner: optax.GradientTransformation, trainable: np.ndarray) -> opt
     return optax.GradientTransformation(init, update)
 
 
-def move_rows(rows: jax.Array, updates: jax.Array, trainable: np.ndarray) -> jax.Array:
+def apply_updates(rows: jax.Array, updates: jax.Array, trainable: np.ndarray) -> jax.Array:
     """Adds updates to the rows that learn; the others keep their bits (`-0.0 + 0.0` would not)."""
     return jnp.where(jnp.asarray(trainable)[:, None], rows + updates, rows)

@@ -12,18 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ti_flax.data.dataset import Bucket, Examples
-from ti_flax.embedding.rows import RowRules, average, hold_norms, pull_to_start, splice
+from ti_flax.data.dataset import Bucket, Dataset
+from ti_flax.embedding.rows import RowRules, ema_update, embed_tokens, l2_to_init, rescale_norms
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
-from ti_flax.training.batches import CLASS_PICTURES, Batch, DrawRules, beside, bucket_of_step, draw
+from ti_flax.training.batches import CLASS_IMAGES, Batch, DrawRules, bucket_of_step, concat, draw
 from ti_flax.training.devices import AXIS
 from ti_flax.training.noise import NoiseRules
 from ti_flax.training.objective import Objective
-from ti_flax.training.optimizer import average_rows, move_rows, with_counts
+from ti_flax.training.optimizer import apply_updates, average_rows, with_counts
 from ti_flax.training.timesteps import TimestepRules
 
-MEASURES = ("loss", "grad_norm", "finite")
+STEP_METRICS = ("loss", "grad_norm", "finite")
 # Pinned, because the bits of a run must not depend on a JAX flag.
 KEY_IMPLEMENTATION = "threefry2x32"
 # Folded into the run's key for the order of buckets; large, as steps are folded into other keys.
@@ -47,7 +47,7 @@ class TrainState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class StepConfig:
     """The parts of a step that are fixed for a run.
 
     Attributes:
@@ -100,14 +100,14 @@ class Task:
         )
 
 
-def init_state(task: Task, rows: np.ndarray) -> TrainState:
+def init_state(task: StepConfig, rows: np.ndarray) -> TrainState:
     """The state before the first update."""
     started = jnp.asarray(rows, jnp.float32)
     mean = None if task.rules.ema_decay is None else started
     return TrainState(started, task.optimizer.init(started), jnp.zeros((), jnp.int32), mean)
 
 
-def result_rows(task: Task, state: TrainState) -> np.ndarray:
+def result_rows(task: StepConfig, state: TrainState) -> np.ndarray:
     """The rows to use outside of training, `[added_tokens, width]` float32: averages where they are kept.
 
     Args:
@@ -120,7 +120,7 @@ def result_rows(task: Task, state: TrainState) -> np.ndarray:
 
 
 def denoising_loss(
-    rows: jax.Array, frozen: dict, batch: Batch, task: Task, class_batch: Batch | None = None
+    rows: jax.Array, frozen: dict, batch: Batch, task: StepConfig, class_batch: Batch | None = None
 ) -> jax.Array:
     """Mean denoising error of one batch, `[]` float32 (arXiv:2208.01618, eq. 2).
 
@@ -134,15 +134,15 @@ def denoising_loss(
     """
     if class_batch is None:
         return jnp.mean(denoising_error(rows, frozen, batch, task))
-    of_word, of_class = jnp.split(denoising_error(rows, frozen, beside(batch, class_batch), task), 2)
+    of_word, of_class = jnp.split(denoising_error(rows, frozen, concat(batch, class_batch), task), 2)
     return jnp.mean(of_word) + task.objective.prior_loss_weight * jnp.mean(of_class)
 
 
-def denoising_error(rows: jax.Array, frozen: dict, batch: Batch, task: Task) -> jax.Array:
+def denoising_error(rows: jax.Array, frozen: dict, batch: Batch, task: StepConfig) -> jax.Array:
     """The weighted error of every value, `[batch, height, width, channels]` float32; arguments as above."""
     text_encoder, unet = task.model.text_encoder, task.model.unet
     table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    embedded = splice(table, rows, batch.token_ids, first_added_id=task.first_added_id)
+    embedded = embed_tokens(table, rows, batch.token_ids, first_added_id=task.first_added_id)
     hidden_states = text_encoder.apply({"params": frozen["text_encoder"]}, embedded)
     input_noise = batch.noise if batch.input_noise is None else batch.input_noise
     noisy = task.schedule.add_noise(batch.latents, input_noise, batch.timesteps)
@@ -152,7 +152,7 @@ def denoising_error(rows: jax.Array, frozen: dict, batch: Batch, task: Task) -> 
     return error if batch.loss_weights is None else error * batch.loss_weights[..., None]
 
 
-def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple[TrainState, dict]:
+def update(task: StepConfig, state: TrainState, frozen: dict, key: jax.Array) -> tuple[TrainState, dict]:
     """One update from one global batch; runs on every device, with gradients averaged over them.
 
     Its measures are `loss`, `grad_norm` (of the rows that learn, before clipping) and `finite`, 1 if both and
@@ -164,7 +164,7 @@ def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple
       frozen: parameter trees `text_encoder` and `unet`, and `examples`.
       key: the run's key.
     """
-    examples: Examples = frozen["examples"]
+    examples: Dataset = frozen["examples"]
     device = jax.lax.axis_index(AXIS)
 
     def gradient_from(bucket: Bucket, class_bucket: Bucket | None, round: jax.Array | None):
@@ -181,7 +181,7 @@ def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple
             positions = first + jnp.arange(task.batch_size)
             batch, class_batch = drawn(key, bucket, positions), None
             if class_bucket is not None:
-                class_batch = drawn(jax.random.fold_in(key, CLASS_PICTURES), class_bucket, positions)
+                class_batch = drawn(jax.random.fold_in(key, CLASS_IMAGES), class_bucket, positions)
             loss_and_gradient = jax.value_and_grad(denoising_loss)(
                 state.rows, frozen, batch, task, class_batch
             )
@@ -199,10 +199,10 @@ def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple
         total = jax.lax.switch(chosen, branches, round)
     loss, gradient = jax.tree.map(lambda x: jax.lax.pmean(x / task.accumulation, AXIS), total)
     if task.rules.pull:
-        pull, its_gradient = pull_to_start(task.rules, state.rows, task.trainable)
+        pull, its_gradient = l2_to_init(task.rules, state.rows, task.trainable)
         loss, gradient = loss + pull, gradient + its_gradient
     norm = jnp.linalg.norm(gradient * task.trainable[:, None])
-    moved = move(task, state, gradient)
+    moved = apply_update(task, state, gradient)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.all(jnp.isfinite(moved.rows))
     if task.skip_nonfinite:
         kept = state._replace(step=moved.step, opt_state=with_counts(state.opt_state, moved.opt_state))
@@ -210,18 +210,18 @@ def update(task: Task, state: TrainState, frozen: dict, key: jax.Array) -> tuple
     return moved, {"loss": loss, "grad_norm": norm, "finite": finite.astype(jnp.float32)}
 
 
-def move(task: Task, state: TrainState, gradient: jax.Array) -> TrainState:
+def apply_update(task: StepConfig, state: TrainState, gradient: jax.Array) -> TrainState:
     """The state after an update with the gradient `[added_tokens, width]` of a whole global batch."""
     updates, opt_state = task.optimizer.update(gradient, state.opt_state, state.rows)
-    rows = move_rows(state.rows, jnp.asarray(updates), task.trainable)
-    rows = hold_norms(task.rules, rows, task.trainable)
+    rows = apply_updates(state.rows, jnp.asarray(updates), task.trainable)
+    rows = rescale_norms(task.rules, rows, task.trainable)
     mean = state.mean_rows
     if mean is not None:
-        mean = average(task.rules, mean, rows, step=state.step, trainable=task.trainable)
+        mean = ema_update(task.rules, mean, rows, step=state.step, trainable=task.trainable)
     return TrainState(rows, opt_state, state.step + 1, mean)
 
 
-def make_chunk(task: Task, capacity: int) -> Callable:
+def make_chunk(task: StepConfig, capacity: int) -> Callable:
     """Builds `chunk(state, frozen, key, steps)`: up to `capacity` updates without the host.
 
     `steps` is traced, so chunks of every length are the same program and give the same bits.
@@ -231,12 +231,12 @@ def make_chunk(task: Task, capacity: int) -> Callable:
     def chunk(state: TrainState, frozen: dict, key: jax.Array, steps: jax.Array):
         def body(i, carry):
             state, measured = carry
-            state, measures = update(
+            state, metrics = update(
                 task, state, frozen, jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION)
             )
-            return state, jax.tree.map(lambda column, x: column.at[i].set(x), measured, measures)
+            return state, jax.tree.map(lambda column, x: column.at[i].set(x), measured, metrics)
 
-        empty = {name: jnp.zeros(capacity, jnp.float32) for name in MEASURES}
+        empty = {name: jnp.zeros(capacity, jnp.float32) for name in STEP_METRICS}
         return jax.lax.fori_loop(0, steps, body, (state, empty))
 
     return chunk

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ti_flax.data.images.buckets import Shape, ShapeRules
-from ti_flax.data.images.load import PictureGroup, TrainingImages, load_images
+from ti_flax.data.images.load import ImageGroup, TrainingImages, load_images
 from ti_flax.data.images.resize import fit_to_shape
 from ti_flax.data.sources.table_options import TableOptions
 from ti_flax.errors import ConfigError, DataError
@@ -392,7 +392,7 @@ def test_content_hash_follows_pixels_and_shape(tmp_path):
     assert one.content_hash() == load_images(tmp_path, resolution=8).content_hash()
     save(tmp_path, "b.png", 255 - photograph())
     assert one.content_hash() != load_images(tmp_path, resolution=8).content_hash()
-    reshaped = TrainingImages((PictureGroup(np.arange(4), one.pixels.reshape(4, 4, 4, 3)),), one.names)
+    reshaped = TrainingImages((ImageGroup(np.arange(4), one.pixels.reshape(4, 4, 4, 3)),), one.names)
     assert one.content_hash() != reshaped.content_hash()
 
 

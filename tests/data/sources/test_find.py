@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ti_flax.data.images.load import load_images
-from ti_flax.data.sources.find import find_pictures
+from ti_flax.data.sources.find import find_images
 from ti_flax.data.sources.table_options import TableOptions
 from ti_flax.errors import DataError
 
@@ -23,17 +23,17 @@ def put(path, shade=0):
 
 
 def names(source, table=PLAIN):
-    return [picture.name for picture in find_pictures(str(source), table).pictures]
+    return [picture.name for picture in find_images(str(source), table).pictures]
 
 
 def captions(source, **options):
-    found = find_pictures(str(source), TableOptions(**options))
+    found = find_images(str(source), TableOptions(**options))
     return {picture.name: picture.caption for picture in found.pictures}
 
 
 def mistake(source, **options):
     with pytest.raises(DataError) as caught:
-        find_pictures(str(source), TableOptions(**options))
+        find_images(str(source), TableOptions(**options))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -45,7 +45,7 @@ def test_sub_folders_are_read_in_order_and_hidden_ones_skipped(tmp_path):
     for name in ("b.png", "z/a.png", "a/b.png", "a/a.png", "a/c/1.png", ".git/x.png", "a/.thumbnails/y.png"):
         put(tmp_path / name)
     (tmp_path / "a" / "notes.md").write_text("# cats")
-    found = find_pictures(str(tmp_path), PLAIN)
+    found = find_images(str(tmp_path), PLAIN)
     assert [picture.name for picture in found.pictures] == [
         "b.png",
         "a/a.png",
@@ -78,7 +78,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 def test_a_picture_is_a_source(tmp_path):
     put(tmp_path / "a.png")
     put(tmp_path / "no_suffix")
-    (found,) = find_pictures(str(tmp_path / "a.png"), PLAIN).pictures
+    (found,) = find_images(str(tmp_path / "a.png"), PLAIN).pictures
     assert (found.name, found.path) == ("a.png", str(tmp_path / "a.png"))
     assert names(tmp_path / "no_suffix") == ["no_suffix"]
 
@@ -185,7 +185,7 @@ def test_columns_by_name(captioned):
 
 def test_rows_without_a_picture_are_noted(captioned):
     write_jsonl(captioned / "metadata.jsonl", {"file_name": "gone.png", "text": "t"}, {"file_name": "a.png"})
-    (note,) = find_pictures(str(captioned), PLAIN).notes
+    (note,) = find_images(str(captioned), PLAIN).notes
     assert note.endswith("metadata.jsonl: 1 rows name no picture of the folder, such as gone.png")
 
 

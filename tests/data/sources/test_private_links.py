@@ -16,7 +16,7 @@ from tiny_run import configure
 from ti_flax.data.images.load import load_images
 from ti_flax.data.sources import addresses
 from ti_flax.data.sources.addresses import is_public
-from ti_flax.data.sources.links import Limits, Spent, fetch_picture, kept_file
+from ti_flax.data.sources.links import Limits, Spent, fetch_image, kept_file
 from ti_flax.data.training_images import read_class_images, read_images
 from ti_flax.errors import DataError
 
@@ -96,7 +96,7 @@ def test_addresses_that_are_not_public(address):
 )
 def test_this_machine_is_not_asked_however_it_is_written(site, host):
     link = f"http://{host}:{site.server_port}/ok.png"
-    said = refused(fetch_picture, link, where=link)
+    said = refused(fetch_image, link, where=link)
     # Some are no link to the library, and then nothing is looked up.
     assert f"{REFUSED} If you trust it, set allow_private_links." in said or WRONG in said
     assert site.asked == [] and not kept_file(link).exists()
@@ -104,7 +104,7 @@ def test_this_machine_is_not_asked_however_it_is_written(site, host):
 
 def test_the_line_of_a_refusal(site):
     link = f"{site.url}/ok.png"
-    assert refused(fetch_picture, link, where=link) == (
+    assert refused(fetch_image, link, where=link) == (
         f"{link}: expected a link to a public address, found 127.0.0.1, which belongs to this machine, its "
         "network or a special use. Download it by hand, or take the link out. If you trust it, set "
         "allow_private_links."
@@ -117,9 +117,9 @@ def test_a_redirect_is_checked_as_a_link_is(site, monkeypatch):
         Site, "answer_inside", lambda self, _: self.redirect("http://127.0.0.2/?open=sesame"), raising=False
     )
     link = f"{site.url}/inside"
-    assert "found 127.0.0.2, which belongs" in refused(fetch_picture, link, where=link)
+    assert "found 127.0.0.2, which belongs" in refused(fetch_image, link, where=link)
     link = f"{site.url}/ok.png"
-    assert fetch_picture(link, where=link) == str(kept_file(link))
+    assert fetch_image(link, where=link) == str(kept_file(link))
 
 
 def test_a_name_is_looked_up_once_and_the_address_that_was_checked_is_connected_to(site, monkeypatch):
@@ -137,14 +137,14 @@ def test_a_name_is_looked_up_once_and_the_address_that_was_checked_is_connected_
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(socket, "create_connection", connect)
     link = "http://rebound.example/ok.png"
-    assert "found no connection (Connection refused)" in refused(fetch_picture, link, where=link)
+    assert "found no connection (Connection refused)" in refused(fetch_image, link, where=link)
     assert (looked_up, connected) == (["rebound.example"], [("8.8.8.8", 80)])
 
 
 def test_one_private_address_among_others_is_enough(monkeypatch):
     both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, 80)) for each in ("8.8.8.8", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
-    assert "found 10.0.0.1, which" in refused(fetch_picture, "http://x.example/a", where="here")
+    assert "found 10.0.0.1, which" in refused(fetch_image, "http://x.example/a", where="here")
 
 
 @pytest.mark.parametrize("proxied", ["http_proxy", "https_proxy"])
@@ -152,15 +152,15 @@ def test_a_proxy_of_the_network_is_used_but_not_for_the_network(site, monkeypatc
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv(proxied, site.url.removeprefix("http://"))
     scheme = proxied.partition("_")[0]
-    assert "found 10.0.0.1, which" in refused(fetch_picture, f"{scheme}://10.0.0.1/ok.png", where="here")
+    assert "found 10.0.0.1, which" in refused(fetch_image, f"{scheme}://10.0.0.1/ok.png", where="here")
     assert site.asked == []
     link = f"{scheme}://8.8.8.8/ok.png"
     if scheme == "http":
         monkeypatch.setattr(Site, "answer_http:", Site.answer_ok, raising=False)
-        assert fetch_picture(link, where=link) == str(kept_file(link))
+        assert fetch_image(link, where=link) == str(kept_file(link))
         assert site.asked == [link]
     else:  # the server refuses to make a tunnel, with a reason of its own
-        said = refused(fetch_picture, link, where=link)
+        said = refused(fetch_image, link, where=link)
         assert said.startswith(f"{link}: expected a picture, found no proper answer (ProxyError).")
 
 

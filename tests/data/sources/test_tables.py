@@ -11,7 +11,7 @@ from PIL import Image
 
 from ti_flax.data.images.load import load_images
 from ti_flax.data.sources.table_options import TableOptions
-from ti_flax.data.sources.tables import hub_pictures
+from ti_flax.data.sources.tables import hub_images
 from ti_flax.errors import DataError
 
 datasets = pytest.importorskip("datasets")
@@ -163,7 +163,7 @@ def test_a_configuration_is_asked_for_and_passed_on(monkeypatch, tmp_path):
         return {"train": rows(3)}
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert len(hub_pictures("someone/cats", TableOptions(dataset_config_name="a"))) == 1
+    assert len(hub_images("someone/cats", TableOptions(dataset_config_name="a"))) == 1
     assert mistake("someone/cats") == (
         "train_data_dir someone/cats: found Config name is missing. "
         "Please pick one among the available configs: ['a', 'b']. Set dataset_config_name."

@@ -18,7 +18,7 @@ from ti_flax.console.program import exit_code
 from ti_flax.errors import DataError
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.monitoring.report.page import PAGE, write_report
-from ti_flax.monitoring.signals import write_signals
+from ti_flax.monitoring.row_statistics import write_evaluations
 
 REFRESH = '<meta http-equiv="refresh" content="0;url=http://evil.example"><form action=//evil><input>'
 METRICS = "step,loss,learning_rate,grad_norm,samples_per_second\n"
@@ -29,7 +29,7 @@ def run_folder(folder):
     output = folder / "output"
     (output / "validation").mkdir(parents=True)
     facts().write(output)
-    write_signals(output / "signals.csv", [evaluation(0, 0.2), evaluation(100, 0.1)])
+    write_evaluations(output / "signals.csv", [evaluation(0, 0.2), evaluation(100, 0.1)])
     lines = "".join(f"{step},0.1,0.01,0.02,80\n" for step in range(1, 30))
     (output / "metrics.csv").write_text(METRICS + lines)
     for step in (0, 100):

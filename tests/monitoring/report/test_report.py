@@ -14,7 +14,7 @@ from report_pages import Balanced, evaluation, facts
 from ti_flax.errors import DataError
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.monitoring.report.page import write_report
-from ti_flax.monitoring.signals import write_signals
+from ti_flax.monitoring.row_statistics import write_evaluations
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 
@@ -25,7 +25,7 @@ def folder(tmp_path):
     lines = [f"{step},{rng.random():.4f},{2e-3 / step:.6f},0.01,80" for step in range(1, 201)]
     header = "step,loss,learning_rate,grad_norm,samples_per_second"
     (tmp_path / "metrics.csv").write_text("\n".join([header, *lines, "201,0.1"]))
-    write_signals(
+    write_evaluations(
         tmp_path / "signals.csv", [evaluation(0, 0.2), evaluation(100, 0.125), evaluation(200, 0.15)]
     )
     (tmp_path / "validation").mkdir()
@@ -75,7 +75,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(folder):
 
 def test_nothing_that_is_shown_can_become_markup(folder):
     table = [evaluation(0, 0.2, words=HOSTILE), evaluation(5, 0.1, words=HOSTILE)]
-    write_signals(folder / "signals.csv", table)
+    write_evaluations(folder / "signals.csv", table)
     text = written(
         folder,
         token=HOSTILE,
@@ -100,13 +100,13 @@ def test_what_is_not_there_is_left_out(tmp_path):
 
 
 def test_flags_are_said_and_drawn(folder):
-    write_signals(
+    write_evaluations(
         folder / "signals.csv", [evaluation(0, 0.2), evaluation(50, 0.1), evaluation(100, 0.3, 14.0)]
     )
     text = written(folder)
     assert "Step 100:</b> the rows have left the range of known words" in text
     assert text.count("out of the range of known words") == 1
-    write_signals(folder / "signals.csv", [evaluation(0, 0.2), evaluation(50, 0.1)])
+    write_evaluations(folder / "signals.csv", [evaluation(0, 0.2), evaluation(50, 0.1)])
     assert "It was still improving at the end" in written(folder)
 
 

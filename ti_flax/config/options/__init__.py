@@ -1,7 +1,7 @@
 """Every option of a run, in groups, with diffusers' names and defaults."""
 
 from ti_flax.config.options.inputs import ConceptOptions, ImageOptions, ModelOptions, PromptOptions
-from ti_flax.config.options.outputs import HostOptions, HubOptions, OutputOptions, WatchingOptions
+from ti_flax.config.options.outputs import HostOptions, HubOptions, MonitoringOptions, OutputOptions
 from ti_flax.config.options.training import (
     ADAM_OPTIONS,
     FINDS_ITS_RATE,
@@ -29,5 +29,5 @@ __all__ = [
     "OutputOptions",
     "PromptOptions",
     "TrainingOptions",
-    "WatchingOptions",
+    "MonitoringOptions",
 ]

@@ -39,7 +39,7 @@ class OutputOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WatchingOptions(Options):
+class MonitoringOptions(Options):
     """Previews and curves while it trains."""
 
     validation_prompt: tuple[str, ...] | None = option(

@@ -17,7 +17,7 @@ from ti_flax.data.sources.formats import (
     strict_about_size,
 )
 from ti_flax.errors import DataError
-from ti_flax.files.regular import open_plain
+from ti_flax.files.regular import open_regular
 
 # Pixels that are brought over a ground at once.
 _STRIP = 2**22
@@ -42,7 +42,7 @@ def decoded(content: str | bytes, where: str, convert: Callable[[Image.Image], A
         raise DataError(where, found="a format that is not read", remedy="Save it as PNG or JPEG.")
     try:
         formats = available(SIGNED_FORMATS + OTHER_FORMATS)
-        opened = io.BytesIO(content) if isinstance(content, bytes) else open_plain(content)
+        opened = io.BytesIO(content) if isinstance(content, bytes) else open_regular(content)
         with opened, strict_about_size(), Image.open(opened, formats=formats) as image:
             return convert(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

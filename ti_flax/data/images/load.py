@@ -16,9 +16,9 @@ from ti_flax.data.images.decode import decoded, gray, upright_alone, upright_siz
 from ti_flax.data.images.masks import MaskFolder, MaskRules, same_aspect
 from ti_flax.data.images.resize import cropped, fit_to_shape, in_square, squeezed
 from ti_flax.data.sources.duplicates import duplicate_notes
-from ti_flax.data.sources.find import Found, find_pictures
+from ti_flax.data.sources.find import Found, find_images
 from ti_flax.data.sources.formats import is_named_as_picture
-from ti_flax.data.sources.links import Spent, fetch_picture
+from ti_flax.data.sources.links import Spent, fetch_image
 from ti_flax.data.sources.source_image import Picture
 from ti_flax.data.sources.table_options import ALL_AS_FOUND, TableOptions
 from ti_flax.errors import ConfigError, DataError
@@ -34,7 +34,7 @@ _FILTERS = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PictureGroup:
+class ImageGroup:
     """Pictures of one shape.
 
     Attributes:
@@ -65,7 +65,7 @@ class TrainingImages:
       leaving: names of pictures that symbolic links take from outside of their folder.
     """
 
-    groups: tuple[PictureGroup, ...]
+    groups: tuple[ImageGroup, ...]
     names: tuple[str, ...]
     passed_over: tuple[str, ...] = ()
     captions: tuple[str | None, ...] = ()
@@ -149,8 +149,8 @@ def load_images(
         raise ConfigError("interpolation", expected=", ".join(_FILTERS), found=repr(interpolation))
     sources = [train_data_dir] if isinstance(train_data_dir, str | Path) else list(train_data_dir)
     folder = None if masks is None else masks.folder
-    fetch = functools.partial(fetch_picture, allow_private_links=allow_private_links, spent=Spent())
-    found = [_without_masks(find_pictures(str(source), table, fetch), source, folder) for source in sources]
+    fetch = functools.partial(fetch_image, allow_private_links=allow_private_links, spent=Spent())
+    found = [_without_masks(find_images(str(source), table, fetch), source, folder) for source in sources]
     _refuse_unused(table, found)
     pictures = [picture for each in found for picture in each.pictures]
     names = [picture.name for picture in pictures]
@@ -189,10 +189,10 @@ class _Plan:
 
 def _grouped(
     plan: _Plan, members: Sequence[tuple[Picture, Path | None]], *, resample: Image.Resampling, alpha: bool
-) -> tuple[PictureGroup, ...]:
+) -> tuple[ImageGroup, ...]:
     fitted = functools.partial(_fitted, fit=plan.fit, resample=resample, alpha=alpha)
     return tuple(
-        PictureGroup(indices, *fitted([members[index] for index in indices], shape))
+        ImageGroup(indices, *fitted([members[index] for index in indices], shape))
         for indices, shape in zip(plan.members, plan.shapes, strict=True)
     )
 
@@ -215,7 +215,7 @@ def _planned(
     return _Plan([Shape(resolution, resolution)], [everything], cropped if center_crop else squeezed)
 
 
-def _in_order(groups: Iterable[PictureGroup]) -> list[np.ndarray]:
+def _in_order(groups: Iterable[ImageGroup]) -> list[np.ndarray]:
     """The pixels of all pictures, in the order of the pictures."""
     found = {int(index): pixels for group in groups for index, pixels in zip(group.indices, group.pixels)}
     return [found[index] for index in sorted(found)]

@@ -8,11 +8,11 @@ from pathlib import Path
 from ti_flax.console.messages import say
 from ti_flax.data.images.masks import split_masks
 from ti_flax.data.sources.formats import is_picture
-from ti_flax.data.sources.links import Fetch, fetch_picture, is_link, kept_file, link_name
+from ti_flax.data.sources.links import Fetch, fetch_image, is_link, kept_file, link_name
 from ti_flax.data.sources.metadata import NAMES, SUFFIXES, Row, read_rows
 from ti_flax.data.sources.source_image import Picture
 from ti_flax.data.sources.table_options import TableOptions
-from ti_flax.data.sources.tables import BUILDERS, hub_pictures, is_hub_id, is_saved_dataset, local_pictures
+from ti_flax.data.sources.tables import BUILDERS, hub_images, is_hub_id, is_saved_dataset, local_images
 from ti_flax.errors import DataError
 from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, lies_in, require_inside
 from ti_flax.files.text import read_text
@@ -41,7 +41,7 @@ class Found:
     leaving: tuple[str, ...] = ()
 
 
-def find_pictures(source: str, table: TableOptions, fetch: Fetch = fetch_picture) -> Found:
+def find_images(source: str, table: TableOptions, fetch: Fetch = fetch_image) -> Found:
     """Find out what a value of train_data_dir is, and which pictures it names.
 
     A folder's sub-folders belong to it: its own files come first, sorted by name, then theirs. What is hidden
@@ -50,7 +50,7 @@ def find_pictures(source: str, table: TableOptions, fetch: Fetch = fetch_picture
     Args:
       source: a folder, a file, an http(s) link, or, where there is no such folder, a Hub id `owner/name`.
       table: columns, configuration and split, where it is a dataset or has a metadata file.
-      fetch: `fetch_picture`, or that with other rules.
+      fetch: `fetch_image`, or that with other rules.
 
     Raises:
       DataError: nothing of that name, or no pictures in it.
@@ -64,18 +64,18 @@ def find_pictures(source: str, table: TableOptions, fetch: Fetch = fetch_picture
     if os.path.exists(path):
         return _in_file(path, table, fetch)
     if is_hub_id(source):
-        return Found(tuple(hub_pictures(source, table, fetch)), used=_ALL_OPTIONS)
+        return Found(tuple(hub_images(source, table, fetch)), used=_ALL_OPTIONS)
     raise DataError(f"train_data_dir {path}", found="no such folder or file", remedy=_REMEDY)
 
 
 def _in_folder(folder: Path, table: TableOptions, fetch: Fetch) -> Found:
     if is_saved_dataset(folder):
-        return Found(tuple(local_pictures(folder, table, fetch)), used=_ALL_OPTIONS)
+        return Found(tuple(local_images(folder, table, fetch)), used=_ALL_OPTIONS)
     files = _files_below(folder)
     paths, _ = split_masks(path for path in files if is_picture(path))
     if not paths:
         if any(path.suffix.lower() in BUILDERS for path in files):
-            return Found(tuple(local_pictures(folder, table, fetch)), used=_ALL_OPTIONS)
+            return Found(tuple(local_images(folder, table, fetch)), used=_ALL_OPTIONS)
         raise _no_pictures(folder, files)
     tables = [path for path in files if path.name in NAMES and path.is_file()]
     captions, notes = _captions(tables, {os.path.normpath(path) for path in paths}, table)
@@ -167,7 +167,7 @@ def _require_text_inside(path: Path) -> None:
 def _in_file(path: Path, table: TableOptions, fetch: Fetch) -> Found:
     suffix = path.suffix.lower()
     if suffix in BUILDERS:
-        return Found(tuple(local_pictures(path, table, fetch)), used=_ALL_OPTIONS)
+        return Found(tuple(local_images(path, table, fetch)), used=_ALL_OPTIONS)
     if suffix in SUFFIXES:
         rows = read_rows(path, table)
         _require_own(rows, path.parent)

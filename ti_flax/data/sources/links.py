@@ -25,14 +25,14 @@ from ti_flax.data.sources.formats import (
     strict_about_size,
 )
 from ti_flax.errors import DataError
-from ti_flax.files.atomic import written_whole
+from ti_flax.files.atomic import atomic_write
 from ti_flax.files.cache import default_cache_dir, is_private, why_not_default
 
 _log = logging.getLogger(__name__)
 
 LIMITS = Limits()
 
-# `fetch_picture` with the rules and the sums of a run: what it takes is a link and `where`.
+# `fetch_image` with the rules and the sums of a run: what it takes is a link and `where`.
 Fetch = Callable[..., str | bytes]
 
 
@@ -71,7 +71,7 @@ def kept_file(link: str) -> Path:
     return default_cache_dir() / "links" / hashlib.sha256(link.encode()).hexdigest()
 
 
-def fetch_picture(
+def fetch_image(
     link: str,
     *,
     where: str,
@@ -106,7 +106,7 @@ def fetch_picture(
         _log.warning("Linked pictures are not kept: %s.", distrust)
         return answer.content
     try:
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(answer.content)
     except OSError as error:
         _log.warning("Linked pictures are not kept: %s.", error)

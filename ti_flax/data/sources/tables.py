@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ti_flax.data.sources.formats import cause
-from ti_flax.data.sources.links import Fetch, fetch_picture, is_link, link_name
+from ti_flax.data.sources.links import Fetch, fetch_image, is_link, link_name
 from ti_flax.data.sources.source_image import Picture
 from ti_flax.data.sources.table_options import TableOptions, caption_column, caption_text, missing_column
 from ti_flax.errors import DataError
@@ -31,7 +31,7 @@ def is_saved_dataset(folder: Path) -> bool:
     return one or (folder / "dataset_dict.json").is_file()
 
 
-def hub_pictures(dataset_id: str, table: TableOptions, fetch: Fetch = fetch_picture) -> list[Picture]:
+def hub_images(dataset_id: str, table: TableOptions, fetch: Fetch = fetch_image) -> list[Picture]:
     """Download a dataset of the Hub and return its pictures.
 
     Raises:
@@ -53,7 +53,7 @@ def hub_pictures(dataset_id: str, table: TableOptions, fetch: Fetch = fetch_pict
     return _pictures(splits, table, dataset_id, own=_Own(_hub_folders(dataset_id), fetch))
 
 
-def local_pictures(path: Path, table: TableOptions, fetch: Fetch = fetch_picture) -> list[Picture]:
+def local_images(path: Path, table: TableOptions, fetch: Fetch = fetch_image) -> list[Picture]:
     """Return the pictures of a dataset on disk.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ti_flax.errors import WeightsError
 from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, require_inside
-from ti_flax.files.regular import read_plain
+from ti_flax.files.regular import read_regular
 
 SAFETENSORS = ".safetensors"
 MSGPACK = ".msgpack"
@@ -144,7 +144,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _text_of(path: pathlib.Path) -> bytes:
-    content = read_plain(path, _LONGEST_JSON)
+    content = read_regular(path, _LONGEST_JSON)
     require_inside(path, path.parent)
     return content
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ti_flax.files.regular import open_plain
+from ti_flax.files.regular import open_regular
 from ti_flax.models.weights.tensor_files import checked_shape, damaged
 from ti_flax.models.weights.torch_files import DAMAGE, Empty, read_plain_pickle
 
@@ -34,7 +34,7 @@ def read_numpy(path: pathlib.Path) -> Any:
     """
     try:
         # NumPy warns of headers that Python 2 wrote.
-        with open_plain(path) as file, warnings.catch_warnings():
+        with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             shape, dtype = _header(file)
             if dtype != np.dtype(object):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ti_flax.errors import WeightsError, in_short
-from ti_flax.files.regular import read_plain
+from ti_flax.files.regular import read_regular
 
 _LONGEST = 2**20
 _PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
@@ -17,7 +17,7 @@ def read_description(path: pathlib.Path) -> dict[str, Any]:
     import yaml
 
     try:
-        text = read_plain(path, _LONGEST).decode()
+        text = read_regular(path, _LONGEST).decode()
         # Names for parts of the file, which put together unfold into any length.
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
             raise ValueError("an alias")

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ti_flax.errors import WeightsError
-from ti_flax.files.regular import open_plain
+from ti_flax.files.regular import open_regular
 from ti_flax.models.weights import derived_configs
 from ti_flax.models.weights.model_folder import read_config
 from ti_flax.models.weights.original_names import clip_names, dotted, open_clip_tensors, unet_names, vae_names
@@ -73,7 +73,7 @@ def index_file(path: pathlib.Path) -> dict[str, StoredTensor]:
       WeightsError: it is neither, is damaged, or is a pickle that does more than hold tensors.
     """
     try:
-        with open_plain(path) as file:
+        with open_regular(path) as file:
             beginning = file.read(64)
     except OSError as error:
         raise WeightsError(

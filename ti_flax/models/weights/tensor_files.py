@@ -21,8 +21,8 @@ import ml_dtypes
 import numpy as np
 
 from ti_flax.errors import WeightsError
-from ti_flax.files.atomic import written_whole
-from ti_flax.files.regular import open_plain
+from ti_flax.files.atomic import atomic_write
+from ti_flax.files.regular import open_regular
 
 _SAFETENSORS_DTYPES = {
     "F64": np.dtype(np.float64),
@@ -119,7 +119,7 @@ class StoredTensor:
         spread = self.strides is not None and 0 not in self.shape
         shape = (self.size_in_bytes // self.dtype.itemsize,) if spread else self.shape
         values = np.empty(shape, self.dtype)
-        with open_plain(self.path) as file:
+        with open_regular(self.path) as file:
             file.seek(self.offset)
             _fill(file, values)
         if self.strides is None or not spread:
@@ -168,7 +168,7 @@ def index_msgpack(path: pathlib.Path) -> dict[str, StoredTensor]:
     """
     tensors: dict[str, StoredTensor] = {}
     try:
-        with open_plain(path) as file:
+        with open_regular(path) as file:
             for name, tensor in _walk_msgpack(file, path, ()):
                 if name in tensors:
                     raise ValueError(f"{name} twice")
@@ -198,7 +198,7 @@ def write_safetensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> 
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for tensor in tensors.values():
             _pour(file, tensor)
@@ -206,14 +206,14 @@ def write_safetensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> 
 
 def write_msgpack(path: pathlib.Path, tree: Mapping[str, Any]) -> None:
     """Write a tree of arrays as flax.serialization does; the file appears complete or not at all."""
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         _write_msgpack_node(file, tree)
 
 
 def _read_safetensors_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
     """Return the header of a safetensors file, and where the numbers begin."""
     try:
-        with open_plain(path) as file:
+        with open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
             size = os.fstat(file.fileno()).st_size
             if length > min(size - 8, _LONGEST_HEADER):

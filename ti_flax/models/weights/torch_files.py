@@ -22,7 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from ti_flax.errors import WeightsError
-from ti_flax.files.regular import open_plain
+from ti_flax.files.regular import open_regular
 from ti_flax.models.weights.tensor_files import StoredTensor, check_ends, checked_shape, damaged
 
 # What old files begin with: a pickle of this number (torch/serialization.py: MAGIC_NUMBER).
@@ -125,7 +125,7 @@ def read_torch(path: pathlib.Path) -> Any:
       WeightsError: the file is damaged, or names something that no file of tensors needs.
     """
     try:
-        with open_plain(path) as file:
+        with open_regular(path) as file:
             return _read_zip(file, path) if file.read(2) == b"PK" else _read_old(file, path)
     except DAMAGE as error:
         raise damaged(path, "PyTorch", error) from None

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ti_flax.errors import DataError
-from ti_flax.files.atomic import written_whole
-from ti_flax.files.regular import read_plain
+from ti_flax.files.atomic import atomic_write
+from ti_flax.files.regular import read_regular
 from ti_flax.files.text import parse_json
 from ti_flax.files.written_files import record
 from ti_flax.monitoring.report.files import is_inside
@@ -73,7 +73,7 @@ class RunFacts:
         """Writes the file."""
         record(folder, FILE)
         text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
-        with written_whole(folder / FILE) as file:
+        with atomic_write(folder / FILE) as file:
             file.write(text.encode(errors="replace"))  # of paths, whose bytes may be no UTF-8
 
     @classmethod
@@ -87,7 +87,7 @@ class RunFacts:
         try:
             if not is_inside(folder, FILE):
                 raise OSError(errno.ELOOP, "a link")
-            content = parse_json(read_plain(path, _LARGEST_FILE).decode())
+            content = parse_json(read_regular(path, _LARGEST_FILE).decode())
             if not isinstance(content, dict):
                 raise TypeError(f"what {_in_words(content)} and must be a mapping")
             facts = cls(**content)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ti_flax.console.messages import warn
-from ti_flax.files.regular import read_plain
+from ti_flax.files.regular import read_regular
 
 
 def is_inside(folder: Path, name: str) -> bool:
@@ -35,7 +35,7 @@ def read_inside(folder: Path, name: str, most: int) -> bytes | None:
         if not is_inside(folder, name):
             warn(f"{path} is left out of the page: it is a link")
             return None
-        return read_plain(path, most)
+        return read_regular(path, most)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -17,7 +17,7 @@ from ti_flax.config.run_config import GROUPS, OPTIONS
 from ti_flax.config.values import options_of
 from ti_flax.console.messages import clock, warn
 from ti_flax.errors import printable, shortened
-from ti_flax.files.atomic import written_whole
+from ti_flax.files.atomic import atomic_write
 from ti_flax.files.written_files import record
 from ti_flax.monitoring.evaluation import TABLE
 from ti_flax.monitoring.previews import SHEET, evenly, preview_files
@@ -26,7 +26,14 @@ from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.monitoring.report.files import read_inside
 from ti_flax.monitoring.report.images import picture
 from ti_flax.monitoring.report.style import STYLE
-from ti_flax.monitoring.signals import LARGEST_TABLE, OUT_OF_RANGE, Signals, best_of, flags, parse_signals
+from ti_flax.monitoring.row_statistics import (
+    LARGEST_TABLE,
+    OUT_OF_RANGE,
+    Evaluation,
+    best_of,
+    flags,
+    parse_evaluations,
+)
 
 PAGE = "report.html"
 
@@ -52,7 +59,7 @@ def write_report(folder: Path) -> Path:
     """
     text = page(folder, RunFacts.read(folder))
     record(folder, PAGE)
-    with written_whole(folder / PAGE) as file:
+    with atomic_write(folder / PAGE) as file:
         file.write(text.encode())
     return folder / PAGE
 
@@ -111,7 +118,7 @@ def _head(facts: RunFacts) -> str:
     )
 
 
-def _judgement(table: Sequence[Signals]) -> str:
+def _judgement(table: Sequence[Evaluation]) -> str:
     """What the evaluations say, in words."""
     best = best_of(table)
     if best is None:
@@ -151,11 +158,11 @@ def _previews(folder: Path) -> str:
     return _section("Step by step", f'<div class="strip">{"".join(drawn)}</div>')
 
 
-def _table(folder: Path) -> list[Signals]:
+def _table(folder: Path) -> list[Evaluation]:
     """The table of the evaluations; empty, after a warning, if it is another program's."""
     content = read_inside(folder, TABLE, LARGEST_TABLE)
     try:
-        return [] if content is None else parse_signals(content)
+        return [] if content is None else parse_evaluations(content)
     except ValueError as error:
         warn(f"{folder / TABLE} is left out of the page: {error}")
         return []
@@ -187,7 +194,7 @@ def _numbers(line: Sequence[str], places: Sequence[int]) -> Iterable[list[float]
         return
 
 
-def _curves(metrics: dict[str, np.ndarray], table: Sequence[Signals]) -> str:
+def _curves(metrics: dict[str, np.ndarray], table: Sequence[Evaluation]) -> str:
     drawn = [*_curves_of_evaluations(table)]
     step = metrics.get("step", np.zeros(0))
     if len(step) > 1:
@@ -208,7 +215,7 @@ def _curves(metrics: dict[str, np.ndarray], table: Sequence[Signals]) -> str:
     return _section("Curves", f'<div class="grid">{"".join(drawn)}</div>' if any(drawn) else "")
 
 
-def _curves_of_evaluations(table: Sequence[Signals]) -> Iterable[str]:
+def _curves_of_evaluations(table: Sequence[Evaluation]) -> Iterable[str]:
     best = best_of(table)
     if best is None:
         return
@@ -240,7 +247,7 @@ def _curves_of_evaluations(table: Sequence[Signals]) -> Iterable[str]:
     )
 
 
-def _rows(table: Sequence[Signals]) -> str:
+def _rows(table: Sequence[Evaluation]) -> str:
     if not table:
         return ""
     first, last = table[0], table[-1]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ti_flax.embedding.vocabulary import RowSignals
+from ti_flax.embedding.vocabulary import RowStatistics
 from ti_flax.errors import OutputError, shortened
-from ti_flax.files.atomic import written_whole
-from ti_flax.files.regular import read_plain
+from ti_flax.files.atomic import atomic_write
+from ti_flax.files.regular import read_regular
 
 # Times the vocabulary's median norm from which on rows are out of its range. 29 embeddings that diffusers'
 # script made for Stable Diffusion 1.x, where the median is about 0.39, have norms of 0.5 to 3.0, at most 8
@@ -31,7 +31,7 @@ _OF_ROW = ("norm", "norm_to_median", "norm_percentile", "cosine_to_start", "near
 
 
 @dataclass(frozen=True)
-class Signals:
+class Evaluation:
     """One evaluation.
 
     Attributes:
@@ -46,10 +46,10 @@ class Signals:
     validation_loss: float
     loss: float | None
     grad_norm: float | None
-    rows: tuple[RowSignals, ...]
+    rows: tuple[RowStatistics, ...]
 
 
-def write_signals(path: Path, table: Sequence[Signals]) -> None:
+def write_evaluations(path: Path, table: Sequence[Evaluation]) -> None:
     """Writes the table as CSV, in one rename: whoever reads it finds all of it or what was there before.
 
     Raises:
@@ -63,21 +63,21 @@ def write_signals(path: Path, table: Sequence[Signals]) -> None:
         rows = [_text(getattr(row, name)) for row in each.rows for name in _OF_ROW]
         writer.writerow([*(_text(getattr(each, name)) for name in _OF_EVALUATION), *rows])
     try:
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(text.getvalue().encode())
     except OSError as error:
         raise OutputError(path, expected="a file that can be written", found=str(error)) from error
 
 
-def read_signals(path: Path) -> list[Signals]:
+def read_evaluations(path: Path) -> list[Evaluation]:
     """The table that a run wrote; empty where there is none, or one of another program."""
     try:
-        return parse_signals(read_plain(path, LARGEST_TABLE))
+        return parse_evaluations(read_regular(path, LARGEST_TABLE))
     except (OSError, ValueError):
         return []
 
 
-def parse_signals(content: bytes) -> list[Signals]:
+def parse_evaluations(content: bytes) -> list[Evaluation]:
     """The table in the bytes of a file.
 
     Raises:
@@ -103,13 +103,13 @@ def _text(value: str | float | None) -> str:
     return "" if value is None else str(value)
 
 
-def _signals(line: dict[str, str]) -> Signals:
+def _signals(line: dict[str, str]) -> Evaluation:
     vectors = (len(line) - len(_OF_EVALUATION)) // len(_OF_ROW)
     rows = [[line[f"{name}_{i + 1}"] for name in _OF_ROW] for i in range(vectors)]
     step = int(line["step"])
     if not 0 <= step < _MOST_STEPS:
         raise ValueError("a step that no run reaches")
-    return Signals(
+    return Evaluation(
         step=step,
         validation_loss=float(line["validation_loss"]),
         loss=float(line["loss"]) if line["loss"] else None,
@@ -118,17 +118,17 @@ def _signals(line: dict[str, str]) -> Signals:
     )
 
 
-def _row_signals(norm: str, to_median: str, percentile: str, cosine: str, nearest: str) -> RowSignals:
-    return RowSignals(float(norm), float(to_median), float(percentile), float(cosine), nearest)
+def _row_signals(norm: str, to_median: str, percentile: str, cosine: str, nearest: str) -> RowStatistics:
+    return RowStatistics(float(norm), float(to_median), float(percentile), float(cosine), nearest)
 
 
-def best_of(table: Sequence[Signals]) -> Signals | None:
+def best_of(table: Sequence[Evaluation]) -> Evaluation | None:
     """The evaluation with the smallest validation loss, of those after at least one update."""
     learned = [each for each in table if each.step > 0 and np.isfinite(each.validation_loss)]
     return min(learned, key=lambda each: each.validation_loss, default=None)
 
 
-def evaluations_without_gain(table: Sequence[Signals], threshold: float) -> int:
+def evaluations_without_gain(table: Sequence[Evaluation], threshold: float) -> int:
     """How many evaluations there were since the last that was better than the best before it.
 
     Args:
@@ -143,7 +143,7 @@ def evaluations_without_gain(table: Sequence[Signals], threshold: float) -> int:
     return since
 
 
-def flags(table: Sequence[Signals]) -> list[tuple[int, str]]:
+def flags(table: Sequence[Evaluation]) -> list[tuple[int, str]]:
     """What the table says in plain words, each once: the step at which it began to hold, and a sentence."""
     found = []
     losses = np.asarray([each.validation_loss for each in table])
@@ -161,7 +161,7 @@ def flags(table: Sequence[Signals]) -> list[tuple[int, str]]:
     return sorted(found)
 
 
-def _no_gain_since(table: Sequence[Signals], losses: np.ndarray) -> int | None:
+def _no_gain_since(table: Sequence[Evaluation], losses: np.ndarray) -> int | None:
     """The first step as good as the best so far, if as many steps again brought nothing worth having."""
     if not np.isfinite(losses).all():
         return None

@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ti_flax.embedding.vocabulary import RowSignals, Vocabulary
-from ti_flax.monitoring.signals import (
-    Signals,
+from ti_flax.embedding.vocabulary import RowStatistics, Vocabulary
+from ti_flax.monitoring.row_statistics import (
+    Evaluation,
     best_of,
     evaluations_without_gain,
     flags,
-    read_signals,
-    write_signals,
+    read_evaluations,
+    write_evaluations,
 )
 
 NAMES = ["cat</w>", "ca", "dog</w>", "end</w>", "zero</w>", "Cat</w>"]
@@ -45,41 +45,43 @@ def test_nearest_are_whole_words_each_once():
 
 
 def row(to_median=1.5, nearest='ring 0.50, "x, y" 0.40'):
-    return RowSignals(1.25, to_median, 98.5, 0.1, nearest)
+    return RowStatistics(1.25, to_median, 98.5, 0.1, nearest)
 
 
 def table_of(losses, every=20, ratios=None):
     return [
-        Signals(i * every, loss, None if i == 0 else 0.15, None if i == 0 else 1e-3, (row(ratio), row(1.0)))
+        Evaluation(
+            i * every, loss, None if i == 0 else 0.15, None if i == 0 else 1e-3, (row(ratio), row(1.0))
+        )
         for i, (loss, ratio) in enumerate(zip(losses, ratios or [1.5] * len(losses), strict=True))
     ]
 
 
 def test_the_table_comes_back_from_its_file(tmp_path):
     table = table_of([0.14, 0.13125])
-    write_signals(tmp_path / "signals.csv", table)
-    assert read_signals(tmp_path / "signals.csv") == table
+    write_evaluations(tmp_path / "signals.csv", table)
+    assert read_evaluations(tmp_path / "signals.csv") == table
     assert [path.name for path in tmp_path.iterdir()] == ["signals.csv"]
 
 
 def test_a_write_that_fails_leaves_the_table_before(tmp_path, monkeypatch):
     path = tmp_path / "signals.csv"
-    write_signals(path, table_of([0.14]))
+    write_evaluations(path, table_of([0.14]))
 
     def killed(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_signals(path, table_of([0.14, 0.13]))
-    assert read_signals(path) == table_of([0.14])
+        write_evaluations(path, table_of([0.14, 0.13]))
+    assert read_evaluations(path) == table_of([0.14])
 
 
 @pytest.mark.parametrize("text", ["", "step,loss\n1,2\n", "step,validation_loss,loss,grad_norm\nx,1,1,1\n"])
 def test_another_table_counts_as_none(tmp_path, text):
     (tmp_path / "signals.csv").write_text(text)
-    assert read_signals(tmp_path / "signals.csv") == []
-    assert read_signals(tmp_path / "none.csv") == []
+    assert read_evaluations(tmp_path / "signals.csv") == []
+    assert read_evaluations(tmp_path / "none.csv") == []
 
 
 def test_the_best_is_one_after_an_update():

@@ -1,0 +1,27 @@
+"""A pipeline with the rows of a new word."""
+
+import numpy as np
+
+from ti_flax.export.pipeline import save_pipeline
+from ti_flax.models.stable_diffusion import load_stable_diffusion
+from ti_flax.models.tokenizer import add_concept, load_tokenizer
+
+
+def random_rows(vectors, width=32):
+    return (np.random.default_rng(vectors).normal(size=(vectors, width)) * 0.1).astype(np.float32)
+
+
+def export(folder, output, *, vectors=2, layout="flax"):
+    tokenizer = load_tokenizer(folder)
+    concept = add_concept(tokenizer, placeholder_token="<thing>", num_vectors=vectors)
+    width = load_stable_diffusion(folder, components=()).text_encoder.config.hidden_size
+    rows = random_rows(vectors, width)
+    save_pipeline(
+        folder,
+        output,
+        tokenizer=tokenizer,
+        rows=rows,
+        first_added_id=concept.token_ids[0],
+        layout=layout,
+    )
+    return tokenizer, concept, rows
