@@ -210,7 +210,7 @@ an hour and 10,000 downloads; what was downloaded is kept, so a second start goe
 `read:`, `learned:` or `page:` are no errors: such input is used, as the line says.
 `python tests/support/hostile_cases.py` writes the page, and each line is held by the test beside it.
 
-Beside these, `tests/test_hostile_readers.py` gives damaged files of every kind to every reader, and
+Beside these, `tests/scripts/test_hostile_readers.py` gives damaged files of every kind to every reader, and
 `python tests/support/fuzz_readers.py --runs 20000` as many as you like.
 """
 
