@@ -304,10 +304,10 @@ def test_the_number_of_devices_and_the_batch_change_rounding_alone(place, tmp_pa
 def test_the_last_batch_is_as_large_as_the_others(place, tmp_path, one_device, kept):
     draw(place, tmp_path / "a.png")
     (painter,) = (made for key, made in kept.items() if ("steps", 2) in key and len(made_on(key)) == 1)
-    before = painter._paint._cache_size()
+    before = painter._draw._cache_size()
     flags = ["--num_images", "5", "--batch_size", "3", "--prompt", "a cat"]
     together = draw(place, tmp_path / "a.png", *flags)
-    assert painter._paint._cache_size() == before + 1
+    assert painter._draw._cache_size() == before + 1
     assert np.ptp(together[:, -16:]) > 0 and (together[:16] != together[16:]).any()
 
 
@@ -331,7 +331,7 @@ def test_devices_share_one_compilation_a_shape(place):
             size=(16, 16),
         )
         assert pictures.shape == (count, 16, 16, 3)
-    assert painter._paint._cache_size() == 1
+    assert painter._draw._cache_size() == 1
 
 
 def test_copies_that_a_run_has_on_its_devices_draw_the_same_pictures(place):

@@ -210,7 +210,7 @@ def drawn_with(monkeypatch, place, name, *flags):
     def painter(model, **_):
         raise EnoughError(model)
 
-    monkeypatch.setattr("ti_flax.generation.generate.Painter", painter)
+    monkeypatch.setattr("ti_flax.generation.generate.ImageGenerator", painter)
     base = ["--pretrained_model_name_or_path", str(place / name), "--prompt", "a cat"]
     with pytest.raises(EnoughError) as caught:
         generate.run(generate.parse_arguments([*base, *flags]))

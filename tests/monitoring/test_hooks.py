@@ -108,16 +108,16 @@ class Failing(Hook):
         self.stop = True
 
     def on_start(self, step, state):
-        self._call("began")
+        self._call("on_start")
 
     def on_metrics(self, chunk):
-        self._call("measured")
+        self._call("on_metrics")
 
     def on_step(self, step, state):
-        self._call("reached")
+        self._call("on_step")
 
     def on_interrupt(self, step, state):
-        self._call("interrupted")
+        self._call("on_interrupt")
 
     def close(self, finished):
         self._call("close")
@@ -128,27 +128,27 @@ def test_what_is_dispensable_fails_with_a_warning_and_is_tried_again(capsys):
     hook = hooks.NonFatalHook("the preview", inner)
     assert hook.every == 5
     full, memory = OSError(28, "No space left on device"), MemoryError()
-    inner.errors = dict.fromkeys(("began", "measured", "reached", "interrupted", "close"), full)
+    inner.errors = dict.fromkeys(("on_start", "on_metrics", "on_step", "on_interrupt", "close"), full)
     hook.on_start(0, STATE)
     assert not hook.stop
     hook.on_metrics(chunk(0.1))
     hook.on_step(5, STATE)
     said = "warning: step 0: the preview failed, and training goes on: [Errno 28] No space left on device\n"
     assert capsys.readouterr().err == said
-    inner.errors["reached"] = memory
+    inner.errors["on_step"] = memory
     hook.on_step(10, STATE)
     assert "step 10: the preview failed, and training goes on: MemoryError" in capsys.readouterr().err
     hook.on_interrupt(10, STATE)
     hook.close(finished=False)
     inner.errors = {}
     hook.on_step(15, STATE)
-    assert hook.stop and inner.called.count("reached") == 3
-    assert inner.called[0] == "began" and inner.called[-2:] == ["close", "reached"]
+    assert hook.stop and inner.called.count("on_step") == 3
+    assert inner.called[0] == "on_start" and inner.called[-2:] == ["close", "on_step"]
 
 
 def test_what_ends_the_program_is_not_held_back():
     inner = Failing()
-    inner.errors = {"reached": KeyboardInterrupt()}
+    inner.errors = {"on_step": KeyboardInterrupt()}
     with pytest.raises(KeyboardInterrupt):
         hooks.NonFatalHook("the preview", inner).on_step(5, STATE)
 

@@ -100,7 +100,7 @@ def test_a_schedule_free_run_exports_and_draws_the_average(place, tmp_path, monk
     drawn = []
     monkeypatch.setattr(
         monitoring.ImageGenerator,
-        "paint",
+        "generate",
         lambda self, params, rows, **_: drawn.append(rows) or np.zeros((1, 8, 8, 3), "u1"),
     )
     changes = {

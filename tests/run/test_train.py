@@ -97,7 +97,7 @@ def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch, 
     make_sheet, make_grid = previews.contact_sheet, previews.image_grid_of
     monkeypatch.setattr(previews, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
     monkeypatch.setattr(
-        previews, "picture_grid", lambda all, columns: drawn.append(all) or make_grid(all, columns)
+        previews, "image_grid_of", lambda all, columns: drawn.append(all) or make_grid(all, columns)
     )
     prompts = ["a <thing>", "the <thing> and a toy"]
     changes = {"validation_prompt": prompts, "validation_steps": 6, "num_validation_images": 2}
