@@ -130,6 +130,16 @@ def test_a_list_that_is_a_link_is_not_followed(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
+def test_a_list_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with only_run(tmp_path):
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match="a folder that can be written, found no space left on device"):
+            record(tmp_path, "metrics.csv")
+
+
 def test_where_files_cannot_be_locked_the_user_is_told(tmp_path, monkeypatch):
     def refuse(file, operation):
         raise OSError(95, "Operation not supported")

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ti_flax.errors import OutputError
+from ti_flax.errors import OutputError, unwritable
 from ti_flax.files.regular import file_digest, read_regular
 
 LIST = "written_files.txt"
@@ -69,7 +69,7 @@ def record(folder: Path, *names: str) -> None:
     """Adds files to the list of a run's folder before they are written; without a list nothing happens.
 
     Raises:
-      OSError: the list cannot be written.
+      OutputError: the list cannot be written.
     """
     _add(folder, [(_NO_DIGEST, name) for name in names])
 
@@ -78,7 +78,7 @@ def record_text(folder: Path, name: str, text: str) -> bool:
     """Adds a file that people edit, with its text; False if an edited one, or somebody else's, is there.
 
     Raises:
-      OSError: the list cannot be written.
+      OutputError: the list cannot be written.
     """
     entries = _entries(folder)
     path = folder / name
@@ -151,16 +151,20 @@ def _add(folder: Path, entries: Iterable[tuple[str, str]]) -> None:
     known = _entries(folder)
     if known is None:
         return
-    new = [
-        (digest, name) for digest, name in entries if digest not in known.get(name, ()) and "\n" not in name
+    lines = [
+        f"{digest}  {name}\n"
+        for digest, name in entries
+        if digest not in known.get(name, ()) and "\n" not in name
     ]
-    if new:
+    if not lines:
+        return
+    try:
         with open(folder / LIST, "ab") as file:
-            file.write(
-                "".join(f"{digest}  {name}\n" for digest, name in new).encode(errors="surrogateescape")
-            )
+            file.write("".join(lines).encode(errors="surrogateescape"))
             file.flush()
             os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def _lines(folder: Path) -> list[str] | None:
