@@ -14,6 +14,7 @@ picture with probability p.
 import argparse
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -53,6 +54,13 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--resolution", type=int, help="side of the pictures; the preset's if left out")
     add("--segment", type=int, default=10, help="steps of a turn")
     add("--turns", type=int, default=6, help="timed turns of each script")
+    add(
+        "--wait",
+        type=float,
+        default=3600,
+        metavar="SECONDS",
+        help="that a turn may take, compilation included",
+    )
     add("--mixed_precision", choices=("no", "bf16"), default="no", help="for ours and the PyTorch script")
     add("--work", type=Path, default=ROOT / "build" / "peers", help="folder for model, pictures and output")
     add("--json", type=Path, metavar="FILE", help="where the figures go")
@@ -70,6 +78,7 @@ class Script:
       log: where its output goes.
       steps: of a turn.
       total: that it is told to make.
+      wait: seconds that a turn may take.
       times: seconds of each timed turn.
     """
 
@@ -79,6 +88,7 @@ class Script:
     log: Path
     steps: int
     total: int
+    wait: float
     times: list[float] = field(default_factory=list)
     process: subprocess.Popen | None = None
 
@@ -107,11 +117,19 @@ class Script:
             self.times.append(seconds)
 
     def stop(self) -> None:
+        """Ends it, however far it is."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+            for pipe in (self.process.stdin, self._report):
+                if pipe is not None:
+                    pipe.close()
 
     def _ended(self) -> float:
+        if not select.select([self._report], [], [], self.wait)[0]:
+            found = f"none of its {self.steps} steps within {self.wait:g} s"
+            remedy = f"See {self.log}, or raise --wait."
+            raise ConfigError(f"the {self.name} script", expected="to train", found=found, remedy=remedy)
         line = self._report.readline().split()
         if not line:
             last = self.log.read_text(errors="replace").strip().splitlines()[-1:]
@@ -174,14 +192,16 @@ def scripts(options: argparse.Namespace, folders: dict[str, Path]) -> list[Scrip
         flags = [f"--{key}={value}" for key, value in values.items()]
         environment = {"HF_HUB_OFFLINE": "1"} | environment
         log = options.work / f"{name}.log"
-        return Script(name, [python, str(script), *flags], environment, log, steps, steps * turns)
+        command = [python, str(script), *flags]
+        return Script(name, command, environment, log, steps, steps * turns, options.wait)
 
     ours = never | precision | {"steps_per_call": steps, "latents_cache_dir": options.work / "cache"}
     ours |= {"only_save_embeds": "true", "overwrite_output_dir": "true", "report_to": "none"}
+    ours |= {"eval_steps": 0}
     peer = {"TIMED_SCRIPT_OF_DIFFUSERS": "1"}
     script = examples / reference["pytorch"]
     found = [
-        made("ours", sys.executable, ROOT / "train_flax.py", "torch", ours),
+        made("ours", sys.executable, ROOT / "train_flax.py", "torch", ours, TIMED_SCRIPT_AT="hook"),
         made("pytorch", sys.executable, script, "torch", never | precision, **peer),
     ]
     if options.flax_python:

@@ -4,8 +4,10 @@
 
 The clock is the script's own progress bar. A script that shows its loss at each step has finished a step
 when it moves the bar; one that only writes it at the end of an epoch (diffusers' Flax script) has finished
-its steps when it writes a line, and then its epochs have to be as long as a segment. A line
-"segment STEPS SECONDS" goes to the file descriptor named by `TIMED_SCRIPT_PIPE` after each segment.
+its steps when it writes a line, and then its epochs have to be as long as a segment
+(`TIMED_SCRIPT_AT=write`). train_flax.py draws no such bar: a hook counts its updates
+(`TIMED_SCRIPT_AT=hook`). After each segment a line "segment STEPS SECONDS" goes to the file descriptor named
+by `TIMED_SCRIPT_PIPE`. peers.py starts this program.
 """
 
 import importlib.util
@@ -20,9 +22,13 @@ from typing import Any
 import tqdm
 import tqdm.auto
 
+if len(sys.argv) < 4 or sys.argv[1] in ("-h", "--help") or "TIMED_SCRIPT_PIPE" not in os.environ:
+    print(__doc__, file=sys.stderr)
+    sys.exit(0 if sys.argv[1:2] in (["-h"], ["--help"]) else 2)
 segment, total, script = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 report = os.fdopen(int(os.environ["TIMED_SCRIPT_PIPE"]), "w", buffering=1)
-began, steps, bars_write = None, 0, os.environ.get("TIMED_SCRIPT_AT") == "write"
+clock = os.environ.get("TIMED_SCRIPT_AT")
+began, steps, bars_write = None, 0, clock == "write"
 
 
 def finished() -> None:
@@ -53,6 +59,25 @@ class Bar(tqdm.std.tqdm):
             finished()
 
 
+def follow_our_updates() -> None:
+    """Counts the updates of train_flax.py with a hook of its own, called after all others."""
+    from ti_flax.run import train as run
+    from ti_flax.training.loop import Chunk, Hook
+
+    class Turns(Hook):
+        every = segment
+
+        def on_metrics(self, chunk: Chunk) -> None:
+            global steps
+            steps += len(chunk.loss)
+
+        def on_step(self, step: int, state: Any) -> None:
+            finished()
+
+    make_hooks = run.make_hooks
+    run.make_hooks = lambda *arguments: [*make_hooks(*arguments), Turns()]
+
+
 def stand_in_for_torchvision() -> None:
     """Gives the script the one thing that it takes from torchvision, where there is none."""
     if importlib.util.find_spec("torchvision") is not None:
@@ -75,7 +100,11 @@ def stand_in_for_torchvision() -> None:
     sys.modules |= {"torchvision": torchvision, "torchvision.transforms": transforms}
 
 
-tqdm.tqdm = tqdm.auto.tqdm = Bar
+sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
+if clock == "hook":
+    follow_our_updates()
+else:
+    tqdm.tqdm = tqdm.auto.tqdm = Bar
 if os.environ.get("TIMED_SCRIPT_OF_DIFFUSERS"):
     import diffusers.utils
 
@@ -83,5 +112,4 @@ if os.environ.get("TIMED_SCRIPT_OF_DIFFUSERS"):
     diffusers.utils.check_min_version = lambda version: None
     stand_in_for_torchvision()
 sys.argv = [script, *sys.argv[4:]]
-sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
 runpy.run_path(script, run_name="__main__")

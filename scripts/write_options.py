@@ -1,8 +1,10 @@
 """Write docs/options.md, the page of all options, from the code.
 
 python scripts/write_options.py
+python scripts/write_options.py --check
 """
 
+import argparse
 import dataclasses
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ sys.path[:0] = [str(ROOT)]
 from ti_flax.config.run_config import GROUPS  # noqa: E402
 from ti_flax.config.values import Option, options_of  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.errors import OutputError  # noqa: E402
 
 PAGE = ROOT / "docs" / "options.md"
 _HEAD = """\
@@ -64,11 +67,28 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def write() -> None:
-    """Writes the page and says where it is."""
-    PAGE.write_text(page(), encoding="utf-8")
-    print(PAGE.relative_to(ROOT))
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
+    return parser.parse_args(argv)
+
+
+def write(options: argparse.Namespace) -> None:
+    """Writes the page and says where it is, or checks it.
+
+    Raises:
+      OutputError: the page is to be checked, and is out of date.
+    """
+    text, name = page(), PAGE.relative_to(ROOT)
+    if options.check and PAGE.read_text(encoding="utf-8") != text:
+        remedy = "Run python scripts/write_options.py."
+        raise OutputError(name, expected="the options of the code", found="others", remedy=remedy)
+    if not options.check:
+        PAGE.write_text(text, encoding="utf-8")
+    print(name)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(write))
+    sys.exit(exit_code(lambda: write(parse_arguments())))
