@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from ti_flax.config import parse_config
-from ti_flax.console.interrupt import ended_soon, listening
+from ti_flax.console.interrupt import end_process, listening
 from ti_flax.console.program import exit_code
 
 
@@ -25,4 +25,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ended_soon(main()))
+    sys.exit(end_process(main()))

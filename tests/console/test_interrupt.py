@@ -245,6 +245,11 @@ finally:
 threading.Thread(target=time.sleep, args=[60]).start()
 time.sleep(60)
 """,
+    "an end of the interpreter that does not let go of it": """
+import atexit
+atexit.register(ctypes.PyDLL(None).poll, None, 0, 60_000)
+time.sleep(60)
+""",
     "tidying after something unbroken": """
 try:
     with interrupt.unbroken():
@@ -257,7 +262,7 @@ PROGRAM = """
 import ctypes, signal, sys, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from ti_flax.console.program import exit_code
-from ti_flax.console.interrupt import ended_soon, listening
+from ti_flax.console.interrupt import end_process, listening
 
 def stuck():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
@@ -268,7 +273,7 @@ def command():
         print("ready", flush=True)
 BODY
 
-sys.exit(ended_soon(exit_code(command)))
+sys.exit(end_process(exit_code(command)))
 """
 
 

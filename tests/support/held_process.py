@@ -30,4 +30,4 @@ if "TEST_HELD" in os.environ:
 # As where nothing is ignored, which is otherwise in the background of a shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-sys.exit(train_flax.ended_soon(train_flax.main()))
+sys.exit(train_flax.end_process(train_flax.main()))

@@ -18,6 +18,7 @@ import enum
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,8 +32,6 @@ _ON_OTHERS = "\n{}: stopping after the updates under way, then saving\n"
 _SHOW_CURSOR = "\x1b[?25h"
 # Seconds that the main thread gets to end by itself.
 GRACE = 1.2
-# Seconds that the interpreter gets after that, for threads that it waits for.
-_LAST_SECONDS = 0.5
 # What the main thread writes to the listening one to have its own end watched; no signal has this number.
 _WATCH_ME = 0
 
@@ -219,17 +218,17 @@ def listening() -> Iterator[Interrupt]:
             _CURRENT.reset(token)
 
 
-def ended_soon(code: int) -> int:
-    """Sees to it that the program, asked to end, does so with this exit code and soon.
+def end_process(code: int) -> int:
+    """Ends a program that was asked to end, at once and with this exit code; returns any other code.
 
-    The interpreter waits for threads of libraries, such as a download that its server has forgotten.
+    The interpreter's own end would wait for threads of libraries, such as a download that its server has
+    forgotten, and for XLA, which finishes a compilation before it lets go of its devices.
     """
     if code in (START_AGAIN, 128 + signal.SIGINT):
-        for number in ending_signals():
-            signal.signal(number, signal.SIG_IGN)
-        timer = threading.Timer(_LAST_SECONDS, os._exit, [code])
-        timer.daemon = True
-        timer.start()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or read by nobody
+                stream.flush()
+        os._exit(code)
     return code
 
 
