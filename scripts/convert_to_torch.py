@@ -1,80 +1,11 @@
-"""Convert a model, with learned embeddings or without, into a PyTorch StableDiffusionPipeline folder.
+"""Write a PyTorch pipeline folder: the command `ti-flax convert-pipeline`."""
 
-    python scripts/convert_to_torch.py outputs/demo pipeline-for-torch
-    python scripts/convert_to_torch.py stable-diffusion-v1-5/stable-diffusion-v1-5 cat-pipeline \\
-      --learned_embeds outputs/cat/learned_embeds.safetensors
-
-No PyTorch is needed. The result is safetensors in the dtype of the source.
-"""
-
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ti_flax.config.options import ModelOptions  # noqa: E402
-from ti_flax.console.program import exit_code  # noqa: E402
-from ti_flax.errors import OutputError  # noqa: E402
-
-
-def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("model", help="model folder (Flax or PyTorch layout), single file, or Hub id")
-    add("output", type=Path, help="folder to write; must be new or empty")
-    add(
-        "--learned_embeds",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="embedding of any form; repeatable",
-    )
-    add("--revision", help="branch, tag or commit of the Hub repository")
-    add("--variant", help="variant of the weight files, such as fp16")
-    add("--tokenizer_name", metavar="ID_OR_FOLDER", help="tokenizer in place of the model's")
-    add("--config_name", metavar="ID_OR_FOLDER", help="model folder that describes a single file")
-    add("--pretrained_vae_model_name_or_path", metavar="VAE", help="VAE in place of the model's")
-    return parser.parse_args(argv)
-
-
-def convert(options: argparse.Namespace) -> None:
-    """Reads the model, adds the embeddings, and writes the PyTorch folder."""
-    import numpy as np
-
-    from ti_flax.embedding.learned_embeds import add_learned_embeds
-    from ti_flax.export.pipeline import save_pipeline
-    from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
-    from ti_flax.models.stable_diffusion import load_stable_diffusion
-
-    output = options.output
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise OutputError(output, expected="a new or empty folder", found="something in it")
-    named = ModelOptions(
-        pretrained_model_name_or_path=options.model,
-        revision=options.revision,
-        variant=options.variant,
-        config_name=options.config_name,
-        pretrained_vae_model_name_or_path=options.pretrained_vae_model_name_or_path,
-    )
-    source = find_base_model(named, components=MODEL_PARTS)
-    tokenizer = base_tokenizer(source, options.tokenizer_name)
-    say_notes(source)
-    first_added_id = len(tokenizer)
-    width = load_stable_diffusion(source, components=()).text_encoder.config.hidden_size
-    rows = [add_learned_embeds(tokenizer, Path(file), width=width) for file in options.learned_embeds]
-    save_pipeline(
-        source,
-        output,
-        tokenizer=tokenizer,
-        rows=np.concatenate(rows) if rows else np.zeros((0, width), np.float32),
-        first_added_id=first_added_id,
-        layout="torch",
-    )
-    print(f'{output}: load it with StableDiffusionPipeline.from_pretrained("{output}")')
-
+from ti_flax.commands.convert_pipeline import main  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: convert(parse_arguments())))
+    sys.exit(main())

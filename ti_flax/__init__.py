@@ -1,8 +1,11 @@
-"""Textual Inversion for Stable Diffusion in JAX/Flax (arXiv:2208.01618)."""
+"""Textual Inversion for Stable Diffusion in JAX/Flax (arXiv:2208.01618).
 
+The names below are the public interface; each is imported when it is first used, so that `import ti_flax`
+starts neither JAX nor anything else.
+"""
+
+import importlib
 import sys
-
-__version__ = "0.1.0"
 
 # Every program imports this before anything that an older Python cannot: what stands here it must understand.
 if sys.version_info < (3, 11):  # noqa: UP036
@@ -14,3 +17,60 @@ if sys.version_info < (3, 11):  # noqa: UP036
             )
         )
     raise SystemExit(2)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ti_flax.config import RunConfig, load_config
+    from ti_flax.console.versions import __version__
+    from ti_flax.embedding.learned_embeds import save_learned_embeds
+    from ti_flax.embedding.read import EmbeddingFile, load_embedding
+    from ti_flax.errors import TiFlaxError
+    from ti_flax.export.convert import convert_embedding
+    from ti_flax.generation.generate import generate
+    from ti_flax.monitoring.report.page import write_report
+    from ti_flax.run.train import train
+    from ti_flax.training.loop import Chunk, Hook
+
+__all__ = [
+    "Chunk",
+    "EmbeddingFile",
+    "Hook",
+    "RunConfig",
+    "TiFlaxError",
+    "__version__",
+    "convert_embedding",
+    "generate",
+    "load_config",
+    "load_embedding",
+    "save_learned_embeds",
+    "train",
+    "write_report",
+]
+
+_MODULES = {
+    "Chunk": "training.loop",
+    "EmbeddingFile": "embedding.read",
+    "Hook": "training.loop",
+    "RunConfig": "config",
+    "TiFlaxError": "errors",
+    "__version__": "console.versions",
+    "convert_embedding": "export.convert",
+    "generate": "generation.generate",
+    "load_config": "config",
+    "load_embedding": "embedding.read",
+    "save_learned_embeds": "embedding.learned_embeds",
+    "train": "run.train",
+    "write_report": "monitoring.report.page",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError("module 'ti_flax' has no attribute " + repr(name))
+    value = getattr(importlib.import_module("ti_flax." + _MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list:
+    return sorted(set(globals()) | set(__all__))

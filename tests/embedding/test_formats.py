@@ -17,7 +17,7 @@ from ti_flax.embedding.formats import (
     form_of,
     write_embedding,
 )
-from ti_flax.embedding.read import read_embedding
+from ti_flax.embedding.read import load_embedding
 from ti_flax.embedding.torch_archive import torch_bytes
 from ti_flax.errors import ConfigError, OutputError
 from ti_flax.export.embedding_card import captioned, plain_card
@@ -49,7 +49,7 @@ def write(folder, form, suffix, rows, **more):
 def test_every_form_comes_back_with_its_bits(tmp_path, form, suffix, dtype, vectors):
     rows = random_rows(vectors).clip(-6e4, 6e4).astype(dtype)
     path = write(tmp_path, form, suffix, rows)
-    found = read_embedding(path)
+    found = load_embedding(path)
     assert found.kind == READ_AS.get((form, suffix), READ_AS.get(form, form))
     assert found.rows.tobytes() == rows.astype(np.float32).tobytes()
     nameless = bool(WITHOUT_TOKEN & {form, (form, suffix)})
@@ -63,9 +63,9 @@ def test_details_of_the_web_ui_are_kept(tmp_path):
     details = {"step": "1500", "sd_checkpoint": "e02601f3", "sd_checkpoint_name": "v1-5", "format": "pt"}
     for suffix in (".pt", ".png"):
         path = write(tmp_path, "automatic1111", suffix, random_rows(1), details=details)
-        assert read_embedding(path).details == {k: v for k, v in details.items() if k != "format"}
+        assert load_embedding(path).details == {k: v for k, v in details.items() if k != "format"}
     path = write(tmp_path, "kohya", ".safetensors", random_rows(1), details={"modelspec.author": "me"})
-    found = read_embedding(path).details
+    found = load_embedding(path).details
     assert found["modelspec.author"] == "me"
     assert found["modelspec.architecture"] == "stable-diffusion-v1/textual-inversion"
 
@@ -91,9 +91,9 @@ def test_the_web_ui_finds_the_embedding_in_the_pixels_alone(tmp_path):
     tree = consumers.webui_pixels(tmp_path / "bare.png")
     assert tree["name"] == "<my-cat>" and tree["string_to_token"] == {"*": 265}
     assert tree["string_to_param"]["*"].astype(np.float32).tobytes() == rows.tobytes()
-    assert read_embedding(tmp_path / "bare.png").rows.tobytes() == rows.tobytes()
+    assert load_embedding(tmp_path / "bare.png").rows.tobytes() == rows.tobytes()
     Image.open(path).save(tmp_path / "bare.webp", lossless=True)
-    assert read_embedding(tmp_path / "bare.webp").rows.tobytes() == rows.tobytes()
+    assert load_embedding(tmp_path / "bare.webp").rows.tobytes() == rows.tobytes()
 
 
 @pytest.mark.parametrize("shade", [0, 1, 255])
@@ -104,7 +104,7 @@ def test_pictures_of_any_colour_and_height_carry_it(tmp_path, shade, height):
     Image.open(io.BytesIO(content)).save(tmp_path / "bare.png")
     found = consumers.webui_pixels(tmp_path / "bare.png")["string_to_param"]["*"]
     assert found.astype(np.float32).tobytes() == rows.tobytes()
-    assert read_embedding(tmp_path / "bare.png").rows.tobytes() == rows.tobytes()
+    assert load_embedding(tmp_path / "bare.png").rows.tobytes() == rows.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_programs_for_sdxl_find_both_encoders(tmp_path):
         assert both["clip_l"].tobytes() == first.tobytes() == rows.tobytes()
         assert both["clip_g"].tobytes() == other.tobytes() == second.tobytes()
         assert consumers.comfy(path, "clip_g").tobytes() == second.tobytes()
-        found = read_embedding(path)
+        found = load_embedding(path)
         assert found.second_rows is not None and found.second_rows.tobytes() == second.tobytes()
 
 

@@ -10,7 +10,6 @@ import struct
 import zlib
 from pathlib import Path
 
-import convert_embeds
 import numpy as np
 import pytest
 from fuzzed_readers import ROWS, in_archive
@@ -18,6 +17,7 @@ from hostile_cases import Case, check, train, written
 from made_images import png as png_of_size
 from PIL import Image, PngImagePlugin
 
+from ti_flax.commands import convert as convert_embeds
 from ti_flax.console.program import exit_code
 from ti_flax.embedding import read as embedding_files
 from ti_flax.embedding.learned_embeds import save_learned_embeds

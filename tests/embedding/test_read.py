@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from ti_flax.embedding.learned_embeds import save_learned_embeds
-from ti_flax.embedding.read import checked_width, read_embedding, read_embeddings
+from ti_flax.embedding.read import checked_width, load_embedding, read_embeddings
 from ti_flax.errors import WeightsError
 
 ROWS = np.random.default_rng(0).normal(size=(3, 768)).astype(np.float32)
@@ -39,28 +39,28 @@ def webui_tree(values):
 def test_diffusers_files(tmp_path):
     for name in ("learned_embeds.safetensors", "learned_embeds.bin"):
         save_learned_embeds(tmp_path / name, "<cat>", ROWS)
-        found = read_embedding(tmp_path / name)
+        found = load_embedding(tmp_path / name)
         assert (found.kind, found.token) == ("diffusers", "<cat>")
         assert found.rows.dtype == np.float32 and found.rows.tobytes() == ROWS.tobytes()
-    flat = read_embedding(safetensors(tmp_path / "flat.safetensors", **{"<cat>": ROWS[0]}))
+    flat = load_embedding(safetensors(tmp_path / "flat.safetensors", **{"<cat>": ROWS[0]}))
     assert flat.rows.shape == (1, 768)
 
 
 @pytest.mark.parametrize(("key", "kind"), [("emb_params", "kohya"), ("emp_params", "onetrainer")])
 def test_files_that_do_not_hold_their_token(tmp_path, key, kind):
     path = safetensors(tmp_path / "a.safetensors", {"modelspec.title": "cat"}, **{key: ROWS})
-    found = read_embedding(path)
+    found = load_embedding(path)
     assert (found.kind, found.token, found.details) == (kind, None, {"modelspec.title": "cat"})
     assert found.rows.tobytes() == ROWS.tobytes()
 
 
 def test_half_precision_becomes_float32(tmp_path):
-    found = read_embedding(safetensors(tmp_path / "a.safetensors", emb_params=ROWS.astype(np.float16)))
+    found = load_embedding(safetensors(tmp_path / "a.safetensors", emb_params=ROWS.astype(np.float16)))
     np.testing.assert_array_equal(found.rows, ROWS.astype(np.float16).astype(np.float32))
 
 
 def test_what_onetrainer_adds_behind_the_encoder_is_told(tmp_path):
-    found = read_embedding(safetensors(tmp_path / "a.safetensors", emp_params=ROWS, emp_params_out=ROWS[:2]))
+    found = load_embedding(safetensors(tmp_path / "a.safetensors", emp_params=ROWS, emp_params_out=ROWS[:2]))
     assert found.kind == "onetrainer" and found.details == {"emp_params_out": "[2, 768]"}
 
 
@@ -68,7 +68,7 @@ def test_what_onetrainer_adds_behind_the_encoder_is_told(tmp_path):
 def test_sdxl_files(tmp_path, names):
     second = np.ones((3, 1280), np.float32)
     path = safetensors(tmp_path / "xl.safetensors", **dict(zip(names, (ROWS, second), strict=True)))
-    found = read_embedding(path)
+    found = load_embedding(path)
     assert found.kind == "sdxl" and found.rows.tobytes() == ROWS.tobytes()
     np.testing.assert_array_equal(found.second_rows, second)
     with pytest.raises(WeightsError, match="one text encoder, 768 wide, found one for SDXL, 768 and 1280"):
@@ -79,17 +79,17 @@ def test_torch_files_of_other_trainers(tmp_path):
     torch = pytest.importorskip("torch")
     weight = torch.nn.Parameter(torch.tensor(ROWS))
     torch.save(webui_tree(weight), tmp_path / "webui.pt")
-    found = read_embedding(tmp_path / "webui.pt")
+    found = load_embedding(tmp_path / "webui.pt")
     assert (found.kind, found.token) == ("automatic1111", "old-cat")
     assert found.details == {"step": "1500", "sd_checkpoint": "e02601f3", "sd_checkpoint_name": "v1-5"}
     assert found.rows.tobytes() == ROWS.tobytes()
     tree = {"string_to_token": {"*": torch.tensor(265)}}
     torch.save(tree | {"string_to_param": torch.nn.ParameterDict({"*": weight})}, tmp_path / "first.pt")
-    found = read_embedding(tmp_path / "first.pt")
+    found = load_embedding(tmp_path / "first.pt")
     assert (found.kind, found.token) == ("rinongal", None)
     assert found.rows.tobytes() == ROWS.tobytes()
     torch.save({"<cat>": torch.tensor(ROWS.T).T}, tmp_path / "strided.bin")
-    found = read_embedding(tmp_path / "strided.bin")
+    found = load_embedding(tmp_path / "strided.bin")
     assert (found.kind, found.token) == ("diffusers", "<cat>") and found.rows.tobytes() == ROWS.tobytes()
 
 
@@ -98,7 +98,7 @@ def test_a_picture_with_the_embedding_as_text(tmp_path):
     text = PngImagePlugin.PngInfo()
     text.add_text("sd-ti-embedding", base64.b64encode(json.dumps(tree).encode()).decode())
     Image.new("RGB", (64, 64), "red").save(tmp_path / "cat.png", pnginfo=text)
-    found = read_embedding(tmp_path / "cat.png")
+    found = load_embedding(tmp_path / "cat.png")
     assert (found.kind, found.token, found.details["step"]) == ("automatic1111", "old-cat", "1500")
     np.testing.assert_array_equal(found.rows, ROWS)
 
@@ -133,7 +133,7 @@ def hidden_in_pixels(content, side=96):
 def test_a_picture_with_the_embedding_in_its_pixels(tmp_path):
     tree = webui_tree({"TORCHTENSOR": ROWS[:2].tolist()})
     Image.fromarray(hidden_in_pixels(json.dumps(tree).encode())).save(tmp_path / "cat.png")
-    found = read_embedding(tmp_path / "cat.png")
+    found = load_embedding(tmp_path / "cat.png")
     assert (found.kind, found.token) == ("automatic1111", "old-cat")
     np.testing.assert_array_equal(found.rows, ROWS[:2])
 
@@ -158,7 +158,7 @@ def test_code_in_any_container_is_refused_unrun(tmp_path, way):
         else:
             torch.save(content, path, _use_new_zipfile_serialization=way == "zip")
         with pytest.raises(WeightsError, match="would call (posix|os).system. Nothing of it was run"):
-            read_embedding(path)
+            load_embedding(path)
     assert not marker.exists()
     if way.startswith("npy"):  # the file does what it says where it is let
         np.load(path, allow_pickle=True)
@@ -170,11 +170,11 @@ def test_nothing_in_a_file_is_executed(tmp_path, protocol, capsys):
     path = tmp_path / "evil.pt"
     path.write_bytes(pickle.dumps({"<cat>": Dangerous()}, protocol=protocol))
     with pytest.raises(WeightsError, match="evil.pt: expected"):
-        read_embedding(path)
+        load_embedding(path)
     torch = pytest.importorskip("torch")
     torch.save({"<cat>": Dangerous()}, path)
     with pytest.raises(WeightsError, match="would call (builtins|__builtin__).print.*Nothing of it was run"):
-        read_embedding(path)
+        load_embedding(path)
     assert "executed" not in capsys.readouterr().out
 
 
@@ -200,17 +200,17 @@ def test_the_file_of_the_first_flax_script(tmp_path, protocol, dtype):
     path = pickled_array(tmp_path / "learned_embeds.npy", {"<cat>": values}, protocol)
     # As NumPy 1 names it.
     path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n"))
-    found = read_embedding(path)
+    found = load_embedding(path)
     assert (found.kind, found.token, found.rows.shape) == ("flax", "<cat>", (1, 768))
     assert found.rows.tobytes() == values.astype(np.float32).tobytes()
 
 
 def test_bare_vectors(tmp_path):
-    found = read_embedding(saved_array(tmp_path / "rows.npy", ROWS))
+    found = load_embedding(saved_array(tmp_path / "rows.npy", ROWS))
     assert (found.kind, found.token) == ("flax", None) and found.rows.tobytes() == ROWS.tobytes()
     torch = pytest.importorskip("torch")
     torch.save(torch.tensor(ROWS), tmp_path / "rows.pt")
-    found = read_embedding(tmp_path / "rows.pt")
+    found = load_embedding(tmp_path / "rows.pt")
     assert (found.kind, found.token) == ("diffusers", None) and found.rows.tobytes() == ROWS.tobytes()
 
 
@@ -222,26 +222,26 @@ def test_one_of_several_tokens(tmp_path):
     torch.save({"string_to_token": ids, "string_to_param": tokens}, tmp_path / "merged.pt")
     for name in ("diffusers.bin", "merged.pt"):
         assert [found.token for found in read_embeddings(tmp_path / name)] == list(tokens)
-        assert read_embedding(tmp_path / name, "<c>").rows.tobytes() == (ROWS + 2).tobytes()
+        assert load_embedding(tmp_path / name, "<c>").rows.tobytes() == (ROWS + 2).tobytes()
         with pytest.raises(
             WeightsError, match="one token, found 5, <a>, <b>, <c>, <d> and 1 more. Take one out"
         ):
-            read_embedding(tmp_path / name)
+            load_embedding(tmp_path / name)
         with pytest.raises(WeightsError, match="the token <z>, found 5"):
-            read_embedding(tmp_path / name, "<z>")
+            load_embedding(tmp_path / name, "<z>")
 
 
 def test_the_word_of_a_trigger_phrase(tmp_path):
     for phrase, token in [("<cat>", "<cat>"), ("a cat, sitting", None), ("", None)]:
         path = safetensors(tmp_path / "a.safetensors", {"modelspec.trigger_phrase": phrase}, emb_params=ROWS)
-        assert read_embedding(path).token == token
+        assert load_embedding(path).token == token
 
 
 def test_onetrainers_file_for_sdxl(tmp_path):
     second = np.ones((3, 1280), np.float32)
     both = {"clip_l": ROWS, "clip_g": second}
     path = safetensors(tmp_path / "a.safetensors", **both, **{f"{k}_out": v for k, v in both.items()})
-    found = read_embedding(path)
+    found = load_embedding(path)
     assert (found.kind, found.dtype) == ("sdxl", "float32")
     assert found.details == {"clip_l_out": "[3, 768]", "clip_g_out": "[3, 1280]"}
 
@@ -249,7 +249,7 @@ def test_onetrainers_file_for_sdxl(tmp_path):
 def test_what_was_in_the_file_before_it_was_widened(tmp_path):
     for dtype in ("float16", "float32", "float64"):
         path = safetensors(tmp_path / "a.safetensors", emb_params=ROWS.astype(dtype))
-        assert read_embedding(path).dtype == dtype
+        assert load_embedding(path).dtype == dtype
 
 
 def write(path, content):
@@ -286,11 +286,11 @@ def write(path, content):
 def test_what_is_no_embedding_is_one_line(tmp_path, make, words):
     path = make(tmp_path / "x.thing")
     with pytest.raises(WeightsError, match=words) as caught:
-        read_embedding(path)
+        load_embedding(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_another_models_embedding_is_refused(tmp_path):
     path = safetensors(tmp_path / "a.safetensors", a=ROWS)
     with pytest.raises(WeightsError, match="vectors of 1024 numbers for this model, found 768"):
-        checked_width(read_embedding(path), path, 1024)
+        checked_width(load_embedding(path), path, 1024)

@@ -4,14 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import convert_embeds
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_folder import write_folder
 
+from ti_flax.commands import convert as convert_embeds
 from ti_flax.embedding.learned_embeds import save_learned_embeds
-from ti_flax.embedding.read import read_embedding
+from ti_flax.embedding.read import load_embedding
 from ti_flax.errors import TiFlaxError
 
 ROWS = np.random.default_rng(0).normal(size=(3, 768)).astype(np.float32)
@@ -54,7 +54,7 @@ def test_what_was_written_is_said(place, capsys, flags, said):
 
     assert re.search(said, run(capsys, "cat.safetensors", *flags))
     dtype = np.float16 if "float16" in flags else np.float32
-    assert read_embedding(place / flags[0]).rows.tobytes() == ROWS.astype(dtype).astype(np.float32).tobytes()
+    assert load_embedding(place / flags[0]).rows.tobytes() == ROWS.astype(dtype).astype(np.float32).tobytes()
 
 
 def test_a_chain_through_every_form_keeps_word_and_bits(place, capsys):
@@ -70,7 +70,7 @@ def test_a_chain_through_every_form_keeps_word_and_bits(place, capsys):
     for step in steps:
         run(capsys, last, *step.split())
         last = step.split()[0]
-    found = read_embedding(place / last)
+    found = load_embedding(place / last)
     assert found.token == "<my-cat>" and found.rows.tobytes() == ROWS.tobytes()
 
 
@@ -78,14 +78,14 @@ def test_a_file_without_a_word_goes_by_its_name(place, capsys):
     safetensors(place / "tabby.safetensors", emp_params=ROWS)
     said = run(capsys, "tabby.safetensors", "tabby.bin")
     assert "token tabby (the file's name, as it holds no word)" in said
-    assert read_embedding(place / "tabby.bin").token == "tabby"
+    assert load_embedding(place / "tabby.bin").token == "tabby"
     assert "(the file's name" not in run(capsys, "tabby.safetensors", "b.bin", "--token", "<tabby>")
 
 
 def test_one_of_several_is_taken_out(place, capsys):
     safetensors(place / "both.safetensors", **{"<a>": ROWS, "<b>": ROWS + 1})
     run(capsys, "both.safetensors", "b.bin", "--token", "<b>")
-    found = read_embedding(place / "b.bin")
+    found = load_embedding(place / "b.bin")
     assert found.token == "<b>" and found.rows.tobytes() == (ROWS + 1).tobytes()
 
 
@@ -94,7 +94,7 @@ def test_a_file_for_sdxl_stays_one(place, capsys):
     safetensors(place / "xl.safetensors", clip_l=ROWS, clip_g=second)
     said = run(capsys, "xl.safetensors", "again.safetensors")
     assert "kohya form, token xl" in said and "3 vectors of 768 and 1280 numbers" in said
-    found = read_embedding(place / "again.safetensors")
+    found = load_embedding(place / "again.safetensors")
     assert found.kind == "sdxl" and found.token == "xl" and (found.second_rows == second).all()
     assert found.details["modelspec.architecture"] == "stable-diffusion-xl-v1-base/textual-inversion"
 
@@ -114,7 +114,7 @@ def test_nothing_is_replaced_unasked(place, capsys):
     assert (place / "a.bin").read_bytes() == b"mine"
     run(capsys, "cat.safetensors", "a.bin", "--overwrite")
     run(capsys, "a.bin", "a.bin", "--overwrite", "--token", "<x>")
-    assert read_embedding(place / "a.bin").token == "<x>"
+    assert load_embedding(place / "a.bin").token == "<x>"
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,15 @@
 
 import json
 
-import convert_to_torch
 import numpy as np
-import push_to_hub
 import pytest
 from hub_run import ROWS, TOKEN, options
 from PIL import Image
 from tiny_folder import write_folder, write_pictures
 from tiny_run import configure
 
+from ti_flax.commands import convert_pipeline as convert_to_torch
+from ti_flax.commands import push as push_to_hub
 from ti_flax.data.images.load import load_images
 from ti_flax.data.prompts.captions import Picture, captions_beside
 from ti_flax.data.sources.table_options import ALL_AS_FOUND
@@ -135,7 +135,7 @@ def test_an_index_that_names_no_class_is_refused_before_the_training_and_by_the_
         materials.read_model(config)
     materials.read_model(config.replace(only_save_embeds=True))
     with pytest.raises(WeightsError, match=line):
-        convert_to_torch.convert(convert_to_torch.parse_arguments([str(model), str(tmp_path / "torch")]))
+        convert_to_torch.run(convert_to_torch.parse_arguments([str(model), str(tmp_path / "torch")]))
     assert not (tmp_path / "torch").exists()
 
 
@@ -237,7 +237,7 @@ def test_no_link_out_of_a_run_is_uploaded(finished, secret, hub, capsys, name):
     with pytest.raises(
         OutputError, match="expected files of its own, found a link that leaves the run's folder"
     ):
-        push_to_hub.push(push_to_hub.parse_arguments([*given, "--hub_token", TOKEN]))
+        push_to_hub.run(push_to_hub.parse_arguments([*given, "--hub_token", TOKEN]))
     assert hub.seen == []
 
 

@@ -7,7 +7,6 @@ import traceback
 from pathlib import Path
 
 import huggingface_hub
-import push_to_hub
 import pytest
 import yaml
 from hub_run import ROWS, TOKEN, options
@@ -15,6 +14,7 @@ from PIL import Image
 from tiny_folder import write_folder, write_pictures
 from tiny_run import configure_scheduled
 
+from ti_flax.commands import push as push_to_hub
 from ti_flax.embedding.learned_embeds import load_learned_embeds, save_learned_embeds
 from ti_flax.errors import ConfigError, OutputError
 from ti_flax.export import hub_process
@@ -111,7 +111,7 @@ def test_a_run_arrives_whole_and_can_be_read_again(place, hub, tmp_path, monkeyp
     # Once more, with nothing new: no commit.
     commits = list(hub.repositories["me/thing"].commits)
     command = [str(output), "--hub_model_id", "me/thing", "--hub_token", TOKEN]
-    push_to_hub.push(push_to_hub.parse_arguments(command))
+    push_to_hub.run(push_to_hub.parse_arguments(command))
     assert f"nothing new for {page}\n" in capsys.readouterr().err
     assert hub.repositories["me/thing"].commits == commits
 
@@ -326,7 +326,7 @@ def test_a_run_whose_upload_fails_ends_well_and_is_uploaded_later(place, hub, tm
     (tmp_path / "contact_sheet.png").write_bytes(b"shows training pictures")
     hub.fail.clear()
     command = said.rpartition("`python scripts/push_to_hub.py ")[2].partition("`")[0].split()
-    push_to_hub.push(push_to_hub.parse_arguments([*command, "--hub_token", TOKEN]))
+    push_to_hub.run(push_to_hub.parse_arguments([*command, "--hub_token", TOKEN]))
     files = hub.repositories["me/thing"].files
     assert set(files) == {
         *("README.md", "learned_embeds.bin", "learned_embeds.safetensors", "metrics.csv"),
@@ -433,19 +433,19 @@ def test_the_command_refuses_what_is_no_run(hub, tmp_path, finished, capsys):
     with pytest.raises(
         OutputError, match="the folder of a finished run, found no learned_embeds.safetensors"
     ):
-        push_to_hub.push(push_to_hub.parse_arguments([str(tmp_path)]))
+        push_to_hub.run(push_to_hub.parse_arguments([str(tmp_path)]))
     (finished / "model_index.json").unlink()
     with pytest.raises(OutputError, match="expected a whole pipeline"):
-        push_to_hub.push(push_to_hub.parse_arguments([str(finished), "--hub_whole_pipeline"]))
+        push_to_hub.run(push_to_hub.parse_arguments([str(finished), "--hub_whole_pipeline"]))
     with pytest.raises(OutputError, match="upload to me/thing: .* found no access token"):
-        push_to_hub.push(push_to_hub.parse_arguments([str(finished), "--hub_model_id", "me/thing"]))
+        push_to_hub.run(push_to_hub.parse_arguments([str(finished), "--hub_model_id", "me/thing"]))
     for wrong in (["--hub_tokn", TOKEN], [TOKEN], [f"--hub_tokn={TOKEN}"]):
         with pytest.raises(ConfigError, match="unknown argument --hub_tokn|an argument too many") as caught:
             push_to_hub.parse_arguments([str(finished), *wrong])
         assert TOKEN not in str(caught.value)
     hub.fail["commit"] = 503
     with pytest.raises(SystemExit) as caught:
-        push_to_hub.push(push_to_hub.parse_arguments([str(finished), "--hub_token", TOKEN]))
+        push_to_hub.run(push_to_hub.parse_arguments([str(finished), "--hub_token", TOKEN]))
     assert caught.value.code == 1
 
 

@@ -3,13 +3,13 @@
 import json
 import re
 
-import generate
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_folder import write_folder
 
+from ti_flax.commands import generate
 from ti_flax.embedding.formats import Embedding, embedding_bytes
 from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import TiFlaxError

@@ -188,12 +188,12 @@ def test_notes_on_a_single_file_are_said(place, tmp_path, monkeypatch, capsys):
 
 
 def test_the_converter_takes_a_single_file(place, tmp_path):
-    import convert_to_torch
+    from ti_flax.commands import convert_pipeline as convert_to_torch
 
     converted = {}
     for name, flags in (("model", []), ("model.safetensors", ["--config_name", str(place / "model")])):
         output = tmp_path / name.replace(".", "-")
-        convert_to_torch.convert(convert_to_torch.parse_arguments([str(place / name), str(output), *flags]))
+        convert_to_torch.run(convert_to_torch.parse_arguments([str(place / name), str(output), *flags]))
         files = [path for path in output.rglob("*") if path.is_file()]
         converted[name] = {path.relative_to(output): path.read_bytes() for path in files}
     assert len(converted["model"]) > 10
@@ -202,7 +202,7 @@ def test_the_converter_takes_a_single_file(place, tmp_path):
 
 def drawn_with(monkeypatch, place, name, *flags):
     """The model that scripts/generate.py draws with."""
-    import generate
+    from ti_flax.commands import generate
 
     class EnoughError(Exception):
         pass

@@ -6,13 +6,13 @@ import signal
 import time
 
 import jax.numpy as jnp
-import make_report
 import numpy as np
 import pytest
 from tiny_folder import write_folder, write_pictures
 from tiny_run import configure_scheduled as configure
 from tiny_run import learned
 
+from ti_flax.commands import report as make_report
 from ti_flax.errors import OutputError, Stopped, TiFlaxError, TrainingError
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.run import train as run
@@ -59,7 +59,7 @@ def test_a_run_asked_to_end_is_saved_and_ends_with_the_same_bits_later(
     assert checkpoint_steps(tmp_path)[-1] == stop_after
     assert (tmp_path / f"learned_embeds-steps-{stop_after}.safetensors").exists()
     assert RunFacts.read(tmp_path).steps == 6 and not (tmp_path / "report.html").exists()
-    make_report.make(make_report.parse_arguments([str(tmp_path)]))
+    make_report.run(make_report.parse_arguments([str(tmp_path)]))
     assert not (tmp_path / "learned_embeds.safetensors").exists()
     folder = run.train(auto)
     assert learned(folder).tobytes() == learned(whole).tobytes()

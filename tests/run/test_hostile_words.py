@@ -3,10 +3,10 @@
 import os
 import shutil
 
-import generate
 import pytest
 from hostile_cases import Case, check, place, train, written
 
+from ti_flax.commands import generate
 from ti_flax.console.program import exit_code
 
 

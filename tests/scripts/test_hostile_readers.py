@@ -17,15 +17,15 @@ from pathlib import Path
 
 import hostile_cases
 import numpy as np
-import prepare_images
 import pytest
 from fuzzed_readers import READERS, Sample, require
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ti_flax.commands import prepare as prepare_images
 from ti_flax.data.sources.source_image import Picture
 from ti_flax.embedding.learned_embeds import save_learned_embeds, torch_archive
-from ti_flax.embedding.read import read_embedding
+from ti_flax.embedding.read import load_embedding
 from ti_flax.errors import TiFlaxError, one_line, printable, shortened
 from ti_flax.files.regular import open_regular, read_regular
 from ti_flax.files.text import parse_json
@@ -105,7 +105,7 @@ def test_a_token_is_no_place(token):
         path = Path(folder) / "inside" / "learned_embeds.bin"
         save_learned_embeds(path, token, np.ones((1, 8), np.float32))
         assert [name for _, _, names in os.walk(folder) for name in names] == ["learned_embeds.bin"]
-        assert read_embedding(path).token == token
+        assert load_embedding(path).token == token
         assert list(read_torch(path)) == [token]
         require(token.encode() in torch_archive(token, np.ones((1, 8), np.float32)), "the token as it is")
 

@@ -1,6 +1,6 @@
 """One vocabulary for YAML keys and flags, and the configuration made of them."""
 
-from ti_flax.config.parse import parse_config
+from ti_flax.config.parse import load_config, parse_config
 from ti_flax.config.run_config import RunConfig
 
-__all__ = ["RunConfig", "parse_config"]
+__all__ = ["RunConfig", "load_config", "parse_config"]

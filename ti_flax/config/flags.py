@@ -37,10 +37,10 @@ REFERENCE_ONLY: dict[str, Option] = {
 
 _DESCRIPTION = (
     "Teach Stable Diffusion a new word from a few pictures (Textual Inversion). Every option is both a flag "
-    "and a key of the YAML file; a flag overrides the file. Relative paths, in the file too, start at the "
-    "current folder. The value null unsets an option again."
+    "and a key of the YAML file; a flag overrides the file. Relative paths start at the current folder; what "
+    "a file names to be read is looked for beside the file first. The value null unsets an option again."
 )
-_EPILOG = "Try it: python train_flax.py --config configs/demo.yaml"
+_EPILOG = "Try it: %(prog)s --config configs/demo.yaml"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,11 +66,11 @@ class _Formatter(argparse.HelpFormatter):
         return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """Return a parser that leaves out flags that are not given, and keeps the others as text."""
     parser = _Parser(
-        prog="python train_flax.py",
-        usage="python train_flax.py [--config FILE.yaml] [--name value ...]",
+        prog=prog or "ti-flax train",
+        usage="%(prog)s [--config FILE.yaml] [--name value ...]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         allow_abbrev=False,

@@ -2,10 +2,11 @@
 
 import argparse
 import dataclasses
+import os
+import pathlib
 import sys
 import typing
 
-import ti_flax
 from ti_flax.config.flags import REFERENCE_ONLY, make_parser
 from ti_flax.config.options import ADAM_OPTIONS, FINDS_ITS_RATE, SCHEDULER_OPTIONS, WITHOUT_WARMUP
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig, missing_options
@@ -13,6 +14,7 @@ from ti_flax.config.stepped_values import looks_stepped
 from ti_flax.config.values import Option, nearest, value_from_text, wrong_value
 from ti_flax.config.words import notes_on_word
 from ti_flax.config.yaml_file import Entry, read_yaml
+from ti_flax.console.versions import __version__
 from ti_flax.errors import ConfigError
 
 _KNOWN: dict[str, Option] = {**OPTIONS, **REFERENCE_ONLY}
@@ -36,26 +38,41 @@ _NOTHING_WITHOUT_UPLOAD = (
 )
 
 
-def parse_config(argv: typing.Sequence[str] | None = None) -> RunConfig:
+def load_config(*files: str | os.PathLike[str], **options: object) -> RunConfig:
+    """Make a configuration from YAML files and Python values.
+
+    Args:
+      files: configuration files; a later one overrides an earlier one.
+      options: option name to value, such as `max_train_steps=500`; they override the files.
+
+    Raises:
+      ConfigError: an option is unknown, missing, mistyped or contradictory.
+    """
+    values = _values_in_files(os.fspath(file) for file in files)
+    given = {
+        name: str(value) if isinstance(value, pathlib.Path) else value for name, value in options.items()
+    }
+    return RunConfig.from_dict({**{name: values[name] for name in values if name in OPTIONS}, **given})
+
+
+def parse_config(argv: typing.Sequence[str] | None = None, prog: str | None = None) -> RunConfig:
     """Make the configuration of a run; what the user should know goes to stderr, a line each.
 
     Args:
       argv: arguments after the program's name; None takes them from `sys.argv`. Flags override
         files, a later file overrides an earlier one.
+      prog: name of the program, for its help.
 
     Raises:
       ConfigError: an option is unknown, missing, mistyped or contradictory.
       SystemExit: with code 0, after `--help`, `--version` or `--print_config`.
     """
-    arguments = _read_flags(sys.argv[1:] if argv is None else list(argv))
+    arguments = _read_flags(sys.argv[1:] if argv is None else list(argv), prog)
     if arguments.pop("version", False):
-        print(f"ti_flax {ti_flax.__version__}")
+        print(f"ti_flax {__version__}")
         raise SystemExit(0)
     print_config = arguments.pop("print_config", False)
-    values: dict[str, object] = {}
-    for path in arguments.pop("config", []):
-        entries = read_yaml(path, known=_KNOWN, groups=GROUPS)
-        values |= {name: _value_in_file(_KNOWN[name], entry) for name, entry in entries.items()}
+    values = _values_in_files(arguments.pop("config", []))
     values |= {name: _value_of_flag(_KNOWN[name], text) for name, text in arguments.items()}
     _require(values)
     if values.get("save_as_full_pipeline") and values.get("only_save_embeds"):
@@ -69,8 +86,35 @@ def parse_config(argv: typing.Sequence[str] | None = None) -> RunConfig:
     return config
 
 
-def _read_flags(argv: list[str]) -> dict[str, typing.Any]:
-    parser = make_parser()
+def _values_in_files(files: typing.Iterable[str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for file in files:
+        folder = os.path.dirname(os.path.expanduser(file))
+        entries = read_yaml(file, known=_KNOWN, groups=GROUPS)
+        for name, entry in entries.items():
+            value = _value_in_file(_KNOWN[name], entry)
+            values[name] = _beside(folder, value) if _KNOWN[name].rule.path == "input" else value
+    return values
+
+
+def _beside(folder: str, value: typing.Any) -> typing.Any:
+    """A path in a file: beside that file if it exists there, otherwise as it is."""
+    if isinstance(value, tuple):
+        return tuple(_beside(folder, each) for each in value)
+    if not value or not folder:
+        return value
+    token, mark, path = value.rpartition("=")  # an embedding may have its word before it
+    for before, name in (("", value), (token + mark, path)):
+        there = os.path.join(folder, name)
+        if name and os.path.exists(there):
+            plain = os.path.normpath(there)  # without "..", unless a symbolic link gives that another meaning
+            same = os.path.exists(plain) and os.path.samefile(plain, there)
+            return before + (plain if same else there)
+    return value
+
+
+def _read_flags(argv: list[str], prog: str | None) -> dict[str, typing.Any]:
+    parser = make_parser(prog)
     try:
         parsed, rest = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:

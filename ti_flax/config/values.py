@@ -31,7 +31,8 @@ class Rule:
       above, below: bounds that are not.
       multiple_of: every value is a multiple of it.
       metavar: stands for the value in `--help`.
-      path: a leading `~` becomes the user's home folder.
+      path: "input" if it names what is read, "output" if what is written, "" if it is no path; a leading `~`
+        becomes the user's home folder, and an input is looked for beside the file that names it first.
       short: a letter that, after one `-`, is a second name of the flag.
       secret: never printed, never stored.
       changes_bits: a resumed run must repeat it to end with the bits of an uninterrupted one.
@@ -46,7 +47,7 @@ class Rule:
     below: float | None = None
     multiple_of: int | None = None
     metavar: str = ""
-    path: bool = False
+    path: typing.Literal["", "input", "output"] = ""
     short: str = ""
     secret: bool = False
     changes_bits: bool = False
@@ -219,7 +220,9 @@ def _allowed(option: Option, value: typing.Any) -> bool:
 
 def _is_text(value: str, rule: Rule) -> bool:
     """Tell text from what holds a zero byte or, but for a path, bytes that are no UTF-8."""
-    return "\0" not in value and (rule.path or not any("\ud800" <= letter <= "\udfff" for letter in value))
+    return "\0" not in value and (
+        rule.path != "" or not any("\ud800" <= letter <= "\udfff" for letter in value)
+    )
 
 
 def wrong_value(option: Option, value: object, where: str) -> ConfigError:

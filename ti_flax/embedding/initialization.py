@@ -13,7 +13,7 @@ import numpy as np
 
 from ti_flax.config.options import ConceptOptions
 from ti_flax.console.messages import say
-from ti_flax.embedding.read import EmbeddingFile, checked_width, read_embedding
+from ti_flax.embedding.read import EmbeddingFile, checked_width, load_embedding
 from ti_flax.embedding.rows import mean_rows, random_rows, spread_rows
 from ti_flax.errors import TokenError, WeightsError
 from ti_flax.models.tokenizer import Concept, add_concept, check_names_apart, initializer_ids, split_text
@@ -94,7 +94,7 @@ def _vectors(options: ConceptOptions, found: int, where: str, what: str) -> int:
 
 def _read(path: Path, option: str, token: str | None = None) -> EmbeddingFile:
     try:
-        return read_embedding(path, token)
+        return load_embedding(path, token)
     except WeightsError as error:
         raise WeightsError(f"{option} {error}") from error
 

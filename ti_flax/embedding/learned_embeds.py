@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ti_flax.embedding.read import checked_width, read_embedding
+from ti_flax.embedding.read import checked_width, load_embedding
 from ti_flax.embedding.torch_archive import torch_bytes
 from ti_flax.errors import OutputError, TokenError, WeightsError
 from ti_flax.files.atomic import atomic_write
@@ -110,7 +110,7 @@ def add_learned_embeds(tokenizer: Any, path: Path, *, width: int) -> np.ndarray:
       WeightsError: the file is no embedding, or of another width.
       TokenError: the tokenizer has the token already.
     """
-    file = read_embedding(path)
+    file = load_embedding(path)
     rows = checked_width(file, path, width)
     token = file.token or path.stem
     tokens = list(vector_tokens(token, len(rows)))

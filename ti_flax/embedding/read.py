@@ -62,7 +62,7 @@ class EmbeddingFile:
     dtype: str = "float32"
 
 
-def read_embedding(path: Path, token: str | None = None) -> EmbeddingFile:
+def load_embedding(path: Path, token: str | None = None) -> EmbeddingFile:
     """Reads an embedding file of any kind; nothing in it is executed.
 
     Args:

@@ -16,7 +16,7 @@ from ti_flax.embedding.formats import (
     has_name,
     write_embedding,
 )
-from ti_flax.embedding.read import EmbeddingFile, read_embedding
+from ti_flax.embedding.read import EmbeddingFile, load_embedding
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.export.embedding_card import captioned, plain_card
 from ti_flax.files.regular import read_regular
@@ -45,7 +45,7 @@ class ConvertRequest:
     overwrite: bool = False
 
 
-def convert_embedding(source: Path, target: Path, request: ConvertRequest) -> str:
+def convert_embedding(source: Path, target: Path, request: ConvertRequest | None = None) -> str:
     """Reads an embedding file, writes it in another form, and says in a sentence what was written.
 
     Raises:
@@ -53,11 +53,12 @@ def convert_embedding(source: Path, target: Path, request: ConvertRequest) -> st
       ConfigError: the wishes contradict one another or the source.
       OutputError: the target cannot be written.
     """
+    request = request or ConvertRequest()
     check_new(target, overwrite=request.overwrite)
     for option, value in (("--token", request.token), ("--name", request.name)):
         if value is not None and not value.strip():
             raise ConfigError(option, expected="a word", found="an empty one")
-    found = read_embedding(source, request.token)
+    found = load_embedding(source, request.token)
     form = form_of(target, request.form, two_encoders=found.second_rows is not None)
     suffix = target.suffix.lower()
     if request.picture is not None and suffix != ".png":

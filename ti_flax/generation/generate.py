@@ -1,4 +1,4 @@
-"""Pictures from a base model and embeddings, as scripts/generate.py is asked for them."""
+"""Images from a base model and embeddings: as files, as `ti-flax generate` writes them, or in memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from ti_flax.config.options import ModelOptions
 from ti_flax.config.values import nearest_multiples
@@ -111,14 +112,53 @@ class TokenizedPrompts:
         }
 
 
-def generate(request: GenerateRequest) -> str:
-    """Loads, draws and writes, and says in a sentence what was written.
+def generate(
+    model: str | Path | ModelOptions,
+    prompts: str | Sequence[str],
+    *,
+    learned_embeds: Sequence[str | Path] = (),
+    num_images: int = 1,
+    **options: Any,
+) -> list[Image.Image]:
+    """Generates images and returns them, those of the first prompt first; writes no file.
+
+    Args:
+      model: Hub id, folder or file of the base model, or all there is to say about it.
+      prompts: one or more.
+      learned_embeds: embedding files of any form, or `TOKEN=FILE`.
+      num_images: for each prompt.
+      options: `negative_prompt`, `num_inference_steps`, `guidance_scale`, `sampler`, `seed`, `resolution`,
+        `batch_size` of `GenerateRequest`.
 
     Raises:
-      TiFlaxError: something asked for cannot be had.
+      TiFlaxError: something that was asked for cannot be had.
     """
-    lines = _prompts(request)
+    if not isinstance(model, ModelOptions):
+        model = ModelOptions(pretrained_model_name_or_path=str(model))
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    embeds = [str(each) for each in learned_embeds]
+    request = GenerateRequest(model, prompts, learned_embeds=embeds, num_images=num_images, **options)
+    _, images, _ = _drawn(request)
+    return [Image.fromarray(image) for row in images for image in row]
+
+
+def generate_files(request: GenerateRequest) -> str:
+    """Generates images, writes them, and says in a sentence what was written.
+
+    Raises:
+      TiFlaxError: something that was asked for cannot be had.
+    """
     grid = grid_path(request.output, request.output_dir, overwrite=request.overwrite)
+    rows, pictures, maker = _drawn(request)
+    if request.output_dir is not None:
+        save_each(request.output_dir, rows, pictures, maker)
+    save_grid(grid, rows, pictures, maker, compare=request.compare, overwrite=request.overwrite)
+    return _said(grid, request, rows)
+
+
+def _drawn(request: GenerateRequest) -> tuple[list[list[ImageSpec]], list[list[np.ndarray]], Provenance]:
+    """What each prompt's images are, the images `[height, width, 3]` uint8, and what they were made with."""
+    lines = _prompts(request)
     extras = _embeddings(request)
     start_devices()
     base = find_base_model(request.model, components=MODEL_PARTS)
@@ -134,10 +174,7 @@ def generate(request: GenerateRequest) -> str:
     devices = jax.local_devices()
     at_once = len(devices) * (request.batch_size or math.ceil(request.num_images / len(devices)))
     pictures = draw(load_stable_diffusion(base, dtype=dtype), words, rows, devices=devices, at_once=at_once)
-    if request.output_dir is not None:
-        save_each(request.output_dir, rows, pictures, maker)
-    save_grid(grid, rows, pictures, maker, compare=request.compare, overwrite=request.overwrite)
-    return _said(grid, request, rows)
+    return rows, pictures, maker
 
 
 def _prompts(request: GenerateRequest) -> list[PromptLine]:
@@ -341,8 +378,6 @@ def save_each(
     maker: Provenance,
 ) -> None:
     """Writes every picture by itself, numbered on from those that are in the folder."""
-    from PIL import Image
-
     number = next_number(folder)
     for shots, drawn in zip(rows, pictures, strict=True):
         # A picture without the embeddings has the number of its like with them.

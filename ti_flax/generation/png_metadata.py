@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ti_flax import __version__
+from ti_flax.console.versions import __version__
 from ti_flax.errors import OutputError
 from ti_flax.files.atomic import atomic_write
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ti_flax.console.messages import say
 from ti_flax.embedding.learned_embeds import save_learned_embeds
-from ti_flax.embedding.read import read_embedding
+from ti_flax.embedding.read import load_embedding
 from ti_flax.embedding.vocabulary import Vocabulary
 from ti_flax.errors import WeightsError
 from ti_flax.files.written_files import record
@@ -154,7 +154,7 @@ def best_kept(path: Path, table: Sequence[Evaluation], step: int) -> float:
     Rows of a step that the run has gone back behind do not count: it comes there again.
     """
     try:
-        details = read_embedding(path).details
+        details = load_embedding(path).details
         kept = int(details["step"])
     except (WeightsError, KeyError, ValueError):
         return float("inf")
@@ -164,7 +164,7 @@ def best_kept(path: Path, table: Sequence[Evaluation], step: int) -> float:
 
 def with_best(rows: np.ndarray, output_dir: Path) -> tuple[np.ndarray, int]:
     """Rows `[added_tokens, width]` with the best in place of the concept's own, and the step of those."""
-    best = read_embedding(output_dir / BEST)
+    best = load_embedding(output_dir / BEST)
     return np.concatenate([best.rows, rows[len(best.rows) :]]), int(best.details["step"])
 
 

@@ -15,8 +15,6 @@ from ti_flax.training.checkpoint import NEWEST, checkpoint_steps, find_checkpoin
 
 # What may be in a folder that counts as empty, beside hidden files and logs.
 _HARMLESS = frozenset(("lost+found", "Thumbs.db", "desktop.ini"))
-# Options that name places to write to, not to read from.
-_OUTPUTS = frozenset(("output_dir", "logging_dir", "latents_cache_dir", "profile", "resume_from_checkpoint"))
 _IMAGE_SOURCES = ("train_data_dir", "class_data_dir", "mask_dir")
 _IMAGE_FOLDERS = ("validation", "concept_images", "example_images")
 _ANOTHER = "Choose another output_dir."
@@ -65,7 +63,7 @@ def _kind(place: Path) -> str:
 def _inputs(config: RunConfig) -> Iterator[tuple[str, Path]]:
     """The files and folders on this machine that options name, each with its option."""
     for name, value in config.to_dict().items():
-        if not OPTIONS[name].rule.path or name in _OUTPUTS or value is None:
+        if OPTIONS[name].rule.path != "input" or value is None:
             continue
         for text in value if isinstance(value, tuple | list) else (value,):
             for path in {str(text), str(text).partition("=")[2] or str(text)}:  # [TOKEN=]FILE

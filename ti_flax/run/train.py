@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -70,8 +71,12 @@ _ALSO_THE_SAME = (
 )
 
 
-def train(config: RunConfig) -> Path:
+def train(config: RunConfig, *, hooks: Sequence[Hook] = ()) -> Path:
     """Trains a concept and writes its files; returns the output folder.
+
+    Args:
+      config: everything the run is told.
+      hooks: what else is to happen beside the updates, on the first host, after the run's own hooks.
 
     Raises:
       TiFlaxError: anything the user can put right.
@@ -89,7 +94,7 @@ def train(config: RunConfig) -> Path:
         shown_on(display),
         mended_programs(),
     ):
-        return _train(config, interrupt)
+        return _train(config, interrupt, hooks)
 
 
 def must_match(config: RunConfig) -> dict[str, str]:
@@ -102,7 +107,7 @@ def must_match(config: RunConfig) -> dict[str, str]:
     return options | {name: version for name, version in versions().items() if name in _PACKAGES}
 
 
-def _train(config: RunConfig, interrupt: Interrupt) -> Path:
+def _train(config: RunConfig, interrupt: Interrupt, hooks: Sequence[Hook]) -> Path:
     began = time.perf_counter()
     if config.output.resume_from_checkpoint is not None:
         interrupt.situation = GOES_ON
@@ -110,11 +115,13 @@ def _train(config: RunConfig, interrupt: Interrupt) -> Path:
     with opened_output(config) as output_dir:
         if hosts.is_first():
             config = with_repository(config)  # before anything is cleared away for the run
-        _train_into(output_dir, config, began, interrupt)
+        _train_into(output_dir, config, began, interrupt=interrupt, hooks=hooks)
     return output_dir
 
 
-def _train_into(output_dir: Path, config: RunConfig, began: float, interrupt: Interrupt) -> None:
+def _train_into(
+    output_dir: Path, config: RunConfig, began: float, *, interrupt: Interrupt, hooks: Sequence[Hook]
+) -> None:
     say(config.describe())
     detail(", ".join(f"{name} {version}" for name, version in versions().items()))
     read_optimizer_arguments(config.optimizer)  # what is wrong with them is said before anything is read
@@ -150,7 +157,7 @@ def _train_into(output_dir: Path, config: RunConfig, began: float, interrupt: In
                 clear_output(config, output_dir)
             write_facts(config, materials, output_dir, steps=total, samples=task.global_batch)
     if int(state.step) < total:
-        state = fit(config, task, schedule, materials, state, output_dir, interrupt=interrupt)
+        state = fit(config, task, schedule, materials, state, output_dir, interrupt=interrupt, hooks=hooks)
     if hosts.is_first():
         finish(config, task, materials, state, output_dir, began, interrupt=interrupt)
 
@@ -289,6 +296,7 @@ def fit(
     output_dir: Path,
     *,
     interrupt: Interrupt,
+    hooks: Sequence[Hook] = (),
 ) -> TrainState:
     """Puts everything on the devices, compiles, and runs the updates; returns the last state."""
     devices = jax.devices()
@@ -311,7 +319,7 @@ def fit(
         program = program.lower(placed, *arguments, replicate(np.int32(1), devices)).compile()
     monitoring: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
     if hosts.is_first():
-        monitoring += make_hooks(config, task, schedule, materials, frozen, output_dir, start)
+        monitoring += [*make_hooks(config, task, schedule, materials, frozen, output_dir, start), *hooks]
     else:
         task.model.params.clear()  # the devices have what is needed
     finished = False

@@ -7,12 +7,12 @@ import socket
 import threading
 import time
 
-import prepare_images
 import pytest
 from link_site import Site, fetch, png
 from PIL import Image
 from tiny_run import configure
 
+from ti_flax.commands import prepare as prepare_images
 from ti_flax.data.images.load import load_images
 from ti_flax.data.sources import addresses
 from ti_flax.data.sources.addresses import is_public
@@ -293,6 +293,6 @@ def test_the_option_of_a_run(site, sources, tmp_path):
 def test_the_flag_of_prepare_images(site, tmp_path):
     given = ["--train_data_dir", f"{site.url}/ok.png", "--output_dir", str(tmp_path / "out"), "--size", "8"]
     assert REFUSED in refused(prepare_images.prepare, prepare_images.parse_arguments(given))
-    prepare_images.prepare(prepare_images.parse_arguments([*given, "--allow_private_links"]))
+    prepare_images.run(prepare_images.parse_arguments([*given, "--allow_private_links"]))
     with Image.open(tmp_path / "out" / "ok.png") as written:
         assert written.size == (8, 8)

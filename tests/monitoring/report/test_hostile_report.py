@@ -6,13 +6,13 @@ import os
 import re
 import sys
 
-import make_report
 import numpy as np
 import pytest
 from hostile_cases import Case, check, written
 from PIL import Image
 from report_pages import Balanced, evaluation, facts
 
+from ti_flax.commands import report as make_report
 from ti_flax.console.messages import Display, Level, shown_on
 from ti_flax.console.program import exit_code
 from ti_flax.errors import DataError
@@ -54,7 +54,7 @@ def _page_of(output):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", said)
         with shown_on(Display(Level.NORMAL)):
-            code = exit_code(lambda: make_report.make(make_report.parse_arguments([str(output)])))
+            code = exit_code(lambda: make_report.run(make_report.parse_arguments([str(output)])))
     if code:
         print(said.getvalue(), file=sys.stderr, end="")
         return code

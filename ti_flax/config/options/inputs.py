@@ -13,7 +13,7 @@ class ModelOptions(Options):
 
     pretrained_model_name_or_path: str = option(
         metavar="ID_OR_PATH",
-        path=True,
+        path="input",
         help="Stable Diffusion 1.x or 2.x model: a Hub repository id, a folder in diffusers' layout, or one "
         ".safetensors or .ckpt file in the original layout.",
     )
@@ -26,21 +26,21 @@ class ModelOptions(Options):
     tokenizer_name: str | None = option(
         None,
         metavar="ID_OR_FOLDER",
-        path=True,
+        path="input",
         when_unset="the model's own; openai/clip-vit-large-patch14 for a single file",
         help="Tokenizer to use in place of the model's.",
     )
     config_name: str | None = option(
         None,
         metavar="ID_OR_FOLDER",
-        path=True,
+        path="input",
         when_unset="worked out from the tensors",
         help="Model folder or Hub id whose config files and tokenizer describe a single-file model.",
     )
     pretrained_vae_model_name_or_path: str | None = option(
         None,
         metavar="ID_OR_PATH",
-        path=True,
+        path="input",
         when_unset="the model's own",
         help="VAE to use in place of the model's: a Hub repository id, a folder, or one file.",
         changes_bits=True,
@@ -105,7 +105,7 @@ class ConceptOptions(Options):
     init_embeds: str | None = option(
         None,
         metavar="FILE",
-        path=True,
+        path="input",
         when_unset="the words of initializer_token",
         help="Embedding file to start from, of any trainer's format, in place of initializer_token.",
     )
@@ -119,7 +119,7 @@ class ConceptOptions(Options):
     extra_embeds: tuple[str, ...] | None = option(
         None,
         metavar="[TOKEN=]FILE",
-        path=True,
+        path="input",
         when_unset="none",
         help="Existing embedding that prompts may name, and that stays as it is; "
         "its token is the file's own unless one is given",
@@ -143,7 +143,7 @@ class ImageOptions(Options):
 
     train_data_dir: tuple[str, ...] = option(
         metavar="SOURCE",
-        path=True,
+        path="input",
         help="Where the pictures are: a folder with its sub-folders, a picture, a text file with a path or "
         "link a line, a link, a dataset on disk, or a Hub dataset id such as diffusers/cat_toy_example",
     )
@@ -196,7 +196,7 @@ class ImageOptions(Options):
     mask_dir: str | None = option(
         None,
         metavar="FOLDER",
-        path=True,
+        path="input",
         when_unset="everything counts",
         help="Folder of masks, white where a picture counts in the loss: NAME.png or NAME-masklabel.png.",
     )
@@ -217,7 +217,7 @@ class ImageOptions(Options):
     latents_cache_dir: str | None = option(
         None,
         metavar="FOLDER",
-        path=True,
+        path="output",
         when_unset="the user's cache folder",
         help="Where encoded pictures are kept for the next run; a folder that others can write to is used "
         "with a warning, since whoever writes there decides what is learned.",
@@ -236,7 +236,7 @@ class PromptOptions(Options):
     template_file: str | None = option(
         None,
         metavar="FILE",
-        path=True,
+        path="input",
         when_unset="the built-in templates",
         help="Text file of prompt templates, one a line: [name] or {} is the word, [filewords] the caption.",
     )
@@ -254,7 +254,7 @@ class PromptOptions(Options):
     caption_file: str | None = option(
         None,
         metavar="FILE",
-        path=True,
+        path="input",
         when_unset="no such file",
         help="JSON Lines, table or lines `name|caption` with the captions of all pictures.",
     )

@@ -13,7 +13,7 @@ class OutputOptions(Options):
     """What is written where, and how a stopped run goes on."""
 
     output_dir: str = option(
-        "text-inversion-model", metavar="FOLDER", path=True, help="Folder for everything the run writes."
+        "text-inversion-model", metavar="FOLDER", path="output", help="Folder for everything the run writes."
     )
     save_steps: int = option(500, at_least=1, help="Steps between two learned_embeds-steps-N files.")
     only_save_embeds: bool = option(
@@ -31,7 +31,7 @@ class OutputOptions(Options):
     resume_from_checkpoint: str | None = option(
         None,
         metavar="NAME",
-        path=True,
+        path="output",
         when_unset="a new run",
         help='Checkpoint to continue from: "auto" (or "latest"), the newest whole one if there is any yet; '
         "or a name or path such as checkpoint-500.",
@@ -64,7 +64,7 @@ class MonitoringOptions(Options):
     profile: str | None = option(
         None,
         metavar="FOLDER",
-        path=True,
+        path="output",
         when_unset="no trace",
         help="Write a trace of some steps, for TensorBoard and ui.perfetto.dev.",
     )
@@ -119,7 +119,7 @@ class MonitoringOptions(Options):
         "tensorboard needs the package tensorboardX",
     )  # fmt: skip
     logging_dir: str = option(
-        "logs", metavar="FOLDER", path=True, help="Folder in output_dir for trackers that write files."
+        "logs", metavar="FOLDER", path="output", help="Folder in output_dir for trackers that write files."
     )
     quiet: bool = option(False, short="q", help="Say nothing but warnings and errors.")
     verbose: bool = option(False, short="v", help="Say more: versions, and how long each part took.")

@@ -328,7 +328,7 @@ class LossOptions(Options):
     class_data_dir: str | None = option(
         None,
         metavar="FOLDER_OR_ID",
-        path=True,
+        path="input",
         when_unset="no prior preservation",
         help="Pictures of the word's class; each sample has one beside it, to keep the word in its class.",
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import httpx2
 
-from ti_flax import __version__
+from ti_flax.console.versions import __version__
 from ti_flax.data.sources.addresses import CheckedConnections, NotPublicError, addresses_of, require_public
 from ti_flax.errors import DataError
 

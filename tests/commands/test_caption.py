@@ -3,10 +3,10 @@
 import builtins
 import sys
 
-import caption_images
 import pytest
 from tiny_folder import write_pictures
 
+from ti_flax.commands import caption as caption_images
 from ti_flax.console.program import exit_code
 from ti_flax.data.prompts.captions import Picture, captions_beside
 from ti_flax.errors import ConfigError, DataError, WeightsError
@@ -42,7 +42,7 @@ def captioner(tmp_path_factory):
 
 def run(folder, captioner, *flags):
     arguments = [str(folder), "--pretrained_model_name_or_path", captioner, "--max_length", "8", *flags]
-    caption_images.caption_folder(caption_images.parse_arguments(arguments))
+    caption_images.run(caption_images.parse_arguments(arguments))
 
 
 def texts(folder):

@@ -1,11 +1,11 @@
 """The sheet comes first, nothing is replaced unasked, and the written pictures are what the sheet shows."""
 
 import numpy as np
-import prepare_images
 import pytest
 from full_disk import save_half
 from PIL import Image, ImageDraw
 
+from ti_flax.commands import prepare as prepare_images
 from ti_flax.data.images.load import load_images
 from ti_flax.errors import ConfigError, DataError, OutputError
 
@@ -26,7 +26,7 @@ def place(tmp_path):
 
 def run(place, *flags):
     common = ["--train_data_dir", str(place / "in"), "--output_dir", str(place / "out"), "--size", "64"]
-    prepare_images.prepare(prepare_images.parse_arguments([*common, *flags]))
+    prepare_images.run(prepare_images.parse_arguments([*common, *flags]))
 
 
 def written(place):
@@ -128,7 +128,7 @@ def test_pictures_of_one_stem_get_names_of_their_own(place):
 
 def test_the_pictures_are_not_written_among_themselves(place):
     with pytest.raises(OutputError, match="expected a folder without the pictures that are read"):
-        prepare_images.prepare(
+        prepare_images.run(
             prepare_images.parse_arguments(
                 ["--train_data_dir", str(place / "in"), "--output_dir", str(place)]
             )

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from focal_crop import center_box, covering_boxes, focal_box, importance
 from PIL import Image, ImageDraw
+
+from ti_flax.data.images.focal_crop import center_box, covering_boxes, focal_box, importance
 
 
 def scene(size, thing, colour, noise=0):

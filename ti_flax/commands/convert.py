@@ -1,0 +1,124 @@
+"""Convert an embedding file into the form of another program, or show what is in one.
+
+    %(prog)s learned_embeds.safetensors my-cat.pt
+    %(prog)s my-cat.png learned_embeds.bin --token "<my-cat>"
+    %(prog)s embeddings_gs-6099.pt my-cat.safetensors --to kohya
+    %(prog)s --inspect my-cat.pt --pretrained_model_name_or_path MODEL
+
+What IN is, its content says: files of diffusers, of AUTOMATIC1111's Web UI (.pt, .safetensors, and pictures
+that carry an embedding), of kohya's scripts, InvokeAI, OneTrainer, the original repository and diffusers'
+first Flax script. No PyTorch is needed, and nothing in a file is executed.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ti_flax.console.program import exit_code
+from ti_flax.errors import ConfigError, printable
+
+_CONVERTING = ("input", "output", "to", "token", "name", "dtype", "picture", "overwrite")
+_INSPECTING = ("pretrained_model_name_or_path", "revision", "variant", "tokenizer_name")
+_FORMS = ("diffusers", "automatic1111", "kohya", "invoke", "onetrainer", "rinongal")
+
+
+def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s IN OUT [--to FORM] [--name value ...]\n       %(prog)s --inspect FILE",
+    )
+    add = parser.add_argument
+    add("input", metavar="IN", type=Path, nargs="?", help="embedding file of any kind")
+    add("output", metavar="OUT", type=Path, nargs="?", help="file to write")
+    add(
+        "--to",
+        metavar="FORM",
+        choices=_FORMS,
+        help="diffusers (.safetensors, .bin), automatic1111 (.pt, .safetensors, .png), kohya (.safetensors, "
+        ".pt), invoke (.safetensors), onetrainer (.safetensors) or rinongal (.pt), the original repository; "
+        "if left out, .safetensors and .bin are diffusers', .pt and .png the Web UI's, and a file for SDXL "
+        "kohya's",
+    )
+    add(
+        "--token",
+        metavar="WORD",
+        help="placeholder token to write, or the one to take where IN holds several; if left out, IN's own, "
+        "or else the name of its file",
+    )
+    add("--name", help="name in the Web UI's and kohya's files; the token if left out")
+    add("--dtype", choices=("float32", "float16"), help="of the numbers; float32 if left out")
+    add("--picture", metavar="FILE", type=Path, help="picture to hide the embedding in; if left out, a card")
+    add("--overwrite", action="store_true", help="replace OUT if it is there already")
+    add("--inspect", metavar="FILE", type=Path, help="show what is in an embedding file, and write nothing")
+    add(
+        "--pretrained_model_name_or_path",
+        metavar="MODEL",
+        help="with --inspect: model folder, file or Hub id whose vocabulary to compare with",
+    )
+    add("--revision", help="with --inspect: branch, tag or commit of the Hub repository")
+    add("--variant", help="with --inspect: variant of the weight files, such as fp16")
+    add("--tokenizer_name", metavar="ID_OR_FOLDER", help="with --inspect: tokenizer in place of the model's")
+    return parser.parse_args(argv)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Converts or shows."""
+    if options.inspect is not None:
+        _refuse(options, _CONVERTING, "without --inspect")
+        print(printable(_inspect(options)))
+        return
+    if options.input is None or options.output is None:
+        raise ConfigError(
+            "convert",
+            expected="IN and OUT, or --inspect FILE",
+            found="IN alone" if options.input is not None else "neither",
+            remedy="See --help.",
+        )
+    _refuse(options, _INSPECTING, "with --inspect")
+    from ti_flax.export.convert import ConvertRequest, convert_embedding
+
+    request = ConvertRequest(
+        form=options.to,
+        token=options.token,
+        name=options.name,
+        dtype=options.dtype or "float32",
+        picture=options.picture,
+        overwrite=options.overwrite,
+    )
+    print(printable(convert_embedding(options.input, options.output, request)))
+
+
+def _refuse(options: argparse.Namespace, names: tuple[str, ...], where: str) -> None:
+    for name in names:
+        if getattr(options, name) not in (None, False):
+            shown = {"input": "IN", "output": "OUT"}.get(name, f"--{name}")
+            raise ConfigError(shown, expected=f"to be given {where}")
+
+
+def _inspect(options: argparse.Namespace) -> str:
+    from ti_flax.embedding.inspect import describe_embeddings, load_model
+    from ti_flax.embedding.read import read_embeddings
+
+    found = read_embeddings(options.inspect)
+    model = options.pretrained_model_name_or_path
+    if model is None:
+        _refuse(options, _INSPECTING[1:], "with --pretrained_model_name_or_path")
+        return describe_embeddings(options.inspect, found)
+    from ti_flax.config.options import ModelOptions
+    from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_model
+
+    named = ModelOptions(
+        pretrained_model_name_or_path=model, revision=options.revision, variant=options.variant
+    )
+    # All parts' configs say what kind of model it is; of weights only the text encoder's are fetched.
+    find_base_model(named, components=MODEL_PARTS, weights=False)
+    base = find_base_model(named, components=("tokenizer", "text_encoder"))
+    tokenizer = base_tokenizer(base, options.tokenizer_name)
+    return describe_embeddings(options.inspect, found, load_model(base, tokenizer, model))
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Runs the command with these arguments (None: those of the command line); returns the exit code."""
+    return exit_code(lambda: run(parse_arguments(argv, prog)))
