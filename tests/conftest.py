@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 import environment  # noqa: E402, F401  # before JAX
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from tiny_folder import write_folder, write_pictures  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -17,3 +18,12 @@ def programs_of_one_file():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a tiny model, `model`, and three images, `pictures`; a file's tests write beside them."""
+    place = tmp_path_factory.mktemp("place")
+    write_folder(place / "model")
+    write_pictures(place / "pictures")
+    return place

@@ -6,21 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_folder import write_folder, write_pictures
 from tiny_run import configure
 
 import ti_flax
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("api")
-    write_folder(place / "model")
-    write_pictures(place / "pictures")
-    return place
 
 
 def test_importing_the_package_imports_nothing_else():

@@ -184,10 +184,7 @@ def test_nothing_is_written_where_links_in_the_output_folder_lead_to(tmp_path):
                 (tmp_path / "out" / name).symlink_to(tmp_path / "mine" / name)
 
     changes = {"max_train_steps": 1, "validation_prompt": ["a <thing>"]}
-    make_hooks = run.make_hooks
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "make_hooks", lambda *arguments: [*make_hooks(*arguments), Plant()])
-        run.train(configure(tmp_path, tmp_path / "out", **changes))
+    run.train(configure(tmp_path, tmp_path / "out", **changes), hooks=[Plant()])
     for name in (*names, "concept_images/0.jpeg"):
         assert (tmp_path / "mine" / name).read_text() == "mine", name
     for name in (*names[:-1], "concept_images"):

@@ -11,7 +11,6 @@ import pytest
 import yaml
 from hub_run import ROWS, TOKEN, options
 from PIL import Image
-from tiny_folder import write_folder, write_pictures
 from tiny_run import configure_scheduled
 
 from ti_flax.commands import push as push_to_hub
@@ -23,14 +22,6 @@ from ti_flax.files.written_files import only_run, record
 from ti_flax.run import train as run
 from ti_flax.training.checkpoint import load_checkpoint
 from ti_flax.training.loop import Hook
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("sharing")
-    write_folder(place / "model")
-    write_pictures(place / "pictures")
-    return place
 
 
 def configure(place, output, **changes):

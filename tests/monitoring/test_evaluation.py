@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tiny_run
 from safetensors import safe_open
-from tiny_folder import write_folder, write_pictures
 from tiny_run import compilations, learned, train_until
 
 from ti_flax.embedding.learned_embeds import load_learned_embeds, save_learned_embeds
@@ -19,14 +18,6 @@ from ti_flax.run import train as run
 from ti_flax.training.checkpoint import checkpoint_steps, load_checkpoint
 from ti_flax.training.loop import Chunk
 from ti_flax.training.step import TrainState
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("evaluation")
-    write_folder(place / "model")
-    write_pictures(place / "pictures")
-    return place
 
 
 def configure(place, output, **changes):

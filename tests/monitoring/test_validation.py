@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import FAMILIES
+from tiny_models import SMALL
 
 from ti_flax.data.dataset import Bucket, Dataset
 from ti_flax.models.noise_schedule import NoiseSchedule
@@ -120,7 +120,7 @@ def test_evaluations_take_at_most_a_twentieth_of_a_run(total, update_samples, sa
 
 
 def make_step_config(family="sd1", **changes):
-    model = random_stable_diffusion(FAMILIES[family], seed=0)
+    model = random_stable_diffusion(SMALL[family], seed=0)
     task = StepConfig(
         model=model,
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),

@@ -8,7 +8,7 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_folder import write_folder, write_pictures
+from tiny_folder import write_folder
 from tiny_run import configure_scheduled as configure
 from tiny_run import learned
 
@@ -18,14 +18,6 @@ from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.run import train as run
 from ti_flax.training.checkpoint import checkpoint_steps, load_newest
 from ti_flax.training.loop import Hook
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("faults")
-    write_folder(place / "model")
-    write_pictures(place / "pictures")
-    return place
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +37,10 @@ def test_a_run_asked_to_end_is_saved_and_ends_with_the_same_bits_later(
             os.kill(os.getpid(), signal_number)
             time.sleep(0.5)  # for the thread that hears it
 
-    make_hooks = run.make_hooks
-
-    def with_stop(*arguments):
-        hooks = make_hooks(*arguments)
-        return [*hooks, StopHere()]
-
     auto = configure(place, tmp_path, resume_from_checkpoint="auto")
     message = f"stopped after step {stop_after}; --resume_from_checkpoint auto goes on"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped, match=message):
-        patch.setattr(run, "make_hooks", with_stop)
-        run.train(auto)
+    with pytest.raises(Stopped, match=message):
+        run.train(auto, hooks=[StopHere()])
     assert checkpoint_steps(tmp_path)[-1] == stop_after
     assert (tmp_path / f"learned_embeds-steps-{stop_after}.safetensors").exists()
     assert RunFacts.read(tmp_path).steps == 6 and not (tmp_path / "report.html").exists()

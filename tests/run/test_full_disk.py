@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_folder import write_folder, write_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = ["unshare", "--map-root-user", "--mount"]
@@ -137,7 +136,6 @@ def training(disk, place):
     mount(disk, "64m")
     whole = learned(run.train(configure(place, place / "whole")))
     config = configure(place, disk / "run", resume_from_checkpoint="auto")
-    make_hooks = run.make_hooks
 
     class FillTheDisk(Hook):
         def __init__(self, every):
@@ -146,29 +144,16 @@ def training(disk, place):
         def on_step(self, step, state):
             fill(disk)
 
-    def filled_at(step):
-        run.make_hooks = lambda *arguments: [*make_hooks(*arguments), FillTheDisk(step)]
-
-    filled_at(3)
-    said = refused(CheckpointError, lambda: run.train(config))
+    said = refused(CheckpointError, lambda: run.train(config, hooks=[FillTheDisk(3)]))
     assert "checkpoint-4: " in said and "no space left on device" in said
     (disk / "filler").unlink()
     assert load_newest(disk / "run")[0].step == 2
-    filled_at(6)  # after the last checkpoint, so that there is no room for the result
-    said = refused(OutputError, lambda: run.train(config))
+    # After the last checkpoint, so that there is no room for the result.
+    said = refused(OutputError, lambda: run.train(config, hooks=[FillTheDisk(6)]))
     assert "no space left on device" in said.lower()
     (disk / "filler").unlink()
     assert load_newest(disk / "run")[0].step == 6
-    run.make_hooks = make_hooks
     assert learned(run.train(config)).tobytes() == whole.tobytes()
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("disk")
-    write_folder(place / "model")
-    write_pictures(place / "pictures")
-    return place
 
 
 def test_a_full_or_read_only_disk_leaves_the_checkpoints_before_as_they_were(tmp_path):

@@ -1,7 +1,6 @@
 """Whole runs in folders that hold other things: nobody's files are deleted or replaced."""
 
 import pytest
-from tiny_folder import write_folder, write_pictures
 from tiny_run import configure
 
 from ti_flax.errors import DataError, OutputError
@@ -19,14 +18,6 @@ OTHERS = (
     "checkpoint-notes.txt",
     ".writable",
 )
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("folder")
-    write_folder(place / "model")
-    write_pictures(place / "pictures")
-    return place
 
 
 def fill(folder):
@@ -77,10 +68,7 @@ def test_a_card_that_somebody_has_edited_stays(place, tmp_path, capsys):
         def on_step(self, step, state):
             (tmp_path / "README.md").write_text("written by hand")
 
-    make_hooks = run.make_hooks
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "make_hooks", lambda *arguments: [*make_hooks(*arguments), Edit()])
-        run.train(configure(place, tmp_path, max_train_steps=1))
+    run.train(configure(place, tmp_path, max_train_steps=1), hooks=[Edit()])
     assert (tmp_path / "README.md").read_text() == "written by hand"
     assert "README.md has been edited, so it stays as it is" in capsys.readouterr().err
 
@@ -94,10 +82,7 @@ def test_no_other_run_can_be_in_a_runs_folder_and_it_leaves_none_behind_that_was
                 pass
             busy.append(str(caught.value))
 
-    make_hooks = run.make_hooks
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "make_hooks", lambda *arguments: [*make_hooks(*arguments), Second()])
-        run.train(configure(place, tmp_path / "out", max_train_steps=1))
+    run.train(configure(place, tmp_path / "out", max_train_steps=1), hooks=[Second()])
     assert "expected no other run at work in it, found process" in busy[0]
     with only_run(tmp_path / "out"), pytest.raises(OutputError, match="no other run at work"):
         run.train(configure(place, tmp_path / "out", overwrite_output_dir=True))

@@ -4,21 +4,12 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from tiny_folder import write_folder, write_pictures
 from tiny_run import compilations, configure, learned
 
 from ti_flax.errors import ConfigError
 from ti_flax.files.written_files import LIST
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.run import train as run
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("resuming")
-    write_folder(place / "model")
-    write_pictures(place / "pictures")
-    return place
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_folder import write_folder, write_pictures
 from tiny_run import configure_scheduled as configure
 from tiny_run import learned
 
@@ -15,14 +14,6 @@ from ti_flax.models.stable_diffusion import load_stable_diffusion
 from ti_flax.models.tokenizer import load_tokenizer
 from ti_flax.run import train as run
 from ti_flax.training.checkpoint import load_checkpoint
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("rows")
-    write_folder(place / "model")
-    write_pictures(place / "pictures")
-    return place
 
 
 def rows_of(place, folder, **changes):

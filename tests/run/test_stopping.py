@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_folder import write_folder, write_pictures
 
 from ti_flax.embedding.learned_embeds import load_learned_embeds
 
@@ -16,14 +15,6 @@ PROCESS = Path(__file__).parents[1] / "support" / "held_process.py"
 BEFORE = "stopped before the first update; nothing is lost, the same command goes on"
 AFTER = "stopped after the last update; --resume_from_checkpoint auto writes what the result still lacks"
 STEP = "compiling for 1 x cpu"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("stopping")
-    write_folder(place / "model")
-    write_pictures(place / "pictures")
-    return place
 
 
 def start(place, output, cache="cache", **environment):

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny_folder import write_folder, write_pictures
+from tiny_folder import write_pictures
 from tiny_run import compilations, learned
 from tiny_run import configure_scheduled as configure
 
@@ -14,14 +14,6 @@ from ti_flax.errors import CheckpointError, ConfigError, DataError, OutputError,
 from ti_flax.run import train as run
 from ti_flax.training.checkpoint import checkpoint_steps
 from ti_flax.training.settings import describe_rate
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("run")
-    write_folder(place / "model")
-    write_pictures(place / "pictures")
-    return place
 
 
 @pytest.fixture(scope="module")
@@ -296,13 +288,13 @@ def test_a_class_folder_that_is_not_there_is_named_by_its_option(place, tmp_path
 
 
 def test_options_of_the_loss_reach_the_step_and_are_repeated_by_a_resumed_run(place, tmp_path):
-    from tiny_models import FAMILIES
+    from tiny_models import SMALL
 
     from ti_flax.config.options import LossOptions
     from ti_flax.config.values import options_of
     from ti_flax.models.stable_diffusion import random_stable_diffusion
 
-    model = random_stable_diffusion(FAMILIES["sd1"], seed=0)
+    model = random_stable_diffusion(SMALL["sd1"], seed=0)
     given = {
         "loss_type": "huber",
         "huber_c": 0.2,

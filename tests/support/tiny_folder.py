@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from clip_tokenizer import END, START, write_tokenizer
 from PIL import Image
-from tiny_models import FAMILIES
+from tiny_models import SMALL
 
 from ti_flax.models.stable_diffusion import random_stable_diffusion, save_stable_diffusion
 
@@ -20,12 +20,10 @@ def _made(family, wide):
     folder = Path(tempfile.mkdtemp(prefix="ti_flax-tiny-"))
     vocabulary = write_tokenizer(folder / "tokenizer", words=WORDS, pad_token=END if family == "sd1" else "!")
     ids = {"bos_token_id": vocabulary[START], "eos_token_id": vocabulary[END], "pad_token_id": 0}
-    text_encoder = FAMILIES[family]["text_encoder"] | {"vocab_size": len(vocabulary)} | ids
+    text_encoder = SMALL[family]["text_encoder"] | {"vocab_size": len(vocabulary)} | ids
     # The UNet of diffusers 0.39 in Flax has 32 groups, whatever its config says.
-    unet = FAMILIES[family]["unet"] | (
-        {"block_out_channels": [32, 64, 64], "norm_num_groups": 32} if wide else {}
-    )
-    model = random_stable_diffusion(FAMILIES[family] | {"text_encoder": text_encoder, "unet": unet}, seed=0)
+    unet = SMALL[family]["unet"] | ({"block_out_channels": [32, 64], "norm_num_groups": 32} if wide else {})
+    model = random_stable_diffusion(SMALL[family] | {"text_encoder": text_encoder, "unet": unet}, seed=0)
     save_stable_diffusion(model, folder, layout="torch")
     return folder
 

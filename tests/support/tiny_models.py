@@ -84,3 +84,15 @@ SD2 = {
 }
 
 FAMILIES = {"sd1": SD1, "sd2": SD2}
+
+# For whole runs and steps, which compile the UNet's gradient: a block of each kind, and no more.
+_SMALL_UNET = {
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "block_out_channels": [16, 32],
+    "layers_per_block": 1,
+}
+SMALL = {
+    "sd1": SD1 | {"unet": SD1["unet"] | _SMALL_UNET},
+    "sd2": SD2 | {"unet": SD2["unet"] | _SMALL_UNET | {"attention_head_dim": [2, 4]}},
+}

@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from tiny_models import FAMILIES
+from tiny_models import SMALL
 
 from ti_flax.data.dataset import one_shape
 from ti_flax.models.noise_schedule import NoiseSchedule
@@ -19,7 +19,7 @@ CAPACITY = 8
 
 
 def make_step_config(family="sd1", *, trainable=(True, True), **changes):
-    model = random_stable_diffusion(FAMILIES[family], seed=0)
+    model = random_stable_diffusion(SMALL[family], seed=0)
     trainable = np.array(trainable)
     schedule = learning_rate_schedule(Shape(name="cosine", total_steps=20, warmup_steps=2), peak=1e-2)
     adamw = optim.make_optimizer("adamw", schedule, arguments={"weight_decay": 1e-2})

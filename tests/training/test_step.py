@@ -22,14 +22,28 @@ def draw_one(task, seed, examples, *, step=0, position=0):
     return draw(task.draw_rules, key, examples.buckets[0], examples.token_ids, **places)
 
 
+# Compiled updates by step, shapes and devices, for this file's tests.
+_PROGRAMS = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def let_go_of_programs():
+    yield
+    _PROGRAMS.clear()
+
+
 def run(task, frozen, chunks, *, devices=1, state=None):
     """Runs chunks of the given lengths and returns the last state and all losses, on the host."""
     places = jax.devices()[:devices]
     key = np.asarray(jax.random.key_data(jax.random.key(7)))
     state = replicate(state or init_state(task, start_rows(task)), places)
     arguments = replicate(frozen, places), replicate(key, places)
-    program = pmapped(make_chunk(task, CAPACITY), places)
-    program = program.lower(state, *arguments, replicate(np.int32(1), places)).compile()
+    shapes = str(jax.tree.map(np.shape, frozen["examples"]))
+    if (id(task), shapes, devices) not in _PROGRAMS:
+        program = pmapped(make_chunk(task, CAPACITY), places)
+        program = program.lower(state, *arguments, replicate(np.int32(1), places)).compile()
+        _PROGRAMS[id(task), shapes, devices] = program, task  # which keeps its id its own
+    program, _ = _PROGRAMS[id(task), shapes, devices]
     losses = []
     for steps in chunks:
         count = replicate(np.int32(steps), places)

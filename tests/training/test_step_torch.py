@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from diffusers.training_utils import compute_snr  # noqa: E402
-from tiny_models import FAMILIES  # noqa: E402
+from tiny_models import SMALL  # noqa: E402
 from tiny_step import VOCABULARY, make_frozen, make_step_config, start_rows  # noqa: E402
 from torch_models import channels_first, write_torch_models  # noqa: E402
 
@@ -27,9 +27,9 @@ RATE, STEPS = 5e-3, 20
 def write_folder(folder, family):
     import json
 
-    modules = write_torch_models(folder, FAMILIES[family])
+    modules = write_torch_models(folder, SMALL[family])
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(FAMILIES[family]["scheduler"]))
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SMALL[family]["scheduler"]))
     return modules
 
 
@@ -73,7 +73,7 @@ def test_masks_and_min_snr_have_pytorchs_gradient(tmp_path, family):
     from diffusers import DDPMScheduler
 
     modules = write_folder(tmp_path, family)
-    scheduler = DDPMScheduler.from_config(FAMILIES[family]["scheduler"])
+    scheduler = DDPMScheduler.from_config(SMALL[family]["scheduler"])
     task = make_step_config(family)
     model = load_stable_diffusion(tmp_path)
     frozen = {name: jax.tree.map(jnp.asarray, model.params[name]) for name in ("text_encoder", "unet")}
@@ -110,7 +110,7 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
     from diffusers import DDPMScheduler
 
     modules = write_folder(tmp_path, family)
-    scheduler = DDPMScheduler.from_config(FAMILIES[family]["scheduler"])
+    scheduler = DDPMScheduler.from_config(SMALL[family]["scheduler"])
     task = make_step_config(family)
     model = load_stable_diffusion(tmp_path)
     frozen = make_frozen(task) | {name: model.params[name] for name in ("text_encoder", "unet")}
