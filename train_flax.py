@@ -3,6 +3,7 @@
 import sys
 
 from ti_flax.commands.train import main
+from ti_flax.console.interrupt import end_process
 
 if __name__ == "__main__":
-    sys.exit(main(prog="python train_flax.py"))
+    sys.exit(end_process(main(prog="python train_flax.py")))

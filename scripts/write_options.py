@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
+from ti_flax.config.conditions import asked_of_others  # noqa: E402
 from ti_flax.config.run_config import GROUPS  # noqa: E402
 from ti_flax.config.values import Option, options_of  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
@@ -57,8 +58,9 @@ def default(each: Option) -> str:
 
 
 def meaning(each: Option) -> str:
-    """What an option does, in one sentence."""
-    return cell(f"{each.rule.help.rstrip('.')}.")
+    """What an option does, in one sentence, and what it asks of others."""
+    asked = asked_of_others(each)
+    return cell(f"{each.rule.help.rstrip('.')}{'; ' if asked else ''}{asked}.")
 
 
 def cell(text: str) -> str:

@@ -197,37 +197,9 @@ def test_an_unknown_tracker_names_those_there_are():
     )
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (
-            ("--eval_steps=0", "--early_stopping"),
-            "eval_steps: expected at least 1 together with early_stopping, found 0, which leaves evaluations "
-            "out. Leave eval_steps or early_stopping out.",
-        ),
-        (
-            ("--eval_steps=0", "--load_best_model_at_end"),
-            "eval_steps: expected at least 1 together with load_best_model_at_end, found 0, which leaves "
-            "evaluations out. Leave eval_steps or load_best_model_at_end out.",
-        ),
-        (
-            ("--early_stopping_patience=3",),
-            "early_stopping_patience: expected early_stopping beside it, found early_stopping false. "
-            "Set early_stopping, or leave early_stopping_patience out.",
-        ),
-        (
-            ("--early_stopping_threshold=0",),
-            "early_stopping_threshold: expected early_stopping beside it, found early_stopping false. "
-            "Set early_stopping, or leave early_stopping_threshold out.",
-        ),
-        (
-            ("--report_to=none", "--report_to=wandb"),
-            "report_to: expected none alone, or the names of trackers, found none, wandb",
-        ),
-    ],
-)
-def test_options_of_watching_that_cannot_both_do_what_they_say(flags, message):
-    assert error_of(*REQUIRED_FLAGS, *flags) == message
+def test_no_tracker_goes_with_others():
+    message = "report_to: expected none alone, or the names of trackers, found none, wandb"
+    assert error_of(*REQUIRED_FLAGS, "--report_to=none", "--report_to=wandb") == message
 
 
 def test_a_flag_without_its_value():
@@ -253,81 +225,24 @@ def test_contradictions_name_both_options():
     assert "only_save_embeds" in message and "save_as_full_pipeline" in message
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--template_file=a", "--templates=style"], "template_file: expected not to be .* with templates"),
-        (["--captions=caption_file"], "caption_file: expected a file .* found captions caption_file and no"),
-        (["--caption_file=a"], "caption_file: expected a file .* found captions none and a file"),
-        (["--templates=caption"], "templates: expected object or style with captions none, found caption"),
-        (["--captions=filename", "--filename_pattern=("], "filename_pattern: expected a regular expression"),
-    ],
-)
-def test_contradictory_prompts(flags, message):
-    found = error_of(*REQUIRED_FLAGS, *flags)
-    assert re.match(message, found), found
+def test_a_pattern_that_is_none():
+    message = error_of(*REQUIRED_FLAGS, "--captions=filename", "--filename_pattern=(")
+    assert message.startswith("filename_pattern: expected a regular expression")
 
 
 def test_an_attention_without_float32_names_the_precision():
     message = error_of(*REQUIRED_FLAGS, "--attention=cudnn")
-    assert message.startswith("attention: expected auto, plain or blockwise with mixed_precision no")
+    assert message.startswith("attention cudnn requires mixed_precision bf16 or fp16: found no.")
     assert "Set mixed_precision to bf16" in message
     assert parse("--attention=cudnn", "--mixed_precision=bf16").model.attention == "cudnn"
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (
-            ("--snr_gamma=5", "--debiased_estimation_loss"),
-            "snr_gamma: expected not to be given together with debiased_estimation_loss. Both weigh the "
-            "timesteps: leave one of them out.",
-        ),
-        (
-            ("--huber_c=0.2",),
-            "huber_c: expected loss_type huber or smooth_l1 beside it, found loss_type l2. Set loss_type to "
-            "huber, or leave huber_c out.",
-        ),
-        (
-            ("--huber_schedule=snr", "--loss_type=l1"),
-            "huber_schedule: expected loss_type huber or smooth_l1 beside it, found loss_type l1. Set "
-            "loss_type to huber, or leave huber_schedule out.",
-        ),
-        (
-            ("--min_timestep=500", "--max_timestep=500"),
-            "min_timestep: expected less than max_timestep (500), found 500. min_timestep is the first that "
-            "is trained, max_timestep the first that is not.",
-        ),
-        (
-            ("--adaptive_noise_scale=0.1",),
-            "adaptive_noise_scale: expected noise_offset beside it, found adaptive_noise_scale without "
-            "noise_offset. Give noise_offset too, or leave adaptive_noise_scale out.",
-        ),
-        (
-            ("--multires_noise_discount=0.4",),
-            "multires_noise_discount: expected multires_noise_iterations beside it, found "
-            "multires_noise_discount without multires_noise_iterations. Give multires_noise_iterations too, "
-            "or leave multires_noise_discount out.",
-        ),
-        (
-            ("--prior_loss_weight=0.5",),
-            "prior_loss_weight: expected class_data_dir beside it, found prior_loss_weight without "
-            "class_data_dir. Give class_data_dir too, or leave prior_loss_weight out.",
-        ),
-        (
-            ("--class_prompt=something",),
-            "class_prompt: expected class_data_dir beside it, found class_prompt without class_data_dir. "
-            "Give class_data_dir too, or leave class_prompt out.",
-        ),
-        (
-            ("--class_data_dir=x", "--class_prompt=a toy"),
-            "class_prompt: expected a prompt with placeholder_token something in it, found 'a toy'. Only the "
-            "new word learns, so a prompt without it would change nothing.",
-        ),
-    ],
-)
-def test_losses_that_contradict_each_other(flags, message):
-    assert error_of(*REQUIRED_FLAGS, *flags) == message
+def test_the_prompt_of_class_images_holds_the_word():
+    message = error_of(*REQUIRED_FLAGS, "--class_data_dir=x", "--class_prompt=a toy")
+    assert message == (
+        "class_prompt: expected a prompt with placeholder_token something in it, found 'a toy'. Only the "
+        "new word learns, so a prompt without it would change nothing."
+    )
 
 
 def test_losses_that_go_together():
@@ -342,13 +257,17 @@ def test_losses_that_go_together():
     [
         (
             ["--initializer_mode=random"],
-            "initializer_mode: expected spread or mean together with initializer",
+            "initializer_token requires initializer_mode spread or mean: found random. Set initializer_mode "
+            "to spread, or leave initializer_token out.",
         ),
-        (["--init_embeds=x.pt"], "initializer_token and init_embeds exclude each other"),
-        (["--initializer_token=null"], "initializer_token: expected a known word, found null"),
+        (["--init_embeds=x.pt"], "init_embeds and initializer_token exclude each other"),
+        (
+            ["--initializer_token=null"],
+            "initializer_token is required, unless init_embeds or initializer_mode random is given",
+        ),
         (
             ["--learning_rate=0.1:5,0.01", "--lr_scheduler=cosine"],
-            "lr_scheduler: expected constant with a learning_rate in steps, found cosine",
+            "learning_rate in steps requires lr_scheduler constant: found cosine",
         ),
         (
             ["--learning_rate=0.1:50, 0.01:100"],
@@ -363,8 +282,7 @@ def test_losses_that_go_together():
         (["--learning_rate=-1:50, 0.01"], "--learning_rate: expected a number >= 0, found -1.0"),
         (["--learning_rate=1,5"], "Only the last number may do without a step, not '1'"),
         (["--lr_scheduler=polynomial", "--learning_rate=0"], "learning_rate: expected more than 1e-07"),
-        (["--lr_scheduler=piecewise_constant"], "lr_step_rules: expected rules such as"),
-        (["--lr_step_rules=1:10,0.1"], "lr_scheduler: expected piecewise_constant with lr_step_rules"),
+        (["--lr_scheduler=piecewise_constant"], "lr_scheduler piecewise_constant requires lr_step_rules"),
         (
             ["--lr_scheduler=piecewise_constant", "--lr_step_rules=1:10,0.1:20"],
             "lr_step_rules: expected factors such as \"1:10,0.1:20,0.005\", found '1:10,0.1:20'. "
@@ -375,24 +293,16 @@ def test_losses_that_go_together():
             "lr_decay_steps: expected at most max_train_steps - lr_warmup_steps (4500), found 4900",
         ),
         (
-            ["--optimizer=lion", "--adam_beta1=0.8"],
-            "adam_beta1: expected to be left out with optimizer lion, found 0.8. Give the optimizer's own",
-        ),
-        (
             ["--max_grad_norm=1", "--grad_clip_value=1"],
-            "max_grad_norm and grad_clip_value exclude each other",
+            "grad_clip_value and max_grad_norm exclude each other",
         ),
         (
             ["--optimizer=schedule_free_adamw", "--use_ema"],
-            "use_ema and optimizer schedule_free_adamw exclude",
+            "use_ema and optimizer schedule_free_adamw exclude each other",
         ),
         (
             ["--optimizer=schedule_free_sgd", "--lr_scheduler=linear"],
-            "lr_scheduler: expected constant or constant_with_warmup with optimizer schedule_free_sgd",
-        ),
-        (
-            ["--optimizer=schedule_free_sgd", "--embedding_norm=keep"],
-            "embedding_norm and optimizer schedule_free_sgd exclude each other",
+            "optimizer schedule_free_sgd requires lr_scheduler constant or constant_with_warmup: found",
         ),
         (["--optimizer=adamw8bit"], "--optimizer: expected one of adamw, adam"),
         (["--ema_decay=1"], "--ema_decay: expected a number >= 0 and < 1"),

@@ -32,21 +32,22 @@ def test_program_prints_one_line_for_a_mistake():
 
 
 def test_exit_codes(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(ROOT))
-    import train_flax
+    from ti_flax.commands import train
 
-    def stop(argv):
-        raise KeyboardInterrupt
+    def fails_with(error):
+        def parse(argv, prog):
+            raise error
 
-    assert train_flax.main(["--nothing"]) == 2
-    monkeypatch.setattr(train_flax, "parse_config", stop)
-    assert train_flax.main([]) == 130
-    asked = Stopped("stopped after step 3")
-    monkeypatch.setattr(train_flax, "parse_config", lambda argv: (_ for _ in ()).throw(asked))
-    assert train_flax.main([]) == 75
-    monkeypatch.setattr(train_flax, "parse_config", lambda argv: 1 / 0)
+        monkeypatch.setattr(train, "parse_config", parse)
+
+    assert train.main(["--nothing"]) == 2
+    fails_with(KeyboardInterrupt())
+    assert train.main([]) == 130
+    fails_with(Stopped("stopped after step 3"))
+    assert train.main([]) == 75
+    fails_with(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
-        train_flax.main([])
+        train.main([])
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("error: unknown flag --nothing")
     assert lines[1:] == ["interrupted", "stopped after step 3"]

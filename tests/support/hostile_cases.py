@@ -1,6 +1,6 @@
-"""Wrong and hostile input: how a case is given to the program, and the page that tells users what happens.
+"""Wrong and hostile input: how a case is given to the program, and the page that lists what happens.
 
-`python tests/support/hostile_cases.py` runs every case and writes docs/bad-input.md. The tests hold the
+`python tests/support/hostile_cases.py` runs every case and writes tests/bad-input.md. The tests hold the
 program to the lines that stand there.
 """
 
@@ -30,11 +30,11 @@ from ti_flax.console.program import exit_code
 from ti_flax.files import text as text_files
 
 TESTS = Path(__file__).resolve().parents[1]
-PAGE = TESTS.parent / "docs" / "bad-input.md"
+PAGE = TESTS / "bad-input.md"
 # Test files with cases, in the order of the page, and what their chapter is called there.
 CHAPTERS = (
     ("test_hostile_config", "The configuration"),
-    ("test_hostile_images", "Pictures"),
+    ("test_hostile_images", "Images"),
     ("test_hostile_captions", "Captions and prompts"),
     ("test_hostile_models", "Models: configs and tokenizers"),
     ("test_hostile_weights", "Models: weights"),
@@ -131,7 +131,7 @@ def outcome(case: Case, folder: Path) -> str:
 def check(case: Case, folder: Path, module: str) -> None:
     """Runs a case and compares with the page."""
     line = lines_of_page().get(f"{module}.py::test_input[{case.name}]")
-    assert line is not None, "not in docs/bad-input.md: run python tests/support/hostile_cases.py"
+    assert line is not None, "not in tests/bad-input.md: run python tests/support/hostile_cases.py"
     pattern = ".*".join(re.escape(part) for part in line.split(ELLIPSIS))
     found = outcome(case, folder)
     assert re.fullmatch(pattern, found, re.DOTALL), f"{found!r} is not {line!r}"

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from ti_flax.config.values import nearest
+from ti_flax.console.interrupt import end_process
 from ti_flax.console.program import exit_code
 from ti_flax.console.versions import __version__
 from ti_flax.errors import ConfigError
@@ -66,4 +67,4 @@ def _refuse(name: str) -> None:
 
 def program() -> None:
     """The installed command `ti-flax`."""
-    sys.exit(main())
+    sys.exit(end_process(main()))

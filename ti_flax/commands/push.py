@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from ti_flax.config.constraints import refuse_uploads
+from ti_flax.config.constraints import check_upload
 from ti_flax.config.options import HubOptions, OutputOptions
 from ti_flax.config.values import options_of
 from ti_flax.console.program import exit_code
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
     hub = HubOptions(push_to_hub=True, **given)
     if hub.hub_whole_pipeline and not (folder / "model_index.json").is_file():
         raise OutputError(folder, expected="a whole pipeline", found="no model_index.json in it")
-    refuse_uploads(hub, OutputOptions(output_dir=str(folder)))
+    check_upload(hub, OutputOptions(output_dir=str(folder)))
     try:
         files_to_upload(hub, folder)
     except OSError as error:

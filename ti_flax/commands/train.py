@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 
 from ti_flax.config import parse_config
-from ti_flax.console.interrupt import end_process, listening
+from ti_flax.console.interrupt import listening
 from ti_flax.console.program import exit_code
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Runs the training that the arguments (None: those of the command line) ask for.
-
-    Returns:
-      The exit code; a program that a signal has ended does not return.
-    """
+    """Runs the training that `argv` (None: the command line) asks for; returns the exit code."""
 
     def run() -> None:
         with listening():  # from here on, as what is imported takes seconds
@@ -21,4 +17,4 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
             train(config)
 
-    return end_process(exit_code(run))
+    return exit_code(run)

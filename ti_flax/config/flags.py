@@ -5,6 +5,7 @@ import shutil
 import textwrap
 import typing
 
+from ti_flax.config.conditions import asked_of_others
 from ti_flax.config.run_config import GROUPS
 from ti_flax.config.values import Option, Rule, options_of
 
@@ -16,7 +17,7 @@ _REFERENCE_ONLY: dict[str, tuple[type, str]] = {
     ),
     "dataloader_num_workers": (
         int,
-        "pictures are encoded once before training, so nothing is loaded during it",
+        "images are encoded once before training, so nothing is loaded during it",
     ),
     "allow_tf32": (
         bool,
@@ -36,7 +37,7 @@ REFERENCE_ONLY: dict[str, Option] = {
 }
 
 _DESCRIPTION = (
-    "Teach Stable Diffusion a new word from a few pictures (Textual Inversion). Every option is both a flag "
+    "Teach Stable Diffusion a new word from a few images (Textual Inversion). Every option is both a flag "
     "and a key of the YAML file; a flag overrides the file. Relative paths start at the current folder; what "
     "a file names to be read is looked for beside the file first. The value null unsets an option again."
 )
@@ -136,6 +137,7 @@ def _help_of(option: Option) -> str:
     if option.choices and rule.metavar:
         sentence = f"{sentence}: {', '.join(option.choices)}"
     sentence += "; may be given several times" if option.many else ""
+    sentence += f"; {asked}" if (asked := asked_of_others(option)) else ""
     if option.required:
         return f"{sentence}. (required)"
     if option.default is None:

@@ -7,8 +7,9 @@ import pathlib
 import sys
 import typing
 
+from ti_flax.config.conditions import holds, in_words
 from ti_flax.config.flags import REFERENCE_ONLY, make_parser
-from ti_flax.config.options import ADAM_OPTIONS, FINDS_ITS_RATE, SCHEDULER_OPTIONS, WITHOUT_WARMUP
+from ti_flax.config.options import FINDS_ITS_RATE, WITHOUT_WARMUP
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig, missing_options
 from ti_flax.config.stepped_values import looks_stepped
 from ti_flax.config.values import Option, nearest, value_from_text, wrong_value
@@ -18,24 +19,6 @@ from ti_flax.console.versions import __version__
 from ti_flax.errors import ConfigError
 
 _KNOWN: dict[str, Option] = {**OPTIONS, **REFERENCE_ONLY}
-_NOTHING_WITHOUT_PROMPT = ("num_validation_images", "validation_steps", "validation_epochs")
-_NOTHING_WITHOUT_CAPTIONS = (
-    "caption_prefix",
-    "caption_suffix",
-    "caption_separator",
-    "shuffle_caption",
-    "keep_tokens",
-    "caption_tag_dropout_rate",
-    "caption_dropout_rate",
-    "enable_wildcard",
-)
-_NOTHING_WITHOUT_UPLOAD = (
-    "hub_model_id",
-    "hub_token",
-    "hub_private_repo",
-    "hub_strategy",
-    "hub_whole_pipeline",
-)
 
 
 def load_config(*files: str | os.PathLike[str], **options: object) -> RunConfig:
@@ -213,34 +196,17 @@ def notes(config: RunConfig, given: typing.Collection[str]) -> list[str]:
             f"lr_warmup_steps does nothing with lr_scheduler {config.optimizer.lr_scheduler}; "
             "constant_with_warmup uses it"
         )
-    lines += _of_other_schedulers(config, given)
-    lines += _of_other_optimizers(config, given)
-    lines += _notes_on_prompts(config, given)
-    if config.monitoring.validation_prompt is None:
-        lines += _without("validation_prompt", _NOTHING_WITHOUT_PROMPT, given)
-    elif config.monitoring.validation_epochs is not None:
+    lines += _without_effect(config, given)
+    optimizer, rate = config.optimizer.optimizer, config.optimizer.learning_rate
+    if optimizer in FINDS_ITS_RATE and isinstance(rate, float) and not 0.1 <= rate <= 10:
+        lines.append(
+            f"optimizer {optimizer} finds the size of its steps: learning_rate is usually 1, not {rate:g}"
+        )
+    if config.monitoring.validation_prompt is not None and config.monitoring.validation_epochs is not None:
         lines.append(
             f"validation_epochs is the old spelling: a preview every {config.monitoring.validation_epochs} x "
-            "pictures x repeats steps, in place of validation_steps"
+            "images x repeats steps, in place of validation_steps"
         )
-    if not config.hub.push_to_hub:
-        lines += _without("push_to_hub", _NOTHING_WITHOUT_UPLOAD, given)
-    return lines
-
-
-def _notes_on_prompts(config: RunConfig, given: typing.Collection[str]) -> list[str]:
-    prompts = config.prompts
-    lines = []
-    if prompts.captions == "none":
-        lines += _without("captions", _NOTHING_WITHOUT_CAPTIONS, given)
-    elif not (prompts.shuffle_caption or prompts.caption_tag_dropout_rate):
-        lines += _without(
-            "shuffle_caption or caption_tag_dropout_rate", ("caption_separator", "keep_tokens"), given
-        )
-    if prompts.captions != "files":
-        lines += _without("captions files", ("caption_extension",), given)
-    if prompts.captions != "filename":
-        lines += _without("captions filename", ("filename_pattern",), given)
     return lines
 
 
@@ -248,31 +214,13 @@ def _is_constant(config: RunConfig) -> bool:
     return config.optimizer.lr_scheduler in WITHOUT_WARMUP
 
 
-def _of_other_schedulers(config: RunConfig, given: typing.Collection[str]) -> list[str]:
-    name = config.optimizer.lr_scheduler
+def _without_effect(config: RunConfig, given: typing.Collection[str]) -> list[str]:
+    """A line for each option that somebody gave and that does nothing without another."""
+    values = config.values()
     return [
-        f"{option} does nothing unless lr_scheduler is {' or '.join(schedulers)}"
-        for option, schedulers in SCHEDULER_OPTIONS.items()
-        if option in given and name not in schedulers
+        f"{name} does nothing without {in_words(condition)}"
+        for name in OPTIONS
+        if name in given
+        for condition in (*OPTIONS[name].rule.needs, OPTIONS[name].rule.only_with)
+        if condition and not holds(condition, values, OPTIONS)
     ]
-
-
-def _of_other_optimizers(config: RunConfig, given: typing.Collection[str]) -> list[str]:
-    optimizer = config.optimizer
-    name, rate = optimizer.optimizer, optimizer.learning_rate
-    lines = [
-        f"{option} does nothing with optimizer {name}; optimizer_args has its options"
-        for option, users in ADAM_OPTIONS.items()
-        if option in given and name not in users
-    ]
-    if name in FINDS_ITS_RATE and isinstance(rate, float) and not 0.1 <= rate <= 10:
-        lines.append(
-            f"optimizer {name} finds the size of its steps: learning_rate is usually 1, not {rate:g}"
-        )
-    if "ema_decay" in given and not optimizer.use_ema:
-        lines.append("ema_decay does nothing without use_ema")
-    return lines
-
-
-def _without(needed: str, names: typing.Iterable[str], given: typing.Collection[str]) -> list[str]:
-    return [f"{name} does nothing without {needed}" for name in names if name in given]

@@ -3,7 +3,8 @@
 import dataclasses
 import typing
 
-from ti_flax.config.constraints import refuse_contradictions
+from ti_flax.config.conditions import holds
+from ti_flax.config.constraints import check_constraints, check_upload
 from ti_flax.config.options import (
     ConceptOptions,
     HostOptions,
@@ -42,7 +43,8 @@ class RunConfig:
     hosts: HostOptions = HostOptions()
 
     def __post_init__(self):
-        refuse_contradictions(self)
+        check_constraints(OPTIONS, self.values())
+        check_upload(self.hub, self.output)
 
     @classmethod
     def from_dict(cls, values: typing.Mapping[str, object], where: str = "configuration") -> "RunConfig":
@@ -118,21 +120,22 @@ class RunConfig:
         return f"the area of {square}, in at most {most} shapes" if self.images.enable_bucket else square
 
     def validation_interval(self, epoch_samples: int) -> int:
-        """Return the steps between two previews of a run whose epoch shows so many pictures.
+        """Return the steps between two previews of a run whose epoch shows so many images.
 
-        `validation_epochs` counts steps as diffusers' script does: an epoch is pictures x repeats.
+        `validation_epochs` counts steps as diffusers' script does: an epoch is images x repeats.
         """
         if self.monitoring.validation_epochs is None:
             return self.monitoring.validation_steps
         return self.monitoring.validation_epochs * epoch_samples
 
+    def values(self) -> dict[str, typing.Any]:
+        """Return option name to value, secrets included."""
+        groups = ((getattr(self, group), kind) for group, kind in GROUPS.items())
+        return {each.name: getattr(group, each.name) for group, kind in groups for each in options_of(kind)}
+
     def _flat(self) -> dict[str, typing.Any]:
-        return {
-            each.name: _plain(value) if isinstance(value, tuple) else value
-            for group, kind in GROUPS.items()
-            for each in options_of(kind)
-            for value in [getattr(getattr(self, group), each.name)]
-        }
+        values = self.values().items()
+        return {name: _plain(value) if isinstance(value, tuple) else value for name, value in values}
 
 
 def _plain(values: tuple) -> object:
@@ -146,7 +149,12 @@ OPTIONS: dict[str, Option] = {each.name: each for kind in GROUPS.values() for ea
 
 def missing_options(values: typing.Mapping[str, object]) -> list[str]:
     """Return the names of options that have to be given and are not, in order."""
-    starts = values.get("init_embeds") is not None or values.get("initializer_mode") == "random"
-    needed = {each.name for each in OPTIONS.values() if each.required}
-    needed |= set() if starts else {"initializer_token"}
-    return [name for name in OPTIONS if name in needed and name not in values]
+    known = {**{name: option.default for name, option in OPTIONS.items()}, **values}
+    return [
+        name
+        for name, option in OPTIONS.items()
+        if name not in values
+        and (
+            option.required or (instead := option.rule.required_unless) and not holds(instead, known, OPTIONS)
+        )
+    ]

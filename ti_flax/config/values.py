@@ -38,6 +38,12 @@ class Rule:
       changes_bits: a resumed run must repeat it to end with the bits of an uninterrupted one.
       when_unset: what null means, for `--help`.
       remedy: what to do after a value that is not allowed.
+      needs: conditions without which a value other than the default is refused (`config/conditions.py`).
+      only_with: a condition without which the option does nothing, which a note says.
+      excludes: conditions beside which a value other than the default is refused.
+      value_needs: value to the condition without which that value is refused.
+      less_than: another option whose value has to be larger, where both are given.
+      required_unless: a condition without which null is refused.
     """
 
     help: str
@@ -53,6 +59,12 @@ class Rule:
     changes_bits: bool = False
     when_unset: str = ""
     remedy: str = ""
+    needs: tuple[str, ...] = ()
+    only_with: str = ""
+    excludes: tuple[str, ...] = ()
+    value_needs: typing.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    less_than: str = ""
+    required_unless: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ from ti_flax.config.options.training import (
     ADAM_OPTIONS,
     FINDS_ITS_RATE,
     SCHEDULE_FREE,
-    SCHEDULER_OPTIONS,
     WITHOUT_WARMUP,
     LossOptions,
     OptimizerOptions,
@@ -16,7 +15,6 @@ from ti_flax.config.options.training import (
 __all__ = [
     "ADAM_OPTIONS",
     "FINDS_ITS_RATE",
-    "SCHEDULER_OPTIONS",
     "SCHEDULE_FREE",
     "WITHOUT_WARMUP",
     "ConceptOptions",

@@ -1,4 +1,4 @@
-"""What is taught to which model: model, word, pictures and what is said about them."""
+"""What to teach which model: model, word, images and prompts."""
 
 import dataclasses
 from typing import Literal
@@ -62,6 +62,7 @@ class ModelOptions(Options):
         when_unset="what the model's scheduler says",
         help="Make the last timestep pure noise (zero terminal SNR), for models trained so.",
         changes_bits=True,
+        excludes=("prediction_type epsilon",),
     )
     mixed_precision: Literal["no", "fp16", "bf16"] = option(
         "no",
@@ -72,8 +73,9 @@ class ModelOptions(Options):
     attention: Literal["auto", "plain", "blockwise", "cudnn", "flash"] = option(
         "auto",
         metavar="NAME",
-        help="How attention is computed; auto chooses by machine, precision and size",
+        help="Implementation of attention; auto chooses by device, precision and size",
         changes_bits=True,
+        value_needs={"cudnn": "mixed_precision bf16|fp16"},
     )
 
     @property
@@ -95,6 +97,8 @@ class ConceptOptions(Options):
         when_unset="required, unless init_embeds or initializer_mode random says what to start from",
         help='Known word or words that the new word starts as, such as "toy" or "blue bmw": '
         "each of k tokens starts an equal share of the vectors, in order.",
+        needs=("initializer_mode spread|mean",),
+        required_unless="init_embeds or initializer_mode random",
     )
     initializer_mode: Literal["spread", "mean", "random"] = option(
         "spread",
@@ -108,6 +112,8 @@ class ConceptOptions(Options):
         path="input",
         when_unset="the words of initializer_token",
         help="Embedding file to start from, of any trainer's format, in place of initializer_token.",
+        needs=("initializer_mode spread|mean",),
+        excludes=("initializer_token",),
     )
     num_vectors: int | None = option(
         1,
@@ -121,11 +127,11 @@ class ConceptOptions(Options):
         metavar="[TOKEN=]FILE",
         path="input",
         when_unset="none",
-        help="Existing embedding that prompts may name, and that stays as it is; "
-        "its token is the file's own unless one is given",
+        help="Existing embedding that prompts may use and that stays as it is; "
+        "without TOKEN=, the file says its token",
     )
     learnable_property: Literal["object", "style"] = option(
-        "object", help="What the pictures have in common; chooses the built-in prompt templates."
+        "object", help="What the images have in common, which chooses the built-in prompt templates."
     )
 
     @property
@@ -139,19 +145,19 @@ class ConceptOptions(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageOptions(Options):
-    """The pictures to learn from, their shapes and their masks."""
+    """The images to learn from, their shapes and their masks."""
 
     train_data_dir: tuple[str, ...] = option(
         metavar="SOURCE",
         path="input",
-        help="Where the pictures are: a folder with its sub-folders, a picture, a text file with a path or "
+        help="Where the images are: a folder with its sub-folders, an image, a text file with a path or "
         "link a line, a link, a dataset on disk, or a Hub dataset id such as diffusers/cat_toy_example",
     )
     image_column: str | None = option(
         None,
         metavar="NAME",
-        when_unset="the first column of pictures",
-        help="Column of a dataset or metadata file that holds the pictures.",
+        when_unset="the first column of images",
+        help="Column of a dataset or metadata file that holds the images.",
     )
     caption_column: str | None = option(
         None,
@@ -167,44 +173,54 @@ class ImageOptions(Options):
     )
     allow_private_links: bool = option(
         False,
-        help="Download images from links to this machine and to its private network too, "
-        "which are refused otherwise.",
+        help="Also download images from links to this machine and its private network, which the run "
+        "otherwise refuses.",
     )
     resolution: int = option(
-        512, above=0, multiple_of=8, help="Side of the square training pictures, in pixels, a multiple of 8."
+        512, above=0, multiple_of=8, help="Side of the square training images, in pixels."
     )
     center_crop: bool = option(
-        False, help="Crop to the central square before resizing, instead of squeezing the whole picture."
+        False,
+        help="Crop to the central square before resizing, instead of squeezing the whole image.",
+        excludes=("enable_bucket",),
     )
     enable_bucket: bool = option(
-        False, help="Train in a few shapes near the pictures' own, instead of squares; nothing is squeezed."
+        False, help="Train in a few aspect ratios near the images' own instead of squares, squeezing nothing."
     )
     bucket_reso_steps: int = option(
         64,
         above=0,
         multiple_of=8,
-        help="Sides of shapes other than the square are multiples of it, in pixels.",
+        help="Sides of shapes other than the square are multiples of this, in pixels.",
+        needs=("enable_bucket",),
     )
     max_buckets: int = option(
         4,
         at_least=1,
-        help="Shapes of enable_bucket at most; each is compiled, and those that crop least win.",
+        help="Most shapes to train in; each takes a compilation, and those that crop least win.",
+        needs=("enable_bucket",),
     )
     alpha_mask: bool = option(
-        False, help="Count each part of a picture in the loss as far as it is opaque, by its alpha channel."
+        False,
+        help="Weigh each part of an image in the loss by its alpha channel: transparent parts do not count.",
+        excludes=("mask_dir",),
     )
     mask_dir: str | None = option(
         None,
         metavar="FOLDER",
         path="input",
         when_unset="everything counts",
-        help="Folder of masks, white where a picture counts in the loss: NAME.png or NAME-masklabel.png.",
+        help="Folder of masks, white where an image counts in the loss: NAME.png or NAME-masklabel.png.",
     )
     unmasked_weight: float = option(
-        0.0, at_least=0, at_most=1, help="What the black or transparent part of a mask still counts."
+        0.0,
+        at_least=0,
+        at_most=1,
+        help="Weight of the black or transparent part of a mask.",
+        needs=("alpha_mask or mask_dir",),
     )
     interpolation: Literal["nearest", "linear", "bilinear", "bicubic", "lanczos"] = option(
-        "bicubic", metavar="NAME", help="Filter used to resize the pictures"
+        "bicubic", metavar="NAME", help="Filter used to resize the images"
     )
     flip_p: float = option(
         0.5, at_least=0, at_most=1, help="Probability that a sample is mirrored.", changes_bits=True
@@ -212,26 +228,27 @@ class ImageOptions(Options):
     repeats: tuple[int, ...] = option(
         (100,),
         at_least=1,
-        help="How often an epoch shows every picture: one number, or one for each train_data_dir",
+        help="How often an epoch shows each image: one number, or one for each train_data_dir",
     )
     latents_cache_dir: str | None = option(
         None,
         metavar="FOLDER",
         path="output",
         when_unset="the user's cache folder",
-        help="Where encoded pictures are kept for the next run; a folder that others can write to is used "
-        "with a warning, since whoever writes there decides what is learned.",
+        help="Where to keep encoded images for the next run; the run warns of a folder that others can write "
+        "to, since whoever writes there decides what it learns.",
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptOptions(Options):
-    """Templates and captions, and what is drawn about them."""
+    """Prompt templates and captions."""
 
     templates: Literal["object", "style", "caption"] | None = option(
         None,
         when_unset="the set of learnable_property",
         help="Built-in prompt templates; caption is the caption and nothing else, so it must name the word.",
+        value_needs={"caption": "captions"},
     )
     template_file: str | None = option(
         None,
@@ -239,48 +256,77 @@ class PromptOptions(Options):
         path="input",
         when_unset="the built-in templates",
         help="Text file of prompt templates, one a line: [name] or {} is the word, [filewords] the caption.",
+        excludes=("templates",),
     )
     captions: Literal["none", "files", "filename", "metadata", "caption_file"] = option(
         "none",
         metavar="NAME",
-        help="Where captions come from: files beside the pictures, their names, their dataset, one file",
+        help="Where captions come from: files beside the images, their names, their dataset, one file",
+        value_needs={"caption_file": "caption_file"},
     )
     caption_extension: tuple[str, ...] | None = option(
         None,
         metavar=".EXT",
         when_unset=".txt, .caption",
-        help="Suffix of the text files beside the pictures, for captions files",
+        help="Suffix of the text files beside the images",
+        only_with="captions files",
     )
     caption_file: str | None = option(
         None,
         metavar="FILE",
         path="input",
         when_unset="no such file",
-        help="JSON Lines, table or lines `name|caption` with the captions of all pictures.",
+        help="JSON Lines, table or lines `name|caption` with the captions of all images.",
+        needs=("captions caption_file",),
     )
     filename_pattern: str | None = option(
         None,
         metavar="REGEX",
         when_unset="all but a number in front, with _ as blanks",
-        help="What of a file name is the caption: group `words`, else the first group, else each match.",
+        help="Which part of a file name is the caption: group `words`, the first group, or each match.",
+        only_with="captions filename",
     )
     caption_prefix: str | None = option(
-        None, when_unset="nothing", help="Text put before every caption, tags and commas included."
+        None,
+        when_unset="nothing",
+        help="Text to put before every caption, with any comma and blank of its own.",
+        only_with="captions",
     )
-    caption_suffix: str | None = option(None, when_unset="nothing", help="Text put behind every caption.")
-    caption_separator: str = option(",", help="What the tags of a caption are apart by.")
+    caption_suffix: str | None = option(
+        None, when_unset="nothing", help="Text to put after every caption.", only_with="captions"
+    )
+    caption_separator: str = option(
+        ",",
+        help="What separates the tags of a caption.",
+        only_with="shuffle_caption or caption_tag_dropout_rate",
+    )
     shuffle_caption: bool = option(
-        False, help="Put the tags of a caption into another order for every sample."
+        False,
+        help="Shuffle the tags of a caption for every sample.",
+        only_with="captions",
     )
     keep_tokens: int = option(
-        0, at_least=0, help="Tags at the beginning that shuffling and dropping leave alone."
+        0,
+        at_least=0,
+        help="Tags at the beginning that shuffling and dropout leave alone.",
+        only_with="shuffle_caption or caption_tag_dropout_rate",
     )
     caption_tag_dropout_rate: float = option(
-        0.0, at_least=0, at_most=1, help="Chance of every tag, but one that names the word, to be left out."
+        0.0,
+        at_least=0,
+        at_most=1,
+        help="Probability of leaving out each tag, but for one that names the word.",
+        only_with="captions",
     )
     caption_dropout_rate: float = option(
-        0.0, at_least=0, at_most=1, help="Share of samples whose caption is left out; the word stays."
+        0.0,
+        at_least=0,
+        at_most=1,
+        help="Probability of leaving out the caption of a sample; the word stays.",
+        only_with="captions",
     )
     enable_wildcard: bool = option(
-        False, help="Take one of a caption's lines, and one of each {a|b} in it, for every sample."
+        False,
+        help="For every sample, choose one of a caption's lines and one of each {a|b} in it.",
+        only_with="captions",
     )

@@ -1,4 +1,4 @@
-"""What happens around the updates: files, previews, uploads, processes."""
+"""What happens around the updates: files, previews, uploads, hosts."""
 
 import dataclasses
 from typing import Literal
@@ -10,10 +10,13 @@ from ti_flax.console.messages import Level
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputOptions(Options):
-    """What is written where, and how a stopped run goes on."""
+    """What to write where, and how to resume a run."""
 
     output_dir: str = option(
-        "text-inversion-model", metavar="FOLDER", path="output", help="Folder for everything the run writes."
+        "text-inversion-model",
+        metavar="FOLDER",
+        path="output",
+        help="Folder for everything that the run writes.",
     )
     save_steps: int = option(500, at_least=1, help="Steps between two learned_embeds-steps-N files.")
     only_save_embeds: bool = option(
@@ -21,12 +24,13 @@ class OutputOptions(Options):
     )
     overwrite_output_dir: bool = option(
         False,
-        help="Start again in a folder with a run in it, whose files are deleted; files that no run wrote are "
-        "neither deleted nor replaced, only written beside.",
+        help="Start again in a folder with a run in it and delete that run's files; files that no run wrote "
+        "stay as they are.",
+        excludes=("resume_from_checkpoint",),
     )
     checkpointing_steps: int = option(500, at_least=1, help="Steps between two checkpoints to resume from.")
     checkpoints_total_limit: int | None = option(
-        None, at_least=1, when_unset="all are kept", help="Checkpoints kept; older ones are deleted."
+        None, at_least=1, when_unset="all are kept", help="Checkpoints to keep; the run deletes older ones."
     )
     resume_from_checkpoint: str | None = option(
         None,
@@ -40,26 +44,30 @@ class OutputOptions(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MonitoringOptions(Options):
-    """Previews and curves while it trains."""
+    """Previews, evaluations and curves during training."""
 
     validation_prompt: tuple[str, ...] | None = option(
         None,
         metavar="PROMPT",
         when_unset="no previews",
-        help='Prompt of the preview pictures, such as "a <cat-toy> on a beach"',
+        help='Prompt of the preview images, such as "a <cat-toy> on a beach"',
     )
     num_validation_images: int = option(
         4,
         at_least=1,
         at_most=256,
-        help="Pictures of each prompt.",  # one grid holds them all
+        help="Images of each prompt.",  # one grid holds them all
+        only_with="validation_prompt",
     )
-    validation_steps: int = option(100, at_least=1, help="Steps between two previews.")
+    validation_steps: int = option(
+        100, at_least=1, help="Steps between two previews.", only_with="validation_prompt"
+    )
     validation_epochs: int | None = option(
         None,
         at_least=1,
         when_unset="validation_steps counts",
-        help="Old spelling of validation_steps: previews every N x pictures x repeats steps.",
+        help="Old spelling of validation_steps: previews every N x images x repeats steps.",
+        only_with="validation_prompt",
     )
     profile: str | None = option(
         None,
@@ -80,25 +88,32 @@ class MonitoringOptions(Options):
         at_least=1,
         at_most=100_000,  # rows of a table that is made of them
         when_unset="32 to 64, by the length of the run",
-        help="About how many samples the validation loss is the mean over, the same ones every time.",
+        help="About how many samples the validation loss averages over, the same ones every time.",
+        excludes=("eval_steps 0",),
     )
     load_best_model_at_end: bool = option(
-        False, help="Make the vectors with the smallest validation loss the result, in place of the last."
+        False,
+        help="Make the vectors with the smallest validation loss the result, not the last ones.",
+        excludes=("eval_steps 0",),
     )
     early_stopping: bool = option(
-        False, help="End the run when the validation loss no longer falls; everything is written as usual."
+        False,
+        help="Stop the run when the validation loss no longer falls, and write everything as usual.",
+        excludes=("eval_steps 0",),
     )
     early_stopping_patience: int | None = option(
         None,
         at_least=1,
         when_unset="5",
-        help="Evaluations without a smaller validation loss after which early_stopping ends the run.",
+        help="Evaluations without a smaller validation loss after which the run stops.",
+        needs=("early_stopping",),
     )
     early_stopping_threshold: float | None = option(
         None,
         at_least=0,
         when_unset="0",
-        help="By how much a validation loss has to be smaller to count for early_stopping.",
+        help="How much smaller a validation loss has to be to count.",
+        needs=("early_stopping",),
     )
     log_every: int = option(
         1,
@@ -121,8 +136,8 @@ class MonitoringOptions(Options):
     logging_dir: str = option(
         "logs", metavar="FOLDER", path="output", help="Folder in output_dir for trackers that write files."
     )
-    quiet: bool = option(False, short="q", help="Say nothing but warnings and errors.")
-    verbose: bool = option(False, short="v", help="Say more: versions, and how long each part took.")
+    quiet: bool = option(False, short="q", help="Print only warnings and errors.", excludes=("verbose",))
+    verbose: bool = option(False, short="v", help="Print more: versions, and how long each part took.")
 
     @property
     def level(self) -> Level:
@@ -136,13 +151,14 @@ class HubOptions(Options):
 
     push_to_hub: bool = option(
         False,
-        help="Upload the embedding, its card and pictures, small training pictures included, at the end.",
+        help="Upload the embedding, its card and images, small training images included, at the end.",
     )
     hub_model_id: str | None = option(
         None,
         metavar="ID",
         when_unset="the name of output_dir",
         help="Repository to upload to, owner/name or a name of your own; made if there is none.",
+        only_with="push_to_hub",
     )
     hub_token: str | None = option(
         None,
@@ -150,19 +166,25 @@ class HubOptions(Options):
         secret=True,
         when_unset="HF_TOKEN, or the token of `hf auth login`",
         help="Access token for the upload; never printed or stored.",
+        only_with="push_to_hub",
     )
-    hub_private_repo: bool = option(False, help="Make a new repository private, and refuse a public one.")
+    hub_private_repo: bool = option(
+        False, help="Make a new repository private, and refuse a public one.", only_with="push_to_hub"
+    )
     hub_strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = option(
         "end",
         help="Upload at the end alone, or at every checkpoint too; checkpoint adds the latest one as "
         "last-checkpoint, all_checkpoints every one.",
+        only_with="push_to_hub",
     )
     hub_concept_images: bool = option(
         True,
-        help="Write concept_images, small copies of the first training pictures, and upload what shows them.",
+        help="Write concept_images, small copies of the first training images, and upload what shows them.",
     )
     hub_whole_pipeline: bool = option(
-        False, help="Upload the whole pipeline too (gigabytes), not only the embedding."
+        False,
+        help="Also upload the full pipeline (gigabytes).",
+        only_with="push_to_hub",
     )
     hub_license: str | None = option(
         None,
@@ -174,23 +196,33 @@ class HubOptions(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HostOptions(Options):
-    """One run on several hosts, each with a process of its own."""
+    """One run on several hosts, with one process on each."""
 
     multi_host: bool = option(
         False,
-        help="Be one of several processes, as the TPU slice, SLURM, Open MPI or Kubernetes says.",
+        help="Be one of several processes of a run, as the TPU slice, SLURM, Open MPI or Kubernetes says.",
     )
     coordinator_address: str | None = option(
         None,
         metavar="HOST:PORT",
         when_unset="as the environment says",
         help="Where the first process of the run can be reached.",
+        needs=("multi_host", "num_processes", "process_id"),
     )
     num_processes: int | None = option(
-        None, at_least=1, when_unset="as the environment says", help="Processes of the run."
+        None,
+        at_least=1,
+        when_unset="as the environment says",
+        help="Processes of the run.",
+        needs=("coordinator_address",),
     )
     process_id: int | None = option(
-        None, at_least=0, when_unset="as the environment says", help="Which of them this one is, from 0."
+        None,
+        at_least=0,
+        when_unset="as the environment says",
+        help="Which of them this one is, from 0.",
+        needs=("coordinator_address",),
+        less_than="num_processes",
     )
     host_timeout: int = option(
         300,

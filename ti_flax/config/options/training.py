@@ -12,16 +12,6 @@ MOST_SAMPLES = 8192
 # Kinds of lr_scheduler that lr_warmup_steps does not belong to.
 WITHOUT_WARMUP = ("constant", "piecewise_constant")
 
-# What only some kinds of lr_scheduler have.
-SCHEDULER_OPTIONS = {
-    "lr_num_cycles": ("cosine_with_restarts",),
-    "lr_power": ("polynomial",),
-    "lr_step_rules": ("piecewise_constant",),
-    "lr_scheduler_timescale": ("inverse_sqrt",),
-    "lr_scheduler_min_lr_ratio": ("cosine_with_min_lr", "warmup_stable_decay", "rex"),
-    "lr_decay_steps": ("warmup_stable_decay",),
-}
-
 # Optimizers with Adam's moments, for which the adam_* options mean what they mean for AdamW.
 _WITH_DECAY = ("adamw", "nadamw", "adamaxw")
 
@@ -42,7 +32,7 @@ SCHEDULE_FREE = ("schedule_free_adamw", "schedule_free_sgd")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Options):
-    """How much is trained, and in what portions."""
+    """How long to train, and in what batches."""
 
     train_batch_size: int = option(
         16, at_least=1, at_most=MOST_SAMPLES, help="Samples per device and forward pass.", changes_bits=True
@@ -51,7 +41,7 @@ class TrainingOptions(Options):
         1,
         at_least=1,
         at_most=MOST_SAMPLES,
-        help="Forward passes whose gradients are averaged into one training step.",
+        help="Forward passes whose gradients one training step averages.",
         changes_bits=True,
     )
     num_train_epochs: int = option(
@@ -74,18 +64,19 @@ class TrainingOptions(Options):
     )
     on_nonfinite: Literal["stop", "skip"] = option(
         "stop",
-        help="When a loss, gradient or vector is no longer a number: end the run, or leave that update out.",
+        help="When a loss, gradient or vector is no longer finite: stop the run, or skip that update.",
         changes_bits=True,
     )
     max_nonfinite_steps: int | None = option(
         None,
         at_least=1,
         when_unset="10",
-        help="Updates in a row that on_nonfinite skip leaves out before it ends the run.",
+        help="Updates in a row that the run skips before it stops.",
+        needs=("on_nonfinite skip",),
     )
     deterministic: bool = option(
         False,
-        help="Make runs on a GPU repeat bit by bit, as those on TPU and CPU do anyway: kernels with a fixed "
+        help="Make runs on a GPU repeat bit for bit, as they do on TPU and CPU anyway: kernels with a fixed "
         "order of sums, chosen without timing them, so steps are slower.",
         changes_bits=True,
     )
@@ -102,7 +93,7 @@ class TrainingOptions(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerOptions(Options):
-    """What moves the vectors, and how fast."""
+    """The optimizer and its learning rate."""
 
     optimizer: Literal[
         "adamw", "adam", "adabelief", "adadelta", "adafactor", "adagrad", "adamax", "adamaxw", "adan",
@@ -111,7 +102,11 @@ class OptimizerOptions(Options):
         "radam", "rmsprop", "schedule_free_adamw", "schedule_free_sgd", "sgd", "sign_sgd", "signum",
         "simplified_ademamix", "yogi",
     ] = option(
-        "adamw", metavar="NAME", help="Optimizer of optax that moves the vectors", changes_bits=True
+        "adamw",
+        metavar="NAME",
+        help="Optimizer of optax that moves the vectors",
+        changes_bits=True,
+        value_needs=dict.fromkeys(SCHEDULE_FREE, "lr_scheduler constant|constant_with_warmup"),
     )  # fmt: skip
     optimizer_args: tuple[str, ...] | None = option(
         None,
@@ -135,7 +130,11 @@ class OptimizerOptions(Options):
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial",
         "piecewise_constant", "inverse_sqrt", "cosine_with_min_lr", "warmup_stable_decay", "rex",
     ] = option(
-        "constant", metavar="NAME", help="How the learning rate changes over the run", changes_bits=True
+        "constant",
+        metavar="NAME",
+        help="How the learning rate changes over the run",
+        changes_bits=True,
+        value_needs={"piecewise_constant": "lr_step_rules"},
     )  # fmt: skip
     lr_warmup_steps: int = option(
         500,
@@ -143,46 +142,78 @@ class OptimizerOptions(Options):
         help="Training steps over which the rate rises from 0 (not with constant or piecewise_constant).",
         changes_bits=True,
     )
-    lr_num_cycles: int = option(1, at_least=1, help="Restarts of cosine_with_restarts.", changes_bits=True)
-    lr_power: float = option(1.0, above=0, help="Power of polynomial.", changes_bits=True)
+    lr_num_cycles: int = option(
+        1,
+        at_least=1,
+        help="Times the cosine starts again.",
+        changes_bits=True,
+        only_with="lr_scheduler cosine_with_restarts",
+    )
+    lr_power: float = option(
+        1.0, above=0, help="Power of the polynomial.", changes_bits=True, only_with="lr_scheduler polynomial"
+    )
     lr_step_rules: str | None = option(
         None,
         metavar="RULES",
         when_unset="required with piecewise_constant",
-        help='Factors of piecewise_constant and the steps they last to, such as "1:10,0.1:20,0.005".',
+        help='Factors of the learning rate and the steps they last to, such as "1:10,0.1:20,0.005".',
         changes_bits=True,
+        needs=("lr_scheduler piecewise_constant",),
     )
     lr_scheduler_timescale: int | None = option(
         None,
         at_least=1,
         when_unset="lr_warmup_steps, or 10000 without warmup",
-        help="Steps after which inverse_sqrt begins to fall, like 1 / sqrt(step / timescale).",
+        help="Steps after which the rate begins to fall, like 1 / sqrt(step / timescale).",
         changes_bits=True,
+        only_with="lr_scheduler inverse_sqrt",
     )
     lr_scheduler_min_lr_ratio: float = option(
         0.0,
         at_least=0,
         at_most=1,
-        help="Share of learning_rate that cosine_with_min_lr, warmup_stable_decay and rex end at.",
+        help="Share of learning_rate that the rate ends at.",
         changes_bits=True,
+        only_with="lr_scheduler cosine_with_min_lr|warmup_stable_decay|rex",
     )
     lr_decay_steps: int | None = option(
         None,
         at_least=1,
         when_unset="a tenth of the run",
-        help="Training steps at the end over which warmup_stable_decay falls.",
+        help="Training steps at the end over which the rate falls.",
         changes_bits=True,
+        only_with="lr_scheduler warmup_stable_decay",
     )
     adam_beta1: float = option(
-        0.9, at_least=0, below=1, help="Decay of Adam's first moment.", changes_bits=True
+        0.9,
+        at_least=0,
+        below=1,
+        help="Decay of Adam's first moment.",
+        changes_bits=True,
+        needs=(f"optimizer {'|'.join(ADAM_OPTIONS['adam_beta1'])}",),
     )
     adam_beta2: float = option(
-        0.999, at_least=0, below=1, help="Decay of Adam's second moment.", changes_bits=True
+        0.999,
+        at_least=0,
+        below=1,
+        help="Decay of Adam's second moment.",
+        changes_bits=True,
+        needs=(f"optimizer {'|'.join(ADAM_OPTIONS['adam_beta2'])}",),
     )
     adam_weight_decay: float = option(
-        1e-2, at_least=0, help="Weight decay of the learned vectors.", changes_bits=True
+        1e-2,
+        at_least=0,
+        help="Weight decay of the learned vectors.",
+        changes_bits=True,
+        needs=(f"optimizer {'|'.join(ADAM_OPTIONS['adam_weight_decay'])}",),
     )
-    adam_epsilon: float = option(1e-8, above=0, help="Adam's epsilon.", changes_bits=True)
+    adam_epsilon: float = option(
+        1e-8,
+        above=0,
+        help="Adam's epsilon.",
+        changes_bits=True,
+        needs=(f"optimizer {'|'.join(ADAM_OPTIONS['adam_epsilon'])}",),
+    )
     max_grad_norm: float | None = option(
         None,
         above=0,
@@ -196,11 +227,13 @@ class OptimizerOptions(Options):
         when_unset="no clipping",
         help="Size that each number of the gradient is clipped to (the Web UI's gradient clipping by value).",
         changes_bits=True,
+        excludes=("max_grad_norm",),
     )
     use_ema: bool = option(
         False,
         help="Average the vectors over the steps; files and previews hold the average.",
         changes_bits=True,
+        excludes=(f"optimizer {'|'.join(SCHEDULE_FREE)}",),
     )
     ema_decay: float = option(
         0.9999,
@@ -208,12 +241,14 @@ class OptimizerOptions(Options):
         below=1,
         help="Share of the average that a step keeps, at most (1 + steps) / (10 + steps).",
         changes_bits=True,
+        only_with="use_ema",
     )
     embedding_norm: Literal["none", "keep", "limit"] = option(
         "none",
         help="Rescale each vector after every step to the vocabulary's median norm (keep), "
         "or only when it is longer than the vocabulary's longest (limit).",
         changes_bits=True,
+        excludes=(f"optimizer {'|'.join(SCHEDULE_FREE)}",),
     )
     pull_to_start: float = option(
         0.0,
@@ -225,7 +260,7 @@ class OptimizerOptions(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossOptions(Options):
-    """What the error of a sample counts, with which noise and timestep."""
+    """How the error is weighed, and which noise and timesteps are drawn."""
 
     loss_type: Literal["l2", "l1", "huber", "smooth_l1"] = option(
         "l2",
@@ -237,14 +272,16 @@ class LossOptions(Options):
         above=0,
         at_most=1,
         when_unset="0.1",
-        help="Error at which huber and smooth_l1 turn from quadratic to linear, at the noisiest timestep.",
+        help="Error at which the loss turns from quadratic to linear, at the noisiest timestep.",
         changes_bits=True,
+        needs=("loss_type huber|smooth_l1",),
     )
     huber_schedule: Literal["constant", "exponential", "snr"] | None = option(
         None,
         when_unset="snr",
         help="How huber_c grows towards the clean timesteps.",
         changes_bits=True,
+        needs=("loss_type huber|smooth_l1",),
     )
     snr_gamma: float | None = option(
         None,
@@ -253,6 +290,7 @@ class LossOptions(Options):
         help="Min-SNR weighting of timesteps: errors count as if no signal-to-noise ratio were above this; 5 "
         "is usual.",
         changes_bits=True,
+        excludes=("debiased_estimation_loss",),
     )
     debiased_estimation_loss: bool = option(
         False,
@@ -274,21 +312,22 @@ class LossOptions(Options):
     noise_offset: float = option(
         0.0,
         at_least=0,
-        help="Scale of noise that is the same all over a channel; learns dark and bright.",
+        help="Scale of noise that is constant over a channel; helps to learn dark and bright images.",
         changes_bits=True,
     )
     adaptive_noise_scale: float | None = option(
         None,
         when_unset="none",
-        help="Times the mean latent of each channel, added to noise_offset; may be negative.",
+        help="Factor of each channel's mean latent, added to noise_offset; may be negative.",
         changes_bits=True,
+        needs=("noise_offset",),
     )
     multires_noise_iterations: int | None = option(
         None,
         at_least=1,
         at_most=10,
         when_unset="none",
-        help="Layers of coarser and coarser noise added.",
+        help="Layers of ever coarser noise to add.",
         changes_bits=True,
     )
     multires_noise_discount: float | None = option(
@@ -296,27 +335,29 @@ class LossOptions(Options):
         above=0,
         at_most=1,
         when_unset="0.3",
-        help="Strength of each layer of multires_noise_iterations relative to the one before.",
+        help="Strength of each layer relative to the one before.",
         changes_bits=True,
+        needs=("multires_noise_iterations",),
     )
     input_perturbation: float = option(
         0.0,
         at_least=0,
-        help="Scale of extra noise that the model is shown but not asked for; 0.1 is usual.",
+        help="Scale of extra noise in the model's input that it is not to predict; 0.1 is usual.",
         changes_bits=True,
     )
     min_timestep: int | None = option(
         None,
         at_least=0,
         when_unset="0",
-        help="First timestep that is trained; 0 is the cleanest.",
+        help="First timestep to train; 0 is the cleanest.",
         changes_bits=True,
+        less_than="max_timestep",
     )
     max_timestep: int | None = option(
         None,
         at_least=1,
         when_unset="all",
-        help="Timestep before which training ends, such as 1000.",
+        help="First timestep not to train, such as 1000.",
         changes_bits=True,
     )
     timestep_sampling: Literal["uniform", "stratified", "antithetic"] = option(
@@ -330,18 +371,20 @@ class LossOptions(Options):
         metavar="FOLDER_OR_ID",
         path="input",
         when_unset="no prior preservation",
-        help="Pictures of the word's class; each sample has one beside it, to keep the word in its class.",
+        help="Images of the word's class: each sample goes with one of them, to keep the word in its class.",
     )
     class_prompt: str | None = option(
         None,
         metavar="PROMPT",
-        when_unset="the prompts of the training pictures",
-        help='Prompt of the class pictures, with the new word in it, such as "a photo of a <cat-toy>".',
+        when_unset="the prompts of the training images",
+        help='Prompt of the class images, with the new word in it, such as "a photo of a <cat-toy>".',
+        needs=("class_data_dir",),
     )
     prior_loss_weight: float | None = option(
         None,
         at_least=0,
         when_unset="1",
-        help="What the error of the class pictures counts.",
+        help="Weight of the error of the class images.",
         changes_bits=True,
+        needs=("class_data_dir",),
     )

@@ -1,0 +1,97 @@
+"""What an option asks of other options: conditions, checked and put in words.
+
+A condition is a text of its own words: `alpha_mask or mask_dir` holds where one of these options has another
+value than its default, `loss_type huber|smooth_l1` where the option has one of these values.
+"""
+
+import typing
+
+from ti_flax.config.values import Option
+from ti_flax.errors import ConfigError
+
+Options = typing.Mapping[str, Option]
+Values = typing.Mapping[str, typing.Any]
+
+
+def parts_of(condition: str) -> list[tuple[str, list[str]]]:
+    """Return the options of a condition, each with the values it may have; with none, it has to be given."""
+    parts = (part.partition(" ") for part in condition.split(" or "))
+    return [(name, values.split("|") if values else []) for name, _, values in parts]
+
+
+def holds(condition: str, values: Values, options: Options) -> bool:
+    """Tell whether a condition is met."""
+    return any(
+        str(values[name]) in wanted if wanted else is_given(options[name], values)
+        for name, wanted in parts_of(condition)
+    )
+
+
+def is_given(option: Option, values: Values) -> bool:
+    """Tell whether an option has another value than its default, and is not switched off."""
+    return values[option.name] is not False and values[option.name] != option.default
+
+
+def in_words(condition: str) -> str:
+    """Say a condition as it is printed: `loss_type huber or smooth_l1`."""
+    return " or ".join(
+        f"{name} {', '.join(wanted[:-1])}{' or ' if wanted[1:] else ''}{wanted[-1]}" if wanted else name
+        for name, wanted in parts_of(condition)
+    )
+
+
+def asked_of_others(option: Option) -> str:
+    """Say what an option asks of others, for its help; empty if nothing."""
+    rule = option.rule
+    clauses = [f"requires {' and '.join(map(in_words, rule.needs))}"] if rule.needs else []
+    clauses += [f"only with {in_words(rule.only_with)}"] if rule.only_with else []
+    clauses += [f"not with {' or '.join(map(in_words, rule.excludes))}"] if rule.excludes else []
+    for needed in dict.fromkeys(rule.value_needs.values()):
+        asking = [value for value, its in rule.value_needs.items() if its == needed]
+        clauses.append(f"{' and '.join(asking)} {'require' if asking[1:] else 'requires'} {in_words(needed)}")
+    clauses += [f"less than {rule.less_than}"] if rule.less_than else []
+    return "; ".join(clauses)
+
+
+def check_conditions(options: Options, values: Values) -> None:
+    """Raise `ConfigError` for the first option whose conditions are not met, with the names of both sides."""
+    for option in options.values():
+        if values[option.name] is None and option.rule.required_unless:
+            _check_required(option, values, options)
+        if is_given(option, values):
+            _check_one(option, values, options)
+        needed = option.rule.value_needs.get(str(values[option.name]), "")
+        if needed and not holds(needed, values, options):
+            instead = f"choose another {option.name}"
+            raise _unmet(f"{option.name} {values[option.name]}", needed, values, instead)
+
+
+def _check_one(option: Option, values: Values, options: Options) -> None:
+    name, rule = option.name, option.rule
+    for needed in rule.needs:
+        if not holds(needed, values, options):
+            raise _unmet(name, needed, values, f"leave {name} out")
+    for excluded in rule.excludes:
+        if holds(excluded, values, options):
+            other, wanted = parts_of(excluded)[0]
+            other = f"{other} {values[other]}" if wanted else other
+            raise ConfigError(f"{name} and {other} exclude each other", remedy="Leave one of them out.")
+    other = values.get(rule.less_than)
+    if other is not None and values[name] is not None and values[name] >= other:
+        raise ConfigError(name, expected=f"less than {rule.less_than} ({other})", found=str(values[name]))
+
+
+def _check_required(option: Option, values: Values, options: Options) -> None:
+    if not holds(option.rule.required_unless, values, options):
+        raise ConfigError(
+            f"{option.name} is required, unless {in_words(option.rule.required_unless)} is given"
+        )
+
+
+def _unmet(name: str, needed: str, values: Values, instead: str) -> ConfigError:
+    other, wanted = parts_of(needed)[0]
+    found = ("null" if values[other] is None else str(values[other])) if wanted else ""
+    setting = f"{other} to {wanted[0]}" if wanted else other
+    return ConfigError(
+        f"{name} requires {in_words(needed)}", found=found, remedy=f"Set {setting}, or {instead}."
+    )
