@@ -235,6 +235,6 @@ def test_pictures_are_drawn_with_what_is_asked_for(place, monkeypatch):
 
 
 def test_the_epsilon_contradiction_has_both_names(place):
-    with pytest.raises(ConfigError, match="rescale_betas_zero_snr: .* prediction_type epsilon"):
+    with pytest.raises(ConfigError, match="rescale_betas_zero_snr and prediction_type epsilon exclude each other"):
         configure(place, "out", prediction_type="epsilon", rescale_betas_zero_snr=True)
     assert json.loads(json.dumps(configure(place, "out", clip_skip=2).to_dict()))["clip_skip"] == 2

@@ -215,10 +215,17 @@ Beside these, `tests/scripts/test_hostile_readers.py` gives damaged files of eve
 """
 
 
-def main(names: Sequence[str]) -> int:
+def all_cases() -> dict[str, Sequence[Case]]:
+    """The cases of every test file that has some."""
     for module, _ in CHAPTERS:
-        sys.path.append(str(next(TESTS.rglob(f"{module}.py")).parent))
-    cases = {module: importlib.import_module(module).CASES for module, _ in CHAPTERS}
+        folder = str(next(TESTS.rglob(f"{module}.py")).parent)
+        if folder not in sys.path:
+            sys.path.append(folder)
+    return {module: importlib.import_module(module).CASES for module, _ in CHAPTERS}
+
+
+def main(names: Sequence[str]) -> int:
+    cases = all_cases()
     known = lines_of_page() if PAGE.exists() else {}
     found = {}
     for module, listed in cases.items():

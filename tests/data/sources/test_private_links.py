@@ -292,7 +292,7 @@ def test_the_option_of_a_run(site, sources, tmp_path):
 
 def test_the_flag_of_prepare_images(site, tmp_path):
     given = ["--train_data_dir", f"{site.url}/ok.png", "--output_dir", str(tmp_path / "out"), "--size", "8"]
-    assert REFUSED in refused(prepare_images.prepare, prepare_images.parse_arguments(given))
+    assert REFUSED in refused(prepare_images.run, prepare_images.parse_arguments(given))
     prepare_images.run(prepare_images.parse_arguments([*given, "--allow_private_links"]))
     with Image.open(tmp_path / "out" / "ok.png") as written:
         assert written.size == (8, 8)
