@@ -22,7 +22,7 @@ def programs_of_one_file():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a tiny model, `model`, and three images, `pictures`; a file's tests write beside them."""
+    """A folder with a tiny model, `model`, and three images, `images`; a file's tests write beside them."""
     place = tmp_path_factory.mktemp("place")
     write_folder(place / "model")
     write_pictures(place / "pictures")

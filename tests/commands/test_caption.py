@@ -74,7 +74,7 @@ def test_what_is_there_is_kept_unless_told_otherwise(tmp_path, captioner, capsys
     (folder / "1.txt").write_text("mine")
     run(folder, captioner)
     assert texts(folder)["1.txt"] == "mine" and len(texts(folder)) == 3
-    assert "1 pictures have a caption already" in capsys.readouterr().out
+    assert "1 images have a caption already" in capsys.readouterr().out
     run(folder, captioner, "--overwrite")
     assert texts(folder)["1.txt"] != "mine"
 
@@ -103,7 +103,7 @@ def test_mistakes_in_flags(tmp_path, flags, message):
 
 
 def test_a_missing_folder_or_model_is_one_line(tmp_path, capsys):
-    with pytest.raises(DataError, match="expected a folder with pictures, found no such folder"):
+    with pytest.raises(DataError, match="expected a folder with images, found no such folder"):
         run(tmp_path / "none", "any")
     folder = write_pictures(tmp_path / "pictures")
     with pytest.raises(WeightsError, match="expected a captioning model of transformers"):

@@ -1,4 +1,4 @@
-"""The sheet comes first, nothing is replaced unasked, and the written pictures are what the sheet shows."""
+"""The sheet comes first, nothing is replaced unasked, and the written images are what the sheet shows."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ RED = (255, 0, 0)
 
 @pytest.fixture
 def place(tmp_path):
-    """A wide picture with a red disc on the left, and a square one in a sub-folder with a caption."""
+    """A wide image with a red disc on the left, and a square one in a sub-folder with a caption."""
     (tmp_path / "in" / "sub").mkdir(parents=True)
     image = Image.new("RGB", (300, 100), "gray")
     ImageDraw.Draw(image).ellipse((10, 20, 70, 80), fill=RED)
@@ -47,7 +47,7 @@ def test_a_dry_run_writes_the_sheet_alone(place, capsys):
     assert not (place / "out").exists()
     sheet = pixels(place / "out-sheet.png")
     assert reds(sheet) > 1000  # the disc, and the outline of a box
-    assert "2 cuts of 2 pictures, 0 of them enlarged" in capsys.readouterr().out
+    assert "2 cuts of 2 images, 0 of them enlarged" in capsys.readouterr().out
 
 
 def test_crops_by_what_stands_out_and_keeps_captions(place):
@@ -127,7 +127,7 @@ def test_pictures_of_one_stem_get_names_of_their_own(place):
 
 
 def test_the_pictures_are_not_written_among_themselves(place):
-    with pytest.raises(OutputError, match="expected a folder without the pictures that are read"):
+    with pytest.raises(OutputError, match="expected a folder without the images that are read"):
         prepare_images.run(
             prepare_images.parse_arguments(
                 ["--train_data_dir", str(place / "in"), "--output_dir", str(place)]

@@ -39,7 +39,7 @@ CASES = [
     Case("pipe", "a pipe that nobody writes to", made(os.mkfifo)),
     Case("device", "a device without an end", made(lambda path: path.symlink_to("/dev/zero"))),
     Case("loop", "a link to itself", made(lambda path: path.symlink_to(path))),
-    Case("picture", "a picture", holding(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR")),
+    Case("picture", "an image", holding(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR")),
     Case("latin1", "text in another encoding", holding("placeholder_token: café\n".encode("latin-1"))),
     Case("zero_byte", "a zero byte", holding(b"seed: 1\x00\n")),
     Case("large", "2 MiB of comments", holding("# a comment\n" * 2**18)),
@@ -73,7 +73,7 @@ CASES = [
     Case("vectors", "2,000,000,000 vectors", flag(num_vectors=2_000_000_000)),
     Case(
         "resolution",
-        "pictures of 2,000,000,000 pixels a side",
+        "images of 2,000,000,000 pixels a side",
         flag(resolution=2_000_000_000),
         loose=r"(?<=fit into )[\d.]+",
     ),
@@ -90,7 +90,7 @@ CASES = [
     ),
     Case("home", "the home of nobody", flag(train_data_dir="~nobody-here/pictures")),
     Case("home_model", "the same as a model", flag(pretrained_model_name_or_path="~nobody-here/model")),
-    Case("nul_path", "a zero byte in a path", flag(train_data_dir="pictures\0")),
+    Case("nul_path", "a zero byte in a path", flag(train_data_dir="images\0")),
     Case("nul_model", "the same in a model's path", flag(pretrained_model_name_or_path="a\0b")),
     Case("nul_output", "the same in output_dir", flag(output_dir="out\0put")),
     Case(
@@ -132,7 +132,7 @@ def test_want_of_memory_is_one_line(error, capsys):
 
     assert exit_code(command) == 2
     line = f"error: not enough memory ({type(error).__name__}). Lower train_batch_size, "
-    assert capsys.readouterr().err == f"{line}resolution or the number of pictures.\n"
+    assert capsys.readouterr().err == f"{line}resolution or the number of images.\n"
 
 
 def test_other_errors_keep_their_traceback():

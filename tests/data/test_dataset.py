@@ -1,4 +1,4 @@
-"""Weights of pictures become places of an epoch, in the smallest numbers that keep their proportion."""
+"""Weights of images become places of an epoch, in the smallest numbers that keep their proportion."""
 
 import jax
 import numpy as np

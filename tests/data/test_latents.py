@@ -1,4 +1,4 @@
-"""Posteriors are those of the VAE, for picture and mirror image, and the cache is never trusted blindly."""
+"""Posteriors are those of the VAE, for image and mirror image, and the cache is never trusted blindly."""
 
 import io
 import os
@@ -56,7 +56,7 @@ def never(batches):
 
 
 class CountedBatches:
-    """Stands in for tqdm, and says how often pictures were encoded."""
+    """Stands in for tqdm, and says how often images were encoded."""
 
     def __init__(self):
         self.batches = []
@@ -306,18 +306,18 @@ def test_resolution_that_does_not_fit(vae, params):
         encode(vae, params, np.zeros((1, 17, 17, 3), np.uint8))
 
 
-@pytest.mark.parametrize(("names", "named"), [(("a.png", "b.png", "c.png"), "b.png"), ((), "picture 2")])
+@pytest.mark.parametrize(("names", "named"), [(("a.png", "b.png", "c.png"), "b.png"), ((), "image 2")])
 def test_overflow_names_the_picture(vae, params, pixels, tmp_path, monkeypatch, names, named):
     original = FlaxAutoencoderKL.encode
 
     def overflowing(self, images):
-        # Of these three pictures the second alone begins with a red over 0.
+        # Of these three images the second alone begins with a red over 0.
         moments = original(self, images)
         return jnp.where(images[:, :1, :1, :1] > 0, jnp.inf, moments)
 
     chosen = pixels.copy()
     chosen[:, 0, 0, 0], chosen[:, 0, -1, 0] = (0, 255, 0), 0
     monkeypatch.setattr(FlaxAutoencoderKL, "encode", overflowing)
-    with pytest.raises(DataError, match=rf"^{named}: expected finite latents, .*float32 \(1 pictures\)"):
+    with pytest.raises(DataError, match=rf"^{named}: expected finite latents, .*float32 \(1 images\)"):
         encode(vae, params, chosen, names=names, cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -54,7 +54,7 @@ def test_every_form_comes_back_with_its_bits(tmp_path, form, suffix, dtype, vect
     assert found.rows.tobytes() == rows.astype(np.float32).tobytes()
     nameless = bool(WITHOUT_TOKEN & {form, (form, suffix)})
     assert found.token == (None if nameless else "<my-cat>")
-    # JSON has no dtype, so what a picture holds is float32 again.
+    # JSON has no dtype, so what an image holds is float32 again.
     assert found.dtype == ("float32" if suffix == ".png" else dtype)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 

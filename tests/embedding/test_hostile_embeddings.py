@@ -149,7 +149,7 @@ CARD = np.full((32, 32, 3), 80, np.uint8)
 
 
 def told(content):
-    """A picture of the Web UI with an embedding as text."""
+    """An image of the Web UI with an embedding as text."""
     return png(CARD, sd_ti_embedding=base64.b64encode(content.encode()).decode())
 
 
@@ -336,7 +336,7 @@ CASES = [
     Case("numpy_open", "a header that stays open", array("{'descr': '")),
     Case("numpy_call", "an object that would call a program", saved(np.array(Calls(), dtype=object))),
     Case("numpy_laughs", "an object of 2^40 parts", saved(nested_object())),
-    Case("png_none", "a picture without an embedding", png(CARD)),
+    Case("png_none", "an image without an embedding", png(CARD)),
     Case("png_broken", "a text that is no base64", png(CARD, sd_ti_embedding="!!")),
     Case("png_deep", "100,000 brackets within one another", told("[" * 100_000)),
     Case("png_number", "a number of 400 digits", told(json.dumps({"TORCHTENSOR": [10**400]}))),
@@ -348,8 +348,8 @@ CASES = [
     ),
     Case("png_list", "a list in the place of the tokens", told('{"string_to_param": [1]}')),
     Case("png_unfolds", "pixels that unfold to 24 MiB", unfolding),
-    Case("png_large", "a picture of 8,000 x 8,000", large_png(8000, 8000)),
-    Case("png_bomb", "a picture of 20,000 x 20,000", large_png(20_000, 20_000)),
+    Case("png_large", "an image of 8,000 x 8,000", large_png(8000, 8000)),
+    Case("png_bomb", "an image of 20,000 x 20,000", large_png(20_000, 20_000)),
     Case("picture_pipe", "a --picture that is a pipe", upon(os.mkfifo)),
     Case(
         "picture_bomb",

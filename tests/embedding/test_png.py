@@ -1,4 +1,4 @@
-"""Embeddings in pictures: what their two hiding places hold, and pictures that mean harm."""
+"""Embeddings in images: what their two hiding places hold, and images that mean harm."""
 
 import base64
 import zlib
@@ -78,7 +78,7 @@ def test_text_that_is_no_tree(tmp_path, text):
     chunk = PngImagePlugin.PngInfo()
     chunk.add_text("sd-ti-embedding", text)
     Image.fromarray(PIXELS).save(tmp_path / "a.png", pnginfo=chunk)
-    with pytest.raises(WeightsError, match="a picture that carries none"):
+    with pytest.raises(WeightsError, match="an image that carries none"):
         read_picture(tmp_path / "a.png")
 
 

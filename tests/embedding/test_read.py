@@ -113,7 +113,7 @@ def pattern(count):
 
 
 def hidden_in_pixels(content, side=96):
-    """A picture with bytes beside it, as FIELD's description of the format has it."""
+    """An image with bytes beside it, as FIELD's description of the format has it."""
     packed = np.frombuffer(zlib.compress(content, 9), np.uint8)
     blocks = []
     for nibbles in (packed & 15, packed >> 4):
@@ -277,10 +277,10 @@ def write(path, content):
         (lambda path: write(path, safetensors(path, a=ROWS).read_bytes()[:99]), "a safetensors file"),
         (
             lambda path: (Image.new("RGB", (32, 32), "red").save(path, "PNG"), path)[1],
-            "a picture that carries",
+            "an image that carries",
         ),
-        (lambda path: (Image.new("RGB", (32, 32)).save(path, "PNG"), path)[1], "a picture that carries none"),
-        (lambda path: write(path, b"\x89PNG\r\n\x1a\n broken"), "a picture that carries none"),
+        (lambda path: (Image.new("RGB", (32, 32)).save(path, "PNG"), path)[1], "an image that carries none"),
+        (lambda path: write(path, b"\x89PNG\r\n\x1a\n broken"), "an image that carries none"),
     ],
 )
 def test_what_is_no_embedding_is_one_line(tmp_path, make, words):

@@ -1,4 +1,4 @@
-"""Small copies of training pictures and of previews."""
+"""Small copies of training images and of previews."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_another_grid_or_none_gives_no_examples(tmp_path):
 
 
 def test_what_a_link_leads_to_stays(tmp_path):
-    """A folder of the name may lead to a person's own pictures."""
+    """A folder of the name may lead to a person's own images."""
     mine, shown = tmp_path / "mine", tmp_path / "run" / "concept_images"
     mine.mkdir()
     shown.parent.mkdir()

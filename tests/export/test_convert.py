@@ -130,7 +130,7 @@ def test_nothing_is_replaced_unasked(place, capsys):
         ),
         (
             ["cat.safetensors", "a.png", "--picture", "x.png"],
-            "--picture x.png: expected a picture, found No su",
+            "--picture x.png: expected an image, found No su",
         ),
         (["cat.safetensors", "a.pt", "--token", " "], "--token: expected a word, found an empty one"),
         (

@@ -275,7 +275,7 @@ def test_a_checkpoint_is_copied_without_what_links_lead_to(finished, secret, cap
     assert not filled[0].exists()
 
 
-# Pictures and captions
+# Images and captions
 
 
 def test_copies_of_pictures_behind_links_are_not_uploaded(tmp_path, capsys):
@@ -287,12 +287,12 @@ def test_copies_of_pictures_behind_links_are_not_uploaded(tmp_path, capsys):
     config = configure(tmp_path, tmp_path / "out")
     images = load_images(str(tmp_path / "pictures"), resolution=32)
     assert images.leaving == ("cat.png",)
-    assert images.notes == ("pictures that are links out of the folder: 1, such as cat.png",)
+    assert images.notes == ("images that are links out of the folder: 1, such as cat.png",)
     shared = config.replace(push_to_hub=True, hub_model_id="me/x")
     with pytest.raises(DataError) as caught:
         materials.load_inputs(shared)
     assert str(caught.value) == (
-        "train_data_dir: expected pictures in the folder itself, as push_to_hub uploads copies of them, "
+        "train_data_dir: expected images in the folder itself, as push_to_hub uploads copies of them, "
         "found links out of it (1, such as cat.png). Replace the links by the files, or set "
         "hub_concept_images to false."
     )
@@ -314,7 +314,7 @@ def test_a_caption_lies_beside_its_picture_or_beside_what_that_is_a_link_to(tmp_
     (tmp_path / "pictures" / "1.txt").unlink()
     (tmp_path / "pictures" / "1.txt").symlink_to(secret)
     with pytest.raises(
-        DataError, match=r"expected a file beside its picture, found a link .* \(1.txt -> "
+        DataError, match=r"expected a file beside its image, found a link .* \(1.txt -> "
     ) as caught:
         captions_beside(pictures)
     assert "sesame" not in str(caught.value)
@@ -370,7 +370,7 @@ def test_rows_of_a_data_set_on_the_hub_name_files_of_its_own(datasets, monkeypat
     ]
     for path in (*strange, f"{own.parent}/../../../../a.png"):
         with pytest.raises(
-            DataError, match="expected a picture in the dataset's folder, found a path out of it"
+            DataError, match="expected an image in the dataset's folder, found a path out of it"
         ):
             row_of_hub(datasets, monkeypatch, path)
 

@@ -81,8 +81,8 @@ def test_pictures_and_settings(tmp_path):
     front, body = card(tmp_path, facts, hub_license="mit", seed=5, hub_private_repo=False)
     assert front["license"] == "mit"
     assert front["widget"] == [{"text": "a: b", "output": {"url": "example_images/0.jpeg"}}]
-    assert "learned from 40 pictures in 10 of 20 steps (the training goes on)" in " ".join(body.split())
-    assert "2 of the training pictures" in body and "(concept_images/1.jpeg)" in body
+    assert "learned from 40 images in 10 of 20 steps (the training goes on)" in " ".join(body.split())
+    assert "2 of the training images" in body and "(concept_images/1.jpeg)" in body
     assert "<Gallery />" in body and "(contact_sheet.png)" in body
     settings = yaml.safe_load(block(body, "yaml"))
     assert settings == {

@@ -135,9 +135,9 @@ def test_the_last_flax_pipeline_of_diffusers_draws_the_same_picture(tmp_path, fa
     command = [os.environ["TI_FLAX_DIFFUSERS_039"], str(ROOT / "tests" / "draw_with_diffusers_flax.py")]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     subprocess.run([*command, str(tmp_path)], check=True, env=environment)
-    theirs = np.load(tmp_path / "picture.npy")
+    theirs = np.load(tmp_path / "image.npy")
     difference = np.abs(theirs[0] * 255 - picture[0].astype(np.float32))
-    print(f"\n{family}: picture spans {np.ptp(picture)} levels, largest difference {difference.max():.3f}")
+    print(f"\n{family}: image spans {np.ptp(picture)} levels, largest difference {difference.max():.3f}")
     assert np.ptp(picture) > 50
     # Their group norm and GELU differ from PyTorch's in the fourth digit; and ours is rounded to levels.
     assert difference.max() < 2.0

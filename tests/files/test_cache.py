@@ -140,7 +140,7 @@ def test_encoded_pictures_are_kept_where_nobody_else_writes(tmp_path, monkeypatc
     folder, warning = latents_folder(images())
     assert folder is None
     assert warning.startswith(
-        f"encoded pictures are neither read nor kept: other users can write to {tmp_path}/"
+        f"encoded images are neither read nor kept: other users can write to {tmp_path}/"
     )
 
 

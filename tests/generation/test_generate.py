@@ -1,4 +1,4 @@
-"""The script that makes pictures, from its options to the files it leaves."""
+"""The script that makes images, from its options to the files it leaves."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from ti_flax.models.stable_diffusion import COMPONENTS, load_stable_diffusion
 from ti_flax.training.devices import local_copies, replicate
 
 ROWS = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
-# What the Web UI takes a picture's last line of text apart with (modules/infotext_utils.py).
+# What the Web UI takes an image's last line of text apart with (modules/infotext_utils.py).
 PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 
@@ -151,7 +151,7 @@ def test_compare_draws_both_from_the_same_seeds(place, tmp_path, one_device):
     assert np.array_equal(files("both", "*[01].png"), files("with", "0*.png"))
     assert np.array_equal(files("both", "*-without.png"), files("without", "0*.png"))
     grid = np.asarray(Image.open(tmp_path / "both" / "grid.png"))
-    # Two rows of enlarged pictures under a line of text each.
+    # Two rows of enlarged images under a line of text each.
     assert grid.shape == (8 + 2 * (22 + 112 + 8), 2 * 8 + 2 * 112 + 4, 3)
 
 
@@ -204,9 +204,9 @@ def test_no_file_is_replaced_unasked(place, tmp_path, one_device, monkeypatch, c
         assert len(list(tmp_path.glob("0*.png"))) == 1 + 2 * count
     assert (tmp_path / "00041-5.png").read_bytes() == b"mine" and (tmp_path / "00045-1.png").exists()
     assert sorted(path.name for path in tmp_path.glob("g*")) == ["grid-2.png", "grid.png"]
-    for name in ("pictures.png", "pictures-2.png"):
+    for name in ("pictures.png", "images-2.png"):
         start(place, "--prompt", "a")
-        assert capsys.readouterr().out.splitlines()[-1].startswith(f"{name}: 1 x 2 pictures of 16 x 16")
+        assert capsys.readouterr().out.splitlines()[-1].startswith(f"{name}: 1 x 2 images of 16 x 16")
     with pytest.raises(TiFlaxError, match="pictures.png: expected a new file.*--overwrite"):
         start(place, "--prompt", "a", "--output", "pictures.png")
     start(place, "--prompt", "a", "--output", "pictures.png", "--overwrite")

@@ -166,7 +166,7 @@ def test_a_run_with_everything_changed(place, plain, tmp_path):
     }
     changed |= {"_class_name": "FlaxDDIMScheduler"}
     assert exported.configs["scheduler"] == base.configs["scheduler"] | changed
-    # The export has all layers: clip_skip is said where pictures are made.
+    # The export has all layers: clip_skip is said where images are made.
     for component, model in (("text_encoder", base), ("unet", base), ("vae", other)):
         assert same_bits(exported.params[component], model.params[component])
     card = (folder / "README.md").read_text()
@@ -235,6 +235,8 @@ def test_pictures_are_drawn_with_what_is_asked_for(place, monkeypatch):
 
 
 def test_the_epsilon_contradiction_has_both_names(place):
-    with pytest.raises(ConfigError, match="rescale_betas_zero_snr and prediction_type epsilon exclude each other"):
+    with pytest.raises(
+        ConfigError, match="rescale_betas_zero_snr and prediction_type epsilon exclude each other"
+    ):
         configure(place, "out", prediction_type="epsilon", rescale_betas_zero_snr=True)
     assert json.loads(json.dumps(configure(place, "out", clip_skip=2).to_dict()))["clip_skip"] == 2

@@ -1,4 +1,4 @@
-"""Previews and the contact sheet: which pictures are drawn, kept and shown."""
+"""Previews and the contact sheet: which images are drawn, kept and shown."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ TRAINING = np.full((6, SIDE, SIDE, 3), 200, np.uint8)
 
 
 class Drawn:
-    """Stands in for the sampler: a picture's red is 10 x row, its green the prompt, its blue the seed."""
+    """Stands in for the sampler: an image's red is 10 x row, its green the prompt, its blue the seed."""
 
     def __init__(self, prompts=2, images=3, side=SIDE):
         self.asked, self._shape = [], (prompts, images, side)
@@ -28,7 +28,7 @@ class Drawn:
 
 
 class Shown:
-    """A tracker that keeps the pictures it is shown."""
+    """A tracker that keeps the images it is shown."""
 
     def __init__(self):
         self.pictures = {}
@@ -72,13 +72,13 @@ def test_before_every_so_often_and_after(tmp_path, sheets):
     np.testing.assert_array_equal(pixels[SIDE, 2 * SIDE], [100, 1, 2])
     np.testing.assert_array_equal(tracker.pictures["validation", 10], pixels)
     labels = [[label for label, _ in rows] for rows in sheets]
-    assert labels[0] == ["training pictures", "before: a toy", "before: a blue toy"]
+    assert labels[0] == ["training images", "before: a toy", "before: a blue toy"]
     assert labels[1] == [
-        *("training pictures", "before: a toy", "after 5 steps: a toy"),
+        *("training images", "before: a toy", "after 5 steps: a toy"),
         *("before: a blue toy", "after 5 steps: a blue toy"),
     ]
     assert labels[3] == [
-        "training pictures",
+        "training images",
         *("before: a toy", "step by step (before, 5, 10, 15): a toy", "after 15 steps: a toy"),
         *("before: a blue toy", "step by step (before, 5, 10, 15): a blue toy", "after 15 steps: a blue toy"),
     ]
@@ -111,7 +111,7 @@ def test_pictures_of_another_run_are_passed_over(tmp_path, sheets):
     (folder / "step-2.png").write_bytes(b"\x89PNG\r\n")
     hook(tmp_path, Drawn()).on_step(5, 5)
     assert [label for label, _ in sheets[0]] == [
-        *("training pictures", "after 5 steps: a toy", "after 5 steps: a blue toy"),
+        *("training images", "after 5 steps: a toy", "after 5 steps: a blue toy"),
     ]
 
 
@@ -128,7 +128,7 @@ def test_rows_are_as_long_as_the_previews(sheets):
     shown = {7: np.zeros((1, 7, SIDE, SIDE, 3), np.uint8)}
     rows = sheet_rows(["a toy"], np.concatenate([TRAINING, TRAINING]), shown)
     assert [(label, len(pictures)) for label, pictures in rows] == [
-        ("training pictures", 7),
+        ("training images", 7),
         ("after 7 steps: a toy", 7),
     ]
 

@@ -39,7 +39,7 @@ FAKES = {
             def set_name(self, name): self.name = name
             def log_parameters(self, values): told.append(("begin", self.project, self.name, values))
             def log_metrics(self, values, step): told.append(("log", values, step))
-            def log_image(self, pixels, *, name, step): told.append(("picture", name, pixels, step))
+            def log_image(self, pixels, *, name, step): told.append(("image", name, pixels, step))
             def end(self): told.append(("end",))
         def start(*, project_name):
             made = Experiment()
@@ -54,12 +54,12 @@ FAKES = {
             assert len(values) <= 100 and all(len(value) <= 500 for value in values.values())
             told.append(("begin", *names, values))
         def log_metrics(values, step): told.append(("log", values, step))
-        def log_image(pixels, file): told.append(("picture", file, pixels, None))
+        def log_image(pixels, file): told.append(("image", file, pixels, None))
         def end_run(): told.append(("end",))
         """,
     "aim": """
         class Image:
-            def __init__(self, picture): self.pixels = picture
+            def __init__(self, image): self.pixels = image
         class Run:
             def __init__(self, *, repo, experiment): self.experiment = experiment
             def __setitem__(self, name, values): told.append(("begin", self.experiment, self.name, values))
@@ -71,7 +71,7 @@ FAKES = {
             def report_scalar(self, *, title, series, value, iteration):
                 told.append(("log", {title: value}, iteration))
             def report_image(self, *, title, series, iteration, image):
-                told.append(("picture", title, image, iteration))
+                told.append(("image", title, image, iteration))
         class Task:
             @classmethod
             def init(cls, *, project_name, task_name):
@@ -88,7 +88,7 @@ FAKES = {
             def __init__(self, *, dir): self.dir = dir
             def log_params(self, values): told.append(("begin", "textual_inversion", "my-run", values))
             def log_metric(self, name, value): told.append(("log", {name: value}, self.step))
-            def log_image(self, name, pixels): told.append(("picture", name, pixels, self.step))
+            def log_image(self, name, pixels): told.append(("image", name, pixels, self.step))
             def make_summary(self): pass
             def end(self): told.append(("end",))
         """,

@@ -95,7 +95,7 @@ CASES = [
     ),
     Case(
         "preview",
-        "a picture of the user's among the previews",
+        "an image of the user's among the previews",
         beside("validation/step-3.png", told=[OVERWRITE]),
     ),
     Case(

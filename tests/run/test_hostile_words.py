@@ -53,7 +53,7 @@ def drawing(*arguments):
 
 
 def strange_names(folder):
-    """A whole run on pictures whose names are no UTF-8."""
+    """A whole run on images whose names are no UTF-8."""
     pictures = folder / "pictures"
     shutil.copytree(place() / "pictures", pictures)
     os.rename(pictures / "0.png", os.fsencode(pictures) + b"/\xe9\x1b[2J\n<b>.png")
@@ -70,7 +70,7 @@ def caption_half(folder):
 CASES = [
     Case(
         "outside",
-        "a word that points out of the folder and holds HTML, and pictures whose names are no UTF-8",
+        "a word that points out of the folder and holds HTML, and images whose names are no UTF-8",
         strange_names,
         memory=2**33,
     ),
@@ -95,8 +95,8 @@ CASES = [
     Case("output_loop", "one that is a link to itself", output(lambda path: path.symlink_to(path))),
     Case("output_device", "one that is a device", output(lambda path: path.symlink_to("/dev/null"))),
     Case("output_pipe", "one that is a pipe", output(os.mkfifo)),
-    Case("pictures_drawn", "generate.py with 1,000,000,000 pictures", drawing("--num_images=1000000000")),
-    Case("side_drawn", "pictures of 1,000,000,000 pixels a side", drawing("--resolution=1000000000")),
+    Case("pictures_drawn", "generate.py with 1,000,000,000 images", drawing("--num_images=1000000000")),
+    Case("side_drawn", "images of 1,000,000,000 pixels a side", drawing("--resolution=1000000000")),
     Case("steps_drawn", "1,000,000,000 steps", drawing("--num_inference_steps=1000000000")),
     Case("seed_drawn", "a seed of 40 digits", drawing("--seed=" + "9" * 40)),
 ]

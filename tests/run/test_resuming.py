@@ -66,7 +66,7 @@ def test_a_run_that_has_its_steps_ends_before_anything_is_read(again, nothing_re
 
 
 def test_a_run_of_epochs_ends_before_anything_is_compiled(again, capsys):
-    # 3 pictures x 8 repeats over 8 devices are 3 updates an epoch.
+    # 3 images x 8 repeats over 8 devices are 3 updates an epoch.
     config = again(max_train_steps=None, num_train_epochs=1, repeats=8, lr_warmup_steps=0)
     folder = run.Path(config.output.output_dir)
     before = contents(folder)

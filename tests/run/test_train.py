@@ -60,7 +60,7 @@ def test_metrics_have_a_row_for_every_step(whole):
 
 def test_one_compilation_of_the_step(whole):
     _, messages = whole
-    # Only the program of the step takes the posteriors: 8 devices, 3 pictures and their mirror images.
+    # Only the program of the step takes the posteriors: 8 devices, 3 images and their mirror images.
     compiled = [message for message in messages if "float32[8,3,2,8,8,8]" in message]
     assert len(compiled) == 1, [message[:200] for message in compiled]
 
@@ -99,7 +99,7 @@ def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch, 
     first, rows = sheets
     assert [label for label, _ in first] == [label for label, _ in rows if not label.startswith("after")]
     assert [label for label, _ in rows] == [
-        "training pictures",
+        "training images",
         *("before: a <thing>", "after 6 steps: a <thing>"),
         *("before: the <thing> and a toy", "after 6 steps: the <thing> and a toy"),
     ]
@@ -161,7 +161,7 @@ def test_epochs_count_pictures_times_repeats(place, tmp_path):
     changes = {"max_train_steps": None, "num_train_epochs": 2, "repeats": 8, "lr_warmup_steps": 0}
     config = configure(place, place / "x", **changes)
     images = run.load_inputs(config).images
-    # 3 pictures x 8 repeats over 8 devices are 3 updates an epoch.
+    # 3 images x 8 repeats over 8 devices are 3 updates an epoch.
     assert run.resolve_num_steps(config, sum(images.weights)).training.max_train_steps == 6
 
 
@@ -173,7 +173,7 @@ def test_sources_are_shown_in_proportion_to_their_repeats(place, tmp_path, capsy
     (bucket,) = materials.examples.buckets
     np.testing.assert_array_equal(bucket.sample_indices, (0, 1, 2, 3, 3, 3, 3, 3))
     said = capsys.readouterr().err
-    assert "4 images" in said and "note: pictures that are there twice: 0.png is the same as 0.png" in said
+    assert "4 images" in said and "note: images that are there twice: 0.png is the same as 0.png" in said
 
 
 def test_scale_lr_counts_all_samples_of_an_update(place):
@@ -267,7 +267,7 @@ def test_class_pictures_are_gathered_with_prompts_that_hold_the_word(place, tmp_
     plain = run.load_inputs(configure(place, tmp_path))
     changes = {"class_data_dir": str(tmp_path / "class")}
     materials = run.load_inputs(configure(place, tmp_path, **changes))
-    assert "2 class pictures" in capsys.readouterr().err
+    assert "2 class images" in capsys.readouterr().err
     [bucket] = materials.examples.class_buckets
     assert bucket.posteriors.shape == (2, *plain.examples.buckets[0].posteriors.shape[1:])
     of_word, of_class = materials.examples.token_ids

@@ -32,4 +32,4 @@ picture = pipeline._generate(
     latents=given["latents"],
     neg_prompt_ids=given["negative_ids"],
 )
-np.save(folder / "picture.npy", np.asarray(picture))
+np.save(folder / "image.npy", np.asarray(picture))

@@ -1,4 +1,4 @@
-"""A disk that is full in the middle of a picture."""
+"""A disk that is full in the middle of an image."""
 
 import contextlib
 

@@ -232,7 +232,7 @@ def _embedding_pictures() -> tuple[Sample, ...]:
 
 _CONFIG = b"""# a run
 pretrained_model_name_or_path: model
-train_data_dir: [pictures, "more pictures"]
+train_data_dir: [images, "more images"]
 placeholder_token: "<cat>"
 initializer_token: toy
 learning_rate: 5e-4

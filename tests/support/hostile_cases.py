@@ -70,7 +70,7 @@ class Case:
 
 @functools.cache
 def place() -> Path:
-    """A folder with a tiny model and three pictures, which no case changes."""
+    """A folder with a tiny model and three images, which no case changes."""
     folder = Path(tempfile.mkdtemp(prefix="ti_flax-hostile-"))
     write_folder(folder / "model")
     write_pictures(folder / "pictures")
@@ -78,7 +78,7 @@ def place() -> Path:
 
 
 def train(folder: Path, *more: str, **changes: object) -> Callable[[], int]:
-    """A run of train_flax.py, with the tiny model and pictures where nothing else is said."""
+    """A run of train_flax.py, with the tiny model and images where nothing else is said."""
     options = {
         "pretrained_model_name_or_path": place() / "model",
         "train_data_dir": place() / "pictures",

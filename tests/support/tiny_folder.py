@@ -1,4 +1,4 @@
-"""Whole model folders and pictures for the tests that run more than one module."""
+"""Whole model folders and images for the tests that run more than one module."""
 
 import functools
 import shutil
@@ -35,7 +35,7 @@ def write_folder(folder, family="sd1", *, wide=False):
 
 
 def write_pictures(folder, count=3):
-    """Writes pictures that differ from one another and from their mirror images."""
+    """Writes images that differ from one another and from their mirror images."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for i in range(count):

@@ -13,7 +13,7 @@ from ti_flax.training.loop import Hook
 
 
 def configure(place, output, **changes):
-    """A run with the model and the pictures of a folder, that watches nothing unless told to."""
+    """A run with the model and the images of a folder, that watches nothing unless told to."""
     options = {
         "pretrained_model_name_or_path": str(place / "model"),
         "train_data_dir": str(place / "pictures"),

@@ -142,7 +142,7 @@ def test_weights_multiply_one_another_and_any_measure():
         (
             "epsilon",
             {"debiased_estimation_loss": True},
-            "debiased_estimation_loss: expected a noise schedule that leaves some of the picture at every "
+            "debiased_estimation_loss: expected a noise schedule that leaves some of the image at every "
             "timestep, found one that ends in pure noise, which would count infinitely. Set max_timestep to "
             "999, or leave debiased_estimation_loss out.",
         ),

@@ -1,4 +1,4 @@
-"""Class pictures beside the training pictures, and draws that do not depend on how a batch is spread."""
+"""Class images beside the training images, and draws that do not depend on how a batch is spread."""
 
 import dataclasses
 

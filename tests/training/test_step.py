@@ -166,7 +166,7 @@ def test_one_all_reduce_and_no_other_collective(one_device):
 
 
 def in_buckets(frozen):
-    """The first picture in a shape of its own, and with it weights; the others shown twice as often."""
+    """The first image in a shape of its own, and with it weights; the others shown twice as often."""
     [bucket], token_ids = frozen["examples"][:2]
     wide = np.concatenate([bucket.posteriors[:1]] * 2, axis=3)
     first = bucket._replace(

@@ -16,7 +16,7 @@ from ti_flax.console.program import exit_code
 from ti_flax.errors import ConfigError, DataError, OutputError, WeightsError
 from ti_flax.files.atomic import atomic_write
 
-# From pictures to their captions.
+# From images to their captions.
 Captioner = Callable[[Sequence[Any]], list[str]]
 
 
@@ -25,7 +25,7 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("folder", type=Path, help="folder with the pictures")
+    add("folder", type=Path, help="folder with the images")
     add(
         "--pretrained_model_name_or_path",
         metavar="MODEL",
@@ -43,7 +43,7 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
     )
     add("--max_length", metavar="N", type=int, default=40, help="tokens of a caption (default: %(default)s)")
     add("--num_beams", metavar="N", type=int, default=3, help="of the beam search (default: %(default)s)")
-    add("--batch_size", metavar="N", type=int, default=8, help="pictures at once (default: %(default)s)")
+    add("--batch_size", metavar="N", type=int, default=8, help="images at once (default: %(default)s)")
     add("--extension", metavar=".EXT", default=".txt", help="of the text files (default: %(default)s)")
     add("--overwrite", action="store_true", help="write anew what is there already")
     add("--dry_run", action="store_true", help="print the captions and write nothing")
@@ -51,7 +51,7 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
 
 
 def run(options: argparse.Namespace) -> None:
-    """Captions the pictures of a folder and writes or prints the results."""
+    """Captions the images of a folder and writes or prints the results."""
     for name in ("max_length", "num_beams", "batch_size"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name}", expected="1 or more", found=str(getattr(options, name)))
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError("--extension", expected="that of a text file", found=f"{extension} of {clash.name}")
     wanted = [path for path, file in files.items() if options.overwrite or not file.exists()]
     if kept := len(found) - len(wanted):
-        print(f"{kept} pictures have a caption already and keep it; --overwrite writes them anew")
+        print(f"{kept} images have a caption already and keep it; --overwrite writes them anew")
     if not wanted:
         return
     captioner = load_captioner(
@@ -92,20 +92,20 @@ def _exchange(text: str) -> tuple[re.Pattern[str], str]:
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """The pictures of a folder that training would find, each of which can be decoded.
+    """The images of a folder that training would find, each of which can be decoded.
 
     Raises:
-      DataError: there is no such folder, no picture in it, or one that cannot be decoded.
+      DataError: there is no such folder, no image in it, or one that cannot be decoded.
     """
     from ti_flax.data.images.load import load_images
 
     if not folder.is_dir():
-        raise DataError(folder, expected="a folder with pictures", found="no such folder")
+        raise DataError(folder, expected="a folder with images", found="no such folder")
     return [Path(path) for path in load_images(folder, resolution=8).paths if path is not None]
 
 
 def captions_of(paths: Sequence[Path], captioner: Captioner, batch_size: int) -> Iterator[tuple[Path, str]]:
-    """Captions pictures, so many at once; yields each with its path."""
+    """Captions images, so many at once; yields each with its path."""
     for first in range(0, len(paths), batch_size):
         batch = paths[first : first + batch_size]
         yield from zip(batch, captioner([_upright(path) for path in batch]), strict=True)
@@ -126,7 +126,7 @@ def load_captioner(name: str, *, max_length: int, num_beams: int) -> Captioner:
 
     Raises:
       ConfigError: PyTorch is not installed.
-      WeightsError: there is no such model, or it does not caption pictures.
+      WeightsError: there is no such model, or it does not caption images.
     """
     try:
         import torch

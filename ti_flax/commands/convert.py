@@ -5,7 +5,7 @@
     %(prog)s embeddings_gs-6099.pt my-cat.safetensors --to kohya
     %(prog)s --inspect my-cat.pt --pretrained_model_name_or_path MODEL
 
-What IN is, its content says: files of diffusers, of AUTOMATIC1111's Web UI (.pt, .safetensors, and pictures
+What IN is, its content says: files of diffusers, of AUTOMATIC1111's Web UI (.pt, .safetensors, and images
 that carry an embedding), of kohya's scripts, InvokeAI, OneTrainer, the original repository and diffusers'
 first Flax script. No PyTorch is needed, and nothing in a file is executed.
 """
@@ -49,7 +49,7 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
     )
     add("--name", help="name in the Web UI's and kohya's files; the token if left out")
     add("--dtype", choices=("float32", "float16"), help="of the numbers; float32 if left out")
-    add("--picture", metavar="FILE", type=Path, help="picture to hide the embedding in; if left out, a card")
+    add("--picture", metavar="FILE", type=Path, help="image to hide the embedding in; if left out, a card")
     add("--overwrite", action="store_true", help="replace OUT if it is there already")
     add("--inspect", metavar="FILE", type=Path, help="show what is in an embedding file, and write nothing")
     add(

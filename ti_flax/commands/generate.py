@@ -64,7 +64,7 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
         help="PNG grid to write; if left out pictures.png, or grid.png in --output_dir, with a number where "
         "that is taken",
     )
-    add("--output_dir", metavar="FOLDER", type=Path, help="write each picture there too, numbered on")
+    add("--output_dir", metavar="FOLDER", type=Path, help="write each image there too, numbered on")
     add("--overwrite", action="store_true", help="replace the grid if it is there already")
     return parser.parse_args(argv)
 
@@ -89,7 +89,7 @@ def _add_model_options(add) -> None:
 
 
 def _add_drawing_options(add) -> None:
-    add("--num_images", metavar="N", type=int, default=4, help="pictures for each prompt (4)")
+    add("--num_images", metavar="N", type=int, default=4, help="images for each prompt (4)")
     add("--num_inference_steps", metavar="N", type=int, default=25, help="denoising steps (25)")
     add("--guidance_scale", metavar="X", type=float, default=7.5, help="1 is no guidance (7.5)")
     add(
@@ -98,13 +98,13 @@ def _add_drawing_options(add) -> None:
         default="dpmsolver++",
         help="dpmsolver++, the default, is the 2M solver",
     )
-    add("--seed", metavar="N", type=int, default=0, help="of the first picture; the next ones count up (0)")
+    add("--seed", metavar="N", type=int, default=0, help="of the first image; the next ones count up (0)")
     add("--resolution", metavar="N", type=int, help="side in pixels; the model's own if left out")
     add(
         "--batch_size",
         metavar="N",
         type=int,
-        help="pictures drawn at once on each device; if left out, those of a prompt, shared out",
+        help="images drawn at once on each device; if left out, those of a prompt, shared out",
     )
 
 

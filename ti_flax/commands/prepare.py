@@ -36,8 +36,8 @@ class Cut:
     """One file to be written.
 
     Attributes:
-      picture: it is cut from.
-      box: of the picture.
+      image: it is cut from.
+      box: of the image.
       file: to write, mirrored or not.
     """
 
@@ -50,7 +50,7 @@ class Cut:
 def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Crop, split, mirror and caption pictures for training.",
+        description="Crop, split, mirror and caption images for training.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         usage="%(prog)s --train_data_dir SOURCE --output_dir FOLDER [--name value ...]",
     )
@@ -60,33 +60,33 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
         metavar="SOURCE",
         action="append",
         required=True,
-        help="folder, picture, list, link or dataset, as for train_flax.py; repeatable",
+        help="folder, image, list, link or dataset, as for train_flax.py; repeatable",
     )
-    add("--output_dir", metavar="FOLDER", type=Path, required=True, help="folder for the pictures")
+    add("--output_dir", metavar="FOLDER", type=Path, required=True, help="folder for the images")
     add(
         "--allow_private_links",
         action="store_true",
         help="download images from links to this machine and to its private network too",
     )
-    add("--size", metavar="N|WxH", default="512", help="of the written pictures, such as 512 or 768x512")
-    add("--crop", choices=("focal", "center"), default="focal", help="where a picture is cut")
+    add("--size", metavar="N|WxH", default="512", help="of the written images, such as 512 or 768x512")
+    add("--crop", choices=("focal", "center"), default="focal", help="where an image is cut")
     add(
         "--split",
         action="store_true",
-        help="cut elongated and oversized pictures into overlapping parts instead of one",
+        help="cut elongated and oversized images into overlapping parts instead of one",
     )
     add(
         "--split_threshold",
         metavar="X",
         type=float,
         default=0.5,
-        help="with --split: a picture is elongated if one box covers less than this share of it",
+        help="with --split: an image is elongated if one box covers less than this share of it",
     )
     add(
         "--split_scale",
         metavar="X",
         type=float,
-        help="with --split: a picture is oversized if it would shrink by more than this; "
+        help="with --split: an image is oversized if it would shrink by more than this; "
         "parts shrink by no more",
     )
     add(
@@ -97,12 +97,12 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
         help="share that a part and the next have in common",
     )
     add("--mirror", action="store_true", help="write mirror images as well (training mirrors by itself)")
-    add("--caption", metavar="TEXT", help="text of a .txt beside each picture that has no caption of its own")
+    add("--caption", metavar="TEXT", help="text of a .txt beside each image that has no caption of its own")
     add(
         "--format",
         choices=tuple(_SUFFIXES),
         default="png",
-        help="of the written pictures; jpg has quality 95",
+        help="of the written images; jpg has quality 95",
     )
     add(
         "--sheet", metavar="FILE", type=Path, help="PNG that shows all cuts; OUTPUT_DIR-sheet.png if left out"
@@ -113,7 +113,7 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
 
 
 def run(options: argparse.Namespace) -> None:
-    """Reads the pictures, plans, writes the sheet, then the files."""
+    """Reads the images, plans, writes the sheet, then the files."""
     from ti_flax.data.images.decode import decode_picture
     from ti_flax.data.sources.find import find_images
     from ti_flax.data.sources.links import Spent, fetch_image
@@ -139,9 +139,7 @@ def run(options: argparse.Namespace) -> None:
     try:
         _write_sheet(cells, sheet)
         enlarged = sum(_shrinks(cut.box, size) < 1 for cut in cuts)
-        print(
-            f"{sheet}: {len(cuts)} cuts of {len(pictures)} pictures, {enlarged} of them enlarged", flush=True
-        )
+        print(f"{sheet}: {len(cuts)} cuts of {len(pictures)} images, {enlarged} of them enlarged", flush=True)
         if options.dry_run:
             return
         _write(cuts, size, options)
@@ -152,11 +150,11 @@ def run(options: argparse.Namespace) -> None:
         where = getattr(error, "filename", None) or options.output_dir
         raise OutputError(where, expected="a file that can be written", found=str(error)) from error
     captions = f", {len(texts)} captions" if texts else ""
-    print(f"{options.output_dir}: {len(cuts)} pictures of {size[0]} x {size[1]}{captions}")
+    print(f"{options.output_dir}: {len(cuts)} images of {size[0]} x {size[1]}{captions}")
 
 
 def _size(options: argparse.Namespace) -> tuple[int, int]:
-    """The size of the written pictures; checks the other numbers as well."""
+    """The size of the written images; checks the other numbers as well."""
     sides = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", options.size)
     size = (int(sides[1]), int(sides[2] or sides[1])) if sides else (0, 0)
     if min(size) < 8:
@@ -186,7 +184,7 @@ def _refuse_output_among(pictures: Iterable["Picture"], output: Path) -> None:
         if picture.path is not None and output.resolve() in Path(picture.path).resolve().parents:
             raise OutputError(
                 f"--output_dir {output}",
-                expected="a folder without the pictures that are read",
+                expected="a folder without the images that are read",
                 found=picture.path,
                 remedy="Choose another output_dir.",
             )
@@ -203,7 +201,7 @@ def _refuse_other_sheet(sheet: Path, overwrite: bool) -> None:
     try:
         with open_regular(sheet) as file, Image.open(file) as image:
             ours = image.info.get(_MARK[0]) == _MARK[1]
-    except Exception:  # no picture
+    except Exception:  # no image
         ours = False
     if not ours:
         raise OutputError(f"--sheet {sheet}", expected="a new file", found="one that is no such sheet")
@@ -221,7 +219,7 @@ def _refuse_existing(files: list[Path]) -> None:
 
 
 def plan(image: "Image.Image", size: tuple[int, int], options: argparse.Namespace) -> list["Box"]:
-    """The boxes to cut from a picture: one, or with --split several where it is elongated or oversized."""
+    """The boxes to cut from an image: one, or with --split several where it is elongated or oversized."""
     from ti_flax.data.images.focal_crop import center_box, covering_boxes, focal_box
 
     aspect = size[0] / size[1]
@@ -263,7 +261,7 @@ def _cuts(picture: "Picture", boxes: list["Box"], stem: Path, options: argparse.
 
 
 def _caption(picture: "Picture", options: argparse.Namespace) -> str | None:
-    """The picture's own caption, from its dataset or the .txt beside it, else the one that is given."""
+    """The image's own caption, from its dataset or the .txt beside it, else the one that is given."""
     if picture.caption is not None:
         return picture.caption
     beside = Path(picture.path).with_suffix(".txt") if picture.path is not None else None
@@ -286,7 +284,7 @@ def _write(cuts: list[Cut], size: tuple[int, int], options: argparse.Namespace) 
     for cut in cuts:
         if opened is not cut.picture or image is None:
             opened, image = cut.picture, decode_picture(cut.picture.read(), cut.picture.where)
-        # Far too large pictures are first reduced by whole numbers, to three times the size, then filtered.
+        # Far too large images are first reduced by whole numbers, to three times the size, then filtered.
         made = image.resize(size, Image.Resampling.LANCZOS, box=cut.box.edges, reducing_gap=3.0)
         made = ImageOps.mirror(made) if cut.mirrored else made
         with atomic_write(cut.file) as file:
@@ -294,7 +292,7 @@ def _write(cuts: list[Cut], size: tuple[int, int], options: argparse.Namespace) 
 
 
 def _cell(image: "Image.Image", boxes: list["Box"], name: str, size: tuple[int, int]) -> "Image.Image":
-    """A small copy of a picture with its boxes drawn over it, what is lost darkened, and its name above."""
+    """A small copy of an image with its boxes drawn over it, what is lost darkened, and its name above."""
     from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
     scale = min(_CELL / image.width, _CELL / image.height)

@@ -3,7 +3,7 @@
     hf auth login
     %(prog)s outputs/cat --hub_model_id your-name/cat-toy
 
-A second upload changes only what is new. Small copies of training pictures, in `concept_images`, are part of
+A second upload changes only what is new. Small copies of training images, in `concept_images`, are part of
 it: delete that folder, and its lines in README.md, to keep them and what shows them to yourself.
 """
 

@@ -65,7 +65,7 @@ def _for_people(error: Exception) -> str | None:
     if trouble is not None:
         return str(DeviceError(where_asked(), *trouble))
     if _is_want_of_memory(error):
-        remedy = "Lower train_batch_size, resolution or the number of pictures."
+        remedy = "Lower train_batch_size, resolution or the number of images."
         return f"not enough memory ({type(error).__name__}). {remedy}"
     return None
 

@@ -16,15 +16,15 @@ MOST_SAMPLE_INDICES = 1_000_000
 
 
 class Bucket(NamedTuple):
-    """Encoded pictures of one shape.
+    """Encoded images of one shape.
 
     Attributes:
-      posteriors: `[images, 2, height, width, 2 * channels]` float32, mean and log-variance of each picture
+      posteriors: `[images, 2, height, width, 2 * channels]` float32, mean and log-variance of each image
         and of its mirror image.
-      prompts: `[images]` int32, the group of `Examples.token_ids` that describes the picture.
-      sample_indices: `[samples]` int32, indices of pictures, each as often as an epoch shows it.
-      loss_weights: `[images, 2, height, width]` float32, of mean 1 over a picture, what a place in the
-        picture counts in the loss; None if all count the same.
+      prompts: `[images]` int32, the group of `Examples.token_ids` that describes the image.
+      sample_indices: `[samples]` int32, indices of images, each as often as an epoch shows it.
+      loss_weights: `[images, 2, height, width]` float32, of mean 1 over an image, what a place in the
+        image counts in the loss; None if all count the same.
     """
 
     posteriors: jax.Array | np.ndarray
@@ -38,8 +38,8 @@ class Dataset(NamedTuple):
 
     Attributes:
       buckets: one for each shape; all samples of an update come from one of them.
-      token_ids: `[groups, variants, tokens]` int32; a sample takes any variant of its picture's group.
-      class_buckets: pictures of the word's class, a bucket of the same shape for each of `buckets`; None
+      token_ids: `[groups, variants, tokens]` int32; a sample takes any variant of its image's group.
+      class_buckets: images of the word's class, a bucket of the same shape for each of `buckets`; None
         without prior preservation.
     """
 
@@ -49,12 +49,12 @@ class Dataset(NamedTuple):
 
 
 def one_shape(posteriors: np.ndarray, token_ids: np.ndarray, weights: Sequence[int] | None = None) -> Dataset:
-    """Examples of one shape, where every picture takes any prompt.
+    """Examples of one shape, where every image takes any prompt.
 
     Args:
       posteriors: `[images, 2, height, width, 2 * channels]` float32.
       token_ids: `[prompts, tokens]` int32.
-      weights: how often each picture is shown, relative to the others; None: all the same.
+      weights: how often each image is shown, relative to the others; None: all the same.
 
     Raises:
       ConfigError: the weights have so little in common that an epoch of them is too long.
@@ -65,12 +65,12 @@ def one_shape(posteriors: np.ndarray, token_ids: np.ndarray, weights: Sequence[i
 
 
 def with_class_images(examples: Dataset, posteriors: Sequence[np.ndarray], token_ids: np.ndarray) -> Dataset:
-    """The examples with pictures of the word's class beside them.
+    """The examples with images of the word's class beside them.
 
     Args:
-      examples: the training pictures.
+      examples: the training images.
       posteriors: for each bucket, `[images, 2, height, width, 2 * channels]` float32 of its shape.
-      token_ids: `[prompts, tokens]` int32, of which a class picture takes any.
+      token_ids: `[prompts, tokens]` int32, of which a class image takes any.
     """
     table = np.asarray(examples.token_ids)
     groups, variants, _ = table.shape
@@ -86,7 +86,7 @@ def with_class_images(examples: Dataset, posteriors: Sequence[np.ndarray], token
 
 
 def epoch_sample_indices(weights: Sequence[int]) -> np.ndarray:
-    """The pictures of the shortest epoch that shows each as often as its weight says, `[places]` int32.
+    """The images of the shortest epoch that shows each as often as its weight says, `[places]` int32.
 
     Raises:
       ConfigError: the shortest is longer than `MOST_SAMPLE_INDICES`.
@@ -96,11 +96,11 @@ def epoch_sample_indices(weights: Sequence[int]) -> np.ndarray:
 
 
 def weighted_sample_indices(weights: Sequence[int], groups: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The `places` of each bucket in the shortest epoch that shows every picture as often as its weight says.
+    """The `places` of each bucket in the shortest epoch that shows every image as often as its weight says.
 
     Args:
-      weights: of all pictures, positive; only their ratios matter.
-      groups: for each bucket the indices of its pictures in `weights`.
+      weights: of all images, positive; only their ratios matter.
+      groups: for each bucket the indices of its images in `weights`.
 
     Raises:
       ConfigError: the shortest is longer than `MOST_SAMPLE_INDICES`.
@@ -109,7 +109,7 @@ def weighted_sample_indices(weights: Sequence[int], groups: Sequence[np.ndarray]
     if times.sum() > MOST_SAMPLE_INDICES:
         raise ConfigError(
             "repeats",
-            expected=f"proportions that an epoch of at most {MOST_SAMPLE_INDICES} pictures can show",
+            expected=f"proportions that an epoch of at most {MOST_SAMPLE_INDICES} images can show",
             found=f"{times.sum()} in the shortest",
             remedy="Round them, as in 100 and 50 for 101 and 51.",
         )

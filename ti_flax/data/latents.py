@@ -1,4 +1,4 @@
-"""Latent posteriors of the training pictures: computed once, kept on disk, so that the VAE can be dropped."""
+"""Latent posteriors of the training images: computed once, kept on disk, so that the VAE can be dropped."""
 
 import contextlib
 import dataclasses
@@ -52,21 +52,21 @@ def encode_posteriors(
     progress: Callable[[Sequence], Iterable] | None = None,
     names: Sequence[str] = (),
 ) -> np.ndarray:
-    """Encode every picture and its mirror image (a mirrored latent is not the latent of a mirrored picture).
+    """Encode every image and its mirror image (a mirrored latent is not the latent of a mirrored image).
 
     Args:
       vae: the autoencoder; its own dtype gives way to `dtype`.
       params: its parameters, used here alone: the caller may let go of them afterwards.
       pixels: `[images, height, width, 3]` uint8.
       dtype: dtype of the computation; the result is float32 in any case.
-      batch_size: pictures in one call of the encoder; the last is filled up, for one compilation.
+      batch_size: images in one call of the encoder; the last is filled up, for one compilation.
       cache_dir: folder the result is kept in and taken from; None keeps nothing.
       progress: wraps the sequence of batches, as `tqdm` does; not called when all comes from the cache.
-      names: file names of the pictures, for error messages.
+      names: file names of the images, for error messages.
 
     Returns:
       `[images, 2, height, width, 2 * latent_channels]` float32: mean and log-variance, before the scaling
-      factor; axis 1 is picture, mirror image.
+      factor; axis 1 is image, mirror image.
 
     Raises:
       ConfigError: a side is no multiple of the autoencoder's downsampling.
@@ -103,7 +103,7 @@ def _posterior_shape(vae: FlaxAutoencoderKL, pixels: np.ndarray) -> tuple[int, .
 
 
 def _encoded_batches(vae, params, pixels, dtype, batch_size, progress) -> Iterator[np.ndarray]:
-    """Yield `[batch_size, h, w, 2 * latent_channels]` float32 of picture, mirror, picture, mirror..."""
+    """Yield `[batch_size, h, w, 2 * latent_channels]` float32 of image, mirror, image, mirror..."""
     vae = vae.clone(dtype=dtype)
 
     @jax.jit
@@ -121,7 +121,7 @@ def _encoded_batches(vae, params, pixels, dtype, batch_size, progress) -> Iterat
 
 
 def _picture_or_mirror(pixels: np.ndarray, index: int) -> np.ndarray:
-    """Return picture 0, its mirror image, picture 1, ...; beyond the end the last again, to fill a batch."""
+    """Return image 0, its mirror image, image 1, ...; beyond the end the last again, to fill a batch."""
     picture = pixels[min(index // 2, len(pixels) - 1)]
     return picture[:, ::-1] if index % 2 else picture
 
@@ -131,9 +131,9 @@ def _require_finite(posteriors: np.ndarray, names: Sequence[str], dtype: DTypeLi
     if broken.size:
         first = int(broken[0])
         raise DataError(
-            names[first] if names else f"picture {first + 1}",
+            names[first] if names else f"image {first + 1}",
             expected="finite latents",
-            found=f"overflow in the VAE computed in {jnp.dtype(dtype).name} ({broken.size} pictures)",
+            found=f"overflow in the VAE computed in {jnp.dtype(dtype).name} ({broken.size} images)",
             remedy="Use float32 for the VAE; if it is, the VAE's weights are damaged.",
         )
 

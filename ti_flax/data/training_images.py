@@ -1,4 +1,4 @@
-"""The pictures of a run as the options say: read, encoded, and put into buckets."""
+"""The images of a run as the options say: read, encoded, and put into buckets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 
 
 def read_images(options: ImageOptions, captions: str) -> TrainingImages:
-    """Reads the training pictures, and says what was found; `captions` is the option of that name."""
+    """Reads the training images, and says what was found; `captions` is the option of that name."""
     shapes = ShapeRules(reso_steps=options.bucket_reso_steps, max_shapes=options.max_buckets)
     folder = Path(options.mask_dir) if options.mask_dir is not None else None
     images = load_images(
@@ -61,7 +61,7 @@ def _counted(count: int, what: str) -> str:
 
 
 def texts_beside(images: TrainingImages) -> list[str]:
-    """Names of the files that lie where captions of the pictures would."""
+    """Names of the files that lie where captions of the images would."""
     names = {each for name in images.names for each in (name, str(PurePath(name).with_suffix("")))}
     suffixed = (PurePath(name) for name in images.passed_over)
     return [
@@ -87,9 +87,9 @@ def read_class_images(
             into=shapes,
             allow_private_links=options.allow_private_links,
         )
-    except DataError as error:  # which names the option of the training pictures
+    except DataError as error:  # which names the option of the training images
         raise DataError(str(error).replace("train_data_dir", "class_data_dir")) from None
-    say(_counted(len(found.names), "class picture"))
+    say(_counted(len(found.names), "class image"))
     return found
 
 
@@ -111,14 +111,14 @@ def make_buckets(
     prompts: Sequence[int],
     weights: Sequence[int],
 ) -> tuple[Bucket, ...]:
-    """Encodes the pictures of each shape, and turns their masks into weights.
+    """Encodes the images of each shape, and turns their masks into weights.
 
     Args:
       options: of masks and of the cache.
       images: in groups of one shape.
       model: whose VAE is used.
-      prompts: for each picture the group of token ids that describes it.
-      weights: for each picture how often it is shown; only the ratios matter.
+      prompts: for each image the group of token ids that describes it.
+      weights: for each image how often it is shown; only the ratios matter.
     """
     warning = latents_folder(options)[1]
     if warning:
@@ -137,14 +137,14 @@ def make_buckets(
         buckets.append(Bucket(posteriors, np.asarray(prompts, np.int32)[group.indices], shown, weighed))
     masked = options.alpha_mask or options.mask_dir is not None
     if masked and all(bucket.loss_weights is None for bucket in buckets):
-        say("note: the masks change nothing: every part of every picture counts the same")
+        say("note: the masks change nothing: every part of every image counts the same")
     return tuple(buckets)
 
 
 def encode_group(
     options: ImageOptions, model: FlaxStableDiffusion, pixels: np.ndarray, names: Sequence[str]
 ) -> np.ndarray:
-    """The posteriors of pictures of one shape, `[pictures, 2, height, width, 2 * channels]` float32."""
+    """The posteriors of images of one shape, `[images, 2, height, width, 2 * channels]` float32."""
     return encode_posteriors(
         model.vae,
         model.params["vae"],
@@ -157,7 +157,7 @@ def encode_group(
 
 
 def latents_folder(options: ImageOptions) -> tuple[Path | None, str]:
-    """Where encoded pictures are kept, and a warning, empty if there is none.
+    """Where encoded images are kept, and a warning, empty if there is none.
 
     A folder that a person names may be a team's, so it is used, whoever can write to it; the user's cache
     folder is not, where others can.
@@ -168,5 +168,5 @@ def latents_folder(options: ImageOptions) -> tuple[Path | None, str]:
         return folder, f"latents_cache_dir decides what is learned, and {distrust}" if distrust else ""
     distrust = why_not_default()
     if distrust:
-        return None, f"encoded pictures are neither read nor kept: {distrust}"
+        return None, f"encoded images are neither read nor kept: {distrust}"
     return default_cache_dir(), ""

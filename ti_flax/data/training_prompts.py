@@ -1,4 +1,4 @@
-"""From options and pictures to the token ids of a run's prompts."""
+"""From options and images to the token ids of a run's prompts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TrainingPrompts(NamedTuple):
 
     Attributes:
       token_ids: `[groups, variants, tokens]` int32.
-      groups: `[images]` int32, which group describes each picture.
+      groups: `[images]` int32, which group describes each image.
     """
 
     token_ids: np.ndarray
@@ -43,7 +43,7 @@ def make_prompts(
     *,
     seed: int,
 ) -> TrainingPrompts:
-    """Makes the prompts of all pictures, and says how.
+    """Makes the prompts of all images, and says how.
 
     Args:
       options: of captions and templates.
@@ -98,7 +98,7 @@ def class_prompts(
 
 
 def read_captions(options: PromptOptions, images: TrainingImages) -> tuple[str, ...] | None:
-    """The caption of each picture from where the options say; None without captions.
+    """The caption of each image from where the options say; None without captions.
 
     Raises:
       DataError: one is missing or cannot be read.

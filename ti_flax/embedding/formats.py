@@ -3,7 +3,7 @@
 | form | suffixes | what is in the file |
 |---|---|---|
 | diffusers | .safetensors .bin | one key, the token |
-| automatic1111 | .pt .safetensors .png | string_to_param and a name; `emb_params`; such a picture |
+| automatic1111 | .pt .safetensors .png | string_to_param and a name; `emb_params`; such an image |
 | kohya | .safetensors .pt | `emb_params`, with modelspec keys |
 | invoke | .safetensors | `emb_params` |
 | onetrainer | .safetensors | `emp_params` |
@@ -113,7 +113,7 @@ def embedding_bytes(embedding: Embedding, form: str, suffix: str, *, picture: An
       embedding: what it holds.
       form: one of `FORMS`.
       suffix: one of its suffixes.
-      picture: a PIL image that a .png carries it in.
+      image: a PIL image that a .png carries it in.
     """
     if suffix == ".png":
         return _picture_bytes(embedding, picture)

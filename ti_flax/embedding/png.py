@@ -1,7 +1,7 @@
-"""An embedding inside a picture, as the Stable Diffusion Web UI keeps it: as text, and in the pixels.
+"""An embedding inside an image, as the Stable Diffusion Web UI keeps it: as text, and in the pixels.
 
 The text is base64 of JSON. The pixels carry the same JSON, deflated: the low halves of its bytes in the low
-four bits of a block left of the picture, the high halves in a block right of it, each behind a black column,
+four bits of a block left of the image, the high halves in a block right of it, each behind a black column,
 so that it survives programs that drop a file's text (modules/textual_inversion/image_embedding.py there).
 """
 
@@ -25,9 +25,9 @@ _BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"RIFF")
 _TENSOR = "TORCHTENSOR"
 # The generator that the Web UI scrambles pixels with (Numerical Recipes' constants), from seed 0.
 _SCRAMBLE_FACTOR, _SCRAMBLE_STEP, _SCRAMBLE_RANGE = 1664525, 1013904223, 2**32
-# What some 700 vectors of 1,024 numbers take; a picture can be made to unfold into any length.
+# What some 700 vectors of 1,024 numbers take; an image can be made to unfold into any length.
 _LONGEST_TEXT = 2**24
-# Of pictures that are looked into: beyond any that a program draws upon.
+# Of images that are looked into: beyond any that a program draws upon.
 _MOST_PIXELS = 2**25
 _MOST_TEXT_BYTES = 2 * _LONGEST_TEXT
 
@@ -40,7 +40,7 @@ def is_picture(beginning: bytes) -> bool:
 
 
 def read_picture(path: Path) -> Any:
-    """Read the tree that a picture carries, as text or else in its pixels; tensors are float32 arrays.
+    """Read the tree that an image carries, as text or else in its pixels; tensors are float32 arrays.
 
     Raises:
       WeightsError: it carries none.
@@ -66,9 +66,9 @@ def read_picture(path: Path) -> Any:
     except Exception as error:  # Pillow's plugins raise whatever their parser stumbled upon
         raise WeightsError(
             path,
-            expected="a picture of the Web UI that carries an embedding",
-            found=f"a picture that carries none ({reason(error)})",
-            remedy="Saved again as JPEG, or made smaller, a picture loses it.",
+            expected="an image of the Web UI that carries an embedding",
+            found=f"an image that carries none ({reason(error)})",
+            remedy="Saved again as JPEG, or made smaller, an image loses it.",
         ) from None
 
 
@@ -78,7 +78,7 @@ def tree_bytes(tree: Any) -> bytes:
 
 
 def hide_bytes(pixels: np.ndarray, content: bytes) -> np.ndarray:
-    """Put blocks that carry bytes left and right of a picture.
+    """Put blocks that carry bytes left and right of an image.
 
     Args:
       pixels: `[height, width, 3]` uint8.
@@ -95,7 +95,7 @@ def hide_bytes(pixels: np.ndarray, content: bytes) -> np.ndarray:
 
 
 def hidden_bytes(pixels: np.ndarray) -> bytes:
-    """Find what is hidden in the blocks left and right of a picture.
+    """Find what is hidden in the blocks left and right of an image.
 
     Args:
       pixels: `[height, width, 3]` uint8, possibly with a black border.

@@ -1,6 +1,6 @@
 """Embedding files of every trainer, told apart by what is in them, read as one thing.
 
-diffusers: `.bin` and `.safetensors` of one key, the token. AUTOMATIC1111: `.pt`, and pictures that carry
+diffusers: `.bin` and `.safetensors` of one key, the token. AUTOMATIC1111: `.pt`, and images that carry
 the embedding as text or in their pixels. kohya and invoke-training: key `emb_params`. OneTrainer: key
 `emp_params`. SDXL files: `clip_l` and `clip_g`. rinongal: `.pt` with tokens as tensors. The first Flax
 script of diffusers: `.npy` of a mapping.
@@ -140,7 +140,7 @@ def checked_width(file: EmbeddingFile, path: Path, width: int) -> np.ndarray:
 
 
 def _from_tree(path: Path, tree: Any) -> list[EmbeddingFile]:
-    """What `torch.save` or a picture's JSON held: the Web UI's tree, rinongal's, or named tensors."""
+    """What `torch.save` or an image's JSON held: the Web UI's tree, rinongal's, or named tensors."""
     if _is_array(tree):  # diffusers takes these too, with the token given beside it
         return [EmbeddingFile(_as_rows(path, "the tensor", tree), "diffusers", dtype=str(tree.dtype))]
     if not isinstance(tree, Mapping):
@@ -271,7 +271,7 @@ def _as_rows(path: Path, name: Any, values: Any) -> np.ndarray:
 def _no_embedding(path: Path, found: str) -> WeightsError:
     return WeightsError(
         path,
-        expected="an embedding: a .safetensors, .bin or .pt file of a trainer, or a picture of the Web UI",
+        expected="an embedding: a .safetensors, .bin or .pt file of a trainer, or an image of the Web UI",
         found=found,
         remedy="Name the embedding itself, not a model.",
     )

@@ -1,4 +1,4 @@
-"""The pictures beside a model card: what the concept was learned from, and what it draws."""
+"""The images beside a model card: what the concept was learned from, and what it draws."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ti_flax.export.hub_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
 from ti_flax.files.atomic import atomic_write
 from ti_flax.files.written_files import record, written
 
-# The most training pictures that are shown.
+# The most training images that are shown.
 MOST_CONCEPT_IMAGES = 20
 
 
@@ -21,7 +21,7 @@ def write_concept_images(folder: Path, pictures: Iterable[np.ndarray]) -> int:
 
     Args:
       folder: the run's.
-      pictures: `[height, width, 3]` uint8 each, as they are trained on; a JPEG of pixels has no metadata.
+      images: `[height, width, 3]` uint8 each, as they are trained on; a JPEG of pixels has no metadata.
 
     Raises:
       OutputError: the folder cannot be written.
@@ -30,13 +30,13 @@ def write_concept_images(folder: Path, pictures: Iterable[np.ndarray]) -> int:
 
 
 def write_example_images(folder: Path, grid: Path, prompts: Sequence[str], side: int) -> int:
-    """Writes the first picture of each prompt in a grid of previews; returns how many, 0 without a grid.
+    """Writes the first image of each prompt in a grid of previews; returns how many, 0 without a grid.
 
     Args:
       folder: the run's.
-      grid: a PNG of square pictures, a row for each prompt; of one prompt, in any number of rows.
+      grid: a PNG of square images, a row for each prompt; of one prompt, in any number of rows.
       prompts: one for each row.
-      side: of a picture, in pixels.
+      side: of an image, in pixels.
     """
     from PIL import Image
 

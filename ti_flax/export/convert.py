@@ -33,7 +33,7 @@ class ConvertRequest:
       token: the word; None keeps the file's own, or takes its name.
       name: of the embedding where a form has one beside the word; None is the word.
       dtype: float32 or float16.
-      picture: file to draw an embedding picture upon; None is a plain card.
+      image: file to draw an embedding image upon; None is a plain card.
       overwrite: whether a file that is there may be replaced.
     """
 
@@ -113,7 +113,7 @@ def _picture(embedding: Embedding, file: Path | None) -> Any:
         content = read_regular(file, _LONGEST_PICTURE)
     except OSError as error:
         raise ConfigError(
-            f"--picture {file}", expected="a picture", found=error.strerror or str(error)
+            f"--picture {file}", expected="an image", found=error.strerror or str(error)
         ) from None
     return captioned(decode_picture(content, str(file)), embedding.name, footer)
 

@@ -1,4 +1,4 @@
-"""The picture that an embedding travels in: a given one, or a plain card, with its name written on it."""
+"""The image that an embedding travels in: a given one, or a plain card, with its name written on it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 from typing import Any
 
 _SIDE = 512
-# Text on smaller pictures cannot be read; they are enlarged by a whole number, so that no pixel is invented.
+# Text on smaller images cannot be read; they are enlarged by a whole number, so that no pixel is invented.
 _LEAST_SIDE = 256
 _PAPER, _INK, _EDGE = (244, 240, 232), (38, 36, 33), (176, 92, 62)
 
 
 def captioned(picture: Any, title: str, footer: str) -> Any:
-    """Writes a title and a footer on dark bands of a copy of a picture.
+    """Writes a title and a footer on dark bands of a copy of an image.
 
     Args:
-      picture: a PIL image.
+      image: a PIL image.
       title: at the top.
       footer: at the bottom.
 

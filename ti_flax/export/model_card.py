@@ -33,7 +33,7 @@ _CARD = """\
 
 A Textual Inversion concept ({kind}) for {base}: {count} of {width} numbers, learned from {images} in {steps}
 of {batch} samples at learning rate {rate}, starting from {start}.
-{pictures}
+{images}
 ## How to use it
 
 The word for it in prompts is {word}.
@@ -82,7 +82,7 @@ class CardFacts:
       base: the base model: a repository, or a folder or file of this machine, as the user names it.
       kind: object or style.
       start: what the rows were before the first update, in words.
-      images: training pictures.
+      images: training images.
       width: numbers of a vector.
       step: updates made.
       total: updates of the run, if it goes on after these.
@@ -185,7 +185,7 @@ def _body(concept: Concept, facts: CardFacts) -> str:
         base=f"[{base}](https://huggingface.co/{base})" if facts.on_hub else f"the model {code(base)}",
         count="one vector" if vectors == 1 else f"{vectors} vectors",
         width=facts.width,
-        images="one picture" if facts.images == 1 else f"{facts.images} pictures",
+        images="one image" if facts.images == 1 else f"{facts.images} images",
         steps=_steps(facts),
         batch=facts.batch,
         rate=facts.rate,
@@ -229,16 +229,16 @@ def _longest_run(text: str) -> int:
 
 
 def _pictures(facts: CardFacts) -> Iterator[str]:
-    """The sections with pictures, for those that there are."""
+    """The sections with images, for those that there are."""
     if facts.concept_images:
         some = "The" if facts.concept_images == facts.images else f"{facts.concept_images} of the"
-        yield f"\n## What it was learned from\n\n{some} training pictures as the training saw them:\n\n"
+        yield f"\n## What it was learned from\n\n{some} training images as the training saw them:\n\n"
         links = (f"![{index}]({CONCEPT_IMAGES}/{index}.jpeg)\n" for index in range(facts.concept_images))
         yield from links
     if facts.examples:
         yield "\n## What it draws\n\n<Gallery />\n"
     if facts.sheet:
-        yield "\nThe training pictures, and the prompts before and after the training:\n\n"
+        yield "\nThe training images, and the prompts before and after the training:\n\n"
         yield "![contact sheet](contact_sheet.png)\n"
 
 

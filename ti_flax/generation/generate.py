@@ -59,15 +59,15 @@ class GenerateRequest:
       learned_embeds: files, or `TOKEN=FILE`.
       placeholder_token: the word of the only file.
       compare: draws every prompt without the embeddings as well.
-      num_images: pictures of each prompt.
+      num_images: images of each prompt.
       num_inference_steps: denoising steps, for prompts that do not say.
       guidance_scale: likewise; 1 is no guidance.
       sampler: likewise.
-      seed: likewise, of the first picture.
+      seed: likewise, of the first image.
       resolution: side in pixels, for prompts that do not say; None is the model's own.
-      batch_size: pictures drawn at once on a device; None is a prompt's share of a device.
+      batch_size: images drawn at once on a device; None is a prompt's share of a device.
       output: where the grid goes; None is a new name.
-      output_dir: folder of single pictures; None writes none.
+      output_dir: folder of single images; None writes none.
       overwrite: whether the grid may replace a file.
     """
 
@@ -105,7 +105,7 @@ class TokenizedPrompts:
     first_added_id: int
 
     def of(self, shots: Sequence[ImageSpec]) -> dict[str, np.ndarray]:
-        """Token ids of pictures' prompts, `[pictures, tokens]` int32 each, as `ImageGenerator` takes them."""
+        """Token ids of images' prompts, `[images, tokens]` int32 each, as `ImageGenerator` takes them."""
         return {
             "prompt_ids": np.stack([self.ids[shot.prompt, shot.learned] for shot in shots]),
             "negative_ids": np.stack([self.ids[shot.negative_prompt, shot.learned] for shot in shots]),
@@ -225,7 +225,7 @@ def _side(model: FlaxStableDiffusion) -> int:
     if type(side) is not int or side < 1:
         raise WeightsError(
             "unet/config.json, field sample_size",
-            expected="the side of the model's pictures in latents",
+            expected="the side of the model's images in latents",
             found=repr(side),
             remedy="Set --resolution.",
         )
@@ -233,7 +233,7 @@ def _side(model: FlaxStableDiffusion) -> int:
 
 
 def _shots(line: PromptLine, request: GenerateRequest, side: int, multiple: int) -> list[ImageSpec]:
-    """The pictures of a prompt: all with the embeddings, then, to compare, all without."""
+    """The images of a prompt: all with the embeddings, then, to compare, all without."""
     size = (line.height or request.resolution or side, line.width or request.resolution or side)
     for found in size:
         if not 1 <= found <= _LONGEST_SIDE or found % multiple:
@@ -275,7 +275,7 @@ def tokenize_prompts(
     Args:
       tokenizer: of the base model.
       extras: embeddings.
-      shots: all pictures.
+      shots: all images.
       width: of the text encoder.
 
     Raises:
@@ -317,14 +317,14 @@ def draw(
     devices: Sequence[Any],
     at_once: int,
 ) -> list[list[np.ndarray]]:
-    """Draws pictures, batches of those with the same settings shared out among devices.
+    """Draws images, batches of those with the same settings shared out among devices.
 
     Args:
       model: with parameters.
       words: what prompts mean.
-      rows: the pictures of each prompt.
+      rows: the images of each prompt.
       devices: to draw on.
-      at_once: pictures in a batch, on all devices together.
+      at_once: images in a batch, on all devices together.
 
     Returns:
       `[height, width, 3]` uint8 for each of them.
@@ -360,7 +360,7 @@ def draw(
                 drawn[row][place] = picture
             done += len(batch)
             if total > at_once:
-                say(f"{done} of {total} pictures")
+                say(f"{done} of {total} images")
     return drawn
 
 
@@ -377,10 +377,10 @@ def save_each(
     pictures: Sequence[Sequence[np.ndarray]],
     maker: Provenance,
 ) -> None:
-    """Writes every picture by itself, numbered on from those that are in the folder."""
+    """Writes every image by itself, numbered on from those that are in the folder."""
     number = next_number(folder)
     for shots, drawn in zip(rows, pictures, strict=True):
-        # A picture without the embeddings has the number of its like with them.
+        # An image without the embeddings has the number of its like with them.
         count = sum(shot.learned for shot in shots)
         for place, (shot, picture) in enumerate(zip(shots, drawn, strict=True)):
             path = folder / shot_name(number + place % count, shot)
@@ -397,14 +397,14 @@ def save_grid(
     compare: bool,
     overwrite: bool,
 ) -> None:
-    """Writes all pictures as one: a row each prompt, and to compare two, under labels.
+    """Writes all images as one: a row each prompt, and to compare two, under labels.
 
     Args:
       path: of the file.
       rows: what was drawn for each prompt.
-      pictures: likewise.
+      images: likewise.
       maker: what with.
-      compare: whether the rows have pictures without embeddings in their second half.
+      compare: whether the rows have images without embeddings in their second half.
       overwrite: whether a file may be replaced.
     """
     shapes = [picture.shape for drawn in pictures for picture in drawn]
@@ -423,7 +423,7 @@ def save_grid(
 
 
 def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A picture on white, at the left top."""
+    """An image on white, at the left top."""
     missing = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
     return np.pad(picture, missing, constant_values=255)
 
@@ -431,6 +431,6 @@ def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 def _said(grid: Path, request: GenerateRequest, rows: Sequence[Sequence[ImageSpec]]) -> str:
     sizes = list(dict.fromkeys(f"{shot.size[1]} x {shot.size[0]}" for row in rows for shot in row))
     compared = ", with and without the embeddings" if request.compare else ""
-    counted = f"{len(rows)} x {request.num_images} pictures of {' and '.join(sizes)}{compared}"
-    each = "" if request.output_dir is None else f"; single pictures are in {request.output_dir}"
+    counted = f"{len(rows)} x {request.num_images} images of {' and '.join(sizes)}{compared}"
+    each = "" if request.output_dir is None else f"; single images are in {request.output_dir}"
     return f"{grid}: {counted}{each}"

@@ -1,4 +1,4 @@
-"""Pictures from prompts: text encoder, sampler and decoder in one compiled program, on one device or more."""
+"""Images from prompts: text encoder, sampler and decoder in one compiled program, on one device or more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AXIS = "pictures"
 
 
 class ImageGenerator:
-    """Draws batches of pictures with one model; compiles once for each batch size and picture size.
+    """Draws batches of images with one model; compiles once for each batch size and image size.
 
     Args:
       model: the modules and scheduler configuration (parameters are passed to `generate`).
@@ -72,7 +72,7 @@ class ImageGenerator:
         if len(devices) > 1:
             each, all_ = PartitionSpec(_AXIS), PartitionSpec()
             inputs = (each if copies else all_, all_, each, each, each, all_)
-            # Nothing is exchanged, so that a device's pictures are those it would draw alone.
+            # Nothing is exchanged, so that a device's images are those it would draw alone.
             draw = jax.shard_map(draw, mesh=_mesh(devices), in_specs=inputs, out_specs=each, check_vma=False)
         self._draw = jax.jit(draw)
 
@@ -87,14 +87,14 @@ class ImageGenerator:
         size: tuple[int, int],
         guidance_scale: float = 7.5,
     ) -> np.ndarray:
-        """Draws one picture a prompt.
+        """Draws one image a prompt.
 
         Args:
           params: `text_encoder`, `unet` and `vae`; leaves may have an axis of the devices in front.
           rows: `[added_tokens, width]` float32.
           prompt_ids: `[batch, tokens]` int32.
           negative_ids: `[batch, tokens]` int32.
-          seeds: one for each picture; the same seed and size give the same noise.
+          seeds: one for each image; the same seed and size give the same noise.
           size: height and width in pixels, multiples of the VAE's downsampling.
           guidance_scale: 1 is no guidance.
 
@@ -102,7 +102,7 @@ class ImageGenerator:
           `[batch, height, width, 3]` uint8.
         """
         count = len(prompt_ids)
-        # A batch that the devices cannot share out evenly ends in copies of its last picture.
+        # A batch that the devices cannot share out evenly ends in copies of its last image.
         places = np.minimum(np.arange(-(-count // self._devices) * self._devices), count - 1)
         noise = starting_noise(self._model, [seeds[place] for place in places], size)
         pictures = self._draw(

@@ -1,4 +1,4 @@
-"""Pictures side by side with a line of text over each row."""
+"""Images side by side with a line of text over each row."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 _BORDER, _LABEL, _GAP = 8, 22, 4
-# Pictures smaller than this are enlarged by a whole number, so that no pixel is invented.
+# Images smaller than this are enlarged by a whole number, so that no pixel is invented.
 _LEAST_SIDE = 112
 
 
 def contact_sheet(rows: Sequence[tuple[str, np.ndarray]]) -> Any:
-    """Lays out rows of pictures under their labels, as one PIL image.
+    """Lays out rows of images under their labels, as one PIL image.
 
     Args:
-      rows: a label and `[pictures, height, width, 3]` uint8 for each row; all pictures of one size.
+      rows: a label and `[images, height, width, 3]` uint8 for each row; all images of one size.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -49,7 +49,7 @@ def _shortened(label: str, draw: Any, font: Any, width: int) -> str:
 
 
 def image_grid_of(pictures: np.ndarray, columns: int | None = None) -> Any:
-    """Lays `[pictures, height, width, 3]` uint8 out in rows, as one PIL image."""
+    """Lays `[images, height, width, 3]` uint8 out in rows, as one PIL image."""
     from PIL import Image
 
     count, height, width, channels = pictures.shape

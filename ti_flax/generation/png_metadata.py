@@ -1,4 +1,4 @@
-"""Pictures on disk: names that replace nothing, and PNG text that says how a picture was made.
+"""Images on disk: names that replace nothing, and PNG text that says how an image was made.
 
 The text `parameters` is the Web UI's, so that its PNG Info tab and the pages that read it fill their fields
 (modules/processing.py: create_infotext, and modules/infotext_utils.py, which takes it apart again).
@@ -24,7 +24,7 @@ _NUMBERED = re.compile(r"(\d{5,})\D.*\.png")
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """One picture to draw.
+    """One image to draw.
 
     Attributes:
       prompt: what to draw.
@@ -49,7 +49,7 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What all pictures were made with.
+    """What all images were made with.
 
     Attributes:
       model: name of the base model.
@@ -63,7 +63,7 @@ class Provenance:
 
 
 def picture_texts(shot: ImageSpec, maker: Provenance) -> dict[str, str]:
-    """PNG texts of a picture by keyword: `parameters` as the Web UI writes it, and each value by itself."""
+    """PNG texts of an image by keyword: `parameters` as the Web UI writes it, and each value by itself."""
     embeddings = maker.embeddings if shot.learned else ()
     return {
         "parameters": web_ui_text(shot, maker),
@@ -83,7 +83,7 @@ def picture_texts(shot: ImageSpec, maker: Provenance) -> dict[str, str]:
 
 
 def web_ui_text(shot: ImageSpec, maker: Provenance) -> str:
-    """A picture's settings as the Web UI writes them: prompt, negative prompt, and a line of values."""
+    """An image's settings as the Web UI writes them: prompt, negative prompt, and a line of values."""
     height, width = shot.size
     values = {
         "Steps": shot.steps,
@@ -135,7 +135,7 @@ def grid_path(asked: Path | None, output_dir: Path | None, *, overwrite: bool) -
 
     Args:
       asked: a file; one that is there is refused.
-      output_dir: of single pictures, where the grid goes as well if nothing is asked.
+      output_dir: of single images, where the grid goes as well if nothing is asked.
       overwrite: whether a file may be replaced.
 
     Raises:
@@ -154,13 +154,13 @@ def grid_path(asked: Path | None, output_dir: Path | None, *, overwrite: bool) -
 
 
 def next_number(folder: Path) -> int:
-    """The number after the highest that a picture's name in a folder begins with."""
+    """The number after the highest that an image's name in a folder begins with."""
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     return max((int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))), default=0) + 1
 
 
 def shot_name(number: int, shot: ImageSpec) -> str:
-    """`00001-seed.png`, and for a picture without the embeddings `00001-seed-without.png`."""
+    """`00001-seed.png`, and for an image without the embeddings `00001-seed-without.png`."""
     return f"{number:05d}-{shot.seed}{'' if shot.learned else '-without'}.png"
 
 

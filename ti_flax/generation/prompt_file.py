@@ -22,7 +22,7 @@ class PromptLine:
       negative_prompt: what to move away from.
       width: in pixels.
       height: in pixels.
-      seed: of the first picture.
+      seed: of the first image.
       steps: denoising steps.
       guidance_scale: 1 is no guidance.
       sampler: as the line names it.

@@ -157,7 +157,7 @@ def sample_images(
     schedule: NoiseSchedule,
     guidance_scale: jax.Array | float = 7.5,
 ) -> jax.Array:
-    """Pictures from prompt encodings, with classifier-free guidance (arXiv:2207.12598, eq. 6).
+    """Images from prompt encodings, with classifier-free guidance (arXiv:2207.12598, eq. 6).
 
     Args:
       model: the modules.

@@ -18,7 +18,7 @@ def dense(features: int, dtype: DTypeLike, name: str | None = None, *, use_bias:
 def conv(
     features: int, kernel: int, dtype: DTypeLike, name: str | None = None, *, stride: int = 1, padding=None
 ) -> nn.Conv:
-    """Make a square convolution; without `padding` it keeps the picture's size at stride 1."""
+    """Make a square convolution; without `padding` it keeps the image's size at stride 1."""
     sides = ((kernel // 2, kernel // 2),) * 2 if padding is None else padding
     return nn.Conv(
         features,

@@ -39,7 +39,7 @@ class FlaxStableDiffusion:
     Attributes:
       text_encoder: maps token embeddings to the prompt's encoding.
       unet: predicts noise or velocity in latents.
-      vae: maps pictures to latents and back.
+      vae: maps images to latents and back.
       params: parameter trees by component, `text_encoder`, `unet`, `vae`; only what was asked for.
       configs: parsed config files by component, and `scheduler`.
       source: the files the model was read from; None for a random model.

@@ -345,7 +345,7 @@ class _UpBlock(nn.Module):
 
 
 class _Transformer(nn.Module):
-    """Attention over a picture's positions; `index` is the block whose heads and depth it takes."""
+    """Attention over an image's positions; `index` is the block whose heads and depth it takes."""
 
     config: UNet2DConditionConfig
     index: int

@@ -1,4 +1,4 @@
-"""Autoencoder between pictures and latents (arXiv:2112.10752, section 3.1), as diffusers' AutoencoderKL."""
+"""Autoencoder between images and latents (arXiv:2112.10752, section 3.1), as diffusers' AutoencoderKL."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ class AutoencoderKLConfig:
 
     @property
     def downsampling(self) -> int:
-        """Pixels along one side of a latent's square of the picture."""
+        """Pixels along one side of a latent's square of the image."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     @classmethod
@@ -84,7 +84,7 @@ class AutoencoderKLConfig:
 
 
 class FlaxAutoencoderKL(nn.Module):
-    """Encode pictures to the moments of a Gaussian over latents, and decode latents.
+    """Encode images to the moments of a Gaussian over latents, and decode latents.
 
     Attributes:
       config: shape of the model.
@@ -123,7 +123,7 @@ class FlaxAutoencoderKL(nn.Module):
         return jnp.concatenate([mean, jnp.clip(log_variance, *_LOG_VARIANCE_RANGE)], axis=-1)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Return the picture of latents, `[batch, height, width, channels]`, in about [-1, 1].
+        """Return the image of latents, `[batch, height, width, channels]`, in about [-1, 1].
 
         Args:
           latents: `[batch, height / downsampling, width / downsampling, latent_channels]`, already divided
@@ -220,7 +220,7 @@ class _MidBlock(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Attention with one head over all positions of the picture."""
+    """Attention with one head over all positions of the image."""
 
     groups: int
     dtype: DTypeLike

@@ -1,4 +1,4 @@
-"""Pictures of the validation prompts while it learns, and the sheet that shows them beside the training's."""
+"""Images of the validation prompts while it learns, and the sheet that shows them beside the training's."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ti_flax.monitoring.trackers import Tracker
 from ti_flax.training.loop import Hook
 from ti_flax.training.step import TrainState
 
-# From rows to the pictures of each validation prompt, `[pictures, height, width, 3]` uint8.
+# From rows to the images of each validation prompt, `[images, height, width, 3]` uint8.
 Draw = Callable[[np.ndarray], list[np.ndarray]]
 
 SHEET = "contact_sheet.png"
 
-# The most pictures of a row that shows a prompt step by step.
+# The most images of a row that shows a prompt step by step.
 STEPS_SHOWN = 5
 
 
@@ -47,11 +47,11 @@ class Preview(Hook):
         """Takes what draws and with which rows.
 
         Args:
-          output_dir: where the pictures go.
+          output_dir: where the images go.
           every: steps between two previews.
           draw: draws all prompts.
           prompts: in the order of what it draws.
-          training: `[pictures, height, width, 3]` uint8, for the sheet.
+          training: `[images, height, width, 3]` uint8, for the sheet.
           start_rows: `[added_tokens, width]` float32 before the first update.
           result: from a state on the host to such rows.
           trackers: that are shown the previews as well.
@@ -100,7 +100,7 @@ def previews(folder: Path, *, up_to: int, prompts: int, images: int) -> dict[int
     steps = [step for step in files if step <= up_to]
     found = {step: _tiles(files[step], prompts, images) for step in evenly(steps, STEPS_SHOWN)}
     shapes = [tiles.shape for tiles in found.values() if tiles is not None]
-    # One run has pictures of one size, which is that of the last.
+    # One run has images of one size, which is that of the last.
     return {step: tiles for step, tiles in found.items() if tiles is not None and tiles.shape == shapes[-1]}
 
 
@@ -134,15 +134,15 @@ def _tiles(path: Path, rows: int, columns: int) -> np.ndarray | None:
 def sheet_rows(
     prompts: Sequence[str], training: np.ndarray, shown: dict[int, np.ndarray]
 ) -> list[tuple[str, np.ndarray]]:
-    """The rows of a contact sheet: training pictures, then each prompt before, step by step, and after.
+    """The rows of a contact sheet: training images, then each prompt before, step by step, and after.
 
     Args:
       prompts: as in the previews.
-      training: `[pictures, height, width, 3]` uint8.
+      training: `[images, height, width, 3]` uint8.
       shown: step to `[prompts, images, height, width, 3]` uint8, in order, at least one.
     """
     steps, images = list(shown), next(iter(shown.values())).shape[1]
-    rows = [("training pictures", training[: max(images, STEPS_SHOWN)])]
+    rows = [("training images", training[: max(images, STEPS_SHOWN)])]
     for index, prompt in enumerate(prompts):
         if steps[0] == 0:
             rows.append((f"before: {prompt}", shown[0][index]))

@@ -18,7 +18,7 @@ from ti_flax.files.regular import read_regular
 # Times the vocabulary's median norm from which on rows are out of its range. 29 embeddings that diffusers'
 # script made for Stable Diffusion 1.x, where the median is about 0.39, have norms of 0.5 to 3.0, at most 8
 # times it. The demo's concepts end below 3 times; <ruby> with a learning rate 50 times as large is beyond 10
-# times at step 200, and then only 44 % of the pictures have the background that the prompt asks for.
+# times at step 200, and then only 44 % of the images have the background that the prompt asks for.
 OUT_OF_RANGE = 10.0
 # The share of all that was gained below which a further gain does not count, and over how many evaluations.
 WORTH_HAVING = 0.05

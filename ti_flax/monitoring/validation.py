@@ -37,7 +37,7 @@ class EvalIndices(NamedTuple):
 
     Attributes:
       number: `[devices, rounds, batch]` int32, number of the sample in the whole set; -1 fills up.
-      image: like it, index of the picture in the bucket.
+      image: like it, index of the image in the bucket.
       mirrored: like it, 1 for the mirror image.
       timestep: like it.
     """
@@ -54,7 +54,7 @@ class EvalSet:
 
     Attributes:
       places: for each bucket.
-      weights: `[samples]` float64 of sum 1, as often as an epoch shows the picture.
+      weights: `[samples]` float64 of sum 1, as often as an epoch shows the image.
     """
 
     places: tuple[EvalIndices, ...]
@@ -75,14 +75,14 @@ def eval_set(
     batch_size: int,
     devices: int,
 ) -> EvalSet:
-    """Chooses pictures, mirrors and timesteps; nothing of it is random.
+    """Chooses images, mirrors and timesteps; nothing of it is random.
 
-    Each picture and, if pictures are mirrored in training, each mirror image comes equally often, about
-    `samples` times in all; of more pictures as many as that, evenly from each bucket. The timesteps are the
+    Each image and, if images are mirrored in training, each mirror image comes equally often, about
+    `samples` times in all; of more images as many as that, evenly from each bucket. The timesteps are the
     middles of as many equal parts of the range as there are samples, dealt out in turn.
 
     Args:
-      buckets: pictures by shape.
+      buckets: images by shape.
       timesteps: the range.
       flip_p: chance of mirroring in training.
       samples: how many are wanted.
@@ -111,7 +111,7 @@ def eval_set(
 
 
 def chosen_pictures(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
-    """Pairs of bucket and picture: all, or about `most`, evenly from each bucket and at least one of each."""
+    """Pairs of bucket and image: all, or about `most`, evenly from each bucket and at least one of each."""
     share = min(1.0, most / sum(sizes))
     taken = [max(1, math.floor(size * share)) for size in sizes]
     return [
@@ -125,7 +125,7 @@ def shard_samples(table: np.ndarray, *, batch_size: int, devices: int) -> EvalIn
     """Deals a bucket's samples out to devices and passes.
 
     Args:
-      table: `[samples, 4]` int32 of number, picture, mirror and timestep.
+      table: `[samples, 4]` int32 of number, image, mirror and timestep.
       batch_size: the most of one pass on a device.
       devices: to deal to.
     """
@@ -167,7 +167,7 @@ def make_evaluation(task: StepConfig) -> Callable:
     """Builds `evaluate(rows, frozen, key, places)`: the error of every sample, on one device of several.
 
     `places` is a `EvalIndices` of `[rounds, batch]` for each bucket; the errors come out in the same shape,
-    `[rounds, batch]` float32, the mean over a picture.
+    `[rounds, batch]` float32, the mean over an image.
     """
 
     def evaluate(rows: jax.Array, frozen: dict, key: jax.Array, places: tuple[EvalIndices, ...]) -> tuple:
@@ -194,9 +194,9 @@ def make_evaluation(task: StepConfig) -> Callable:
 class Validation:
     """The validation loss of given rows, on the devices of this process alone; compiled when made.
 
-    It measures what training minimises - the run's loss, its noise and its masks - on the training pictures
-    at fixed timesteps, noises and prompts, drawn from the seed. Class pictures and `pull_to_start` are left
-    out. So it can be compared between runs of the same pictures, prompts, loss options and seed.
+    It measures what training minimises - the run's loss, its noise and its masks - on the training images
+    at fixed timesteps, noises and prompts, drawn from the seed. Class images and `pull_to_start` are left
+    out. So it can be compared between runs of the same images, prompts, loss options and seed.
 
     Args:
       task: the run's fixed parts.

@@ -1,4 +1,4 @@
-"""What a run learns from: concept, pictures and model, read and encoded."""
+"""What a run learns from: concept, images and model, read and encoded."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TrainingInputs:
       tokenizer: with the concept's tokens.
       images: names, captions and weights, and on the first host pixels.
       model: modules and parameters; those of the VAE only if previews need them, on the first host.
-      examples: encoded pictures and prompts.
+      examples: encoded images and prompts.
       added: the rows beside the token table before any update: the concept's, then loaded ones.
       extras: embeddings that prompts may name and that stay as they are.
       origin: what the concept's rows start from, in words.
@@ -118,15 +118,15 @@ def load_inputs(config: RunConfig) -> TrainingInputs:
 
 
 def refuse_uploads_through_links(hub: HubOptions, images: TrainingImages) -> None:
-    """Refuses to upload copies of pictures that a link in a folder takes from elsewhere on this machine.
+    """Refuses to upload copies of images that a link in a folder takes from elsewhere on this machine.
 
     Raises:
-      DataError: there are such pictures.
+      DataError: there are such images.
     """
     if hub.push_to_hub and hub.hub_concept_images and images.leaving:
         raise DataError(
             "train_data_dir",
-            expected="pictures in the folder itself, as push_to_hub uploads copies of them",
+            expected="images in the folder itself, as push_to_hub uploads copies of them",
             found=f"links out of it ({len(images.leaving)}, such as {images.leaving[0]})",
             remedy="Replace the links by the files, or set hub_concept_images to false.",
         )

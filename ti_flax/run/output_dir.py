@@ -98,7 +98,7 @@ def export(
     steps: int,
     unbroken: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
-    """Writes the result: the embedding with its card and pictures, then the pipeline if it is wanted.
+    """Writes the result: the embedding with its card and images, then the pipeline if it is wanted.
 
     Args:
       config: of the run.

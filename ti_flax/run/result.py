@@ -1,4 +1,4 @@
-"""The files of a result: the embedding, what the concepts library wants to know of it, card and pictures."""
+"""The files of a result: the embedding, what the concepts library wants to know of it, card and images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_result(
     samples: int,
     goes_on: bool = False,
 ) -> None:
-    """Writes the embedding in both formats with its card and pictures.
+    """Writes the embedding in both formats with its card and images.
 
     Args:
       config: of the run.

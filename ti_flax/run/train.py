@@ -133,8 +133,8 @@ def _train_into(
     # Prompts are drawn from the seed, so it is settled before anything is read.
     config = agree_on_seed(config, saved)
     materials = load_inputs(config)
-    hosts.check_same("pictures, prompts and model", materials.fingerprint, patience=hosts.PREPARING)
-    # Pictures decide how many steps an epoch has, so only now is the length of the run known.
+    hosts.check_same("images, prompts and model", materials.fingerprint, patience=hosts.PREPARING)
+    # Images decide how many steps an epoch has, so only now is the length of the run known.
     counted, config = config, resolve_num_steps(config, sum(materials.images.weights))
     if config is not counted and is_done(config, saved, output_dir):
         return
@@ -234,7 +234,7 @@ def make_deterministic() -> None:
 
 
 def resolve_num_steps(config: RunConfig, epoch_samples: int) -> RunConfig:
-    """Fills in the number of steps where the configuration counts epochs of so many shown pictures.
+    """Fills in the number of steps where the configuration counts epochs of so many shown images.
 
     Raises:
       ConfigError: they are more than a step counter holds.

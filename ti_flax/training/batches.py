@@ -87,7 +87,7 @@ def bucket_of_step(
     """The bucket of an update, and how many updates before it were of the same bucket, each `[]` int32.
 
     In every stretch of as many updates as there are places, each bucket has as many as it has places, in
-    a fresh shuffle; so every picture is shown as often as its places say.
+    a fresh shuffle; so every image is shown as often as its places say.
     """
     owner = np.repeat(
         np.arange(len(buckets), dtype=np.int32), [len(bucket.sample_indices) for bucket in buckets]
@@ -117,7 +117,7 @@ def draw(
     Args:
       rules: of drawing.
       key: the run's key.
-      bucket: the pictures to draw from.
+      bucket: the images to draw from.
       token_ids: `[groups, variants, tokens]` int32.
       step: `[]` int32, update index.
       position: `[]` int32, place in the global batch.
@@ -146,7 +146,7 @@ def draw(
 
 
 class SampleKeys(NamedTuple):
-    """Keys of what is drawn about a sample whose picture and timestep are settled."""
+    """Keys of what is drawn about a sample whose image and timestep are settled."""
 
     posterior: jax.Array
     noise: jax.Array
@@ -164,14 +164,14 @@ def one_sample(
     mirrored: jax.Array,
     timestep: jax.Array,
 ) -> Batch:
-    """A sample of one picture at one timestep; posterior, noise and prompt are drawn.
+    """A sample of one image at one timestep; posterior, noise and prompt are drawn.
 
     Args:
       rules: of drawing.
       keys: of the sample.
-      bucket: the pictures.
+      bucket: the images.
       token_ids: `[groups, variants, tokens]` int32.
-      image: `[]` int32, which picture of the bucket.
+      image: `[]` int32, which image of the bucket.
       mirrored: `[]` int32, 1 for the mirror image.
       timestep: `[]` int32.
 

@@ -29,7 +29,7 @@ _ENTRY = re.compile(r"(?P<program>.+)-[0-9a-f]{64}-cache", re.DOTALL)
 def keep_compiled_programs() -> None:
     """Keeps compiled programs on disk, so that a second run of a shape starts in seconds.
 
-    They go where `JAX_COMPILATION_CACHE_DIR` says, else into the folder that also keeps encoded pictures. One
+    They go where `JAX_COMPILATION_CACHE_DIR` says, else into the folder that also keeps encoded images. One
     that others can write to is not used, which a warning says: whoever can has this program run their code.
     """
     if _chosen() is not None:

@@ -26,7 +26,7 @@ class Objective:
         those of kohya's trainer).
       huber_c: `[timesteps]` float32, c of each timestep; None unless the measure has one.
       weights: `[timesteps]` float32, what the errors of a timestep count; None if all count the same.
-      prior_loss_weight: what the mean error of the class pictures counts.
+      prior_loss_weight: what the mean error of the class images counts.
     """
 
     loss_type: str = "l2"
@@ -130,7 +130,7 @@ def timestep_weights(options: LossOptions, schedule: NoiseSchedule) -> np.ndarra
         if not np.isfinite(factor[trained]).all():
             raise ConfigError(
                 name,
-                expected="a noise schedule that leaves some of the picture at every timestep",
+                expected="a noise schedule that leaves some of the image at every timestep",
                 found="one that ends in pure noise, which would count infinitely",
                 remedy=f"Set max_timestep to {int(np.argmin(abar))}, or leave {name} out.",
             )

@@ -129,7 +129,7 @@ def denoising_loss(
       frozen: parameter trees `text_encoder` and `unet`.
       batch: latents, noise, timesteps and token ids.
       task: modules, schedule and objective.
-      class_batch: as many pictures of the word's class, whose mean error is added with the objective's
+      class_batch: as many images of the word's class, whose mean error is added with the objective's
         `prior_loss_weight` (arXiv:2208.12242, eq. 2).
     """
     if class_batch is None:

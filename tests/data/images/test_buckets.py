@@ -1,4 +1,4 @@
-"""Which shapes are chosen for which pictures, and what a picture becomes in its shape."""
+"""Which shapes are chosen for which images, and what an image becomes in its shape."""
 
 import itertools
 
@@ -83,8 +83,8 @@ def test_lost_area_is_what_covering_leaves_outside():
 def test_one_line_says_shapes_pictures_losses_and_compilations():
     said = chosen([SQUARE] * 5 + [LANDSCAPE]).describe()
     assert said == (
-        "2 shapes: 512 x 512 (5 pictures), 640 x 384 (1 picture); 1.7% of the area cropped, at most 10.0% of "
-        "a picture; compiled: one program with 2 branches, the encoder once for each of 2 shapes"
+        "2 shapes: 512 x 512 (5 images), 640 x 384 (1 image); 1.7% of the area cropped, at most 10.0% of "
+        "an image; compiled: one program with 2 branches, the encoder once for each of 2 shapes"
     )
     assert "; 1 enlarged, at most 2 times; compiled: " in chosen([SQUARE, (256, 256)]).describe()
     assert chosen([SQUARE]).describe().endswith("compiled: one program, the encoder once")

@@ -1,4 +1,4 @@
-"""Pictures of every mode, brought over a ground in strips."""
+"""Images of every mode, brought over a ground in strips."""
 
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ from ti_flax.data.images.focal_crop import center_box, covering_boxes, focal_box
 
 
 def scene(size, thing, colour, noise=0):
-    """A gray picture, noisy if asked to, with an ellipse of a colour in a box."""
+    """A gray image, noisy if asked to, with an ellipse of a colour in a box."""
     rng = np.random.default_rng(0)
     pixels = np.clip(rng.normal(128, noise, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
     image = Image.fromarray(pixels)

@@ -1,4 +1,4 @@
-"""Pictures, and folders of them, that are wrong or mean harm."""
+"""Images, and folders of them, that are wrong or mean harm."""
 
 import io
 import os
@@ -21,7 +21,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
 
 
 def rows(name, content):
-    """A run on a table of a folder beside a picture that nobody named."""
+    """A run on a table of a folder beside an image that nobody named."""
 
     def run(folder):
         written(folder / "private.png", encoded("PNG"))
@@ -96,7 +96,7 @@ def used(content, name="a.png"):
 
 
 def among(make, name):
-    """What is read from a folder with three pictures and what a function makes."""
+    """What is read from a folder with three images and what a function makes."""
 
     def run(folder):
         pictures = folder / "pictures"
@@ -151,17 +151,17 @@ def make_socket(path):
 
 def many(path):
     """100,000 files, all of them names of one."""
-    first = written(path / "00000.dat", b"no picture")
+    first = written(path / "00000.dat", b"no image")
     for number in range(1, 100_000):
         if number % 50_000 == 0:  # file systems limit the names of one file
-            first = written(path / f"{number:05d}.dat", b"no picture")
+            first = written(path / f"{number:05d}.dat", b"no image")
         else:
             os.link(first, path / f"{number:05d}.dat")
     written(path / "picture.png", encoded("PNG"))
 
 
 def nested(folder):
-    """A picture in 1,100 folders within one another, which only go one by one."""
+    """An image in 1,100 folders within one another, which only go one by one."""
 
     def read():
         there = os.getcwd()
@@ -201,7 +201,7 @@ def deep_gray():
 
 
 def icon_bomb():
-    """An icon that says 16 x 16, and holds a picture of 20,000 x 20,000."""
+    """An icon that says 16 x 16, and holds an image of 20,000 x 20,000."""
     content = png(20_000, 20_000, rows=1)
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(content), 22) + content
 
@@ -235,9 +235,9 @@ CASES = [
     Case("html", "a web page named .jpg", one("<!doctype html><title>404</title>", "a.jpg")),
     Case("mislabelled", "a JPEG named .png", used(encoded("JPEG"))),
     Case("no_suffix", "a PNG without a suffix", used(encoded("PNG"), "picture")),
-    Case("one_pixel", "a picture of 1 x 1", used(encoded("PNG", Image.new("RGB", (1, 1))))),
-    Case("strip", "a picture of 30,000 x 20", used(png(30_000, 20))),
-    Case("pole", "a picture of 20 x 30,000", used(png(20, 30_000))),
+    Case("one_pixel", "an image of 1 x 1", used(encoded("PNG", Image.new("RGB", (1, 1))))),
+    Case("strip", "an image of 30,000 x 20", used(png(30_000, 20))),
+    Case("pole", "an image of 20 x 30,000", used(png(20, 30_000))),
     Case(
         "bomb", "a PNG of 2 MB that unfolds to 20,000 x 20,000", one(lambda: png(20_000, 20_000)), loose=LARGE
     ),
@@ -253,7 +253,7 @@ CASES = [
     ),
     Case(
         "bomb_icon",
-        "an icon with a picture of 20,000 x 20,000 in it",
+        "an icon with an image of 20,000 x 20,000 in it",
         one(icon_bomb(), "a.ico"),
         loose=r"\d{6,}(?= pixels)|(?<=decoded \().*(?=\))",
     ),
@@ -271,9 +271,9 @@ CASES = [
     Case("others", "a folder of other files", one("print()", "a.py")),
     Case("none", "a folder that is not there", lambda folder: train(folder, train_data_dir=folder / "no")),
     Case("pipe", "a pipe that nobody writes to, alone in a folder", in_folder(os.mkfifo)),
-    Case("pipe_among", "the same among pictures", among(os.mkfifo, "z.png")),
+    Case("pipe_among", "the same among images", among(os.mkfifo, "z.png")),
     Case("pipe_itself", "the same as train_data_dir", alone(os.mkfifo)),
-    Case("socket", "a socket among pictures", among(make_socket, "z.png")),
+    Case("socket", "a socket among images", among(make_socket, "z.png")),
     Case("socket_itself", "a socket as train_data_dir", alone(make_socket, "s")),
     Case(
         "device",
@@ -357,7 +357,7 @@ CASES = [
     Case("parquet_elsewhere", "a folder whose README.md names another one's data", readme),
     Case(
         "linked",
-        "a picture that is a link out of its folder",
+        "an image that is a link out of its folder",
         among(lambda path: path.symlink_to(place() / "pictures" / "0.png"), "z.png"),
     ),
     Case(

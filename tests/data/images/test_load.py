@@ -39,7 +39,7 @@ def photograph(height=37, width=53):
 
 
 def only(folder, resolution=8, **options):
-    """Load a folder of one picture at its own size: `[resolution, resolution, 3]`."""
+    """Load a folder of one image at its own size: `[resolution, resolution, 3]`."""
     loaded = load_images(folder, resolution=resolution, interpolation="nearest", **options)
     assert len(loaded.names) == 1
     return loaded.pixels[0]
@@ -292,7 +292,7 @@ def test_broken_picture_is_named(tmp_path, name, kept):
     save(tmp_path, name, photograph(200, 200))
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: int(kept * len(whole)) if kept < 1 else kept])
-    with pytest.raises(DataError, match=rf"{name}: found a picture that cannot be decoded"):
+    with pytest.raises(DataError, match=rf"{name}: found an image that cannot be decoded"):
         load_images(tmp_path, resolution=8)
 
 
@@ -306,7 +306,7 @@ def test_truncated_picture_without_suffix_is_named(tmp_path):
     save(tmp_path, "picture", photograph(200, 200), format="PNG")
     whole = (tmp_path / "picture").read_bytes()
     (tmp_path / "picture").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="picture: found a picture that cannot be decoded"):
+    with pytest.raises(DataError, match="picture: found an image that cannot be decoded"):
         load_images(tmp_path, resolution=8)
 
 
@@ -351,7 +351,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_folder_without_pictures(tmp_path):
-    with pytest.raises(DataError, match="expected pictures, found none. Put three to five"):
+    with pytest.raises(DataError, match="expected images, found none. Put three to five"):
         load_images(tmp_path, resolution=8)
     (tmp_path / "a.txt").write_text("a cat")
     with pytest.raises(DataError, match=r"found only other files \(1, such as a\.txt\)"):
@@ -448,7 +448,7 @@ def test_broken_picture_of_a_hub_dataset_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     broken = encoded(photograph(200, 200), "PNG")[:5000]
     hub_dataset([{"text": "", "image": {"path": "1.png", "bytes": broken}}], monkeypatch)
-    with pytest.raises(DataError, match=r"someone/cats: 1\.png: found a picture that cannot be decoded"):
+    with pytest.raises(DataError, match=r"someone/cats: 1\.png: found an image that cannot be decoded"):
         load_images("someone/cats", resolution=8)
 
 

@@ -1,4 +1,4 @@
-"""Masks: which file belongs to which picture, and what it makes each place of the latents count."""
+"""Masks: which file belongs to which image, and what it makes each place of the latents count."""
 
 import numpy as np
 import pytest
@@ -124,9 +124,7 @@ def test_no_mask_at_all_is_an_error_and_a_missing_one_is_named(tmp_path):
         gray(tmp_path / "pictures", name, half())
     rules = MaskRules(folder=tmp_path / "masks")
     gray(tmp_path / "masks", "other.png", half())
-    with pytest.raises(
-        DataError, match=r"masks named as the pictures are, such as 1\.png or 1-mask.*none for"
-    ):
+    with pytest.raises(DataError, match=r"masks named as the images are, such as 1\.png or 1-mask.*none for"):
         load_images(tmp_path / "pictures", resolution=8, masks=rules)
     gray(tmp_path / "masks", "2.png", half())
     loaded = load_images(tmp_path / "pictures", resolution=8, masks=rules)
@@ -152,7 +150,7 @@ def test_a_mask_that_is_no_picture(tmp_path):
     gray(tmp_path / "pictures", "1.png", half())
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "1.png").write_text("x")
-    with pytest.raises(DataError, match=r"masks/1\.png: found a picture that cannot be decoded"):
+    with pytest.raises(DataError, match=r"masks/1\.png: found an image that cannot be decoded"):
         load_images(tmp_path / "pictures", resolution=8, masks=MaskRules(folder=tmp_path / "masks"))
 
 
@@ -179,7 +177,7 @@ def test_masks_in_a_sub_folder_of_the_pictures_are_not_learned_from(tmp_path):
     assert loaded.names == ("1.png",)
     np.testing.assert_array_equal(loaded.groups[0].masks, [half(side="right")])
     (tmp_path / "pictures" / "1.png").unlink()
-    with pytest.raises(DataError, match="^mask_dir .*: expected masks, found all the pictures"):
+    with pytest.raises(DataError, match="^mask_dir .*: expected masks, found all the images"):
         load_images(tmp_path / "pictures", resolution=8, masks=rules)
 
 
@@ -187,7 +185,7 @@ def test_masks_in_a_sub_folder_of_the_pictures_are_not_learned_from(tmp_path):
 
 
 def square_picture(mask):
-    """The picture that a mask was drawn on: its green is the mask."""
+    """The image that a mask was drawn on: its green is the mask."""
     return np.stack([np.full_like(mask, 9), mask, np.full_like(mask, 200)], axis=-1)
 
 
@@ -215,7 +213,7 @@ def test_masks_go_the_way_of_their_pictures(tmp_path, size, how, orientation):
     [group] = loaded.groups
     green, mask = group.pixels[0, ..., 1].astype(int), group.masks[0].astype(int)
     assert mask.shape == group.pixels.shape[1:3] and 0 < mask.mean() < 255
-    if how == "shapes":  # the upright picture's
+    if how == "shapes":  # the upright image's
         assert np.sign(mask.shape[1] - mask.shape[0]) == np.sign(size[1] - size[0])
     # Bicubic and box differ along edges alone.
     assert ((green > 127) != (mask > 127)).mean() < 0.03

@@ -26,7 +26,7 @@ def error_of(read, *arguments):
     return str(caught.value)
 
 
-# Beside the pictures
+# Beside the images
 
 
 def test_text_files_beside_pictures(tmp_path):
@@ -51,7 +51,7 @@ def test_missing_text_files_are_counted(tmp_path):
     some = [*pictures(tmp_path, "a.png", "b.png", "c.png"), Picture("image 3")]
     message = error_of(captions_beside, some)
     assert message.startswith(
-        "captions files: expected a .txt or .caption file beside each picture, found none for 3 of 4, "
+        "captions files: expected a .txt or .caption file beside each image, found none for 3 of 4, "
         "first a.png. Write the missing ones"
     )
 
@@ -108,13 +108,13 @@ def test_names_without_words_are_counted():
     assert message.startswith("captions filename: expected 'dog' in each file name")
 
 
-# From the pictures' source
+# From the images' source
 
 
 def test_captions_of_a_dataset():
     assert captions_of_source([Picture("0", None, "cat"), Picture("1", None, "")]) == ("cat", "")
     message = error_of(captions_of_source, [Picture("0", None, "cat"), Picture("1"), Picture("2")])
-    assert "captions metadata: expected a text for each picture" in message
+    assert "captions metadata: expected a text for each image" in message
     assert "found none for 2 of 3, first 1" in message
 
 
@@ -159,7 +159,7 @@ def test_as_much_of_the_path_counts_as_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a.png|cat\n", "expected a caption for each picture, found none for 1 of 2, first b.jpg"),
+        ("a.png|cat\n", "expected a caption for each image, found none for 1 of 2, first b.jpg"),
         ("a.png|cat\na.png|dog\n", ":2: expected one caption .* found another one for a.png, first at .*:1"),
         ("a.png|cat\nb.jpg cat\n", ":2: expected `name|caption`, .* found 'b.jpg cat'"),
         ("", "expected captions, found an empty file"),

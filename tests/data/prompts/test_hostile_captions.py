@@ -24,7 +24,7 @@ def pictures_in(folder):
 
 
 def beside(content, name="1.txt", **changes):
-    """A run on three pictures with a file beside them, a caption or a table."""
+    """A run on three images with a file beside them, a caption or a table."""
 
     def run(folder):
         pictures = pictures_in(folder)
@@ -83,7 +83,7 @@ def used(content, name="metadata.jsonl"):
 
 
 def rows(**last):
-    """Lines of JSON for three pictures."""
+    """Lines of JSON for three images."""
     lines = [f'{{"file_name": "{name}", "text": "a <thing>"}}' for name in NAMES]
     return "\n".join([*lines[:-1], last.get("line", lines[-1])])
 
@@ -95,7 +95,7 @@ def link_to_secret(path):
 CASES = [
     Case("latin1", "a caption in another encoding", beside("caf\xe9".encode("latin-1"))),
     Case("zero_byte", "a caption with a zero byte", beside("a\0b")),
-    Case("missing", "a picture without a caption", beside(lambda path: None)),
+    Case("missing", "an image without a caption", beside(lambda path: None)),
     Case("pipe", "a caption that is a pipe", beside(os.mkfifo)),
     Case(
         "device",
@@ -154,7 +154,7 @@ CASES = [
     ),
     Case("file_half", "half of a character", caption_file('{"0.png": "\\ud83d"}')),
     Case("file_list", "a list", caption_file('["0.png"]')),
-    Case("file_twice", "two captions for a picture", caption_file("0.png|a cat\n0.png|a dog\n", "c.txt")),
+    Case("file_twice", "two captions for an image", caption_file("0.png|a cat\n0.png|a dog\n", "c.txt")),
     Case("file_head", "a first line of 200,000 letters", caption_file("a" * 200_000, "c.txt")),
     Case(
         "file_cell",
@@ -179,5 +179,5 @@ def test_input(case, tmp_path):
 @pytest.mark.parametrize("name", ["..", "a.", "b..png", "", "/"])
 def test_a_picture_of_any_name_is_looked_up(name, tmp_path):
     file = written(tmp_path / "captions.txt", "other.png|a cat\n")
-    with pytest.raises(DataError, match="a caption for each picture"):
+    with pytest.raises(DataError, match="a caption for each image"):
         captions_in_file([Picture(name)], str(file))

@@ -1,4 +1,4 @@
-"""Pictures that are there twice are noted, others are not."""
+"""Images that are there twice are noted, others are not."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from ti_flax.data.sources.duplicates import duplicate_notes, duplicate_pairs
 
 
 def scene(seed, size=(96, 64)):
-    """A picture with large shapes and a little noise."""
+    """An image with large shapes and a little noise."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3)).astype(np.uint8))
     smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), np.int16)
@@ -26,7 +26,7 @@ def test_the_same_pixels(tmp_path):
         scene(seed).save(tmp_path / name)
     loaded = load_images(tmp_path, resolution=64)
     assert loaded.notes == (
-        "pictures that are there twice: c.png is the same as a.png, d.png is the same as a.png",
+        "images that are there twice: c.png is the same as a.png, d.png is the same as a.png",
     )
     assert len(loaded.names) == 4
 
@@ -61,7 +61,7 @@ def test_a_few_are_named():
 
 
 def compared(monkeypatch, pictures):
-    """How many pictures are compared with how many others altogether, and the pairs."""
+    """How many images are compared with how many others altogether, and the pairs."""
     counts, compare = [], duplicates._first_near
     monkeypatch.setattr(
         duplicates, "_first_near", lambda looks, *others: counts.append(len(looks)) or compare(looks, *others)

@@ -16,7 +16,7 @@ PLAIN = TableOptions()
 
 
 def put(path, shade=0):
-    """Write a picture of one shade, and the folders above it."""
+    """Write an image of one shade, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8), (shade, 100, 100)).save(path, format="PNG")
     return path
@@ -102,8 +102,8 @@ def test_a_list_names_pictures_relative_to_itself(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("none.png", "cats.txt:2: none.png: expected a picture, found no such file. Paths are relative"),
-        ("sub", "cats.txt:2: sub: expected a picture, found a folder"),
+        ("none.png", "cats.txt:2: none.png: expected an image, found no such file. Paths are relative"),
+        ("sub", "cats.txt:2: sub: expected an image, found a folder"),
         ("file:///etc/passwd", "expected a link with http or https, found file. A file is named by its path"),
         ("FTP://host/a.png", "expected a link with http or https, found ftp"),
         ("https:///a.png", "expected a link with a host, found none"),
@@ -134,7 +134,7 @@ def test_a_link_with_a_password_is_refused_without_showing_it():
     [
         (b"", "expected a path or a link a line, found none"),
         (b"# nothing\n", "expected a path or a link a line, found none"),
-        (b"PK\3\4\0\0", "a list of pictures in UTF-8 text, or a dataset, found a file of another kind"),
+        (b"PK\3\4\0\0", "a list of images in UTF-8 text, or a dataset, found a file of another kind"),
         ("\u00e9.png\n".encode("latin-1"), "found a file of another kind"),
     ],
 )
@@ -186,7 +186,7 @@ def test_columns_by_name(captioned):
 def test_rows_without_a_picture_are_noted(captioned):
     write_jsonl(captioned / "metadata.jsonl", {"file_name": "gone.png", "text": "t"}, {"file_name": "a.png"})
     (note,) = find_images(str(captioned), PLAIN).notes
-    assert note.endswith("metadata.jsonl: 1 rows name no picture of the folder, such as gone.png")
+    assert note.endswith("metadata.jsonl: 1 rows name no image of the folder, such as gone.png")
 
 
 def test_a_table_of_pictures_is_a_source(captioned):
@@ -195,7 +195,7 @@ def test_a_table_of_pictures_is_a_source(captioned):
     )
     assert captions(path) == {"c.png": "x", "a.png": None}
     write_jsonl(path, {"url": "gone.png", "text": "x"})
-    assert "cats.jsonl:1: gone.png: expected a picture, found no such file" in mistake(
+    assert "cats.jsonl:1: gone.png: expected an image, found no such file" in mistake(
         path, image_column="url"
     )
 
@@ -209,7 +209,7 @@ def test_a_table_of_pictures_is_a_source(captioned):
             "metadata.jsonl:2: expected an object such as",
         ),
         ("metadata.jsonl", b"[1]\n", "on each line, found list"),
-        ("metadata.jsonl", b"", "expected lines that name pictures, found none"),
+        ("metadata.jsonl", b"", "expected lines that name images, found none"),
         (
             "metadata.jsonl",
             b'{"file_name": 3}\n',

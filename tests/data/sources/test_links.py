@@ -1,4 +1,4 @@
-"""Links to pictures, from a server on this machine: limits, refusals, and that nothing is asked twice."""
+"""Links to images, from a server on this machine: limits, refusals, and that nothing is asked twice."""
 
 import time
 
@@ -31,7 +31,7 @@ def test_links_in_a_list(site, tmp_path, capsys):
     loaded = load_images(tmp_path / "list.txt", resolution=8, allow_private_links=True)
     assert loaded.names == ("ok", "a.png", "caf\u00e9 1.png")
     assert site.asked == ["/ok?a=1", "/ok/caf%C3%A9%201.png"]
-    assert capsys.readouterr().err == "downloading 2 pictures\n"
+    assert capsys.readouterr().err == "downloading 2 images\n"
 
 
 @pytest.mark.parametrize(
@@ -39,17 +39,17 @@ def test_links_in_a_list(site, tmp_path, capsys):
     [
         (
             "page",
-            "expected a picture, found an HTML page (image/png, 63 bytes). Give the link",
+            "expected an image, found an HTML page (image/png, 63 bytes). Give the link",
         ),
         ("text", "found something that cannot be decoded as one (text/plain, 8 bytes)"),
         ("empty", "found nothing (image/png, 0 bytes)"),
         ("broken", "found something that cannot be decoded as one (image/png,"),
-        ("cut", "expected a whole picture, found only 40 of its"),
-        ("none", "expected a picture, found HTTP status 404. Download it by hand"),
-        ("large", "expected a picture of at most 4 KiB, found 5 KiB. Scale it down"),
-        ("endless", "expected a picture of at most 4 KiB, found more"),
-        ("slow", "expected a picture, found silence for 0.2 s"),
-        ("dribble", "expected a picture within 0.4 s, found"),
+        ("cut", "expected a whole image, found only 40 of its"),
+        ("none", "expected an image, found HTTP status 404. Download it by hand"),
+        ("large", "expected an image of at most 4 KiB, found 5 KiB. Scale it down"),
+        ("endless", "expected an image of at most 4 KiB, found more"),
+        ("slow", "expected an image, found silence for 0.2 s"),
+        ("dribble", "expected an image within 0.4 s, found"),
         ("loop", "expected at most 2 redirects, found more. Download it by hand"),
         ("hop/3", "expected at most 2 redirects, found more"),
     ],
@@ -95,7 +95,7 @@ def test_a_picture_that_cannot_be_kept_is_used_all_the_same(site, tmp_path, monk
     monkeypatch.setenv("TI_FLAX_CACHE", str(tmp_path / "file"))
     link = f"{site.url}/ok.png"
     assert fetch(link) == png(7)
-    assert "Linked pictures are not kept" in caplog.text
+    assert "Linked images are not kept" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_a_proxy_of_the_network_is_used_but_not_for_the_network(site, monkeypatc
         assert site.asked == [link]
     else:  # the server refuses to make a tunnel, with a reason of its own
         said = refused(fetch_image, link, where=link)
-        assert said.startswith(f"{link}: expected a picture, found no proper answer (ProxyError).")
+        assert said.startswith(f"{link}: expected an image, found no proper answer (ProxyError).")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_header_that_never_ends_and_comes_slowly(talking, site):
     answers.append([b"HTTP/1.1 200 A\r\n", *(b"X-%d: sesame\r\n" % number for number in range(1000))])
     began = time.monotonic()
     said = refused(fetch, link, limits=Limits(silence=5, whole=0.4))
-    assert said.startswith(f"{link}: expected a picture within 0.4 s, found 0 bytes by then.")
+    assert said.startswith(f"{link}: expected an image within 0.4 s, found 0 bytes by then.")
     assert time.monotonic() - began < 2
 
 
@@ -206,7 +206,7 @@ def test_what_the_server_has_packed_is_not_unpacked(talking, site):
     packed = gzip.compress(bytes(10**6))
     head = b"HTTP/1.1 200 A\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
     answers.append(head + packed)
-    assert "expected a picture as it is, found one that the server has packed" in refused(fetch, link)
+    assert "expected an image as it is, found one that the server has packed" in refused(fetch, link)
 
 
 def test_no_password_of_the_user_goes_along(site, monkeypatch, tmp_path):

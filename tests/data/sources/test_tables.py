@@ -24,7 +24,7 @@ def png(shade):
 
 
 def rows(*shades):
-    """A dataset of a picture and two captions for each shade."""
+    """A dataset of an image and two captions for each shade."""
     features = {"image": datasets.Image(), "text": datasets.Value("string"), "long": datasets.Value("string")}
     return datasets.Dataset.from_list(
         [
@@ -104,9 +104,7 @@ def test_columns_by_name(place):
 
 
 def test_a_column_of_no_pictures_or_no_captions(place):
-    assert "a 1: found a picture that cannot be decoded" in mistake(
-        place / "one.parquet", image_column="text"
-    )
+    assert "a 1: found an image that cannot be decoded" in mistake(place / "one.parquet", image_column="text")
     said = mistake(place / "one.tar", caption_column="json")
     assert "one.tar: row 1: json: expected a caption, found dict. Set caption_column" in said
 
@@ -131,17 +129,17 @@ def test_a_row_without_a_picture(tmp_path, monkeypatch):
         [{"image": {"bytes": png(1), "path": None}}, {"image": None}], features=features
     )
     table.save_to_disk(tmp_path / "saved")
-    assert mistake(tmp_path / "saved").endswith("saved: row 2: expected a picture, found none")
+    assert mistake(tmp_path / "saved").endswith("saved: row 2: expected an image, found none")
     empty = datasets.Dataset.from_dict({"image": []}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda path, name: {"train": empty})
-    assert "expected pictures, found a dataset without rows" in mistake("someone/cats")
+    assert "expected images, found a dataset without rows" in mistake("someone/cats")
 
 
 def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
     features = datasets.Features({"image": datasets.Image()})
     table = [{"image": {"bytes": png(1)[:40], "path": "cut.png"}}]
     datasets.Dataset.from_list(table, features=features).save_to_disk(tmp_path / "saved")
-    assert "saved: cut.png: found a picture that cannot be decoded" in mistake(tmp_path / "saved")
+    assert "saved: cut.png: found an image that cannot be decoded" in mistake(tmp_path / "saved")
 
 
 def test_options_that_a_dataset_on_disk_does_not_have(place):

@@ -99,7 +99,7 @@ def replaced(name, make):
 
 
 def outside(name):
-    """A link to a picture that lies beside the run's folder, and holds what nobody should see."""
+    """A link to an image that lies beside the run's folder, and holds what nobody should see."""
 
     def change(output):
         secret = output.parent / "secret.png"
@@ -199,7 +199,7 @@ CASES = [
         ),
     ),
     case("metrics_giant", "1 TB of nothing", sparse("metrics.csv", 2**40)),
-    case("sheet_link", "a contact sheet that is a link to a picture of yours", outside("contact_sheet.png")),
+    case("sheet_link", "a contact sheet that is a link to an image of yours", outside("contact_sheet.png")),
     case("preview_link", "the same of a preview", outside("validation/step-0.png")),
     case("previews_link", "a folder of previews that is a link", linked_folder),
     case("sheet_text", "a text named contact_sheet.png", raw("contact_sheet.png", "secret")),

@@ -45,7 +45,7 @@ def test_what_the_page_says(folder):
     plain = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text.partition("</style>")[2])))
     for words in (
         "<toy> A Textual Inversion concept (object) for somebody/model : 2 vectors of 64 numbers, learned "
-        "from 5 pictures in 200 steps of 8 samples at learning rate 0.002, constant, starting from the word "
+        "from 5 images in 200 steps of 8 samples at learning rate 0.002, constant, starting from the word "
         '"cat".',
         "The validation loss was 0.2000 at step 0 and is 0.1500 at step 200. The best was 0.1250 at step 100",
         "before after 20 steps after 60 steps",

@@ -1,4 +1,4 @@
-"""Shapes that pictures of many aspect ratios are trained in: few, because each is compiled by itself."""
+"""Shapes that images of many aspect ratios are trained in: few, because each is compiled by itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 # The longer side of a shape over its shorter one, at most; what is longer than that is cropped.
 LARGEST_RATIO = 2
-# Area that another shape has to save, in pictures, before it is worth a compilation.
+# Area that another shape has to save, in images, before it is worth a compilation.
 _WORTH = 1e-6
 
 
@@ -39,13 +39,13 @@ class ShapeRules:
 
 @dataclass(frozen=True)
 class ChosenShapes:
-    """Shapes, and which of them each picture takes.
+    """Shapes, and which of them each image takes.
 
     Attributes:
-      shapes: from the tallest to the widest; each is some picture's.
-      of_picture: `[pictures]` int, indices of `shapes`.
-      cropped: `[pictures]` float, the part of each picture's area that does not fit into its shape.
-      enlarged: `[pictures]` float, pixels of the shape along a pixel of the picture; above 1 none is gained.
+      shapes: from the tallest to the widest; each is some image's.
+      of_picture: `[images]` int, indices of `shapes`.
+      cropped: `[images]` float, the part of each image's area that does not fit into its shape.
+      enlarged: `[images]` float, pixels of the shape along a pixel of the image; above 1 none is gained.
     """
 
     shapes: tuple[Shape, ...]
@@ -54,13 +54,12 @@ class ChosenShapes:
     enlarged: np.ndarray
 
     def describe(self) -> str:
-        """One line: the shapes with their pictures, what is cropped, and what is compiled."""
+        """One line: the shapes with their images, what is cropped, and what is compiled."""
         counts = np.bincount(self.of_picture, minlength=len(self.shapes))
         listed = ", ".join(
-            f"{shape} ({count} picture{'s' if count > 1 else ''})"
-            for shape, count in zip(self.shapes, counts)
+            f"{shape} ({count} image{'s' if count > 1 else ''})" for shape, count in zip(self.shapes, counts)
         )
-        lost = f"{self.cropped.mean():.1%} of the area cropped, at most {self.cropped.max():.1%} of a picture"
+        lost = f"{self.cropped.mean():.1%} of the area cropped, at most {self.cropped.max():.1%} of an image"
         if (self.enlarged > 1).any():
             lost += f"; {(self.enlarged > 1).sum()} enlarged, at most {self.enlarged.max():.2g} times"
         several = len(self.shapes) > 1
@@ -91,10 +90,10 @@ def possible_shapes(resolution: int, reso_steps: int) -> list[Shape]:
 
 
 def lost_area(sizes: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
-    """The part of each picture that is outside, once it covers a shape: `[pictures, shapes]` in [0, 1).
+    """The part of each image that is outside, once it covers a shape: `[images, shapes]` in [0, 1).
 
     Args:
-      sizes: `[pictures, 2]` height and width.
+      sizes: `[images, 2]` height and width.
       shapes: to be covered.
     """
     heights, widths = np.asarray(sizes, np.float64).T[:, :, None]
@@ -106,11 +105,11 @@ def lost_area(sizes: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
 def choose_shapes(sizes: Sequence[tuple[int, int]], resolution: int, rules: ShapeRules) -> ChosenShapes:
     """Chooses the shapes that lose least to cropping, and no more of them than lessen the loss.
 
-    The least loss is found exactly: ratios lie on a line, and a picture loses least in the nearest shape on
+    The least loss is found exactly: ratios lie on a line, and an image loses least in the nearest shape on
     one of its sides, so that the best set that ends in a shape extends the best that ends in an earlier one.
 
     Args:
-      sizes: height and width of each picture.
+      sizes: height and width of each image.
       resolution: side of the square; no shape has more area.
       rules: which shapes there may be.
     """
@@ -129,9 +128,9 @@ def choose_shapes(sizes: Sequence[tuple[int, int]], resolution: int, rules: Shap
 def _best_sets(
     loss: np.ndarray, sizes: np.ndarray, possible: Sequence[Shape], most: int
 ) -> list[tuple[tuple[int, ...], float]]:
-    """The best sets of 1, 2, ... `most` shapes, each with its loss summed over the pictures."""
+    """The best sets of 1, 2, ... `most` shapes, each with its loss summed over the images."""
     ratios = np.array([shape.width / shape.height for shape in possible])
-    # Shapes below this index are taller than the picture, and it is at least as tall as all others.
+    # Shapes below this index are taller than the image, and it is at least as tall as all others.
     place = np.searchsorted(ratios, sizes[:, 1] / sizes[:, 0])
     count = len(possible)
     first = np.array([loss[place <= b, b].sum() for b in range(count)])

@@ -1,4 +1,4 @@
-"""Pictures from files and bytes: upright, in RGB, whatever mode they are kept in, and within limits."""
+"""Images from files and bytes: upright, in RGB, whatever mode they are kept in, and within limits."""
 
 import io
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _STRIP = 2**22
 
 
 def decode_picture(content: str | bytes, where: str) -> Image.Image:
-    """Return the upright RGB picture of a file, given by path or by content.
+    """Return the upright RGB image of a file, given by path or by content.
 
     Raises:
       DataError: it cannot be decoded, or is too large.
@@ -33,7 +33,7 @@ def decode_picture(content: str | bytes, where: str) -> Image.Image:
 
 
 def decoded(content: str | bytes, where: str, convert: Callable[[Image.Image], Any]) -> Any:
-    """Open a picture, given by path or by content, and return what is made of it.
+    """Open an image, given by path or by content, and return what is made of it.
 
     Raises:
       DataError: it cannot be decoded, or is too large.
@@ -47,11 +47,11 @@ def decoded(content: str | bytes, where: str, convert: Callable[[Image.Image], A
             return convert(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = f"at most {Image.MAX_IMAGE_PIXELS} pixels"
-        raise DataError(where, expected=limit, found="a larger picture", remedy="Scale it down.") from error
+        raise DataError(where, expected=limit, found="a larger image", remedy="Scale it down.") from error
     except Exception as error:  # Pillow's plugins raise whatever their parser stumbled upon
         raise DataError(
             where,
-            found=f"a picture that cannot be decoded ({cause(error)})",
+            found=f"an image that cannot be decoded ({cause(error)})",
             remedy="Replace it or take it out of the folder.",
         ) from error
 
@@ -64,18 +64,18 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The picture itself, turned as its EXIF says; no second copy of a large one is held."""
+    """The image itself, turned as its EXIF says; no second copy of a large one is held."""
     ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
 def upright_alone(image: Image.Image) -> tuple[Image.Image, None]:
-    """The upright RGB picture."""
+    """The upright RGB image."""
     return _rgb(_upright(image)), None
 
 
 def upright_with_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The upright RGB picture, and what is opaque of it in gray, or None if it has no transparency."""
+    """The upright RGB image, and what is opaque of it in gray, or None if it has no transparency."""
     upright = _upright(image)
     alpha = None
     if upright.has_transparency_data and not _is_deep_gray(upright):
@@ -84,7 +84,7 @@ def upright_with_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | N
 
 
 def gray(image: Image.Image) -> Image.Image:
-    """The upright picture in gray, transparent parts over black."""
+    """The upright image in gray, transparent parts over black."""
     upright = _upright(image)
     if upright.has_transparency_data and not _is_deep_gray(upright):
         return _over(upright, "black", "L")
@@ -92,7 +92,7 @@ def gray(image: Image.Image) -> Image.Image:
 
 
 def _over(image: Image.Image, ground: str, mode: str) -> Image.Image:
-    """A picture over a ground of one colour, in strips, as copies of a large one take gigabytes."""
+    """An image over a ground of one colour, in strips, as copies of a large one take gigabytes."""
     made = Image.new(mode, image.size)
     height = max(1, _STRIP // image.width)
     for top in range(0, image.height, height):
@@ -129,6 +129,6 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     low, top = min(float(values.min()), 0.0), float(values.max())
     high = next((scale for scale in scales if top <= scale), top)
     gray = np.empty(values.shape, np.uint8)
-    for row, line in enumerate(values):  # one by one, as in 64 bits a large picture takes gigabytes
+    for row, line in enumerate(values):  # one by one, as in 64 bits a large image takes gigabytes
         gray[row] = np.rint((line.astype(np.float64) - low) * (255 / (high - low)))
     return Image.fromarray(gray)

@@ -1,4 +1,4 @@
-"""Where to cut a picture, by what stands out in it; no network is asked."""
+"""Where to cut an image, by what stands out in it; no network is asked."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-# Longer side of the small copy that is looked at, in pixels: enough for what fills a hundredth of a picture.
+# Longer side of the small copy that is looked at, in pixels: enough for what fills a hundredth of an image.
 _LOOKED_AT = 160
 # D65 white and the matrix of linear sRGB to XYZ (IEC 61966-2-1).
 _TO_XYZ = np.array(
@@ -16,7 +16,7 @@ _TO_XYZ = np.array(
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of a picture, in its pixels."""
+    """A rectangle of an image, in its pixels."""
 
     left: float
     top: float
@@ -30,11 +30,11 @@ class Box:
 
 
 def importance(image: Image.Image) -> np.ndarray:
-    """Say how much each part of a picture stands out: shares of 1, `[height, width]`, of a small copy.
+    """Say how much each part of an image stands out: shares of 1, `[height, width]`, of a small copy.
 
-    The mean of two maps. Colour: the squared distance, in CIE Lab, of the smoothed picture from one colour
+    The mean of two maps. Colour: the squared distance, in CIE Lab, of the smoothed image from one colour
     (R. Achanta et al., "Frequency-tuned Salient Region Detection", CVPR 2009, eq. 4, with the median of the
-    border, which is background more often than not, in place of the picture's mean). Edges: the gradient of
+    border, which is background more often than not, in place of the image's mean). Edges: the gradient of
     the lightness.
 
     Args:
@@ -71,7 +71,7 @@ def focal_box(image: Image.Image, aspect: float) -> Box:
     """Return the largest box of an aspect, placed where most of what stands out is, and near its middle.
 
     Every place is scored by the sum of the importance inside, which counts fully in the box's middle and half
-    at its edge along the way it can move; of equal places the one nearest to the picture's centre is taken.
+    at its edge along the way it can move; of equal places the one nearest to the image's centre is taken.
 
     Args:
       image: RGB.
@@ -102,7 +102,7 @@ def _best_start(profile: np.ndarray, share: float) -> float:
 
 
 def center_box(image: Image.Image, aspect: float) -> Box:
-    """Return the largest box of an aspect in the middle of a picture."""
+    """Return the largest box of an aspect in the middle of an image."""
     width, height = image.size
     box_width, box_height = min(width, height * aspect), min(height, width / aspect)
     left, top = (width - box_width) / 2, (height - box_height) / 2
@@ -110,11 +110,11 @@ def center_box(image: Image.Image, aspect: float) -> Box:
 
 
 def covering_boxes(size: tuple[int, int], box: tuple[float, float], overlap: float) -> list[Box]:
-    """Return the fewest boxes that cover a picture, each sharing at least so much with the next.
+    """Return the fewest boxes that cover an image, each sharing at least so much with the next.
 
     Args:
-      size: width and height of the picture.
-      box: width and height of each box, at most those of the picture.
+      size: width and height of the image.
+      box: width and height of each box, at most those of the image.
       overlap: share of a box's side that the next one shows too, below 1.
 
     Returns:

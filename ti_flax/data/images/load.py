@@ -1,4 +1,4 @@
-"""Training pictures: from any source -> RGB arrays of one shape, or of a few."""
+"""Training images: from any source -> RGB arrays of one shape, or of a few."""
 
 import dataclasses
 import functools
@@ -35,12 +35,12 @@ _FILTERS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageGroup:
-    """Pictures of one shape.
+    """Images of one shape.
 
     Attributes:
-      indices: `[pictures]` int, places in the order of all pictures.
-      pixels: `[pictures, height, width, 3]` uint8 RGB.
-      masks: `[pictures, height, width]` uint8, 255 where the picture counts in the loss; None if everywhere.
+      indices: `[images]` int, places in the order of all images.
+      pixels: `[images, height, width, 3]` uint8 RGB.
+      masks: `[images, height, width]` uint8, 255 where the image counts in the loss; None if everywhere.
     """
 
     indices: np.ndarray
@@ -50,19 +50,19 @@ class ImageGroup:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainingImages:
-    """Pictures in the order of their sources and, in a folder, of their names, in groups of one shape.
+    """Images in the order of their sources and, in a folder, of their names, in groups of one shape.
 
     Attributes:
       groups: one of squares, or one for each shape that was chosen.
-      names: such as the file's, one for each picture.
-      passed_over: names of files in the folders that are no picture.
-      captions: from a dataset's column or a metadata file, None for a picture that has none.
-      weights: how often an epoch shows each picture.
-      paths: full path of each picture's file; None for links and rows of datasets.
+      names: such as the file's, one for each image.
+      passed_over: names of files in the folders that are no image.
+      captions: from a dataset's column or a metadata file, None for an image that has none.
+      weights: how often an epoch shows each image.
+      paths: full path of each image's file; None for links and rows of datasets.
       notes: what the user should know of them, in lines.
       shapes: how the shapes were chosen; None if all are squares by default.
-      without_mask: names of pictures that have no mask though masks were asked for.
-      leaving: names of pictures that symbolic links take from outside of their folder.
+      without_mask: names of images that have no mask though masks were asked for.
+      leaving: names of images that symbolic links take from outside of their folder.
     """
 
     groups: tuple[ImageGroup, ...]
@@ -83,21 +83,21 @@ class TrainingImages:
 
     @property
     def pixels(self) -> np.ndarray:
-        """All pictures, `[images, height, width, 3]` uint8; only if they are of one shape."""
+        """All images, `[images, height, width, 3]` uint8; only if they are of one shape."""
         (group,) = self.groups
         return group.pixels
 
     def content_hash(self) -> str:
-        """Return the SHA-256, in hexadecimal, of shapes and pixels: equal for equal training pictures."""
+        """Return the SHA-256, in hexadecimal, of shapes and pixels: equal for equal training images."""
         hashes = [pixels_hash(group.pixels) for group in self.groups]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def first(self, count: int) -> list[np.ndarray]:
-        """The first pictures, `[height, width, 3]` uint8 each."""
+        """The first images, `[height, width, 3]` uint8 each."""
         return _in_order(self.groups)[:count]
 
     def shown(self, count: int, side: int) -> np.ndarray:
-        """The first pictures, whole, in white squares where they are none: `[count, side, side, 3]` uint8."""
+        """The first images, whole, in white squares where they are none: `[count, side, side, 3]` uint8."""
         return np.stack([in_square(pixels, side) for pixels in self.first(count)])
 
 
@@ -121,28 +121,28 @@ def load_images(
     masks: MaskRules | None = None,
     allow_private_links: bool = False,
 ) -> TrainingImages:
-    """Read pictures from one or several sources, as squares or in a few shapes.
+    """Read images from one or several sources, as squares or in a few shapes.
 
     Orientation from EXIF is applied; transparent parts become white; of an animation the first frame counts.
-    One picture at a time is held at its full size.
+    One image at a time is held at its full size.
 
     Args:
-      train_data_dir: of each source: a folder, with its sub-folders; a picture; a text file that lists paths
+      train_data_dir: of each source: a folder, with its sub-folders; an image; a text file that lists paths
         or links; an http(s) link; a dataset on disk; or, where there is no such folder, a Hub dataset id
         `owner/name`.
       resolution: side of the squares in pixels.
-      center_crop: cut out the central square; otherwise the whole picture is squeezed into a square.
+      center_crop: cut out the central square; otherwise the whole image is squeezed into a square.
       interpolation: "linear", "bilinear" (the same), "bicubic", "lanczos" or "nearest".
-      repeats: how often an epoch shows each picture: of all sources, or one number for each.
+      repeats: how often an epoch shows each image: of all sources, or one number for each.
       table: columns, configuration and split of datasets and metadata files.
-      shapes: instead of squares, shapes near those of the pictures, which then cover them without squeezing.
-      into: instead of squares, these shapes, each of which all pictures cover without squeezing.
-      masks: where masks come from; they are cut and resized as their pictures are.
+      shapes: instead of squares, shapes near those of the images, which then cover them without squeezing.
+      into: instead of squares, these shapes, each of which all images cover without squeezing.
+      masks: where masks come from; they are cut and resized as their images are.
       allow_private_links: whether links may lead to this machine and its network.
 
     Raises:
       ConfigError: the interpolation is unknown, or an option of `table` has nothing it could apply to.
-      DataError: no such source, no pictures, a picture that cannot be had or decoded, or a mask that does
+      DataError: no such source, no images, an image that cannot be had or decoded, or a mask that does
         not fit.
     """
     if interpolation not in _FILTERS:
@@ -179,7 +179,7 @@ def _without(names: Sequence[str], masks: Iterable[Path | None]) -> tuple[str, .
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """The shapes that pictures get, the indices of each shape's pictures, and how they get it."""
+    """The shapes that images get, the indices of each shape's images, and how they get it."""
 
     shapes: Sequence[Shape]
     members: Sequence[np.ndarray]
@@ -216,7 +216,7 @@ def _planned(
 
 
 def _in_order(groups: Iterable[ImageGroup]) -> list[np.ndarray]:
-    """The pixels of all pictures, in the order of the pictures."""
+    """The pixels of all images, in the order of the images."""
     found = {int(index): pixels for group in groups for index, pixels in zip(group.indices, group.pixels)}
     return [found[index] for index in sorted(found)]
 
@@ -244,7 +244,7 @@ def _without_masks(found: Found, source: str | Path, folder: Path | None) -> Fou
     )
     if not pictures:
         remedy = "Set mask_dir to a folder of masks alone."
-        raise DataError(f"mask_dir {folder}", expected="masks", found="all the pictures", remedy=remedy)
+        raise DataError(f"mask_dir {folder}", expected="masks", found="all the images", remedy=remedy)
     return dataclasses.replace(found, pictures=pictures)
 
 
@@ -255,7 +255,7 @@ def _opened(picture: Picture, convert: Callable[[Image.Image], Any]) -> Any:
 def _mask_files(
     pictures: Sequence[Picture], masks: MaskRules | None, sources: Iterable[str | Path]
 ) -> list[Path | None]:
-    """The mask file of each picture, or None."""
+    """The mask file of each image, or None."""
     if masks is None or masks.folder is None:
         return [None] * len(pictures)
     suffixes = {suffix for suffix in Image.registered_extensions() if is_named_as_picture(Path(f"a{suffix}"))}
@@ -280,7 +280,7 @@ def _fitted(
     resample: Image.Resampling,
     alpha: bool,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Decode pictures and their masks one by one, and bring each at once into its shape."""
+    """Decode images and their masks one by one, and bring each at once into its shape."""
     pixels = _room_for(len(members), shape)
     masks = None
     for index, (source, mask_path) in enumerate(members):
@@ -295,7 +295,7 @@ def _fitted(
 
 
 def _room_for(pictures: int, shape: Shape) -> np.ndarray:
-    """An array for pictures of one shape, `[pictures, height, width, 3]` uint8.
+    """An array for images of one shape, `[images, height, width, 3]` uint8.
 
     Raises:
       DataError: this machine has less memory than that.
@@ -304,9 +304,9 @@ def _room_for(pictures: int, shape: Shape) -> np.ndarray:
     if needed > there:
         raise DataError(
             "train_data_dir",
-            expected=f"pictures that fit into {there / 2**30:.1f} GiB of memory",
+            expected=f"images that fit into {there / 2**30:.1f} GiB of memory",
             found=f"{pictures} of {shape.width} x {shape.height} pixels, {needed / 2**30:.1f} GiB",
-            remedy="Name fewer pictures, or lower resolution.",
+            remedy="Name fewer images, or lower resolution.",
         )
     return np.empty((pictures, *shape, 3), np.uint8)
 
@@ -317,13 +317,13 @@ def memory_of_machine() -> int:
 
 
 def _mask_for(path: Path, size: tuple[int, int], name: str) -> Image.Image:
-    """A mask file at the size of its picture."""
+    """A mask file at the size of its image."""
     mask = decoded(str(path), str(path), gray)
     if not same_aspect(mask.size, size):
         raise DataError(
             path,
             expected=f"a mask of the shape of {name}, {size[0]} x {size[1]} pixels",
             found=f"{mask.size[0]} x {mask.size[1]}",
-            remedy="A mask may be smaller or larger than its picture, but has to show the same part of it.",
+            remedy="A mask may be smaller or larger than its image, but has to show the same part of it.",
         )
     return mask.resize(size, Image.Resampling.BOX)

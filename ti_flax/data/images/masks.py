@@ -1,4 +1,4 @@
-"""Masks that say which parts of a picture count in the loss: their files, and the weights they give."""
+"""Masks that say which parts of an image count in the loss: their files, and the weights they give."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class MaskRules:
     """Where masks are taken from; one of the two.
 
     Attributes:
-      alpha: from the pictures' own transparency.
+      alpha: from the images' own transparency.
       folder: from files in a folder.
     """
 
@@ -29,12 +29,12 @@ class MaskRules:
 
 
 class MaskFolder:
-    """The masks of a folder and its sub-folders, found by the names of their pictures.
+    """The masks of a folder and its sub-folders, found by the names of their images.
 
     Args:
       folder: with the masks: NAME.png or any other suffix in `suffixes`, or NAME-masklabel.png.
-      suffixes: of pictures, in lower case.
-      pictures: folders of the pictures; a mask may lie in the same sub-folder.
+      suffixes: of images, in lower case.
+      images: folders of the images; a mask may lie in the same sub-folder.
 
     Raises:
       DataError: there is no such folder.
@@ -52,7 +52,7 @@ class MaskFolder:
                 self._files[path.relative_to(self._folder).with_suffix("")].append(path)
 
     def find(self, picture: str | Path) -> Path | None:
-        """The mask of a picture, given by its whole path or, if it is no file, its name; None if it has none.
+        """The mask of an image, given by its whole path or, if it is no file, its name; None if it has none.
 
         Raises:
           DataError: there are several.
@@ -64,7 +64,7 @@ class MaskFolder:
         ]
         for place in dict.fromkeys([*places, Path()]):
             found = self._files.get(place / (path.stem + MASK_SUFFIX), [])
-            # Among the pictures themselves a file of the same name is another picture.
+            # Among the images themselves a file of the same name is another image.
             if not found and parent != (self._folder / place).resolve():
                 found = self._files.get(place / path.stem, [])
             if len(found) > 1:
@@ -80,17 +80,17 @@ class MaskFolder:
         return None
 
     def none_found(self, names: Sequence[str]) -> DataError:
-        """The error for pictures of which none has a mask."""
+        """The error for images of which none has a mask."""
         stem = Path(names[0]).stem
         return DataError(
             f"mask_dir {self._folder}",
-            expected=f"masks named as the pictures are, such as {stem}.png or {stem}{MASK_SUFFIX}.png",
-            found="none for any picture" if self._files else "no pictures",
+            expected=f"masks named as the images are, such as {stem}.png or {stem}{MASK_SUFFIX}.png",
+            found="none for any image" if self._files else "no images",
         )
 
 
 def split_masks(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Tells pictures from masks that lie beside them under OneTrainer's name."""
+    """Tells images from masks that lie beside them under OneTrainer's name."""
     paths = list(paths)
     stems = {(path.parent, path.stem) for path in paths}
     pictures, masks = [], []
@@ -110,16 +110,16 @@ def same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
 def loss_weights(
     masks: np.ndarray, *, factor: int, unmasked_weight: float = 0.0, names: Sequence[str] = ()
 ) -> np.ndarray | None:
-    """What each place of the latents counts: a mask's mean over the place, scaled to mean 1 over the picture.
+    """What each place of the latents counts: a mask's mean over the place, scaled to mean 1 over the image.
 
     Args:
-      masks: `[pictures, height, width]` uint8, 255 counts wholly and 0 `unmasked_weight`.
+      masks: `[images, height, width]` uint8, 255 counts wholly and 0 `unmasked_weight`.
       factor: pixels along a side of a latent's square.
       unmasked_weight: in [0, 1].
-      names: of the pictures, for error messages.
+      names: of the images, for error messages.
 
     Returns:
-      `[pictures, 2, height / factor, width / factor]` float32, axis 1 is picture, mirror image; None if
+      `[images, 2, height / factor, width / factor]` float32, axis 1 is image, mirror image; None if
       everything counts the same.
 
     Raises:
@@ -131,10 +131,10 @@ def loss_weights(
     empty = np.flatnonzero(counted.max(axis=(1, 2)) == 0)
     if empty.size:
         raise DataError(
-            names[empty[0]] if names else f"picture {empty[0] + 1}",
+            names[empty[0]] if names else f"image {empty[0] + 1}",
             expected="a mask with something white (or opaque) in it",
-            found="only black (or transparent) where the picture is not cropped",
-            remedy="White is what is learned: invert the mask, or take the picture out.",
+            found="only black (or transparent) where the image is not cropped",
+            remedy="White is what is learned: invert the mask, or take the image out.",
         )
     weights = unmasked_weight + (1 - unmasked_weight) * counted
     weights /= weights.mean(axis=(1, 2), keepdims=True)

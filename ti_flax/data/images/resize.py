@@ -1,4 +1,4 @@
-"""How a picture of any size gets the shape it is trained in; its mask goes the same way."""
+"""How an image of any size gets the shape it is trained in; its mask goes the same way."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,7 @@ from ti_flax.data.images.buckets import Shape
 
 
 def fit_to_shape(image: Image.Image, shape: Shape, resample: Image.Resampling) -> np.ndarray:
-    """Resize a picture so that it just covers a shape, the middle of it: `[height, width, ...]` uint8.
+    """Resize an image so that it just covers a shape, the middle of it: `[height, width, ...]` uint8.
 
     Where the ratio is the shape's these are the values of `squeezed`.
     """
@@ -20,7 +20,7 @@ def fit_to_shape(image: Image.Image, shape: Shape, resample: Image.Resampling) -
 
 
 def squeezed(image: Image.Image, shape: Shape, resample: Image.Resampling) -> np.ndarray:
-    """Resize the whole picture, the values of diffusers' script: `[height, width, ...]` uint8."""
+    """Resize the whole image, the values of diffusers' script: `[height, width, ...]` uint8."""
     return np.asarray(image.resize((shape.width, shape.height), resample))
 
 
@@ -33,7 +33,7 @@ def cropped(image: Image.Image, shape: Shape, resample: Image.Resampling) -> np.
 
 
 def in_square(pixels: np.ndarray, side: int) -> np.ndarray:
-    """A whole picture in the middle of a white square."""
+    """A whole image in the middle of a white square."""
     if pixels.shape[:2] == (side, side):
         return pixels
     height, width = pixels.shape[:2]

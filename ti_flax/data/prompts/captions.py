@@ -1,4 +1,4 @@
-"""What is written about each picture: beside it, in its name, in one file for all, or in its source."""
+"""What is written about each image: beside it, in its name, in one file for all, or in its source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ti_flax.files.text import parse_json, read_text
 
 CAPTION_EXTENSIONS = (".txt", ".caption")
 
-# A thousand times what the text encoder sees; a longer file beside a picture is no caption.
+# A thousand times what the text encoder sees; a longer file beside an image is no caption.
 _LONGEST_CAPTION = 2**20
 
 # Names of the columns and keys of a caption file; the first that is there counts.
@@ -29,7 +29,7 @@ _LEADING_NUMBER = re.compile(r"^\d[\d\-_.\s]*")
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as far as its caption is concerned.
+    """An image as far as its caption is concerned.
 
     Attributes:
       name: what messages call it; a file name, or a place in a dataset.
@@ -43,15 +43,15 @@ class Picture:
 
 
 def captions_beside(pictures: Sequence[Picture], extensions: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Read the text file beside each picture: `cat.txt`, or else `cat.png.txt`, for `cat.png`.
+    """Read the text file beside each image: `cat.txt`, or else `cat.png.txt`, for `cat.png`.
 
     Args:
-      pictures: in the order of the result.
-      extensions: of text files; of several files beside a picture the first one counts. None: `.txt`,
+      images: in the order of the result.
+      extensions: of text files; of several files beside an image the first one counts. None: `.txt`,
         `.caption`.
 
     Raises:
-      DataError: a picture has none, or one is in another encoding.
+      DataError: an image has none, or one is in another encoding.
     """
     chosen = [f".{extension.strip().lstrip('.')}" for extension in extensions or CAPTION_EXTENSIONS]
     for extension in chosen:
@@ -74,13 +74,13 @@ def captions_beside(pictures: Sequence[Picture], extensions: Sequence[str] | Non
         pictures,
         find,
         option="captions files",
-        expected=f"a {' or '.join(chosen)} file beside each picture",
+        expected=f"a {' or '.join(chosen)} file beside each image",
         remedy="Write the missing ones (scripts/caption_images.py does), or set captions to another source.",
     )
 
 
 def _require_beside(file: Path, picture: Path) -> None:
-    """Refuse a link that leads elsewhere than beside its picture, or beside what the picture is a link to."""
+    """Refuse a link that leads elsewhere than beside its image, or beside what the image is a link to."""
     try:
         require_inside(file, file.parent)
     except LeavingLinkError as error:
@@ -88,17 +88,17 @@ def _require_beside(file: Path, picture: Path) -> None:
             return
         raise DataError(
             f"caption {file}",
-            expected="a file beside its picture",
+            expected="a file beside its image",
             found=error.strerror or "",
             remedy=LINK_REMEDY,
         ) from None
 
 
 def captions_in_names(pictures: Sequence[Picture], pattern: str | None = None) -> tuple[str, ...]:
-    """Take each picture's caption from its file name without suffix.
+    """Take each image's caption from its file name without suffix.
 
     Args:
-      pictures: in the order of the result.
+      images: in the order of the result.
       pattern: regular expression searched for in the name. Of each match the group `words`, else group 1,
         else all of it counts; several matches are joined by blanks. None: the name without a number in
         front, with `_` as a blank: "01-cat_sitting" is "cat sitting".
@@ -120,7 +120,7 @@ def captions_in_names(pictures: Sequence[Picture], pattern: str | None = None) -
         find,
         option="captions filename",
         expected="words in each file name" if pattern is None else f"{pattern!r} in each file name",
-        remedy="Rename the pictures, change filename_pattern, or set captions to another source.",
+        remedy="Rename the images, change filename_pattern, or set captions to another source.",
     )
 
 
@@ -131,22 +131,22 @@ def _words_of(match: re.Match[str]) -> str:
 
 
 def captions_of_source(pictures: Sequence[Picture]) -> tuple[str, ...]:
-    """Take the captions that the pictures' dataset or metadata file holds.
+    """Take the captions that the images' dataset or metadata file holds.
 
     Raises:
-      DataError: a picture has none.
+      DataError: an image has none.
     """
     return _for_all(
         pictures,
         lambda picture: picture.caption,
         option="captions metadata",
-        expected="a text for each picture in the dataset or in metadata.jsonl",
+        expected="a text for each image in the dataset or in metadata.jsonl",
         remedy="Complete it, or set captions to files, filename or caption_file.",
     )
 
 
 def captions_in_file(pictures: Sequence[Picture], path: str) -> tuple[str, ...]:
-    """Read one file with the captions of all pictures.
+    """Read one file with the captions of all images.
 
     It is JSON Lines with `file_name` and `text`, a JSON object from name to text (or to an object that holds
     `caption` or `tags`), a table with these columns (comma, semicolon or tab), or lines `name|caption` or
@@ -154,7 +154,7 @@ def captions_in_file(pictures: Sequence[Picture], path: str) -> tuple[str, ...]:
     from others, with or without suffix.
 
     Raises:
-      DataError: the file cannot be read, names a picture twice, or lacks one.
+      DataError: the file cannot be read, names an image twice, or lacks one.
     """
     listed = _entries(read_text(path, f"caption_file {path}"), f"caption_file {path}")
 
@@ -171,8 +171,8 @@ def captions_in_file(pictures: Sequence[Picture], path: str) -> tuple[str, ...]:
         pictures,
         find,
         option=f"caption_file {path}",
-        expected="a caption for each picture",
-        remedy="Add the missing lines, with the pictures' names as they are in the folder.",
+        expected="a caption for each image",
+        remedy="Add the missing lines, with the images' names as they are in the folder.",
     )
 
 
@@ -205,7 +205,7 @@ def _entries(text: str, where: str) -> dict[str, str]:
         if name in listed and listed[name] != caption:
             raise DataError(
                 place,
-                expected="one caption for each picture",
+                expected="one caption for each image",
                 found=f"another one for {name}, first at {places[name]}",
                 remedy="Leave one of them out.",
             )

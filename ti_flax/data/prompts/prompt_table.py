@@ -1,4 +1,4 @@
-"""The prompts of every picture: templates x captions, with what is random about them drawn beforehand."""
+"""The prompts of every image: templates x captions, with what is random about them drawn beforehand."""
 
 from __future__ import annotations
 
@@ -102,12 +102,12 @@ def _chosen(caption: str, rng: np.random.Generator) -> str:
 
 @dataclass(frozen=True)
 class PromptTable:
-    """The prompts of one concept's pictures.
+    """The prompts of one concept's images.
 
     Attributes:
       prompts: `[groups][variants]`, texts with the word written out; a sample takes any variant of its group.
-      groups: `[images]`, which group describes each picture.
-      origins: prompt to the picture or line it was made from, for messages.
+      groups: `[images]`, which group describes each image.
+      origins: prompt to the image or line it was made from, for messages.
       description: how the prompts are made, for people.
     """
 
@@ -126,17 +126,17 @@ def prompt_table(
     rules: CaptionRules | None = None,
     seed: int = 0,
 ) -> PromptTable:
-    """Make the prompts of one concept's pictures.
+    """Make the prompts of one concept's images.
 
-    Pictures with the same caption form a group. Where nothing is random a group has every template once, or
+    Images with the same caption form a group. Where nothing is random a group has every template once, or
     a single prompt where templates make no difference. Otherwise prompts are drawn: 1000 a group, in which
     every template is as often as any other, or fewer where 65,536 in all would be exceeded.
 
     Args:
       concept: the word.
       templates: its patterns of prompts.
-      pictures: names of its pictures, for messages.
-      captions: of each picture, None for prompts without.
+      images: names of its images, for messages.
+      captions: of each image, None for prompts without.
       rules: what is done with captions; None: nothing.
       seed: of the run; with the order of the captions it decides all draws.
 

@@ -1,1 +1,1 @@
-"""Where pictures come from: folders, files, lists, links and datasets."""
+"""Where images come from: folders, files, lists, links and datasets."""

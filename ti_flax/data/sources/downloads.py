@@ -20,7 +20,7 @@ _PRIVATE_REMEDY = f"{_REMEDY} If you trust it, set allow_private_links."
 _HEADERS = {
     "User-Agent": f"ti_flax/{__version__}",
     "Accept": "image/*, */*;q=0.5",
-    "Accept-Encoding": "identity",  # pictures are packed already, and what unfolds may do so without end
+    "Accept-Encoding": "identity",  # images are packed already, and what unfolds may do so without end
 }
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,40}/[a-z0-9][a-z0-9!#$&^_.+-]{0,40}", re.ASCII)
 
@@ -30,11 +30,11 @@ class Limits:
     """What links may cost: each, and after the first ones those that follow.
 
     Attributes:
-      content_bytes: of a picture.
+      content_bytes: of an image.
       silence: seconds to wait for a connection, and for any next part of an answer.
-      whole: seconds that a picture may take altogether, redirects included.
+      whole: seconds that an image may take altogether, redirects included.
       redirects: that are followed.
-      all_links: downloaded for one set of pictures.
+      all_links: downloaded for one set of images.
       all_bytes: of them together, from which on no more are downloaded.
       all_seconds: the same.
     """
@@ -165,10 +165,10 @@ def _content(answer: httpx2.Response, exchange: _Exchange) -> bytes:
     where, most = exchange.where, exchange.limits.content_bytes
     if not answer.is_success:
         found = f"HTTP status {answer.status_code}"
-        raise DataError(where, expected="a picture", found=found, remedy=_REMEDY)
+        raise DataError(where, expected="an image", found=found, remedy=_REMEDY)
     if answer.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise DataError(
-            where, expected="a picture as it is", found="one that the server has packed", remedy=_REMEDY
+            where, expected="an image as it is", found="one that the server has packed", remedy=_REMEDY
         )
     announced = answer.headers.get("Content-Length", "")
     size = int(announced) if re.fullmatch(r"[0-9]{1,18}", announced, re.ASCII) else None
@@ -182,7 +182,7 @@ def _content(answer: httpx2.Response, exchange: _Exchange) -> bytes:
             return exchange.received.getvalue()
     raise DataError(
         where,
-        expected=f"a picture of at most {amount(most)}",
+        expected=f"an image of at most {amount(most)}",
         found=amount(size) if size else "more",
         remedy="Scale it down.",
     )
@@ -198,7 +198,7 @@ def _media_type(answer: httpx2.Response) -> str:
 def _told(exchange: _Exchange) -> Iterator[None]:
     """Turn what goes wrong in a download into an error that repeats nothing of the answer."""
     where, limits, received = exchange.where, exchange.limits, exchange.received
-    expected, remedy = "a picture", _REMEDY
+    expected, remedy = "an image", _REMEDY
     try:
         yield
         return
@@ -208,7 +208,7 @@ def _told(exchange: _Exchange) -> Iterator[None]:
     except httpx2.TimeoutException:
         found = f"silence for {limits.silence:g} s"
         if time.monotonic() >= exchange.until:
-            expected, found = f"a picture within {limits.whole:g} s", f"{received.tell()} bytes by then"
+            expected, found = f"an image within {limits.whole:g} s", f"{received.tell()} bytes by then"
         else:
             remedy = f"Check the network and the link. {_REMEDY}"
     except httpx2.NetworkError as error:
@@ -219,7 +219,7 @@ def _told(exchange: _Exchange) -> Iterator[None]:
     except (httpx2.HTTPError, OSError, ValueError, ImportError) as error:
         found = f"no proper answer ({type(error).__name__})"
         if exchange.announced is not None and received.tell() < exchange.announced:
-            expected = "a whole picture"
+            expected = "a whole image"
             found = f"only {received.tell()} of its {exchange.announced} bytes"
     raise DataError(where, expected=expected, found=found, remedy=remedy)
 

@@ -1,4 +1,4 @@
-"""Pictures that are there twice: pixel by pixel, or nearly."""
+"""Images that are there twice: pixel by pixel, or nearly."""
 
 import hashlib
 from collections import defaultdict
@@ -7,26 +7,26 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-# Bits, of 128, in which two pictures may differ and still be called nearly the same.
+# Bits, of 128, in which two images may differ and still be called nearly the same.
 _NEAR_BITS = 10
 # Mean difference of colour, in levels of 255 on an 8 x 8 thumbnail, from which they are not.
 _NEAR_LEVELS = 10.0
 _MOST_NAMED = 5
 
-# Of so many parts of a hash one at least is the same in pictures that are nearly the same, since the bits
+# Of so many parts of a hash one at least is the same in images that are nearly the same, since the bits
 # that differ are fewer than the parts.
 _BANDS = tuple(int(edge) for edge in np.linspace(0, 128, _NEAR_BITS + 2))
-# The most pictures with the same part of a hash that another one is compared with: a part without any
-# edges is one that many pictures have. Beyond it a near duplicate may go unnoticed, an exact one never.
+# The most images with the same part of a hash that another one is compared with: a part without any
+# edges is one that many images have. Beyond it a near duplicate may go unnoticed, an exact one never.
 _MOST_ALIKE = 64
 
 
 def duplicate_notes(pixels: Sequence[np.ndarray] | np.ndarray, names: Sequence[str]) -> list[str]:
-    """Return at most one line, which names the pictures that are there twice; they are only noted.
+    """Return at most one line, which names the images that are there twice; they are only noted.
 
     Args:
-      pixels: of each picture `[height, width, 3]` uint8.
-      names: of the pictures.
+      pixels: of each image `[height, width, 3]` uint8.
+      names: of the images.
     """
     pairs = duplicate_pairs(pixels)
     if not pairs:
@@ -36,17 +36,17 @@ def duplicate_notes(pixels: Sequence[np.ndarray] | np.ndarray, names: Sequence[s
         for early, late, same in pairs[:_MOST_NAMED]
     ]
     more = f", and {len(pairs) - _MOST_NAMED} more" if len(pairs) > _MOST_NAMED else ""
-    return [f"pictures that are there twice: {', '.join(said)}{more}"]
+    return [f"images that are there twice: {', '.join(said)}{more}"]
 
 
 def duplicate_pairs(pixels: Sequence[np.ndarray] | np.ndarray) -> list[tuple[int, int, bool]]:
-    """Return the index of an earlier picture, of one like it, and whether they have the same pixels.
+    """Return the index of an earlier image, of one like it, and whether they have the same pixels.
 
-    A picture is named once as the later of a pair, beside the first that it is the same as or like. One that
-    is named so is not itself what others are like. Time grows with the number of pictures, not its square.
+    An image is named once as the later of a pair, beside the first that it is the same as or like. One that
+    is named so is not itself what others are like. Time grows with the number of images, not its square.
 
     Args:
-      pixels: of each picture `[height, width, 3]` uint8.
+      pixels: of each image `[height, width, 3]` uint8.
     """
     pairs, first, originals = [], {}, _Originals()
     for late, picture in enumerate(pixels):
@@ -61,14 +61,14 @@ def duplicate_pairs(pixels: Sequence[np.ndarray] | np.ndarray) -> list[tuple[int
 
 
 class _Originals:
-    """Pictures that are like no earlier one, found again by parts of their hashes."""
+    """Images that are like no earlier one, found again by parts of their hashes."""
 
     def __init__(self):
         self._looks: list[tuple[int, np.ndarray, np.ndarray]] = []  # index, hash and thumbnail
         self._alike: dict[tuple[int, bytes], list[int]] = defaultdict(list)  # places by part of a hash
 
     def first_like(self, index: int, picture: np.ndarray) -> int | None:
-        """Return the index of the first one that a picture is like; a picture like none becomes one."""
+        """Return the index of the first one that an image is like; an image like none becomes one."""
         bits, thumbnail = _difference_bits(picture), _thumbnail(picture)
         parts = [*_parts(bits)]
         places = sorted({place for part in parts for place in self._alike.get(part, ())})
@@ -85,7 +85,7 @@ class _Originals:
 def _first_near(
     looks: Sequence[tuple[int, np.ndarray, np.ndarray]], bits: np.ndarray, thumbnail: np.ndarray
 ) -> int | None:
-    """Compare a picture with others, and return the index of the first that is nearly the same."""
+    """Compare an image with others, and return the index of the first that is nearly the same."""
     if not looks:
         return None
     differing = (np.stack([each for _, each, _ in looks]) != bits).sum(axis=1)
@@ -116,7 +116,7 @@ def _difference_bits(picture: np.ndarray) -> np.ndarray:
     difference hash of N. Krawetz, "Kind of like that", hackerfactor.com, 2013, in both directions).
 
     Args:
-      picture: `[height, width, 3]` uint8.
+      image: `[height, width, 3]` uint8.
     """
     gray = Image.fromarray(picture).convert("L")
     across = np.asarray(gray.resize((9, 8), Image.Resampling.BOX), np.int16)

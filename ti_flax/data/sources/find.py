@@ -1,4 +1,4 @@
-"""What a value of train_data_dir names: a folder, a picture, a list, a link or a dataset."""
+"""What a value of train_data_dir names: a folder, an image, a list, a link or a dataset."""
 
 import os
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from ti_flax.errors import DataError
 from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, lies_in, require_inside
 from ti_flax.files.text import read_text
 
-_REMEDY = "Set train_data_dir to the folder that holds your pictures."
+_REMEDY = "Set train_data_dir to the folder that holds your images."
 _COLUMNS = frozenset(("image_column", "caption_column"))
 _ALL_OPTIONS = frozenset(TableOptions.__dataclass_fields__)
 
@@ -27,11 +27,11 @@ class Found:
     """What one value of train_data_dir names.
 
     Attributes:
-      pictures: in order.
-      passed_over: names of files in a folder that are no pictures.
+      images: in order.
+      passed_over: names of files in a folder that are no images.
       notes: lines that the user should see.
       used: names of the `TableOptions` that could make a difference.
-      leaving: names of pictures that symbolic links take from outside of the folder.
+      leaving: names of images that symbolic links take from outside of the folder.
     """
 
     pictures: tuple[Picture, ...]
@@ -42,7 +42,7 @@ class Found:
 
 
 def find_images(source: str, table: TableOptions, fetch: Fetch = fetch_image) -> Found:
-    """Find out what a value of train_data_dir is, and which pictures it names.
+    """Find out what a value of train_data_dir is, and which images it names.
 
     A folder's sub-folders belong to it: its own files come first, sorted by name, then theirs. What is hidden
     is skipped, and no folder is read twice, whatever symbolic links lead to it.
@@ -53,7 +53,7 @@ def find_images(source: str, table: TableOptions, fetch: Fetch = fetch_image) ->
       fetch: `fetch_image`, or that with other rules.
 
     Raises:
-      DataError: nothing of that name, or no pictures in it.
+      DataError: nothing of that name, or no images in it.
     """
     if is_link(source):
         content = fetch(source, where=f"train_data_dir {source}")
@@ -97,7 +97,7 @@ def _in_folder(folder: Path, table: TableOptions, fetch: Fetch) -> Found:
 def _leaving_note(names: list[str]) -> list[str]:
     if not names:
         return []
-    return [f"pictures that are links out of the folder: {len(names)}, such as {names[0]}"]
+    return [f"images that are links out of the folder: {len(names)}, such as {names[0]}"]
 
 
 def _files_below(root: Path) -> list[Path]:
@@ -122,7 +122,7 @@ def _files_below(root: Path) -> list[Path]:
             raise DataError(f"train_data_dir {root}", found=found, remedy=_REMEDY) from error
         files += [folder / entry.name for is_folder, entry in entries if not is_folder]
         visible = [entry for is_folder, entry in entries if is_folder and not entry.name.startswith(".")]
-        # A folder before the links to it, so that its pictures have its name.
+        # A folder before the links to it, so that its images have its name.
         ordered = sorted(visible, key=lambda entry: entry.is_symlink())
         left += [folder / entry.name for entry in reversed(ordered)]
     return files
@@ -136,10 +136,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _no_pictures(folder: Path, files: list[Path]) -> DataError:
-    found, remedy = "none", "Put three to five pictures of the concept into it."
+    found, remedy = "none", "Put three to five images of the concept into it."
     if files:
         found = f"only other files ({len(files)}, such as {files[0].name})"
-    return DataError(f"train_data_dir {folder}", expected="pictures", found=found, remedy=remedy)
+    return DataError(f"train_data_dir {folder}", expected="images", found=found, remedy=remedy)
 
 
 def _captions(
@@ -152,7 +152,7 @@ def _captions(
         rows = {os.path.normpath(path.parent / row.file_name): row for row in read_rows(path, table)}
         stray = [row.file_name for file, row in rows.items() if file not in pictures]
         if stray:
-            notes.append(f"{path}: {len(stray)} rows name no picture of the folder, such as {stray[0]}")
+            notes.append(f"{path}: {len(stray)} rows name no image of the folder, such as {stray[0]}")
         captions |= {file: row.caption for file, row in rows.items() if row.caption is not None}
     return captions, notes
 
@@ -196,9 +196,9 @@ def _require_own(rows: Iterable[Row], folder: Path) -> None:
         if not is_link(row.file_name) and not lies_in(folder / os.path.expanduser(row.file_name), folder):
             raise DataError(
                 f"{row.where}: {row.file_name}",
-                expected="a picture in the table's folder",
+                expected="an image in the table's folder",
                 found="a path out of it",
-                remedy="Move the picture there, or name it in a text file with a path a line.",
+                remedy="Move the image there, or name it in a text file with a path a line.",
             )
 
 
@@ -208,18 +208,18 @@ def _lines(path: Path) -> list[str]:
     except DataError:
         raise DataError(
             f"train_data_dir {path}",
-            expected="a folder, a picture, a list of pictures in UTF-8 text, or a dataset",
+            expected="a folder, an image, a list of images in UTF-8 text, or a dataset",
             found="a file of another kind",
             remedy=_REMEDY,
         ) from None
 
 
 def _named(named: list[tuple[str, str]], folder: Path, fetch: Fetch) -> list[Picture]:
-    """Return pictures by path, relative to a folder, or link, each with the place that names it."""
+    """Return images by path, relative to a folder, or link, each with the place that names it."""
     links = {text for text, _ in named if is_link(text)}
     missing = sum(not kept_file(link).is_file() for link in links)
     if missing > 1:
-        say(f"downloading {missing} pictures")
+        say(f"downloading {missing} images")
     return [_one(text, folder, where, fetch) for text, where in named]
 
 
@@ -231,5 +231,5 @@ def _one(text: str, folder: Path, where: str, fetch: Fetch) -> Picture:
         other = "a pipe, socket or device" if os.path.exists(path) else "no such file"
         found = "a folder" if os.path.isdir(path) else other
         remedy = "Paths are relative to the folder of the list."
-        raise DataError(f"{where}: {text}", expected="a picture", found=found, remedy=remedy)
+        raise DataError(f"{where}: {text}", expected="an image", found=found, remedy=remedy)
     return Picture(path.name, str(path), str(path), str(path))

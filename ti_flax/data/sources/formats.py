@@ -1,4 +1,4 @@
-"""Which files are pictures, told by their suffix or their first bytes."""
+"""Which files are images, told by their suffix or their first bytes."""
 
 import contextlib
 import io
@@ -13,15 +13,15 @@ from PIL import Image, UnidentifiedImageError
 SIGNED_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "AVIF", "BMP", "JPEG2000", "QOI")
 OTHER_FORMATS = ("DIB", "PPM", "TGA", "ICO", "PSD", "PCX", "SGI", "DDS")
 
-# Pictures that Pillow cannot read, or of which it reads the thumbnail alone (camera raw). Passing
-# them over would train on fewer pictures than were given.
+# Images that Pillow cannot read, or of which it reads the thumbnail alone (camera raw). Passing
+# them over would train on fewer images than were given.
 UNREADABLE_SUFFIXES = frozenset(
     (".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2")
 )
 
 
 def is_named_as_picture(path: Path) -> bool:
-    """Tell a picture by its suffix, whether it can be read or not."""
+    """Tell an image by its suffix, whether it can be read or not."""
     suffix = path.suffix.lower()
     # A Pillow built without AVIF does not register its suffix.
     known = Image.registered_extensions().get(suffix) in SIGNED_FORMATS + OTHER_FORMATS
@@ -29,7 +29,7 @@ def is_named_as_picture(path: Path) -> bool:
 
 
 def is_picture(path: Path) -> bool:
-    """Tell a picture by its suffix, or without an image's suffix by its content."""
+    """Tell an image by its suffix, or without an image's suffix by its content."""
     if path.name.startswith("."):  # .DS_Store, and the ._cat.jpg twins that macOS leaves on foreign disks
         return False
     if path.exists() and not path.is_file():  # a pipe, which would be waited for
@@ -38,7 +38,7 @@ def is_picture(path: Path) -> bool:
 
 
 def has_picture_content(content: Path | bytes) -> bool:
-    """Tell a picture by its first bytes."""
+    """Tell an image by its first bytes."""
     opened = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
         with strict_about_size(), Image.open(opened, formats=available(SIGNED_FORMATS)):
@@ -51,7 +51,7 @@ def has_picture_content(content: Path | bytes) -> bool:
 
 @contextlib.contextmanager
 def strict_about_size() -> Iterator[None]:
-    """Turn Pillow's warning about huge pictures into an error; its other warnings are about oddities."""
+    """Turn Pillow's warning about huge images into an error; its other warnings are about oddities."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -1,4 +1,4 @@
-"""Pictures behind http(s) links: downloaded once, within limits, and kept.
+"""Images behind http(s) links: downloaded once, within limits, and kept.
 
 What a server says is not repeated in messages: a link in somebody else's list may lead to a page of the
 user's own network, and messages end up in logs.
@@ -67,7 +67,7 @@ def link_name(link: str) -> str:
 
 
 def kept_file(link: str) -> Path:
-    """Return the file in which the picture of a link is kept."""
+    """Return the file in which the image of a link is kept."""
     return default_cache_dir() / "links" / hashlib.sha256(link.encode()).hexdigest()
 
 
@@ -79,7 +79,7 @@ def fetch_image(
     allow_private_links: bool = False,
     spent: Spent | None = None,
 ) -> str | bytes:
-    """Return the picture behind a link: the file it is kept in, or its bytes where it cannot be kept.
+    """Return the image behind a link: the file it is kept in, or its bytes where it cannot be kept.
 
     Args:
       link: http or https.
@@ -89,7 +89,7 @@ def fetch_image(
       spent: what other links of the run have cost, which this one is added to.
 
     Raises:
-      DataError: another scheme, no answer, an address that is not public, a limit, or no picture.
+      DataError: another scheme, no answer, an address that is not public, a limit, or no image.
     """
     require_scheme(link, where)
     path = kept_file(link)
@@ -103,13 +103,13 @@ def fetch_image(
     spent.add(len(answer.content), time.monotonic() - began)
     _require_picture(answer, link, where)
     if distrust:
-        _log.warning("Linked pictures are not kept: %s.", distrust)
+        _log.warning("Linked images are not kept: %s.", distrust)
         return answer.content
     try:
         with atomic_write(path) as file:
             file.write(answer.content)
     except OSError as error:
-        _log.warning("Linked pictures are not kept: %s.", error)
+        _log.warning("Linked images are not kept: %s.", error)
         return answer.content
     return str(path)
 
@@ -130,7 +130,7 @@ def _require_budget(limits: Limits, spent: Spent, where: str) -> None:
 
 
 def _require_picture(answer: Answer, link: str, where: str) -> None:
-    """Refuse what is no picture, whatever its header says, before it is kept."""
+    """Refuse what is no image, whatever its header says, before it is kept."""
     content = answer.content
     named = is_named_as_picture(Path(link_name(link)))
     formats = available(SIGNED_FORMATS + OTHER_FORMATS if named else SIGNED_FORMATS)
@@ -139,11 +139,11 @@ def _require_picture(answer: Answer, link: str, where: str) -> None:
             image.load()
             return
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        return  # a picture that is refused where all are decoded
+        return  # an image that is refused where all are decoded
     except Exception:  # Pillow's plugins raise whatever their parser stumbled upon
         found = f"{_kind(content, answer.media_type)} ({answer.media_type}, {amount(len(content))})"
-    remedy = "Give the link of the picture itself, not of the page that shows it."
-    raise DataError(where, expected="a picture", found=found, remedy=remedy)
+    remedy = "Give the link of the image itself, not of the page that shows it."
+    raise DataError(where, expected="an image", found=found, remedy=remedy)
 
 
 def _kind(content: bytes, media_type: str) -> str:

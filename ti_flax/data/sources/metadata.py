@@ -1,4 +1,4 @@
-"""Tables of pictures in text: metadata.jsonl and metadata.csv, as `datasets` reads them beside pictures."""
+"""Tables of images in text: metadata.jsonl and metadata.csv, as `datasets` reads them beside images."""
 
 import csv
 import io
@@ -14,13 +14,13 @@ from ti_flax.files.text import parse_json, read_text
 SUFFIXES = (".jsonl", ".csv")
 NAMES = tuple(f"metadata{suffix}" for suffix in SUFFIXES)
 
-# Columns that name the picture's file: of `datasets`, and of other trainers' tables.
+# Columns that name the image's file: of `datasets`, and of other trainers' tables.
 _FILE_COLUMNS = ("file_name", "image")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A picture and its caption.
+    """An image and its caption.
 
     Attributes:
       where: file and row, for errors.
@@ -47,7 +47,7 @@ def read_rows(path: Path, table: TableOptions) -> list[Row]:
     numbered = _json_lines(text, path) if path.suffix.lower() == ".jsonl" else _csv_lines(text, path)
     columns = list(dict.fromkeys(name for _, row in numbered for name in row))
     if not numbered:
-        raise DataError(path, expected="lines that name pictures", found="none")
+        raise DataError(path, expected="lines that name images", found="none")
     files = _file_column(columns, table, path)
     captions = caption_column(columns, table, path)
     rows = []

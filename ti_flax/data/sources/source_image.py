@@ -1,4 +1,4 @@
-"""One picture that a source names, not yet decoded."""
+"""One image that a source names, not yet decoded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture by name and content.
+    """An image by name and content.
 
     Attributes:
       name: shown to people, such as the file's name, or `cat/1.png` in a sub-folder.
       where: the same at full length, for errors.
       content: the path of a file, or its bytes, or what returns them.
-      path: of the file that a person keeps the picture in; None for links and rows of a dataset.
+      path: of the file that a person keeps the image in; None for links and rows of a dataset.
       caption: from a dataset's column or a metadata file.
     """
 

@@ -14,7 +14,7 @@ class TableOptions:
     """What of a dataset is read; None leaves the choice to the dataset.
 
     Attributes:
-      image_column: with the pictures.
+      image_column: with the images.
       caption_column: with the captions.
       dataset_config_name: of a dataset that has several configurations.
       dataset_split: such as train.

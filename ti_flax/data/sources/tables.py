@@ -1,4 +1,4 @@
-"""Pictures of the `datasets` library's datasets: on the Hub, in files, or saved by it in a folder."""
+"""Images of the `datasets` library's datasets: on the Hub, in files, or saved by it in a folder."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from ti_flax.data.sources.table_options import TableOptions, caption_column, cap
 from ti_flax.errors import DataError
 from ti_flax.files.folder_files import lies_in
 
-# Files whose rows are pictures, and the builder of `datasets` that reads a single one.
+# Files whose rows are images, and the builder of `datasets` that reads a single one.
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -32,7 +32,7 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def hub_images(dataset_id: str, table: TableOptions, fetch: Fetch = fetch_image) -> list[Picture]:
-    """Download a dataset of the Hub and return its pictures.
+    """Download a dataset of the Hub and return its images.
 
     Raises:
       DataError: no `datasets`, no such dataset, no such configuration, split or column.
@@ -48,13 +48,13 @@ def hub_images(dataset_id: str, table: TableOptions, fetch: Fetch = fetch_image)
         raise DataError(
             f"train_data_dir {dataset_id}",
             found=f"no such folder, and no such dataset could be had from the Hub ({cause(error)})",
-            remedy="Name a folder with pictures; --config configs/demo.yaml runs without the Hub.",
+            remedy="Name a folder with images; --config configs/demo.yaml runs without the Hub.",
         ) from error
     return _pictures(splits, table, dataset_id, own=_Own(_hub_folders(dataset_id), fetch))
 
 
 def local_images(path: Path, table: TableOptions, fetch: Fetch = fetch_image) -> list[Picture]:
-    """Return the pictures of a dataset on disk.
+    """Return the images of a dataset on disk.
 
     Args:
       path: a parquet file, a webdataset shard, a folder of such, or one that `save_to_disk` wrote.
@@ -91,7 +91,7 @@ def local_images(path: Path, table: TableOptions, fetch: Fetch = fetch_image) ->
         if _is_about_configuration(error):
             raise _which_configuration(error, where) from error
         found = f"a dataset that cannot be read ({cause(error)})"
-        raise DataError(where, found=found, remedy="Replace it, or name a folder with pictures.") from error
+        raise DataError(where, found=found, remedy="Replace it, or name a folder with images.") from error
     folder = path if path.is_dir() else path.parent
     return _pictures(splits, table, str(path), own=_Own((folder, *_unpacked_folders()), fetch))
 
@@ -141,12 +141,12 @@ def _which_configuration(error: Exception, where: str) -> DataError:
 
 
 def _pictures(splits: Any, table: TableOptions, where: str, *, own: "_Own") -> list[Picture]:
-    """Return the rows of one split as pictures, whose bytes are read when they are decoded."""
+    """Return the rows of one split as images, whose bytes are read when they are decoded."""
     import datasets
 
     rows = _split(splits, table, where) if isinstance(splits, Mapping) else _unsplit(splits, table, where)
     if not len(rows):
-        raise DataError(f"train_data_dir {where}", expected="pictures", found="a dataset without rows")
+        raise DataError(f"train_data_dir {where}", expected="images", found="a dataset without rows")
     name = _image_column(rows.features, table, where)
     captions = caption_column(list(rows.features), table, f"train_data_dir {where}")
     try:
@@ -154,7 +154,7 @@ def _pictures(splits: Any, table: TableOptions, where: str, *, own: "_Own") -> l
     except Exception as error:  # pyarrow's
         found = f"{rows.features[name]} in column {name}"
         remedy = f"Set image_column to one of {', '.join(rows.features)}."
-        raise DataError(f"train_data_dir {where}", expected="pictures", found=found, remedy=remedy) from error
+        raise DataError(f"train_data_dir {where}", expected="images", found=found, remedy=remedy) from error
     texts = rows[captions] if captions else None
     return [
         _picture(
@@ -190,7 +190,7 @@ def _unsplit(rows: Any, table: TableOptions, where: str) -> Any:
 
 
 def _image_column(features: Mapping[str, Any], table: TableOptions, where: str) -> str:
-    """Return the named column, or the first of pictures, or the one called image."""
+    """Return the named column, or the first of images, or the one called image."""
     import datasets
 
     if table.image_column is not None:
@@ -204,7 +204,7 @@ def _image_column(features: Mapping[str, Any], table: TableOptions, where: str) 
         return next(iter(pictures), "image")
     raise DataError(
         f"train_data_dir {where}",
-        expected="pictures",
+        expected="images",
         found=f"a dataset with columns {', '.join(features)}",
         remedy="Set image_column to one of them.",
     )
@@ -243,16 +243,16 @@ def _picture(images: Sequence[Any], index: int, where: str, *, own: _Own, captio
     if has_bytes:
         return Picture(name, full, partial(_bytes, images, index), caption=caption)
     if not named:
-        raise DataError(f"{where}: row {index + 1}", expected="a picture", found="none")
+        raise DataError(f"{where}: row {index + 1}", expected="an image", found="none")
     if is_link(named):
         return Picture(name, full, own.fetch(named, where=f"{where}: {named}"), caption=caption)
     path = own.folders[0] / named
     if not any(lies_in(path, folder) for folder in own.folders):
         raise DataError(
             f"{where}: row {index + 1}: {named}",
-            expected="a picture in the dataset's folder",
+            expected="an image in the dataset's folder",
             found="a path out of it",
-            remedy="Move the picture there, or name it in a text file with a path a line.",
+            remedy="Move the image there, or name it in a text file with a path a line.",
         )
     return Picture(name, str(path), str(path), path=str(path), caption=caption)
 

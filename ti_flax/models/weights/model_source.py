@@ -123,7 +123,7 @@ class ModelSource:
             raise ConfigError(
                 "rescale_betas_zero_snr",
                 expected="false with prediction_type epsilon",
-                found="true: from pure noise, predicted noise says nothing of the picture",
+                found="true: from pure noise, predicted noise says nothing of the image",
                 remedy="Set rescale_betas_zero_snr to false, or prediction_type to v_prediction if the model "
                 "was trained for it.",
             )

@@ -1,7 +1,7 @@
 """Names of the original Stable Diffusion code (CompVis' and Stability's `ldm`) -> diffusers' names.
 
 The original UNet is one list of blocks on the way down and one on the way up; diffusers groups them by
-level. Which is which follows from what a block holds: a level ends where the picture changes its size.
+level. Which is which follows from what a block holds: a level ends where the image changes its size.
 A name that no rule knows stays as it is, and is for the caller to account for.
 """
 
@@ -133,7 +133,7 @@ def clip_names(names: Collection[str]) -> dict[str, str]:
 def open_clip_tensors(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Return OpenCLIP's text tensors (without `cond_stage_model.model.`) under the names CLIP's have.
 
-    Its query, key and value are one matrix, which is cut. What only compares texts with pictures is left out,
+    Its query, key and value are one matrix, which is cut. What only compares texts with images is left out,
     and so is the last layer of the whole model, which Stable Diffusion 2.x does not use.
     """
     layers = {int(match[1]) for name in tensors if (match := _TEXT_LAYER.fullmatch(name))}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-# The picture's size and the room around the curves, in SVG's units.
+# The image's size and the room around the curves, in SVG's units.
 WIDTH, HEIGHT = 560, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 30
 # More points than this lie on the same pixels.
@@ -110,7 +110,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 @dataclass(frozen=True)
 class _Scale:
-    """From values to the picture's units."""
+    """From values to the image's units."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""What a page says of a run beside its curves and pictures, kept in the run's folder as `run.json`."""
+"""What a page says of a run beside its curves and images, kept in the run's folder as `run.json`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RunFacts:
       base: the model's name, as given.
       single_file: whether that is one file.
       start: what the rows were before, in words.
-      images: training pictures.
+      images: training images.
       steps: updates made.
       batch: samples of an update.
       rate: the learning rate, in words.

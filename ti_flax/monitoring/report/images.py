@@ -1,4 +1,4 @@
-"""Pictures inside a page: each as a data link, in the smaller of PNG and JPEG where they are large."""
+"""Images inside a page: each as a data link, in the smaller of PNG and JPEG where they are large."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from ti_flax.console.messages import warn
 from ti_flax.monitoring.report.files import read_inside
 
-# PNG files up to this stay what they are: pixels of small pictures should not be touched.
+# PNG files up to this stay what they are: pixels of small images should not be touched.
 _LARGE = 600_000
-# The longest side of a picture in a page.
+# The longest side of an image in a page.
 _LONGEST = 2400
 # Bytes and pixels that a file may have: a contact sheet of many prompts at 1024 pixels has a part of it.
 _LARGEST_FILE = 2**28
@@ -44,7 +44,7 @@ def picture(folder: Path, name: str, text: str) -> str:
 
 
 def _shown(content: bytes) -> tuple[str, bytes]:
-    """The kind and the bytes that go into the page, after the whole picture has been decoded once."""
+    """The kind and the bytes that go into the page, after the whole image has been decoded once."""
     from PIL import Image
 
     with warnings.catch_warnings():

@@ -105,7 +105,7 @@ def _section(title: str, *content: str) -> str:
 
 def _head(facts: RunFacts) -> str:
     vectors = "one vector" if facts.vectors == 1 else f"{facts.vectors} vectors"
-    images = "one picture" if facts.images == 1 else f"{facts.images} pictures"
+    images = "one image" if facts.images == 1 else f"{facts.images} images"
     steps = "one step" if facts.steps == 1 else f"{facts.steps} steps"
     samples = "one sample" if facts.batch == 1 else f"{facts.batch} samples"
     learned = (
@@ -137,7 +137,7 @@ def _judgement(table: Sequence[Evaluation]) -> str:
 
 
 def _sheet(folder: Path) -> str:
-    shown = picture(folder, SHEET, "Training pictures, and what was drawn before and after")
+    shown = picture(folder, SHEET, "Training images, and what was drawn before and after")
     return _section("Before and after", shown)
 
 
@@ -205,7 +205,7 @@ def _curves(metrics: dict[str, np.ndarray], table: Sequence[Evaluation]) -> str:
             chart(
                 "Training loss",
                 several,
-                explanation="Mostly noise: every step has pictures, timesteps and noise of its own.",
+                explanation="Mostly noise: every step has images, timesteps and noise of its own.",
             )
         )
         several = [Curve("each step", step, norm, True), Curve("smoothed", step, smoothed(norm, half_life))]
@@ -223,7 +223,7 @@ def _curves_of_evaluations(table: Sequence[Evaluation]) -> Iterable[str]:
     yield chart(
         "Validation loss",
         [Curve("", step, np.asarray([each.validation_loss for each in table]))],
-        explanation="With the same pictures, timesteps and noise each time: only learning moves it.",
+        explanation="With the same images, timesteps and noise each time: only learning moves it.",
         mark=(best.step, f"best, step {best.step}"),
     )
     count = min(len(table[-1].rows), _MOST_ROWS_DRAWN)
