@@ -8,7 +8,7 @@ from tiny_folder import write_pictures
 
 from ti_flax.commands import caption as caption_images
 from ti_flax.console.program import exit_code
-from ti_flax.data.prompts.captions import Picture, captions_beside
+from ti_flax.data.prompts.captions import CaptionedImage, captions_beside
 from ti_flax.errors import ConfigError, DataError, WeightsError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "on", "the", "table", "red"]
@@ -59,7 +59,7 @@ def test_a_caption_is_written_beside_every_picture(tmp_path, captioner, capsys):
         assert words[:2] == ["photo", "of"] and words[-2:] == [",", "sharp"]
         assert 0 < len(words[2:-2]) <= 8 and set(words[2:-2]) <= set(WORDS)
     assert f"0.png: {written['0.txt'].strip()}" in capsys.readouterr().out
-    pictures = [Picture(f"{index}.png", str(folder / f"{index}.png")) for index in range(3)]
+    pictures = [CaptionedImage(f"{index}.png", str(folder / f"{index}.png")) for index in range(3)]
     assert captions_beside(pictures)[1] == written["1.txt"]
 
 

@@ -12,7 +12,7 @@ from tiny_run import configure
 from ti_flax.commands import convert_pipeline as convert_to_torch
 from ti_flax.commands import push as push_to_hub
 from ti_flax.data.images.load import load_images
-from ti_flax.data.prompts.captions import Picture, captions_beside
+from ti_flax.data.prompts.captions import CaptionedImage, captions_beside
 from ti_flax.data.sources.table_options import ALL_AS_FOUND
 from ti_flax.data.sources.tables import hub_images
 from ti_flax.embedding.learned_embeds import save_learned_embeds
@@ -309,7 +309,7 @@ def test_a_caption_lies_beside_its_picture_or_beside_what_that_is_a_link_to(tmp_
     for name in ("0.png", "0.txt"):
         (tmp_path / "pictures" / name).symlink_to(tmp_path / "mine" / name)
     (tmp_path / "pictures" / "1.txt").write_text("a dog")
-    pictures = [Picture(name, str(tmp_path / "pictures" / name)) for name in ("0.png", "1.png")]
+    pictures = [CaptionedImage(name, str(tmp_path / "pictures" / name)) for name in ("0.png", "1.png")]
     assert captions_beside(pictures) == ("a cat", "a dog")
     (tmp_path / "pictures" / "1.txt").unlink()
     (tmp_path / "pictures" / "1.txt").symlink_to(secret)

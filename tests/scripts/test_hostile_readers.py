@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ti_flax.commands import prepare as prepare_images
-from ti_flax.data.sources.source_image import Picture
+from ti_flax.data.sources.source_image import SourceImage
 from ti_flax.embedding.learned_embeds import save_learned_embeds, torch_archive
 from ti_flax.embedding.read import load_embedding
 from ti_flax.errors import TiFlaxError, one_line, printable, shortened
@@ -142,7 +142,7 @@ def test_what_json_gives_can_be_written(text):
 
 
 def test_a_picture_is_read_from_its_file():
-    assert Picture("a", "a", "path").read() == "path"
+    assert SourceImage("a", "a", "path").read() == "path"
 
 
 def test_only_plain_files_are_opened(tmp_path):

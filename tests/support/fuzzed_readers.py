@@ -323,7 +323,7 @@ _CAPTIONS = (
 
 
 def _check_captions(path: Path) -> None:
-    pictures = [captions.Picture(name, f"/x/{name}") for name in ("1.png", "2.png")]
+    pictures = [captions.CaptionedImage(name, f"/x/{name}") for name in ("1.png", "2.png")]
     found = captions.captions_in_file(pictures, str(path))
     require(len(found) == 2 and all(isinstance(each, str) for each in found), "a caption each")
     for each in found:

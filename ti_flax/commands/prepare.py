@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ti_flax.data.images.focal_crop import Box
-    from ti_flax.data.sources.source_image import Picture
+    from ti_flax.data.sources.source_image import SourceImage
 
 _SUFFIXES = {"png": ".png", "jpg": ".jpg"}
 _SAVED_AS = {"png": {"format": "PNG"}, "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
@@ -41,7 +41,7 @@ class Cut:
       file: to write, mirrored or not.
     """
 
-    picture: "Picture"
+    picture: "SourceImage"
     box: "Box"
     file: Path
     mirrored: bool = False
@@ -179,7 +179,7 @@ def _size(options: argparse.Namespace) -> tuple[int, int]:
     return size
 
 
-def _refuse_output_among(pictures: Iterable["Picture"], output: Path) -> None:
+def _refuse_output_among(pictures: Iterable["SourceImage"], output: Path) -> None:
     for picture in pictures:
         if picture.path is not None and output.resolve() in Path(picture.path).resolve().parents:
             raise OutputError(
@@ -235,7 +235,7 @@ def plan(image: "Image.Image", size: tuple[int, int], options: argparse.Namespac
     return [one if options.crop == "center" else focal_box(image, aspect)]
 
 
-def _stems(pictures: list["Picture"]) -> list[Path]:
+def _stems(pictures: list["SourceImage"]) -> list[Path]:
     """Relative paths, without suffix, that differ from one another in letters of any case."""
     taken, stems = set(), []
     for picture in pictures:
@@ -250,7 +250,7 @@ def _stems(pictures: list["Picture"]) -> list[Path]:
     return stems
 
 
-def _cuts(picture: "Picture", boxes: list["Box"], stem: Path, options: argparse.Namespace) -> list[Cut]:
+def _cuts(picture: "SourceImage", boxes: list["Box"], stem: Path, options: argparse.Namespace) -> list[Cut]:
     cuts = []
     for number, box in enumerate(boxes, start=1):
         name = f"{stem.name}-{number}" if len(boxes) > 1 else stem.name
@@ -260,7 +260,7 @@ def _cuts(picture: "Picture", boxes: list["Box"], stem: Path, options: argparse.
     return cuts
 
 
-def _caption(picture: "Picture", options: argparse.Namespace) -> str | None:
+def _caption(picture: "SourceImage", options: argparse.Namespace) -> str | None:
     """The image's own caption, from its dataset or the .txt beside it, else the one that is given."""
     if picture.caption is not None:
         return picture.caption

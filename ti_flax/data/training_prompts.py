@@ -11,7 +11,7 @@ from ti_flax.config.options import PromptOptions
 from ti_flax.console.messages import say
 from ti_flax.data.images.load import TrainingImages
 from ti_flax.data.prompts.captions import (
-    Picture,
+    CaptionedImage,
     captions_beside,
     captions_in_file,
     captions_in_names,
@@ -103,7 +103,9 @@ def read_captions(options: PromptOptions, images: TrainingImages) -> tuple[str, 
     Raises:
       DataError: one is missing or cannot be read.
     """
-    pictures = [Picture(*each) for each in zip(images.names, images.paths, images.captions, strict=True)]
+    pictures = [
+        CaptionedImage(*each) for each in zip(images.names, images.paths, images.captions, strict=True)
+    ]
     if options.captions == "files":
         return captions_beside(pictures, options.caption_extension)
     if options.captions == "filename":

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ti_flax.data.prompts.captions import (
-    Picture,
+    CaptionedImage,
     captions_beside,
     captions_in_file,
     captions_in_names,
@@ -16,7 +16,7 @@ from ti_flax.errors import DataError
 
 
 def pictures(folder, *names):
-    return [Picture(name.rpartition("/")[2], str(folder / name)) for name in names]
+    return [CaptionedImage(name.rpartition("/")[2], str(folder / name)) for name in names]
 
 
 def error_of(read, *arguments):
@@ -48,7 +48,7 @@ def test_other_extensions_in_their_order(tmp_path):
 
 def test_missing_text_files_are_counted(tmp_path):
     (tmp_path / "b.txt").write_text("b")
-    some = [*pictures(tmp_path, "a.png", "b.png", "c.png"), Picture("image 3")]
+    some = [*pictures(tmp_path, "a.png", "b.png", "c.png"), CaptionedImage("image 3")]
     message = error_of(captions_beside, some)
     assert message.startswith(
         "captions files: expected a .txt or .caption file beside each image, found none for 3 of 4, "
@@ -85,7 +85,7 @@ def test_another_encoding_names_the_file(tmp_path):
     ],
 )
 def test_file_names_without_number_and_underscores(name, caption):
-    assert captions_in_names([Picture(name)]) == (caption,)
+    assert captions_in_names([CaptionedImage(name)]) == (caption,)
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def test_file_names_without_number_and_underscores(name, caption):
     ],
 )
 def test_file_names_by_a_regular_expression(pattern, caption):
-    assert captions_in_names([Picture("img-07_cat_mat.png")], pattern) == (caption,)
+    assert captions_in_names([CaptionedImage("img-07_cat_mat.png")], pattern) == (caption,)
 
 
 def test_names_without_words_are_counted():
-    message = error_of(captions_in_names, [Picture("cat.png"), Picture("0001.png")])
+    message = error_of(captions_in_names, [CaptionedImage("cat.png"), CaptionedImage("0001.png")])
     assert "found none for 1 of 2, first 0001.png" in message
-    message = error_of(captions_in_names, [Picture("cat.png")], "dog")
+    message = error_of(captions_in_names, [CaptionedImage("cat.png")], "dog")
     assert message.startswith("captions filename: expected 'dog' in each file name")
 
 
@@ -112,8 +112,13 @@ def test_names_without_words_are_counted():
 
 
 def test_captions_of_a_dataset():
-    assert captions_of_source([Picture("0", None, "cat"), Picture("1", None, "")]) == ("cat", "")
-    message = error_of(captions_of_source, [Picture("0", None, "cat"), Picture("1"), Picture("2")])
+    assert captions_of_source([CaptionedImage("0", None, "cat"), CaptionedImage("1", None, "")]) == (
+        "cat",
+        "",
+    )
+    message = error_of(
+        captions_of_source, [CaptionedImage("0", None, "cat"), CaptionedImage("1"), CaptionedImage("2")]
+    )
     assert "captions metadata: expected a text for each image" in message
     assert "found none for 2 of 3, first 1" in message
 

@@ -7,7 +7,7 @@ from hostile_cases import Case, check, place, train, written
 
 from ti_flax.console.program import exit_code
 from ti_flax.data.images.load import load_images
-from ti_flax.data.prompts.captions import Picture, captions_in_file
+from ti_flax.data.prompts.captions import CaptionedImage, captions_in_file
 from ti_flax.data.sources.table_options import ALL_AS_FOUND
 from ti_flax.errors import DataError, one_line
 from ti_flax.generation.prompt_file import read_prompt_file
@@ -180,4 +180,4 @@ def test_input(case, tmp_path):
 def test_a_picture_of_any_name_is_looked_up(name, tmp_path):
     file = written(tmp_path / "captions.txt", "other.png|a cat\n")
     with pytest.raises(DataError, match="a caption for each image"):
-        captions_in_file([Picture(name)], str(file))
+        captions_in_file([CaptionedImage(name)], str(file))

@@ -19,7 +19,7 @@ from ti_flax.data.sources.duplicates import duplicate_notes
 from ti_flax.data.sources.find import Found, find_images
 from ti_flax.data.sources.formats import is_named_as_picture
 from ti_flax.data.sources.links import Spent, fetch_image
-from ti_flax.data.sources.source_image import Picture
+from ti_flax.data.sources.source_image import SourceImage
 from ti_flax.data.sources.table_options import ALL_AS_FOUND, TableOptions
 from ti_flax.errors import ConfigError, DataError
 
@@ -188,7 +188,11 @@ class _Plan:
 
 
 def _grouped(
-    plan: _Plan, members: Sequence[tuple[Picture, Path | None]], *, resample: Image.Resampling, alpha: bool
+    plan: _Plan,
+    members: Sequence[tuple[SourceImage, Path | None]],
+    *,
+    resample: Image.Resampling,
+    alpha: bool,
 ) -> tuple[ImageGroup, ...]:
     fitted = functools.partial(_fitted, fit=plan.fit, resample=resample, alpha=alpha)
     return tuple(
@@ -198,7 +202,7 @@ def _grouped(
 
 
 def _planned(
-    pictures: Sequence[Picture],
+    pictures: Sequence[SourceImage],
     resolution: int,
     *,
     center_crop: bool,
@@ -248,12 +252,12 @@ def _without_masks(found: Found, source: str | Path, folder: Path | None) -> Fou
     return dataclasses.replace(found, pictures=pictures)
 
 
-def _opened(picture: Picture, convert: Callable[[Image.Image], Any]) -> Any:
+def _opened(picture: SourceImage, convert: Callable[[Image.Image], Any]) -> Any:
     return decoded(picture.read(), picture.where, convert)
 
 
 def _mask_files(
-    pictures: Sequence[Picture], masks: MaskRules | None, sources: Iterable[str | Path]
+    pictures: Sequence[SourceImage], masks: MaskRules | None, sources: Iterable[str | Path]
 ) -> list[Path | None]:
     """The mask file of each image, or None."""
     if masks is None or masks.folder is None:
@@ -273,7 +277,7 @@ def _mask_files(
 
 
 def _fitted(
-    members: Sequence[tuple[Picture, Path | None]],
+    members: Sequence[tuple[SourceImage, Path | None]],
     shape: Shape,
     *,
     fit: Callable[..., np.ndarray],

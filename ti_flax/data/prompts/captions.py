@@ -28,7 +28,7 @@ _LEADING_NUMBER = re.compile(r"^\d[\d\-_.\s]*")
 
 
 @dataclass(frozen=True)
-class Picture:
+class CaptionedImage:
     """An image as far as its caption is concerned.
 
     Attributes:
@@ -42,7 +42,9 @@ class Picture:
     caption: str | None = None
 
 
-def captions_beside(pictures: Sequence[Picture], extensions: Sequence[str] | None = None) -> tuple[str, ...]:
+def captions_beside(
+    pictures: Sequence[CaptionedImage], extensions: Sequence[str] | None = None
+) -> tuple[str, ...]:
     """Read the text file beside each image: `cat.txt`, or else `cat.png.txt`, for `cat.png`.
 
     Args:
@@ -58,7 +60,7 @@ def captions_beside(pictures: Sequence[Picture], extensions: Sequence[str] | Non
         if not extension[1:] or "/" in extension or "\0" in extension:
             raise DataError(f"caption_extension {extension!r}", expected="the end of a name, such as txt")
 
-    def find(picture: Picture) -> str | None:
+    def find(picture: CaptionedImage) -> str | None:
         if picture.path is None:
             return None
         path = Path(picture.path)
@@ -94,7 +96,7 @@ def _require_beside(file: Path, picture: Path) -> None:
         ) from None
 
 
-def captions_in_names(pictures: Sequence[Picture], pattern: str | None = None) -> tuple[str, ...]:
+def captions_in_names(pictures: Sequence[CaptionedImage], pattern: str | None = None) -> tuple[str, ...]:
     """Take each image's caption from its file name without suffix.
 
     Args:
@@ -108,7 +110,7 @@ def captions_in_names(pictures: Sequence[Picture], pattern: str | None = None) -
     """
     expression = None if pattern is None else re.compile(pattern)
 
-    def find(picture: Picture) -> str | None:
+    def find(picture: CaptionedImage) -> str | None:
         stem = PurePosixPath(picture.name.replace("\\", "/")).stem
         if expression is None:
             return _LEADING_NUMBER.sub("", stem).replace("_", " ").strip() or None
@@ -130,7 +132,7 @@ def _words_of(match: re.Match[str]) -> str:
     return (match[1 if match.re.groups else 0] or "").strip()
 
 
-def captions_of_source(pictures: Sequence[Picture]) -> tuple[str, ...]:
+def captions_of_source(pictures: Sequence[CaptionedImage]) -> tuple[str, ...]:
     """Take the captions that the images' dataset or metadata file holds.
 
     Raises:
@@ -145,7 +147,7 @@ def captions_of_source(pictures: Sequence[Picture]) -> tuple[str, ...]:
     )
 
 
-def captions_in_file(pictures: Sequence[Picture], path: str) -> tuple[str, ...]:
+def captions_in_file(pictures: Sequence[CaptionedImage], path: str) -> tuple[str, ...]:
     """Read one file with the captions of all images.
 
     It is JSON Lines with `file_name` and `text`, a JSON object from name to text (or to an object that holds
@@ -158,7 +160,7 @@ def captions_in_file(pictures: Sequence[Picture], path: str) -> tuple[str, ...]:
     """
     listed = _entries(read_text(path, f"caption_file {path}"), f"caption_file {path}")
 
-    def find(picture: Picture) -> str | None:
+    def find(picture: CaptionedImage) -> str | None:
         parts = PurePosixPath((picture.path or picture.name).replace("\\", "/")).parts
         ends = [PurePosixPath(*parts[first:]) for first in range(len(parts))]
         for name in (*ends, PurePosixPath(picture.name)):
@@ -177,8 +179,8 @@ def captions_in_file(pictures: Sequence[Picture], path: str) -> tuple[str, ...]:
 
 
 def _for_all(
-    pictures: Sequence[Picture],
-    find: Callable[[Picture], str | None],
+    pictures: Sequence[CaptionedImage],
+    find: Callable[[CaptionedImage], str | None],
     *,
     option: str,
     expected: str,

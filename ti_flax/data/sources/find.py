@@ -10,7 +10,7 @@ from ti_flax.data.images.masks import split_masks
 from ti_flax.data.sources.formats import is_picture
 from ti_flax.data.sources.links import Fetch, fetch_image, is_link, kept_file, link_name
 from ti_flax.data.sources.metadata import NAMES, SUFFIXES, Row, read_rows
-from ti_flax.data.sources.source_image import Picture
+from ti_flax.data.sources.source_image import SourceImage
 from ti_flax.data.sources.table_options import TableOptions
 from ti_flax.data.sources.tables import BUILDERS, hub_images, is_hub_id, is_saved_dataset, local_images
 from ti_flax.errors import DataError
@@ -34,7 +34,7 @@ class Found:
       leaving: names of images that symbolic links take from outside of the folder.
     """
 
-    pictures: tuple[Picture, ...]
+    pictures: tuple[SourceImage, ...]
     passed_over: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     used: frozenset[str] = frozenset()
@@ -57,7 +57,7 @@ def find_images(source: str, table: TableOptions, fetch: Fetch = fetch_image) ->
     """
     if is_link(source):
         content = fetch(source, where=f"train_data_dir {source}")
-        return Found((Picture(link_name(source), source, content),))
+        return Found((SourceImage(link_name(source), source, content),))
     path = Path(os.path.expanduser(source))
     if os.path.isdir(path):
         return _in_folder(path, table, fetch)
@@ -84,7 +84,7 @@ def _in_folder(folder: Path, table: TableOptions, fetch: Fetch) -> Found:
     leaving = [names[path] for path in paths if not lies_in(path, folder)]
     return Found(
         tuple(
-            Picture(names[path], str(path), str(path), str(path), captions.get(os.path.normpath(path)))
+            SourceImage(names[path], str(path), str(path), str(path), captions.get(os.path.normpath(path)))
             for path in paths
         ),
         passed_over=tuple(names[path] for path in files if path not in kept),
@@ -173,12 +173,12 @@ def _in_file(path: Path, table: TableOptions, fetch: Fetch) -> Found:
         _require_own(rows, path.parent)
         pictures = _named([(row.file_name, row.where) for row in rows], path.parent, fetch)
         captioned = [
-            Picture(each.name, each.where, each.content, each.path, row.caption)
+            SourceImage(each.name, each.where, each.content, each.path, row.caption)
             for each, row in zip(pictures, rows, strict=True)
         ]
         return Found(tuple(captioned), used=_COLUMNS)
     if is_picture(path):
-        return Found((Picture(path.name, str(path), str(path), str(path)),))
+        return Found((SourceImage(path.name, str(path), str(path), str(path)),))
     lines = [(line.strip(), f"{path}:{number}") for number, line in enumerate(_lines(path), start=1)]
     named = [(line, where) for line, where in lines if line and not line.startswith("#")]
     if not named:
@@ -214,7 +214,7 @@ def _lines(path: Path) -> list[str]:
         ) from None
 
 
-def _named(named: list[tuple[str, str]], folder: Path, fetch: Fetch) -> list[Picture]:
+def _named(named: list[tuple[str, str]], folder: Path, fetch: Fetch) -> list[SourceImage]:
     """Return images by path, relative to a folder, or link, each with the place that names it."""
     links = {text for text, _ in named if is_link(text)}
     missing = sum(not kept_file(link).is_file() for link in links)
@@ -223,13 +223,13 @@ def _named(named: list[tuple[str, str]], folder: Path, fetch: Fetch) -> list[Pic
     return [_one(text, folder, where, fetch) for text, where in named]
 
 
-def _one(text: str, folder: Path, where: str, fetch: Fetch) -> Picture:
+def _one(text: str, folder: Path, where: str, fetch: Fetch) -> SourceImage:
     if is_link(text):
-        return Picture(link_name(text), text, fetch(text, where=f"{where}: {text}"))
+        return SourceImage(link_name(text), text, fetch(text, where=f"{where}: {text}"))
     path = folder / os.path.expanduser(text)
     if not os.path.isfile(path):
         other = "a pipe, socket or device" if os.path.exists(path) else "no such file"
         found = "a folder" if os.path.isdir(path) else other
         remedy = "Paths are relative to the folder of the list."
         raise DataError(f"{where}: {text}", expected="an image", found=found, remedy=remedy)
-    return Picture(path.name, str(path), str(path), str(path))
+    return SourceImage(path.name, str(path), str(path), str(path))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Picture:
+class SourceImage:
     """An image by name and content.
 
     Attributes:

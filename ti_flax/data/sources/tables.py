@@ -9,7 +9,7 @@ from typing import Any
 
 from ti_flax.data.sources.formats import cause
 from ti_flax.data.sources.links import Fetch, fetch_image, is_link, link_name
-from ti_flax.data.sources.source_image import Picture
+from ti_flax.data.sources.source_image import SourceImage
 from ti_flax.data.sources.table_options import TableOptions, caption_column, caption_text, missing_column
 from ti_flax.errors import DataError
 from ti_flax.files.folder_files import lies_in
@@ -31,7 +31,7 @@ def is_saved_dataset(folder: Path) -> bool:
     return one or (folder / "dataset_dict.json").is_file()
 
 
-def hub_images(dataset_id: str, table: TableOptions, fetch: Fetch = fetch_image) -> list[Picture]:
+def hub_images(dataset_id: str, table: TableOptions, fetch: Fetch = fetch_image) -> list[SourceImage]:
     """Download a dataset of the Hub and return its images.
 
     Raises:
@@ -53,7 +53,7 @@ def hub_images(dataset_id: str, table: TableOptions, fetch: Fetch = fetch_image)
     return _pictures(splits, table, dataset_id, own=_Own(_hub_folders(dataset_id), fetch))
 
 
-def local_images(path: Path, table: TableOptions, fetch: Fetch = fetch_image) -> list[Picture]:
+def local_images(path: Path, table: TableOptions, fetch: Fetch = fetch_image) -> list[SourceImage]:
     """Return the images of a dataset on disk.
 
     Args:
@@ -140,7 +140,7 @@ def _which_configuration(error: Exception, where: str) -> DataError:
     return DataError(where, found=" ".join(lines), remedy="Set dataset_config_name.")
 
 
-def _pictures(splits: Any, table: TableOptions, where: str, *, own: "_Own") -> list[Picture]:
+def _pictures(splits: Any, table: TableOptions, where: str, *, own: "_Own") -> list[SourceImage]:
     """Return the rows of one split as images, whose bytes are read when they are decoded."""
     import datasets
 
@@ -233,7 +233,7 @@ def _unpacked_folders() -> tuple[Path, ...]:
     return Path(config.DOWNLOADED_DATASETS_PATH), Path(config.EXTRACTED_DATASETS_PATH)
 
 
-def _picture(images: Sequence[Any], index: int, where: str, *, own: _Own, caption: str | None) -> Picture:
+def _picture(images: Sequence[Any], index: int, where: str, *, own: _Own, caption: str | None) -> SourceImage:
     row = images[index] or {}
     named, has_bytes = row.get("path"), row.get("bytes") is not None
     name = f"image {index}"
@@ -241,11 +241,11 @@ def _picture(images: Sequence[Any], index: int, where: str, *, own: _Own, captio
         name = link_name(named) if is_link(named) else Path(named).name
     full = f"{where}: {name}"
     if has_bytes:
-        return Picture(name, full, partial(_bytes, images, index), caption=caption)
+        return SourceImage(name, full, partial(_bytes, images, index), caption=caption)
     if not named:
         raise DataError(f"{where}: row {index + 1}", expected="an image", found="none")
     if is_link(named):
-        return Picture(name, full, own.fetch(named, where=f"{where}: {named}"), caption=caption)
+        return SourceImage(name, full, own.fetch(named, where=f"{where}: {named}"), caption=caption)
     path = own.folders[0] / named
     if not any(lies_in(path, folder) for folder in own.folders):
         raise DataError(
@@ -254,7 +254,7 @@ def _picture(images: Sequence[Any], index: int, where: str, *, own: _Own, captio
             found="a path out of it",
             remedy="Move the image there, or name it in a text file with a path a line.",
         )
-    return Picture(name, str(path), str(path), path=str(path), caption=caption)
+    return SourceImage(name, str(path), str(path), path=str(path), caption=caption)
 
 
 def _bytes(images: Sequence[Any], index: int) -> bytes:
