@@ -208,8 +208,11 @@ def carried_by(config):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_processes": 2}, "coordinator_address, process_id"),
-        ({"coordinator_address": "a:1", "num_processes": 2, "process_id": 1}, "multi_host"),
+        ({"num_processes": 2}, "^num_processes requires coordinator_address"),
+        (
+            {"coordinator_address": "a:1", "num_processes": 2, "process_id": 1},
+            "^coordinator_address requires multi_host",
+        ),
         (
             {"coordinator_address": "a:1", "num_processes": 2, "process_id": 2, "multi_host": True},
             r"process_id: expected less than num_processes \(2\)",
