@@ -326,14 +326,3 @@ with interrupt.unbroken():
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == START_AGAIN
         assert process.stdout.read() == "written\n"
-
-
-def test_other_hosts_are_told_before_the_process_ends():
-    body = """
-interrupt.tell_others = lambda text, code: print(code, text, flush=True)
-stuck()
-"""
-    with held(body) as process:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == START_AGAIN
-        assert process.stdout.read().startswith("75 SIGTERM: stopped before the first update")

@@ -1,7 +1,8 @@
 """One process of a run on several hosts: train_flax.py, and what a test wants to happen in it.
 
-`TEST_AT` is "CALL ACTION [FILE]": before that call of the device program, counted from 1, this process gets
-SIGTERM (term), or is stuck for ever and writes the file to say so (stuck).
+`TEST_AT` is "CALL ACTION [FILE]": before that call of the device program, counted from 1, or before anything
+is read (0), this process gets SIGTERM (term), raises an error (raise), or is stuck for ever and writes the
+file to say so (stuck).
 """
 
 import os
@@ -33,20 +34,23 @@ def keep_programs_of_every_process():
 
 
 def happens(call, action, file=""):
-    agree, calls = hosts.agree_on_steps, iter(range(1, 10**6))
+    name = "from_first" if call == "0" else "agree_on_steps"
+    before, calls = getattr(hosts, name), iter(range(10**6) if call == "0" else range(1, 10**6))
 
-    def agree_on_steps(steps, asked):
+    def meet(*arguments):
         now = next(calls) == int(call)
+        if now and action == "raise":
+            raise RuntimeError("asked to fail")
         if now and action == "term":
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)  # another thread hears of it
-        agreed = agree(steps, asked)
+        agreed = before(*arguments)
         if now and action == "stuck":  # the others are in a computation by now
             Path(file).touch()
             time.sleep(10**6)
         return agreed
 
-    hosts.agree_on_steps = agree_on_steps
+    setattr(hosts, name, meet)
 
 
 keep_programs_of_every_process()

@@ -155,3 +155,7 @@ def _check_texts(values: Values) -> None:
     if "none" in trackers and len(trackers) > 1:
         expected = "none alone, or the names of trackers"
         raise ConfigError("report_to", expected=expected, found=", ".join(trackers))
+    address = values["coordinator_address"]
+    host, _, port = (address or "").rpartition(":")
+    if address is not None and not (host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 1 << 16):
+        raise ConfigError("coordinator_address", expected="HOST:PORT", found=address)

@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Self
 
@@ -59,14 +59,12 @@ class Interrupt:
       asked: whether the updates are to end. A second Ctrl-C ends the process; other signals may come
         repeatedly.
       situation: what a signal means for the run where nothing would be lost, for the line that says so.
-      tell_others: ends the other hosts of the run with a line and an exit code.
     """
 
     def __init__(self, *, grace: float = GRACE):
         """Takes the seconds that the main thread gets to end by itself."""
         self.asked = False
         self.situation = "stopped before the first update; nothing is lost, the same command starts again"
-        self.tell_others: Callable[[str, int], object] | None = None
         self._grace, self._phase, self._ending = grace, _Phase.FREE, False
         self._noted: int | None = None
         self._by_ctrl_c = False
@@ -182,12 +180,7 @@ class Interrupt:
             return
         error = self._error(number)
         code = START_AGAIN if isinstance(error, Stopped) else 128 + number
-        text = str(error) or "interrupted"
-        try:
-            if self.tell_others is not None:
-                self.tell_others(text, code)
-        finally:
-            self._end(text, code)
+        self._end(str(error) or "interrupted", code)
 
     def _end(self, text: str, code: int) -> None:
         # On a terminal a line may be under way, with the cursor hidden.

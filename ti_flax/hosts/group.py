@@ -1,16 +1,22 @@
-"""One run on several hosts: who is the first, what all take from it, and one end for all of them."""
+"""One run on several hosts: who is the first, what all take from it, and one end for all of them.
+
+JAX's distributed service joins the hosts, and its heartbeats end those that a dead one has left behind. Hosts
+tell one another what they have through its key-value store: at every meeting each of them writes a value, and
+reads everyone's. A host that fails writes its error instead, so the others end at that meeting.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import json
+import math
 import os
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,32 +24,105 @@ import jax
 from ti_flax.config.options import HostOptions
 from ti_flax.console.interrupt import Interrupt
 from ti_flax.console.messages import warn
-from ti_flax.errors import START_AGAIN, ConfigError, Stopped, TiFlaxError
-from ti_flax.hosts import joining as host_joining
+from ti_flax.errors import ConfigError, Stopped, TiFlaxError, in_short
 from ti_flax.hosts.devices import start_devices
-from ti_flax.hosts.joining import Place
-from ti_flax.hosts.link import Link
 
-# Seconds in which another host's end shows itself as the reason of an error here.
-_SECOND_THOUGHTS = 2.0
+# Seconds without a heartbeat after which JAX's service counts a process as dead, and ends the others.
+HEARTBEAT_TIMEOUT = 60
 # How much longer the others wait for one that still reads and encodes.
 PREPARING = 10
-_SHOW_CURSOR = "\x1b[?25h\n"
+# The first host also draws, evaluates, writes and uploads while the others wait for it.
+_PATIENCE_WITH_THE_FIRST = 10
+# Seconds between two looks at the store, from the first ones of a meeting to the later ones.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.25
+# What an error is on the other hosts, the first that fits.
+_ENDS = (TiFlaxError, Stopped, KeyboardInterrupt)
 
-_LINK: ContextVar[Link | None] = ContextVar("link", default=None)
+# Sizes of one job by the variables of whoever started it, where each process has been told of them.
+_SIZES = {"SLURM_STEP_NUM_TASKS": "SLURM", "OMPI_COMM_WORLD_SIZE": "Open MPI"}
+_TPU_WORKERS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
 
 
-class _ThisProcess:
-    """The end of this process for another host's sake, past everything that its main thread may hold."""
+@dataclass(frozen=True)
+class Group:
+    """The hosts of a run, as one of them sees it.
 
-    def say(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            os.write(2, f"{_SHOW_CURSOR if os.isatty(2) else ''}error: {text}\n".encode())
+    Attributes:
+      store: JAX's client, with its key-value store.
+      index: number of this host; 0 is the first.
+      count: how many hosts there are.
+      timeout: seconds to wait for a host that is late.
+    """
 
-    def end(self, code: int) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-        os._exit(code)
+    store: Any
+    index: int
+    count: int
+    timeout: float
+
+    def meet(self, what: str, value: Any = None, *, patience: float = 1) -> list[Any]:
+        """Returns the values of all hosts, by host, once each of them has come to the same point.
+
+        Args:
+          what: where they meet, in words; the same on every host.
+          value: anything that JSON has words for.
+          patience: how many times the timeout this host waits.
+
+        Raises:
+          TiFlaxError: another host has failed.
+          Stopped: a signal has ended another host.
+          TimeoutError: a host is late.
+          RuntimeError: another host is somewhere else in the program.
+        """
+        number = self._write({"what": what, "value": value})
+        met = self._read(number, what, patience)
+        if number > 1:  # everybody is here, so nobody still reads what was written at the last meeting
+            self.store.key_value_delete(_key(number - 1, self.index))
+        for host, each in met.items():
+            if each["what"] != what:
+                raise RuntimeError(f"host {host} is at {each['what']!r}, host {self.index} at {what!r}")
+        return [met[host]["value"] for host in range(self.count)]
+
+    def tell(self, error: BaseException) -> None:
+        """Leaves the error that ends this host for the others' next meeting."""
+        kind = next((each.__name__ for each in _ENDS if isinstance(error, each)), "")
+        text = f"{'' if kind else type(error).__name__ + ': '}{in_short(error)}"
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the first host is gone, and its store with it
+            self._write({"ended": f"host {self.index}: {text}", "kind": kind})
+
+    def _write(self, message: Mapping[str, Any]) -> int:
+        # The store counts, so that a second run of the same processes goes on where the first one was.
+        number = self.store.key_value_increment(f"ti_flax/meetings/{self.index}", 1)
+        self.store.key_value_set(_key(number, self.index), json.dumps(message))
+        return number
+
+    def _read(self, number: int, what: str, patience: float) -> dict[int, dict[str, Any]]:
+        began, pause = time.monotonic(), _SHORTEST_PAUSE
+        while True:
+            entries = self.store.key_value_dir_get(_key(number, ""))
+            met = {int(key.rpartition("/")[2]): json.loads(message) for key, message in entries}
+            for each in met.values():
+                if "ended" in each:
+                    kinds = {kind.__name__: kind for kind in _ENDS}
+                    raise kinds.get(each["kind"], RuntimeError)(each["ended"])
+            missing = [host for host in range(self.count) if host not in met]
+            if not missing:
+                return met
+            waited = time.monotonic() - began
+            limit = self.timeout * patience * (_PATIENCE_WITH_THE_FIRST if missing == [0] else 1)
+            if waited > limit:
+                raise TimeoutError(
+                    f"host {', '.join(map(str, missing))} did not come to {what!r} within {waited:.0f} s of "
+                    f"host {self.index}. Raise host_timeout if more time is needed there."
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _key(number: int, host: int | str) -> str:
+    return f"ti_flax/meeting/{number}/{host}"
+
+
+_GROUP: ContextVar[Group | None] = ContextVar("group", default=None)
 
 
 @contextlib.contextmanager
@@ -52,80 +131,97 @@ def joined(
 ) -> Iterator[None]:
     """Joins the other processes of the run, if there are any, before anything asks for devices.
 
-    What ends one of them inside ends all, with its message and exit code, and ends this process.
+    What ends one of them inside ends all. With several hosts, an exception that is no TiFlaxError ends this
+    process at once with exit code 1, because the others' devices may wait for it.
 
     Args:
       options: where the others are, and how long they are waited for.
       same: what has to be the same on all of them, by name.
-      interrupt: listens for signals, and tells the others when one ends this process.
+      interrupt: listens for signals.
 
     Raises:
       ConfigError: the others cannot be found, or are started otherwise than this one.
     """
-    place = host_joining.find_place(options) if options.multi_host else None
-    if place is None or place.count == 1:
+    if not options.multi_host or options.num_processes == 1:
         _warn_if_alone(options)
         yield
         return
-    timeout = options.host_timeout
-    link, port = host_joining.join(place, same, timeout=timeout, ending=_ThisProcess())
-    if interrupt is not None:
-        interrupt.tell_others = link.fail
-    with on_line(link):
-        try:
-            with ending_all(link):
-                _start_jax(place, port, timeout)
-                start_devices()
-                yield
-        finally:  # of all of them: whatever ends one alone does not come here
-            with ending_all(link):
-                link.meet("the end")
-            if interrupt is not None:
-                interrupt.tell_others = None
-            link.leave()
+    _start_jax(options)
+    group = Group(*_jax_service(), timeout=options.host_timeout)
+    with in_group(group), _ending_all(group, interrupt):
+        check_same("multi_host", same)
+        start_devices()
+        yield
+        group.meet("the end", patience=math.inf)
 
 
 @contextlib.contextmanager
-def on_line(link: Link) -> Iterator[Link]:
-    """Asks the other hosts of this line in what is done inside."""
-    token = _LINK.set(link)
+def in_group(group: Group) -> Iterator[Group]:
+    """Lets what is inside meet the hosts of this group."""
+    token = _GROUP.set(group)
     try:
-        yield link
+        yield group
     finally:
-        _LINK.reset(token)
+        _GROUP.reset(token)
 
 
-def _start_jax(place: Place, port: int, timeout: int) -> None:
-    _abort_slowly()
+def _start_jax(options: HostOptions) -> None:
     # It would take SIGTERM for itself.
     jax.config.update("jax_enable_preemption_service", False)
     if jax.distributed.is_initialized():
         return
-    host = f"[{place.host}]" if ":" in place.host else place.host
-    jax.distributed.initialize(
-        f"{host}:{port}",
-        place.count,
-        place.index,
-        initialization_timeout=timeout,
-        # JAX ends processes with the trace of an abort, so the line between the hosts is to notice it before.
-        heartbeat_timeout_seconds=timeout + 60,
-        shutdown_timeout_seconds=timeout,
-    )
+    try:
+        jax.distributed.initialize(
+            options.coordinator_address,
+            options.num_processes,
+            options.process_id,
+            initialization_timeout=options.host_timeout,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+            # A host that has failed waits for the others, which hear of it when they have read and encoded.
+            shutdown_timeout_seconds=PREPARING * options.host_timeout,
+        )
+    except Exception as error:  # of any of the services that JAX asks
+        raise ConfigError(
+            "multi_host",
+            expected="a TPU slice, SLURM, Open MPI, Kubernetes, or a coordinator_address that can be used",
+            found=in_short(error),
+            remedy="Elsewhere give coordinator_address, num_processes and process_id.",
+        ) from error
 
 
-def _abort_slowly() -> None:
-    """Lets an abort wait for some seconds.
+def _jax_service() -> tuple[Any, int, int]:
+    """Returns JAX's client, the number of this process and how many there are, before devices are started.
 
-    When the first host is killed, JAX's service is gone with it, and jaxlib aborts the other processes from
-    a thread of its own. Meanwhile the line between the hosts says which one is gone, and ends the process
-    with the exit code that belongs to that. The operating system's `sleep` may be called where `SIGABRT` is
-    handled; it takes the signal's number, 6, for the seconds.
+    JAX has no public names for them then.
     """
-    if sys.platform != "linux":
-        return
-    system = ctypes.CDLL(None)
-    system.signal.restype, system.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
-    system.signal(signal.SIGABRT, ctypes.cast(system.sleep, ctypes.c_void_p))
+    from jax._src.distributed import global_state
+
+    return global_state.client, global_state.process_id, global_state.num_processes
+
+
+@contextlib.contextmanager
+def _ending_all(group: Group, interrupt: Interrupt | None) -> Iterator[None]:
+    """Tells the other hosts what ends this one.
+
+    After an error, JAX waits for them at the interpreter's end. A program that a signal has ended has no such
+    end, so it waits here.
+    """
+    try:
+        yield
+    except TiFlaxError as error:
+        group.tell(error)
+        raise
+    except KeyboardInterrupt as error:
+        group.tell(error)
+        with contextlib.nullcontext() if interrupt is None else interrupt.unbroken():
+            jax.distributed.shutdown()
+        raise
+    except Exception as error:
+        group.tell(error)
+        traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _warn_if_alone(options: HostOptions) -> None:
@@ -135,7 +231,7 @@ def _warn_if_alone(options: HostOptions) -> None:
       ConfigError: its devices are those of several hosts.
       DeviceError: it has none.
     """
-    who = host_joining.seems_one_of_several(os.environ)
+    who = seems_one_of_several(os.environ)
     if who is not None and not options.multi_host:
         warn(f"{who}, and this one runs alone; --multi_host makes them one run")
     start_devices()
@@ -145,22 +241,14 @@ def _warn_if_alone(options: HostOptions) -> None:
         )
 
 
-@contextlib.contextmanager
-def ending_all(link: Link) -> Iterator[None]:
-    """Ends every host with what ends this one."""
-    try:
-        yield
-    except TiFlaxError as error:
-        link.fail(str(error), 2)
-    except KeyboardInterrupt as error:
-        if link.asked_to_end:
-            raise
-        link.fail(str(error) or "interrupted", START_AGAIN if isinstance(error, Stopped) else 130)
-    except Exception as error:
-        time.sleep(_SECOND_THOUGHTS)  # a computation fails because another host is gone: that one is to blame
-        os.write(2, traceback.format_exc().encode())
-        lines = str(error).splitlines()
-        link.fail(f"{type(error).__name__}: {lines[0] if lines else ''}", 1)
+def seems_one_of_several(environment: Mapping[str, str]) -> str | None:
+    """Whoever started several processes of which this one is one, in words; None if nobody did."""
+    for name, who in _SIZES.items():
+        size = environment.get(name, "")
+        if size.isdigit() and int(size) > 1:
+            return f"{who} has started {size} processes"
+    workers = next((environment[name] for name in _TPU_WORKERS if name in environment), "").split(",")
+    return f"this TPU slice has {len(workers)} hosts" if len(workers) > 1 else None
 
 
 def is_first() -> bool:
@@ -170,27 +258,26 @@ def is_first() -> bool:
 
 def from_first(what: str, value: Any) -> Any:
     """The first host's value, of a kind that JSON has, on every one; `what` names it in words."""
-    link = _LINK.get()
-    return value if link is None else link.meet(what, value, limit=link.timeout)[0]
+    group = _GROUP.get()
+    return value if group is None else group.meet(what, value)[0]
 
 
-def agree(tree: Any) -> Any:
-    """What the first process has, on every process: arrays of the same shapes and dtypes everywhere."""
-    if jax.process_count() == 1:
+def agree(what: str, tree: Any) -> Any:
+    """What the first host has, on every one: arrays of the same shapes and dtypes everywhere."""
+    group = _GROUP.get()
+    if group is None or group.count == 1:
         return tree
     from jax.experimental import multihost_utils
 
+    group.meet(what)  # devices would wait for ever for a host that has failed before
     return multihost_utils.broadcast_one_to_all(tree)
 
 
 def agree_on_steps(steps: int, asked: bool) -> int | None:
     """What all processes do next: the first one's number of updates, or None if any was asked to end."""
-    link = _LINK.get()
-    if link is None:
-        return None if asked else steps
-    everyone = link.meet("the next updates", [steps, asked], limit=link.timeout)
-    link.asked_to_end = any(each[1] for each in everyone)
-    return None if link.asked_to_end else everyone[0][0]
+    group = _GROUP.get()
+    everyone = [[steps, asked]] if group is None else group.meet("the next updates", [steps, asked])
+    return None if any(each[1] for each in everyone) else everyone[0][0]
 
 
 def check_same(what: str, here: Mapping[str, str], *, patience: int = 1) -> None:
@@ -204,17 +291,14 @@ def check_same(what: str, here: Mapping[str, str], *, patience: int = 1) -> None
     Raises:
       ConfigError: says which host differs in what.
     """
-    link = _LINK.get()
-    if link is None:
-        return
-    first, *others = link.meet(what, dict(here), limit=link.timeout * patience)
+    group = _GROUP.get()
+    first, *others = [here] if group is None else group.meet(what, dict(here), patience=patience)
     found = [
-        f"{difference} on host {host}"
+        f"{name} {other.get(name, 'missing')} (host 0: {first.get(name, 'missing')}) on host {host}"
         for host, other in enumerate(others, 1)
-        for difference in host_joining.differences(first, other)
+        for name in dict.fromkeys([*first, *other])
+        if first.get(name) != other.get(name)
     ]
-    if found and link.index > 0:
-        link.meet("the end of a run that differs")
     if found:
         raise ConfigError(what, expected="the same on all hosts", found="; ".join(found))
 

@@ -56,7 +56,7 @@ def start_state(
     state = jax.device_get(init_state(task, materials.added.start))
     if from_disk is not None:
         state = jax.device_get(_restored(config, state, materials, from_disk))
-    return hosts.agree(state)
+    return hosts.agree("the state to start from", state)
 
 
 def _restored(

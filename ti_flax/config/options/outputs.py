@@ -227,5 +227,5 @@ class HostOptions(Options):
     host_timeout: int = option(
         300,
         at_least=1,
-        help="Seconds until a host is missing that does not join, is silent, or lets the others wait.",
+        help="Seconds to wait for a host that has not joined, or that is late.",
     )
