@@ -49,7 +49,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         metavar="PYTHON",
         help="of an environment with diffusers 0.39; no Flax script without",
     )
-    add("--preset", choices=("mid", "sd15", "sd21"), default="mid", help="shapes of the model")
+    add("--preset", choices=("tiny", "mid", "sd15", "sd21"), default="mid", help="shapes of the model")
     add("--batch", type=int, default=2, help="samples of a step")
     add("--resolution", type=int, help="side of the pictures; the preset's if left out")
     add("--segment", type=int, default=10, help="steps of a turn")
