@@ -75,6 +75,7 @@ def parse_arguments(argv=None) -> tuple[argparse.Namespace, list[str]]:
     add("--samples", type=int, default=64, help="pictures of each measure")
     add("--images", type=int, default=5, help="training pictures of each concept")
     add("--guidance_scale", type=float, default=GUIDANCE_SCALE, help="of the samples")
+    add("--num_inference_steps", type=int, default=25, help="denoising steps of a sample")
     add("--quick", action="store_true", help="2 concepts, 1 seed, the configured number of steps")
     add("--embeds", type=Path, metavar="FILE", help="score this embedding of the one concept named instead")
     add("--pytorch", action="store_true", help="draw with diffusers' StableDiffusionPipeline")
@@ -92,7 +93,9 @@ def measure(options: argparse.Namespace, training: list[str]) -> list[Point]:
         chosen = [BY_NAME[name] for name in options.concepts or QUICK]
         options.seeds, options.steps = 1, [first.training.max_train_steps or 0]
     folder = Path(first.model.pretrained_model_name_or_path)
-    studio = (TorchStudio if options.pytorch else Studio)(folder, guidance_scale=options.guidance_scale)
+    studio = (TorchStudio if options.pytorch else Studio)(
+        folder, steps=options.num_inference_steps, guidance_scale=options.guidance_scale
+    )
     points = []
     for concept in chosen:
         points += bounds(studio, concept, options)
@@ -275,6 +278,7 @@ def write(points: Sequence[Point], options: argparse.Namespace, training: list[s
     content = {
         "options": training,
         "guidance_scale": options.guidance_scale,
+        "num_inference_steps": options.num_inference_steps,
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
         "seconds": round(seconds),

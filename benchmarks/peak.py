@@ -7,7 +7,7 @@ import numpy as np
 
 _PRODUCTS = 4
 # Dense TFLOP/s of a JAX device in bfloat16, and in what JAX makes of a float32 product by default (one pass
-# of bfloat16 on a TPU, TF32 on a GPU), by the first words of the device's name. TPU: one page for each version
+# of bfloat16 on a TPU, TF32 on a GPU), by the first words of its name. TPU: one page for each version
 # of cloud.google.com/tpu/docs; a chip of v3 is two devices. GPU: NVIDIA's data sheets, without sparsity.
 _PUBLISHED = {
     "TPU v3": (61.5, 61.5),

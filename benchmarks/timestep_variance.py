@@ -69,16 +69,18 @@ def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]
         positions, rows = jnp.arange(task.global_batch), jnp.asarray(materials.added.start)
 
         @jax.jit
-        def measure(frozen, step, task=task, sample=sample, positions=positions, rows=rows):
+        def draws(step, sample=sample, positions=positions):
             drawn, same = (
                 jax.vmap(lambda position, step=each: sample(step=step, position=position))(positions)
                 for each in (step, jnp.int32(0))
             )
-            same = same._replace(timesteps=drawn.timesteps)
-            differentiate = jax.value_and_grad(denoising_loss)
-            return [differentiate(rows, frozen, batch, task) for batch in (drawn, same)]
+            return drawn, same._replace(timesteps=drawn.timesteps)
 
-        measured = [jax.device_get(measure(frozen, jnp.int32(step))) for step in range(updates)]
+        differentiate = jax.jit(partial(jax.value_and_grad(denoising_loss), task=task))
+        measured = [
+            [jax.device_get(differentiate(rows, frozen, batch)) for batch in draws(jnp.int32(step))]
+            for step in range(updates)
+        ]
         found[sampling] = {
             kind: (
                 float(np.var([each[i][1].ravel() for each in measured], axis=0, ddof=1).sum()),
@@ -89,8 +91,8 @@ def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]
     return found
 
 
-def main() -> None:
-    options = parse_arguments()
+def main(argv=None) -> None:
+    options = parse_arguments(argv)
     with tempfile.TemporaryDirectory() as folder:
         config = parse_config(
             ["--config", str(options.config), f"--train_batch_size={options.batch}", f"--output_dir={folder}"]

@@ -109,13 +109,17 @@ def prompts(noun: str, settings: dict[str, str], count: int) -> list[tuple[str, 
     ]
 
 
-def main(argv=None) -> None:
+def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Render a concept's training pictures.")
     parser.add_argument("concept", choices=sorted(BY_NAME))
     parser.add_argument("folder", type=Path, help="where the PNG files go")
     parser.add_argument("--count", type=int, default=5, help="pictures (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="of places and backgrounds (default: 0)")
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> None:
+    options = parse_arguments(argv)
     write_pictures(BY_NAME[options.concept], options.folder, options.count, seed=options.seed)
 
 

@@ -181,7 +181,7 @@ def round_trip_accuracy(studio: Studio | TorchStudio, count: int, *, seed: int =
     return share_right(verdicts, [{name: getattr(scene, name) for name in ATTRIBUTES} for scene in scenes])
 
 
-def main(argv=None) -> None:
+def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Measure the demo's base model.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -192,7 +192,11 @@ def main(argv=None) -> None:
     add("--guidance_scale", type=float, default=GUIDANCE_SCALE, help="1 is no guidance")
     add("--seed", type=int, default=0, help="of the first picture")
     add("--pytorch", action="store_true", help="draw with diffusers' StableDiffusionPipeline")
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> None:
+    options = parse_arguments(argv)
     kind = TorchStudio if options.pytorch else Studio
     studio = kind(options.model, steps=options.steps, guidance_scale=options.guidance_scale)
     for title, measure in [("captions", caption_accuracy), ("round trip", round_trip_accuracy)]:

@@ -1,6 +1,8 @@
 """Train the demo's base model with this project's own modules: the autoencoder, then text encoder and UNet.
 
     python demo/train_base.py --output assets/demo-model --work build/base
+    python demo/train_base.py --size tiny --output build/tiny --work build/tiny-work --scenes 100 \\
+      --autoencoder_steps 20 --denoiser_steps 20 --samples 20
 
 It goes on where it stopped: run the same command again. The same seed gives the same model on the same
 kind of device.
@@ -11,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "demo")]
+sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
 from ti_flax.console.program import exit_code  # noqa: E402
 
@@ -24,6 +26,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--output", type=Path, default=ROOT / "assets" / "demo-model", help="model folder to write")
     add("--work", type=Path, default=ROOT / "build" / "base", help="folder for what is needed to go on")
     add("--seed", type=int, default=0, help="of everything")
+    add("--size", choices=("demo", "tiny"), default="demo", help="of the model; tiny learns nothing, soon")
     add("--autoencoder_steps", type=int, default=7000, help="updates of the autoencoder")
     add("--denoiser_steps", type=int, default=26000, help="updates of text encoder and UNet")
     add("--scenes", type=int, default=60000, help="pictures that are rendered")
@@ -33,6 +36,10 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--samples", type=int, default=400, help="pictures of each measure of the finished model")
     add("--save_every", type=float, default=120.0, help="seconds between two saves")
     return parser.parse_args(argv)
+
+
+def main(argv=None) -> None:
+    train(parse_arguments(argv))
 
 
 def train(options: argparse.Namespace) -> None:
@@ -55,7 +62,7 @@ def train(options: argparse.Namespace) -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     words = write_tokenizer(options.output / "tokenizer", words=" ".join(vocabulary()), length=TOKENS)
     tokenizer = load_tokenizer(options.output)
-    model = untrained_model(words, seed=options.seed)
+    model = untrained_model(words, seed=options.seed, size=options.size)
     scenes, pictures = render_scenes(options.scenes, seed=options.seed)
     model.params["vae"], seconds["autoencoder"] = train_autoencoder(model, pictures, options)
     latents = encode_scenes(model, pictures, options.work / "latents.npy")
@@ -82,4 +89,4 @@ def train(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: train(parse_arguments())))
+    sys.exit(exit_code(main))

@@ -72,7 +72,7 @@ def test_published_rates(kind, dtype, expected):
 
 
 class Clock:
-    """A machine that needs 1 ms for a product in float32, 4 ms for one in bfloat16, and more when it is slow."""
+    """A machine that takes 1 ms for a product in float32, 4 ms in bfloat16, and more when it is slow."""
 
     def __init__(self):
         self.now, self.slower = 0.0, 1.0
