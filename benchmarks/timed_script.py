@@ -1,6 +1,6 @@
 """Runs a training script unchanged, and stops it at every so many steps until its parent says "go".
 
-    python timed_script.py SEGMENT TOTAL SCRIPT ARGUMENTS...
+    python benchmarks/timed_script.py SEGMENT TOTAL SCRIPT ARGUMENTS...
 
 The clock is the script's own progress bar. A script that shows its loss at each step has finished a step
 when it moves the bar; one that only writes it at the end of an epoch (diffusers' Flax script) has finished

@@ -28,7 +28,7 @@ else.
 textures and {backgrounds} backgrounds, with {captions} captions each. Two shapes, two colours and
 {combinations} combinations are in pictures and in no caption: they are what there is to learn.
 
-**Training.** `python demo/train_base.py{size}`, seed {seed}, with this project's own Flax modules: the autoencoder
+**Training.** `{command}`, seed {seed}, with this project's own Flax modules: the autoencoder
 for {autoencoder_steps:,} updates ({autoencoder_minutes:.0f} minutes), text encoder and UNet for
 {denoiser_steps:,} updates of {batch_size} samples ({denoiser_minutes:.0f} minutes), on {device}. The
 weights of these two are an exponential average.
@@ -85,7 +85,7 @@ def write_card(
         backgrounds=len(BACKGROUNDS),
         captions=options.captions,
         combinations=len(HELD_OUT_COMBINATIONS),
-        size="" if options.size == "demo" else f" --size {options.size}",
+        command="python demo/train_base.py" + ("" if options.size == "demo" else f" --size {options.size}"),
         seed=options.seed,
         autoencoder_steps=options.autoencoder_steps,
         denoiser_steps=options.denoiser_steps,

@@ -101,4 +101,4 @@ def test_the_timer_says_how_it_is_used(flags, code):
     program = ROOT / "benchmarks" / "timed_script.py"
     done = subprocess.run([sys.executable, program, *flags], capture_output=True, text=True)
     assert done.returncode == code and "Traceback" not in done.stderr
-    assert "python timed_script.py SEGMENT TOTAL SCRIPT" in done.stderr
+    assert "python benchmarks/timed_script.py SEGMENT TOTAL SCRIPT" in done.stderr

@@ -9,7 +9,7 @@ import train_base
 
 @functools.cache
 def tiny_base():
-    """Returns the folder of a model for images of 64 pixels that knows all words of the demo and draws noise."""
+    """Returns the folder of a model that takes all words of the demo and draws noise, 64 pixels wide."""
     place = Path(tempfile.mkdtemp(prefix="ti_flax-tiny-base-"))
     flags = {"size": "tiny", "output": place / "model", "work": place / "work"}
     flags |= {"scenes": 8, "captions": 1, "autoencoder_steps": 3, "denoiser_steps": 3}
