@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "demo")]
 
 import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 
 # isort: split
 import numpy as np  # noqa: E402
+from help_format import HelpFormatter  # noqa: E402
 from peak import Matmuls, published_rate  # noqa: E402
 
 from ti_flax.console.program import exit_code  # noqa: E402
@@ -45,20 +46,20 @@ _IMAGES, _PROMPTS = 5, 27
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Measure the training step with random weights.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="mid", help="shapes of the model")
-    add("--batch", type=int, default=1, help="samples of a device and step")
-    add("--resolution", type=int, help="side of the pictures; the preset's if left out")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the frozen model")
-    add("--devices", type=int, help="all if left out; on a CPU so many virtual ones")
-    add("--attention", default="auto", help="implementation, as train_flax.py's option of that name")
-    add("--gradient_checkpointing", action="store_true", help="as train_flax.py's")
+    add("--batch", type=int, default=1, help="samples per device and step")
+    add("--resolution", type=int, help="side of the images; by default the preset's")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype of the frozen model")
+    add("--devices", type=int, help="devices to use, by default all; a CPU is split into so many")
+    add("--attention", default="auto", help="implementation, as for train_flax.py")
+    add("--gradient_checkpointing", action="store_true", help="recompute activations, as train_flax.py does")
     add("--calls", type=int, default=8, help="timed calls of the device program")
-    add("--seconds", type=float, default=1.0, help="that a call should take")
-    add("--json", type=Path, metavar="FILE", help="where the figures go")
+    add("--seconds", type=float, default=1.0, help="how long one call should take")
+    add("--json", type=Path, metavar="FILE", help="write the figures to this file")
     return parser.parse_args(argv)
 
 

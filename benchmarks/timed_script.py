@@ -88,8 +88,8 @@ def stand_in_for_torchvision() -> None:
         def __init__(self, p=0.5):
             self.p = p
 
-        def __call__(self, picture):
-            return ImageOps.mirror(picture) if random.random() < self.p else picture
+        def __call__(self, image):
+            return ImageOps.mirror(image) if random.random() < self.p else image
 
     # This remembers that there is none: to transformers it would not be enough.
     importlib.import_module("transformers.utils").is_torchvision_available()

@@ -49,7 +49,7 @@ VAE = {
     "block_out_channels": [16, 32, 48, 64],
     "layers_per_block": 1,
     "latent_channels": 12,
-    # Few: a group of one or two channels would take the mean colour out of the picture.
+    # Few: a group of one or two channels would take the mean colour out of the image.
     "norm_num_groups": 4,
     "sample_size": 64,
     "scaling_factor": 1.0,
