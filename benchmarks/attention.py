@@ -1,4 +1,4 @@
-"""Measure the implementations of attention beside one another, in time and against float32.
+"""Compare the implementations of attention, in time and against float32.
 
     python benchmarks/attention.py                                on this machine's device
     python benchmarks/attention.py --dtype bfloat16 --batch 16
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
 import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 
 # isort: split
 import numpy as np  # noqa: E402
+from help_format import HelpFormatter  # noqa: E402
 
 from ti_flax.console.program import exit_code  # noqa: E402
 
@@ -38,18 +39,18 @@ _PLAIN_BYTES = 4 * 2**30
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Measure the implementations of attention beside one another.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Compare the implementations of attention, in time and against float32.",
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--preset", choices=sorted(SHAPES), default="mid", help="whose shapes")
-    add("--tokens", type=int, nargs="+", metavar="N", help="self-attention over so many tokens instead")
-    add("--heads", type=int, default=8, help="with --tokens")
-    add("--width", type=int, default=40, help="of a head, with --tokens")
-    add("--batch", type=int, default=2, help="samples")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of query, key and value")
-    add("--rounds", type=int, default=10, help="timed rounds, each over all implementations in turn")
+    add("--preset", choices=sorted(SHAPES), default="mid", help="model whose shapes are measured")
+    add("--tokens", type=int, nargs="+", metavar="N", help="measure self-attention over N tokens instead")
+    add("--heads", type=int, default=8, help="number of heads, with --tokens")
+    add("--width", type=int, default=40, help="width of a head, with --tokens")
+    add("--batch", type=int, default=2, help="samples in a batch")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype of query, key and value")
+    add("--rounds", type=int, default=10, help="timed rounds; each runs all implementations in turn")
     return parser.parse_args(argv)
 
 

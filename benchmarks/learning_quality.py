@@ -1,4 +1,4 @@
-"""Measure how well concepts are learned, on the demo's model, with its judge.
+"""Measure how well training learns concepts, on the demo's model, with its judge.
 
     python benchmarks/learning_quality.py                     all concepts, 3 seeds
     python benchmarks/learning_quality.py --quick             2 concepts, 1 seed
@@ -26,7 +26,8 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 
 # isort: split
 import numpy as np  # noqa: E402
-from concepts import BY_NAME, CONCEPTS, Concept, prompts, write_pictures  # noqa: E402
+from concepts import BY_NAME, CONCEPTS, Concept, prompts, write_images  # noqa: E402
+from help_format import HelpFormatter  # noqa: E402
 from judge import judge  # noqa: E402
 from measure import GUIDANCE_SCALE, Studio, TorchStudio  # noqa: E402
 
@@ -62,23 +63,35 @@ class Point:
 
 def parse_arguments(argv=None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
-        description="Measure how well concepts are learned.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Measure how well training learns concepts of the demo's world.",
+        formatter_class=HelpFormatter,
         epilog="All other options are those of train_flax.py.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--config", type=Path, default=ROOT / "configs" / "demo.yaml", help="settings of the training")
-    add("--concepts", nargs="+", choices=sorted(BY_NAME), metavar="NAME", help="all of them if left out")
+    add(
+        "--concepts",
+        nargs="+",
+        choices=sorted(BY_NAME),
+        metavar="NAME",
+        help="concepts to learn; by default all",
+    )
     add("--seeds", type=int, default=3, help="trainings of each concept")
-    add("--steps", type=int, nargs="+", default=list(STEPS), metavar="N", help="when to measure")
-    add("--samples", type=int, default=64, help="pictures of each measure")
-    add("--images", type=int, default=5, help="training pictures of each concept")
-    add("--guidance_scale", type=float, default=GUIDANCE_SCALE, help="of the samples")
-    add("--quick", action="store_true", help="2 concepts, 1 seed, the configured number of steps")
-    add("--embeds", type=Path, metavar="FILE", help="score this embedding of the one concept named instead")
+    add("--steps", type=int, nargs="+", default=list(STEPS), metavar="N", help="measure after so many steps")
+    add("--samples", type=int, default=64, help="images that the judge looks at for each figure")
+    add("--images", type=int, default=5, help="training images of each concept")
+    add("--guidance_scale", type=float, default=GUIDANCE_SCALE, help="guidance of the samples; 1 is none")
+    add("--num_inference_steps", type=int, default=25, help="denoising steps of a sample")
+    add("--quick", action="store_true", help="learn 2 concepts from 1 seed for the configured steps")
+    add(
+        "--embeds",
+        type=Path,
+        metavar="FILE",
+        help="score this embedding of the one concept named; train nothing",
+    )
     add("--pytorch", action="store_true", help="draw with diffusers' StableDiffusionPipeline")
-    add("--output", type=Path, default=ROOT / "build" / "learning-quality", help="folder to write")
+    add("--output", type=Path, default=ROOT / "build" / "learning-quality", help="folder to write to")
     return parser.parse_known_args(argv)
 
 
@@ -92,7 +105,9 @@ def measure(options: argparse.Namespace, training: list[str]) -> list[Point]:
         chosen = [BY_NAME[name] for name in options.concepts or QUICK]
         options.seeds, options.steps = 1, [first.training.max_train_steps or 0]
     folder = Path(first.model.pretrained_model_name_or_path)
-    studio = (TorchStudio if options.pytorch else Studio)(folder, guidance_scale=options.guidance_scale)
+    studio = (TorchStudio if options.pytorch else Studio)(
+        folder, steps=options.num_inference_steps, guidance_scale=options.guidance_scale
+    )
     points = []
     for concept in chosen:
         points += bounds(studio, concept, options)
@@ -126,7 +141,7 @@ def learned(
     from ti_flax.run.train import train
 
     config = settings(options, training, concept, seed=seed, steps=max(options.steps))
-    write_pictures(concept, Path(config.images.train_data_dir[0]), options.images)
+    write_images(concept, Path(config.images.train_data_dir[0]), options.images)
     folder = train(config)
     points = []
     for steps in sorted(options.steps):
@@ -148,7 +163,7 @@ def settings(
     """The configuration of one training."""
     place = options.output / concept.name
     fixed = {
-        "train_data_dir": place / "pictures",
+        "train_data_dir": place / "images",
         "placeholder_token": concept.placeholder,
         "initializer_token": concept.initializer,
         "seed": seed,
@@ -176,7 +191,7 @@ def scored(
     plain = prompts(noun, {"": ""}, options.samples)
     asked = prompts(noun, concept.settings, options.samples)
     drawn = studio.draw([text.strip() for _, text in plain + asked], seed=1000, embeds=embeds)
-    verdicts = [judge(picture) for picture in drawn]
+    verdicts = [judge(image) for image in drawn]
     wanted = (concept.shape, concept.colour, concept.texture)
     return Score(
         np.array([(seen.shape, seen.colour, seen.texture) == wanted for seen in verdicts[: len(plain)]]),
@@ -275,6 +290,7 @@ def write(points: Sequence[Point], options: argparse.Namespace, training: list[s
     content = {
         "options": training,
         "guidance_scale": options.guidance_scale,
+        "num_inference_steps": options.num_inference_steps,
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
         "seconds": round(seconds),

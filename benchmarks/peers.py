@@ -1,4 +1,4 @@
-"""Measure whole training steps beside diffusers' own scripts: same pictures, same shapes, alternating.
+"""Measure whole training steps beside diffusers' own scripts: same images, same shapes, alternating.
 
     git clone https://github.com/huggingface/diffusers
     python benchmarks/peers.py --examples diffusers/examples --preset mid --batch 2
@@ -7,8 +7,8 @@
 The scripts run unchanged, each in a process of its own that stops after every few steps and waits for its
 turn. The model has random weights. The PyTorch script needs torch, accelerate and diffusers here; the Flax
 script needs an environment of its own with diffusers 0.39 and transformers 4.57.6, the last with Flax
-classes. Where torchvision is missing, a stand-in gives them the one thing that they take from it, a mirrored
-picture with probability p.
+classes. Where torchvision is missing, a stand-in does the one thing that they use it for: it mirrors an
+image with probability p.
 """
 
 import argparse
@@ -29,17 +29,18 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 
 # isort: split
 import numpy as np  # noqa: E402
+from help_format import HelpFormatter  # noqa: E402
 
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError  # noqa: E402
 
-_PICTURES = 5
+_IMAGES = 5
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Measure whole training steps beside diffusers' own scripts.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -47,11 +48,11 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add(
         "--flax-python",
         metavar="PYTHON",
-        help="of an environment with diffusers 0.39; no Flax script without",
+        help="Python of an environment with diffusers 0.39; without it the Flax script does not take part",
     )
-    add("--preset", choices=("mid", "sd15", "sd21"), default="mid", help="shapes of the model")
-    add("--batch", type=int, default=2, help="samples of a step")
-    add("--resolution", type=int, help="side of the pictures; the preset's if left out")
+    add("--preset", choices=("tiny", "mid", "sd15", "sd21"), default="mid", help="shapes of the model")
+    add("--batch", type=int, default=2, help="samples per step")
+    add("--resolution", type=int, help="side of the images; by default the preset's")
     add("--segment", type=int, default=10, help="steps of a turn")
     add("--turns", type=int, default=6, help="timed turns of each script")
     add(
@@ -59,11 +60,16 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         type=float,
         default=3600,
         metavar="SECONDS",
-        help="that a turn may take, compilation included",
+        help="how long a turn may take, compilation included",
     )
-    add("--mixed_precision", choices=("no", "bf16"), default="no", help="for ours and the PyTorch script")
-    add("--work", type=Path, default=ROOT / "build" / "peers", help="folder for model, pictures and output")
-    add("--json", type=Path, metavar="FILE", help="where the figures go")
+    add(
+        "--mixed_precision",
+        choices=("no", "bf16"),
+        default="no",
+        help="precision of our script and the PyTorch script",
+    )
+    add("--work", type=Path, default=ROOT / "build" / "peers", help="folder for model, images and output")
+    add("--json", type=Path, metavar="FILE", help="write the figures to this file")
     return parser.parse_args(argv)
 
 
@@ -145,18 +151,18 @@ class Script:
 
 
 def write_materials(options: argparse.Namespace) -> dict[str, Path]:
-    """Writes pictures and a random model, for PyTorch and for the old Flax classes; returns the folders."""
+    """Writes images and a random model, for PyTorch and for the old Flax classes; returns the folders."""
     from PIL import Image
     from presets import preset, write_tokenizer_of
 
     from ti_flax.models.stable_diffusion import random_stable_diffusion, save_stable_diffusion
 
-    folders = {name: options.work / name for name in ("pictures", "torch", "flax")}
-    folders["pictures"].mkdir(parents=True, exist_ok=True)
+    folders = {name: options.work / name for name in ("images", "torch", "flax")}
+    folders["images"].mkdir(parents=True, exist_ok=True)
     rng, side = np.random.default_rng(0), options.resolution
-    for index in range(_PICTURES):
+    for index in range(_IMAGES):
         noise = rng.integers(0, 256, (side // 8, side // 8, 3), np.uint8)
-        Image.fromarray(noise).resize((side, side)).save(folders["pictures"] / f"{index}.png")
+        Image.fromarray(noise).resize((side, side)).save(folders["images"] / f"{index}.png")
     model = random_stable_diffusion(preset(options.preset), seed=0)
     for layout in ("torch", "flax"):
         save_stable_diffusion(model, folders[layout], layout=layout)
@@ -173,7 +179,7 @@ def scripts(options: argparse.Namespace, folders: dict[str, Path]) -> list[Scrip
             raise ConfigError("--examples", expected=f"textual_inversion/{name} in it", found=str(examples))
     steps, turns = options.segment, options.turns + 3
     common = {
-        "train_data_dir": folders["pictures"],
+        "train_data_dir": folders["images"],
         "placeholder_token": "<new>",
         "initializer_token": "photo",
         "resolution": options.resolution,
@@ -205,8 +211,8 @@ def scripts(options: argparse.Namespace, folders: dict[str, Path]) -> list[Scrip
         made("pytorch", sys.executable, script, "torch", never | precision, **peer),
     ]
     if options.flax_python:
-        # As many pictures in an epoch as a turn has samples, so that it reports each turn.
-        repeats = {"repeats": max(1, steps * options.batch // _PICTURES)}
+        # As many images in an epoch as a turn has samples, so that it reports each turn.
+        repeats = {"repeats": max(1, steps * options.batch // _IMAGES)}
         script = examples / reference["flax"]
         peer["TIMED_SCRIPT_AT"] = "write"
         found.append(made("flax", options.flax_python, script, "flax", repeats, **peer))
@@ -218,7 +224,7 @@ def scripts(options: argparse.Namespace, folders: dict[str, Path]) -> list[Scrip
 def _note_torchvision(python: str) -> None:
     check = subprocess.run([python, "-c", "import torchvision.transforms"], capture_output=True)
     if check.returncode != 0:
-        print(f"note: {python} has no torchvision; a stand-in mirrors the pictures", file=sys.stderr)
+        print(f"note: {python} has no torchvision; a stand-in mirrors the images", file=sys.stderr)
 
 
 def take_turns(running: Sequence[Script], turns: int) -> None:
@@ -237,8 +243,8 @@ def main(argv=None) -> None:
 
     options = parse_arguments(argv)
     options.resolution = options.resolution or RESOLUTIONS[options.preset]
-    if options.segment * options.batch % _PICTURES:
-        raise ConfigError("--segment", expected=f"segment x batch to be a multiple of {_PICTURES}")
+    if options.segment * options.batch % _IMAGES:
+        raise ConfigError("--segment", expected=f"segment x batch to be a multiple of {_IMAGES}")
     running = scripts(options, write_materials(options))
     try:
         take_turns(running, options.turns)

@@ -1,6 +1,6 @@
 """Runs a training script unchanged, and stops it at every so many steps until its parent says "go".
 
-    python timed_script.py SEGMENT TOTAL SCRIPT ARGUMENTS...
+    python benchmarks/timed_script.py SEGMENT TOTAL SCRIPT ARGUMENTS...
 
 The clock is the script's own progress bar. A script that shows its loss at each step has finished a step
 when it moves the bar; one that only writes it at the end of an epoch (diffusers' Flax script) has finished
@@ -88,8 +88,8 @@ def stand_in_for_torchvision() -> None:
         def __init__(self, p=0.5):
             self.p = p
 
-        def __call__(self, picture):
-            return ImageOps.mirror(picture) if random.random() < self.p else picture
+        def __call__(self, image):
+            return ImageOps.mirror(image) if random.random() < self.p else image
 
     # This remembers that there is none: to transformers it would not be enough.
     importlib.import_module("transformers.utils").is_torchvision_available()

@@ -3,10 +3,9 @@
     python benchmarks/timestep_variance.py                     200 batches of 8 on the demo's model
     python benchmarks/timestep_variance.py --batch 4 --updates 400
 
-The rows stay what they are, so that all that differs between two updates is what they draw. Variances are
-those of the mean over a batch, each way of drawing beside `uniform`: half of it is the scatter that twice the
-batch would give. The second figures count what the timesteps alone scatter: picture, posterior, noise and
-prompt of a place in the batch are the same in every update.
+The rows do not move, so two updates differ only in what they draw. Each line shows the variance of a batch's
+mean and its ratio to that of `uniform`; a ratio of one half is worth twice the batch. The last lines let the
+timesteps alone vary: every update sees the same images, posteriors, noise and prompts.
 """
 
 import argparse
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
 import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 
@@ -25,6 +24,7 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+from help_format import HelpFormatter  # noqa: E402
 
 from ti_flax.config import parse_config  # noqa: E402
 from ti_flax.config.options import LossOptions  # noqa: E402
@@ -39,14 +39,19 @@ SAMPLINGS = get_args(get_type_hints(LossOptions)["timestep_sampling"])
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Measure the scatter of gradient and loss.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Measure how much gradient and loss scatter, for each way of drawing timesteps.",
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--config", type=Path, default=ROOT / "configs" / "demo.yaml", help="model, pictures and word")
-    add("--batch", type=int, default=8, help="samples of an update")
-    add("--updates", type=int, default=200, help="updates drawn in each way")
+    add(
+        "--config",
+        type=Path,
+        default=ROOT / "configs" / "demo.yaml",
+        help="configuration with model, images and word",
+    )
+    add("--batch", type=int, default=8, help="samples per update")
+    add("--updates", type=int, default=200, help="updates to draw in each way")
     return parser.parse_args(argv)
 
 
@@ -69,16 +74,18 @@ def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]
         positions, rows = jnp.arange(task.global_batch), jnp.asarray(materials.added.start)
 
         @jax.jit
-        def measure(frozen, step, task=task, sample=sample, positions=positions, rows=rows):
+        def draws(step, sample=sample, positions=positions):
             drawn, same = (
                 jax.vmap(lambda position, step=each: sample(step=step, position=position))(positions)
                 for each in (step, jnp.int32(0))
             )
-            same = same._replace(timesteps=drawn.timesteps)
-            differentiate = jax.value_and_grad(denoising_loss)
-            return [differentiate(rows, frozen, batch, task) for batch in (drawn, same)]
+            return drawn, same._replace(timesteps=drawn.timesteps)
 
-        measured = [jax.device_get(measure(frozen, jnp.int32(step))) for step in range(updates)]
+        differentiate = jax.jit(partial(jax.value_and_grad(denoising_loss), task=task))
+        measured = [
+            [jax.device_get(differentiate(rows, frozen, batch)) for batch in draws(jnp.int32(step))]
+            for step in range(updates)
+        ]
         found[sampling] = {
             kind: (
                 float(np.var([each[i][1].ravel() for each in measured], axis=0, ddof=1).sum()),
@@ -89,8 +96,8 @@ def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]
     return found
 
 
-def main() -> None:
-    options = parse_arguments()
+def main(argv=None) -> None:
+    options = parse_arguments(argv)
     with tempfile.TemporaryDirectory() as folder:
         config = parse_config(
             ["--config", str(options.config), f"--train_batch_size={options.batch}", f"--output_dir={folder}"]

@@ -28,13 +28,13 @@ def reconstruction_loss(found: jax.Array, wanted: jax.Array) -> jax.Array:
 
 
 def train_autoencoder(
-    model: FlaxStableDiffusion, pictures: np.ndarray, options: argparse.Namespace
+    model: FlaxStableDiffusion, images: np.ndarray, options: argparse.Namespace
 ) -> tuple[Any, float]:
-    """Trains the autoencoder on `[pictures, 64, 64, 3]` uint8; returns its parameters and the seconds."""
+    """Trains the autoencoder on `[images, 64, 64, 3]` uint8; returns its parameters and the seconds."""
     rate = warmup_cosine(_PEAK_RATE, options.autoencoder_steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
     seed = jax.random.key(options.seed)
-    resident = jnp.asarray(pictures)
+    resident = jnp.asarray(images)
 
     def loss(params, batch, key):
         moments = jnp.asarray(model.vae.apply({"params": params}, batch, method=model.vae.encode))
@@ -48,7 +48,7 @@ def train_autoencoder(
     def update(state, step, resident):
         params, opt_state = state
         pick, noise = jax.random.split(jax.random.fold_in(seed, step))
-        index = jax.random.randint(pick, (options.autoencoder_batch_size,), 0, len(pictures))
+        index = jax.random.randint(pick, (options.autoencoder_batch_size,), 0, len(images))
         batch = resident[index].astype(jnp.float32) / 127.5 - 1.0
         value, gradient = jax.value_and_grad(loss)(params, batch, noise)
         updates, opt_state = optimizer.update(gradient, opt_state, params)

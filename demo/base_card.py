@@ -15,7 +15,7 @@ pipeline_tag: text-to-image
 
 # A Stable Diffusion of one small world
 
-A latent diffusion model with the parts of Stable Diffusion 1.x, for 64 x 64 pictures of one object on a
+A latent diffusion model with the parts of Stable Diffusion 1.x, for 64 x 64 images of one object on a
 background. It exists so that Textual Inversion can be seen, tested and measured in minutes. It knows nothing
 else.
 
@@ -24,11 +24,11 @@ else.
 {parts}
 | file size, float16 | | {megabytes:.1f} MB |
 
-**Data.** {scenes:,} pictures drawn by `demo/world.py`, of {shapes} shapes, {colours} colours, {textures}
+**Data.** {scenes:,} images drawn by `demo/world.py`, of {shapes} shapes, {colours} colours, {textures}
 textures and {backgrounds} backgrounds, with {captions} captions each. Two shapes, two colours and
-{combinations} combinations are in pictures and in no caption: they are what there is to learn.
+{combinations} combinations are in images and in no caption: they are what there is to learn.
 
-**Training.** `python demo/train_base.py`, seed {seed}, with this project's own Flax modules: the autoencoder
+**Training.** `{command}`, seed {seed}, with this project's own Flax modules: the autoencoder
 for {autoencoder_steps:,} updates ({autoencoder_minutes:.0f} minutes), text encoder and UNet for
 {denoiser_steps:,} updates of {batch_size} samples ({denoiser_minutes:.0f} minutes), on {device}. The
 weights of these two are an exponential average.
@@ -63,7 +63,7 @@ def write_card(
       seconds: that the stages "autoencoder" and "denoiser" took.
       captions: share of samples right for each attribute, on held-out captions.
       round_trip: the same for renderings through the autoencoder.
-      samples: pictures behind each share.
+      samples: images behind each share.
     """
     import jax
     from measure import GUIDANCE_SCALE
@@ -85,6 +85,7 @@ def write_card(
         backgrounds=len(BACKGROUNDS),
         captions=options.captions,
         combinations=len(HELD_OUT_COMBINATIONS),
+        command="python demo/train_base.py" + ("" if options.size == "demo" else f" --size {options.size}"),
         seed=options.seed,
         autoencoder_steps=options.autoencoder_steps,
         denoiser_steps=options.denoiser_steps,

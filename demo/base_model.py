@@ -1,6 +1,7 @@
 """The shape of the demo's base model: Stable Diffusion 1.x, small enough to be taught on two CPU cores."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -48,7 +49,7 @@ VAE = {
     "block_out_channels": [16, 32, 48, 64],
     "layers_per_block": 1,
     "latent_channels": 12,
-    # Few: a group of one or two channels would take the mean colour out of the picture.
+    # Few: a group of one or two channels would take the mean colour out of the image.
     "norm_num_groups": 4,
     "sample_size": 64,
     "scaling_factor": 1.0,
@@ -66,36 +67,63 @@ SCHEDULER = {
     "steps_offset": 1,
     "clip_sample": False,
 }
+# What a size changes. A tiny model learns nothing; it shows within a minute that the training runs.
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "demo": {},
+    "tiny": {
+        "text_encoder": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "projection_dim": 32,
+        },
+        "unet": {
+            "in_channels": 4,
+            "out_channels": 4,
+            "down_block_types": ["CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D"],
+            "block_out_channels": [16],
+            "cross_attention_dim": 32,
+            "attention_head_dim": 2,
+        },
+        "vae": {"block_out_channels": [8, 8, 8, 8], "latent_channels": 4},
+    },
+}
 
 
-def base_configs(vocabulary: dict[str, int]) -> dict[str, dict]:
-    """The config files of all components, for a tokenizer's vocabulary."""
+def base_configs(vocabulary: dict[str, int], size: str = "demo") -> dict[str, dict]:
+    """Returns the config files of all components of a size, for a tokenizer's vocabulary."""
     ids = {
         "bos_token_id": vocabulary[START],
         "eos_token_id": vocabulary[END],
         "pad_token_id": vocabulary[END],
     }
     text_encoder = TEXT_ENCODER | {"vocab_size": len(vocabulary)} | ids
-    return {"text_encoder": text_encoder, "unet": UNET, "vae": VAE, "scheduler": SCHEDULER}
+    configs = {"text_encoder": text_encoder, "unet": UNET, "vae": VAE, "scheduler": SCHEDULER}
+    return {name: config | SIZES[size].get(name, {}) for name, config in configs.items()}
 
 
-def untrained_model(vocabulary: dict[str, int], *, seed: int) -> FlaxStableDiffusion:
-    """The base model before training, with the initial values of flax's own layers."""
-    model = random_stable_diffusion(base_configs(vocabulary), seed=seed)
+def untrained_model(vocabulary: dict[str, int], *, seed: int, size: str = "demo") -> FlaxStableDiffusion:
+    """Makes the base model before training, with the initial values of flax's own layers."""
+    configs = base_configs(vocabulary, size)
+    model = random_stable_diffusion(configs, seed=seed)
     keys = jax.random.split(jax.random.key(seed), 3)
-    side, channels = UNET["sample_size"], UNET["in_channels"]
+    side, channels = UNET["sample_size"], configs["unet"]["in_channels"]
     inputs: dict[str, tuple[Any, ...]] = {
         "text_encoder": (jnp.zeros((1, TOKENS), jnp.int32),),
         "unet": (
             jnp.zeros((1, side, side, channels)),
             jnp.zeros((1,)),
-            jnp.zeros((1, TOKENS, UNET["cross_attention_dim"])),
+            jnp.zeros((1, TOKENS, configs["unet"]["cross_attention_dim"])),
         ),
         "vae": (jnp.zeros((1, VAE["sample_size"], VAE["sample_size"], 3)),),
     }
     methods = {"text_encoder": model.text_encoder.encode_ids}
+    # Compiled, so that the layers' initial values are all that is computed.
     params = {
-        name: getattr(model, name).init(key, *inputs[name], method=methods.get(name))["params"]
+        name: jax.jit(partial(getattr(model, name).init, method=methods.get(name)))(key, *inputs[name])
         for key, name in zip(keys, inputs)
     }
+    params = {name: variables["params"] for name, variables in params.items()}
     return dataclasses.replace(model, params=params)

@@ -1,4 +1,4 @@
-"""What the base model has no word for: the concepts that Textual Inversion learns, and pictures of them."""
+"""What the base model has no word for: the concepts that Textual Inversion learns, and images of them."""
 
 import argparse
 import sys
@@ -13,6 +13,7 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 # isort: split
 import numpy as np  # noqa: E402
 from captions import SETTINGS, with_article  # noqa: E402
+from help_format import HelpFormatter  # noqa: E402
 from world import BACKGROUNDS, Scene, goes_on, random_scene, render  # noqa: E402
 
 from ti_flax.console.program import exit_code  # noqa: E402
@@ -91,8 +92,8 @@ def concept_scenes(concept: Concept, count: int, *, seed: int) -> list[Scene]:
     ]
 
 
-def write_pictures(concept: Concept, folder: Path, count: int = 5, *, seed: int = 0) -> None:
-    """Renders a concept's training pictures into a folder, `<name>-1.png` and so on."""
+def write_images(concept: Concept, folder: Path, count: int = 5, *, seed: int = 0) -> None:
+    """Renders a concept's training images into a folder, `<name>-1.png` and so on."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,14 +110,20 @@ def prompts(noun: str, settings: dict[str, str], count: int) -> list[tuple[str, 
     ]
 
 
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Render a concept's training images.", formatter_class=HelpFormatter
+    )
+    parser.add_argument("concept", choices=sorted(BY_NAME), help="what the images show")
+    parser.add_argument("folder", type=Path, help="folder for the PNG files")
+    parser.add_argument("--count", type=int, default=5, help="images to render")
+    parser.add_argument("--seed", type=int, default=0, help="seed of places and backgrounds")
+    return parser.parse_args(argv)
+
+
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description="Render a concept's training pictures.")
-    parser.add_argument("concept", choices=sorted(BY_NAME))
-    parser.add_argument("folder", type=Path, help="where the PNG files go")
-    parser.add_argument("--count", type=int, default=5, help="pictures (default: 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of places and backgrounds (default: 0)")
-    options = parser.parse_args(argv)
-    write_pictures(BY_NAME[options.concept], options.folder, options.count, seed=options.seed)
+    options = parse_arguments(argv)
+    write_images(BY_NAME[options.concept], options.folder, options.count, seed=options.seed)
 
 
 if __name__ == "__main__":

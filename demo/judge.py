@@ -1,6 +1,6 @@
-"""Says what is on a picture of the world, by measuring: no neural network, nothing learned.
+"""Says what is on an image of the world, by measuring: no neural network, nothing learned.
 
-The background comes from the frame of the picture; what differs from it is the object. The object's colour is
+The background comes from the frame of the image; what differs from it is the object. The object's colour is
 the one whose two tones explain its pixels best (CIELAB, CIE76), its texture comes from patterns of the
 second tone over rotation and phase, its shape from overlap with drawn templates over rotation, at equal area
 and centre.
@@ -41,7 +41,7 @@ _MIXES = np.linspace(0.0, 1.0, 7)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a picture shows; an attribute that cannot be told is "none".
+    """What an image shows; an attribute that cannot be told is "none".
 
     Attributes:
       background: of `world.BACKGROUNDS`.
@@ -60,9 +60,9 @@ class Verdict:
     colour_error: float = float("inf")
 
 
-def judge(picture: np.ndarray) -> Verdict:
-    """Measures one picture, `[64, 64, 3]` uint8."""
-    tones = lab(picture)
+def judge(image: np.ndarray) -> Verdict:
+    """Measures one image, `[64, 64, 3]` uint8."""
+    tones = lab(image)
     background, distance = _background(tones)
     if background == NONE:
         return Verdict(NONE)

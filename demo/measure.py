@@ -21,6 +21,7 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 # isort: split
 import numpy as np  # noqa: E402
 from concepts import CONCEPTS, prompts  # noqa: E402
+from help_format import HelpFormatter  # noqa: E402
 from judge import Verdict, judge  # noqa: E402
 from world import random_scene, render_batch  # noqa: E402
 
@@ -58,7 +59,7 @@ class Studio:
         self._guidance_scale = guidance_scale
 
     def draw(self, texts: Sequence[str], *, seed: int = 0, embeds: Path | None = None) -> np.ndarray:
-        """Draws one picture a prompt, `[prompts, side, side, 3]` uint8, with seeds that count up."""
+        """Draws one image a prompt, `[prompts, side, side, 3]` uint8, with seeds that count up."""
         from ti_flax.embedding.learned_embeds import add_learned_embeds
         from ti_flax.models.tokenizer import encode_prompts, expand_known
 
@@ -84,8 +85,8 @@ class Studio:
         ]
         return np.concatenate(drawn)[: len(texts)]
 
-    def round_trip(self, pictures: np.ndarray) -> np.ndarray:
-        """Encodes and decodes pictures with the model's autoencoder alone."""
+    def round_trip(self, images: np.ndarray) -> np.ndarray:
+        """Encodes and decodes images with the model's autoencoder alone."""
         import jax
         import jax.numpy as jnp
 
@@ -98,8 +99,8 @@ class Studio:
             return jnp.clip((jnp.asarray(decoded) + 1.0) * 127.5, 0, 255)
 
         parts = [
-            through(self._params["vae"], pictures[start : start + 50].astype(np.float32))
-            for start in range(0, len(pictures), 50)
+            through(self._params["vae"], images[start : start + 50].astype(np.float32))
+            for start in range(0, len(images), 50)
         ]
         return np.round(np.concatenate(parts)).astype(np.uint8)
 
@@ -123,7 +124,7 @@ class TorchStudio:
         self._asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "output_type": "np"}
 
     def draw(self, texts: Sequence[str], *, seed: int = 0, embeds: Path | None = None) -> np.ndarray:
-        """Draws one picture a prompt, `[prompts, side, side, 3]` uint8, with seeds that count up."""
+        """Draws one image a prompt, `[prompts, side, side, 3]` uint8, with seeds that count up."""
         import torch
 
         if embeds is not None:
@@ -138,13 +139,13 @@ class TorchStudio:
             self._pipeline.unload_textual_inversion()
         return np.round(np.concatenate(drawn) * 255).astype(np.uint8)
 
-    def round_trip(self, pictures: np.ndarray) -> np.ndarray:
-        """Encodes and decodes pictures with the model's autoencoder alone."""
+    def round_trip(self, images: np.ndarray) -> np.ndarray:
+        """Encodes and decodes images with the model's autoencoder alone."""
         import torch
 
         vae, decoded = self._pipeline.vae, []
-        for start in range(0, len(pictures), 50):
-            batch = torch.tensor(pictures[start : start + 50].astype(np.float32) / 127.5 - 1.0)
+        for start in range(0, len(images), 50):
+            batch = torch.tensor(images[start : start + 50].astype(np.float32) / 127.5 - 1.0)
             with torch.no_grad():
                 mean = vae.encode(batch.permute(0, 3, 1, 2)).latent_dist.mode()
                 decoded.append(vae.decode(mean).sample.permute(0, 2, 3, 1).numpy())
@@ -170,29 +171,33 @@ def caption_accuracy(studio: Studio | TorchStudio, count: int, *, seed: int = 0)
             texts.append(text)
             parts = {"shape": concept.shape, "colour": concept.colour, "texture": concept.texture}
             wanted.append({"background": background, **parts})
-    return share_right([judge(picture) for picture in studio.draw(texts, seed=seed)], wanted)
+    return share_right([judge(image) for image in studio.draw(texts, seed=seed)], wanted)
 
 
 def round_trip_accuracy(studio: Studio | TorchStudio, count: int, *, seed: int = 0) -> dict[str, float]:
     """The judge's accuracy on renderings that went through the autoencoder."""
     rng = np.random.default_rng([seed, 2])
     scenes = [random_scene(rng) for _ in range(count)]
-    verdicts = [judge(picture) for picture in studio.round_trip(render_batch(scenes))]
+    verdicts = [judge(image) for image in studio.round_trip(render_batch(scenes))]
     return share_right(verdicts, [{name: getattr(scene, name) for name in ATTRIBUTES} for scene in scenes])
 
 
-def main(argv=None) -> None:
+def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Measure the demo's base model.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Measure the demo's base model.", formatter_class=HelpFormatter
     )
     add = parser.add_argument
     add("--model", type=Path, default=ROOT / "assets" / "demo-model", help="model folder")
-    add("--samples", type=int, default=400, help="pictures of each measure")
+    add("--samples", type=int, default=400, help="images that the judge looks at for each figure")
     add("--steps", type=int, default=25, help="denoising steps")
-    add("--guidance_scale", type=float, default=GUIDANCE_SCALE, help="1 is no guidance")
-    add("--seed", type=int, default=0, help="of the first picture")
+    add("--guidance_scale", type=float, default=GUIDANCE_SCALE, help="guidance of the samples; 1 is none")
+    add("--seed", type=int, default=0, help="seed of the first image; the next ones count up")
     add("--pytorch", action="store_true", help="draw with diffusers' StableDiffusionPipeline")
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> None:
+    options = parse_arguments(argv)
     kind = TorchStudio if options.pytorch else Studio
     studio = kind(options.model, steps=options.steps, guidance_scale=options.guidance_scale)
     for title, measure in [("captions", caption_accuracy), ("round trip", round_trip_accuracy)]:

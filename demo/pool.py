@@ -1,4 +1,4 @@
-"""The pictures and captions that the base model is trained on, made once and held in memory."""
+"""The images and captions that the base model is trained on, made once and held in memory."""
 
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ def write_captions(scenes: list[Any], tokenizer: Any, captions: int, *, seed: in
     return np.asarray(encoded["input_ids"], np.int32).reshape(len(scenes), captions, length)
 
 
-def encode_scenes(model: FlaxStableDiffusion, pictures: np.ndarray, cache: Path) -> np.ndarray:
-    """Encodes pictures with the trained autoencoder: posterior means `[scenes, height, width, channels]`."""
+def encode_scenes(model: FlaxStableDiffusion, images: np.ndarray, cache: Path) -> np.ndarray:
+    """Encodes images with the trained autoencoder: posterior means `[scenes, height, width, channels]`."""
     if cache.exists():
         return np.load(cache)
     channels = model.vae.config.latent_channels
@@ -45,12 +45,12 @@ def encode_scenes(model: FlaxStableDiffusion, pictures: np.ndarray, cache: Path)
         return jnp.asarray(moments)[..., :channels]
 
     params = jax.device_put(model.params["vae"])
-    padded = np.concatenate([pictures, pictures[: -len(pictures) % _ENCODED_AT_ONCE]])
+    padded = np.concatenate([images, images[: -len(images) % _ENCODED_AT_ONCE]])
     starts = tqdm(range(0, len(padded), _ENCODED_AT_ONCE), desc="encoding", unit=f"x{_ENCODED_AT_ONCE}")
     batches = [
         np.asarray(encode(params, padded[i : i + _ENCODED_AT_ONCE].astype(np.float32))) for i in starts
     ]
-    latents = np.concatenate(batches)[: len(pictures)]
+    latents = np.concatenate(batches)[: len(images)]
     partial = cache.with_suffix(".partial.npy")
     np.save(partial, latents)
     partial.replace(cache)

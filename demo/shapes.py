@@ -1,7 +1,7 @@
 """Outlines of the world's objects as signed distances: negative inside, in units of the object's radius.
 
 Distances to polygons are exact; the others are unions and differences of circles. Every shape fits into the
-unit circle, points up, and has y growing downwards, as pictures have.
+unit circle, points up, and has y growing downwards, as images have.
 """
 
 from collections.abc import Callable

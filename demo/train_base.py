@@ -1,8 +1,10 @@
 """Train the demo's base model with this project's own modules: the autoencoder, then text encoder and UNet.
 
     python demo/train_base.py --output assets/demo-model --work build/base
+    python demo/train_base.py --size tiny --output build/tiny --work build/tiny-work --scenes 100 \\
+      --autoencoder_steps 20 --denoiser_steps 20 --samples 20
 
-It goes on where it stopped: run the same command again. The same seed gives the same model on the same
+The same command continues where it stopped. The same seed gives the same model on the same
 kind of device.
 """
 
@@ -11,28 +13,50 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "demo")]
+sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
+
+from help_format import HelpFormatter  # noqa: E402
 
 from ti_flax.console.program import exit_code  # noqa: E402
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train the demo's base model.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Train the demo's base model.", formatter_class=HelpFormatter
     )
     add = parser.add_argument
     add("--output", type=Path, default=ROOT / "assets" / "demo-model", help="model folder to write")
-    add("--work", type=Path, default=ROOT / "build" / "base", help="folder for what is needed to go on")
-    add("--seed", type=int, default=0, help="of everything")
+    add(
+        "--work",
+        type=Path,
+        default=ROOT / "build" / "base",
+        help="folder that keeps the state of the training, to continue from",
+    )
+    add("--seed", type=int, default=0, help="seed of images, captions and training")
+    add(
+        "--size",
+        choices=("demo", "tiny"),
+        default="demo",
+        help="size of the model; tiny shows in a minute that all runs",
+    )
     add("--autoencoder_steps", type=int, default=7000, help="updates of the autoencoder")
     add("--denoiser_steps", type=int, default=26000, help="updates of text encoder and UNet")
-    add("--scenes", type=int, default=60000, help="pictures that are rendered")
-    add("--captions", type=int, default=4, help="captions written for each picture")
-    add("--autoencoder_batch_size", type=int, default=16, help="pictures of an update of the autoencoder")
-    add("--batch_size", type=int, default=32, help="samples of an update of text encoder and UNet")
-    add("--samples", type=int, default=400, help="pictures of each measure of the finished model")
+    add("--scenes", type=int, default=60000, help="images to render")
+    add("--captions", type=int, default=4, help="captions to write for each image")
+    add("--autoencoder_batch_size", type=int, default=16, help="images per update of the autoencoder")
+    add("--batch_size", type=int, default=32, help="samples per update of text encoder and UNet")
+    add(
+        "--samples",
+        type=int,
+        default=400,
+        help="images that the judge looks at for each figure of the finished model",
+    )
     add("--save_every", type=float, default=120.0, help="seconds between two saves")
     return parser.parse_args(argv)
+
+
+def main(argv=None) -> None:
+    train(parse_arguments(argv))
 
 
 def train(options: argparse.Namespace) -> None:
@@ -55,10 +79,10 @@ def train(options: argparse.Namespace) -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     words = write_tokenizer(options.output / "tokenizer", words=" ".join(vocabulary()), length=TOKENS)
     tokenizer = load_tokenizer(options.output)
-    model = untrained_model(words, seed=options.seed)
-    scenes, pictures = render_scenes(options.scenes, seed=options.seed)
-    model.params["vae"], seconds["autoencoder"] = train_autoencoder(model, pictures, options)
-    latents = encode_scenes(model, pictures, options.work / "latents.npy")
+    model = untrained_model(words, seed=options.seed, size=options.size)
+    scenes, images = render_scenes(options.scenes, seed=options.seed)
+    model.params["vae"], seconds["autoencoder"] = train_autoencoder(model, images, options)
+    latents = encode_scenes(model, images, options.work / "latents.npy")
     model = scaled(model, latents)
     token_ids = write_captions(scenes, tokenizer, options.captions, seed=options.seed)
     trained, seconds["denoiser"] = train_denoiser(model, latents, token_ids, tokenizer, options)
@@ -82,4 +106,4 @@ def train(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: train(parse_arguments())))
+    sys.exit(exit_code(main))

@@ -1,7 +1,7 @@
 """The world that the demo's model knows: one object on a background, 64 x 64 pixels, described by attributes.
 
 Shapes, colours, textures and backgrounds have words. Two shapes, two colours and some combinations are never
-named in a caption; they do occur in pictures, under a generic word ("a toy on the beach") and without the
+named in a caption; they do occur in images, under a generic word ("a toy on the beach") and without the
 attribute that has no word. So the model can draw them but has nothing to call them by, which is the place of
 a concept that Textual Inversion learns.
 """
@@ -45,7 +45,7 @@ BACKGROUNDS = {
     "wall": ((168, 98, 78), (206, 158, 140)),
     "beach": ((165, 210, 240), (236, 208, 150)),
 }
-# Backgrounds whose second tone is no detail but half of the picture.
+# Backgrounds whose second tone is no detail but half of the image.
 _HALVES = ("beach",)
 SIZES = {"small": 13.0, "medium": 17.5, "large": 22.0}
 PLACES = {"middle": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
@@ -86,7 +86,7 @@ _Y, _X = np.meshgrid(_AXIS, _AXIS, indexing="ij")
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture: names of its attributes, and the numbers that caption words leave open.
+    """One image: names of its attributes, and the numbers that caption words leave open.
 
     Attributes:
       shape: of `OUTLINES`.
@@ -96,7 +96,7 @@ class Scene:
       size: of `SIZES`.
       place: of `PLACES`.
       tilted: rotated by more than the few degrees that every object may have.
-      centre: of the object, in pixels right of and below the picture's centre.
+      centre: of the object, in pixels right of and below the image's centre.
       radius: in pixels.
       angle: clockwise, in degrees.
       phase: of the texture and of the background's details, in pixels.
@@ -195,8 +195,8 @@ def render(scene: Scene) -> np.ndarray:
     cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
     tone = second_tone_share(scene.texture, x + scene.phase[0], y + scene.phase[1])[..., None]
     paint = np.asarray(RGB[scene.colour], np.float32) * (1 - tone) + second_tone(scene.colour) * tone
-    picture = _backdrop(scene) * (1 - cover) + paint * cover
-    return np.round(picture).astype(np.uint8)
+    image = _backdrop(scene) * (1 - cover) + paint * cover
+    return np.round(image).astype(np.uint8)
 
 
 def render_batch(scenes: Sequence[Scene]) -> np.ndarray:

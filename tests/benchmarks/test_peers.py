@@ -1,13 +1,12 @@
 """The comparison with diffusers' scripts, against stand-ins that show progress as those do."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import peers
 import pytest
-import tiny_folder
-from tiny_folder import write_pictures
 
 from ti_flax.errors import ConfigError
 
@@ -47,27 +46,22 @@ for epoch in epochs:
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Compares with scripts of the given texts, five steps a turn; returns the program's arguments."""
-    monkeypatch.setattr(tiny_folder, "WORDS", "photo of a")
-    model = tiny_folder._made.__wrapped__("sd1", False)
-    pictures = write_pictures(tmp_path / "pictures", 5)
-    folders = {"pictures": pictures, "torch": model, "flax": model}
-    monkeypatch.setattr(peers, "write_materials", lambda options: folders)
     (tmp_path / "examples" / "textual_inversion").mkdir(parents=True)
-    (tmp_path / "work").mkdir()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.delenv("XLA_FLAGS")  # one device, as the scripts have
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # one device, as the scripts have
 
     def compare(pytorch=PYTORCH, flax=FLAX, *more):
         for name, text in (("textual_inversion.py", pytorch), ("textual_inversion_flax.py", flax)):
             (tmp_path / "examples" / "textual_inversion" / name).write_text(text)
-        flags = ["--examples", tmp_path / "examples", "--work", tmp_path / "work", "--resolution", 32]
-        flags += ["--batch", 1, "--segment", 5, "--turns", 2, "--flax-python", sys.executable, *more]
+        flags = ["--examples", tmp_path / "examples", "--work", tmp_path / "work", "--preset", "tiny"]
+        flags += ["--batch", 1, "--segment", 5, "--turns", 2, "--flax-python", sys.executable]
+        flags += ["--json", tmp_path / "peers.json", *more]
         peers.main([str(flag) for flag in flags])
 
     return compare
 
 
-def test_each_script_makes_the_steps_of_its_turns_and_the_last_line_has_the_ratios(run, capsys):
+def test_each_script_makes_the_steps_of_its_turns_and_the_last_line_has_the_ratios(run, tmp_path, capsys):
     run()
     *lines, last = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["ours", "pytorch", "flax"]
@@ -83,6 +77,8 @@ def test_each_script_makes_the_steps_of_its_turns_and_the_last_line_has_the_rati
     # They sleep 0.01 and 0.02 s a step, and no clock runs backwards.
     assert 0 < pytorch <= 100 and 0 < flax <= 50
     assert of_pytorch == pytest.approx(ours / pytorch, abs=0.02 + ours / pytorch * 0.01)
+    rates = json.loads((tmp_path / "peers.json").read_text())
+    assert {name: len(found) for name, found in rates.items()} == {"ours": 2, "pytorch": 2, "flax": 2}
     assert of_flax == pytest.approx(ours / flax, abs=0.02 + ours / flax * 0.01)
 
 
@@ -105,4 +101,4 @@ def test_the_timer_says_how_it_is_used(flags, code):
     program = ROOT / "benchmarks" / "timed_script.py"
     done = subprocess.run([sys.executable, program, *flags], capture_output=True, text=True)
     assert done.returncode == code and "Traceback" not in done.stderr
-    assert "python timed_script.py SEGMENT TOTAL SCRIPT" in done.stderr
+    assert "python benchmarks/timed_script.py SEGMENT TOTAL SCRIPT" in done.stderr

@@ -30,13 +30,13 @@ def test_it_draws_captions_that_it_never_saw(studio):
     assert all(shares[name] >= 0.85 for name in ATTRIBUTES), shares
 
 
-def test_the_judge_reads_pictures_that_went_through_the_autoencoder(studio):
+def test_the_judge_reads_images_that_went_through_the_autoencoder(studio):
     shares = round_trip_accuracy(studio, 100)
     assert all(shares[name] >= 0.88 for name in ATTRIBUTES), shares
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' scheduler
-def test_pytorch_draws_the_same_pictures(studio):
+def test_pytorch_draws_the_same_images(studio):
     torch = pytest.importorskip("torch")
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
@@ -70,12 +70,12 @@ def test_concepts_are_what_the_model_has_no_words_for():
         assert len(concept.settings) >= 4
         scenes = concept_scenes(concept, 5, seed=0)
         assert len({scene.background for scene in scenes}) == min(5, len(concept.settings))
-        seen = [judge(picture) for picture in render_batch(scenes)]
+        seen = [judge(image) for image in render_batch(scenes)]
         wanted = (concept.shape, concept.colour, concept.texture)
         assert all((each.shape, each.colour, each.texture) == wanted for each in seen)
 
 
-def test_the_demo_pictures_are_those_that_the_script_makes(tmp_path):
+def test_the_demo_images_are_those_that_the_script_makes(tmp_path):
     from concepts import main
 
     main(["ruby", str(tmp_path)])

@@ -14,8 +14,8 @@ def drawn(count, seed):
     return [world.random_scene(rng) for _ in range(count)]
 
 
-def shares_right(scenes, pictures):
-    verdicts = [judge(picture) for picture in pictures]
+def shares_right(scenes, images):
+    verdicts = [judge(image) for image in images]
     return {
         name: np.mean([getattr(s, name) == getattr(v, name) for s, v in zip(scenes, verdicts, strict=True)])
         for name in ATTRIBUTES
@@ -28,10 +28,10 @@ def test_clean_renderings_are_read_right():
     assert all(share >= 0.99 for share in shares.values()), shares
 
 
-def blurred_noisy_jpeg(picture, rng):
+def blurred_noisy_jpeg(image, rng):
     """Worse than what a good autoencoder does: soft edges, grain, and block artefacts."""
-    soft = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(0.6))
-    grain = np.asarray(soft, np.float32) + rng.normal(0, 4, picture.shape)
+    soft = Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.6))
+    grain = np.asarray(soft, np.float32) + rng.normal(0, 4, image.shape)
     file = io.BytesIO()
     Image.fromarray(np.clip(grain, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=75)
     return np.asarray(Image.open(file))
@@ -39,8 +39,8 @@ def blurred_noisy_jpeg(picture, rng):
 
 def test_degraded_renderings_are_mostly_read_right():
     scenes, rng = drawn(150, seed=1), np.random.default_rng(0)
-    pictures = [blurred_noisy_jpeg(picture, rng) for picture in world.render_batch(scenes)]
-    shares = shares_right(scenes, pictures)
+    images = [blurred_noisy_jpeg(image, rng) for image in world.render_batch(scenes)]
+    shares = shares_right(scenes, images)
     least = {"background": 0.99, "shape": 0.97, "colour": 0.93, "texture": 0.87}
     assert all(shares[name] >= least[name] for name in least), shares
 
@@ -62,8 +62,8 @@ def test_noise_is_nothing():
 
 def test_an_unknown_colour_is_said_to_be_one():
     scene = world.random_scene(np.random.default_rng(0), shape="circle", texture="plain", background="gray")
-    picture = world.render(scene)
-    painted = (np.abs(picture.astype(int) - world.RGB[scene.colour]) <= 1).all(axis=-1)
-    picture[painted] = (0, 0, 90)  # navy
-    assert judge(picture).colour == NONE
-    assert judge(picture).shape == "circle"
+    image = world.render(scene)
+    painted = (np.abs(image.astype(int) - world.RGB[scene.colour]) <= 1).all(axis=-1)
+    image[painted] = (0, 0, 90)  # navy
+    assert judge(image).colour == NONE
+    assert judge(image).shape == "circle"

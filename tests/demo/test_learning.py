@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from concepts import BY_NAME, prompts, write_pictures
+from concepts import BY_NAME, prompts, write_images
 from judge import judge
 from measure import Studio
 
@@ -25,15 +25,15 @@ def studio():
 def fidelity(studio, noun, embeds=None):
     """The share of samples with the concept's shape, colour and texture."""
     texts = [text.strip() for _, text in prompts(noun, {"": ""}, SAMPLES)]
-    seen = [judge(picture) for picture in studio.draw(texts, embeds=embeds)]
+    seen = [judge(image) for image in studio.draw(texts, embeds=embeds)]
     return np.mean([all(getattr(each, n) == getattr(CONCEPT, n) for n in LOOKED_AT) for each in seen])
 
 
 def train(folder, *flags):
     """Runs the demo's training on the concept, as a user would, on one device."""
-    write_pictures(CONCEPT, folder / "pictures")
+    write_images(CONCEPT, folder / "images")
     command = [sys.executable, "train_flax.py", "--config", "configs/demo.yaml"]
-    command += ["--train_data_dir", str(folder / "pictures"), "--output_dir", str(folder / "output")]
+    command += ["--train_data_dir", str(folder / "images"), "--output_dir", str(folder / "output")]
     command += ["--placeholder_token", CONCEPT.placeholder, "--initializer_token", CONCEPT.initializer]
     command += ["--latents_cache_dir", str(folder / "cache"), "--validation_prompt=null", *flags]
     environment = os.environ | {"XLA_FLAGS": ""}

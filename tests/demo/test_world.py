@@ -12,7 +12,7 @@ def scenes(count, seed=0, **fixed):
     return [world.random_scene(rng, **fixed) for _ in range(count)]
 
 
-def test_the_same_seed_gives_the_same_pictures():
+def test_the_same_seed_gives_the_same_images():
     first, second, other = (world.render_batch(scenes(20, seed)) for seed in (0, 0, 1))
     assert first.shape == (20, 64, 64, 3) and first.dtype == np.uint8
     assert (first == second).all() and (first != other).any()
@@ -44,10 +44,10 @@ def test_lab_of_known_colours():
 
 
 @pytest.mark.parametrize("shape", OUTLINES)
-def test_objects_lie_inside_the_picture_and_have_their_colour(shape):
+def test_objects_lie_inside_the_image_and_have_their_colour(shape):
     for scene in scenes(40, shape=shape, texture="plain"):
-        picture = world.render(scene).astype(int)
-        is_fill = (np.abs(picture - world.RGB[scene.colour]) <= 1).all(axis=-1)
+        image = world.render(scene).astype(int)
+        is_fill = (np.abs(image - world.RGB[scene.colour]) <= 1).all(axis=-1)
         assert is_fill.sum() > 60
         assert not is_fill[[0, -1]].any() and not is_fill[:, [0, -1]].any()
 

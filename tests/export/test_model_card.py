@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 import yaml
+from shown_commands import commands_of, complaint
 
 from ti_flax.config import RunConfig
 from ti_flax.export.model_card import CardFacts, write_model_card
@@ -63,6 +64,7 @@ def test_the_commands_are_whole(tmp_path):
     assert repr(f"a photo of a {quotes}") in calls
     words = shlex.split(block(body, "bash").replace("\\\n", ""))
     assert words[-4:] == ["--prompt", f"a photo of a {quotes}", "--clip_skip", "1"]
+    assert [complaint(each) for each in commands_of("card", block(body, "bash"))] == [None]
     assert 'calls "Clip skip" 2' in body
 
 

@@ -1,6 +1,8 @@
 """Draws with FlaxStableDiffusionPipeline; runs where diffusers 0.39 and transformers 4.57.6 are installed.
 
-python draw_with_diffusers_flax.py FOLDER: reads FOLDER/out and FOLDER/given.npz, writes FOLDER/picture.npy.
+    python tests/support/draw_with_diffusers_flax.py FOLDER
+
+It reads FOLDER/out and FOLDER/given.npz, and writes FOLDER/picture.npy.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """A small Hugging Face Hub on this machine: repositories, commits, LFS, downloads, and every way to fail.
 
-    python tests/fake_hub.py --fail commit=503
+    python tests/support/fake_hub.py --fail commit=503
     HF_ENDPOINT=http://127.0.0.1:PORT HF_HUB_DISABLE_XET=1 HF_TOKEN=hf_good python train_flax.py ...
 
 It speaks what huggingface_hub 2.4 asks for when it uploads and downloads a model. Users and their tokens are

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from report_pages import Balanced, evaluation, facts
+from shown_commands import commands_of, complaint
 
 from ti_flax.errors import DataError
 from ti_flax.monitoring.report.facts import RunFacts
@@ -118,6 +119,8 @@ def test_how_to_use_a_style_a_single_file_and_clip_skip(folder):
     )
     assert 'from_single_file("v1-5.safetensors")' in text and "/models" not in text
     assert 'pipe("a painting in the style of <toy>", clip_skip=1)' in text
+    (command,) = re.findall(r"python scripts/generate\.py [^<]*(?:<toy>[^<]*)?", text)
+    assert [complaint(each) for each in commands_of("page", command)] == [None]
     assert "--clip_skip 1" in text and '"Clip skip" 2: set the same' in text
 
 

@@ -1,0 +1,108 @@
+"""The benchmarks that no other file runs, run with settings and a model that take seconds."""
+
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import attention
+import learning_quality
+import pytest
+import timestep_variance
+from tiny_base import tiny_base
+
+from ti_flax.models.attention import IMPLEMENTATIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_implementations_of_attention_are_compared(capsys):
+    attention.main(["--tokens", "16", "32", "--heads", "2", "--width", "8", "--batch", "1", "--rounds", "2"])
+    head, columns, *lines, last = capsys.readouterr().out.splitlines()
+    assert "batch 1, float32" in head and columns.split()[-3:] == ["with", "backward", "error"]
+    assert {line[:12].strip() for line in lines} == {"16 x 16, 2 x", "32 x 32, 2 x"}
+    names = [line[34:46].strip() for line in lines]
+    assert "plain" in {name.rstrip("*") for name in names} <= set(IMPLEMENTATIONS)
+    assert sum(name.endswith("*") for name in names) == 2 and last.startswith("* what train_flax.py chooses")
+    assert all(float(line.split()[-1]) < 1e-4 for line in lines)
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    """A configuration of the training, with the tiny model."""
+    file = tmp_path_factory.mktemp("tiny") / "run.yaml"
+    text = (ROOT / "configs" / "demo.yaml").read_text()
+    for name, value in (("demo-model", tiny_base()), ("demo-images", ROOT / "assets" / "demo-images")):
+        text = text.replace(f"../assets/{name}", str(value))
+    file.write_text(text)
+    return ["--config", str(file)]
+
+
+def test_the_scatter_of_gradients_is_measured_for_each_sampling(flags, capsys):
+    timestep_variance.main([*flags, "--batch", "2", "--updates", "3"])
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("3 updates of 2; variance")
+    assert [line[:16].strip() for line in lines] == [
+        kind for kind in ("all draws", "timesteps alone") for _ in timestep_variance.SAMPLINGS
+    ]
+    assert all(line.count("(1.00)") == 2 for line in lines if " uniform " in line)
+
+
+def test_a_concept_is_learned_and_judged(flags, tmp_path, capsys):
+    output = ["--output", str(tmp_path), "--samples", "4", "--num_inference_steps", "2"]
+    tiny = [
+        "--seeds",
+        "1",
+        "--steps",
+        "1",
+        "2",
+        "--images",
+        "2",
+        "--train_batch_size",
+        "1",
+        "--eval_steps",
+        "0",
+    ]
+    learning_quality.main([*flags, *output, *tiny, "--concepts", "glowheart"])
+    shown = capsys.readouterr().out
+    assert "learned 2" in shown and shown.splitlines()[-1].startswith("fidelity 0.000 literal 0.000")
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [(each["kind"], each["steps"]) for each in results] == [
+        ("initializer", 0),
+        ("literal", 0),
+        ("learned", 1),
+        ("learned", 2),
+    ]
+    embeds = tmp_path / "glowheart" / "seed-0" / "learned_embeds.safetensors"
+    again = ["--embeds", str(embeds), "--output", str(tmp_path / "again")]
+    learning_quality.main([*flags, *output, *again, "--concepts", "glowheart"])
+    assert capsys.readouterr().out.splitlines()[-1] == shown.splitlines()[-1]
+
+
+RECORDER = """\
+#!/bin/sh
+for word in "$@"; do printf '%s\\n' "$word" >> "$RECORD"; done
+echo end >> "$RECORD"
+echo measured
+"""
+
+
+def test_the_programs_of_gpu_sh_take_their_options(tmp_path):
+    """With a stand-in for Python that notes what it is asked to run."""
+    python, record = tmp_path / "python", tmp_path / "record"
+    python.write_text(RECORDER)
+    python.chmod(0o755)
+    env = os.environ | {"PYTHON": str(python), "RECORD": str(record), "EXAMPLES": str(tmp_path)}
+    command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path / "out")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "failed" not in done.stdout, done.stdout + done.stderr
+    calls = [call.splitlines() for call in record.read_text().split("end\n") if call]
+    assert len(calls) == done.stdout.count("== ") == done.stdout.count("measured") == 8
+    for program, *rest in calls:
+        assert (ROOT / program).is_file(), program
+        module = __import__(Path(program).stem)
+        try:
+            module.parse_arguments(rest)
+        except SystemExit:
+            pytest.fail(f"gpu.sh: {program} {shlex.join(rest)}")
