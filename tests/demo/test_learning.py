@@ -51,6 +51,7 @@ def test_a_concept_appears(studio, tmp_path):
     assert_that_it_is_learned(studio, tmp_path)
 
 
+@pytest.mark.slow
 def test_nothing_appears_when_the_learning_rate_is_zero(studio, tmp_path):
     with pytest.raises(AssertionError, match=r"fidelity 0\.0"):
         assert_that_it_is_learned(studio, tmp_path, "--learning_rate=0", "--max_train_steps=20")

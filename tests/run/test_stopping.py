@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from environment import xla_flags
 
 from ti_flax.embedding.learned_embeds import load_learned_embeds
 
@@ -15,6 +16,10 @@ PROCESS = Path(__file__).parents[1] / "support" / "held_process.py"
 BEFORE = "stopped before the first update; nothing is lost, the same command goes on"
 AFTER = "stopped after the last update; --resume_from_checkpoint auto writes what the result still lacks"
 STEP = "compiling for 1 x cpu"
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def start(place, output, cache="cache", **environment):
@@ -37,9 +42,7 @@ def start(place, output, cache="cache", **environment):
     }
     return subprocess.Popen(
         [sys.executable, PROCESS, *(f"--{name}={value}" for name, value in flags.items())],
-        env=os.environ
-        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "TI_FLAX_CACHE": str(place / cache)}
-        | environment,
+        env=os.environ | {"XLA_FLAGS": xla_flags(1), "TI_FLAX_CACHE": str(place / cache)} | environment,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -79,9 +82,9 @@ def test_a_compilation_is_left_at_once(place, tmp_path):
 @pytest.mark.parametrize(
     ("held", "number", "code", "last"),
     [
-        ("ti_flax.run.inputs read_model", signal.SIGTERM, 75, f"SIGTERM: {BEFORE}"),
-        ("ti_flax.data.training_images encode_group", signal.SIGINT, 130, "interrupted"),
-        ("ti_flax.monitoring.progress Progress.on_start", signal.SIGHUP, 75, f"SIGHUP: {BEFORE}"),
+        slow("ti_flax.run.inputs read_model", signal.SIGTERM, 75, f"SIGTERM: {BEFORE}"),
+        slow("ti_flax.data.training_images encode_group", signal.SIGINT, 130, "interrupted"),
+        slow("ti_flax.monitoring.progress Progress.on_start", signal.SIGHUP, 75, f"SIGHUP: {BEFORE}"),
         ("ti_flax.run.output_dir save_pipeline", signal.SIGTERM, 75, f"SIGTERM: {AFTER}"),
     ],
 )

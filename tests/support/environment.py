@@ -5,9 +5,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+
+def xla_flags(devices: int) -> str:
+    """Virtual devices, and machine code as it comes: tests compile far more than they compute."""
+    return f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile far more than they compute, so the code behind XLA's own optimisations is left as it comes.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = xla_flags(8)
 os.environ["HF_HUB_OFFLINE"] = "1"
 # PyTorch's threads wait for one another in a busy loop, which takes minutes beside anything else that runs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

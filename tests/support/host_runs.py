@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from environment import xla_flags
+
 from ti_flax.embedding.learned_embeds import load_learned_embeds
 
 PROCESS = Path(__file__).with_name("host_process.py")
@@ -17,7 +19,7 @@ def start(place, output, *flags, devices, **environment):
     command += ["--placeholder_token", "<thing>", "--initializer_token", "toy", "--resolution", "32"]
     command += ["--seed", "3", "--learning_rate", "1e-2", "--lr_scheduler", "constant"]
     command += ["--only_save_embeds", "--report_to", "none", *flags]
-    environment |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment |= {"XLA_FLAGS": xla_flags(devices)}
     return subprocess.Popen(
         [str(part) for part in command],
         env=os.environ | environment,

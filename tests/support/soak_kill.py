@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT), str(ROOT / "demo")]
 
+from environment import xla_flags  # noqa: E402
 from tiny_folder import write_folder, write_pictures  # noqa: E402
 
 STEPS = 12
@@ -93,7 +94,7 @@ def start(place: Path, output: Path) -> subprocess.Popen:
     command += [f"--{name}={value}" for name, value in flags.items()]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": xla_flags(1),
     }
     return subprocess.Popen(command, env=environment, cwd=place)
 
