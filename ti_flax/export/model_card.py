@@ -33,7 +33,7 @@ _CARD = """\
 
 A Textual Inversion concept ({kind}) for {base}: {count} of {width} numbers, learned from {images} in {steps}
 of {batch} samples at learning rate {rate}, starting from {start}.
-{images}
+{gallery}
 ## How to use it
 
 The word for it in prompts is {word}.
@@ -190,7 +190,7 @@ def _body(concept: Concept, facts: CardFacts) -> str:
         batch=facts.batch,
         rate=facts.rate,
         start=plain(facts.start),
-        pictures="".join(_pictures(facts)),
+        gallery="".join(_gallery(facts)),
         load="from_single_file" if facts.in_one_file else "from_pretrained",
         note_on_model="" if facts.on_hub else "# The path of your copy of the model.\n",
         model=json.dumps(base),
@@ -228,7 +228,7 @@ def _longest_run(text: str) -> int:
     return max(map(len, re.findall("`+", text)), default=0)
 
 
-def _pictures(facts: CardFacts) -> Iterator[str]:
+def _gallery(facts: CardFacts) -> Iterator[str]:
     """The sections with images, for those that there are."""
     if facts.concept_images:
         some = "The" if facts.concept_images == facts.images else f"{facts.concept_images} of the"
