@@ -67,7 +67,8 @@ def pieces(path: Path, text: str) -> list[tuple[str, bool]]:
     if path.suffix == ".md":
         return of_markdown(text)
     if path.suffix in (".yaml", ".sh"):
-        return [(line, True) for line in re.findall(r"^# {2,}(.*)", text, re.MULTILINE)]
+        comments = "\n".join(re.findall(r"^# ?(.*)", text, re.MULTILINE))
+        return [(lines, True) for lines in re.findall(r"^ {2,}((?:.*\\\n)*.*)", comments, re.MULTILINE)]
     if path.suffix != ".py":
         return []
     documented = ast.get_docstring(ast.parse(text)) or ""
