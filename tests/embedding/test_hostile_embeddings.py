@@ -263,13 +263,14 @@ CASES = [
     Case("deep_state", "100,000 lists within one another", pickled(b"]" * 100_000, b"a" * 99_999)),
     Case(
         "copies",
-        "a list of 90,000 copied 90,000 times",
+        "a class made 90,000 times of 90,000 numbers",
         pickled(
             b"(",
-            b"K\x01K\x01\x86" * 90_000,
-            b"lq\x00",
-            b"ccollections\nOrderedDict\nq\x01",
-            b"h\x01h\x00\x85R0" * 90_000,
+            b"K\x01" * 90_000,
+            b"tq\x00",
+            b"ctorch.nn\nLinear\nq\x01",
+            b"]",
+            b"h\x01h\x00Ra" * 90_000,
         ),
     ),
     Case(

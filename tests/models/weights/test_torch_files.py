@@ -3,6 +3,8 @@
 import collections
 import io
 import pickle
+import struct
+import time
 import types
 import zipfile
 
@@ -86,7 +88,7 @@ def test_what_training_programs_leave_beside_the_tensors(way, tmp_path, monkeypa
     }
     file = written(tmp_path / "a.ckpt", content, way)
     read = read_torch(file)
-    assert read["epoch"] == 4 and read["sizes"] == (2, 3)
+    assert read["epoch"] == 4 and read["sizes"].arguments == ((2, 3),)
     assert isinstance(read["names"], Empty)
     found = named_tensors(read, file)
     assert found.keys() == {"weight", "bias"}
@@ -206,6 +208,107 @@ def test_pickles_that_make_no_sense(pickled, tmp_path):
     with pytest.raises(WeightsError, match=r"a.pt: expected a PyTorch file") as caught:
         named_tensors(read_torch(file), file)
     assert "\n" not in str(caught.value)
+
+
+def words(*texts):
+    return b"".join(b"X" + struct.pack("<I", len(text)) + text.encode() for text in texts)
+
+
+LINEAR = b"ctorch.nn\nLinear\n"
+ONE_TENSOR = tensor_pickle()[len(b"\x80\x02}X\x01\x00\x00\x00x") : -len(b"s.")]
+STORAGE = TENSOR[TENSOR.index(b"((") + 1 :] + words("cpu") + b"K\x02tQ"
+TWICE_60_TIMES = b"K\x00K\x00\x86" + b"q\x00h\x00\x86" * 60
+# Of one hash, since Python's is the remainder of 2^61 - 1.
+ALIKE = b"".join(
+    b"\x8a\x0a" + (number * (2**61 - 1)).to_bytes(10, "little") + b"K\x01s" for number in range(1, 120_000)
+)
+# What a pickle could do to the Unpickler or to what is behind it, and what stops it.
+ATTACKS = {
+    "a tuple of 2^60 as a name": (b"}" + TWICE_60_TIMES + b"K\x01s", "a mapping with a name"),
+    "the same in a row of pairs": (b"}(" + TWICE_60_TIMES + b"K\x01u", "a mapping with a name"),
+    "the same from pairs": (b"(" + TWICE_60_TIMES + b"K\x01d", "a mapping with a name"),
+    "the same kept by number": (TWICE_60_TIMES + b"\x94}h\x01K\x01s", "a mapping with a name"),
+    "the same without attributes": (b"}" + TWICE_60_TIMES + b"NbK\x01s", "a mapping with a name"),
+    "the same with nothing more": (b"}" + TWICE_60_TIMES + b"(eK\x01s", "a mapping with a name"),
+    "the same as a parameter": (
+        b"}ctorch._utils\n_rebuild_parameter\n" + TWICE_60_TIMES + b"\x85RK\x01s",
+        "a parameter of no tensor",
+    ),
+    "a tuple 200,000 deep as a name": (b"}K\x00" + b"\x85" * 200_000 + b"K\x01s", "a mapping with a name"),
+    "numbers of one hash": (b"}" + ALIKE, "a mapping with a name"),
+    "a set": (b"\x8f(K\x01\x90", "the instruction EMPTY_SET"),
+    "a value taken away": (b"K\x01K\x020", "the instruction POP"),
+    "a registered name": (b"\x82\x01", "the instruction EXT1"),
+    "a value kept far away": (b"K\x01r\xff\xff\xff\x7f", "more than 500000 instructions"),
+    "a call with many values": (
+        b"(" + b"K\x01" * 90_000 + b"tq\x00" + LINEAR + b"q\x01]" + b"h\x01h\x00Ra" * 90_000,
+        "more than 500000 instructions",
+    ),
+    "an object with many values": (
+        b"(" + b"K\x01" * 90_000 + b"tq\x00" + LINEAR + b"q\x01]" + b"h\x01h\x00\x81a" * 90_000,
+        "more than 500000 instructions",
+    ),
+    "a reference of many values": (
+        b"(" + b"K\x01" * 90_000 + b"tq\x00" + b"]" + b"h\x00Qa" * 90_000,
+        "more than 500000 instructions",
+    ),
+    "many classes": (b"]" + b"".join(b"cldm\n%da\na" % n for n in range(100_000)), "more than 1000 classes"),
+    "text of 2^31 bytes": (b"X\xff\xff\xff\x7f", "expected 2147483647 bytes"),
+    "a number of 2^31 bytes": (b"\x8b\xff\xff\xff\x7f", "not enough data in stream to read long4"),
+    "bytes of 2^40": (b"\x8e\x00\x00\x00\x00\x00\x01\x00\x00", "expected 1099511627776 bytes"),
+    "text of 64 MiB": (b"X\x00\x00\x00\x04" + bytes(2**26), "expected 67108864 bytes"),
+    "attributes of a function": (TENSOR[: TENSOR.index(b"((")] + b"}b", "attributes of a function"),
+    "attributes of a class": (LINEAR + b"}" + words("kind", "x") + b"sb", "__setstate__"),
+    "slots of a class": (LINEAR + b"N}" + words("kind", "x") + b"s\x86b", "__setstate__"),
+    "attributes of a mapping's class": (b"ccollections\nOrderedDict\n}b", "__setstate__"),
+    "the place of a tensor": (
+        ONE_TENSOR + b"}" + words("path", "/etc/passwd") + b"sb",
+        "attributes of a tensor",
+    ),
+    "the place of a storage": (STORAGE + b"N}" + words("path", "/etc/passwd") + b"s\x86b", "attribute"),
+    "a tensor of a tuple": (
+        TENSOR[: TENSOR.index(b"((")] + b"((" + words("/etc/passwd") + b"K\x00K\x00N" + b"tK\x00))tR",
+        "not described as one",
+    ),
+    "the insides of a function": (
+        b"\x80\x04" + words("collections", "OrderedDict.__init__") + b"\x93",
+        "call",
+    ),
+    "a shape of 2^60 parts": (
+        TENSOR + words("cpu") + b"K\x02tQK\x00" + TWICE_60_TIMES + b"\x85K\x01\x85\x89)tR",
+        "a shape that is no list of sizes",
+    ),
+    "a class of ours": (b"cti_flax.models.weights.torch_files\nStoredTensor\n", "would call ti_flax"),
+    "an unpickler": (b"c_pickle\nloads\n", "would call _pickle.loads"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_what_pickles_do_to_unpicklers(attack, tmp_path):
+    instructions, said = ATTACKS[attack]
+    pickled = b"\x80\x02" + instructions + b"."
+    file = archive(tmp_path / "a.pt", pickled, **{"data/0": np.float32([1, 2]).tobytes()})
+    begun = time.process_time()
+    with pytest.raises(WeightsError, match=said):
+        read_torch(file)
+    assert time.process_time() - begun < 10
+
+
+def test_names_within_classes_are_not_followed(tmp_path):
+    """`find_class` of the standard library would follow the dots to a function's globals."""
+    pickled = b"\x80\x04" + words("torch.nn", "Module.__init__.__globals__") + b"\x93)R}b."
+    made = read_torch(archive(tmp_path / "a.pt", pickled))
+    assert isinstance(made, Empty) and made.kind == "torch.nn.Module.__init__.__globals__"
+    assert (made.arguments, made.state, Empty.kind) == ((), {}, "")
+
+
+def test_objects_within_objects_come_to_an_end(tmp_path):
+    """Each is the state of the next, 50,000 times, and what is left is forgotten."""
+    read = read_torch(
+        archive(tmp_path / "a.pt", b"\x80\x02" + (LINEAR + b")R") * 50_000 + b"b" * 49_999 + b".")
+    )
+    assert isinstance(read.state, Empty)
+    del read
 
 
 @pytest.mark.parametrize(

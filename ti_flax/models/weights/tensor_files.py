@@ -114,6 +114,10 @@ class StoredTensor:
             shape=(stop - start, *self.shape[1:]),
         )
 
+    def __setstate__(self, state: Any) -> None:
+        """Raise a ValueError: a pickle that sets attributes could name any file and place."""
+        raise ValueError("attributes of a tensor")
+
     def read(self) -> np.ndarray:
         """Read the tensor into a new array."""
         spread = self.strides is not None and 0 not in self.shape
@@ -252,7 +256,12 @@ def checked_shape(sizes: Any) -> tuple[int, ...]:
     Raises:
       ValueError: it is none, or one that no array has.
     """
-    if not isinstance(sizes, (list, tuple)) or len(sizes) > _MOST_AXES:
+    # Other things may be lists of lists of lists, which take forever to show.
+    if (
+        not isinstance(sizes, (list, tuple))
+        or len(sizes) > _MOST_AXES
+        or not all(isinstance(size, (int, float)) for size in sizes)
+    ):
         raise ValueError("a shape that is no list of sizes")
     if not all(type(size) is int and 0 <= size <= _LARGEST_SIZE for size in sizes):
         raise ValueError(f"the shape {list(sizes)}")

@@ -1,21 +1,29 @@
 """Tensors in PyTorch's own files (`.ckpt`, `.pt`, `.bin`), found without running anything a file says.
 
 Such a file holds a pickle: a program for a stack machine that may name any function there is and call it.
-The machine here makes containers, numbers, text and the places of tensors. It has no way to call anything:
-other objects that training programs leave in a file become empty ones, and any further name is refused.
+The standard library's `pickle.Unpickler` runs it here, under two conditions.
+
+1. It gets stand-ins for all that it names. `find_class` looks nothing up: a name gives text, an `Empty`, an
+   `_OrderedDict` or a `_Call` of a function below, or else an error. BUILD, which sets attributes, finds a
+   `__setstate__` in each object of ours, or a tuple. So a pickle can do no more than make data.
+2. It takes little time and memory. `_scan` follows it first, and makes nothing. That knows all instructions
+   that it lets pass, and limits their number and the items that calls copy. What names something in a
+   mapping is text, a number or told apart by identity: the hash of a tuple of tuples takes forever or
+   overflows the stack, and large numbers can be made to have one hash.
 
 Formats: the zip archive that torch.save writes since 1.6, and the row of pickles with bare numbers behind
 them that it wrote before (torch/serialization.py); opcodes as the standard library's pickletools has them.
 """
 
-import dataclasses
+import io
 import math
 import pathlib
+import pickle
 import pickletools
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
@@ -25,57 +33,43 @@ from ti_flax.errors import WeightsError
 from ti_flax.files.regular import open_regular
 from ti_flax.models.weights.tensor_files import StoredTensor, check_ends, checked_shape, damaged
 
-# What old files begin with: a pickle of this number (torch/serialization.py: MAGIC_NUMBER).
-_OLD_MAGIC = 0x1950A86A20F9469CFC6C
+# What old files begin with: a pickle of a number (torch/serialization.py: MAGIC_NUMBER).
 _OLD_BEGINNING = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-
 _STORAGES = {
-    "DoubleStorage": np.dtype(np.float64),
-    "FloatStorage": np.dtype(np.float32),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
+    f"torch.{name}Storage": np.dtype(dtype)
+    for name, dtype in (
+        *(("Double", "f8"), ("Float", "f4"), ("Half", "f2"), ("BFloat16", ml_dtypes.bfloat16)),
+        *(("Long", "i8"), ("Int", "i4"), ("Short", "i2"), ("Char", "i1"), ("Byte", "u1"), ("Bool", "?")),
+    )
 }
 # Objects of training programs that lie beside the tensors: counters, callbacks, settings.
 _EMPTY = re.compile(
     r"(pytorch_lightning|lightning|lightning_fabric|omegaconf|ldm|numpy|torch\.nn|torch\.optim)\..+"
-    r"|torch\.(device|float\w*|bfloat16|half|int\w*|torch_version\.TorchVersion)"
+    r"|torch\.(Size|device|float\w*|bfloat16|half|int\w*|torch_version\.TorchVersion)"
     r"|argparse\.Namespace|collections\.(defaultdict|Counter)|pathlib\.\w*Path|typing\.Any"
     r"|(builtins|__builtin__)\.(set|frozenset|int|float|list|dict|tuple|complex|bytearray|slice|object)"
     r"|_codecs\.encode|copy_reg\._reconstructor|copyreg\._reconstructor"
 )
-_LITERALS = frozenset(
+# All that pickles of data need. Not among them: EXT, whose names only this process knows; sets, which hash
+# what they hold; POP, which may take a mark; buffers outside the pickle.
+_INSTRUCTIONS = frozenset(
     {
-        *("INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-        *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
-        *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+        *("PROTO", "FRAME", "STOP", "MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE", "FLOAT", "BINFLOAT"),
+        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "BINBYTES", "SHORT_BINBYTES"),
+        *("BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
+        *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "LIST", "APPEND", "APPENDS"),
+        *("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"),
+        *("GET", "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "INST", "REDUCE", "NEWOBJ", "BUILD"),
+        "BINPERSID",
     }
 )
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": list,
-}
 # What the parsers of numbers, text and archives stumble upon; an encrypted archive is a RuntimeError.
 DAMAGE = (
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RuntimeError, MemoryError),
-    *(struct.error, zipfile.BadZipFile, OverflowError, OSError, SyntaxError),
+    *(struct.error, zipfile.BadZipFile, OverflowError, OSError, SyntaxError, pickle.UnpicklingError),
 )
-# A model's pickle has some 30,000 instructions. Each can take 70 bytes or copy what others made, so they are
-# counted, and copies by their length.
-_MOST_WORK = 500_000
-# What may name something in a mapping; others are kept apart by what they are, not by what is in them, as a
-# tuple of tuples of tuples is compared for longer than anybody waits.
-_NAMES = (str, bytes, int, float, bool, type(None))
+# A model's pickle has some 30,000 instructions in less than a megabyte, and names some dozens of classes.
+_MOST_WORK, _MOST_BYTES, _MOST_KINDS, _LONGEST_KIND = 500_000, 2**25, 1000, 300
 _LARGEST_NAME = 2**63
 
 
@@ -83,34 +77,62 @@ class Empty:
     """Stands for an object that the file describes and that is not made.
 
     Attributes:
-      kind: its class, as `module.name`.
+      kind: its class, as `module.name`; each kind is a subclass.
       arguments: what it would be made of.
       state: what the file says its attributes are, if it does.
     """
 
-    def __init__(self, kind: str, arguments: tuple = ()):
-        self.kind = kind
-        self.arguments = arguments
-        self.state: Any = None
+    __slots__ = ("arguments", "state")
+    kind = ""
+
+    arguments: tuple
+    state: Any
+
+    def __new__(cls, *arguments: Any) -> "Empty":
+        made = super().__new__(cls)
+        made.arguments, made.state = arguments, None
+        return made
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def extend(self, items: Any) -> None:
+        """Leave out items of a list."""
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        """Leave out an item of a mapping."""
 
 
-class _Name(NamedTuple):
-    """A class or function that the pickle names; it is never looked up."""
+class _OrderedDict(dict):
+    """Stands for `collections.OrderedDict`; it is made empty, and filled as any mapping."""
 
-    module: str
-    name: str
+    def __init__(self) -> None:
+        super().__init__()
 
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+    def __setstate__(self, state: Any) -> None:
+        """Leave out the attributes."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Storage:
-    """A run of numbers that tensors are cut from; `place` and `size` are unknown on a first reading."""
+class _Call:
+    """Stands for a function, whose attributes cannot be set."""
 
+    def __init__(self, function: Callable[..., Any]):
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("attributes of a function")
+
+
+class _Storage(NamedTuple):
+    """A run of numbers that tensors are cut from; where it lies is not known on a first reading."""
+
+    path: pathlib.Path
     dtype: np.dtype
-    place: int
-    size: int
+    place: int = 0
+    size: int | None = None
 
 
 def is_torch_file(beginning: bytes) -> bool:
@@ -145,7 +167,7 @@ def read_plain_pickle(stream: BinaryIO, path: pathlib.Path) -> Any:
         raise ValueError("a reference to numbers elsewhere")
 
     try:
-        return _Machine(path, no_storage).run(stream)
+        return _Unpickler(_head(stream), path, no_storage).load()
     except DAMAGE as error:
         raise damaged(path, "pickle", error) from None
 
@@ -181,236 +203,200 @@ def _read_zip(file: BinaryIO, path: pathlib.Path) -> Any:
 
         def storage(key: str, dtype: np.dtype) -> _Storage:
             entry = entries[f"{root}data/{key}"]
-            return _Storage(dtype, _content_place(file, entry), entry.file_size // dtype.itemsize)
+            return _Storage(path, dtype, _content_place(file, entry), entry.file_size // dtype.itemsize)
 
         with archive.open(pickles[0]) as stream:
-            return _Machine(path, storage).run(stream)
+            return _Unpickler(_head(stream), path, storage).load()
 
 
 def _content_place(file: BinaryIO, entry: zipfile.ZipInfo) -> int:
     """Find where an entry's bytes begin: behind a header of 30 bytes, the name and an extra field."""
-    position = file.tell()
     file.seek(entry.header_offset + 26)
     name, extra = struct.unpack("<HH", file.read(4))
-    file.seek(position)
     return entry.header_offset + 30 + name + extra
 
 
 def _read_old(file: BinaryIO, path: pathlib.Path) -> Any:
-    """Read the older format twice: only behind the pickle does it say where the numbers are."""
-    file.seek(0)
-    if file.read(len(_OLD_BEGINNING)) != _OLD_BEGINNING:
-        # No file of torch.save; what it would have called is worth saying all the same.
-        file.seek(0)
-        _Machine(path, lambda key, dtype: _Storage(dtype, 0, 0), measured=False).run(file)
-        raise ValueError("a pickle of something else")
+    """Run the older format's pickle twice: only behind it does the file say where the numbers are."""
     kinds: dict[str, np.dtype] = {}
 
-    def first(key: str, dtype: np.dtype) -> _Storage:
+    def unplaced(key: str, dtype: np.dtype) -> _Storage:
         kinds[key] = dtype
-        return _Storage(dtype, 0, 0)
+        return _Storage(path, dtype)
 
-    version, system = (_Machine(path, first).run(file) for _ in range(2))
+    file.seek(0)
+    head = _head(file)
+    if not head.getvalue().startswith(_OLD_BEGINNING):
+        # No file of torch.save; what it would have called is worth saying all the same.
+        _Unpickler(head, path, unplaced).load()
+        raise ValueError("a pickle of something else")
+    head.seek(len(_OLD_BEGINNING))
+    version, system = (_Unpickler(head, path, unplaced).load() for _ in range(2))
     if version != 1001 or not system.get("little_endian", True):
         raise ValueError(f"format {version}")
-    start = file.tell()
-    _Machine(path, first, measured=False).run(file)
+    start = head.tell()
+    _Unpickler(head, path, unplaced).load()
+    keys = _Unpickler(head, path, unplaced).load()
+    file.seek(head.tell())
     storages = {}
-    for key in _Machine(path, first).run(file):
+    for key in keys:
         (size,) = struct.unpack("<q", file.read(8))
         if size < 0:
             raise ValueError(f"{size} numbers")
-        storages[key] = _Storage(kinds[key], file.tell(), size)
+        storages[key] = _Storage(path, kinds[key], file.tell(), size)
         file.seek(size * kinds[key].itemsize, 1)
-    file.seek(start)
-    return _Machine(path, lambda key, dtype: storages[key]).run(file)
+    head.seek(start)
+    return _Unpickler(head, path, lambda key, dtype: storages[key]).load()
 
 
-class _Machine:
-    """Follows a pickle's instructions as far as they make data.
+def _head(stream: Any) -> io.BytesIO:
+    """Read as much of a stream as a pickle may take."""
+    return io.BytesIO(stream.read(_MOST_BYTES))
 
-    Args:
-      path: of the file.
-      storage: finds a storage by key and dtype.
-      measured: whether it knows sizes, so that tensors can be checked against them.
+
+def _scan(stream: io.BytesIO) -> None:
+    """Follow one pickle without making anything, to see that running it takes little time and memory.
+
+    Raises:
+      ValueError: it takes more than any real file asks for, or has an instruction that none has.
     """
-
-    def __init__(
-        self, path: pathlib.Path, storage: Callable[[str, np.dtype], _Storage], *, measured: bool = True
-    ):
-        self._path = path
-        self._storage = storage
-        self._measured = measured
-        self._stack: list[Any] = []
-        self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
-        self._work = 0
-
-    def run(self, stream: Any) -> Any:
-        """Read one pickle from a stream and return what it makes."""
-        for opcode, argument, _ in pickletools.genops(stream):
-            name = opcode.name
-            self.count(1)
-            if name in _LITERALS:
-                self._stack.append(argument)
-            elif name in _CONSTANTS:
-                self._stack.append(_CONSTANTS[name]())
-            elif name == "STOP":
-                return self._stack.pop()
-            elif name not in ("PROTO", "FRAME"):
-                self._follow(name, argument)
-        raise ValueError("a pickle without an end")
-
-    def count(self, work: int) -> None:
-        """Raise a ValueError after more work than any real file asks for."""
-        self._work += work
-        if self._work > _MOST_WORK:
+    # For each value, how many items a call with it copies: 0 but for tuples. What is not 0 may name nothing
+    # in a mapping, so large numbers count as tuples.
+    stack: list[int] = []
+    marks: list[int] = []
+    memo: dict[int, int] = {}
+    work = 0
+    argument: Any
+    for opcode, argument, _ in pickletools.genops(stream):
+        name = opcode.name
+        if name not in _INSTRUCTIONS:
+            raise ValueError(f"the instruction {name}")
+        taken = _taken(opcode, stack, marks)
+        work += 1 + sum(taken)
+        # The Unpickler keeps values in an array as long as the largest place among them.
+        if work > _MOST_WORK or (name.endswith("PUT") and not 0 <= argument < _MOST_WORK):
             raise ValueError(f"a pickle of more than {_MOST_WORK} instructions")
-
-    def mapping(self, names: Any, values: Any) -> dict[Any, Any]:
-        """Put values under names, none of which takes long to compare."""
-        return {
-            name if isinstance(name, _NAMES) and _is_small(name) else Empty(type(name).__name__): value
-            for name, value in zip(names, values, strict=True)
-        }
-
-    def _follow(self, name: str, argument: Any) -> None:
-        stack = self._stack
+        if any(taken[::2] if name == "DICT" else taken[1::2] if name.startswith("SETITEM") else ()):
+            raise ValueError("a mapping with a name that is neither text nor a small number")
         match name:
             case "MARK":
-                self._marks.append(len(stack))
-            case "POP":
-                stack.pop()
-            case "POP_MARK":
-                self._above_mark()
-            case "DUP":
-                stack.append(stack[-1])
+                marks.append(len(stack))
             case "PUT" | "BINPUT" | "LONG_BINPUT":
-                self._memo[argument] = stack[-1]
-            case "MEMOIZE":
-                self._memo[len(self._memo)] = stack[-1]
+                memo[argument] = stack[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
-                stack.append(self._memo[argument])
-            case "TUPLE" | "LIST" | "FROZENSET":
-                items = self._above_mark()
-                stack.append(tuple(items) if name == "TUPLE" else items)
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(tuple(reversed([stack.pop() for _ in range(int(name[-1]))])))
-            case "DICT":
-                items = self._above_mark()
-                stack.append(self.mapping(items[::2], items[1::2]))
-            case "APPEND" | "APPENDS" | "ADDITEMS":
-                items = [stack.pop()] if name == "APPEND" else self._above_mark()
-                if not isinstance(stack[-1], Empty):
-                    stack[-1].extend(items)
-            case "SETITEM" | "SETITEMS":
-                items = [stack.pop(), stack.pop()][::-1] if name == "SETITEM" else self._above_mark()
-                if not isinstance(stack[-1], Empty):
-                    stack[-1].update(self.mapping(items[::2], items[1::2]))
+                stack.append(memo[argument])
             case _:
-                self._make(name, argument)
+                stack += [_items(name, argument, taken)] * len(opcode.stack_after)
+        if name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
 
-    def _make(self, name: str, argument: Any) -> None:
-        """Follow an instruction that names or makes an object."""
-        stack = self._stack
-        match name:
-            case "GLOBAL":
-                stack.append(self._admit(*argument.split(" ", 1)))
-            case "STACK_GLOBAL":
-                last = stack.pop()
-                stack.append(self._admit(stack.pop(), last))
-            case "REDUCE" | "NEWOBJ":
-                arguments = stack.pop()
-                stack.append(self._made(stack.pop(), arguments))
-            case "NEWOBJ_EX":
-                del stack[-2:]
-                stack.append(self._made(stack.pop(), ()))
-            case "INST":
-                self._above_mark()
-                stack.append(self._made(self._admit(*argument.split(" ", 1)), ()))
-            case "OBJ":
-                stack.append(self._made(self._above_mark()[0], ()))
-            case "BUILD":
-                state = stack.pop()
-                if isinstance(stack[-1], Empty):
-                    stack[-1].state = state
-            case "BINPERSID":
-                stack.append(self._stored(stack.pop()))
-            case _:
-                raise ValueError(f"the instruction {name}")
 
-    def _above_mark(self) -> list[Any]:
-        start = self._marks.pop()
-        items = self._stack[start:]
-        del self._stack[start:]
-        return items
+def _taken(opcode: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) -> list[int]:
+    """Remove what an instruction takes from the stack, and return it, the lowest first."""
+    before = opcode.stack_before
+    if pickletools.markobject in before:
+        start = marks.pop() - before.index(pickletools.markobject)
+    else:
+        start = len(stack) - len(before)
+    if start < 0:
+        raise ValueError(f"the instruction {opcode.name} without its values")
+    taken = stack[start:]
+    del stack[start:]
+    return taken
 
-    def _admit(self, module: str, name: str) -> _Name:
-        if not (isinstance(module, str) and isinstance(name, str)):
-            raise ValueError("a class whose name is no text")
-        named = _Name(module, name)
-        storage = module == "torch" and name in _STORAGES
-        if not (storage or str(named) in _MAKERS or _EMPTY.fullmatch(str(named))):
+
+def _items(name: str, argument: Any, taken: list[int]) -> int:
+    """Return what counts for an instruction's result; one that fills an object leaves it where it is."""
+    if name.startswith("TUPLE"):
+        return len(taken)
+    if isinstance(argument, int):
+        return int(abs(argument) >= _LARGEST_NAME)
+    return taken[0] if taken else 0
+
+
+class _Unpickler(pickle.Unpickler):
+    """Runs the pickle at which a stream stands, once `_scan` lets it pass.
+
+    Args:
+      stream: with the pickle.
+      path: of the file.
+      storage: finds a storage by key and dtype.
+    """
+
+    def __init__(self, stream: io.BytesIO, path: pathlib.Path, storage: Callable[[str, np.dtype], _Storage]):
+        start = stream.tell()
+        _scan(stream)
+        stream.seek(start)
+        super().__init__(stream, encoding="latin-1")
+        self._path = path
+        self._storage = storage
+        self._kinds: dict[str, type[Empty]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the stand-in for a name, or refuse it; nothing is imported or looked up in a module."""
+        kind = f"{module[:_LONGEST_KIND]}.{name[:_LONGEST_KIND]}"
+        if kind in _STORAGES:
+            return kind
+        if kind in _STAND_INS:
+            return _STAND_INS[kind]
+        if not _EMPTY.fullmatch(kind):
             raise WeightsError(
                 self._path,
                 expected="tensors, numbers and text",
-                found=f"a pickle that would call {named}",
+                found=f"a pickle that would call {kind}",
                 remedy="Nothing of it was run. Use a .safetensors file, from a source you trust.",
             )
-        return named
+        if kind not in self._kinds:
+            if len(self._kinds) == _MOST_KINDS:
+                raise ValueError(f"objects of more than {_MOST_KINDS} classes")
+            self._kinds[kind] = type("Empty", (Empty,), {"__slots__": (), "kind": kind})
+        return self._kinds[kind]
 
-    def _made(self, named: Any, arguments: tuple) -> Any:
-        if not isinstance(named, _Name) or not isinstance(arguments, tuple):
-            raise ValueError("a call of something without a name")
-        maker = _MAKERS.get(str(named))
-        return Empty(str(named), arguments) if maker is None else maker(self, *arguments)
-
-    def _stored(self, identifier: tuple) -> _Storage:
+    def persistent_load(self, pid: Any) -> _Storage:
         """Find the storage of a persistent id: a word, class, key, device, size, and in old files a view."""
-        word, kind, key, _, _, *view = identifier
-        if word != "storage" or not isinstance(kind, _Name) or kind.name not in _STORAGES:
+        if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
             raise ValueError("a reference to no storage")
-        if view and view[0] is not None:
+        _, kind, key, *_ = pid
+        if not isinstance(kind, str) or kind not in _STORAGES:
+            raise ValueError("a reference to no storage")
+        if pid[5:] not in ((), (None,)):
             raise ValueError("a view of a storage")
-        if not isinstance(key, (str, int)) or not _is_small(key):
+        if not isinstance(key, (str, int)):
             raise ValueError("a storage without a name")
-        return self._storage(str(key), _STORAGES[kind.name])
+        return self._storage(str(key), _STORAGES[kind])
 
-    def tensor(self, storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> StoredTensor:
-        """Cut a tensor from its storage (torch._utils._rebuild_tensor_v2)."""
-        shape = checked_shape(shape)
-        for number in (offset, *strides):
-            checked_shape([number])
-        plain = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        in_order = all(size == 1 or a == b for size, a, b in zip(shape, strides, plain, strict=True))
-        place = storage.place + offset * storage.dtype.itemsize
-        made = StoredTensor(
-            self._path, place, tuple(shape), storage.dtype, None if in_order else tuple(strides)
-        )
-        if self._measured and offset * storage.dtype.itemsize + made.size_in_bytes > (
-            storage.size * storage.dtype.itemsize
-        ):
-            raise ValueError(f"a tensor of shape {list(shape)} in {storage.size} numbers")
-        if self._measured and 0 not in shape and math.prod(shape) > storage.size:
-            raise ValueError(f"one of {storage.size} numbers laid out as {list(shape)}")
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> StoredTensor:
+    """Cut a tensor from its storage (torch._utils._rebuild_tensor_v2)."""
+    shape = checked_shape(shape)
+    if not isinstance(storage, _Storage) or not isinstance(strides, tuple) or len(strides) != len(shape):
+        raise ValueError("a tensor that is not described as one")
+    for number in (offset, *strides):
+        checked_shape([number])
+    plain = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    in_order = all(size == 1 or a == b for size, a, b in zip(shape, strides, plain, strict=True))
+    place = storage.place + offset * storage.dtype.itemsize
+    made = StoredTensor(storage.path, place, shape, storage.dtype, None if in_order else strides)
+    if storage.size is None:
         return made
+    if offset * storage.dtype.itemsize + made.size_in_bytes > storage.size * storage.dtype.itemsize:
+        raise ValueError(f"a tensor of shape {list(shape)} in {storage.size} numbers")
+    if 0 not in shape and math.prod(shape) > storage.size:
+        raise ValueError(f"one of {storage.size} numbers laid out as {list(shape)}")
+    return made
 
 
-def _is_small(name: Any) -> bool:
-    """Tell names that are compared at once: whole numbers beyond 64 bits can be made to look alike."""
-    return not isinstance(name, int) or abs(name) < _LARGEST_NAME
+def _parameter(tensor: Any, *_: Any) -> StoredTensor:
+    """Return a parameter's tensor (torch._utils._rebuild_parameter)."""
+    if not isinstance(tensor, StoredTensor):
+        raise ValueError("a parameter of no tensor")
+    return tensor
 
 
-def _ordered(machine: _Machine, pairs: Any = ()) -> dict[Any, Any]:
-    machine.count(len(pairs))
-    return machine.mapping([name for name, _ in pairs], [value for _, value in pairs])
-
-
-_MAKERS: Mapping[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _ordered,
-    "torch.Size": lambda machine, sizes=(): checked_shape(sizes),
-    "torch._utils._rebuild_tensor": _Machine.tensor,
-    "torch._utils._rebuild_tensor_v2": _Machine.tensor,
-    "torch._utils._rebuild_parameter": lambda machine, tensor, *rest: tensor,
-    "torch._utils._rebuild_parameter_with_state": lambda machine, tensor, *rest: tensor,
+_STAND_INS = {
+    "collections.OrderedDict": _OrderedDict,
+    "torch._utils._rebuild_tensor": _Call(_tensor),
+    "torch._utils._rebuild_tensor_v2": _Call(_tensor),
+    "torch._utils._rebuild_parameter": _Call(_parameter),
+    "torch._utils._rebuild_parameter_with_state": _Call(_parameter),
 }
