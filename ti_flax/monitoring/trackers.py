@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ti_flax.console.messages import warn
 from ti_flax.errors import ConfigError
 
 # Where runs are gathered in programs that have projects, as in diffusers' script.
 PROJECT = "textual_inversion"
-# The package that each of them needs.
-PACKAGES = {
-    "tensorboard": "tensorboardX",
-    "wandb": "wandb",
-    "comet_ml": "comet_ml",
-    "mlflow": "mlflow",
-    "aim": "aim",
-    "clearml": "clearml",
-    "dvclive": "dvclive",
-    "swanlab": "swanlab",
-    "trackio": "trackio",
-}
 # MLflow takes as many parameters at once, and values as long as this.
 _MLFLOW_PARAMETERS, _MLFLOW_LENGTH = 100, 500
 
@@ -47,14 +38,18 @@ class RunInfo:
     config: Mapping[str, Any]
 
 
-class Backend(Protocol):
-    """What each program has to do."""
+class Backend(NamedTuple):
+    """What each program does.
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
+    Attributes:
+      scalars: takes values by name, and a step.
+      picture: takes a name, `[height, width, 3]` uint8, and a step.
+      close: takes nothing.
+    """
 
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None: ...
-
-    def close(self) -> None: ...
+    scalars: Callable[[dict[str, float], int], object]
+    picture: Callable[[str, np.ndarray, int], object]
+    close: Callable[[], object]
 
 
 class Tracker:
@@ -68,7 +63,7 @@ class Tracker:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Adds a point to each named curve."""
         if (backend := self._backend) is not None:
-            self._try(lambda: backend.scalars(values, step))
+            self._try(lambda: backend.scalars(dict(values), step))
 
     def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
         """Adds a picture, `[height, width, 3]` uint8."""
@@ -115,171 +110,122 @@ def chosen_trackers(report_to: Sequence[str]) -> list[str]:
 
 def open_trackers(names: Sequence[str], story: RunInfo) -> list[Tracker]:
     """Opens trackers by name."""
-    openers: dict[str, Callable[[RunInfo], Backend]] = {
-        "tensorboard": _TensorBoard,
-        "wandb": _Wandb,
-        "comet_ml": _Comet,
-        "mlflow": _MLflow,
-        "aim": _Aim,
-        "clearml": _ClearML,
-        "dvclive": _DVCLive,
-        "swanlab": _SwanLab,
-        "trackio": _Trackio,
-    }
-    return [Tracker(name, openers[name], story) for name in names]
+    return [Tracker(name, _TRACKERS[name][1], story) for name in names]
 
 
-class _TensorBoard:
-    def __init__(self, story: RunInfo):
-        from tensorboardX import SummaryWriter
+def _each(point: Callable[[str, float, int], object]) -> Callable[[dict[str, float], int], None]:
+    """Gives one value after another to a program that takes no more at once."""
 
-        self._writer = SummaryWriter(str(story.folder))
-        self._writer.add_text(
-            "config", "\n".join(f"    {name}: {value}" for name, value in story.config.items())
-        )
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
+    def scalars(values: dict[str, float], step: int) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            point(name, value, step)
 
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        self._writer.add_image(name, pixels, step, dataformats="HWC")
-
-    def close(self) -> None:
-        self._writer.close()
+    return scalars
 
 
-class _Wandb:
-    def __init__(self, story: RunInfo):
-        import wandb  # pyright: ignore[reportMissingImports]
+def _tensorboard(story: RunInfo) -> Backend:
+    from tensorboardX import SummaryWriter
 
-        project = os.environ.get("WANDB_PROJECT", PROJECT)
-        self._run = wandb.init(project=project, name=story.name, config=dict(story.config))
-        self._image = wandb.Image
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(values), step=step)
-
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        self._run.log({name: self._image(pixels)}, step=step)
-
-    def close(self) -> None:
-        self._run.finish()
+    writer = SummaryWriter(str(story.folder))
+    writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in story.config.items()))
+    return Backend(_each(writer.add_scalar), partial(writer.add_image, dataformats="HWC"), writer.close)
 
 
-class _SwanLab(_Wandb):
-    def __init__(self, story: RunInfo):
-        import swanlab  # pyright: ignore[reportMissingImports]
-
-        self._run = swanlab.init(project=PROJECT, experiment_name=story.name, config=dict(story.config))
-        self._image = swanlab.Image
-
-
-class _Trackio(_Wandb):
-    def __init__(self, story: RunInfo):
-        import trackio  # pyright: ignore[reportMissingImports]
-
-        self._run = trackio.init(project=PROJECT, name=story.name, config=dict(story.config))
-        self._image = trackio.Image
+def _like_wandb(package: str, story: RunInfo) -> Backend:
+    """Opens Weights & Biases, or one of those that took its interface."""
+    module = importlib.import_module(package)
+    named = {"experiment_name" if package == "swanlab" else "name": story.name}
+    project = os.environ.get("WANDB_PROJECT", PROJECT) if package == "wandb" else PROJECT
+    run = module.init(project=project, config=dict(story.config), **named)
+    return Backend(
+        lambda values, step: run.log(values, step=step),
+        lambda name, pixels, step: run.log({name: module.Image(pixels)}, step=step),
+        run.finish,
+    )
 
 
-class _Comet:
-    def __init__(self, story: RunInfo):
-        import comet_ml  # pyright: ignore[reportMissingImports]
-
-        self._experiment = comet_ml.start(project_name=os.environ.get("COMET_PROJECT_NAME", PROJECT))
-        self._experiment.set_name(story.name)
-        self._experiment.log_parameters(dict(story.config))
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._experiment.log_metrics(dict(values), step=step)
-
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        self._experiment.log_image(pixels, name=name, step=step)
-
-    def close(self) -> None:
-        self._experiment.end()
+def _comet(story: RunInfo) -> Backend:
+    comet_ml = importlib.import_module("comet_ml")
+    experiment = comet_ml.start(project_name=os.environ.get("COMET_PROJECT_NAME", PROJECT))
+    experiment.set_name(story.name)
+    experiment.log_parameters(dict(story.config))
+    return Backend(
+        lambda values, step: experiment.log_metrics(values, step=step),
+        # Comet reads arrays with matplotlib alone, and loses the image without it.
+        lambda name, pixels, step: experiment.log_image(Image.fromarray(pixels), name=name, step=step),
+        experiment.end,
+    )
 
 
-class _MLflow:
-    def __init__(self, story: RunInfo):
-        import mlflow  # pyright: ignore[reportMissingImports]
-
-        self._mlflow = mlflow
-        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
-        mlflow.start_run(run_name=story.name)
-        options = [(name, str(value)[:_MLFLOW_LENGTH]) for name, value in story.config.items()]
-        for first in range(0, len(options), _MLFLOW_PARAMETERS):
-            mlflow.log_params(dict(options[first : first + _MLFLOW_PARAMETERS]))
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._mlflow.log_metrics(dict(values), step=step)
-
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        self._mlflow.log_image(pixels, f"{name}/step-{step}.png")
-
-    def close(self) -> None:
-        self._mlflow.end_run()
+def _mlflow(story: RunInfo) -> Backend:
+    mlflow = importlib.import_module("mlflow")
+    mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
+    mlflow.start_run(run_name=story.name)
+    options = [(name, str(value)[:_MLFLOW_LENGTH]) for name, value in story.config.items()]
+    for first in range(0, len(options), _MLFLOW_PARAMETERS):
+        mlflow.log_params(dict(options[first : first + _MLFLOW_PARAMETERS]))
+    return Backend(
+        mlflow.log_metrics,
+        lambda name, pixels, step: mlflow.log_image(pixels, f"{name}/step-{step}.png"),
+        mlflow.end_run,
+    )
 
 
-class _Aim:
-    def __init__(self, story: RunInfo):
-        import aim  # pyright: ignore[reportMissingImports]
+def _aim(story: RunInfo) -> Backend:
+    aim = importlib.import_module("aim")
+    story.folder.mkdir(parents=True, exist_ok=True)
+    run = aim.Run(repo=str(story.folder), experiment=PROJECT)
+    run.name = story.name
+    run["hparams"] = dict(story.config)
+    return Backend(
+        _each(lambda name, value, step: run.track(value, name=name, step=step)),
+        lambda name, pixels, step: run.track(aim.Image(Image.fromarray(pixels)), name=name, step=step),
+        run.close,
+    )
 
-        story.folder.mkdir(parents=True, exist_ok=True)
-        self._run = aim.Run(repo=str(story.folder), experiment=PROJECT)
-        self._image = aim.Image
-        self._run.name = story.name
-        self._run["hparams"] = dict(story.config)
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
+def _clearml(story: RunInfo) -> Backend:
+    clearml = importlib.import_module("clearml")
+    project = os.environ.get("CLEARML_PROJECT", PROJECT)
+    task = clearml.Task.init(project_name=project, task_name=story.name)
+    task.connect_configuration(dict(story.config))
+    log = task.get_logger()
+    return Backend(
+        _each(
+            lambda name, value, step: log.report_scalar(title=name, series=name, value=value, iteration=step)
+        ),
+        lambda name, pixels, step: log.report_image(title=name, series=name, iteration=step, image=pixels),
+        task.close,
+    )
+
+
+def _dvclive(story: RunInfo) -> Backend:
+    live = importlib.import_module("dvclive").Live(dir=str(story.folder / "dvclive"))
+    live.log_params(dict(story.config))
+
+    def scalars(values: dict[str, float], step: int) -> None:
+        live.step = step
         for name, value in values.items():
-            self._run.track(value, name=name, step=step)
+            live.log_metric(name, value)
+        live.make_summary()
 
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        from PIL import Image
+    def picture(name: str, pixels: np.ndarray, step: int) -> None:
+        live.step = step
+        live.log_image(f"{name}.png", pixels)
 
-        self._run.track(self._image(Image.fromarray(pixels)), name=name, step=step)
-
-    def close(self) -> None:
-        self._run.close()
-
-
-class _ClearML:
-    def __init__(self, story: RunInfo):
-        import clearml  # pyright: ignore[reportMissingImports]
-
-        project = os.environ.get("CLEARML_PROJECT", PROJECT)
-        self._task = clearml.Task.init(project_name=project, task_name=story.name)
-        self._task.connect_configuration(dict(story.config))
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._task.get_logger().report_scalar(title=name, series=name, value=value, iteration=step)
-
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        self._task.get_logger().report_image(title=name, series=name, iteration=step, image=pixels)
-
-    def close(self) -> None:
-        self._task.close()
+    return Backend(scalars, picture, live.end)
 
 
-class _DVCLive:
-    def __init__(self, story: RunInfo):
-        import dvclive  # pyright: ignore[reportMissingImports]
-
-        self._live = dvclive.Live(dir=str(story.folder / "dvclive"))
-        self._live.log_params(dict(story.config))
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._live.step = step
-        for name, value in values.items():
-            self._live.log_metric(name, value)
-        self._live.make_summary()
-
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        self._live.step = step
-        self._live.log_image(f"{name}.png", pixels)
-
-    def close(self) -> None:
-        self._live.end()
+# By name: the package that each needs, and what opens it.
+_TRACKERS: dict[str, tuple[str, Callable[[RunInfo], Backend]]] = {
+    "tensorboard": ("tensorboardX", _tensorboard),
+    "wandb": ("wandb", partial(_like_wandb, "wandb")),
+    "comet_ml": ("comet_ml", _comet),
+    "mlflow": ("mlflow", _mlflow),
+    "aim": ("aim", _aim),
+    "clearml": ("clearml", _clearml),
+    "dvclive": ("dvclive", _dvclive),
+    "swanlab": ("swanlab", partial(_like_wandb, "swanlab")),
+    "trackio": ("trackio", partial(_like_wandb, "trackio")),
+}
+PACKAGES = {name: package for name, (package, _) in _TRACKERS.items()}
