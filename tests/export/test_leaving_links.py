@@ -21,7 +21,7 @@ from ti_flax.export.hub import RefusedError
 from ti_flax.export.hub import upload as upload_here
 from ti_flax.export.hub_files import checkpoint_files, pipeline_files, result_files
 from ti_flax.export.pipeline import carried_parts, save_pipeline
-from ti_flax.export.upload import ShareCheckpoints, upload
+from ti_flax.export.upload import ShareCheckpoints, linked, upload
 from ti_flax.files.atomic_folders import atomic_folder
 from ti_flax.files.folder_files import LeavingLinkError
 from ti_flax.files.written_files import only_run, record
@@ -238,7 +238,7 @@ def test_no_link_out_of_a_run_is_uploaded(finished, secret, hub, capsys, name):
     assert hub.seen == []
 
 
-def test_a_link_that_is_made_after_the_look_is_not_uploaded_either(finished, secret):
+def test_a_link_that_is_made_after_the_look_is_not_uploaded_either(finished, secret, tmp_path):
     class Hub:
         def create_repo(self, *_, **__):
             return type("Made", (), {"repo_id": "me/x"})
@@ -247,8 +247,9 @@ def test_a_link_that_is_made_after_the_look_is_not_uploaded_either(finished, sec
             return type("Found", (), {"siblings": [], "private": False, "sha": "0"})
 
     (finished / "learned_embeds.bin").symlink_to(secret)
-    request = {"repo_id": "me/x", "private": False, "folder": str(finished), "message": ""}
-    request |= {"files": {"learned_embeds.bin": "learned_embeds.bin"}, "replaced": []}
+    staging = linked(finished, {"learned_embeds.bin": "learned_embeds.bin"})
+    request = {"repo_id": "me/x", "private": False, "folder": str(staging), "root": str(finished)}
+    request |= {"message": "", "replaced": []}
     with pytest.raises(RefusedError, match="a link that leaves the run's folder"):
         upload_here(request, Hub())
 

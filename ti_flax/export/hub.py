@@ -8,6 +8,7 @@ token comes with the request and never as an argument, which other programs coul
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -51,24 +52,21 @@ def main() -> None:
     reply = os.fdopen(os.dup(1), "w")
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
-    # Should the run be gone by then, nobody else would end this process.
-    late = threading.Timer(request["seconds"] + 5, os._exit, (1,))
-    late.daemon = True
-    late.start()
-    threading.Thread(target=_end_with, args=(os.getppid(), request.get("staging")), daemon=True).start()
+    watch = (os.getppid(), time.monotonic() + request["seconds"] + 5, request["folder"])
+    threading.Thread(target=_end_with, args=watch, daemon=True).start()
     try:
         answer = _answer(request)
     finally:
-        if request.get("staging"):
-            shutil.rmtree(request["staging"], ignore_errors=True)
+        if request["folder"]:
+            shutil.rmtree(request["folder"], ignore_errors=True)
     json.dump(answer, reply)
     reply.flush()
     os._exit(0)  # past the threads of a transfer that failed, which may still wait for their server
 
 
-def _end_with(parent: int, staging: str | None) -> None:
-    """Ends this process soon after the run that started it, however that ended."""
-    while os.getppid() == parent:
+def _end_with(parent: int, until: float, staging: str) -> None:
+    """Ends this process soon after the run that started it, however that ended, and when its time is over."""
+    while os.getppid() == parent and time.monotonic() < until:
         time.sleep(0.5)
     if staging:
         shutil.rmtree(staging, ignore_errors=True)
@@ -136,38 +134,38 @@ def check(request: dict[str, Any], api: Any) -> dict[str, Any]:
 
 
 def upload(request: dict[str, Any], api: Any) -> dict[str, Any]:
-    """Makes one commit of the files, and of taking away those that they replace.
+    """Uploads a folder, and takes away what it replaces.
 
     Args:
-      request: `folder`; `files`, from names in the repository to names in the folder; `replaced`, regular
-        expressions of names that an earlier upload gave and that go where this one has none; the commit's
-        `message`.
+      request: `folder`, of files and of links to files in `root`; `replaced`, regular expressions of names
+        that an earlier upload gave and that go where this one has none; the commit's `message`.
       api: the Hub's client.
 
     Returns:
       `repo_id`, `url`, and whether anything was `changed`.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
     made = api.create_repo(request["repo_id"], private=request["private"] or None, exist_ok=True)
     found = api.repo_info(made.repo_id)
     _refuse_public(request, made.repo_id, private=found.private)
-    files = request["files"]
-    there = {each.rfilename for each in found.siblings or ()} - set(files)
-    gone = [name for name in sorted(there) if any(re.fullmatch(each, name) for each in request["replaced"])]
     folder = Path(request["folder"])
-    for path in files.values():
-        _refuse_leaving(folder / path, folder)
-    operations = [CommitOperationDelete(name) for name in gone]
-    operations += [CommitOperationAdd(name, folder / path) for name, path in files.items()]
-    commit = api.create_commit(made.repo_id, operations, commit_message=request["message"])
+    for path in folder.rglob("*"):
+        _refuse_leaving(path, Path(request["root"]))
+    there = [each.rfilename for each in found.siblings or () if not (folder / each.rfilename).is_file()]
+    gone = [name for name in there if any(re.fullmatch(each, name) for each in request["replaced"])]
+    commit = api.upload_folder(
+        repo_id=made.repo_id,
+        folder_path=folder,
+        commit_message=request["message"],
+        delete_patterns=[glob.escape(name) for name in gone] or None,
+    )
     return {"repo_id": made.repo_id, "url": redacted(str(made)), "changed": commit.oid != found.sha}
 
 
-def _refuse_leaving(path: Path, folder: Path) -> None:
-    """Refuses a link out of the folder once more: since the run looked, another program may have made one."""
+def _refuse_leaving(path: Path, root: Path) -> None:
+    """Refuses a link out of the run's folder once more: another program may have made it since."""
     try:
-        require_inside(path, folder, kind="run's folder")
+        if path.is_symlink():
+            require_inside(path, root, kind="run's folder")
     except LeavingLinkError as error:
         raise RefusedError(error.strerror or "", LINK_REMEDY) from None
 

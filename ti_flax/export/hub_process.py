@@ -55,17 +55,17 @@ class HubProcess:
         """Starts the process.
 
         Args:
-          request: what `ti_flax.export.hub` takes.
+          request: what `ti_flax.export.hub` takes, but for the folder to upload.
           token: for the Hub; None for the login that the Hub's client finds.
           seconds: the most time that it gets.
-          staging: a folder that is only there for this request, removed after it.
+          staging: the folder to upload; it is only there for this request, and removed after it.
         """
         self._seconds, self._until = seconds, time.monotonic() + seconds
         self._answer: Answer | None = None
         self.stop: Callable[[], object] = lambda: None
         try:
             self._process = _start(
-                {**request, "token": token, "seconds": seconds, "staging": str(staging or "")}
+                {**request, "token": token, "seconds": seconds, "folder": str(staging or "")}
             )
         except OSError as error:
             self._answer = _failed(f"no process for the upload ({error.strerror})")

@@ -20,7 +20,7 @@ from ti_flax.export.hub_files import (
     result_files,
 )
 from ti_flax.export.hub_process import Answer, Failure, HubProcess
-from ti_flax.files.folder_files import LINK_REMEDY, copy_folder, files_of
+from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, copy_folder, files_of
 from ti_flax.training.checkpoint import LAST_ON_HUB, checkpoint_steps
 from ti_flax.training.loop import Chunk, Hook
 from ti_flax.training.step import TrainState
@@ -87,18 +87,21 @@ def upload(hub: HubOptions, output_dir: Path) -> Failure | None:
     name = repository_name(hub, output_dir)
     try:
         files = files_to_upload(hub, output_dir)
+        staging = linked(output_dir, files)
     except OSError as error:
-        failure = Failure(error.strerror or str(error), LINK_REMEDY)
+        remedy = (
+            LINK_REMEDY if isinstance(error, LeavingLinkError) else "Check the folder of temporary files."
+        )
+        failure = Failure(error.strerror or str(error), remedy)
         warn(f"upload to {name}: found {failure.found}. {failure.remedy} Nothing is uploaded.")
         return failure
     size = megabytes(output_dir, files.values())
     seconds = UPLOAD_SECONDS + size
     what = f"{len(files)} files, {size:.1f} MB"
     say(f"uploading to {name}: {what}, at most {seconds:.0f} s")
-    request = upload_request(hub, name, output_dir, files)
-    request |= {"pauses": PAUSES, "message": "Learn a concept by Textual Inversion"}
-    request["replaced"] = [*REPLACED, *request["replaced"]]
-    process = HubProcess(request, token=hub.hub_token, seconds=seconds)
+    request = upload_request(hub, output_dir, "Learn a concept by Textual Inversion")
+    request |= {"pauses": PAUSES, "replaced": [*REPLACED, *request["replaced"]]}
+    process = HubProcess(request, token=hub.hub_token, seconds=seconds, staging=staging)
     try:
         with stage("uploading"):
             answer = process.wait()
@@ -136,15 +139,24 @@ def files_to_upload(hub: HubOptions, output_dir: Path) -> dict[str, str]:
     return files
 
 
-def upload_request(hub: HubOptions, name: str, folder: Path, files: Mapping[str, str]) -> dict[str, Any]:
-    """What `ti_flax.export.hub` needs to know of an upload."""
+def linked(folder: Path, files: Mapping[str, str]) -> Path:
+    """Makes a folder of links to files of another one, by the names that they get in the repository."""
+    staging = Path(tempfile.mkdtemp(prefix="ti_flax-upload-"))
+    for name, path in files.items():
+        (staging / name).parent.mkdir(parents=True, exist_ok=True)
+        (staging / name).symlink_to(folder.resolve() / path)
+    return staging
+
+
+def upload_request(hub: HubOptions, output_dir: Path, message: str) -> dict[str, Any]:
+    """What `ti_flax.export.hub` needs to know of an upload from a run's folder."""
     return {
         "action": "upload",
-        "repo_id": name,
+        "repo_id": repository_name(hub, output_dir),
         "private": hub.hub_private_repo,
-        "folder": str(folder.resolve()),
-        "files": dict(files),
+        "root": str(output_dir.resolve()),
         "replaced": [f"{LAST_ON_HUB}/.+"] if hub.hub_strategy == "checkpoint" else [],
+        "message": message,
     }
 
 
@@ -202,11 +214,8 @@ class ShareCheckpoints(Hook):
                 shutil.rmtree(staging, ignore_errors=True)
             self._tell(Answer(Failure(f"no copy to upload ({error})", "")))
             return
-        files = files_of(staging)
-        name = repository_name(self._hub, self._output_dir)
-        request = upload_request(self._hub, name, staging, dict(zip(files, files)))
-        request |= {"message": f"Step {step}"}
-        seconds = UPLOAD_SECONDS + megabytes(staging, files)
+        request = upload_request(self._hub, self._output_dir, f"Step {step}")
+        seconds = UPLOAD_SECONDS + megabytes(staging, files_of(staging))
         self._running = HubProcess(request, token=self._hub.hub_token, seconds=seconds, staging=staging)
 
     def _tell(self, answer: Answer) -> None:
