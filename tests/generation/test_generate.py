@@ -204,7 +204,7 @@ def test_no_file_is_replaced_unasked(place, tmp_path, one_device, monkeypatch, c
         assert len(list(tmp_path.glob("0*.png"))) == 1 + 2 * count
     assert (tmp_path / "00041-5.png").read_bytes() == b"mine" and (tmp_path / "00045-1.png").exists()
     assert sorted(path.name for path in tmp_path.glob("g*")) == ["grid-2.png", "grid.png"]
-    for name in ("pictures.png", "images-2.png"):
+    for name in ("pictures.png", "pictures-2.png"):
         start(place, "--prompt", "a")
         assert capsys.readouterr().out.splitlines()[-1].startswith(f"{name}: 1 x 2 images of 16 x 16")
     with pytest.raises(TiFlaxError, match="pictures.png: expected a new file.*--overwrite"):

@@ -56,7 +56,7 @@ def test_where_the_grid_goes(tmp_path, monkeypatch):
         path = grid_path(None, None, overwrite=False)
         save_png(Image.new("RGB", (4, 4)), path, {"a": "b"})
         names.append(path.name)
-    assert names == ["pictures.png", "images-2.png", "images-3.png"]
+    assert names == ["pictures.png", "pictures-2.png", "pictures-3.png"]
     assert grid_path(None, None, overwrite=True).name == "pictures.png"
     assert str(grid_path(None, tmp_path / "new", overwrite=False)).endswith("new/grid.png")
     with pytest.raises(OutputError, match="pictures.png: expected a new file"):

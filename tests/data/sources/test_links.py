@@ -58,7 +58,9 @@ def test_what_is_no_picture_within_the_limits(site, path, words):
     link = f"{site.url}/{path}"
     began = time.monotonic()
     with pytest.raises(DataError) as caught:
-        fetch(link, limits=Limits(content_bytes=4000, silence=0.2, whole=0.4, redirects=2))
+        # Only what never ends by itself meets the limit of the whole, which a busy machine reaches soon.
+        whole = 0.4 if path == "dribble" else 30
+        fetch(link, limits=Limits(content_bytes=4000, silence=0.2, whole=whole, redirects=2))
     assert str(caught.value).startswith(f"{link}: ") and words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began < 2
