@@ -9,7 +9,7 @@ import typing
 
 from ti_flax.config.conditions import holds, in_words
 from ti_flax.config.flags import REFERENCE_ONLY, make_parser
-from ti_flax.config.options import FINDS_ITS_RATE, WITHOUT_WARMUP
+from ti_flax.config.options import ADAM_OPTIONS, FINDS_ITS_RATE, WITHOUT_WARMUP
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig, missing_options
 from ti_flax.config.stepped_values import looks_stepped
 from ti_flax.config.values import Option, nearest, value_from_text, wrong_value
@@ -221,6 +221,10 @@ def _without_effect(config: RunConfig, given: typing.Collection[str]) -> list[st
         f"{name} does nothing without {in_words(condition)}"
         for name in OPTIONS
         if name in given
-        for condition in (*OPTIONS[name].rule.needs, OPTIONS[name].rule.only_with)
+        # What a value needs is an error, but for Adam's own options, which commands of other trainers give.
+        for condition in (
+            *(OPTIONS[name].rule.needs if name in ADAM_OPTIONS else ()),
+            OPTIONS[name].rule.only_with,
+        )
         if condition and not holds(condition, values, OPTIONS)
     ]
