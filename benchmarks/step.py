@@ -73,11 +73,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     devices = jax.local_devices()[: options.devices]
     if options.devices and len(devices) < options.devices:
         raise ConfigError("--devices", expected=f"at most {len(devices)}", found=str(options.devices))
-    task, state, arguments = build(options, devices)
-    flop = flop_per_sample(options, task, arguments)
-    program, cold, warm = compiled(task, state, arguments, devices)
+    step_config, state, arguments = build(options, devices)
+    flop = flop_per_sample(options, step_config, arguments)
+    program, cold, warm = compiled(step_config, state, arguments, devices)
     matmuls = Matmuls(options.dtype, devices[0], devices=len(devices))
-    chunks, between = timed(options, program, task, arguments, devices, matmuls)
+    chunks, between = timed(options, program, step_config, arguments, devices, matmuls)
     steps = np.array([1e3 * chunk.seconds / len(chunk.loss) for chunk in chunks])
     seconds = float(np.median(steps)) / 1e3
     published = published_rate(devices[0].device_kind, options.dtype)
@@ -92,7 +92,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "step_ms_median": float(np.median(steps)),
         "step_ms_least": float(steps.min()),
         "step_ms_most": float(steps.max()),
-        "samples_per_second": task.global_batch / seconds,
+        "samples_per_second": step_config.global_batch / seconds,
         "flop_per_sample": flop,
         **against_peak(flop * options.batch, seconds, matmuls.rates, published),
         "host_share_between_calls": between / (between + sum(chunk.seconds for chunk in chunks)),
@@ -131,7 +131,7 @@ def resolution(options: argparse.Namespace) -> int:
 
 
 def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
-    """Makes the task, its first state and the frozen arrays, on the devices."""
+    """Makes the step_config, its first state and the frozen arrays, on the devices."""
     import dataclasses
 
     import jax
@@ -144,7 +144,7 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     from ti_flax.models.stable_diffusion import random_stable_diffusion
     from ti_flax.training import optimizer as optim
     from ti_flax.training.devices import replicate
-    from ti_flax.training.step import KEY_IMPLEMENTATION, StepConfig, init_state
+    from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, init_state
 
     model = random_stable_diffusion(preset(options.preset), seed=0, dtype=jnp.dtype(options.dtype))
     attention = Attention(options.attention)
@@ -155,7 +155,7 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     )
     text, trainable = model.text_encoder.config, np.ones(1, bool)
     adamw = optim.make_optimizer("adamw", lambda step: 1e-4, arguments={"weight_decay": 1e-2})
-    task = StepConfig(
+    step_config = StepConfig(
         model=model,
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
         optimizer=optim.mask_rows(adamw, trainable),
@@ -179,10 +179,10 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     key = np.asarray(jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION)))
     arguments = (replicate(frozen, devices), replicate(key, devices))
     model.params.clear()
-    return task, jax.device_get(init_state(task, rows)), arguments
+    return step_config, jax.device_get(init_state(step_config, rows)), arguments
 
 
-def flop_per_sample(options: argparse.Namespace, task: Any, arguments: tuple) -> int:
+def flop_per_sample(options: argparse.Namespace, step_config: Any, arguments: tuple) -> int:
     """Counts the step's FLOP with the plain attention, so that recomputing counts for nothing."""
     import dataclasses
 
@@ -194,13 +194,13 @@ def flop_per_sample(options: argparse.Namespace, task: Any, arguments: tuple) ->
     from ti_flax.training.batches import Batch
     from ti_flax.training.step import denoising_loss
 
-    model, plain = task.model, Attention("plain")
+    model, plain = step_config.model, Attention("plain")
     model = dataclasses.replace(
         model,
         unet=model.unet.clone(attention=plain, gradient_checkpointing=False),
         text_encoder=model.text_encoder.clone(attention=plain),
     )
-    task = dataclasses.replace(task, model=model)
+    step_config = dataclasses.replace(step_config, model=model)
     frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), arguments[0])
     examples = frozen["examples"]
     _, _, side, _, moments = examples.buckets[0].posteriors.shape
@@ -209,15 +209,15 @@ def flop_per_sample(options: argparse.Namespace, task: Any, arguments: tuple) ->
     tokens = jnp.zeros((1, examples.token_ids.shape[-1]), jnp.int32)
     batch = Batch(latents, latents, jnp.zeros(1, jnp.int32), tokens)
     rows = jnp.zeros((1, model.text_encoder.config.hidden_size))
-    step = jax.value_and_grad(lambda rows, frozen, batch: denoising_loss(rows, frozen, batch, task))
+    step = jax.value_and_grad(lambda rows, frozen, batch: denoising_loss(rows, frozen, batch, step_config))
     return count_flop(jax.make_jaxpr(step)(rows, frozen, batch).jaxpr)
 
 
-def compiled(task: Any, state: Any, arguments: tuple, devices: list) -> tuple[Any, float, float]:
+def compiled(step_config: Any, state: Any, arguments: tuple, devices: list) -> tuple[Any, float, float]:
     """Compiles twice, into an empty cache and out of it; returns the program and both times in seconds."""
     import jax
 
-    from ti_flax.run.train import CHUNK_CAPACITY
+    from ti_flax.run.fit import CHUNK_CAPACITY
     from ti_flax.training.devices import pmapped, replicate
     from ti_flax.training.step import make_chunk
 
@@ -226,7 +226,7 @@ def compiled(task: Any, state: Any, arguments: tuple, devices: list) -> tuple[An
     for _ in range(2):
         jax.clear_caches()
         began = time.perf_counter()
-        traced = pmapped(make_chunk(task, CHUNK_CAPACITY), devices)
+        traced = pmapped(make_chunk(step_config, CHUNK_CAPACITY), devices)
         lowered = traced.lower(replicate(state, devices), *arguments, replicate(np.int32(1), devices))
         program = lowered.compile()
         seconds.append(time.perf_counter() - began)
@@ -247,7 +247,7 @@ def keep_in_empty_folder() -> None:
 def timed(
     options: argparse.Namespace,
     program: Any,
-    task: Any,
+    step_config: Any,
     arguments: tuple,
     devices: list,
     matmuls: Matmuls,
@@ -258,10 +258,10 @@ def timed(
     """
     import jax
 
-    from ti_flax.run.train import CHUNK_CAPACITY
+    from ti_flax.run.fit import CHUNK_CAPACITY
     from ti_flax.training.devices import replicate
     from ti_flax.training.loop import Hook, run_steps
-    from ti_flax.training.step import init_state
+    from ti_flax.training.state import init_state
 
     class Clock(Hook):
         def __init__(self, measure: Callable[[], None] | None):
@@ -279,10 +279,10 @@ def timed(
 
     def run(steps: int, calls: int, measure: Callable[[], None] | None = None) -> Clock:
         clock = Clock(measure)
-        rows = np.zeros((1, task.model.text_encoder.config.hidden_size), np.float32)
+        rows = np.zeros((1, step_config.model.text_encoder.config.hidden_size), np.float32)
         run_steps(
             program,
-            replicate(jax.device_get(init_state(task, rows)), devices),
+            replicate(jax.device_get(init_state(step_config, rows)), devices),
             arguments,
             total_steps=steps * calls,
             capacity=CHUNK_CAPACITY,

@@ -29,8 +29,8 @@ from help_format import HelpFormatter  # noqa: E402
 from ti_flax.config import parse_config  # noqa: E402
 from ti_flax.config.options import LossOptions  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
-from ti_flax.run import train as run  # noqa: E402
 from ti_flax.run.inputs import load_inputs  # noqa: E402
+from ti_flax.run.step_config import make_step_config  # noqa: E402
 from ti_flax.training.batches import draw  # noqa: E402
 from ti_flax.training.step import denoising_loss  # noqa: E402
 
@@ -57,21 +57,21 @@ def parse_arguments(argv=None) -> argparse.Namespace:
 
 def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]:
     """For each sampling and kind of draws, the variances of gradient, summed over its values, and loss."""
-    materials = load_inputs(config)
+    inputs = load_inputs(config)
     found = {}
     for sampling in SAMPLINGS:
-        task, _ = run.make_step_config(
+        step_config, _ = make_step_config(
             config.replace(timestep_sampling=sampling),
-            materials.model,
-            materials.concept.token_ids[0],
-            added=materials.added,
+            inputs.model,
+            inputs.concept.token_ids[0],
+            added=inputs.added,
             devices=1,
         )
-        frozen = {name: materials.model.params[name] for name in ("text_encoder", "unet")}
+        frozen = {name: inputs.model.params[name] for name in ("text_encoder", "unet")}
         frozen = jax.tree.map(jnp.asarray, frozen)
-        sample = partial(draw, task.draw_rules, jax.random.key(0), materials.examples.buckets[0])
-        sample = partial(sample, materials.examples.token_ids)
-        positions, rows = jnp.arange(task.global_batch), jnp.asarray(materials.added.start)
+        sample = partial(draw, step_config.draw_rules, jax.random.key(0), inputs.examples.buckets[0])
+        sample = partial(sample, inputs.examples.token_ids)
+        positions, rows = jnp.arange(step_config.global_batch), jnp.asarray(inputs.added.start)
 
         @jax.jit
         def draws(step, sample=sample, positions=positions):
@@ -81,7 +81,7 @@ def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]
             )
             return drawn, same._replace(timesteps=drawn.timesteps)
 
-        differentiate = jax.jit(partial(jax.value_and_grad(denoising_loss), task=task))
+        differentiate = jax.jit(partial(jax.value_and_grad(denoising_loss), config=step_config))
         measured = [
             [jax.device_get(differentiate(rows, frozen, batch)) for batch in draws(jnp.int32(step))]
             for step in range(updates)

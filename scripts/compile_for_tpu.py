@@ -44,7 +44,7 @@ _NO_TPU_HERE = {
 }
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "f64": 8}
-# Pictures that are assumed; a picture's posteriors are a thousandth of a model's memory.
+# Images that are assumed; an image's posteriors are a thousandth of a model's memory.
 _IMAGES = 5
 
 
@@ -72,7 +72,7 @@ class Compiled:
     Attributes:
       batch: samples of a device.
       seconds: the compilation took.
-      arguments: bytes of parameters, pictures and state on a device.
+      arguments: bytes of parameters, images and state on a device.
       temporary: bytes of activations and all else that lives while it runs.
       program: bytes of the machine code.
       flop: of a device and step, as the compiler counts them.
@@ -147,7 +147,7 @@ def compile_step(target: Target, batch: int) -> Compiled:
     import numpy as np
 
     from ti_flax.embedding.rows import AddedRows
-    from ti_flax.run.train import make_step_config
+    from ti_flax.run.step_config import make_step_config
     from ti_flax.training.devices import pmapped
     from ti_flax.training.step import make_chunk
 
@@ -155,10 +155,12 @@ def compile_step(target: Target, batch: int) -> Compiled:
     vocabulary, width = model.text_encoder.config.vocab_size, model.text_encoder.config.hidden_size
     count = config.concept.num_vectors or 1
     added = AddedRows(np.zeros((count, width), np.float32), np.ones(count, bool))
-    task, _ = make_step_config(config, model, vocabulary, added=added, devices=len(devices))
+    step_config, _ = make_step_config(config, model, vocabulary, added=added, devices=len(devices))
     capacity = min(500, config.training.max_train_steps or 500)
     began = time.perf_counter()
-    lowered = pmapped(make_chunk(task, capacity), devices).lower(*abstract_arguments(config, task))
+    lowered = pmapped(make_chunk(step_config, capacity), devices).lower(
+        *abstract_arguments(config, step_config)
+    )
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -168,7 +170,7 @@ def compile_step(target: Target, batch: int) -> Compiled:
     planned, cost = program.memory_analysis(), program.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     return Compiled(
-        batch=task.batch_size,
+        batch=step_config.batch_size,
         seconds=time.perf_counter() - began,
         arguments=planned.argument_size_in_bytes,
         temporary=planned.temp_size_in_bytes + planned.output_size_in_bytes - planned.alias_size_in_bytes,
@@ -200,7 +202,7 @@ def read_configs(config: RunConfig, preset_name: str | None) -> FlaxStableDiffus
     return load_stable_diffusion(source, components=(), **kind)
 
 
-def abstract_arguments(config: RunConfig, task: Any) -> tuple[Any, ...]:
+def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
     """Shapes and dtypes of the program's arguments, each with the axis of the devices."""
     import jax
     import jax.numpy as jnp
@@ -209,9 +211,9 @@ def abstract_arguments(config: RunConfig, task: Any) -> tuple[Any, ...]:
     from ti_flax.data.dataset import one_shape
     from ti_flax.data.prompts.templates import training_prompts
     from ti_flax.models.stable_diffusion import parameter_shapes
-    from ti_flax.training.step import init_state
+    from ti_flax.training.state import init_state
 
-    model, count = task.model, len(task.trainable)
+    model, count = step_config.model, len(step_config.trainable)
     side = config.images.resolution // model.vae.config.downsampling
     prompts = training_prompts(config.concept.placeholder_token, config.concept.learnable_property)
     tokens = (len(prompts), model.text_encoder.config.max_position_embeddings)
@@ -225,9 +227,9 @@ def abstract_arguments(config: RunConfig, task: Any) -> tuple[Any, ...]:
     }
     rows = np.zeros((count, model.text_encoder.config.hidden_size), np.float32)
     key, steps = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((), jnp.int32)
-    state = jax.eval_shape(lambda: init_state(task, rows))
+    state = jax.eval_shape(lambda: init_state(step_config, rows))
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((task.device_count, *leaf.shape), leaf.dtype),
+        lambda leaf: jax.ShapeDtypeStruct((step_config.device_count, *leaf.shape), leaf.dtype),
         (state, frozen, key, steps),
     )
 

@@ -9,13 +9,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 import environment  # noqa: E402, F401  # before JAX
 import jax  # noqa: E402
 import pytest  # noqa: E402
-from tiny_folder import write_folder, write_pictures  # noqa: E402
+from shared_programs import PROGRAMS, share_programs  # noqa: E402
+from tiny_folder import write_folder, write_images  # noqa: E402
+
+share_programs()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def programs_of_one_file():
     """Lets go of compiled programs: each maps memory, and a process that has 65,530 maps crashes."""
     yield
+    PROGRAMS.clear()
     jax.clear_caches()
     gc.collect()
 
@@ -25,5 +29,5 @@ def place(tmp_path_factory):
     """A folder with a tiny model, `model`, and three images, `images`; a file's tests write beside them."""
     place = tmp_path_factory.mktemp("place")
     write_folder(place / "model")
-    write_pictures(place / "pictures")
+    write_images(place / "pictures")
     return place

@@ -4,7 +4,7 @@ import builtins
 import sys
 
 import pytest
-from tiny_folder import write_pictures
+from tiny_folder import write_images
 
 from ti_flax.commands import caption as caption_images
 from ti_flax.console.program import exit_code
@@ -35,8 +35,8 @@ def captioner(tmp_path_factory):
     torch.manual_seed(0)
     BlipForConditionalGeneration(config).save_pretrained(folder)
     tokenizer = BertTokenizerFast(vocab={word: index for index, word in enumerate(WORDS)})
-    pictures = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
-    BlipProcessor(pictures, tokenizer).save_pretrained(folder)
+    images = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    BlipProcessor(images, tokenizer).save_pretrained(folder)
     return str(folder)
 
 
@@ -49,8 +49,8 @@ def texts(folder):
     return {path.name: path.read_text() for path in folder.glob("*.txt")}
 
 
-def test_a_caption_is_written_beside_every_picture(tmp_path, captioner, capsys):
-    folder = write_pictures(tmp_path / "pictures")
+def test_a_caption_is_written_beside_every_image(tmp_path, captioner, capsys):
+    folder = write_images(tmp_path / "pictures")
     run(folder, captioner, "--batch_size", "2", "--prefix", "photo of", "--suffix", ", sharp")
     written = texts(folder)
     assert sorted(written) == ["0.txt", "1.txt", "2.txt"]
@@ -59,18 +59,18 @@ def test_a_caption_is_written_beside_every_picture(tmp_path, captioner, capsys):
         assert words[:2] == ["photo", "of"] and words[-2:] == [",", "sharp"]
         assert 0 < len(words[2:-2]) <= 8 and set(words[2:-2]) <= set(WORDS)
     assert f"0.png: {written['0.txt'].strip()}" in capsys.readouterr().out
-    pictures = [CaptionedImage(f"{index}.png", str(folder / f"{index}.png")) for index in range(3)]
-    assert captions_beside(pictures)[1] == written["1.txt"]
+    images = [CaptionedImage(f"{index}.png", str(folder / f"{index}.png")) for index in range(3)]
+    assert captions_beside(images)[1] == written["1.txt"]
 
 
 def test_a_dry_run_prints_and_writes_nothing(tmp_path, captioner, capsys):
-    folder = write_pictures(tmp_path / "pictures")
+    folder = write_images(tmp_path / "pictures")
     run(folder, captioner, "--dry_run")
     assert texts(folder) == {} and len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_what_is_there_is_kept_unless_told_otherwise(tmp_path, captioner, capsys):
-    folder = write_pictures(tmp_path / "pictures")
+    folder = write_images(tmp_path / "pictures")
     (folder / "1.txt").write_text("mine")
     run(folder, captioner)
     assert texts(folder)["1.txt"] == "mine" and len(texts(folder)) == 3
@@ -80,9 +80,9 @@ def test_what_is_there_is_kept_unless_told_otherwise(tmp_path, captioner, capsys
 
 
 def test_whole_words_are_replaced_and_misses_are_said(tmp_path, monkeypatch, capsys):
-    folder = write_pictures(tmp_path / "pictures")
+    folder = write_images(tmp_path / "pictures")
     said = ["A cat on the table", "a category", "the dog"]
-    monkeypatch.setattr(caption_images, "load_captioner", lambda *_, **__: lambda pictures: said)
+    monkeypatch.setattr(caption_images, "load_captioner", lambda *_, **__: lambda images: said)
     run(folder, "any", "--replace", "a cat=<my-cat>", "--replace", r"dog=\1", "--extension", "caption")
     found = [(folder / f"{index}.caption").read_text().strip() for index in range(3)]
     assert found == ["<my-cat> on the table", "a category", r"the \1"]
@@ -99,13 +99,13 @@ def test_whole_words_are_replaced_and_misses_are_said(tmp_path, monkeypatch, cap
 )
 def test_mistakes_in_flags(tmp_path, flags, message):
     with pytest.raises(ConfigError, match=message):
-        run(write_pictures(tmp_path / "pictures"), "any", *flags)
+        run(write_images(tmp_path / "pictures"), "any", *flags)
 
 
 def test_a_missing_folder_or_model_is_one_line(tmp_path, capsys):
     with pytest.raises(DataError, match="expected a folder with images, found no such folder"):
         run(tmp_path / "none", "any")
-    folder = write_pictures(tmp_path / "pictures")
+    folder = write_images(tmp_path / "pictures")
     with pytest.raises(WeightsError, match="expected a captioning model of transformers"):
         run(folder, str(tmp_path / "no-model"))
     assert exit_code(lambda: run(folder, str(tmp_path / "no-model"))) == 2
@@ -120,7 +120,7 @@ def test_without_torch_it_says_what_to_install(tmp_path, monkeypatch):
             raise ImportError("No module named 'torch'")
         return real(name, *arguments, **named)
 
-    folder = write_pictures(tmp_path / "pictures")
+    folder = write_images(tmp_path / "pictures")
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_torch)
     with pytest.raises(ConfigError, match="found No module named 'torch'. Run `pip install torch transf"):

@@ -78,7 +78,7 @@ def test_split_parts_overlap_and_cover(place):
     assert "wide.png" in written(place)
 
 
-def test_oversized_pictures_are_split_in_both_directions(place):
+def test_oversized_images_are_split_in_both_directions(place):
     run(place, "--split", "--split_scale", "2", "--size", "32", "--overlap_ratio", "0")
     assert sum(name.startswith("sub/square-") and name.endswith("png") for name in written(place)) == 16
     assert pixels(place / "out" / "wide-1.png").shape == (32, 32, 3)
@@ -119,14 +119,14 @@ def test_a_sheet_replaces_a_sheet_and_nothing_else(place):
     assert pixels(mine).shape == (8, 8, 3)
 
 
-def test_pictures_of_one_stem_get_names_of_their_own(place):
+def test_images_of_one_stem_get_names_of_their_own(place):
     Image.new("RGB", (64, 64)).save(place / "in" / "wide.bmp")
     Image.new("RGB", (64, 64), "white").save(place / "in" / "WIDE.JPG")
     run(place)
     assert {"WIDE.png", "wide_2.png", "wide_3.png"} <= written(place)
 
 
-def test_the_pictures_are_not_written_among_themselves(place):
+def test_the_images_are_not_written_among_themselves(place):
     with pytest.raises(OutputError, match="expected a folder without the images that are read"):
         prepare_images.run(
             prepare_images.parse_arguments(
@@ -159,7 +159,7 @@ def test_a_caption_in_another_encoding(place):
         run(place)
 
 
-def test_a_full_disk_leaves_the_pictures_that_were_to_be_replaced(place, monkeypatch):
+def test_a_full_disk_leaves_the_images_that_were_to_be_replaced(place, monkeypatch):
     run(place)
     before = {name: (place / "out" / name).read_bytes() for name in written(place)}
     sheet = (place / "out-sheet.png").read_bytes()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_folder import write_folder, write_pictures
+from tiny_folder import write_folder, write_images
 
 from ti_flax.console.messages import Display, Level
 from ti_flax.console.program import exit_code
@@ -28,7 +28,7 @@ def shell(command, folder=ROOT):
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     write_folder(folder / "model")
-    write_pictures(folder / "pictures")
+    write_images(folder / "pictures")
     options = {
         "pretrained_model_name_or_path": "model",
         "train_data_dir": "pictures",

@@ -33,7 +33,7 @@ def test_equal_weights_change_nothing():
         assert one is other is None or (one.dtype == other.dtype and np.array_equal(one, other))
 
 
-def test_an_epoch_shows_every_picture_as_often_as_it_weighs():
+def test_an_epoch_shows_every_image_as_often_as_it_weighs():
     places = epoch_sample_indices((4, 2, 6))
     key = jax.random.key(0)
     for epoch in range(3):

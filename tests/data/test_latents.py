@@ -71,7 +71,7 @@ def encode(vae, params, pixels, **options):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 7])
-def test_moments_of_picture_and_mirror_image(vae, params, pixels, batch_size):
+def test_moments_of_image_and_mirror_image(vae, params, pixels, batch_size):
     posteriors = encode(vae, params, pixels, batch_size=batch_size)
     assert posteriors.shape == (3, 2, 8, 8, 8)
     assert posteriors.dtype == np.float32
@@ -307,7 +307,7 @@ def test_resolution_that_does_not_fit(vae, params):
 
 
 @pytest.mark.parametrize(("names", "named"), [(("a.png", "b.png", "c.png"), "b.png"), ((), "image 2")])
-def test_overflow_names_the_picture(vae, params, pixels, tmp_path, monkeypatch, names, named):
+def test_overflow_names_the_image(vae, params, pixels, tmp_path, monkeypatch, names, named):
     original = FlaxAutoencoderKL.encode
 
     def overflowing(self, images):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tiny_run
-from tiny_folder import write_folder, write_pictures
+from tiny_folder import write_folder, write_images
 from tiny_run import learned, train_until
 
 from ti_flax.data.prompts.templates import training_prompts
@@ -24,7 +24,7 @@ LINES = "".join(f"{index}.png|{caption}\n" for index, caption in enumerate(CAPTI
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("prompts")
     write_folder(place / "model")
-    write_pictures(place / "pictures")
+    write_images(place / "pictures")
     for index, caption in enumerate(CAPTIONS):
         (place / "pictures" / f"{index}.txt").write_text(caption)
         (place / "pictures" / f"{index}.tags").write_text(f"tags {index}")
@@ -108,7 +108,7 @@ def test_captions_change_the_prompts_and_nothing_else(place, plain):
         np.testing.assert_array_equal(old.sample_indices, new.sample_indices)
 
 
-def test_each_picture_takes_its_own_captions(place, plain, capsys):
+def test_each_image_takes_its_own_captions(place, plain, capsys):
     token_ids, groups = prompts_of(plain, place, captions="files")
     np.testing.assert_array_equal(groups, [0, 1, 2])
     texts = decoded(plain, token_ids[1])

@@ -39,7 +39,7 @@ def write(folder, form, suffix, rows, **more):
     made = Embedding(**({"token": "<my-cat>", "name": "<my-cat>", "rows": rows} | more))
     path = folder / f"{form}{suffix}"
     card = plain_card(made.name, "card") if suffix == ".png" else None
-    write_embedding(path, embedding_bytes(made, form, suffix, picture=card), overwrite=False)
+    write_embedding(path, embedding_bytes(made, form, suffix, image=card), overwrite=False)
     return path
 
 
@@ -98,9 +98,9 @@ def test_the_web_ui_finds_the_embedding_in_the_pixels_alone(tmp_path):
 
 @pytest.mark.parametrize("shade", [0, 1, 255])
 @pytest.mark.parametrize("height", [1, 17, 300])
-def test_pictures_of_any_colour_and_height_carry_it(tmp_path, shade, height):
-    rows, picture = random_rows(1, 32), Image.new("RGB", (64, height), (shade, shade, shade))
-    content = embedding_bytes(Embedding("<c>", "<c>", rows), "automatic1111", ".png", picture=picture)
+def test_images_of_any_colour_and_height_carry_it(tmp_path, shade, height):
+    rows, image = random_rows(1, 32), Image.new("RGB", (64, height), (shade, shade, shade))
+    content = embedding_bytes(Embedding("<c>", "<c>", rows), "automatic1111", ".png", image=image)
     Image.open(io.BytesIO(content)).save(tmp_path / "bare.png")
     found = consumers.webui_pixels(tmp_path / "bare.png")["string_to_param"]["*"]
     assert found.astype(np.float32).tobytes() == rows.tobytes()
@@ -247,17 +247,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         write_embedding(path / "below", b"", overwrite=False)
 
 
-def test_a_caption_leaves_the_middle_of_the_picture(tmp_path):
-    picture = Image.effect_noise((300, 400), 50).convert("RGB")
-    made = captioned(picture, "a very long title " * 9, "footer")
-    assert made.size == picture.size
-    same = (np.asarray(made) == np.asarray(picture)).all(axis=(1, 2))
+def test_a_caption_leaves_the_middle_of_the_image(tmp_path):
+    image = Image.effect_noise((300, 400), 50).convert("RGB")
+    made = captioned(image, "a very long title " * 9, "footer")
+    assert made.size == image.size
+    same = (np.asarray(made) == np.asarray(image)).all(axis=(1, 2))
     assert same[40:-40].all() and not same[:20].any() and not same[-20:].any()
     small = captioned(Image.new("RGB", (64, 64), "red"), "<ruby>", "1 vector")
     assert small.size == (256, 256)
 
 
-def test_json_of_pictures_is_what_the_web_ui_writes(tmp_path):
+def test_json_of_images_is_what_the_web_ui_writes(tmp_path):
     path = write(tmp_path, "automatic1111", ".png", random_rows(2, 8))
     tree = consumers.webui_text(path)
     assert list(tree) == [

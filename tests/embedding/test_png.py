@@ -8,8 +8,8 @@ import pytest
 from embedding_consumers import scrambling
 from PIL import Image, PngImagePlugin
 
-from ti_flax.embedding import png as embedding_pictures
-from ti_flax.embedding.png import hidden_bytes, hide_bytes, is_picture, read_picture, tree_bytes
+from ti_flax.embedding import png as embedding_images
+from ti_flax.embedding.png import hidden_bytes, hide_bytes, is_image, read_image, tree_bytes
 from ti_flax.errors import WeightsError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
@@ -28,11 +28,11 @@ def test_bytes_come_back_from_the_pixels(size):
 def test_the_pattern_is_the_web_uis():
     # The first numbers its generator is tested with there.
     first = [253, 242, 127, 44, 157, 27, 239, 133, 38, 79, 167, 4, 177]
-    assert (embedding_pictures._pattern(13) == np.array(first) % 16).all()
-    assert (embedding_pictures._pattern(5000) == scrambling(5000)).all()
+    assert (embedding_images._pattern(13) == np.array(first) % 16).all()
+    assert (embedding_images._pattern(5000) == scrambling(5000)).all()
 
 
-def test_the_picture_itself_is_unchanged():
+def test_the_image_itself_is_unchanged():
     made = hide_bytes(PIXELS, b"x" * 50)
     side = (made.shape[1] - 60 - 2) // 2
     assert (made[:, side + 1 : side + 61] == PIXELS).all()
@@ -66,8 +66,8 @@ def test_pixels_without_bytes(harm):
         hidden_bytes(made)
 
 
-def test_a_picture_that_unfolds_without_end_is_refused(monkeypatch):
-    monkeypatch.setattr(embedding_pictures, "_LONGEST_TEXT", 1000)
+def test_a_image_that_unfolds_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr(embedding_images, "_LONGEST_TEXT", 1000)
     made = hide_bytes(PIXELS, bytes(100_000))
     with pytest.raises(ValueError, match="without an end"):
         hidden_bytes(made)
@@ -79,24 +79,24 @@ def test_text_that_is_no_tree(tmp_path, text):
     chunk.add_text("sd-ti-embedding", text)
     Image.fromarray(PIXELS).save(tmp_path / "a.png", pnginfo=chunk)
     with pytest.raises(WeightsError, match="an image that carries none"):
-        read_picture(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
 
 
-def test_a_picture_too_large_to_open(tmp_path, monkeypatch):
+def test_a_image_too_large_to_open(tmp_path, monkeypatch):
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(WeightsError, match="carries none .*exceeds limit"):
-        read_picture(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
 
 
 def test_numbers_keep_their_bits():
     rows = np.array([[-0.0, 1e-45, 0.1, 3.4e38]], np.float32)
-    tree = embedding_pictures.json.loads(
-        tree_bytes({"x": rows, "n": None}), object_hook=embedding_pictures._tensor_or_mapping
+    tree = embedding_images.json.loads(
+        tree_bytes({"x": rows, "n": None}), object_hook=embedding_images._tensor_or_mapping
     )
     assert tree["x"].tobytes() == rows.tobytes() and tree["n"] is None
 
 
-def test_what_a_picture_begins_with():
-    assert is_picture(b"\x89PNG\r\n\x1a\n...") and is_picture(b"RIFF1234WEBP")
-    assert not is_picture(b"RIFF1234WAVE") and not is_picture(b"PK\x03\x04")
+def test_what_a_image_begins_with():
+    assert is_image(b"\x89PNG\r\n\x1a\n...") and is_image(b"RIFF1234WEBP")
+    assert not is_image(b"RIFF1234WAVE") and not is_image(b"PK\x03\x04")

@@ -93,7 +93,7 @@ def test_torch_files_of_other_trainers(tmp_path):
     assert (found.kind, found.token) == ("diffusers", "<cat>") and found.rows.tobytes() == ROWS.tobytes()
 
 
-def test_a_picture_with_the_embedding_as_text(tmp_path):
+def test_a_image_with_the_embedding_as_text(tmp_path):
     tree = webui_tree({"TORCHTENSOR": ROWS.tolist()})
     text = PngImagePlugin.PngInfo()
     text.add_text("sd-ti-embedding", base64.b64encode(json.dumps(tree).encode()).decode())
@@ -130,7 +130,7 @@ def hidden_in_pixels(content, side=96):
     return np.pad(whole, ((4, 2), (3, 5), (0, 0)))  # a black border, as some pages add
 
 
-def test_a_picture_with_the_embedding_in_its_pixels(tmp_path):
+def test_a_image_with_the_embedding_in_its_pixels(tmp_path):
     tree = webui_tree({"TORCHTENSOR": ROWS[:2].tolist()})
     Image.fromarray(hidden_in_pixels(json.dumps(tree).encode())).save(tmp_path / "cat.png")
     found = load_embedding(tmp_path / "cat.png")

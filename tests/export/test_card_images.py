@@ -21,23 +21,23 @@ def names(folder):
 
 
 def test_concept_images_replace_earlier_ones_and_are_few(folder):
-    pictures = [np.full((16, 24, 3), value, np.uint8) for value in range(30)]
-    assert write_concept_images(folder, pictures) == 20
-    assert write_concept_images(folder, pictures[:2]) == 2
+    images = [np.full((16, 24, 3), value, np.uint8) for value in range(30)]
+    assert write_concept_images(folder, images) == 20
+    assert write_concept_images(folder, images[:2]) == 2
     assert names(folder / "concept_images") == ["0.jpeg", "1.jpeg"]
-    with Image.open(folder / "concept_images" / "1.jpeg") as picture:
-        assert (picture.format, picture.size, len(picture.getexif())) == ("JPEG", (24, 16), 0)
+    with Image.open(folder / "concept_images" / "1.jpeg") as image:
+        assert (image.format, image.size, len(image.getexif())) == ("JPEG", (24, 16), 0)
 
 
-def test_examples_are_the_first_picture_of_each_prompt(folder):
+def test_examples_are_the_first_image_of_each_prompt(folder):
     shades = np.repeat(np.arange(6, dtype=np.uint8) * 40, 16 * 16 * 3).reshape(6, 16, 16, 3)
     grid = folder / "grid.png"
     image_grid_of(shades, columns=3).save(grid)
     assert write_example_images(folder, grid, ["a", "b"], 16) == 2
     for index, shade in enumerate((0, 120)):
-        with Image.open(folder / "example_images" / f"{index}.jpeg") as picture:
-            assert picture.size == (16, 16)
-            np.testing.assert_allclose(np.asarray(picture), shade, atol=2)
+        with Image.open(folder / "example_images" / f"{index}.jpeg") as image:
+            assert image.size == (16, 16)
+            np.testing.assert_allclose(np.asarray(image), shade, atol=2)
     image_grid_of(shades[:4]).save(grid)
     assert write_example_images(folder, grid, ["a"], 16) == 1
     assert names(folder / "example_images") == ["0.jpeg"]

@@ -99,7 +99,7 @@ def test_a_file_for_sdxl_stays_one(place, capsys):
     assert found.details["modelspec.architecture"] == "stable-diffusion-xl-v1-base/textual-inversion"
 
 
-def test_a_picture_is_drawn_upon(place, capsys):
+def test_a_image_is_drawn_upon(place, capsys):
     Image.new("RGB", (300, 400), (10, 200, 30)).save(place / "green.jpg")
     run(capsys, "cat.safetensors", "a.png", "--picture", "green.jpg")
     with Image.open(place / "a.png") as made:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hub_run import ROWS, TOKEN, options
 from PIL import Image
-from tiny_folder import write_folder, write_pictures
+from tiny_folder import write_folder, write_images
 from tiny_run import configure
 
 from ti_flax.commands import convert_pipeline as convert_to_torch
@@ -27,7 +27,7 @@ from ti_flax.files.folder_files import LeavingLinkError
 from ti_flax.files.written_files import only_run, record
 from ti_flax.hosts import group as hosts
 from ti_flax.models.tokenizer import load_tokenizer
-from ti_flax.run import inputs as materials
+from ti_flax.run import inputs as inputs
 from ti_flax.run import train as run
 from ti_flax.training.loop import Hook
 
@@ -132,8 +132,8 @@ def test_an_index_that_names_no_class_is_refused_before_the_training_and_by_the_
     line = r"model_index.json: safety_checker: expected a library and a class, such as \["
     config = configure(tmp_path, tmp_path / "out", only_save_embeds=False)
     with pytest.raises(WeightsError, match=line):
-        materials.read_model(config)
-    materials.read_model(config.replace(only_save_embeds=True))
+        inputs.read_model(config)
+    inputs.read_model(config.replace(only_save_embeds=True))
     with pytest.raises(WeightsError, match=line):
         convert_to_torch.run(convert_to_torch.parse_arguments([str(model), str(tmp_path / "torch")]))
     assert not (tmp_path / "torch").exists()
@@ -149,7 +149,7 @@ def test_parts_that_are_switched_off(model, entry):
 def test_only_the_first_host_looks(model, tmp_path, monkeypatch):
     (model / "safety_checker" / "x").symlink_to("/dev/zero")
     monkeypatch.setattr(hosts, "is_first", lambda: False)
-    materials.read_model(configure(tmp_path, tmp_path / "out", only_save_embeds=False))
+    inputs.read_model(configure(tmp_path, tmp_path / "out", only_save_embeds=False))
 
 
 def test_a_tokenizer_takes_its_words_from_no_other_file(model, tmp_path):
@@ -169,7 +169,7 @@ def test_a_tokenizer_takes_its_words_from_no_other_file(model, tmp_path):
 def test_nothing_is_written_where_links_in_the_output_folder_lead_to(tmp_path):
     """A run refuses links that are there before it begins, and replaces those that come later."""
     write_folder(tmp_path / "model")
-    write_pictures(tmp_path / "pictures")
+    write_images(tmp_path / "pictures")
     (tmp_path / "mine" / "concept_images").mkdir(parents=True)
     names = ["token_identifier.txt", "type_of_concept.txt", "learned_embeds.bin"]
     names += ["validation/step-1.png", "contact_sheet.png", "README.md"]
@@ -279,9 +279,9 @@ def test_a_checkpoint_is_copied_without_what_links_lead_to(finished, secret, cap
 # Images and captions
 
 
-def test_copies_of_pictures_behind_links_are_not_uploaded(tmp_path, capsys):
+def test_copies_of_images_behind_links_are_not_uploaded(tmp_path, capsys):
     write_folder(tmp_path / "model")
-    write_pictures(tmp_path / "pictures")
+    write_images(tmp_path / "pictures")
     (tmp_path / "private").mkdir()
     (tmp_path / "pictures" / "0.png").rename(tmp_path / "private" / "me.png")
     (tmp_path / "pictures" / "cat.png").symlink_to(tmp_path / "private" / "me.png")
@@ -291,33 +291,33 @@ def test_copies_of_pictures_behind_links_are_not_uploaded(tmp_path, capsys):
     assert images.notes == ("images that are links out of the folder: 1, such as cat.png",)
     shared = config.replace(push_to_hub=True, hub_model_id="me/x")
     with pytest.raises(DataError) as caught:
-        materials.load_inputs(shared)
+        inputs.load_inputs(shared)
     assert str(caught.value) == (
         "train_data_dir: expected images in the folder itself, as push_to_hub uploads copies of them, "
         "found links out of it (1, such as cat.png). Replace the links by the files, or set "
         "hub_concept_images to false."
     )
-    materials.refuse_uploads_through_links(config.hub, images)
-    materials.refuse_uploads_through_links(shared.replace(hub_concept_images=False).hub, images)
+    inputs.refuse_uploads_through_links(config.hub, images)
+    inputs.refuse_uploads_through_links(shared.replace(hub_concept_images=False).hub, images)
     run.train(config.replace(max_train_steps=1))
 
 
-def test_a_caption_lies_beside_its_picture_or_beside_what_that_is_a_link_to(tmp_path, secret):
-    write_pictures(tmp_path / "pictures", 2)
+def test_a_caption_lies_beside_its_image_or_beside_what_that_is_a_link_to(tmp_path, secret):
+    write_images(tmp_path / "pictures", 2)
     (tmp_path / "mine").mkdir()
     (tmp_path / "pictures" / "0.png").rename(tmp_path / "mine" / "0.png")
     (tmp_path / "mine" / "0.txt").write_text("a cat")
     for name in ("0.png", "0.txt"):
         (tmp_path / "pictures" / name).symlink_to(tmp_path / "mine" / name)
     (tmp_path / "pictures" / "1.txt").write_text("a dog")
-    pictures = [CaptionedImage(name, str(tmp_path / "pictures" / name)) for name in ("0.png", "1.png")]
-    assert captions_beside(pictures) == ("a cat", "a dog")
+    images = [CaptionedImage(name, str(tmp_path / "pictures" / name)) for name in ("0.png", "1.png")]
+    assert captions_beside(images) == ("a cat", "a dog")
     (tmp_path / "pictures" / "1.txt").unlink()
     (tmp_path / "pictures" / "1.txt").symlink_to(secret)
     with pytest.raises(
         DataError, match=r"expected a file beside its image, found a link .* \(1.txt -> "
     ) as caught:
-        captions_beside(pictures)
+        captions_beside(images)
     assert "sesame" not in str(caught.value)
 
 
@@ -361,8 +361,8 @@ def test_rows_of_a_data_set_on_the_hub_name_files_of_its_own(datasets, monkeypat
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(path)
     for path in (own, unpacked / "1" / "a.png"):
-        (picture,) = row_of_hub(datasets, monkeypatch, path)
-        assert picture.path == str(path)
+        (image,) = row_of_hub(datasets, monkeypatch, path)
+        assert image.path == str(path)
     (unpacked / "1" / "b.png").symlink_to(tmp_path / "a.png")
     strange = [
         hub_cache / "datasets--a--c" / "a.png",

@@ -68,7 +68,7 @@ def test_the_commands_are_whole(tmp_path):
     assert 'calls "Clip skip" 2' in body
 
 
-def test_pictures_and_settings(tmp_path):
+def test_images_and_settings(tmp_path):
     facts = {
         "images": 40,
         "width": 768,

@@ -63,8 +63,8 @@ def test_the_converted_folder_loads_in_pytorch(tmp_path, family):
         found = pipeline.text_encoder(torch.from_numpy(token_ids).long())[0].numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
     pipeline.set_progress_bar_config(disable=True)
-    picture = pipeline("a <thing>", num_inference_steps=1, height=32, width=32).images[0]
-    assert picture.size == (32, 32)
+    image = pipeline("a <thing>", num_inference_steps=1, height=32, width=32).images[0]
+    assert image.size == (32, 32)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
@@ -113,7 +113,7 @@ def test_safety_checker_and_feature_extractor_go_along(tmp_path):
     "TI_FLAX_DIFFUSERS_039" not in os.environ,
     reason="TI_FLAX_DIFFUSERS_039 names a python with diffusers 0.39 and transformers 4.57.6",
 )
-def test_the_last_flax_pipeline_of_diffusers_draws_the_same_picture(tmp_path, family):
+def test_the_last_flax_pipeline_of_diffusers_draws_the_same_image(tmp_path, family):
     from ti_flax.generation.generator import ImageGenerator, starting_noise
 
     base = write_folder(tmp_path / "base", family, wide=True)
@@ -121,8 +121,8 @@ def test_the_last_flax_pipeline_of_diffusers_draws_the_same_picture(tmp_path, fa
     model = load_stable_diffusion(tmp_path / "out")
     prompt_ids = encode_prompts(tokenizer, [expand_known(tokenizer, PROMPT)])
     negative_ids = encode_prompts(tokenizer, [""])
-    painter = ImageGenerator(model, first_added_id=len(tokenizer), steps=20, sampler="ddim")
-    picture = painter.generate(
+    generator = ImageGenerator(model, first_added_id=len(tokenizer), steps=20, sampler="ddim")
+    image = generator.generate(
         model.params,
         np.zeros((1, model.text_encoder.config.hidden_size), np.float32),
         prompt_ids=prompt_ids,
@@ -136,8 +136,8 @@ def test_the_last_flax_pipeline_of_diffusers_draws_the_same_picture(tmp_path, fa
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     subprocess.run([*command, str(tmp_path)], check=True, env=environment)
     theirs = np.load(tmp_path / "image.npy")
-    difference = np.abs(theirs[0] * 255 - picture[0].astype(np.float32))
-    print(f"\n{family}: image spans {np.ptp(picture)} levels, largest difference {difference.max():.3f}")
-    assert np.ptp(picture) > 50
+    difference = np.abs(theirs[0] * 255 - image[0].astype(np.float32))
+    print(f"\n{family}: image spans {np.ptp(image)} levels, largest difference {difference.max():.3f}")
+    assert np.ptp(image) > 50
     # Their group norm and GELU differ from PyTorch's in the fourth digit; and ours is rounded to levels.
     assert difference.max() < 2.0

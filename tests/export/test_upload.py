@@ -32,7 +32,7 @@ def test_a_run_arrives_whole_and_can_be_read_again(place, hub, tmp_path, monkeyp
     run.train(configure(place, output, **changes))
     said = capsys.readouterr().err
     page = f"{hub.url}/me/thing"
-    shown = f"the result goes to {page} (public), with small copies of training pictures\n"
+    shown = f"the result goes to {page} (public), with small copies of training images\n"
     assert shown in said and f"uploaded to {page}\n" in said and "at most 300 s" in said
 
     sent = dict(hub.seen)
@@ -48,8 +48,8 @@ def test_a_run_arrives_whole_and_can_be_read_again(place, hub, tmp_path, monkeyp
     token, rows = load_learned_embeds(copy / "learned_embeds.safetensors")
     assert token == (copy / "token_identifier.txt").read_text() == "<thing>"
     assert rows.tobytes() == load_learned_embeds(output / "learned_embeds.safetensors")[1].tobytes()
-    with Image.open(copy / "concept_images" / "0.jpeg") as picture:
-        assert (picture.size, len(picture.getexif())) == ((32, 32), 0)
+    with Image.open(copy / "concept_images" / "0.jpeg") as image:
+        assert (image.size, len(image.getexif())) == ((32, 32), 0)
 
     front, body = card_of(copy)
     assert front["instance_prompt"] == "<thing>" and front["license"] == "cc-by-4.0"
@@ -141,7 +141,6 @@ class UntilThere(Hook):
 
 
 def test_a_checkpoint_on_the_hub_is_one_to_resume_from(place, hub, tmp_path, monkeypatch):
-    make_hooks = run.make_hooks
     there = {}
 
     def arrived():
@@ -149,15 +148,12 @@ def test_a_checkpoint_on_the_hub_is_one_to_resume_from(place, hub, tmp_path, mon
         there.update({name: data for name, (data, _) in files.items()})
         return len(hub.repositories["me/thing"].commits) > 1
 
-    def with_wait(*arguments):
-        made = make_hooks(*arguments)
-        return [*made, UntilThere(2, arrived)]
-
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    monkeypatch.setattr(sharing.tempfile, "tempdir", str(staging))
     changes = {"push_to_hub": True, "hub_model_id": "me/thing", "hub_token": TOKEN}
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "make_hooks", with_wait)
-        config = configure(place, tmp_path / "out", hub_strategy="checkpoint", **changes)
-        whole = run.train(config)
+    config = configure(place, tmp_path / "out", hub_strategy="checkpoint", **changes)
+    whole = run.train(config, hooks=[UntilThere(2, arrived)])
     assert hub.repositories["me/thing"].commits[1:] == ["Step 2", "Learn a concept by Textual Inversion"]
     assert b"2 of 6 steps" in there["README.md"] and "last-checkpoint/_CHECKPOINT_METADATA" in there
 
@@ -171,7 +167,7 @@ def test_a_checkpoint_on_the_hub_is_one_to_resume_from(place, hub, tmp_path, mon
     assert (again / "learned_embeds.bin").read_bytes() == (whole / "learned_embeds.bin").read_bytes()
     final = load_checkpoint(downloaded(hub, monkeypatch, tmp_path / "final") / "last-checkpoint")
     assert final.step == 6
-    assert not list(Path(sharing.tempfile.gettempdir()).glob("ti_flax-upload-*"))
+    assert not list(staging.iterdir())
 
 
 def test_the_process_sees_no_token_where_others_look(monkeypatch, hub):

@@ -133,7 +133,7 @@ def images(**changes):
     return ImageOptions(**options)
 
 
-def test_encoded_pictures_are_kept_where_nobody_else_writes(tmp_path, monkeypatch, shared_group):
+def test_encoded_images_are_kept_where_nobody_else_writes(tmp_path, monkeypatch, shared_group):
     monkeypatch.setenv("TI_FLAX_CACHE", str(tmp_path / "cache"))
     assert latents_folder(images()) == (tmp_path / "cache", "")
     (tmp_path / "cache").chmod(0o777)

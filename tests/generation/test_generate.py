@@ -42,7 +42,7 @@ def place(tmp_path_factory):
         ("onetrainer", "onetrainer.safetensors"),
         ("rinongal", "gs.pt"),
     ]:
-        content = embedding_bytes(thing, form, f".{name.split('.')[1]}", picture=plain_card("", ""))
+        content = embedding_bytes(thing, form, f".{name.split('.')[1]}", image=plain_card("", ""))
         (place / name).write_bytes(content)
     two = Embedding("x", "x", ROWS, ROWS)
     (place / "xl.safetensors").write_bytes(embedding_bytes(two, "kohya", ".safetensors"))
@@ -51,13 +51,13 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kept():
-    """Painters and the model of this file's tests, which all draw with the same model."""
+    """Image generators and the model of this file's tests, which all draw with the same model."""
     return {}
 
 
 @pytest.fixture(autouse=True)
 def no_compilation_twice(monkeypatch, kept):
-    def painter(model, **settings):
+    def generator(model, **settings):
         settings["devices"] = tuple(settings["devices"])
         key = tuple(settings.items())
         return kept[key] if key in kept else kept.setdefault(key, ImageGenerator(model, **settings))
@@ -68,7 +68,7 @@ def no_compilation_twice(monkeypatch, kept):
             kept[key] = load_stable_diffusion(base, dtype=dtype, components=components)
         return kept[key]
 
-    monkeypatch.setattr(generation, "ImageGenerator", painter)
+    monkeypatch.setattr(generation, "ImageGenerator", generator)
     monkeypatch.setattr(generation, "load_stable_diffusion", load)
 
 
@@ -86,17 +86,17 @@ def start(place, *flags):
 
 def draw(place, output, *flags, prompt="a <thing>"):
     start(place, "--prompt", prompt, "--output", output, "--overwrite", *flags)
-    with Image.open(output) as picture:
-        return np.asarray(picture)
+    with Image.open(output) as image:
+        return np.asarray(image)
 
 
 def test_a_grid_has_a_row_for_each_prompt(place, tmp_path, one_device):
-    picture = draw(place, tmp_path / "new" / "a.png", "--prompt", "a cat")
-    assert picture.shape == (32, 32, 3)
-    assert (picture[:16] != picture[16:]).any() and (picture[:, :16] != picture[:, 16:]).any()
+    image = draw(place, tmp_path / "new" / "a.png", "--prompt", "a cat")
+    assert image.shape == (32, 32, 3)
+    assert (image[:16] != image[16:]).any() and (image[:, :16] != image[:, 16:]).any()
 
 
-def test_what_changes_the_picture_and_what_does_not(place, tmp_path, one_device):
+def test_what_changes_the_image_and_what_does_not(place, tmp_path, one_device):
     embeds = ["--learned_embeds", place / "thing.safetensors"]
     plain = draw(place, tmp_path / "a.png")
     assert (plain == draw(place, tmp_path / "a.png")).all()
@@ -169,13 +169,13 @@ def test_prompts_of_a_file(place, tmp_path, one_device):
         assert [dog.text[name] for name in shown] == ["a dog", "red", "7", "3", "ddim", "2.5"]
 
 
-def test_a_picture_says_how_it_was_made(place, tmp_path, one_device):
+def test_a_image_says_how_it_was_made(place, tmp_path, one_device):
     import hashlib
 
     flags = ["--learned_embeds", place / "thing.safetensors", "--negative_prompt", "red: a, b"]
     start(place, "--prompt", "a <thing>\nin Köln 猫", *flags, "--output_dir", tmp_path)
-    with Image.open(tmp_path / "00002-1.png") as picture:
-        texts = picture.text
+    with Image.open(tmp_path / "00002-1.png") as image:
+        texts = image.text
     digest = hashlib.sha256((place / "thing.safetensors").read_bytes()).hexdigest()
     assert json.loads(texts["learned_embeds"]) == [
         {"token": "<thing>", "file": "thing.safetensors", "sha256": digest}
@@ -303,11 +303,11 @@ def test_the_number_of_devices_and_the_batch_change_rounding_alone(place, tmp_pa
 
 def test_the_last_batch_is_as_large_as_the_others(place, tmp_path, one_device, kept):
     draw(place, tmp_path / "a.png")
-    (painter,) = (made for key, made in kept.items() if ("steps", 2) in key and len(made_on(key)) == 1)
-    before = painter._draw._cache_size()
+    (generator,) = (made for key, made in kept.items() if ("steps", 2) in key and len(made_on(key)) == 1)
+    before = generator._draw._cache_size()
     flags = ["--num_images", "5", "--batch_size", "3", "--prompt", "a cat"]
     together = draw(place, tmp_path / "a.png", *flags)
-    assert painter._draw._cache_size() == before + 1
+    assert generator._draw._cache_size() == before + 1
     assert np.ptp(together[:, -16:]) > 0 and (together[:16] != together[16:]).any()
 
 
@@ -318,11 +318,11 @@ def made_on(key):
 def test_devices_share_one_compilation_a_shape(place):
     devices = jax.devices()[:2]
     model = load_stable_diffusion(place / "model")
-    painter = ImageGenerator(model, first_added_id=500, steps=2, devices=devices)
+    generator = ImageGenerator(model, first_added_id=500, steps=2, devices=devices)
     params = on_all(model.params, devices)
     ids = np.ones((4, 77), np.int32)
     for count in (4, 3, 4):
-        pictures = painter.generate(
+        images = generator.generate(
             params,
             np.zeros((1, 32), np.float32),
             prompt_ids=ids[:count],
@@ -330,11 +330,11 @@ def test_devices_share_one_compilation_a_shape(place):
             seeds=range(count),
             size=(16, 16),
         )
-        assert pictures.shape == (count, 16, 16, 3)
-    assert painter._draw._cache_size() == 1
+        assert images.shape == (count, 16, 16, 3)
+    assert generator._draw._cache_size() == 1
 
 
-def test_copies_that_a_run_has_on_its_devices_draw_the_same_pictures(place):
+def test_copies_that_a_run_has_on_its_devices_draw_the_same_images(place):
     model, ids = load_stable_diffusion(place / "model"), np.full((3, 77), 5, np.int32)
     given = {"prompt_ids": ids, "negative_ids": ids - 1, "seeds": range(3), "size": (16, 16)}
     rows = np.zeros((1, 32), np.float32)
@@ -345,8 +345,8 @@ def test_copies_that_a_run_has_on_its_devices_draw_the_same_pictures(place):
         params = local_copies(copies, devices)
         leaf = jax.tree.leaves(params)[0]
         assert leaf.sharding.device_set == set(devices) and leaf.shape[0] == count
-        painter = ImageGenerator(model, first_added_id=500, steps=2, devices=devices, copies=True)
-        found = painter.generate(params, rows, **given).astype(int)
+        generator = ImageGenerator(model, first_added_id=500, steps=2, devices=devices, copies=True)
+        found = generator.generate(params, rows, **given).astype(int)
         assert found.shape == alone.shape and np.abs(found - alone).max() <= 1
     assert np.ptp(alone[0]) > 10 and (alone[0] != alone[1]).any()
 

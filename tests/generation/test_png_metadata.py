@@ -11,18 +11,18 @@ from ti_flax.generation.png_metadata import (
     ImageSpec,
     Provenance,
     grid_path,
+    image_file_name,
+    image_texts,
     next_number,
-    picture_texts,
     save_png,
-    shot_name,
     web_ui_text,
 )
 
-SHOT = ImageSpec("a cat", "", 3, (64, 128), 25, "ddim", 7.0)
+SPEC = ImageSpec("a cat", "", 3, (64, 128), 25, "ddim", 7.0)
 
 
 def test_the_web_uis_text():
-    text = web_ui_text(SHOT, Provenance("model"))
+    text = web_ui_text(SPEC, Provenance("model"))
     assert re.fullmatch(
         r"a cat\nSteps: 25, Sampler: DDIM, CFG scale: 7, Seed: 3, Size: 128x64, Model: model, "
         r"Version: ti_flax [\d.]+",
@@ -32,17 +32,17 @@ def test_the_web_uis_text():
 
 def test_embeddings_and_what_else_the_web_ui_is_told():
     maker = Provenance("v1,5", 1, [("<a>", "a.bin", "0" * 64), ("b", "b.pt", "1" * 64)])
-    text = web_ui_text(SHOT, maker)
+    text = web_ui_text(SPEC, maker)
     assert 'Model: "v1,5", Clip skip: 2, TI hashes: "<a>: 000000000000, b: 111111111111", ' in text
-    without = ImageSpec(**(vars(SHOT) | {"learned": False, "negative_prompt": "dog"}))
+    without = ImageSpec(**(vars(SPEC) | {"learned": False, "negative_prompt": "dog"}))
     assert "TI hashes" not in web_ui_text(without, maker)
     assert web_ui_text(without, maker).splitlines()[1] == "Negative prompt: dog"
-    assert picture_texts(without, maker)["learned_embeds"] == "[]"
+    assert image_texts(without, maker)["learned_embeds"] == "[]"
 
 
 def test_names(tmp_path):
-    assert shot_name(7, SHOT) == "00007-3.png"
-    assert shot_name(123456, ImageSpec(**(vars(SHOT) | {"learned": False}))) == "123456-3-without.png"
+    assert image_file_name(7, SPEC) == "00007-3.png"
+    assert image_file_name(123456, ImageSpec(**(vars(SPEC) | {"learned": False}))) == "123456-3-without.png"
     assert next_number(tmp_path / "none") == next_number(tmp_path) == 1
     for name in ("00002-1.png", "00010-9-without.png", "grid.png", "00099.txt", "x00050-1.png"):
         (tmp_path / name).touch()
@@ -63,21 +63,21 @@ def test_where_the_grid_goes(tmp_path, monkeypatch):
         grid_path(tmp_path / "pictures.png", None, overwrite=False)
 
 
-def test_a_picture_is_not_replaced(tmp_path):
+def test_a_image_is_not_replaced(tmp_path):
     path = tmp_path / "new" / "a.png"
     save_png(Image.new("RGB", (4, 4), "red"), path, {"note": "日本", "plain": "é"})
-    with Image.open(path) as picture:
-        assert picture.text == {"note": "日本", "plain": "é"}
+    with Image.open(path) as image:
+        assert image.text == {"note": "日本", "plain": "é"}
     with pytest.raises(OutputError, match="a.png: expected a new file"):
         save_png(Image.new("RGB", (4, 4), "blue"), path, {})
-    with Image.open(path) as picture:
-        assert picture.getpixel((0, 0)) == (255, 0, 0)
+    with Image.open(path) as image:
+        assert image.getpixel((0, 0)) == (255, 0, 0)
     save_png(Image.new("RGB", (4, 4), "blue"), path, {}, overwrite=True)
     with pytest.raises(OutputError, match="a file that can be written"):
         save_png(Image.new("RGB", (4, 4)), path / "b.png", {})
 
 
-def test_a_full_disk_leaves_the_picture_that_was_to_be_replaced(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_image_that_was_to_be_replaced(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     save_png(Image.new("RGB", (4, 4), "red"), path, {})
     before = path.read_bytes()

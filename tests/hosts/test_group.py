@@ -14,7 +14,7 @@ from ti_flax.errors import ConfigError, OutputError, Stopped, TiFlaxError
 from ti_flax.hosts import group as hosts
 from ti_flax.hosts.group import Group
 from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
-from ti_flax.training.step import TrainState
+from ti_flax.training.state import TrainState
 
 
 class Store(dict):

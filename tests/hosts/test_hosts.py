@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from host_runs import ended, free_address, rows_of, run_on_two, start, start_several
-from tiny_folder import write_folder, write_pictures
+from tiny_folder import write_folder, write_images
 
 from ti_flax.config import RunConfig
 from ti_flax.errors import START_AGAIN, ConfigError
 from ti_flax.hosts import group as hosts
 from ti_flax.models.weights.model_source import ModelSource
 from ti_flax.monitoring.row_statistics import read_evaluations
-from ti_flax.run import inputs as materials
+from ti_flax.run import inputs as inputs
 from ti_flax.run.inputs import load_inputs
 
 REQUIRED = {
@@ -31,7 +31,7 @@ FOUR_STEPS = ("--train_batch_size", 1, "--max_train_steps", 4, "--checkpointing_
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("hosts")
     write_folder(place / "model")
-    write_pictures(place / "pictures")
+    write_images(place / "pictures")
     return place
 
 
@@ -123,7 +123,7 @@ def test_a_host_that_was_told_otherwise_is_named_before_anything_is_read(place):
 
 @pytest.mark.slow
 def test_a_host_with_other_images_is_named(place):
-    write_pictures(place / "others", count=2)
+    write_images(place / "others", count=2)
     outputs = [place / "seen", place / "seen-second"]
     own = {1: ("--train_data_dir", place / "others")}
     for errors in run_on_two(place, outputs, *FOUR_STEPS, code=2, own=own):
@@ -200,11 +200,11 @@ def carried_by(config):
         return ModelSource(Path())
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(materials, "find_base_model", find_none)
-        patched.setattr(materials, "load_stable_diffusion", lambda *arguments, **named: None)
-        patched.setattr(materials, "carried_parts", lambda place: None)
-        materials.read_model(config)
-    return tuple(part for part in asked if part not in materials.MODEL_PARTS)
+        patched.setattr(inputs, "find_base_model", find_none)
+        patched.setattr(inputs, "load_stable_diffusion", lambda *arguments, **named: None)
+        patched.setattr(inputs, "carried_parts", lambda place: None)
+        inputs.read_model(config)
+    return tuple(part for part in asked if part not in inputs.MODEL_PARTS)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from host_runs import ended, rows_of, start, start_several
-from tiny_folder import write_folder, write_pictures
+from tiny_folder import write_folder, write_images
 
 STEPS = ("--max_train_steps", 20, "--checkpointing_steps", 10, "--eval_steps", 0)
 # Processes, devices of each, samples of a device, accumulated passes: eight samples an update.
@@ -14,7 +14,7 @@ SHAPES = [(1, 1, 8, 1), (1, 4, 2, 1), (1, 8, 1, 1), (2, 2, 2, 1), (2, 2, 1, 2), 
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("alike")
     write_folder(place / "model")
-    write_pictures(place / "pictures")
+    write_images(place / "pictures")
     return place
 
 

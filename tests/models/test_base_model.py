@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import original_layout
 import pytest
-from tiny_folder import write_folder, write_pictures
+from tiny_folder import write_folder, write_images
 
 from ti_flax.config import RunConfig
 from ti_flax.config.options import ModelOptions
@@ -21,9 +21,9 @@ from ti_flax.models.stable_diffusion import (
 )
 from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.models.weights.model_source import ModelSource
-from ti_flax.run import inputs as materials
-from ti_flax.run import train as run
+from ti_flax.run import inputs as inputs
 from ti_flax.run.output_dir import export
+from ti_flax.run.step_config import make_step_config
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def place(tmp_path_factory):
     original_layout.save(place / "model.safetensors", original_layout.original_state(model, second=False))
     other = random_stable_diffusion(model.configs, seed=8, components=("text_encoder", "unet", "vae"))
     save_stable_diffusion(other, place / "other")
-    write_pictures(place / "pictures", 1)
+    write_images(place / "pictures", 1)
     return place
 
 
@@ -110,14 +110,14 @@ def configure(place, output, **changes):
 
 def gathered(config, output):
     """What a run learns from and the step it takes, and the files it would write with rows of zeros."""
-    found = materials.load_inputs(config)
-    task, _ = run.make_step_config(
+    found = inputs.load_inputs(config)
+    step_config, _ = make_step_config(
         config, found.model, found.concept.token_ids[0], added=found.added, devices=1
     )
     output.mkdir()
     rows = np.zeros((1, found.model.text_encoder.config.hidden_size), np.float32)
     export(config, found, rows, output, samples=1, steps=1)
-    return found, task
+    return found, step_config
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +154,12 @@ def test_a_run_with_everything_changed(place, plain, tmp_path):
         "pretrained_vae_model_name_or_path": str(place / "other"),
     }
     folder = tmp_path / "out"
-    found, task = gathered(configure(place, folder, **changes), folder)
-    assert task.model.text_encoder == plain[1].model.text_encoder.clone(clip_skip=1)
-    assert task.schedule.prediction_type == "v_prediction" and task.schedule.alphas_cumprod[-1] == 0
+    found, step_config = gathered(configure(place, folder, **changes), folder)
+    assert step_config.model.text_encoder == plain[1].model.text_encoder.clone(clip_skip=1)
+    assert (
+        step_config.schedule.prediction_type == "v_prediction"
+        and step_config.schedule.alphas_cumprod[-1] == 0
+    )
     assert not same_bits(found.examples.buckets[0].posteriors, plain[0].examples.buckets[0].posteriors)
     exported, base, other = (load_stable_diffusion(place / name) for name in (folder, "plain", "other"))
     changed = {
@@ -177,11 +180,11 @@ def test_notes_on_a_single_file_are_said(place, tmp_path, monkeypatch, capsys):
     state = original_layout.original_state(load_stable_diffusion(place / "model"), second=False)
     file = original_layout.save(tmp_path / "m.safetensors", state | original_layout.averaged(state))
     monkeypatch.setattr(
-        materials, "read_images", lambda *a, **b: (_ for _ in ()).throw(ConfigError("far enough"))
+        inputs, "read_images", lambda *a, **b: (_ for _ in ()).throw(ConfigError("far enough"))
     )
     changes = {"pretrained_model_name_or_path": str(file), "config_name": str(place / "model")}
     with pytest.raises(ConfigError, match="far enough"):
-        materials.load_inputs(configure(place, tmp_path, **changes))
+        inputs.load_inputs(configure(place, tmp_path, **changes))
     assert capsys.readouterr().err == (
         "note: m.safetensors also has averaged (EMA) weights of the UNet, which are not used\n"
     )
@@ -207,24 +210,24 @@ def drawn_with(monkeypatch, place, name, *flags):
     class EnoughError(Exception):
         pass
 
-    def painter(model, **_):
+    def generator(model, **_):
         raise EnoughError(model)
 
-    monkeypatch.setattr("ti_flax.generation.generate.ImageGenerator", painter)
+    monkeypatch.setattr("ti_flax.generation.generate.ImageGenerator", generator)
     base = ["--pretrained_model_name_or_path", str(place / name), "--prompt", "a cat"]
     with pytest.raises(EnoughError) as caught:
         generate.run(generate.parse_arguments([*base, *flags]))
     return caught.value.args[0]
 
 
-def test_pictures_are_drawn_from_a_single_file(place, monkeypatch):
+def test_images_are_drawn_from_a_single_file(place, monkeypatch):
     expected = load_stable_diffusion(place / "model")
     found = drawn_with(monkeypatch, place, "model.safetensors", "--config_name", str(place / "model"))
     assert same_bits(found.params, expected.params) and found.configs == expected.configs
     assert found.text_encoder == expected.text_encoder
 
 
-def test_pictures_are_drawn_with_what_is_asked_for(place, monkeypatch):
+def test_images_are_drawn_with_what_is_asked_for(place, monkeypatch):
     flags = ["--clip_skip", "1", "--prediction_type", "v_prediction", "--rescale_betas_zero_snr"]
     flags += ["--pretrained_vae_model_name_or_path", str(place / "other")]
     found = drawn_with(monkeypatch, place, "model", *flags)

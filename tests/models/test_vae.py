@@ -49,7 +49,7 @@ def test_moments_equal_pytorchs(with_reference, size):
     np.testing.assert_allclose(found[..., 4:], channels_last(posterior.logvar), atol=1e-5)
 
 
-def test_decoded_picture_equals_pytorchs(with_reference):
+def test_decoded_image_equals_pytorchs(with_reference):
     import torch
     from torch_models import channels_first, channels_last
 

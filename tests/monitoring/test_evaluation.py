@@ -17,7 +17,7 @@ from ti_flax.run import hooks as monitoring
 from ti_flax.run import train as run
 from ti_flax.training.checkpoint import checkpoint_steps, load_checkpoint
 from ti_flax.training.loop import Chunk
-from ti_flax.training.step import TrainState
+from ti_flax.training.state import TrainState
 
 
 def configure(place, output, **changes):

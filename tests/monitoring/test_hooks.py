@@ -9,7 +9,7 @@ import pytest
 from ti_flax.errors import OutputError, TrainingError
 from ti_flax.monitoring import hooks
 from ti_flax.training.loop import Chunk, Hook
-from ti_flax.training.step import TrainState
+from ti_flax.training.state import TrainState
 
 STATE = TrainState(np.ones((1, 4), np.float32), (), np.int32(7))
 

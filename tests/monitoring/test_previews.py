@@ -31,10 +31,10 @@ class Shown:
     """A tracker that keeps the images it is shown."""
 
     def __init__(self):
-        self.pictures = {}
+        self.images = {}
 
-    def picture(self, name, pixels, step):
-        self.pictures[name, step] = pixels
+    def image(self, name, pixels, step):
+        self.images[name, step] = pixels
 
 
 @pytest.fixture
@@ -66,11 +66,11 @@ def test_before_every_so_often_and_after(tmp_path, sheets):
     assert draw.asked == [0, 5, 10, 15] and made.every == 5
     names = sorted(path.name for path in (tmp_path / "validation").iterdir())
     assert names == ["step-0.png", "step-10.png", "step-15.png", "step-5.png"]
-    with Image.open(tmp_path / "validation" / "step-10.png") as picture:
-        pixels = np.asarray(picture)
+    with Image.open(tmp_path / "validation" / "step-10.png") as image:
+        pixels = np.asarray(image)
     assert pixels.shape == (2 * SIDE, 3 * SIDE, 3)
     np.testing.assert_array_equal(pixels[SIDE, 2 * SIDE], [100, 1, 2])
-    np.testing.assert_array_equal(tracker.pictures["validation", 10], pixels)
+    np.testing.assert_array_equal(tracker.images["validation", 10], pixels)
     labels = [[label for label, _ in rows] for rows in sheets]
     assert labels[0] == ["training images", "before: a toy", "before: a blue toy"]
     assert labels[1] == [
@@ -103,7 +103,7 @@ def test_a_resumed_run_shows_what_an_earlier_one_drew_before_its_step(tmp_path, 
     assert draw.asked == [11, 0]
 
 
-def test_pictures_of_another_run_are_passed_over(tmp_path, sheets):
+def test_images_of_another_run_are_passed_over(tmp_path, sheets):
     folder = tmp_path / "validation"
     folder.mkdir()
     for name, size in (("step-0.png", (24, 24)), ("step-1.png", (48, 32)), ("step-x.png", (24, 16))):
@@ -121,13 +121,13 @@ def test_a_preview_that_cannot_be_written_ends_nothing(tmp_path, capsys):
     hook(tmp_path, Drawn(), trackers=[tracker]).on_step(5, 5)
     said = capsys.readouterr().err
     assert said.startswith("warning: the preview of step 5 is not written: ") and said.count("\n") == 1
-    assert ("validation", 5) in tracker.pictures
+    assert ("validation", 5) in tracker.images
 
 
 def test_rows_are_as_long_as_the_previews(sheets):
     shown = {7: np.zeros((1, 7, SIDE, SIDE, 3), np.uint8)}
     rows = sheet_rows(["a toy"], np.concatenate([TRAINING, TRAINING]), shown)
-    assert [(label, len(pictures)) for label, pictures in rows] == [
+    assert [(label, len(images)) for label, images in rows] == [
         ("training images", 7),
         ("after 7 steps: a toy", 7),
     ]

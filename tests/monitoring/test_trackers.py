@@ -5,7 +5,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from tiny_folder import write_folder, write_pictures
+from tiny_folder import write_folder, write_images
 
 from ti_flax.config import RunConfig
 from ti_flax.errors import ConfigError
@@ -122,25 +122,25 @@ def told(name):
 
 
 @pytest.mark.parametrize("name", FAKES)
-def test_each_is_told_options_curves_and_pictures(name, install, tmp_path):
+def test_each_is_told_options_curves_and_images(name, install, tmp_path):
     install(name)
     (tracker,) = open_trackers([name], RunInfo("my-run", tmp_path / "logs", {"learning_rate": 1e-3}))
     tracker.scalars({"loss": 0.5, "lr": 0.1}, 7)
-    tracker.picture("validation", PIXELS, 8)
+    tracker.image("validation", PIXELS, 8)
     tracker.close()
-    begin, *points, picture, end = told(name)
+    begin, *points, shown, end = told(name)
     assert begin[:3] == ("begin", "textual_inversion", "my-run")
     assert {key: float(value) for key, value in begin[3].items()} == {"learning_rate": 1e-3}
     assert all(point[2] == 7 for point in points)
     assert {key: value for point in points for key, value in point[1].items()} == {"loss": 0.5, "lr": 0.1}
-    if picture[0] == "log":
-        ((label, image),) = picture[1].items()
-        assert label == "validation" and picture[2] == 8
+    if shown[0] == "log":
+        ((label, image),) = shown[1].items()
+        assert label == "validation" and shown[2] == 8
         np.testing.assert_array_equal(np.asarray(image.pixels), PIXELS)
     else:
-        assert picture[1].startswith("validation")
-        np.testing.assert_array_equal(picture[2], PIXELS)
-        assert picture[3] == 8 or "step-8" in picture[1]
+        assert shown[1].startswith("validation")
+        np.testing.assert_array_equal(shown[2], PIXELS)
+        assert shown[3] == 8 or "step-8" in shown[1]
     assert end == ("end",)
 
 
@@ -149,7 +149,7 @@ def test_tensorboard_is_told_the_same(tmp_path):
 
     (tracker,) = open_trackers(["tensorboard"], RunInfo("my-run", tmp_path / "logs", {"learning_rate": 1e-3}))
     tracker.scalars({"loss": 0.5}, 7)
-    tracker.picture("validation", PIXELS, 8)
+    tracker.image("validation", PIXELS, 8)
     tracker.close()
     (file,) = (tmp_path / "logs").iterdir()
     content = file.read_bytes()
@@ -198,7 +198,7 @@ def test_one_that_fails_is_one_warning_and_is_not_asked_again(
     (tracker,) = open_trackers(["wandb"], RunInfo("my-run", tmp_path, {}))
     for step in range(5):
         tracker.scalars({"loss": 0.5}, step)
-    tracker.picture("validation", PIXELS, 8)
+    tracker.image("validation", PIXELS, 8)
     tracker.close()
     assert len(told("wandb")) == points
     (line,) = capsys.readouterr().err.splitlines()
@@ -208,7 +208,7 @@ def test_one_that_fails_is_one_warning_and_is_not_asked_again(
 def test_a_run_tells_them_everything_but_secrets(install, tmp_path):
     install("wandb")
     write_folder(tmp_path / "model")
-    write_pictures(tmp_path / "pictures")
+    write_images(tmp_path / "pictures")
     config = RunConfig.from_dict(
         {
             "pretrained_model_name_or_path": str(tmp_path / "model"),

@@ -15,7 +15,7 @@ from ti_flax.models.stable_diffusion import random_stable_diffusion
 from ti_flax.monitoring import validation
 from ti_flax.monitoring.validation import (
     Validation,
-    chosen_pictures,
+    chosen_images,
     eval_set,
     evaluation_interval,
     make_evaluation,
@@ -24,7 +24,8 @@ from ti_flax.monitoring.validation import (
 from ti_flax.training.batches import draw
 from ti_flax.training.devices import replicate
 from ti_flax.training.objective import Objective
-from ti_flax.training.step import KEY_IMPLEMENTATION, StepConfig, denoising_loss
+from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
+from ti_flax.training.step import denoising_loss
 from ti_flax.training.timesteps import TimestepRules
 
 VOCABULARY = 120
@@ -53,7 +54,7 @@ def samples_of(chosen):
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 8), (4, 3), (8, 64)])
 @pytest.mark.parametrize("sizes", [(3,), (5, 2), (1, 1, 40)])
-def test_every_picture_and_mirror_comes_equally_often_over_the_whole_range(devices, batch_size, sizes):
+def test_every_image_and_mirror_comes_equally_often_over_the_whole_range(devices, batch_size, sizes):
     buckets = [bucket(size) for size in sizes]
     layout = {"batch_size": batch_size, "devices": devices}
     chosen = eval_set(buckets, ALL, flip_p=0.5, samples=48, **layout)
@@ -85,16 +86,16 @@ def test_the_timesteps_are_those_that_are_trained():
     assert [sample[3] for sample in samples_of(chosen)] == [201, 203, 205, 207]
 
 
-def test_many_pictures_are_bounded_and_each_bucket_has_one():
-    found = chosen_pictures([1000, 1, 250], 50)
+def test_many_images_are_bounded_and_each_bucket_has_one():
+    found = chosen_images([1000, 1, 250], 50)
     assert len(set(found)) == len(found) == pytest.approx(50, abs=3)
     assert {index for index, _ in found} == {0, 1, 2}
     images = [image for index, image in found if index == 0]
     assert images[0] == 0 and set(np.diff(images)) <= {25, 26}
-    assert chosen_pictures([2, 1], 50) == [(0, 0), (0, 1), (1, 0)]
+    assert chosen_images([2, 1], 50) == [(0, 0), (0, 1), (1, 0)]
 
 
-def test_pictures_count_as_often_as_an_epoch_shows_them():
+def test_images_count_as_often_as_an_epoch_shows_them():
     chosen = eval_set([bucket(2, weights=[3, 1])], ALL, flip_p=0.0, samples=4, batch_size=4, devices=1)
     np.testing.assert_allclose(chosen.weights, [0.375, 0.125, 0.375, 0.125])
 
@@ -121,7 +122,7 @@ def test_evaluations_take_at_most_a_twentieth_of_a_run(total, update_samples, sa
 
 def make_step_config(family="sd1", **changes):
     model = random_stable_diffusion(SMALL[family], seed=0)
-    task = StepConfig(
+    config = StepConfig(
         model=model,
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
         optimizer=types.SimpleNamespace(),
@@ -129,7 +130,7 @@ def make_step_config(family="sd1", **changes):
         first_added_id=VOCABULARY,
         batch_size=3,
     )
-    return dataclasses.replace(task, **changes)
+    return dataclasses.replace(config, **changes)
 
 
 def examples_of(*buckets):
@@ -138,26 +139,26 @@ def examples_of(*buckets):
     return Dataset(buckets, token_ids)
 
 
-def rows_of(task, seed=2):
-    return np.random.default_rng(seed).normal(size=(2, task.model.text_encoder.config.hidden_size)) * 0.02
+def rows_of(config, seed=2):
+    return np.random.default_rng(seed).normal(size=(2, config.model.text_encoder.config.hidden_size)) * 0.02
 
 
-def loss_over(task, examples, rows, *, devices, seed=3, samples=12, **layout):
+def loss_over(config, examples, rows, *, devices, seed=3, samples=12, **layout):
     """The loss with so many of the virtual devices, and the set it is over."""
     places = jax.local_devices()[:devices]
-    params = task.model.params
+    params = config.model.params
     frozen = {"text_encoder": params["text_encoder"], "unet": params["unet"], "examples": examples}
     chosen = eval_set(
         examples.buckets,
-        task.draw_rules.timesteps,
-        flip_p=task.flip_p,
+        config.draw_rules.timesteps,
+        flip_p=config.flip_p,
         samples=samples,
-        batch_size=task.batch_size,
+        batch_size=config.batch_size,
         devices=devices,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(validation.jax, "local_devices", lambda: places)
-        measure = Validation(task, replicate(frozen, places), chosen, seed=seed)
+        measure = Validation(config, replicate(frozen, places), chosen, seed=seed)
         return [measure(each) for each in rows]
 
 
@@ -166,32 +167,32 @@ HUBER = Objective(loss_type="huber", huber_c=np.linspace(0.1, 1, 1000, dtype=np.
 
 @pytest.fixture(scope="module")
 def two_buckets():
-    task = make_step_config(objective=HUBER)
+    config = make_step_config(objective=HUBER)
     prompts = np.asarray([0, 1, 1, 0], np.int32)
-    return task, examples_of(bucket(4, seed=1, prompts=prompts), bucket(2, (2, 4), seed=2))
+    return config, examples_of(bucket(4, seed=1, prompts=prompts), bucket(2, (2, 4), seed=2))
 
 
 def test_it_is_the_same_at_every_evaluation_and_on_any_number_of_devices(two_buckets):
-    task, examples = two_buckets
-    rows, others = rows_of(task), rows_of(task, seed=5)
-    first, other, again = loss_over(task, examples, [rows, others, rows], devices=1)
+    config, examples = two_buckets
+    rows, others = rows_of(config), rows_of(config, seed=5)
+    first, other, again = loss_over(config, examples, [rows, others, rows], devices=1)
     assert first == again != other
-    (on_two,) = loss_over(task, examples, [rows], devices=2)
+    (on_two,) = loss_over(config, examples, [rows], devices=2)
     assert on_two == pytest.approx(first, rel=1e-6)
-    (other_seed,) = loss_over(task, examples, [rows], devices=1, seed=4)
+    (other_seed,) = loss_over(config, examples, [rows], devices=1, seed=4)
     assert other_seed != first
 
 
 def test_it_is_the_loss_that_training_minimises():
-    task = make_step_config(objective=HUBER, batch_size=60)
+    config = make_step_config(objective=HUBER, batch_size=60)
     examples = examples_of(bucket(4, seed=1))
-    rows = jnp.asarray(rows_of(task), jnp.float32)
+    rows = jnp.asarray(rows_of(config), jnp.float32)
     # So many samples that only their noise is between the two.
-    (found,) = loss_over(task, examples, [rows], devices=1, samples=480)
+    (found,) = loss_over(config, examples, [rows], devices=1, samples=480)
     rules = dataclasses.replace(
-        task.draw_rules, global_batch=480, timesteps=dataclasses.replace(ALL, sampling="stratified")
+        config.draw_rules, global_batch=480, timesteps=dataclasses.replace(ALL, sampling="stratified")
     )
-    params = {name: task.model.params[name] for name in ("text_encoder", "unet")}
+    params = {name: config.model.params[name] for name in ("text_encoder", "unet")}
 
     @jax.jit
     def trained(first):
@@ -199,29 +200,31 @@ def test_it_is_the_loss_that_training_minimises():
             where = {"step": jnp.int32(0), "position": position}
             return draw(rules, jax.random.key(11), examples.buckets[0], examples.token_ids, **where)
 
-        return denoising_loss(rows, params, jax.vmap(one)(first + jnp.arange(60)), task)
+        return denoising_loss(rows, params, jax.vmap(one)(first + jnp.arange(60)), config)
 
     expected = np.mean([trained(first) for first in range(0, 480, 60)])
     assert found == pytest.approx(expected, rel=0.02)
 
 
 def test_an_evaluation_needs_less_memory_than_an_update():
-    task = make_step_config()
+    config = make_step_config()
     examples = examples_of(bucket(3, (8, 8)))
     chosen = eval_set(examples.buckets, ALL, flip_p=0.5, samples=60, batch_size=3, devices=1)
-    params = {name: task.model.params[name] for name in ("text_encoder", "unet")}
+    params = {name: config.model.params[name] for name in ("text_encoder", "unet")}
     frozen = {**params, "examples": examples}
-    rows = jnp.asarray(rows_of(task), jnp.float32)
+    rows = jnp.asarray(rows_of(config), jnp.float32)
     key = jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION))
     places = jax.tree.map(lambda leaf: leaf[0], chosen.places)
-    evaluation = jax.jit(make_evaluation(task)).lower(rows, frozen, key, places).compile()
+    evaluation = jax.jit(make_evaluation(config)).lower(rows, frozen, key, places).compile()
 
     def loss(rows, frozen):
         def one(position):
             where = {"step": jnp.int32(0), "position": position}
-            return draw(task.draw_rules, jax.random.key(0), examples.buckets[0], examples.token_ids, **where)
+            return draw(
+                config.draw_rules, jax.random.key(0), examples.buckets[0], examples.token_ids, **where
+            )
 
-        return denoising_loss(rows, frozen, jax.vmap(one)(jnp.arange(3)), task)
+        return denoising_loss(rows, frozen, jax.vmap(one)(jnp.arange(3)), config)
 
     update = jax.jit(jax.grad(loss)).lower(rows, params).compile()
     needs = [program.memory_analysis().temp_size_in_bytes for program in (evaluation, update)]

@@ -15,6 +15,7 @@ from tiny_run import learned
 from ti_flax.commands import report as make_report
 from ti_flax.errors import OutputError, Stopped, TiFlaxError, TrainingError
 from ti_flax.monitoring.report.facts import RunFacts
+from ti_flax.run import step_config
 from ti_flax.run import train as run
 from ti_flax.training.checkpoint import checkpoint_steps, load_newest
 from ti_flax.training.loop import Hook
@@ -79,7 +80,7 @@ class RateOfInfinity:
 def test_vectors_that_are_not_finite_end_the_run_and_the_checkpoint_before_them_is_the_newest(
     place, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(run, "make_schedule", lambda *options: RateOfInfinity(4))
+    monkeypatch.setattr(step_config, "make_schedule", lambda *options: RateOfInfinity(4))
     with pytest.raises(
         TrainingError, match=r"step 5.*learning rate inf.*checkpoint-4 is the last one before"
     ):
@@ -97,7 +98,7 @@ def test_a_skipped_update_leaves_vectors_and_optimizer_as_they_were(place, tmp_p
     changes = {"optimizer": "sgd", "on_nonfinite": "skip", "max_nonfinite_steps": 3, "steps_per_call": 2}
     folders = {}
     for name, schedule in (("skipped", RateOfInfinity(1, 2)), ("nothing moved", Zero(1, 2))):
-        monkeypatch.setattr(run, "make_schedule", lambda *options, rate=schedule: rate)
+        monkeypatch.setattr(step_config, "make_schedule", lambda *options, rate=schedule: rate)
         folders[name] = run.train(configure(place, tmp_path / name, **changes))
     skipped, expected = (learned(folder) for folder in folders.values())
     assert np.isfinite(skipped).all() and skipped.tobytes() == expected.tobytes()

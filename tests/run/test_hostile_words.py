@@ -54,17 +54,17 @@ def drawing(*arguments):
 
 def strange_names(folder):
     """A whole run on images whose names are no UTF-8."""
-    pictures = folder / "pictures"
-    shutil.copytree(place() / "pictures", pictures)
-    os.rename(pictures / "0.png", os.fsencode(pictures) + b"/\xe9\x1b[2J\n<b>.png")
-    return learned("../../<script>alert(1)</script>", train_data_dir=pictures)(folder)
+    images = folder / "pictures"
+    shutil.copytree(place() / "pictures", images)
+    os.rename(images / "0.png", os.fsencode(images) + b"/\xe9\x1b[2J\n<b>.png")
+    return learned("../../<script>alert(1)</script>", train_data_dir=images)(folder)
 
 
 def caption_half(folder):
-    pictures = folder / "pictures"
-    shutil.copytree(place() / "pictures", pictures)
-    os.rename(pictures / "0.png", os.fsencode(pictures) + b"/a <thing> \xe9.png")
-    return train(folder, train_data_dir=pictures, captions="filename", filename_pattern=".*")
+    images = folder / "pictures"
+    shutil.copytree(place() / "pictures", images)
+    os.rename(images / "0.png", os.fsencode(images) + b"/a <thing> \xe9.png")
+    return train(folder, train_data_dir=images, captions="filename", filename_pattern=".*")
 
 
 CASES = [

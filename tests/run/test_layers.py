@@ -19,14 +19,14 @@ def test_only_the_run_sees_the_whole_configuration():
     assert seen == {"run", "config"}
 
 
-def test_the_picture_of_the_house_shows_every_part():
-    picture = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8").split("```")[1]
+def test_the_image_of_the_house_shows_every_part():
+    image = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8").split("```")[1]
     parts = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")} | {"errors.py"}
-    assert all(f" {part} " in picture for part in parts)
+    assert all(f" {part} " in image for part in parts)
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
     named = [part.strip() for layer in layers for part in layer.split("|")]
-    shown = [part.strip("/").removesuffix(".py") for part in re.findall(r"[a-z]+/(?= )|errors\.py", picture)]
+    shown = [part.strip("/").removesuffix(".py") for part in re.findall(r"[a-z]+/(?= )|errors\.py", image)]
     assert shown == named
 
 

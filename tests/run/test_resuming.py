@@ -10,6 +10,7 @@ from ti_flax.errors import ConfigError
 from ti_flax.files.written_files import LIST
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.run import train as run
+from ti_flax.run.step_config import resolve_num_steps
 
 
 @pytest.fixture(scope="module")
@@ -129,5 +130,5 @@ def test_more_steps_than_a_counter_holds_are_refused_where_epochs_count_them(pla
         "of 24 shown images. Lower num_train_epochs or repeats, or set max_train_steps."
     )
     with pytest.raises(ConfigError) as raised:
-        run.resolve_num_steps(config, 24)
+        resolve_num_steps(config, 24)
     assert str(raised.value) == line

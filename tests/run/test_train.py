@@ -5,15 +5,16 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny_folder import write_pictures
+from tiny_folder import write_images
 from tiny_run import compilations, learned
 from tiny_run import configure_scheduled as configure
 
 from ti_flax.embedding.rows import AddedRows
 from ti_flax.errors import CheckpointError, ConfigError, DataError, OutputError, TiFlaxError
 from ti_flax.run import train as run
+from ti_flax.run.step_config import make_step_config, resolve_num_steps
 from ti_flax.training.checkpoint import checkpoint_steps
-from ti_flax.training.settings import describe_rate
+from ti_flax.training.settings import describe_rate, make_schedule
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +79,8 @@ def test_previews_do_not_change_a_bit(place, tmp_path, whole):
     folder = run.train(configure(place, tmp_path, **changes))
     assert learned(folder).tobytes() == learned(whole[0]).tobytes()
     for step in (3, 6):
-        with Image.open(folder / "validation" / f"step-{step}.png") as picture:
-            assert picture.size == (128, 32)
+        with Image.open(folder / "validation" / f"step-{step}.png") as image:
+            assert image.size == (128, 32)
 
 
 def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch, capsys):
@@ -103,7 +104,7 @@ def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch, 
         *("before: a <thing>", "after 6 steps: a <thing>"),
         *("before: the <thing> and a toy", "after 6 steps: the <thing> and a toy"),
     ]
-    assert all(pictures.shape[1:] == (32, 32, 3) for _, pictures in rows)
+    assert all(images.shape[1:] == (32, 32, 3) for _, images in rows)
     before, after = (np.concatenate([rows[i][1], rows[i + 2][1]]) for i in (1, 2))
     np.testing.assert_array_equal(before, drawn[0])
     np.testing.assert_array_equal(after, drawn[1])
@@ -145,7 +146,7 @@ def test_a_finished_run_is_not_overwritten_unless_told_to(place, tmp_path):
 )
 def test_resuming_something_else_is_refused(place, whole, tmp_path, changes, differs):
     if "train_data_dir" in changes:
-        changes = {"train_data_dir": str(write_pictures(tmp_path / "other", count=2))}
+        changes = {"train_data_dir": str(write_images(tmp_path / "other", count=2))}
     folder, _ = whole
     with pytest.raises(CheckpointError, match=f"checkpoint-6: expected {differs}"):
         run.train(configure(place, folder, resume_from_checkpoint="latest", **changes))
@@ -157,20 +158,20 @@ def test_resuming_without_a_checkpoint_starts_from_the_beginning(place, tmp_path
     assert learned(folder).tobytes() == learned(whole[0]).tobytes()
 
 
-def test_epochs_count_pictures_times_repeats(place, tmp_path):
+def test_epochs_count_images_times_repeats(place, tmp_path):
     changes = {"max_train_steps": None, "num_train_epochs": 2, "repeats": 8, "lr_warmup_steps": 0}
     config = configure(place, place / "x", **changes)
     images = run.load_inputs(config).images
     # 3 images x 8 repeats over 8 devices are 3 updates an epoch.
-    assert run.resolve_num_steps(config, sum(images.weights)).training.max_train_steps == 6
+    assert resolve_num_steps(config, sum(images.weights)).training.max_train_steps == 6
 
 
 def test_sources_are_shown_in_proportion_to_their_repeats(place, tmp_path, capsys):
     one = str(place / "pictures" / "0.png")
     config = configure(place, tmp_path, train_data_dir=[str(place / "pictures"), one], repeats=[8, 40])
-    materials = run.load_inputs(config)
-    assert materials.images.weights == (8, 8, 8, 40)
-    (bucket,) = materials.examples.buckets
+    inputs = run.load_inputs(config)
+    assert inputs.images.weights == (8, 8, 8, 40)
+    (bucket,) = inputs.examples.buckets
     np.testing.assert_array_equal(bucket.sample_indices, (0, 1, 2, 3, 3, 3, 3, 3))
     said = capsys.readouterr().err
     assert "4 images" in said and "note: images that are there twice: 0.png is the same as 0.png" in said
@@ -179,19 +180,19 @@ def test_sources_are_shown_in_proportion_to_their_repeats(place, tmp_path, capsy
 def test_scale_lr_counts_all_samples_of_an_update(place):
     config = configure(place, place / "x", train_batch_size=2, gradient_accumulation_steps=4)
     config = config.replace(lr_scheduler="constant")
-    assert float(run.make_schedule(config.optimizer, config.training)(0)) == np.float32(1e-2)
+    assert float(make_schedule(config.optimizer, config.training)(0)) == np.float32(1e-2)
     scaled = config.replace(scale_lr=True)
-    assert float(run.make_schedule(scaled.optimizer, scaled.training)(0)) == pytest.approx(1e-2 * 2 * 4 * 8)
+    assert float(make_schedule(scaled.optimizer, scaled.training)(0)) == pytest.approx(1e-2 * 2 * 4 * 8)
     assert describe_rate(scaled.optimizer, scaled.training) == "0.64"
     stepped = scaled.replace(learning_rate="0.1:2, 0.01")
-    rates = run.make_schedule(stepped.optimizer, stepped.training)(np.arange(3))
+    rates = make_schedule(stepped.optimizer, stepped.training)(np.arange(3))
     np.testing.assert_allclose(rates, [6.4, 6.4, 0.64], rtol=1e-6)
     assert describe_rate(stepped.optimizer, stepped.training) == "64 x (0.1:2, 0.01)"
 
 
 def test_the_vae_is_dropped_before_training(place, tmp_path):
-    materials = run.load_inputs(configure(place, tmp_path))
-    assert set(materials.model.params) == {"text_encoder", "unet"}
+    inputs = run.load_inputs(configure(place, tmp_path))
+    assert set(inputs.model.params) == {"text_encoder", "unet"}
 
 
 def test_bfloat16_runs_and_keeps_rows_in_float32(place, tmp_path):
@@ -262,22 +263,22 @@ def test_compiled_programs_are_kept_in_the_users_cache_unless_told_otherwise(mon
         jax.config.update("jax_compilation_cache_dir", before)
 
 
-def test_class_pictures_are_gathered_with_prompts_that_hold_the_word(place, tmp_path, capsys):
-    write_pictures(tmp_path / "class", count=2)
+def test_class_images_are_gathered_with_prompts_that_hold_the_word(place, tmp_path, capsys):
+    write_images(tmp_path / "class", count=2)
     plain = run.load_inputs(configure(place, tmp_path))
     changes = {"class_data_dir": str(tmp_path / "class")}
-    materials = run.load_inputs(configure(place, tmp_path, **changes))
+    inputs = run.load_inputs(configure(place, tmp_path, **changes))
     assert "2 class images" in capsys.readouterr().err
-    [bucket] = materials.examples.class_buckets
+    [bucket] = inputs.examples.class_buckets
     assert bucket.posteriors.shape == (2, *plain.examples.buckets[0].posteriors.shape[1:])
-    of_word, of_class = materials.examples.token_ids
+    of_word, of_class = inputs.examples.token_ids
     np.testing.assert_array_equal(of_word, plain.examples.token_ids[0])
     np.testing.assert_array_equal(of_class, of_word)
     prompted = run.load_inputs(configure(place, tmp_path, class_prompt="my <thing>", **changes))
     first = plain.concept.token_ids[0]
     tokens = prompted.examples.token_ids[1]
     assert (tokens == tokens[0]).all() and list(tokens[0, 2:4]) == [first, first + 1]
-    prints = [each.fingerprint for each in (plain, materials, prompted)]
+    prints = [each.fingerprint for each in (plain, inputs, prompted)]
     assert len({each["images"] for each in prints}) == 2 and len({each["prompts"] for each in prints}) == 3
 
 
@@ -312,21 +313,21 @@ def test_options_of_the_loss_reach_the_step_and_are_repeated_by_a_resumed_run(pl
         "prior_loss_weight": 0.5,
     }
     added = AddedRows(np.zeros((2, 32), np.float32), np.ones(2, bool))
-    task, _ = run.make_step_config(configure(place, tmp_path, **given), model, 100, added=added, devices=1)
-    assert task.objective.loss_type == "huber" and set(task.objective.huber_c) == {np.float32(0.2)}
-    assert task.objective.weights.shape == (1000,) and task.objective.prior_loss_weight == 0.5
-    assert dataclasses.astuple(task.draw_rules.noise) == (0.1, 0.2, 6, 0.4, 0.05)
-    assert dataclasses.astuple(task.draw_rules.timesteps) == (100, 900, "stratified")
+    step_config, _ = make_step_config(configure(place, tmp_path, **given), model, 100, added=added, devices=1)
+    assert step_config.objective.loss_type == "huber" and set(step_config.objective.huber_c) == {
+        np.float32(0.2)
+    }
+    assert step_config.objective.weights.shape == (1000,) and step_config.objective.prior_loss_weight == 0.5
+    assert dataclasses.astuple(step_config.draw_rules.noise) == (0.1, 0.2, 6, 0.4, 0.05)
+    assert dataclasses.astuple(step_config.draw_rules.timesteps) == (100, 900, "stratified")
     fingerprinted = {"class_data_dir", "class_prompt"}
     assert {each.name for each in options_of(LossOptions) if not each.rule.changes_bits} == fingerprinted
     with pytest.raises(ConfigError, match="^max_timestep: expected at most 1000"):
-        run.make_step_config(
-            configure(place, tmp_path, max_timestep=1001), model, 100, added=added, devices=1
-        )
+        make_step_config(configure(place, tmp_path, max_timestep=1001), model, 100, added=added, devices=1)
 
 
-def test_a_run_with_class_pictures_and_other_losses(place, tmp_path, whole):
-    write_pictures(tmp_path / "class", count=2)
+def test_a_run_with_class_images_and_other_losses(place, tmp_path, whole):
+    write_images(tmp_path / "class", count=2)
     changes = {"class_data_dir": str(tmp_path / "class"), "loss_type": "smooth_l1", "snr_gamma": 5}
     changes |= {"noise_offset": 0.1, "timestep_sampling": "antithetic", "lr_warmup_steps": 0}
     rows = learned(run.train(configure(place, tmp_path / "out", max_train_steps=2, **changes)))

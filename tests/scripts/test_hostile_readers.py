@@ -114,7 +114,7 @@ def test_a_token_is_no_place(token):
     name=st.text(max_size=60)
     | st.lists(st.sampled_from(["..", "/", "a", "~", "C:", "\\", "NUL"])).map("".join)
 )
-def test_a_prepared_picture_stays_in_its_folder(name):
+def test_a_prepared_image_stays_in_its_folder(name):
     folder = Path("/somewhere/output")
     for stem in prepare_images._stems([types.SimpleNamespace(name=name)] * 2):
         place = Path(os.path.normpath(folder / stem))
@@ -141,7 +141,7 @@ def test_what_json_gives_can_be_written(text):
     repr(content).encode()
 
 
-def test_a_picture_is_read_from_its_file():
+def test_a_image_is_read_from_its_file():
     assert SourceImage("a", "a", "path").read() == "path"
 
 

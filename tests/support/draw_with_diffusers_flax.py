@@ -23,7 +23,7 @@ ids = pipeline.tokenizer(
 ).input_ids
 if ids != given["prompt_ids"][0].tolist():
     sys.exit(f"transformers 4.57.6 reads the prompt otherwise: {words}")
-picture = pipeline._generate(
+image = pipeline._generate(
     given["prompt_ids"],
     params,
     jax.random.key(0),
@@ -34,4 +34,4 @@ picture = pipeline._generate(
     latents=given["latents"],
     neg_prompt_ids=given["negative_ids"],
 )
-np.save(folder / "image.npy", np.asarray(picture))
+np.save(folder / "image.npy", np.asarray(image))

@@ -8,7 +8,10 @@ from pathlib import Path
 
 def xla_flags(devices: int) -> str:
     """Virtual devices, and machine code as it comes: tests compile far more than they compute."""
-    return f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return (
+        f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        " --xla_cpu_use_fusion_emitters=false"
+    )
 
 
 os.environ["JAX_PLATFORMS"] = "cpu"

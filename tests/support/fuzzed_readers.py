@@ -198,7 +198,7 @@ def _check_embeddings(path: Path) -> None:
         require(all(isinstance(value, str) for value in each.details.values()), "details are text")
 
 
-def _text_in_picture(tree: bytes) -> bytes:
+def _text_in_image(tree: bytes) -> bytes:
     import base64
 
     from PIL import PngImagePlugin
@@ -209,21 +209,21 @@ def _text_in_picture(tree: bytes) -> bytes:
     return made.getvalue()
 
 
-def _bytes_in_picture(tree: bytes) -> bytes:
+def _bytes_in_image(tree: bytes) -> bytes:
     made = io.BytesIO()
     Image.fromarray(hide_bytes(np.full((32, 16, 3), 80, np.uint8), tree)).save(made, "PNG")
     return made.getvalue()
 
 
 @functools.cache
-def _embedding_pictures() -> tuple[Sample, ...]:
+def _embedding_images() -> tuple[Sample, ...]:
     tree = tree_bytes({"string_to_param": {"*": ROWS}, "name": "cat", "step": 5})
     whole = embedding_bytes(
-        Embedding("<cat>", "cat", ROWS), "automatic1111", ".png", picture=plain_card("", "")
+        Embedding("<cat>", "cat", ROWS), "automatic1111", ".png", image=plain_card("", "")
     )
     return (
-        Sample(tree, ".png", _text_in_picture),
-        Sample(tree, ".png", _bytes_in_picture),
+        Sample(tree, ".png", _text_in_image),
+        Sample(tree, ".png", _bytes_in_image),
         Sample(whole, ".png"),
     )
 
@@ -323,8 +323,8 @@ _CAPTIONS = (
 
 
 def _check_captions(path: Path) -> None:
-    pictures = [captions.CaptionedImage(name, f"/x/{name}") for name in ("1.png", "2.png")]
-    found = captions.captions_in_file(pictures, str(path))
+    images = [captions.CaptionedImage(name, f"/x/{name}") for name in ("1.png", "2.png")]
+    found = captions.captions_in_file(images, str(path))
     require(len(found) == 2 and all(isinstance(each, str) for each in found), "a caption each")
     for each in found:
         each.encode()
@@ -337,28 +337,28 @@ def _check_table(path: Path) -> None:
 
 
 def _check_list(path: Path) -> None:
-    for picture in find_images(str(path), ALL_AS_FOUND).pictures:
-        require(isinstance(picture.name, str), "names")
+    for image in find_images(str(path), ALL_AS_FOUND).images:
+        require(isinstance(image.name, str), "names")
 
 
 @functools.cache
-def _pictures() -> tuple[Sample, ...]:
+def _images() -> tuple[Sample, ...]:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 4)).astype(np.uint8)
     rgba, made = Image.fromarray(pixels), []
     for kind, suffix in (
         *(("PNG", ".png"), ("JPEG", ".jpg"), ("GIF", ".gif"), ("BMP", ".bmp"), ("TIFF", ".tif")),
         *(("WEBP", ".webp"), ("TGA", ".tga"), ("ICO", ".ico"), ("PPM", ".ppm"), ("PCX", ".pcx")),
     ):
-        picture, saved = (
+        image, saved = (
             rgba if kind in ("PNG", "TIFF", "WEBP", "TGA", "ICO") else rgba.convert("RGB"),
             io.BytesIO(),
         )
-        picture.save(saved, kind)
+        image.save(saved, kind)
         made.append(Sample(saved.getvalue(), suffix))
     return tuple(made)
 
 
-def _check_picture(path: Path) -> None:
+def _check_image(path: Path) -> None:
     found = load_images(str(path), resolution=16)
     require(found.pixels.shape == (1, 16, 16, 3) and found.pixels.dtype == np.uint8, "a square")
 
@@ -374,7 +374,7 @@ READERS = {
     "torch": Reader(_torch, _check_torch),
     "numpy": Reader(_numpy, _check_numpy),
     "embedding": Reader(_embeddings, _check_embeddings),
-    "embedding_picture": Reader(_embedding_pictures, _check_embeddings),
+    "embedding_picture": Reader(_embedding_images, _check_embeddings),
     "config": Reader(_always((_CONFIG, ".yaml")), _check_config),
     "model_config": Reader(
         _always(*((json.dumps(each).encode(), f"-{part}.json") for part, each in _CONFIGS.items())),
@@ -385,5 +385,5 @@ READERS = {
     "caption_file": Reader(_always(*_CAPTIONS), _check_captions),
     "metadata": Reader(_always(*_CAPTIONS[1:3]), _check_table),
     "picture_list": Reader(_always((f"# no\n{__file__}\n{__file__}\n".encode(), ".txt")), _check_list),
-    "picture": Reader(_pictures, _check_picture),
+    "picture": Reader(_images, _check_image),
 }

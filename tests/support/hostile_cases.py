@@ -22,7 +22,7 @@ from pathlib import Path
 
 import environment  # noqa: F401  # the folders that tests import from
 import pytest
-from tiny_folder import write_folder, write_pictures
+from tiny_folder import write_folder, write_images
 
 import train_flax
 from ti_flax.config import yaml_file
@@ -73,7 +73,7 @@ def place() -> Path:
     """A folder with a tiny model and three images, which no case changes."""
     folder = Path(tempfile.mkdtemp(prefix="ti_flax-hostile-"))
     write_folder(folder / "model")
-    write_pictures(folder / "pictures")
+    write_images(folder / "pictures")
     return folder
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT), str(ROOT / "demo")]
 
 from environment import xla_flags  # noqa: E402
-from tiny_folder import write_folder, write_pictures  # noqa: E402
+from tiny_folder import write_folder, write_images  # noqa: E402
 
 STEPS = 12
 # Files of a result whose bytes do not tell how long it took.
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         place = Path(folder)
         write_folder(place / "model")
-        write_pictures(place / "pictures")
+        write_images(place / "pictures")
         start(place, place / "whole").wait()  # compiles, so that the next one lasts as long as those to come
         began = time.monotonic()
         assert start(place, place / "again").wait() == 0

@@ -34,7 +34,7 @@ def write_folder(folder, family="sd1", *, wide=False):
     return folder
 
 
-def write_pictures(folder, count=3):
+def write_images(folder, count=3):
     """Writes images that differ from one another and from their mirror images."""
     folder.mkdir()
     rng = np.random.default_rng(0)

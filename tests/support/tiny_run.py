@@ -5,6 +5,7 @@ import logging
 
 import jax
 import pytest
+from shared_programs import PROGRAMS
 
 from ti_flax.config import RunConfig
 from ti_flax.embedding.learned_embeds import load_learned_embeds
@@ -48,7 +49,8 @@ def learned(folder):
 
 @contextlib.contextmanager
 def compilations():
-    """Yields a list that a message of each compilation is added to."""
+    """Yields a list that a message of each compilation is added to; runs in it share no program."""
+    PROGRAMS.clear()
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())

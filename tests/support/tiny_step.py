@@ -10,7 +10,7 @@ from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import random_stable_diffusion
 from ti_flax.training import optimizer as optim
 from ti_flax.training.learning_rate import Shape, learning_rate_schedule
-from ti_flax.training.step import StepConfig
+from ti_flax.training.state import StepConfig
 
 VOCABULARY = 120
 
@@ -23,7 +23,7 @@ def make_step_config(family="sd1", *, trainable=(True, True), **changes):
     trainable = np.array(trainable)
     schedule = learning_rate_schedule(Shape(name="cosine", total_steps=20, warmup_steps=2), peak=1e-2)
     adamw = optim.make_optimizer("adamw", schedule, arguments={"weight_decay": 1e-2})
-    task = StepConfig(
+    config = StepConfig(
         model=model,
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
         optimizer=optim.mask_rows(adamw, trainable),
@@ -31,19 +31,19 @@ def make_step_config(family="sd1", *, trainable=(True, True), **changes):
         first_added_id=VOCABULARY,
         batch_size=8,
     )
-    return dataclasses.replace(task, **changes)
+    return dataclasses.replace(config, **changes)
 
 
-def make_frozen(task, images=3):
+def make_frozen(config, images=3):
     rng = np.random.default_rng(1)
     token_ids = rng.integers(0, VOCABULARY, (4, 77)).astype(np.int32)
     token_ids[:, 5:7] = [VOCABULARY, VOCABULARY + 1]
     return {
-        "text_encoder": task.model.params["text_encoder"],
-        "unet": task.model.params["unet"],
+        "text_encoder": config.model.params["text_encoder"],
+        "unet": config.model.params["unet"],
         "examples": one_shape(rng.normal(size=(images, 2, 4, 4, 8)).astype(np.float32), token_ids),
     }
 
 
-def start_rows(task):
-    return np.random.default_rng(2).normal(size=(2, task.model.text_encoder.config.hidden_size)) * 0.02
+def start_rows(config):
+    return np.random.default_rng(2).normal(size=(2, config.model.text_encoder.config.hidden_size)) * 0.02

@@ -15,12 +15,13 @@ from ti_flax.training.batches import Batch, concat, draw
 from ti_flax.training.devices import pmapped, replicate, unreplicate
 from ti_flax.training.noise import NoiseRules
 from ti_flax.training.objective import Objective
-from ti_flax.training.step import denoising_loss, init_state, make_chunk
+from ti_flax.training.state import init_state
+from ti_flax.training.step import denoising_loss, make_chunk
 from ti_flax.training.timesteps import TimestepRules
 
 
 @pytest.fixture(scope="module")
-def task():
+def config():
     return make_step_config()
 
 
@@ -43,8 +44,8 @@ def batch_of(seed, images=2, masked=False):
 
 
 @pytest.mark.parametrize("prompts", [1, 6])
-def test_class_prompts_are_a_group_of_their_own_with_even_odds(task, prompts):
-    examples = make_frozen(task)["examples"]
+def test_class_prompts_are_a_group_of_their_own_with_even_odds(config, prompts):
+    examples = make_frozen(config)["examples"]
     both = class_examples(examples, prompts)
     [bucket] = both.class_buckets
     assert set(bucket.prompts) == {1} and list(bucket.sample_indices) == list(range(5))
@@ -54,34 +55,34 @@ def test_class_prompts_are_a_group_of_their_own_with_even_odds(task, prompts):
     assert len(counts) == prompts and len(set(counts)) == 1
 
 
-def test_training_pictures_are_drawn_as_without_class_pictures(task):
-    examples = make_frozen(task)["examples"]
+def test_training_images_are_drawn_as_without_class_images(config):
+    examples = make_frozen(config)["examples"]
     both = class_examples(examples)
     for position in range(4):
         where = {"step": jnp.int32(3), "position": jnp.int32(position)}
         drawn = [
-            draw(task.draw_rules, jax.random.key(0), each.buckets[0], each.token_ids, **where)
+            draw(config.draw_rules, jax.random.key(0), each.buckets[0], each.token_ids, **where)
             for each in (examples, both)
         ]
         for found, wanted in zip(*map(jax.tree.leaves, drawn), strict=True):
             assert found.tobytes() == wanted.tobytes()
 
 
-def test_the_loss_is_the_mean_of_each_kind_and_the_weight_is_that_of_the_class(task):
-    frozen = {name: jax.tree.map(jnp.asarray, task.model.params[name]) for name in ("text_encoder", "unet")}
+def test_the_loss_is_the_mean_of_each_kind_and_the_weight_is_that_of_the_class(config):
+    frozen = {name: jax.tree.map(jnp.asarray, config.model.params[name]) for name in ("text_encoder", "unet")}
     batch, class_batch = batch_of(0, masked=True), batch_of(1)
     alone = class_batch._replace(loss_weights=jnp.ones((2, 4, 4)))
-    rows = jnp.asarray(start_rows(task), jnp.float32)
+    rows = jnp.asarray(start_rows(config), jnp.float32)
     loss = jax.jit(denoising_loss, static_argnums=3)
-    of_word, of_class = (float(loss(rows, frozen, each, task)) for each in (batch, alone))
+    of_word, of_class = (float(loss(rows, frozen, each, config)) for each in (batch, alone))
     assert abs(of_word - of_class) > 1e-3
     options = LossOptions(class_data_dir="x", prior_loss_weight=0.3)
-    weighted = dataclasses.replace(task, objective=Objective.from_options(options, task.schedule))
+    weighted = dataclasses.replace(config, objective=Objective.from_options(options, config.schedule))
     found = float(loss(rows, frozen, batch, weighted, class_batch))
     assert found == pytest.approx(of_word + 0.3 * of_class, rel=1e-5)
     for given, expected in ((None, 1.0), (0.0, 0.0)):
         options = LossOptions(class_data_dir="x", prior_loss_weight=given)
-        assert Objective.from_options(options, task.schedule).prior_loss_weight == expected
+        assert Objective.from_options(options, config.schedule).prior_loss_weight == expected
 
 
 def test_weights_of_one_are_filled_in_beside_weights():
@@ -94,18 +95,18 @@ def test_weights_of_one_are_filled_in_beside_weights():
     assert concat(plain, plain).loss_weights is None
 
 
-def losses_of(monkeypatch, task, frozen, measure, devices=1):
+def losses_of(monkeypatch, config, frozen, measure, devices=1):
     """Losses of four updates whose loss is the mean of a measure of (batch, class batch)."""
 
-    def loss(rows, frozen, batch, task, class_batch):
+    def loss(rows, frozen, batch, config, class_batch):
         return jnp.mean(measure(batch, class_batch)) + 0.0 * jnp.sum(rows)
 
     monkeypatch.setattr(step, "denoising_loss", loss)
     places = jax.devices()[:devices]
-    state = replicate(init_state(task, start_rows(task)), places)
+    state = replicate(init_state(config, start_rows(config)), places)
     key = np.asarray(jax.random.key_data(jax.random.key(7)))
     arguments = (replicate(each, places) for each in (frozen, key, np.int32(4)))
-    measures = pmapped(make_chunk(task, CAPACITY), places)(state, *arguments)[1]
+    measures = pmapped(make_chunk(config, CAPACITY), places)(state, *arguments)[1]
     return unreplicate(measures)["loss"][:4]
 
 
@@ -125,46 +126,46 @@ def all_of_a_sample(batch, class_batch):
         {"noise_offset": 0.2, "multires_noise_iterations": 2, "input_perturbation": 0.3},
     ],
 )
-def test_draws_depend_on_the_place_in_the_global_batch_alone(monkeypatch, task, options):
+def test_draws_depend_on_the_place_in_the_global_batch_alone(monkeypatch, config, options):
     given = LossOptions(**options)
-    task = dataclasses.replace(
-        task,
+    config = dataclasses.replace(
+        config,
         noise=NoiseRules.from_options(given),
         timesteps=TimestepRules.from_options(given, 1000),
     )
-    examples = make_frozen(task)["examples"]
+    examples = make_frozen(config)["examples"]
     frozen = {"examples": class_examples(examples)}
-    expected = losses_of(monkeypatch, task, frozen, all_of_a_sample)
+    expected = losses_of(monkeypatch, config, frozen, all_of_a_sample)
     assert len(set(expected)) == 4
-    split = dataclasses.replace(task, batch_size=1, accumulation=4, device_count=2)
+    split = dataclasses.replace(config, batch_size=1, accumulation=4, device_count=2)
     found = losses_of(monkeypatch, split, frozen, all_of_a_sample, devices=2)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_class_samples_are_drawn_apart_from_those_beside_them(monkeypatch, task):
-    frozen = {"examples": class_examples(make_frozen(task)["examples"])}
+def test_class_samples_are_drawn_apart_from_those_beside_them(monkeypatch, config):
+    frozen = {"examples": class_examples(make_frozen(config)["examples"])}
 
     def correlation(batch, class_batch):
         return jnp.corrcoef(batch.noise.ravel(), class_batch.noise.ravel())[0, 1]
 
-    assert abs(losses_of(monkeypatch, task, frozen, correlation)).max() < 0.2
+    assert abs(losses_of(monkeypatch, config, frozen, correlation)).max() < 0.2
 
     def equal_timesteps(batch, class_batch):
         return (batch.timesteps == class_batch.timesteps).astype(jnp.float32)
 
-    assert losses_of(monkeypatch, task, frozen, equal_timesteps).max() < 0.5
+    assert losses_of(monkeypatch, config, frozen, equal_timesteps).max() < 0.5
 
 
-def test_every_epoch_shows_every_class_picture(monkeypatch, task):
-    examples = class_examples(make_frozen(task)["examples"], images=4)
+def test_every_epoch_shows_every_class_image(monkeypatch, config):
+    examples = class_examples(make_frozen(config)["examples"], images=4)
     [bucket] = examples.class_buckets
     posteriors = np.full_like(bucket.posteriors, -60.0)
     posteriors[..., :4] = 10.0 ** np.arange(4)[:, None, None, None, None]
     examples = examples._replace(class_buckets=(bucket._replace(posteriors=posteriors),))
-    scale = task.model.vae.config.scaling_factor
+    scale = config.model.vae.config.scaling_factor
 
     def shown(batch, class_batch):
         return jnp.mean(class_batch.latents, axis=(1, 2, 3)) / scale
 
-    found = losses_of(monkeypatch, task, {"examples": examples}, shown)
+    found = losses_of(monkeypatch, config, {"examples": examples}, shown)
     np.testing.assert_allclose(found, 1111 / 4, rtol=1e-5)

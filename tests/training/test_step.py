@@ -13,13 +13,14 @@ from ti_flax.embedding.rows import RowRules
 from ti_flax.training import optimizer as optim
 from ti_flax.training.batches import bucket_of_step, draw, image_index
 from ti_flax.training.devices import pmapped, replicate, unreplicate
-from ti_flax.training.step import init_state, make_chunk, result_rows
+from ti_flax.training.state import init_state, result_rows
+from ti_flax.training.step import make_chunk
 
 
-def draw_one(task, seed, examples, *, step=0, position=0):
+def draw_one(config, seed, examples, *, step=0, position=0):
     places = {"step": jnp.int32(step), "position": jnp.int32(position)}
     key = jax.random.key(seed)
-    return draw(task.draw_rules, key, examples.buckets[0], examples.token_ids, **places)
+    return draw(config.draw_rules, key, examples.buckets[0], examples.token_ids, **places)
 
 
 # Compiled updates by step, shapes and devices, for this file's tests.
@@ -32,18 +33,18 @@ def let_go_of_programs():
     _PROGRAMS.clear()
 
 
-def run(task, frozen, chunks, *, devices=1, state=None):
+def run(config, frozen, chunks, *, devices=1, state=None):
     """Runs chunks of the given lengths and returns the last state and all losses, on the host."""
     places = jax.devices()[:devices]
     key = np.asarray(jax.random.key_data(jax.random.key(7)))
-    state = replicate(state or init_state(task, start_rows(task)), places)
+    state = replicate(state or init_state(config, start_rows(config)), places)
     arguments = replicate(frozen, places), replicate(key, places)
     shapes = str(jax.tree.map(np.shape, frozen["examples"]))
-    if (id(task), shapes, devices) not in _PROGRAMS:
-        program = pmapped(make_chunk(task, CAPACITY), places)
+    if (id(config), shapes, devices) not in _PROGRAMS:
+        program = pmapped(make_chunk(config, CAPACITY), places)
         program = program.lower(state, *arguments, replicate(np.int32(1), places)).compile()
-        _PROGRAMS[id(task), shapes, devices] = program, task  # which keeps its id its own
-    program, _ = _PROGRAMS[id(task), shapes, devices]
+        _PROGRAMS[id(config), shapes, devices] = program, config  # which keeps its id its own
+    program, _ = _PROGRAMS[id(config), shapes, devices]
     losses = []
     for steps in chunks:
         count = replicate(np.int32(steps), places)
@@ -55,23 +56,23 @@ def run(task, frozen, chunks, *, devices=1, state=None):
 
 @pytest.fixture(scope="module")
 def one_device():
-    task = make_step_config()
-    frozen = make_frozen(task)
-    return task, frozen, run(task, frozen, [6])
+    config = make_step_config()
+    frozen = make_frozen(config)
+    return config, frozen, run(config, frozen, [6])
 
 
 @pytest.mark.parametrize("devices", [2, 4, 8])
 def test_device_count_changes_only_rounding(one_device, devices):
-    task, frozen, (expected, expected_losses, _) = one_device
-    split = dataclasses.replace(task, batch_size=8 // devices, device_count=devices)
+    config, frozen, (expected, expected_losses, _) = one_device
+    split = dataclasses.replace(config, batch_size=8 // devices, device_count=devices)
     state, losses, _ = run(split, frozen, [6], devices=devices)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-6)
 
 
 def test_accumulation_changes_only_rounding(one_device):
-    task, frozen, (expected, expected_losses, _) = one_device
-    split = dataclasses.replace(task, batch_size=2, accumulation=4)
+    config, frozen, (expected, expected_losses, _) = one_device
+    split = dataclasses.replace(config, batch_size=2, accumulation=4)
     state, losses, _ = run(split, frozen, [6])
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-6)
@@ -79,26 +80,26 @@ def test_accumulation_changes_only_rounding(one_device):
 
 @pytest.mark.parametrize("chunks", [[1, 5], [2, 2, 2], [1] * 6])
 def test_chunk_length_does_not_change_a_bit(one_device, chunks):
-    task, frozen, (expected, expected_losses, _) = one_device
-    state, losses, _ = run(task, frozen, chunks)
+    config, frozen, (expected, expected_losses, _) = one_device
+    state, losses, _ = run(config, frozen, chunks)
     assert state.rows.tobytes() == expected.rows.tobytes()
     assert losses.tobytes() == expected_losses.tobytes()
 
 
 def test_going_on_from_a_saved_state_gives_the_same_bits(one_device):
-    task, frozen, (expected, _, _) = one_device
-    half, _, _ = run(task, frozen, [3])
+    config, frozen, (expected, _, _) = one_device
+    half, _, _ = run(config, frozen, [3])
     assert int(half.step) == 3
-    state, _, _ = run(task, frozen, [3], state=half)
+    state, _, _ = run(config, frozen, [3], state=half)
     for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         assert leaf.tobytes() == wanted.tobytes()
 
 
 def test_frozen_things_keep_their_bits():
-    task = make_step_config(trainable=(True, False))
-    frozen = make_frozen(task)
-    state, losses, frozen_after = run(task, frozen, [4])
-    start = start_rows(task).astype(np.float32)
+    config = make_step_config(trainable=(True, False))
+    frozen = make_frozen(config)
+    state, losses, frozen_after = run(config, frozen, [4])
+    start = start_rows(config).astype(np.float32)
     assert np.isfinite(losses).all()
     assert state.rows[1].tobytes() == start[1].tobytes()
     assert (state.rows[0] != start[0]).all()
@@ -108,9 +109,9 @@ def test_frozen_things_keep_their_bits():
 
 
 def test_seed_and_position_matter_and_every_epoch_shows_every_image(one_device):
-    task, frozen, _ = one_device
+    config, frozen, _ = one_device
     batches = [
-        draw_one(task, seed, frozen["examples"], step=step, position=position)
+        draw_one(config, seed, frozen["examples"], step=step, position=position)
         for seed, step, position in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     ]
     noises = {np.asarray(batch.noise).tobytes() for batch in batches}
@@ -123,39 +124,39 @@ def test_seed_and_position_matter_and_every_epoch_shows_every_image(one_device):
 
 
 def test_posterior_and_noise_are_drawn_apart(one_device):
-    task, frozen, _ = one_device
+    config, frozen, _ = one_device
     posteriors = np.zeros_like(frozen["examples"].buckets[0].posteriors)
-    batch = draw_one(task, 0, one_shape(posteriors, frozen["examples"].token_ids[0]))
-    sampled = batch.latents / task.model.vae.config.scaling_factor
+    batch = draw_one(config, 0, one_shape(posteriors, frozen["examples"].token_ids[0]))
+    sampled = batch.latents / config.model.vae.config.scaling_factor
     correlation = np.corrcoef(np.ravel(sampled), np.ravel(batch.noise))[0, 1]
     assert abs(correlation) < 0.5
     assert 0.5 < sampled.std() < 1.5 and 0.5 < batch.noise.std() < 1.5
 
 
 def test_flip_p_chooses_between_image_and_mirror_image(one_device):
-    task, frozen, _ = one_device
+    config, frozen, _ = one_device
     mirrored = np.zeros_like(frozen["examples"].buckets[0].posteriors)
     mirrored[..., 4:] = -30.0
     mirrored[:, 1, ..., :4] = 1.0
     examples = one_shape(mirrored, frozen["examples"].token_ids[0])
-    scale = task.model.vae.config.scaling_factor
+    scale = config.model.vae.config.scaling_factor
     for flip_p, expected in [(0.0, {0.0}), (1.0, {1.0}), (0.5, {0.0, 1.0})]:
-        flipped = dataclasses.replace(task, flip_p=flip_p)
+        flipped = dataclasses.replace(config, flip_p=flip_p)
         drawn = [draw_one(flipped, 0, examples, step=step) for step in range(12)]
         assert {round(float(batch.latents.mean()) / scale, 2) for batch in drawn} == expected
 
 
 def test_gradient_checkpointing_changes_only_rounding(one_device):
-    task, frozen, (expected, _, _) = one_device
-    model = dataclasses.replace(task.model, unet=task.model.unet.clone(gradient_checkpointing=True))
-    state, _, _ = run(dataclasses.replace(task, model=model), frozen, [6])
+    config, frozen, (expected, _, _) = one_device
+    model = dataclasses.replace(config.model, unet=config.model.unet.clone(gradient_checkpointing=True))
+    state, _, _ = run(dataclasses.replace(config, model=model), frozen, [6])
     np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-6)
 
 
 def test_one_all_reduce_and_no_other_collective(one_device):
-    task, frozen, _ = one_device
+    config, frozen, _ = one_device
     places = jax.devices()[:2]
-    split = dataclasses.replace(task, batch_size=4, device_count=2)
+    split = dataclasses.replace(config, batch_size=4, device_count=2)
     program = pmapped(make_chunk(split, CAPACITY), places)
     key = np.asarray(jax.random.key_data(jax.random.key(7)))
     arguments = (init_state(split, start_rows(split)), frozen, key, np.int32(1))
@@ -195,22 +196,22 @@ def test_every_bucket_has_its_share_of_the_updates(one_device):
 
 
 def test_buckets_give_the_same_rows_on_every_number_of_devices(one_device):
-    task, frozen, _ = one_device
+    config, frozen, _ = one_device
     frozen = in_buckets(frozen)
-    expected, losses, _ = run(task, frozen, [4, 2])
-    split = dataclasses.replace(task, batch_size=1, device_count=8)
+    expected, losses, _ = run(config, frozen, [4, 2])
+    split = dataclasses.replace(config, batch_size=1, device_count=8)
     state, split_losses, _ = run(split, frozen, [6], devices=8)
     np.testing.assert_allclose(split_losses, losses, rtol=1e-5)
     np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-7)
 
 
 def test_weights_of_one_change_nothing_and_others_weigh_the_error(one_device):
-    task, frozen, (expected, losses, _) = one_device
+    config, frozen, (expected, losses, _) = one_device
     [bucket], token_ids = frozen["examples"][:2]
 
     def weighted(weights):
         changed = frozen | {"examples": Dataset((bucket._replace(loss_weights=weights),), token_ids)}
-        return run(task, changed, [6])
+        return run(config, changed, [6])
 
     ones = np.ones((3, 2, 4, 4), np.float32)
     state, ones_losses, _ = weighted(ones)
@@ -220,30 +221,30 @@ def test_weights_of_one_change_nothing_and_others_weigh_the_error(one_device):
     np.testing.assert_allclose(doubled[0], 2 * losses[0], rtol=1e-6)
 
 
-def row_rules(task, **changes):
-    return dataclasses.replace(task, rules=RowRules(**changes))
+def row_rules(config, **changes):
+    return dataclasses.replace(config, rules=RowRules(**changes))
 
 
 def test_the_pull_is_part_of_the_loss_and_of_the_gradient():
     """One plain gradient step with and without the pull: they differ by its formula."""
     schedule = optim.make_optimizer("sgd", lambda step: 1.0)
-    task = make_step_config(optimizer=optim.mask_rows(schedule, np.array([True, True])))
-    frozen, anchor = make_frozen(task), np.full((2, 32), 0.5, np.float32)
-    plain, loss, _ = run(task, frozen, [1])
-    pulled, pulled_loss, _ = run(row_rules(task, pull=0.1, start=anchor), frozen, [1])
-    offset = start_rows(task) - anchor
+    config = make_step_config(optimizer=optim.mask_rows(schedule, np.array([True, True])))
+    frozen, anchor = make_frozen(config), np.full((2, 32), 0.5, np.float32)
+    plain, loss, _ = run(config, frozen, [1])
+    pulled, pulled_loss, _ = run(row_rules(config, pull=0.1, start=anchor), frozen, [1])
+    offset = start_rows(config) - anchor
     np.testing.assert_allclose(pulled_loss - loss, 0.05 * (offset**2).sum(), rtol=1e-5)
     np.testing.assert_allclose(pulled.rows, plain.rows - 0.1 * offset, atol=1e-6)
 
 
 def test_norms_are_held_once_an_update_and_averages_follow(one_device):
-    task, frozen, (plain, _, _) = one_device
-    split = dataclasses.replace(row_rules(task, norm=0.5, ema_decay=0.9), batch_size=4, accumulation=2)
+    config, frozen, (plain, _, _) = one_device
+    split = dataclasses.replace(row_rules(config, norm=0.5, ema_decay=0.9), batch_size=4, accumulation=2)
     first, _, _ = run(split, frozen, [1])
     np.testing.assert_allclose(np.linalg.norm(first.rows, axis=1), 0.5, rtol=1e-6)
     assert first.mean_rows.tobytes() == first.rows.tobytes()
     # The learning rate of the first update is 0, so it rescales the start and does nothing else.
-    start = start_rows(task)
+    start = start_rows(config)
     expected = 0.5 * start / np.linalg.norm(start, axis=1, keepdims=True)
     np.testing.assert_allclose(first.rows, expected, rtol=1e-5)
     whole, _, _ = run(split, frozen, [6])
@@ -252,10 +253,10 @@ def test_norms_are_held_once_an_update_and_averages_follow(one_device):
     assert again.mean_rows.tobytes() == whole.mean_rows.tobytes() != whole.rows.tobytes()
     assert result_rows(split, whole).tobytes() == whole.mean_rows.tobytes()
     assert plain.mean_rows is None and len(jax.tree.leaves(plain)) == len(jax.tree.leaves(whole)) - 1
-    assert result_rows(task, plain).tobytes() == plain.rows.tobytes()
+    assert result_rows(config, plain).tobytes() == plain.rows.tobytes()
 
 
 def test_an_average_does_not_change_the_rows(one_device):
-    task, frozen, (plain, losses, _) = one_device
-    averaged, its_losses, _ = run(row_rules(task, ema_decay=0.9), frozen, [6])
+    config, frozen, (plain, losses, _) = one_device
+    averaged, its_losses, _ = run(row_rules(config, ema_decay=0.9), frozen, [6])
     assert averaged.rows.tobytes() == plain.rows.tobytes() and its_losses.tobytes() == losses.tobytes()

@@ -74,20 +74,20 @@ def test_masks_and_min_snr_have_pytorchs_gradient(tmp_path, family):
 
     modules = write_folder(tmp_path, family)
     scheduler = DDPMScheduler.from_config(SMALL[family]["scheduler"])
-    task = make_step_config(family)
+    config = make_step_config(family)
     model = load_stable_diffusion(tmp_path)
     frozen = {name: jax.tree.map(jnp.asarray, model.params[name]) for name in ("text_encoder", "unet")}
-    rows = start_rows(task).astype(np.float32)
+    rows = start_rows(config).astype(np.float32)
     weight = learn_rows(modules, rows)
 
     rng = np.random.default_rng(4)
     masks = rng.uniform(size=(3, 4, 4)).astype(np.float32).round(1)
-    token_ids = make_frozen(task)["examples"].token_ids[0, :3]
+    token_ids = make_frozen(config)["examples"].token_ids[0, :3]
     latents, noise = rng.normal(size=(2, 3, 4, 4, 4)).astype(np.float32)
     # Where the ratio is above gamma, about it, and far below.
     batch = Batch(latents, noise, np.array([20, 300, 900], np.int32), token_ids, masks)
-    objective = Objective.from_options(LossOptions(snr_gamma=5.0), task.schedule)
-    weighted = dataclasses.replace(task, objective=objective)
+    objective = Objective.from_options(LossOptions(snr_gamma=5.0), config.schedule)
+    weighted = dataclasses.replace(config, objective=objective)
     differentiate = jax.jit(jax.value_and_grad(denoising_loss), static_argnums=3)
     loss, gradient = differentiate(jnp.asarray(rows), frozen, batch, weighted)
     plain = reference_step(modules, scheduler, batch._replace(loss_weights=None))
@@ -111,11 +111,11 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
 
     modules = write_folder(tmp_path, family)
     scheduler = DDPMScheduler.from_config(SMALL[family]["scheduler"])
-    task = make_step_config(family)
+    config = make_step_config(family)
     model = load_stable_diffusion(tmp_path)
-    frozen = make_frozen(task) | {name: model.params[name] for name in ("text_encoder", "unet")}
+    frozen = make_frozen(config) | {name: model.params[name] for name in ("text_encoder", "unet")}
     frozen = jax.tree.map(jnp.asarray, frozen)
-    rows = start_rows(task).astype(np.float32)
+    rows = start_rows(config).astype(np.float32)
 
     weight = learn_rows(modules, rows)
     original = weight.detach().clone()
@@ -130,7 +130,7 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
     draw_batch = jax.jit(
         lambda step: jax.vmap(
             lambda p: draw(
-                task.draw_rules,
+                config.draw_rules,
                 jax.random.key(0),
                 frozen["examples"].buckets[0],
                 frozen["examples"].token_ids,
@@ -139,7 +139,9 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
             )
         )(positions)
     )
-    differentiate = jax.jit(lambda rows, batch: jax.value_and_grad(denoising_loss)(rows, frozen, batch, task))
+    differentiate = jax.jit(
+        lambda rows, batch: jax.value_and_grad(denoising_loss)(rows, frozen, batch, config)
+    )
     for step in range(STEPS):
         batch = draw_batch(jnp.int32(step))
         loss, gradient = differentiate(rows, batch)
@@ -157,7 +159,7 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
         updates, state = ours.update(gradient, state, rows)
         rows = apply_updates(rows, updates, np.array([True, True]))
     wanted = weight[VOCABULARY:].detach().numpy()
-    moved = np.linalg.norm(wanted - start_rows(task))
+    moved = np.linalg.norm(wanted - start_rows(config))
     assert moved > 0.1
     difference = np.linalg.norm(np.asarray(rows) - wanted) / np.linalg.norm(wanted)
     assert difference < 1e-3, difference

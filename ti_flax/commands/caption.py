@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name}", expected="1 or more", found=str(getattr(options, name)))
     exchanges = [_exchange(text) for text in options.replace]
-    found = pictures_of(options.folder)
+    found = images_of(options.folder)
     extension = f".{options.extension.lstrip('.')}"
     files = {path: path.with_suffix(extension) for path in found}
     if clash := next((path for path, file in files.items() if path == file), None):
@@ -91,7 +91,7 @@ def _exchange(text: str) -> tuple[re.Pattern[str], str]:
     return re.compile(rf"(?<!\w){re.escape(old.strip())}(?!\w)", re.IGNORECASE), new.strip()
 
 
-def pictures_of(folder: Path) -> list[Path]:
+def images_of(folder: Path) -> list[Path]:
     """The images of a folder that training would find, each of which can be decoded.
 
     Raises:
@@ -115,9 +115,9 @@ def _upright(path: Path) -> Any:
     from PIL import Image, ImageOps
 
     with Image.open(path) as opened:
-        picture = ImageOps.exif_transpose(opened)
-        over_white = Image.new("RGBA", picture.size, "white")
-        over_white.alpha_composite(picture.convert("RGBA"))
+        image = ImageOps.exif_transpose(opened)
+        over_white = Image.new("RGBA", image.size, "white")
+        over_white.alpha_composite(image.convert("RGBA"))
         return over_white.convert("RGB")
 
 
@@ -151,8 +151,8 @@ def load_captioner(name: str, *, max_length: int, num_beams: int) -> Captioner:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = model.to(device).eval()
 
-    def describe(pictures: Sequence[Any]) -> list[str]:
-        inputs = processor(images=list(pictures), return_tensors="pt").to(device)
+    def describe(images: Sequence[Any]) -> list[str]:
+        inputs = processor(images=list(images), return_tensors="pt").to(device)
         with torch.inference_mode():
             tokens = model.generate(**inputs, max_length=max_length, num_beams=num_beams, do_sample=False)
         return [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]

@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
         token=options.token,
         name=options.name,
         dtype=options.dtype or "float32",
-        picture=options.picture,
+        image=options.picture,
         overwrite=options.overwrite,
     )
     print(printable(convert_embedding(options.input, options.output, request)))

@@ -41,7 +41,7 @@ class Cut:
       file: to write, mirrored or not.
     """
 
-    picture: "SourceImage"
+    image: "SourceImage"
     box: "Box"
     file: Path
     mirrored: bool = False
@@ -114,7 +114,7 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
 
 def run(options: argparse.Namespace) -> None:
     """Reads the images, plans, writes the sheet, then the files."""
-    from ti_flax.data.images.decode import decode_picture
+    from ti_flax.data.images.decode import decode_image
     from ti_flax.data.sources.find import find_images
     from ti_flax.data.sources.links import Spent, fetch_image
     from ti_flax.data.sources.table_options import ALL_AS_FOUND
@@ -122,24 +122,24 @@ def run(options: argparse.Namespace) -> None:
     size = _size(options)
     fetch = functools.partial(fetch_image, allow_private_links=options.allow_private_links, spent=Spent())
     found = [find_images(source, ALL_AS_FOUND, fetch) for source in options.train_data_dir]
-    pictures = [picture for each in found for picture in each.pictures]
-    _refuse_output_among(pictures, options.output_dir)
+    images = [image for each in found for image in each.images]
+    _refuse_output_among(images, options.output_dir)
     sheet = options.sheet or options.output_dir.with_name(f"{options.output_dir.name}-sheet.png")
     _refuse_other_sheet(sheet, options.overwrite)
-    stems = _stems(pictures)
+    stems = _stems(images)
     cells, cuts = [], []
-    for picture, stem in zip(pictures, stems, strict=True):
-        image = decode_picture(picture.read(), picture.where)
+    for source, stem in zip(images, stems, strict=True):
+        image = decode_image(source.read(), source.where)
         boxes = plan(image, size, options)
-        cells.append(_cell(image, boxes, picture.name, size))
-        cuts += _cuts(picture, boxes, options.output_dir / stem, options)
-    texts = {cut.file.with_suffix(".txt"): text for cut in cuts if (text := _caption(cut.picture, options))}
+        cells.append(_cell(image, boxes, source.name, size))
+        cuts += _cuts(source, boxes, options.output_dir / stem, options)
+    texts = {cut.file.with_suffix(".txt"): text for cut in cuts if (text := _caption(cut.image, options))}
     if not options.overwrite:
         _refuse_existing([*(cut.file for cut in cuts), *texts])
     try:
         _write_sheet(cells, sheet)
         enlarged = sum(_shrinks(cut.box, size) < 1 for cut in cuts)
-        print(f"{sheet}: {len(cuts)} cuts of {len(pictures)} images, {enlarged} of them enlarged", flush=True)
+        print(f"{sheet}: {len(cuts)} cuts of {len(images)} images, {enlarged} of them enlarged", flush=True)
         if options.dry_run:
             return
         _write(cuts, size, options)
@@ -179,13 +179,13 @@ def _size(options: argparse.Namespace) -> tuple[int, int]:
     return size
 
 
-def _refuse_output_among(pictures: Iterable["SourceImage"], output: Path) -> None:
-    for picture in pictures:
-        if picture.path is not None and output.resolve() in Path(picture.path).resolve().parents:
+def _refuse_output_among(images: Iterable["SourceImage"], output: Path) -> None:
+    for image in images:
+        if image.path is not None and output.resolve() in Path(image.path).resolve().parents:
             raise OutputError(
                 f"--output_dir {output}",
                 expected="a folder without the images that are read",
-                found=picture.path,
+                found=image.path,
                 remedy="Choose another output_dir.",
             )
 
@@ -235,11 +235,11 @@ def plan(image: "Image.Image", size: tuple[int, int], options: argparse.Namespac
     return [one if options.crop == "center" else focal_box(image, aspect)]
 
 
-def _stems(pictures: list["SourceImage"]) -> list[Path]:
+def _stems(images: list["SourceImage"]) -> list[Path]:
     """Relative paths, without suffix, that differ from one another in letters of any case."""
     taken, stems = set(), []
-    for picture in pictures:
-        name = re.sub(r"[^\w. ()/+@#,=\[\]{}!&~^-]+|\.\.+", "_", picture.name).strip("/") or "picture"
+    for image in images:
+        name = re.sub(r"[^\w. ()/+@#,=\[\]{}!&~^-]+|\.\.+", "_", image.name).strip("/") or "picture"
         stem = wanted = str(Path(name).with_suffix("")) if Path(name).suffix else name
         count = 1
         while stem.lower() in taken:
@@ -250,21 +250,21 @@ def _stems(pictures: list["SourceImage"]) -> list[Path]:
     return stems
 
 
-def _cuts(picture: "SourceImage", boxes: list["Box"], stem: Path, options: argparse.Namespace) -> list[Cut]:
+def _cuts(image: "SourceImage", boxes: list["Box"], stem: Path, options: argparse.Namespace) -> list[Cut]:
     cuts = []
     for number, box in enumerate(boxes, start=1):
         name = f"{stem.name}-{number}" if len(boxes) > 1 else stem.name
         for mirrored in (False, True) if options.mirror else (False,):
             suffix = f"{'-mirrored' if mirrored else ''}{_SUFFIXES[options.format]}"
-            cuts.append(Cut(picture, box, stem.with_name(name + suffix), mirrored))
+            cuts.append(Cut(image, box, stem.with_name(name + suffix), mirrored))
     return cuts
 
 
-def _caption(picture: "SourceImage", options: argparse.Namespace) -> str | None:
+def _caption(image: "SourceImage", options: argparse.Namespace) -> str | None:
     """The image's own caption, from its dataset or the .txt beside it, else the one that is given."""
-    if picture.caption is not None:
-        return picture.caption
-    beside = Path(picture.path).with_suffix(".txt") if picture.path is not None else None
+    if image.caption is not None:
+        return image.caption
+    beside = Path(image.path).with_suffix(".txt") if image.path is not None else None
     if beside is None or not beside.is_file():
         return options.caption
     return read_text(beside).strip() or options.caption
@@ -278,12 +278,12 @@ def _shrinks(box: "Box", size: tuple[int, int]) -> float:
 def _write(cuts: list[Cut], size: tuple[int, int], options: argparse.Namespace) -> None:
     from PIL import Image, ImageOps
 
-    from ti_flax.data.images.decode import decode_picture
+    from ti_flax.data.images.decode import decode_image
 
     opened, image = None, None
     for cut in cuts:
-        if opened is not cut.picture or image is None:
-            opened, image = cut.picture, decode_picture(cut.picture.read(), cut.picture.where)
+        if opened is not cut.image or image is None:
+            opened, image = cut.image, decode_image(cut.image.read(), cut.image.where)
         # Far too large images are first reduced by whole numbers, to three times the size, then filtered.
         made = image.resize(size, Image.Resampling.LANCZOS, box=cut.box.edges, reducing_gap=3.0)
         made = ImageOps.mirror(made) if cut.mirrored else made

@@ -116,14 +116,14 @@ def _encoded_batches(vae, params, pixels, dtype, batch_size, progress) -> Iterat
     params = jax.device_put(params)
     starts = range(0, 2 * len(pixels), batch_size)
     for start in starts if progress is None else progress(starts):
-        batch = [_picture_or_mirror(pixels, start + offset) for offset in range(batch_size)]
+        batch = [_image_or_mirror(pixels, start + offset) for offset in range(batch_size)]
         yield np.asarray(encode(params, np.stack(batch)))
 
 
-def _picture_or_mirror(pixels: np.ndarray, index: int) -> np.ndarray:
+def _image_or_mirror(pixels: np.ndarray, index: int) -> np.ndarray:
     """Return image 0, its mirror image, image 1, ...; beyond the end the last again, to fill a batch."""
-    picture = pixels[min(index // 2, len(pixels) - 1)]
-    return picture[:, ::-1] if index % 2 else picture
+    image = pixels[min(index // 2, len(pixels) - 1)]
+    return image[:, ::-1] if index % 2 else image
 
 
 def _require_finite(posteriors: np.ndarray, names: Sequence[str], dtype: DTypeLike):

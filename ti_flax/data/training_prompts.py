@@ -60,7 +60,7 @@ def make_prompts(
     table = prompt_table(
         concept,
         templates,
-        pictures=images.names,
+        images=images.names,
         captions=read_captions(options, images),
         rules=caption_rules(options),
         seed=seed,
@@ -103,17 +103,17 @@ def read_captions(options: PromptOptions, images: TrainingImages) -> tuple[str, 
     Raises:
       DataError: one is missing or cannot be read.
     """
-    pictures = [
+    captioned = [
         CaptionedImage(*each) for each in zip(images.names, images.paths, images.captions, strict=True)
     ]
     if options.captions == "files":
-        return captions_beside(pictures, options.caption_extension)
+        return captions_beside(captioned, options.caption_extension)
     if options.captions == "filename":
-        return captions_in_names(pictures, options.filename_pattern)
+        return captions_in_names(captioned, options.filename_pattern)
     if options.captions == "metadata":
-        return captions_of_source(pictures)
+        return captions_of_source(captioned)
     if options.caption_file is not None:
-        return captions_in_file(pictures, options.caption_file)
+        return captions_in_file(captioned, options.caption_file)
     return None
 
 

@@ -106,7 +106,7 @@ def has_name(form: str, suffix: str) -> bool:
     return form == "automatic1111" or (form, suffix) == ("kohya", ".safetensors")
 
 
-def embedding_bytes(embedding: Embedding, form: str, suffix: str, *, picture: Any = None) -> bytes:
+def embedding_bytes(embedding: Embedding, form: str, suffix: str, *, image: Any = None) -> bytes:
     """The content of an embedding's file.
 
     Args:
@@ -116,7 +116,7 @@ def embedding_bytes(embedding: Embedding, form: str, suffix: str, *, picture: An
       image: a PIL image that a .png carries it in.
     """
     if suffix == ".png":
-        return _picture_bytes(embedding, picture)
+        return _image_bytes(embedding, image)
     if embedding.second_rows is not None:
         tensors = {"clip_l": embedding.rows, "clip_g": embedding.second_rows}
     else:
@@ -180,14 +180,14 @@ def _webui_tree(embedding: Embedding) -> dict[str, Any]:
     }
 
 
-def _picture_bytes(embedding: Embedding, picture: Any) -> bytes:
+def _image_bytes(embedding: Embedding, image: Any) -> bytes:
     from PIL import Image, PngImagePlugin
 
     content = tree_bytes(_webui_tree(embedding))
     text = PngImagePlugin.PngInfo()
     text.add_text(TEXT_CHUNK, base64.b64encode(content).decode())
     made = io.BytesIO()
-    pixels = hide_bytes(np.asarray(picture.convert("RGB")), content)
+    pixels = hide_bytes(np.asarray(image.convert("RGB")), content)
     Image.fromarray(pixels).save(made, format="PNG", pnginfo=text)
     return made.getvalue()
 

@@ -124,17 +124,20 @@ def read_frozen_embeddings(
     Raises:
       WeightsError: one is no embedding.
     """
-    extras = []
+    embeddings = []
     for entry in entries or ():
         token, path = _named(entry)
         file = _read(path, option, token or None)
         _note_left_out(file, path)
-        extras.append(FrozenEmbedding(token or file.token or path.stem, path, file))
-    return extras
+        embeddings.append(FrozenEmbedding(token or file.token or path.stem, path, file))
+    return embeddings
 
 
 def add_frozen_embeddings(
-    tokenizer: Any, extras: Sequence[FrozenEmbedding], concept: Concept | None, option: str = "extra_embeds"
+    tokenizer: Any,
+    embeddings: Sequence[FrozenEmbedding],
+    concept: Concept | None,
+    option: str = "extra_embeds",
 ) -> tuple[Concept, ...]:
     """Adds the tokens of loaded embeddings after the concept's, if there is one.
 
@@ -142,15 +145,15 @@ def add_frozen_embeddings(
       TokenError: a token is known already, or is part of another or holds it.
     """
     first = [] if concept is None else [concept.placeholder_token]
-    check_names_apart([*first, *(extra.token for extra in extras)], option)
+    check_names_apart([*first, *(embedding.token for embedding in embeddings)], option)
     return tuple(
         add_concept(
             tokenizer,
-            placeholder_token=extra.token,
-            num_vectors=len(extra.file.rows),
+            placeholder_token=embedding.token,
+            num_vectors=len(embedding.file.rows),
             option=option,
         )
-        for extra in extras
+        for embedding in embeddings
     )
 
 

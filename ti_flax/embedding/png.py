@@ -32,14 +32,14 @@ _MOST_PIXELS = 2**25
 _MOST_TEXT_BYTES = 2 * _LONGEST_TEXT
 
 
-def is_picture(beginning: bytes) -> bool:
+def is_image(beginning: bytes) -> bool:
     """Tell a PNG or WebP file from its first 12 bytes."""
     return beginning.startswith(_BEGINNINGS[0]) or (
         beginning.startswith(_BEGINNINGS[1]) and beginning[8:12] == b"WEBP"
     )
 
 
-def read_picture(path: Path) -> Any:
+def read_image(path: Path) -> Any:
     """Read the tree that an image carries, as text or else in its pixels; tensors are float32 arrays.
 
     Raises:
@@ -51,17 +51,17 @@ def read_picture(path: Path) -> Any:
         with (
             warnings.catch_warnings(),
             open_regular(path) as file,
-            Image.open(file, formats=("PNG", "WEBP")) as picture,
+            Image.open(file, formats=("PNG", "WEBP")) as image,
         ):
             warnings.simplefilter("ignore")
-            if picture.width * picture.height > _MOST_PIXELS:
-                raise ValueError(f"{picture.width} x {picture.height} pixels, more than are looked through")
-            picture.load()
-            text = picture.info.get(TEXT_CHUNK)
+            if image.width * image.height > _MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, more than are looked through")
+            image.load()
+            text = image.info.get(TEXT_CHUNK)
             if isinstance(text, str):
                 content = _decoded(text)
             else:
-                content = hidden_bytes(np.asarray(picture.convert("RGB")))
+                content = hidden_bytes(np.asarray(image.convert("RGB")))
         return json.loads(content, object_hook=_tensor_or_mapping)
     except Exception as error:  # Pillow's plugins raise whatever their parser stumbled upon
         raise WeightsError(

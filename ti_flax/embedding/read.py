@@ -17,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ti_flax.embedding.png import is_picture, read_picture
+from ti_flax.embedding.png import is_image, read_image
 from ti_flax.errors import WeightsError
 from ti_flax.files.regular import open_regular
 from ti_flax.models.weights.numpy_files import NUMPY_BEGINNING, read_numpy
@@ -104,8 +104,8 @@ def read_embeddings(path: Path) -> list[EmbeddingFile]:
             found=error.strerror or str(error),
             remedy="Relative paths start at the current folder.",
         ) from None
-    if is_picture(start):
-        return _from_tree(path, read_picture(path))
+    if is_image(start):
+        return _from_tree(path, read_image(path))
     # A safetensors header of 128 bytes begins like a pickle does, so its brace is looked for first.
     if start[8:9] == b"{":
         return _from_tensors(path, index_safetensors(path), safetensors_metadata(path))

@@ -16,7 +16,7 @@ from ti_flax.files.written_files import record, written
 MOST_CONCEPT_IMAGES = 20
 
 
-def write_concept_images(folder: Path, pictures: Iterable[np.ndarray]) -> int:
+def write_concept_images(folder: Path, images: Iterable[np.ndarray]) -> int:
     """Writes `concept_images/0.jpeg` and so on in place of earlier ones; returns how many.
 
     Args:
@@ -26,7 +26,7 @@ def write_concept_images(folder: Path, pictures: Iterable[np.ndarray]) -> int:
     Raises:
       OutputError: the folder cannot be written.
     """
-    return _write(folder / CONCEPT_IMAGES, list(pictures)[:MOST_CONCEPT_IMAGES])
+    return _write(folder / CONCEPT_IMAGES, list(images)[:MOST_CONCEPT_IMAGES])
 
 
 def write_example_images(folder: Path, grid: Path, prompts: Sequence[str], side: int) -> int:
@@ -52,10 +52,10 @@ def write_example_images(folder: Path, grid: Path, prompts: Sequence[str], side:
     )
 
 
-def _write(folder: Path, pictures: Sequence[np.ndarray]) -> int:
+def _write(folder: Path, images: Sequence[np.ndarray]) -> int:
     from PIL import Image
 
-    run, names = folder.parent, [f"{folder.name}/{index}.jpeg" for index in range(len(pictures))]
+    run, names = folder.parent, [f"{folder.name}/{index}.jpeg" for index in range(len(images))]
     try:
         if folder.is_symlink():  # what it leads to is nobody's to empty or to fill
             folder.unlink()
@@ -63,9 +63,9 @@ def _write(folder: Path, pictures: Sequence[np.ndarray]) -> int:
             if path.relative_to(run).as_posix() in written(run):
                 path.unlink()
         record(run, *names)
-        for name, picture in zip(names, pictures, strict=True):
+        for name, image in zip(names, images, strict=True):
             with atomic_write(run / name) as file:
-                Image.fromarray(picture).save(file, format="JPEG", quality=95)
+                Image.fromarray(image).save(file, format="JPEG", quality=95)
     except OSError as error:
         raise unwritable(folder, error) from error
-    return len(pictures)
+    return len(images)

@@ -41,7 +41,7 @@ class ConvertRequest:
     token: str | None = None
     name: str | None = None
     dtype: str = "float32"
-    picture: Path | None = None
+    image: Path | None = None
     overwrite: bool = False
 
 
@@ -61,16 +61,16 @@ def convert_embedding(source: Path, target: Path, request: ConvertRequest | None
     found = load_embedding(source, request.token)
     form = form_of(target, request.form, two_encoders=found.second_rows is not None)
     suffix = target.suffix.lower()
-    if request.picture is not None and suffix != ".png":
+    if request.image is not None and suffix != ".png":
         raise ConfigError("--picture", expected="a .png as the file to write", found=target.name)
     if request.name is not None and not has_name(form, suffix):
         raise ConfigError(
             "--name", expected="a form that has a name beside the token", found=f"{form} {suffix}"
         )
     embedding = _embedding(found, source, request)
-    picture = _picture(embedding, request.picture) if suffix == ".png" else None
+    image = _image(embedding, request.image) if suffix == ".png" else None
     write_embedding(
-        target, embedding_bytes(embedding, form, suffix, picture=picture), overwrite=request.overwrite
+        target, embedding_bytes(embedding, form, suffix, image=image), overwrite=request.overwrite
     )
     said = _said(embedding, found, form, suffix=suffix, chosen=request.token is not None)
     return f"{target}: {said}. {_use(target, form, embedding)}"
@@ -101,8 +101,8 @@ def _as(source: Path, rows: np.ndarray, dtype: str) -> np.ndarray:
     return cast
 
 
-def _picture(embedding: Embedding, file: Path | None) -> Any:
-    from ti_flax.data.images.decode import decode_picture
+def _image(embedding: Embedding, file: Path | None) -> Any:
+    from ti_flax.data.images.decode import decode_image
 
     step = embedding.details.get("step")
     footer = _counted(len(embedding.rows), "vector") + f" of {embedding.rows.shape[1]}"
@@ -115,7 +115,7 @@ def _picture(embedding: Embedding, file: Path | None) -> Any:
         raise ConfigError(
             f"--picture {file}", expected="an image", found=error.strerror or str(error)
         ) from None
-    return captioned(decode_picture(content, str(file)), embedding.name, footer)
+    return captioned(decode_image(content, str(file)), embedding.name, footer)
 
 
 def _said(embedding: Embedding, found: EmbeddingFile, form: str, *, suffix: str, chosen: bool) -> str:

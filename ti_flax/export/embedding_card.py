@@ -11,7 +11,7 @@ _LEAST_SIDE = 256
 _PAPER, _INK, _EDGE = (244, 240, 232), (38, 36, 33), (176, 92, 62)
 
 
-def captioned(picture: Any, title: str, footer: str) -> Any:
+def captioned(image: Any, title: str, footer: str) -> Any:
     """Writes a title and a footer on dark bands of a copy of an image.
 
     Args:
@@ -24,7 +24,7 @@ def captioned(picture: Any, title: str, footer: str) -> Any:
     """
     from PIL import Image, ImageDraw
 
-    shown = picture.convert("RGB")
+    shown = image.convert("RGB")
     times = math.ceil(_LEAST_SIDE / min(shown.size))
     if times > 1:
         shown = shown.resize((shown.width * times, shown.height * times), Image.Resampling.NEAREST)

@@ -27,7 +27,7 @@ _RESULT = (
     f"{EXAMPLE_IMAGES}/*.jpeg",
     "validation/*.png",
 )
-# The training pictures themselves, and what shows them too.
+# The training images themselves, and what shows them too.
 _WITH_CONCEPT_IMAGES = (f"{CONCEPT_IMAGES}/*.jpeg", "contact_sheet*.png", "report.html")
 _PIPELINE = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
 _CARRIED = ("safety_checker", "feature_extractor")
@@ -38,7 +38,7 @@ REPLACED = (rf"({CONCEPT_IMAGES}|{EXAMPLE_IMAGES})/\d+\.jpeg", r"validation/step
 
 
 def result_files(folder: Path) -> list[str]:
-    """The embedding, its card, curves and pictures; training pictures only if `concept_images/` has some."""
+    """The embedding, its card, curves and images; training images only if `concept_images/` has some."""
     shows = any((folder / CONCEPT_IMAGES).glob("*.jpeg"))
     return _found(folder, [*_RESULT, *(_WITH_CONCEPT_IMAGES if shows else ())])
 

@@ -23,7 +23,7 @@ from ti_flax.export.hub_process import Answer, Failure, HubProcess
 from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, copy_folder, files_of
 from ti_flax.training.checkpoint import LAST_ON_HUB, checkpoint_steps
 from ti_flax.training.loop import Chunk, Hook
-from ti_flax.training.step import TrainState
+from ti_flax.training.state import TrainState
 
 # The most time that a question at the start takes, and an upload without its megabytes.
 CHECK_SECONDS = 30.0
@@ -47,7 +47,7 @@ def settle_repository(hub: HubOptions, output_dir: Path) -> str | None:
     name, answer = repository_name(hub, output_dir), open_repository(hub, output_dir)
     if answer.failure is None:
         seen = "private" if answer.private else "public"
-        shown = ", with small copies of training pictures" if hub.hub_concept_images else ""
+        shown = ", with small copies of training images" if hub.hub_concept_images else ""
         say(f"the result goes to {answer.url} ({seen}){shown}")
         return answer.repo_id
     if not answer.failure.temporary:

@@ -27,10 +27,10 @@ from ti_flax.generation.png_metadata import (
     ImageSpec,
     Provenance,
     grid_path,
+    image_file_name,
+    image_texts,
     next_number,
-    picture_texts,
     save_png,
-    shot_name,
 )
 from ti_flax.generation.prompt_file import PromptLine, read_prompt_file
 from ti_flax.generation.samplers import SAMPLERS
@@ -104,11 +104,11 @@ class TokenizedPrompts:
     rows: np.ndarray
     first_added_id: int
 
-    def of(self, shots: Sequence[ImageSpec]) -> dict[str, np.ndarray]:
+    def of(self, specs: Sequence[ImageSpec]) -> dict[str, np.ndarray]:
         """Token ids of images' prompts, `[images, tokens]` int32 each, as `ImageGenerator` takes them."""
         return {
-            "prompt_ids": np.stack([self.ids[shot.prompt, shot.learned] for shot in shots]),
-            "negative_ids": np.stack([self.ids[shot.negative_prompt, shot.learned] for shot in shots]),
+            "prompt_ids": np.stack([self.ids[spec.prompt, spec.learned] for spec in specs]),
+            "negative_ids": np.stack([self.ids[spec.negative_prompt, spec.learned] for spec in specs]),
         }
 
 
@@ -149,17 +149,17 @@ def generate_files(request: GenerateRequest) -> str:
       TiFlaxError: something that was asked for cannot be had.
     """
     grid = grid_path(request.output, request.output_dir, overwrite=request.overwrite)
-    rows, pictures, maker = _drawn(request)
+    rows, images, provenance = _drawn(request)
     if request.output_dir is not None:
-        save_each(request.output_dir, rows, pictures, maker)
-    save_grid(grid, rows, pictures, maker, compare=request.compare, overwrite=request.overwrite)
+        save_each(request.output_dir, rows, images, provenance)
+    save_grid(grid, rows, images, provenance, compare=request.compare, overwrite=request.overwrite)
     return _said(grid, request, rows)
 
 
 def _drawn(request: GenerateRequest) -> tuple[list[list[ImageSpec]], list[list[np.ndarray]], Provenance]:
     """What each prompt's images are, the images `[height, width, 3]` uint8, and what they were made with."""
     lines = _prompts(request)
-    extras = _embeddings(request)
+    embeddings = _embeddings(request)
     start_devices()
     base = find_base_model(request.model, components=MODEL_PARTS)
     tokenizer = base_tokenizer(base, request.model.tokenizer_name)
@@ -168,13 +168,15 @@ def _drawn(request: GenerateRequest) -> tuple[list[list[ImageSpec]], list[list[n
     # What does not fit is found before the weights are read.
     described = load_stable_diffusion(base, dtype=dtype, components=())
     side = request.resolution or _side(described)
-    rows = [_shots(line, request, side, described.vae.config.downsampling) for line in lines]
-    words = tokenize_prompts(tokenizer, extras, [shot for row in rows for shot in row], _width(described))
-    maker = _maker(base, request, extras)
+    rows = [_specs(line, request, side, described.vae.config.downsampling) for line in lines]
+    prompts = tokenize_prompts(
+        tokenizer, embeddings, [spec for row in rows for spec in row], _width(described)
+    )
+    provenance = _provenance(base, request, embeddings)
     devices = jax.local_devices()
     at_once = len(devices) * (request.batch_size or math.ceil(request.num_images / len(devices)))
-    pictures = draw(load_stable_diffusion(base, dtype=dtype), words, rows, devices=devices, at_once=at_once)
-    return rows, pictures, maker
+    images = draw(load_stable_diffusion(base, dtype=dtype), prompts, rows, devices=devices, at_once=at_once)
+    return rows, images, provenance
 
 
 def _prompts(request: GenerateRequest) -> list[PromptLine]:
@@ -198,22 +200,22 @@ def _prompts(request: GenerateRequest) -> list[PromptLine]:
 
 def _embeddings(request: GenerateRequest) -> list[FrozenEmbedding]:
     """The embeddings asked for, each with the word it goes by."""
-    extras = read_frozen_embeddings(request.learned_embeds, _EMBEDS)
+    embeddings = read_frozen_embeddings(request.learned_embeds, _EMBEDS)
     if request.placeholder_token is None:
-        return extras
-    if len(extras) != 1:
+        return embeddings
+    if len(embeddings) != 1:
         raise ConfigError(
             "--placeholder_token",
             expected=f"one {_EMBEDS} to name",
-            found=str(len(extras)),
+            found=str(len(embeddings)),
             remedy=f"Name each of several as {_EMBEDS} TOKEN=FILE.",
         )
-    (extra,) = extras
-    if extra.token not in (extra.file.token, extra.path.stem):
+    (embedding,) = embeddings
+    if embedding.token not in (embedding.file.token, embedding.path.stem):
         raise ConfigError(
             "--placeholder_token", expected=f"to be left out beside {_EMBEDS} TOKEN=FILE", found="both"
         )
-    return [dataclasses.replace(extra, token=request.placeholder_token)]
+    return [dataclasses.replace(embedding, token=request.placeholder_token)]
 
 
 def _width(model: FlaxStableDiffusion) -> int:
@@ -232,7 +234,7 @@ def _side(model: FlaxStableDiffusion) -> int:
     return side * model.vae.config.downsampling
 
 
-def _shots(line: PromptLine, request: GenerateRequest, side: int, multiple: int) -> list[ImageSpec]:
+def _specs(line: PromptLine, request: GenerateRequest, side: int, multiple: int) -> list[ImageSpec]:
     """The images of a prompt: all with the embeddings, then, to compare, all without."""
     size = (line.height or request.resolution or side, line.width or request.resolution or side)
     for found in size:
@@ -268,38 +270,40 @@ def _shots(line: PromptLine, request: GenerateRequest, side: int, multiple: int)
 
 
 def tokenize_prompts(
-    tokenizer: Any, extras: Sequence[FrozenEmbedding], shots: Sequence[ImageSpec], width: int
+    tokenizer: Any, embeddings: Sequence[FrozenEmbedding], specs: Sequence[ImageSpec], width: int
 ) -> TokenizedPrompts:
     """Adds the words of embeddings to the tokenizer and encodes what is asked for.
 
     Args:
       tokenizer: of the base model.
-      extras: embeddings.
-      shots: all images.
+      embeddings: embeddings.
+      specs: all images.
       width: of the text encoder.
 
     Raises:
       TokenError: a word is known already, given twice, or part of another.
       WeightsError: an embedding is of another width.
     """
-    rows = [checked_width(extra.file, extra.path, width) for extra in extras]
+    rows = [checked_width(embedding.file, embedding.path, width) for embedding in embeddings]
     first_added_id = len(tokenizer)
-    ids = _encoded(tokenizer, shots, learned=False)
-    add_frozen_embeddings(tokenizer, extras, None, _EMBEDS)
-    ids |= _encoded(tokenizer, shots, learned=True)
-    for extra in extras:
-        texts = [f"{shot.prompt} {shot.negative_prompt}" for shot in shots]
-        if not any(extra.token in text for text in texts):
-            say(f"note: no prompt has {extra.token}, the word of {extra.path}: write it as it is here")
+    ids = _encoded(tokenizer, specs, learned=False)
+    add_frozen_embeddings(tokenizer, embeddings, None, _EMBEDS)
+    ids |= _encoded(tokenizer, specs, learned=True)
+    for embedding in embeddings:
+        texts = [f"{spec.prompt} {spec.negative_prompt}" for spec in specs]
+        if not any(embedding.token in text for text in texts):
+            say(
+                f"note: no prompt has {embedding.token}, the word of {embedding.path}: write it as it is here"
+            )
     stacked = np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
     return TokenizedPrompts(ids, stacked, first_added_id)
 
 
 def _encoded(
-    tokenizer: Any, shots: Sequence[ImageSpec], *, learned: bool
+    tokenizer: Any, specs: Sequence[ImageSpec], *, learned: bool
 ) -> dict[tuple[str, bool], np.ndarray]:
-    chosen = [shot for shot in shots if shot.learned == learned]
-    texts = list(dict.fromkeys(text for shot in chosen for text in (shot.prompt, shot.negative_prompt)))
+    chosen = [spec for spec in specs if spec.learned == learned]
+    texts = list(dict.fromkeys(text for spec in chosen for text in (spec.prompt, spec.negative_prompt)))
     if not texts:
         return {}
     encoded = encode_prompts(tokenizer, texts)
@@ -311,7 +315,7 @@ def _encoded(
 
 def draw(
     model: FlaxStableDiffusion,
-    words: TokenizedPrompts,
+    prompts: TokenizedPrompts,
     rows: Sequence[Sequence[ImageSpec]],
     *,
     devices: Sequence[Any],
@@ -321,7 +325,7 @@ def draw(
 
     Args:
       model: with parameters.
-      words: what prompts mean.
+      prompts: what prompts mean.
       rows: the images of each prompt.
       devices: to draw on.
       at_once: images in a batch, on all devices together.
@@ -331,68 +335,72 @@ def draw(
     """
     params = on_all(model.params, devices) if len(devices) > 1 else jax.device_put(model.params, devices[0])
     groups: dict[Any, list[tuple[int, int]]] = defaultdict(list)
-    for row, shots in enumerate(rows):
-        for place, shot in enumerate(shots):
-            groups[shot.steps, shot.sampler, shot.size, shot.guidance_scale].append((row, place))
-    drawn: list[list[Any]] = [[None] * len(shots) for shots in rows]
-    painters: dict[tuple[int, str], ImageGenerator] = {}
-    done, total = 0, sum(len(shots) for shots in rows)
+    for row, specs in enumerate(rows):
+        for place, spec in enumerate(specs):
+            groups[spec.steps, spec.sampler, spec.size, spec.guidance_scale].append((row, place))
+    drawn: list[list[Any]] = [[None] * len(specs) for specs in rows]
+    generators: dict[tuple[int, str], ImageGenerator] = {}
+    done, total = 0, sum(len(specs) for specs in rows)
     for (steps, sampler, size, guidance_scale), places in groups.items():
-        if (steps, sampler) not in painters:
-            painters[steps, sampler] = ImageGenerator(
-                model, first_added_id=words.first_added_id, steps=steps, sampler=sampler, devices=devices
+        if (steps, sampler) not in generators:
+            generators[steps, sampler] = ImageGenerator(
+                model, first_added_id=prompts.first_added_id, steps=steps, sampler=sampler, devices=devices
             )
         # All batches have one size, so that there is one compilation; what is too much is drawn for nothing.
         count = min(at_once, len(places))
         for start in range(0, len(places), count):
             batch = places[start : start + count]
-            shots = [rows[row][place] for row, place in batch]
-            shots += [shots[-1]] * (count - len(shots))
-            pictures = painters[steps, sampler].generate(
+            specs = [rows[row][place] for row, place in batch]
+            specs += [specs[-1]] * (count - len(specs))
+            images = generators[steps, sampler].generate(
                 params,
-                words.rows,
-                **words.of(shots),
-                seeds=[shot.seed for shot in shots],
+                prompts.rows,
+                **prompts.of(specs),
+                seeds=[spec.seed for spec in specs],
                 size=size,
                 guidance_scale=guidance_scale,
             )
-            for (row, place), picture in zip(batch, pictures, strict=False):
-                drawn[row][place] = picture
+            for (row, place), image in zip(batch, images, strict=False):
+                drawn[row][place] = image
             done += len(batch)
             if total > at_once:
                 say(f"{done} of {total} images")
     return drawn
 
 
-def _maker(base: ModelSource, request: GenerateRequest, extras: Sequence[FrozenEmbedding]) -> Provenance:
+def _provenance(
+    base: ModelSource, request: GenerateRequest, embeddings: Sequence[FrozenEmbedding]
+) -> Provenance:
     name = Path(request.model.pretrained_model_name_or_path).name
-    embeddings = [(extra.token, extra.path.name, file_digest(extra.path)[1]) for extra in extras]
+    listed = [
+        (embedding.token, embedding.path.name, file_digest(embedding.path)[1]) for embedding in embeddings
+    ]
     stem = Path(name).stem if base.file is not None else name
-    return Provenance(stem, request.model.clip_skip, embeddings)
+    return Provenance(stem, request.model.clip_skip, listed)
 
 
 def save_each(
     folder: Path,
     rows: Sequence[Sequence[ImageSpec]],
-    pictures: Sequence[Sequence[np.ndarray]],
-    maker: Provenance,
+    images: Sequence[Sequence[np.ndarray]],
+    provenance: Provenance,
 ) -> None:
     """Writes every image by itself, numbered on from those that are in the folder."""
     number = next_number(folder)
-    for shots, drawn in zip(rows, pictures, strict=True):
+    for specs, drawn in zip(rows, images, strict=True):
         # An image without the embeddings has the number of its like with them.
-        count = sum(shot.learned for shot in shots)
-        for place, (shot, picture) in enumerate(zip(shots, drawn, strict=True)):
-            path = folder / shot_name(number + place % count, shot)
-            save_png(Image.fromarray(picture), path, picture_texts(shot, maker))
+        count = sum(spec.learned for spec in specs)
+        for place, (spec, image) in enumerate(zip(specs, drawn, strict=True)):
+            path = folder / image_file_name(number + place % count, spec)
+            save_png(Image.fromarray(image), path, image_texts(spec, provenance))
         number += count
 
 
 def save_grid(
     path: Path,
     rows: Sequence[Sequence[ImageSpec]],
-    pictures: Sequence[Sequence[np.ndarray]],
-    maker: Provenance,
+    images: Sequence[Sequence[np.ndarray]],
+    provenance: Provenance,
     *,
     compare: bool,
     overwrite: bool,
@@ -403,33 +411,33 @@ def save_grid(
       path: of the file.
       rows: what was drawn for each prompt.
       images: likewise.
-      maker: what with.
+      provenance: what with.
       compare: whether the rows have images without embeddings in their second half.
       overwrite: whether a file may be replaced.
     """
-    shapes = [picture.shape for drawn in pictures for picture in drawn]
+    shapes = [image.shape for drawn in images for image in drawn]
     height, width = (max(shape[axis] for shape in shapes) for axis in (0, 1))
-    stacked = [np.stack([_padded(picture, height, width) for picture in drawn]) for drawn in pictures]
+    stacked = [np.stack([_padded(image, height, width) for image in drawn]) for drawn in images]
     if not compare:
         grid = image_grid_of(np.concatenate(stacked), columns=len(stacked[0]))
     else:
         labelled = []
-        for shots, row in zip(rows, stacked, strict=True):
-            half = len(shots) // 2
-            labelled.append((f"with: {shots[0].prompt}", row[:half]))
-            labelled.append((f"without: {shots[0].prompt}", row[half:]))
+        for specs, row in zip(rows, stacked, strict=True):
+            half = len(specs) // 2
+            labelled.append((f"with: {specs[0].prompt}", row[:half]))
+            labelled.append((f"without: {specs[0].prompt}", row[half:]))
         grid = contact_sheet(labelled)
-    save_png(grid, path, picture_texts(rows[0][0], maker), overwrite=overwrite)
+    save_png(grid, path, image_texts(rows[0][0], provenance), overwrite=overwrite)
 
 
-def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+def _padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """An image on white, at the left top."""
-    missing = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
-    return np.pad(picture, missing, constant_values=255)
+    missing = ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))
+    return np.pad(image, missing, constant_values=255)
 
 
 def _said(grid: Path, request: GenerateRequest, rows: Sequence[Sequence[ImageSpec]]) -> str:
-    sizes = list(dict.fromkeys(f"{shot.size[1]} x {shot.size[0]}" for row in rows for shot in row))
+    sizes = list(dict.fromkeys(f"{spec.size[1]} x {spec.size[0]}" for row in rows for spec in row))
     compared = ", with and without the embeddings" if request.compare else ""
     counted = f"{len(rows)} x {request.num_images} images of {' and '.join(sizes)}{compared}"
     each = "" if request.output_dir is None else f"; single images are in {request.output_dir}"

@@ -15,7 +15,7 @@ from ti_flax.generation.samplers import sample_images, sampling_steps
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 
-_AXIS = "pictures"
+_AXIS = "images"
 
 
 class ImageGenerator:
@@ -105,10 +105,10 @@ class ImageGenerator:
         # A batch that the devices cannot share out evenly ends in copies of its last image.
         places = np.minimum(np.arange(-(-count // self._devices) * self._devices), count - 1)
         noise = starting_noise(self._model, [seeds[place] for place in places], size)
-        pictures = self._draw(
+        images = self._draw(
             params, rows, prompt_ids[places], negative_ids[places], noise, np.float32(guidance_scale)
         )
-        return np.asarray(jnp.round(pictures * 255.0)).astype(np.uint8)[:count]
+        return np.asarray(jnp.round(images * 255.0)).astype(np.uint8)[:count]
 
 
 def on_all(params: Mapping[str, Any], devices: Sequence[Any]) -> Any:

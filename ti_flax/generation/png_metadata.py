@@ -62,18 +62,18 @@ class Provenance:
     embeddings: Sequence[tuple[str, str, str]] = ()
 
 
-def picture_texts(shot: ImageSpec, maker: Provenance) -> dict[str, str]:
+def image_texts(spec: ImageSpec, provenance: Provenance) -> dict[str, str]:
     """PNG texts of an image by keyword: `parameters` as the Web UI writes it, and each value by itself."""
-    embeddings = maker.embeddings if shot.learned else ()
+    embeddings = provenance.embeddings if spec.learned else ()
     return {
-        "parameters": web_ui_text(shot, maker),
-        "prompt": shot.prompt,
-        "negative_prompt": shot.negative_prompt,
-        "seed": str(shot.seed),
-        "steps": str(shot.steps),
-        "sampler": shot.sampler,
-        "guidance_scale": f"{shot.guidance_scale:g}",
-        "model": maker.model,
+        "parameters": web_ui_text(spec, provenance),
+        "prompt": spec.prompt,
+        "negative_prompt": spec.negative_prompt,
+        "seed": str(spec.seed),
+        "steps": str(spec.steps),
+        "sampler": spec.sampler,
+        "guidance_scale": f"{spec.guidance_scale:g}",
+        "model": provenance.model,
         "learned_embeds": json.dumps(
             [{"token": token, "file": file, "sha256": digest} for token, file, digest in embeddings],
             ensure_ascii=False,
@@ -82,26 +82,26 @@ def picture_texts(shot: ImageSpec, maker: Provenance) -> dict[str, str]:
     }
 
 
-def web_ui_text(shot: ImageSpec, maker: Provenance) -> str:
+def web_ui_text(spec: ImageSpec, provenance: Provenance) -> str:
     """An image's settings as the Web UI writes them: prompt, negative prompt, and a line of values."""
-    height, width = shot.size
+    height, width = spec.size
     values = {
-        "Steps": shot.steps,
-        "Sampler": _SAMPLERS.get(shot.sampler, shot.sampler),
-        "CFG scale": f"{shot.guidance_scale:g}",
-        "Seed": shot.seed,
+        "Steps": spec.steps,
+        "Sampler": _SAMPLERS.get(spec.sampler, spec.sampler),
+        "CFG scale": f"{spec.guidance_scale:g}",
+        "Seed": spec.seed,
         "Size": f"{width}x{height}",
-        "Model": maker.model,
-        "Clip skip": maker.clip_skip + 1 if maker.clip_skip else None,
+        "Model": provenance.model,
+        "Clip skip": provenance.clip_skip + 1 if provenance.clip_skip else None,
         # The first 12 digits, as the Web UI shortens them.
-        "TI hashes": ", ".join(f"{token}: {digest[:12]}" for token, _, digest in maker.embeddings)
-        if shot.learned
+        "TI hashes": ", ".join(f"{token}: {digest[:12]}" for token, _, digest in provenance.embeddings)
+        if spec.learned
         else None,
         "Version": f"ti_flax {__version__}",
     }
     line = ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items() if value not in (None, ""))
-    negative = f"\nNegative prompt: {shot.negative_prompt}" if shot.negative_prompt else ""
-    return f"{shot.prompt}{negative}\n{line}"
+    negative = f"\nNegative prompt: {spec.negative_prompt}" if spec.negative_prompt else ""
+    return f"{spec.prompt}{negative}\n{line}"
 
 
 def _quoted(value: object) -> str:
@@ -110,7 +110,7 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if set(text) & set(',:\n"') else text
 
 
-def save_png(picture: Any, path: Path, texts: Mapping[str, str], *, overwrite: bool = False) -> None:
+def save_png(image: Any, path: Path, texts: Mapping[str, str], *, overwrite: bool = False) -> None:
     """Writes a PIL image with texts.
 
     Raises:
@@ -125,7 +125,7 @@ def save_png(picture: Any, path: Path, texts: Mapping[str, str], *, overwrite: b
         if path.exists() and not overwrite:
             raise _taken(path)
         with atomic_write(path) as file:
-            picture.save(file, format="PNG", pnginfo=information)
+            image.save(file, format="PNG", pnginfo=information)
     except OSError as error:
         raise OutputError(path, expected="a file that can be written", found=str(error)) from error
 
@@ -159,9 +159,9 @@ def next_number(folder: Path) -> int:
     return max((int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))), default=0) + 1
 
 
-def shot_name(number: int, shot: ImageSpec) -> str:
+def image_file_name(number: int, spec: ImageSpec) -> str:
     """`00001-seed.png`, and for an image without the embeddings `00001-seed-without.png`."""
-    return f"{number:05d}-{shot.seed}{'' if shot.learned else '-without'}.png"
+    return f"{number:05d}-{spec.seed}{'' if spec.learned else '-without'}.png"
 
 
 def _taken(path: Path) -> OutputError:

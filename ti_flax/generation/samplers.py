@@ -185,5 +185,5 @@ def sample_images(
     sample = ddim if sampler == "ddim" else dpmsolver_multistep
     latents = sample(denoise, noise, steps, schedule.prediction_type)
     latents = latents / model.vae.config.scaling_factor
-    pictures = model.vae.apply({"params": params["vae"]}, latents, method=model.vae.decode)
-    return jnp.clip(jnp.asarray(pictures).astype(jnp.float32) / 2 + 0.5, 0.0, 1.0)
+    images = model.vae.apply({"params": params["vae"]}, latents, method=model.vae.decode)
+    return jnp.clip(jnp.asarray(images).astype(jnp.float32) / 2 + 0.5, 0.0, 1.0)

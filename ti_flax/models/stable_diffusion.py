@@ -1,6 +1,7 @@
 """A Stable Diffusion model: three modules, their frozen parameters and configs in one bundle."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -137,6 +138,7 @@ def random_stable_diffusion(
     return model
 
 
+@functools.lru_cache(maxsize=16)
 def parameter_shapes(module: nn.Module) -> dict[str, Any]:
     """Return the tree of `jax.ShapeDtypeStruct` of one of the three modules, without computing anything."""
     inputs, method = _example_inputs(module)

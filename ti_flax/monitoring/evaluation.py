@@ -24,7 +24,7 @@ from ti_flax.monitoring.row_statistics import (
 )
 from ti_flax.monitoring.trackers import Tracker
 from ti_flax.training.loop import Chunk, Hook
-from ti_flax.training.step import TrainState
+from ti_flax.training.state import TrainState
 
 TABLE = "signals.csv"
 BEST = "learned_embeds-best.safetensors"

@@ -21,7 +21,7 @@ from ti_flax.files.written_files import record
 from ti_flax.monitoring.trackers import Tracker
 from ti_flax.training.checkpoint import Checkpoint, checkpoint_steps, optimizer_leaves, save_checkpoint
 from ti_flax.training.loop import Chunk, Hook
-from ti_flax.training.step import TrainState
+from ti_flax.training.state import TrainState
 
 # From a state on the host to the rows to use, `[added_tokens, width]` float32.
 Result = Callable[[TrainState], np.ndarray]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ti_flax.hosts import group as hosts
 from ti_flax.training.checkpoint import tree_digest
 from ti_flax.training.loop import Hook
-from ti_flax.training.step import TrainState
+from ti_flax.training.state import TrainState
 
 
 class AgreeOnState(Hook):

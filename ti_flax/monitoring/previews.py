@@ -14,7 +14,7 @@ from ti_flax.files.written_files import record
 from ti_flax.generation.image_grid import contact_sheet, image_grid_of
 from ti_flax.monitoring.trackers import Tracker
 from ti_flax.training.loop import Hook
-from ti_flax.training.step import TrainState
+from ti_flax.training.state import TrainState
 
 # From rows to the images of each validation prompt, `[images, height, width, 3]` uint8.
 Draw = Callable[[np.ndarray], list[np.ndarray]]
@@ -81,7 +81,7 @@ class Preview(Hook):
         except OSError as error:
             warn(f"the preview of step {step} is not written: {error}")
         for tracker in self._trackers:
-            tracker.picture("validation", np.asarray(grid), step)
+            tracker.image("validation", np.asarray(grid), step)
 
 
 def previews(folder: Path, *, up_to: int, prompts: int, images: int) -> dict[int, np.ndarray]:
@@ -148,8 +148,8 @@ def sheet_rows(
             rows.append((f"before: {prompt}", shown[0][index]))
         if len(steps) > 2:
             titles = ", ".join("before" if step == 0 else str(step) for step in steps)
-            pictures = np.stack([shown[step][index, 0] for step in steps])
-            rows.append((f"step by step ({titles}): {prompt}", pictures))
+            progress = np.stack([shown[step][index, 0] for step in steps])
+            rows.append((f"step by step ({titles}): {prompt}", progress))
         if steps[-1]:
             rows.append((f"after {steps[-1]} steps: {prompt}", shown[steps[-1]][index]))
     return rows

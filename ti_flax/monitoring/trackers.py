@@ -1,4 +1,4 @@
-"""Programs that show curves and pictures of a run, by the names that accelerate gives them."""
+"""Programs that show curves and images of a run, by the names that accelerate gives them."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Backend(NamedTuple):
 
     Attributes:
       scalars: takes values by name, and a step.
-      picture: takes a name, `[height, width, 3]` uint8, and a step.
+      image: takes a name, `[height, width, 3]` uint8, and a step.
       close: takes nothing.
     """
 
     scalars: Callable[[dict[str, float], int], object]
-    picture: Callable[[str, np.ndarray, int], object]
+    image: Callable[[str, np.ndarray, int], object]
     close: Callable[[], object]
 
 
@@ -65,10 +65,10 @@ class Tracker:
         if (backend := self._backend) is not None:
             self._try(lambda: backend.scalars(dict(values), step))
 
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """Adds a picture, `[height, width, 3]` uint8."""
+    def image(self, name: str, pixels: np.ndarray, step: int) -> None:
+        """Adds an image, `[height, width, 3]` uint8."""
         if (backend := self._backend) is not None:
-            self._try(lambda: backend.picture(name, pixels, step))
+            self._try(lambda: backend.image(name, pixels, step))
 
     def close(self) -> None:
         """Lets the program finish."""
@@ -209,11 +209,11 @@ def _dvclive(story: RunInfo) -> Backend:
             live.log_metric(name, value)
         live.make_summary()
 
-    def picture(name: str, pixels: np.ndarray, step: int) -> None:
+    def image(name: str, pixels: np.ndarray, step: int) -> None:
         live.step = step
         live.log_image(f"{name}.png", pixels)
 
-    return Backend(scalars, picture, live.end)
+    return Backend(scalars, image, live.end)
 
 
 # By name: the package that each needs, and what opens it.

@@ -14,7 +14,8 @@ import numpy as np
 from ti_flax.data.dataset import Bucket, Dataset
 from ti_flax.training.batches import SampleKeys, one_sample
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
-from ti_flax.training.step import KEY_IMPLEMENTATION, StepConfig, denoising_error
+from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
+from ti_flax.training.step import denoising_error
 from ti_flax.training.timesteps import TimestepRules
 
 # Folded into the run's key, far from what else is folded into it.
@@ -89,9 +90,9 @@ def eval_set(
       batch_size: the most of one pass on a device.
       devices: over which they are spread.
     """
-    pictures = chosen_pictures([len(bucket.posteriors) for bucket in buckets], samples)
+    chosen = chosen_images([len(bucket.posteriors) for bucket in buckets], samples)
     mirrors = (0,) if flip_p == 0 else (1,) if flip_p == 1 else (0, 1)
-    shown = [(*picture, mirror) for mirror in mirrors for picture in pictures]
+    shown = [(*image, mirror) for mirror in mirrors for image in chosen]
     shown *= max(1, round(samples / len(shown)))
     count, span = len(shown), timesteps.end - timesteps.first
     table = np.asarray(
@@ -110,7 +111,7 @@ def eval_set(
     return EvalSet(places, weights / weights.sum())
 
 
-def chosen_pictures(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
+def chosen_images(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
     """Pairs of bucket and image: all, or about `most`, evenly from each bucket and at least one of each."""
     share = min(1.0, most / sum(sizes))
     taken = [max(1, math.floor(size * share)) for size in sizes]
@@ -163,7 +164,7 @@ def evaluation_interval(*, total: int, passes: int, update_samples: int) -> int:
     return max(1, math.ceil(total / min(max(math.floor(affordable) - 1, 2), MOST_EVALUATIONS)))
 
 
-def make_evaluation(task: StepConfig) -> Callable:
+def make_evaluation(config: StepConfig) -> Callable:
     """Builds `evaluate(rows, frozen, key, places)`: the error of every sample, on one device of several.
 
     `places` is a `EvalIndices` of `[rounds, batch]` for each bucket; the errors come out in the same shape,
@@ -178,11 +179,11 @@ def make_evaluation(task: StepConfig) -> Callable:
             def sample(number, image, mirrored, timestep):
                 keys = SampleKeys(*jax.random.split(jax.random.fold_in(root, number), 4))
                 where = {"image": image, "mirrored": mirrored, "timestep": timestep}
-                return one_sample(task.draw_rules, keys, bucket, examples.token_ids, **where)
+                return one_sample(config.draw_rules, keys, bucket, examples.token_ids, **where)
 
             def one_pass(chosen: EvalIndices) -> jax.Array:
                 batch = jax.vmap(sample)(*chosen)
-                return jnp.mean(denoising_error(rows, frozen, batch, task), axis=(1, 2, 3))
+                return jnp.mean(denoising_error(rows, frozen, batch, config), axis=(1, 2, 3))
 
             return jax.lax.map(one_pass, chosen)
 
@@ -199,13 +200,13 @@ class Validation:
     out. So it can be compared between runs of the same images, prompts, loss options and seed.
 
     Args:
-      task: the run's fixed parts.
+      config: the run's fixed parts.
       frozen: replicated arrays, `text_encoder`, `unet` and `examples`.
       chosen: the samples.
       seed: the run's.
     """
 
-    def __init__(self, task: StepConfig, frozen: dict[str, Any], chosen: EvalSet, *, seed: int):
+    def __init__(self, config: StepConfig, frozen: dict[str, Any], chosen: EvalSet, *, seed: int):
         self._devices, self._chosen = jax.local_devices(), chosen
         key = np.asarray(jax.random.key_data(jax.random.key(seed, impl=KEY_IMPLEMENTATION)))
         self._arguments = (
@@ -214,8 +215,8 @@ class Validation:
             shard(chosen.places, self._devices),
         )
         table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-        rows = np.zeros((len(task.trainable), table.shape[-1]), np.float32)
-        program = pmapped(make_evaluation(task), self._devices, donate=())
+        rows = np.zeros((len(config.trainable), table.shape[-1]), np.float32)
+        program = pmapped(make_evaluation(config), self._devices, donate=())
         self._program = program.lower(replicate(rows, self._devices), *self._arguments).compile()
 
     def __call__(self, rows: np.ndarray) -> float:

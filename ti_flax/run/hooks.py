@@ -27,20 +27,20 @@ from ti_flax.run.result import result_so_far
 from ti_flax.training.devices import local_copies, replicate
 from ti_flax.training.learning_rate import Schedule, rate_of_step
 from ti_flax.training.loop import Hook
-from ti_flax.training.step import StepConfig, result_rows
+from ti_flax.training.state import StepConfig, result_rows
 
 
 def make_hooks(
     config: RunConfig,
-    task: StepConfig,
+    step_config: StepConfig,
     schedule: Schedule,
-    materials: TrainingInputs,
+    inputs: TrainingInputs,
     frozen: dict[str, Any],
     output_dir: Path,
     start: int,
 ) -> list[Hook]:
     """What happens beside the updates, in the order in which it happens."""
-    total, samples = config.training.max_train_steps or 0, task.global_batch
+    total, samples = config.training.max_train_steps or 0, step_config.global_batch
     learning_rate = rate_of_step(schedule, total)
     trackers = find_trackers(config, output_dir)
     metrics = hooks.Metrics(
@@ -54,22 +54,22 @@ def make_hooks(
     made = [number_check(config, learning_rate, output_dir), hooks.NonFatalHook("metrics.csv", metrics)]
     if config.monitoring.profile is not None:
         made.append(hooks.NonFatalHook("the trace", hooks.Profile(Path(config.monitoring.profile))))
-    result = partial(result_rows, task)
+    result = partial(result_rows, step_config)
     if config.monitoring.eval_steps != 0:
-        evaluate = evaluations(config, task, materials, frozen, output_dir, trackers)
+        evaluate = evaluations(config, step_config, inputs, frozen, output_dir, trackers)
         made.append(hooks.NonFatalHook("the evaluation", evaluate))
-    made += saving_hooks(config, materials, output_dir, result)
+    made += saving_hooks(config, inputs, output_dir, result)
     if config.monitoring.validation_prompt is not None:
-        every = config.validation_interval(sum(materials.images.weights))
-        draw = previewer(config, task, materials, frozen)
+        every = config.validation_interval(sum(inputs.images.weights))
+        draw = previewer(config, step_config, inputs, frozen)
         shown = max(config.monitoring.num_validation_images, STEPS_SHOWN)
         preview = Preview(
             output_dir,
             every=every,
             draw=draw,
             prompts=config.monitoring.validation_prompt,
-            training=materials.images.shown(shown, config.images.resolution),
-            start_rows=materials.added.start,
+            training=inputs.images.shown(shown, config.images.resolution),
+            start_rows=inputs.added.start,
             result=result,
             trackers=trackers,
         )
@@ -80,7 +80,7 @@ def make_hooks(
             output_dir,
             every=config.output.checkpointing_steps,
             last_step=total,
-            fill=result_so_far(config, task, materials, output_dir),
+            fill=result_so_far(config, step_config, inputs, output_dir),
         )
         made.append(hooks.NonFatalHook("the upload", share))
     progress = Progress(start, total, samples=samples, learning_rate=learning_rate)
@@ -96,14 +96,14 @@ def number_check(config: RunConfig, learning_rate: Callable[[int], float], outpu
 
 
 def saving_hooks(
-    config: RunConfig, materials: TrainingInputs, output_dir: Path, result: hooks.Result
+    config: RunConfig, inputs: TrainingInputs, output_dir: Path, result: hooks.Result
 ) -> list[Hook]:
     """learned_embeds and checkpoints, each at its own interval."""
-    output, vectors = config.output, len(materials.concept.tokens)
+    output, vectors = config.output, len(inputs.concept.tokens)
     return [
         hooks.SaveEmbeds(
             output_dir,
-            materials.concept.placeholder_token,
+            inputs.concept.placeholder_token,
             every=output.save_steps,
             result=lambda state: result(state)[:vectors],
         ),
@@ -112,7 +112,7 @@ def saving_hooks(
             every=output.checkpointing_steps,
             total_limit=output.checkpoints_total_limit,
             config=config.to_dict(),
-            fingerprint=materials.fingerprint,
+            fingerprint=inputs.fingerprint,
         ),
     ]
 
@@ -128,21 +128,21 @@ def find_trackers(config: RunConfig, output_dir: Path) -> list[Tracker]:
 
 def evaluations(
     config: RunConfig,
-    task: StepConfig,
-    materials: TrainingInputs,
+    step_config: StepConfig,
+    inputs: TrainingInputs,
     frozen: dict[str, Any],
     output_dir: Path,
     trackers: Sequence[Tracker],
 ) -> Evaluate:
     """The hook that evaluates the rows; compiles what it needs, and says how often and on what."""
     monitoring, total = config.monitoring, config.training.max_train_steps or 0
-    update_samples = task.batch_size * task.accumulation
+    update_samples = step_config.batch_size * step_config.accumulation
     chosen = eval_set(
-        materials.examples.buckets,
-        task.draw_rules.timesteps,
-        flip_p=task.flip_p,
+        inputs.examples.buckets,
+        step_config.draw_rules.timesteps,
+        flip_p=step_config.flip_p,
         samples=monitoring.max_eval_samples or samples_for(total, update_samples),
-        batch_size=task.batch_size,
+        batch_size=step_config.batch_size,
         devices=jax.local_device_count(),
     )
     every = monitoring.eval_steps or evaluation_interval(
@@ -150,7 +150,7 @@ def evaluations(
     )
     what = f"the validation loss of {len(chosen.weights)} samples every {every} steps"
     with stage(f"compiling {what}", done="compiled"):
-        validation = Validation(task, frozen, chosen, seed=config.training.seed or 0)
+        validation = Validation(step_config, frozen, chosen, seed=config.training.seed or 0)
     patience = None
     if monitoring.early_stopping:
         patience = Patience(
@@ -158,46 +158,48 @@ def evaluations(
         )
     return Evaluate(
         output_dir,
-        materials.concept.placeholder_token,
+        inputs.concept.placeholder_token,
         every=every,
         last_step=total,
         loss=validation,
-        result=partial(result_rows, task),
-        start_rows=materials.added.start[: len(materials.concept.tokens)],
-        vocabulary=known_words(materials),
+        result=partial(result_rows, step_config),
+        start_rows=inputs.added.start[: len(inputs.concept.tokens)],
+        vocabulary=known_words(inputs),
         patience=patience,
         trackers=trackers,
     )
 
 
-def known_words(materials: TrainingInputs) -> Vocabulary:
+def known_words(inputs: TrainingInputs) -> Vocabulary:
     """The words of the tokenizer before anything was added to it, and their vectors."""
-    tokenizer, known = materials.tokenizer, materials.concept.token_ids[0]
+    tokenizer, known = inputs.tokenizer, inputs.concept.token_ids[0]
     return Vocabulary(
-        token_table(materials.model)[:known],
+        token_table(inputs.model)[:known],
         tokenizer.convert_ids_to_tokens(list(range(known))),
         lambda token_id: tokenizer.decode([token_id]),
         [token_id for token_id in tokenizer.all_special_ids if token_id < known],
     )
 
 
-def previewer(config: RunConfig, task: StepConfig, materials: TrainingInputs, frozen: dict[str, Any]) -> Draw:
+def previewer(
+    config: RunConfig, step_config: StepConfig, inputs: TrainingInputs, frozen: dict[str, Any]
+) -> Draw:
     """What draws the validation prompts with given rows, each with the same fixed seeds."""
     count, side = config.monitoring.num_validation_images, config.images.resolution
     prompts = config.monitoring.validation_prompt or ()
-    prompt_ids = [encode_prompts(materials.tokenizer, [prompt] * count) for prompt in prompts]
-    negative_ids = encode_prompts(materials.tokenizer, [""] * count)
+    prompt_ids = [encode_prompts(inputs.tokenizer, [prompt] * count) for prompt in prompts]
+    negative_ids = encode_prompts(inputs.tokenizer, [""] * count)
     devices = jax.local_devices()[:count]
-    painter = ImageGenerator(
-        materials.model, first_added_id=task.first_added_id, devices=devices, copies=True
+    generator = ImageGenerator(
+        inputs.model, first_added_id=step_config.first_added_id, devices=devices, copies=True
     )
     params = local_copies({name: frozen[name] for name in ("text_encoder", "unet")}, devices)
-    params["vae"] = replicate(materials.model.params["vae"], devices)
+    params["vae"] = replicate(inputs.model.params["vae"], devices)
     first_seed = config.training.seed or 0
 
     def draw(rows: np.ndarray) -> list[np.ndarray]:
         return [
-            painter.generate(
+            generator.generate(
                 params,
                 rows,
                 prompt_ids=ids,

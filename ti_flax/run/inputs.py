@@ -34,7 +34,7 @@ from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_mod
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
 from ti_flax.models.tokenizer import Concept, add_concept
 from ti_flax.training.checkpoint import tree_digest
-from ti_flax.training.step import KEY_IMPLEMENTATION
+from ti_flax.training.state import KEY_IMPLEMENTATION
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TrainingInputs:
       model: modules and parameters; those of the VAE only if previews need them, on the first host.
       examples: encoded images and prompts.
       added: the rows beside the token table before any update: the concept's, then loaded ones.
-      extras: embeddings that prompts may name and that stay as they are.
+      frozen_concepts: embeddings that prompts may name and that stay as they are.
       origin: what the concept's rows start from, in words.
     """
 
@@ -58,7 +58,7 @@ class TrainingInputs:
     model: FlaxStableDiffusion
     examples: Dataset
     added: AddedRows
-    extras: tuple[Concept, ...]
+    frozen_concepts: tuple[Concept, ...]
     origin: str
 
     @property
@@ -67,8 +67,12 @@ class TrainingInputs:
         parts = {name: self.model.params[name] for name in ("text_encoder", "unet")}
         buckets = (*self.examples.buckets, *(self.examples.class_buckets or ()))
         prompts = (self.examples.token_ids, [bucket.prompts for bucket in buckets])
-        beside = "".join(f" beside {extra.text}" for extra in self.extras)
-        loaded = {"extra_embeds": tree_digest(self.added.start[~self.added.trainable])} if self.extras else {}
+        beside = "".join(f" beside {other.text}" for other in self.frozen_concepts)
+        loaded = (
+            {"extra_embeds": tree_digest(self.added.start[~self.added.trainable])}
+            if self.frozen_concepts
+            else {}
+        )
         return {
             "concept": f"{self.concept.text} from {self.origin}{beside}",
             **loaded,
@@ -80,16 +84,16 @@ class TrainingInputs:
 
 def load_inputs(config: RunConfig) -> TrainingInputs:
     """Reads tokenizer, images and weights, cheap things that can be wrong first, and encodes the images."""
-    words = add_concept_tokens(config)
+    tokens = add_concept_tokens(config)
     templates = chosen_templates(config.prompts, config.concept.learnable_property)
     images = read_images(config.images, config.prompts.captions)
     refuse_uploads_through_links(config.hub, images)
     class_images = read_class_images(config.loss.class_data_dir, config.images, images)
     seed = config.training.seed or 0
-    prompts = make_prompts(config.prompts, templates, words.tokenizer, words.concept, images, seed=seed)
+    prompts = make_prompts(config.prompts, templates, tokens.tokenizer, tokens.concept, images, seed=seed)
     with stage("loading the model"):
         model = read_model(config)
-    added = start_rows(config, words, token_table(model))
+    added = start_rows(config, tokens, token_table(model))
     buckets = make_buckets(
         config.images, images, model, prompts=prompts.groups.tolist(), weights=images.weights
     )
@@ -99,21 +103,21 @@ def load_inputs(config: RunConfig) -> TrainingInputs:
             encode_group(config.images, model, group.pixels, class_images.names)
             for group in class_images.groups
         ]
-        class_token_ids = class_prompts(config.loss.class_prompt, templates, words.tokenizer, words.concept)
+        class_token_ids = class_prompts(config.loss.class_prompt, templates, tokens.tokenizer, tokens.concept)
         examples = with_class_images(examples, class_posteriors, class_token_ids)
     if config.monitoring.validation_prompt is None or not hosts.is_first():
         del model.params["vae"]
     if not hosts.is_first():
         images = dataclasses.replace(images, groups=())
     return TrainingInputs(
-        concept=words.concept,
-        tokenizer=words.tokenizer,
+        concept=tokens.concept,
+        tokenizer=tokens.tokenizer,
         images=images,
         model=model,
         examples=examples,
         added=added,
-        extras=words.beside,
-        origin=words.start.origin,
+        frozen_concepts=tokens.frozen_concepts,
+        origin=tokens.start.origin,
     )
 
 
@@ -139,8 +143,8 @@ class ConceptTokens:
     tokenizer: Any
     concept: Concept
     start: Initialization
-    extras: list[FrozenEmbedding]
-    beside: tuple[Concept, ...]
+    embeddings: list[FrozenEmbedding]
+    frozen_concepts: tuple[Concept, ...]
 
 
 def add_concept_tokens(config: RunConfig) -> ConceptTokens:
@@ -149,11 +153,13 @@ def add_concept_tokens(config: RunConfig) -> ConceptTokens:
     tokenizer = base_tokenizer(source, config.model.tokenizer_name)
     say_notes(source)
     start = resolve_initialization(config.concept, tokenizer)
-    extras = read_frozen_embeddings(config.concept.extra_embeds)
+    embeddings = read_frozen_embeddings(config.concept.extra_embeds)
     concept = add_concept(
         tokenizer, placeholder_token=config.concept.placeholder_token, num_vectors=start.num_vectors
     )
-    return ConceptTokens(tokenizer, concept, start, extras, add_frozen_embeddings(tokenizer, extras, concept))
+    return ConceptTokens(
+        tokenizer, concept, start, embeddings, add_frozen_embeddings(tokenizer, embeddings, concept)
+    )
 
 
 def read_model(config: RunConfig) -> FlaxStableDiffusion:
@@ -169,15 +175,15 @@ def read_model(config: RunConfig) -> FlaxStableDiffusion:
     )
 
 
-def start_rows(config: RunConfig, words: ConceptTokens, table: np.ndarray) -> AddedRows:
+def start_rows(config: RunConfig, tokens: ConceptTokens, table: np.ndarray) -> AddedRows:
     """The rows beside the token table before any update."""
-    first_added_id = words.concept.token_ids[0]
+    first_added_id = tokens.concept.token_ids[0]
     check_table(table, first_added_id)
     key = jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION)
     return add_rows(
         table[:first_added_id],
-        words.start.rows(table[:first_added_id], key),
-        [checked_width(extra.file, extra.path, table.shape[1]) for extra in words.extras],
+        tokens.start.rows(table[:first_added_id], key),
+        [checked_width(other.file, other.path, table.shape[1]) for other in tokens.embeddings],
     )
 
 

@@ -90,7 +90,7 @@ def clear_output(config: RunConfig, output_dir: Path) -> None:
 
 def export(
     config: RunConfig,
-    materials: TrainingInputs,
+    inputs: TrainingInputs,
     rows: np.ndarray,
     output_dir: Path,
     *,
@@ -102,7 +102,7 @@ def export(
 
     Args:
       config: of the run.
-      materials: what it learned from.
+      inputs: what it learned from.
       rows: `[added_tokens, width]` float32; the pipeline holds all that its tokenizer names, and
         learned_embeds the concept's own alone.
       output_dir: where to.
@@ -114,21 +114,21 @@ def export(
       OutputError: the folder cannot be written.
     """
     with unbroken():
-        write_result(config, materials, rows, output_dir, step=steps, samples=samples)
+        write_result(config, inputs, rows, output_dir, step=steps, samples=samples)
     if not config.output.only_save_embeds:
         with stage("writing the pipeline", done="wrote the pipeline"):
             save_pipeline(
-                materials.model.source or ModelSource(Path()),
+                inputs.model.source or ModelSource(Path()),
                 output_dir,
-                tokenizer=materials.tokenizer,
+                tokenizer=inputs.tokenizer,
                 rows=rows,
-                first_added_id=materials.concept.token_ids[0],
+                first_added_id=inputs.concept.token_ids[0],
             )
 
 
 def write_facts(
     config: RunConfig,
-    materials: TrainingInputs,
+    inputs: TrainingInputs,
     output_dir: Path,
     *,
     steps: int,
@@ -139,7 +139,7 @@ def write_facts(
 
     Args:
       config: of the run.
-      materials: what it learns from.
+      inputs: what it learns from.
       output_dir: where to.
       steps: of the run, or made.
       samples: of an update.
@@ -150,14 +150,14 @@ def write_facts(
     """
     base, devices = config.model.pretrained_model_name_or_path, jax.devices()
     facts = RunFacts(
-        token=materials.concept.placeholder_token,
+        token=inputs.concept.placeholder_token,
         kind=config.concept.learnable_property,
-        vectors=len(materials.concept.tokens),
-        width=materials.added.start.shape[1],
+        vectors=len(inputs.concept.tokens),
+        width=inputs.added.start.shape[1],
         base=base,
         single_file=Path(base).is_file(),
         start=start_in_words(config.concept),
-        images=len(materials.images.names),
+        images=len(inputs.images.names),
         steps=steps,
         batch=samples,
         rate=describe_rate(config.optimizer, config.training),

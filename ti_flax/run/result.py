@@ -21,7 +21,7 @@ from ti_flax.files.folder_files import copy_file
 from ti_flax.files.written_files import record
 from ti_flax.run.inputs import TrainingInputs
 from ti_flax.training.settings import describe_rate
-from ti_flax.training.step import StepConfig, TrainState, result_rows
+from ti_flax.training.state import StepConfig, TrainState, result_rows
 
 # The groups of options that say how the concept was learned.
 _SETTINGS = ("model", "concept", "images", "prompts", "training", "optimizer", "loss")
@@ -30,7 +30,7 @@ _NAMES = ("token_identifier.txt", "type_of_concept.txt", "learned_embeds.bin", "
 
 def write_result(
     config: RunConfig,
-    materials: TrainingInputs,
+    inputs: TrainingInputs,
     rows: np.ndarray,
     folder: Path,
     *,
@@ -42,7 +42,7 @@ def write_result(
 
     Args:
       config: of the run.
-      materials: what it learned from.
+      inputs: what it learned from.
       rows: `[added_tokens, width]` float32; the concept's own come first and are what is written.
       folder: where to; previews and contact sheet in it are shown by the card.
       step: updates made.
@@ -52,15 +52,15 @@ def write_result(
     Raises:
       OutputError: the folder cannot be written.
     """
-    token, prompts = materials.concept.placeholder_token, config.monitoring.validation_prompt or ()
+    token, prompts = inputs.concept.placeholder_token, config.monitoring.validation_prompt or ()
     shows = config.hub.hub_concept_images
-    pictures = materials.images.first(MOST_CONCEPT_IMAGES) if shows else []
-    concept_images = write_concept_images(folder, pictures)
+    images = inputs.images.first(MOST_CONCEPT_IMAGES) if shows else []
+    concept_images = write_concept_images(folder, images)
     preview = folder / "validation" / f"step-{step}.png"
     examples = write_example_images(folder, preview, prompts, config.images.resolution)
     facts = CardFacts(
         **of_configuration(config),
-        images=len(materials.images.names),
+        images=len(inputs.images.names),
         width=rows.shape[1],
         step=step,
         total=config.training.max_train_steps if goes_on else None,
@@ -70,7 +70,7 @@ def write_result(
         examples=prompts[:examples],
         sheet=shows and (folder / "contact_sheet.png").is_file(),
     )
-    write_model_card(folder, materials.concept, facts)
+    write_model_card(folder, inputs.concept, facts)
     try:
         record(folder, *_NAMES)
         write_text(folder / "token_identifier.txt", token)
@@ -78,7 +78,7 @@ def write_result(
     except OSError as error:
         raise unwritable(folder, error) from error
     # Last, because learned_embeds.safetensors is what marks a run as finished.
-    learned = rows[: len(materials.concept.tokens)]
+    learned = rows[: len(inputs.concept.tokens)]
     save_learned_embeds(folder / "learned_embeds.bin", token, learned)
     save_learned_embeds(folder / "learned_embeds.safetensors", token, learned)
 
@@ -109,7 +109,7 @@ def _settings(config: RunConfig) -> dict[str, object]:
 
 
 def result_so_far(
-    config: RunConfig, task: StepConfig, materials: TrainingInputs, output_dir: Path
+    config: RunConfig, step_config: StepConfig, inputs: TrainingInputs, output_dir: Path
 ) -> Callable[[Path, int, TrainState], None]:
     """What writes the result of a state into a folder, beside copies of the run's curves and previews."""
 
@@ -117,7 +117,7 @@ def result_so_far(
         for name in result_files(output_dir):
             if name.startswith(("metrics", "signals", "validation/")):
                 copy_file(output_dir / name, folder / name, output_dir)
-        rows = result_rows(task, state)
-        write_result(config, materials, rows, folder, step=step, samples=task.global_batch, goes_on=True)
+        rows = result_rows(step_config, state)
+        write_result(config, inputs, rows, folder, step=step, samples=step_config.global_batch, goes_on=True)
 
     return fill

@@ -15,7 +15,7 @@ from ti_flax.console.messages import say
 from ti_flax.hosts import group as hosts
 from ti_flax.run.inputs import TrainingInputs
 from ti_flax.training import checkpoint as checkpoints
-from ti_flax.training.step import StepConfig, TrainState, init_state
+from ti_flax.training.state import StepConfig, TrainState, init_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,24 +46,22 @@ def saved_checkpoint(config: RunConfig, output_dir: Path) -> Saved | None:
 
 
 def start_state(
-    config: RunConfig, task: StepConfig, materials: TrainingInputs, from_disk: Saved | None
+    config: RunConfig, step_config: StepConfig, inputs: TrainingInputs, from_disk: Saved | None
 ) -> TrainState:
     """The state to train from, on the host: fresh or a checkpoint's; of several processes, the first one's.
 
     Raises:
       CheckpointError: the checkpoint is another run's.
     """
-    state = jax.device_get(init_state(task, materials.added.start))
+    state = jax.device_get(init_state(step_config, inputs.added.start))
     if from_disk is not None:
-        state = jax.device_get(_restored(config, state, materials, from_disk))
+        state = jax.device_get(_restored(config, state, inputs, from_disk))
     return hosts.agree("the state to start from", state)
 
 
-def _restored(
-    config: RunConfig, state: TrainState, materials: TrainingInputs, from_disk: Saved
-) -> TrainState:
+def _restored(config: RunConfig, state: TrainState, inputs: TrainingInputs, from_disk: Saved) -> TrainState:
     saved, folder = from_disk.checkpoint, from_disk.folder
-    checkpoints.check_same_run(saved, materials.fingerprint, folder)
+    checkpoints.check_same_run(saved, inputs.fingerprint, folder)
     for option, value in config.to_dict().items():
         # Options that the checkpoint does not know had their defaults when it was made.
         before = saved.config.get(option, OPTIONS[option].default)

@@ -2,56 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from ti_flax.config import RunConfig
 from ti_flax.config.run_config import OPTIONS
-from ti_flax.config.values import LARGEST_INT
 from ti_flax.console.interrupt import Interrupt, listening
-from ti_flax.console.messages import detail, say, shown_on, stage, warn
+from ti_flax.console.messages import detail, say, shown_on, warn
 from ti_flax.console.terminal import display_for
 from ti_flax.console.versions import versions
-from ti_flax.embedding.rows import AddedRows
-from ti_flax.errors import ConfigError, OutputError
+from ti_flax.errors import OutputError
 from ti_flax.export.upload import settle_repository, upload
 from ti_flax.hosts import group as hosts
-from ti_flax.models.noise_schedule import NoiseSchedule
-from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.monitoring.evaluation import summary, with_best
-from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
 from ti_flax.monitoring.report.page import PAGE
 from ti_flax.monitoring.trackers import chosen_trackers
 from ti_flax.run.done import is_finished, nothing_to_do, surely_the_same
-from ti_flax.run.hooks import make_hooks
+from ti_flax.run.fit import fit
 from ti_flax.run.inputs import TrainingInputs, load_inputs
 from ti_flax.run.output_dir import clear_output, export, opened_output, page_of_run, write_facts
 from ti_flax.run.resume import Saved, agree_on_seed, saved_checkpoint, start_state
-from ti_flax.training import optimizer as optim
+from ti_flax.run.step_config import make_step_config, resolve_num_steps
 from ti_flax.training.compiled_programs import keep_compiled_programs, mended_programs
-from ti_flax.training.devices import pmapped, replicate
-from ti_flax.training.learning_rate import Schedule
-from ti_flax.training.loop import Hook, begin, run_steps
-from ti_flax.training.noise import NoiseRules
-from ti_flax.training.objective import Objective
+from ti_flax.training.loop import Hook
 from ti_flax.training.settings import (
-    make_schedule,
     read_optimizer_arguments,
-    row_rules,
-    update_samples,
 )
-from ti_flax.training.step import KEY_IMPLEMENTATION, StepConfig, TrainState, make_chunk, result_rows
-from ti_flax.training.timesteps import TimestepRules
+from ti_flax.training.state import StepConfig, TrainState, result_rows
 
-# The most updates one call of the device program makes, and so the length of its measures.
-CHUNK_CAPACITY = 500
 # What a signal means once the last checkpoint is there.
 AFTER_THE_UPDATES = (
     "stopped after the last update; --resume_from_checkpoint auto writes what the result still lacks"
@@ -132,20 +114,20 @@ def _train_into(
         return
     # Prompts are drawn from the seed, so it is settled before anything is read.
     config = agree_on_seed(config, saved)
-    materials = load_inputs(config)
-    hosts.check_same("images, prompts and model", materials.fingerprint, patience=hosts.PREPARING)
+    inputs = load_inputs(config)
+    hosts.check_same("images, prompts and model", inputs.fingerprint, patience=hosts.PREPARING)
     # Images decide how many steps an epoch has, so only now is the length of the run known.
-    counted, config = config, resolve_num_steps(config, sum(materials.images.weights))
+    counted, config = config, resolve_num_steps(config, sum(inputs.images.weights))
     if config is not counted and is_done(config, saved, output_dir):
         return
-    task, schedule = make_step_config(
+    step_config, schedule = make_step_config(
         config,
-        materials.model,
-        materials.concept.token_ids[0],
-        added=materials.added,
+        inputs.model,
+        inputs.concept.token_ids[0],
+        added=inputs.added,
         devices=jax.device_count(),
     )
-    state = start_state(config, task, materials, saved)
+    state = start_state(config, step_config, inputs, saved)
     total = config.training.max_train_steps or 0
     if saved is not None and int(state.step) > total:
         say(nothing_to_do(config, saved.checkpoint.step, saved.folder, output_dir) or "")
@@ -155,11 +137,13 @@ def _train_into(
         with interrupt.unbroken():
             if saved is None:
                 clear_output(config, output_dir)
-            write_facts(config, materials, output_dir, steps=total, samples=task.global_batch)
+            write_facts(config, inputs, output_dir, steps=total, samples=step_config.global_batch)
     if int(state.step) < total:
-        state = fit(config, task, schedule, materials, state, output_dir, interrupt=interrupt, hooks=hooks)
+        state = fit(
+            config, step_config, schedule, inputs, state, output_dir, interrupt=interrupt, hooks=hooks
+        )
     if hosts.is_first():
-        finish(config, task, materials, state, output_dir, began, interrupt=interrupt)
+        finish(config, step_config, inputs, state, output_dir, began, interrupt=interrupt)
 
 
 def with_repository(config: RunConfig) -> RunConfig:
@@ -190,8 +174,8 @@ def is_done(config: RunConfig, saved: Saved | None, output_dir: Path) -> bool:
 
 def finish(
     config: RunConfig,
-    task: StepConfig,
-    materials: TrainingInputs,
+    step_config: StepConfig,
+    inputs: TrainingInputs,
     final: TrainState,
     output_dir: Path,
     began: float,
@@ -199,24 +183,24 @@ def finish(
     interrupt: Interrupt,
 ) -> None:
     """Writes the result, says where it is and what the evaluations say, and uploads it if asked to."""
-    rows, step = result_rows(task, final), int(final.step)
+    rows, step = result_rows(step_config, final), int(final.step)
     if config.monitoring.load_best_model_at_end:
         rows, step = with_best(rows, output_dir)
         say(f"the result is that of step {step}, which has the smallest validation loss")
     interrupt.situation = AFTER_THE_UPDATES
     export(
         config,
-        materials,
+        inputs,
         rows,
         output_dir,
-        samples=task.global_batch,
+        samples=step_config.global_batch,
         steps=step,
         unbroken=interrupt.unbroken,
     )
     for line in summary(output_dir) if config.monitoring.eval_steps != 0 else ():
         say(line)
     try:
-        write_facts(config, materials, output_dir, steps=step, samples=task.global_batch, finished=True)
+        write_facts(config, inputs, output_dir, steps=step, samples=step_config.global_batch, finished=True)
     except OutputError as error:  # the result is written
         warn(str(error))
     page_of_run(output_dir)
@@ -231,117 +215,3 @@ def make_deterministic() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_gpu_deterministic_ops" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
-
-
-def resolve_num_steps(config: RunConfig, epoch_samples: int) -> RunConfig:
-    """Fills in the number of steps where the configuration counts epochs of so many shown images.
-
-    Raises:
-      ConfigError: they are more than a step counter holds.
-    """
-    if config.training.max_train_steps is not None:
-        return config
-    epochs = config.training.num_train_epochs
-    steps = math.ceil(epoch_samples / update_samples(config.training)) * epochs
-    if steps > LARGEST_INT:
-        raise ConfigError(
-            "num_train_epochs",
-            expected=f"at most {LARGEST_INT} steps in all",
-            found=f"{steps}, in {epochs} epochs of {epoch_samples} shown images",
-            remedy="Lower num_train_epochs or repeats, or set max_train_steps.",
-        )
-    return config.replace(max_train_steps=steps)
-
-
-def make_step_config(
-    config: RunConfig, model: FlaxStableDiffusion, first_added_id: int, *, added: AddedRows, devices: int
-) -> tuple[StepConfig, Schedule]:
-    """Builds the step's fixed parts, for so many devices, and the learning-rate schedule."""
-    training, options = config.training, config.optimizer
-    schedule = make_schedule(config.optimizer, config.training, devices)
-    optimizer = optim.make_optimizer(
-        options.optimizer,
-        schedule,
-        arguments=read_optimizer_arguments(options),
-        max_grad_norm=options.max_grad_norm,
-        clip_value=options.grad_clip_value,
-    )
-    unet = model.unet.clone(gradient_checkpointing=training.gradient_checkpointing)
-    noise_schedule = NoiseSchedule.from_config(model.configs["scheduler"])
-    task = StepConfig(
-        model=dataclasses.replace(model, unet=unet),
-        schedule=noise_schedule,
-        optimizer=optim.mask_rows(optimizer, added.trainable),
-        trainable=added.trainable,
-        first_added_id=first_added_id,
-        batch_size=training.train_batch_size,
-        accumulation=training.gradient_accumulation_steps,
-        device_count=devices,
-        flip_p=config.images.flip_p,
-        objective=Objective.from_options(config.loss, noise_schedule),
-        noise=NoiseRules.from_options(config.loss),
-        timesteps=TimestepRules.from_options(config.loss, noise_schedule.num_train_timesteps),
-        rules=row_rules(config.optimizer, added),
-        skip_nonfinite=training.on_nonfinite == "skip",
-    )
-    return task, schedule
-
-
-def fit(
-    config: RunConfig,
-    task: StepConfig,
-    schedule: Schedule,
-    materials: TrainingInputs,
-    state: TrainState,
-    output_dir: Path,
-    *,
-    interrupt: Interrupt,
-    hooks: Sequence[Hook] = (),
-) -> TrainState:
-    """Puts everything on the devices, compiles, and runs the updates; returns the last state."""
-    devices = jax.devices()
-    total = config.training.max_train_steps or 0
-    start = int(state.step)
-    frozen = replicate(
-        {
-            "text_encoder": task.model.params["text_encoder"],
-            "unet": task.model.params["unet"],
-            "examples": materials.examples,
-        },
-        devices,
-    )
-    key = jax.random.key_data(jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION))
-    arguments = (frozen, replicate(np.asarray(key), devices))
-    capacity = min(CHUNK_CAPACITY, total)
-    placed = replicate(state, devices)
-    with stage(f"compiling for {len(devices)} x {devices[0].device_kind}", done="compiled"):
-        program = pmapped(make_chunk(task, capacity), devices)
-        program = program.lower(placed, *arguments, replicate(np.int32(1), devices)).compile()
-    monitoring: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
-    if hosts.is_first():
-        monitoring += [*make_hooks(config, task, schedule, materials, frozen, output_dir, start), *hooks]
-    else:
-        task.model.params.clear()  # the devices have what is needed
-    finished = False
-    try:
-        begin(placed, monitoring)
-        with interrupt.updates():
-            last = run_steps(
-                program,
-                placed,
-                arguments,
-                total_steps=total,
-                capacity=capacity,
-                devices=devices,
-                hooks=monitoring,
-                steps_per_call=config.training.steps_per_call,
-                asked=lambda: interrupt.asked,
-                agree=hosts.agree_on_steps,
-            )
-        finished = int(last.step) == total
-        if not finished:
-            check_state(int(last.step), last)
-        return last
-    finally:
-        for hook in monitoring:
-            hook.close(finished)

@@ -12,7 +12,8 @@ import numpy as np
 
 from ti_flax.errors import Stopped
 from ti_flax.training.devices import replicate, unreplicate
-from ti_flax.training.step import STEP_METRICS, TrainState
+from ti_flax.training.state import TrainState
+from ti_flax.training.step import STEP_METRICS
 
 # A chunk is made as long as this takes: long enough that the host's share is small, short enough to watch.
 CHUNK_SECONDS = 2.0

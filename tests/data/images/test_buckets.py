@@ -50,7 +50,7 @@ def test_the_shapes_of_512():
 def test_shapes_of_known_sets(sizes, expected):
     found = chosen(sizes)
     assert [str(shape) for shape in found.shapes] == expected
-    assert found.of_picture.tolist() == [
+    assert found.of_image.tolist() == [
         int(np.argmin(lost_area(np.array([size]), found.shapes)[0])) for size in sizes
     ]
 
@@ -72,7 +72,7 @@ def test_no_other_set_of_shapes_loses_less(most):
         found = chosen(sizes, 256, reso_steps=32, max_shapes=most)
         assert found.cropped.sum() == pytest.approx(least, abs=1e-5)
         assert len(found.shapes) <= most
-        assert set(found.of_picture) == set(range(len(found.shapes)))
+        assert set(found.of_image) == set(range(len(found.shapes)))
 
 
 def test_lost_area_is_what_covering_leaves_outside():
@@ -80,7 +80,7 @@ def test_lost_area_is_what_covering_leaves_outside():
     assert lost_area(np.array([[200, 100]]), [Shape(64, 64), Shape(64, 128)]).tolist() == [[0.5, 0.75]]
 
 
-def test_one_line_says_shapes_pictures_losses_and_compilations():
+def test_one_line_says_shapes_images_losses_and_compilations():
     said = chosen([SQUARE] * 5 + [LANDSCAPE]).describe()
     assert said == (
         "2 shapes: 512 x 512 (5 images), 640 x 384 (1 image); 1.7% of the area cropped, at most 10.0% of "
@@ -90,7 +90,7 @@ def test_one_line_says_shapes_pictures_losses_and_compilations():
     assert chosen([SQUARE]).describe().endswith("compiled: one program, the encoder once")
 
 
-def test_enlarged_pictures_are_known():
+def test_enlarged_images_are_known():
     assert chosen([(256, 256), (512, 512), (1024, 2048)]).enlarged.tolist() == [2.0, 1.0, 0.375]
 
 
@@ -113,11 +113,11 @@ def test_the_middle_is_kept_and_nothing_is_squeezed():
 
 
 @pytest.mark.parametrize("resample", [Image.Resampling.NEAREST, Image.Resampling.BICUBIC])
-def test_a_picture_of_the_same_ratio_is_resized_whole(resample):
+def test_a_image_of_the_same_ratio_is_resized_whole(resample):
     noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3)).astype(np.uint8)
-    picture = Image.fromarray(noise)
+    image = Image.fromarray(noise)
     shape = Shape(16, 24)
-    np.testing.assert_array_equal(fit_to_shape(picture, shape, resample), squeezed(picture, shape, resample))
+    np.testing.assert_array_equal(fit_to_shape(image, shape, resample), squeezed(image, shape, resample))
     square = Image.fromarray(noise[:, :60])
     shape = Shape(16, 16)
     expected = squeezed(square, shape, resample)
@@ -125,7 +125,7 @@ def test_a_picture_of_the_same_ratio_is_resized_whole(resample):
     np.testing.assert_array_equal(cropped(square, shape, resample), expected)
 
 
-def test_a_picture_is_shown_whole_in_a_white_square():
+def test_a_image_is_shown_whole_in_a_white_square():
     pixels = np.full((16, 32, 3), 90, np.uint8)
     shown = in_square(pixels, 32)
     assert (shown[8:24] == 90).all() and (shown[:8] == 255).all() and (shown[24:] == 255).all()

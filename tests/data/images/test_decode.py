@@ -9,7 +9,7 @@ from ti_flax.data.images import decode as decoding
 PIXELS = np.random.default_rng(0).integers(0, 256, (23, 17, 4)).astype(np.uint8)
 
 
-def picture(mode):
+def image(mode):
     made = Image.fromarray(PIXELS)
     if mode == "P":
         made = made.convert("RGB").convert("P")
@@ -23,11 +23,11 @@ def picture(mode):
 def test_strips_are_the_whole(mode, strip, monkeypatch):
     monkeypatch.setattr(decoding, "_STRIP", strip)
     whole = Image.new("RGBA", (17, 23), "white")
-    whole.alpha_composite(picture(mode).convert("RGBA"))
-    assert np.array_equal(decoding._over(picture(mode), "white", "RGB"), whole.convert("RGB"))
+    whole.alpha_composite(image(mode).convert("RGBA"))
+    assert np.array_equal(decoding._over(image(mode), "white", "RGB"), whole.convert("RGB"))
     whole = Image.new("RGBA", (17, 23), "black")
-    whole.alpha_composite(picture(mode).convert("RGBA"))
-    assert np.array_equal(decoding._over(picture(mode), "black", "L"), whole.convert("L"))
+    whole.alpha_composite(image(mode).convert("RGBA"))
+    assert np.array_equal(decoding._over(image(mode), "black", "L"), whole.convert("L"))
 
 
 def test_deep_gray_row_by_row_is_the_whole():

@@ -68,7 +68,7 @@ def test_importance_is_shares():
         ((1000, 700), (400, 300), 0.25, 3, 3),
     ],
 )
-def test_boxes_cover_a_picture(size, box, overlap, columns, rows):
+def test_boxes_cover_a_image(size, box, overlap, columns, rows):
     boxes = covering_boxes(size, box, overlap)
     assert len(boxes) == columns * rows
     covered = np.zeros(size[::-1], bool)

@@ -31,9 +31,9 @@ def rows(name, content):
     return run
 
 
-def encoded(kind, picture=None, **options):
+def encoded(kind, image=None, **options):
     made = io.BytesIO()
-    (Image.fromarray(PIXELS) if picture is None else picture).save(made, kind, **options)
+    (Image.fromarray(PIXELS) if image is None else image).save(made, kind, **options)
     return made.getvalue()
 
 
@@ -49,8 +49,8 @@ def text_bomb():
 
 
 def gif(width, height):
-    picture = struct.pack("<BHHHHB", 0x2C, 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\0"
-    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + picture + b";"
+    image = struct.pack("<BHHHHB", 0x2C, 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\0"
+    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + image + b";"
 
 
 def webp(width, height):
@@ -71,8 +71,8 @@ def tiff_cycle():
 
 
 def frames(kind, count=200):
-    pictures = [Image.new("RGB", (32, 32), (each, 0, 0)) for each in range(count)]
-    return encoded(kind, pictures[0], save_all=True, append_images=pictures[1:], duration=10)
+    images = [Image.new("RGB", (32, 32), (each, 0, 0)) for each in range(count)]
+    return encoded(kind, images[0], save_all=True, append_images=images[1:], duration=10)
 
 
 def one(content, name="a.png"):
@@ -89,8 +89,8 @@ def used(content, name="a.png"):
     """What is read from a folder with one file."""
 
     def run(folder):
-        pictures = written(folder / "pictures" / name, content).parent
-        return lambda: said(load_images(str(pictures), resolution=32))
+        images = written(folder / "pictures" / name, content).parent
+        return lambda: said(load_images(str(images), resolution=32))
 
     return run
 
@@ -99,12 +99,12 @@ def among(make, name):
     """What is read from a folder with three images and what a function makes."""
 
     def run(folder):
-        pictures = folder / "pictures"
-        pictures.mkdir()
-        for picture in (place() / "pictures").iterdir():
-            (pictures / picture.name).write_bytes(picture.read_bytes())
-        make(pictures / name)
-        return lambda: said(load_images(str(pictures), resolution=32))
+        images = folder / "pictures"
+        images.mkdir()
+        for image in (place() / "pictures").iterdir():
+            (images / image.name).write_bytes(image.read_bytes())
+        make(images / name)
+        return lambda: said(load_images(str(images), resolution=32))
 
     return run
 
@@ -206,10 +206,10 @@ def icon_bomb():
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(content), 22) + content
 
 
-def parquet(path, picture):
+def parquet(path, image):
     import datasets
 
-    datasets.Dataset.from_dict({"image": [picture]}).to_parquet(path)
+    datasets.Dataset.from_dict({"image": [image]}).to_parquet(path)
 
 
 def readme(folder):
@@ -399,9 +399,9 @@ def test_the_text_that_unfolds_does(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 2**30)
         patch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 2**30)
-        with Image.open(io.BytesIO(text_bomb())) as picture:
-            picture.load()
-            assert len(picture.info["note"]) == 2**23
+        with Image.open(io.BytesIO(text_bomb())) as image:
+            image.load()
+            assert len(image.info["note"]) == 2**23
 
 
 def test_a_name_of_any_bytes_is_read(tmp_path):

@@ -287,7 +287,7 @@ def test_order_is_by_name_and_others_are_passed_over(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.tiff", "a.bmp", "a.avif"])
 @pytest.mark.parametrize("kept", [0, 20, 0.6])
-def test_broken_picture_is_named(tmp_path, name, kept):
+def test_broken_image_is_named(tmp_path, name, kept):
     save(tmp_path, "ok.png", checkered())
     save(tmp_path, name, photograph(200, 200))
     whole = (tmp_path / name).read_bytes()
@@ -302,7 +302,7 @@ def test_text_with_an_image_suffix_is_named(tmp_path):
         load_images(tmp_path, resolution=8)
 
 
-def test_truncated_picture_without_suffix_is_named(tmp_path):
+def test_truncated_image_without_suffix_is_named(tmp_path):
     save(tmp_path, "picture", photograph(200, 200), format="PNG")
     whole = (tmp_path / "picture").read_bytes()
     (tmp_path / "picture").write_bytes(whole[: len(whole) // 2])
@@ -314,7 +314,7 @@ def test_truncated_picture_without_suffix_is_named(tmp_path):
     ("name", "content"),
     [("a.HEIC", b"\0\0\0\x18ftypheic"), ("a.svg", b"<svg/>"), ("a.cr2", "a TIFF with a thumbnail")],
 )
-def test_pictures_pillow_cannot_read_are_not_passed_over(tmp_path, name, content):
+def test_images_pillow_cannot_read_are_not_passed_over(tmp_path, name, content):
     save(tmp_path, "ok.png", checkered())
     if isinstance(content, bytes):
         (tmp_path / name).write_bytes(content)
@@ -326,7 +326,7 @@ def test_pictures_pillow_cannot_read_are_not_passed_over(tmp_path, name, content
 
 @pytest.mark.parametrize("limit", [40, 20])
 @pytest.mark.parametrize("name", ["a.png", "no_suffix"])
-def test_huge_picture_is_named(tmp_path, monkeypatch, limit, name):
+def test_huge_image_is_named(tmp_path, monkeypatch, limit, name):
     save(tmp_path, name, checkered(), format="PNG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(DataError, match=rf"{name}: expected at most {limit} pixels"):
@@ -350,7 +350,7 @@ def test_missing_folder(tmp_path):
         load_images(tmp_path / "none", resolution=8)
 
 
-def test_folder_without_pictures(tmp_path):
+def test_folder_without_images(tmp_path):
     with pytest.raises(DataError, match="expected images, found none. Put three to five"):
         load_images(tmp_path, resolution=8)
     (tmp_path / "a.txt").write_text("a cat")
@@ -396,12 +396,12 @@ def test_content_hash_follows_pixels_and_shape(tmp_path):
     assert one.content_hash() != reshaped.content_hash()
 
 
-def test_left_out_fields_say_the_same_of_all_pictures():
+def test_left_out_fields_say_the_same_of_all_images():
     images = TrainingImages(np.zeros((2, 8, 8, 3), np.uint8), ("a", "b"))
     assert (images.captions, images.weights, images.paths) == ((None, None), (1, 1), (None, None))
 
 
-def test_repeats_of_sources_become_weights_of_pictures(tmp_path):
+def test_repeats_of_sources_become_weights_of_images(tmp_path):
     for folder, names in (("one", ("a.png", "b.png")), ("two", ("a.png",))):
         (tmp_path / folder).mkdir()
         for shade, name in enumerate(names):
@@ -444,7 +444,7 @@ def test_hub_dataset(tmp_path, monkeypatch, split):
     np.testing.assert_array_equal(loaded.pixels, [checkered(), 255 - checkered()])
 
 
-def test_broken_picture_of_a_hub_dataset_is_named(tmp_path, monkeypatch):
+def test_broken_image_of_a_hub_dataset_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     broken = encoded(photograph(200, 200), "PNG")[:5000]
     hub_dataset([{"text": "", "image": {"path": "1.png", "bytes": broken}}], monkeypatch)
@@ -475,15 +475,15 @@ def test_a_folder_goes_before_a_hub_dataset(tmp_path, monkeypatch, unreachable_h
     np.testing.assert_array_equal(only("someone/cats"), checkered())
 
 
-def test_pictures_near_the_same_shape_are_grouped_in_order(tmp_path):
+def test_images_near_the_same_shape_are_grouped_in_order(tmp_path):
     for name, size in {"a.png": (60, 90), "b.png": (50, 50), "c.png": (30, 45), "d.png": (90, 60)}.items():
         save(tmp_path, name, photograph(*size))
     loaded = load_images(tmp_path, resolution=32, shapes=ShapeRules(reso_steps=8, max_shapes=2))
     assert loaded.names == ("a.png", "b.png", "c.png", "d.png")
     assert [group.indices.tolist() for group in loaded.groups] == [[1, 3], [0, 2]]
     assert [group.pixels.shape for group in loaded.groups] == [(2, 32, 32, 3), (2, 24, 40, 3)]
-    with Image.open(tmp_path / "c.png") as picture:
-        expected = fit_to_shape(picture, Shape(24, 40), Image.Resampling.BICUBIC)
+    with Image.open(tmp_path / "c.png") as image:
+        expected = fit_to_shape(image, Shape(24, 40), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(loaded.groups[1].pixels[1], expected)
     assert loaded.shown(3, 32).shape == (3, 32, 32, 3)
     np.testing.assert_array_equal(loaded.shown(3, 32)[1], loaded.groups[0].pixels[0])

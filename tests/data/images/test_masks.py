@@ -43,7 +43,7 @@ def test_a_cell_counts_as_much_as_the_mask_covers_of_it_and_the_mean_is_1():
     assert weights.dtype == np.float32 and weights.mean() == pytest.approx(1)
 
 
-def test_every_picture_is_normalised_by_itself():
+def test_every_image_is_normalised_by_itself():
     masks = np.stack([half(), np.full((8, 8), 255, np.uint8)])
     masks[0, 4:] = 0
     weights = loss_weights(masks, factor=4)
@@ -78,30 +78,30 @@ def test_masks_are_found_by_name_in_the_same_sub_folder_first(tmp_path):
         gray(tmp_path / "masks" / name.rpartition("/")[0], "x.png", half())
         (tmp_path / "masks" / name).write_bytes(b"")
     masks = MaskFolder(tmp_path / "masks", {".png", ".jpg"}, [tmp_path / "pictures"])
-    pictures, where = tmp_path / "pictures", (tmp_path / "masks").resolve()
-    assert masks.find(pictures / "1.jpg") == where / "1.png"
-    assert masks.find(pictures / "2.webp") == where / "2-masklabel.png"
-    assert masks.find(pictures / "cats" / "1.jpg") == where / "cats" / "1.png"
-    assert masks.find(pictures / "dogs" / "1.jpg") == where / "1.png"
+    images, where = tmp_path / "pictures", (tmp_path / "masks").resolve()
+    assert masks.find(images / "1.jpg") == where / "1.png"
+    assert masks.find(images / "2.webp") == where / "2-masklabel.png"
+    assert masks.find(images / "cats" / "1.jpg") == where / "cats" / "1.png"
+    assert masks.find(images / "dogs" / "1.jpg") == where / "1.png"
     assert masks.find("1.png") == where / "1.png"
-    assert masks.find(pictures / "4.jpg") is None
+    assert masks.find(images / "4.jpg") is None
     with pytest.raises(DataError, match=r"one mask for 3\.webp, found 3\.jpg, 3\.png"):
-        masks.find(pictures / "3.webp")
+        masks.find(images / "3.webp")
 
 
-def test_beside_the_pictures_only_the_long_name_is_a_mask(tmp_path):
+def test_beside_the_images_only_the_long_name_is_a_mask(tmp_path):
     for name in ("1.png", "1-masklabel.png", "2.png", "2.jpg"):
         gray(tmp_path, name, half())
     masks = MaskFolder(tmp_path, {".png", ".jpg"}, [tmp_path])
     assert masks.find(tmp_path / "1.png") == tmp_path.resolve() / "1-masklabel.png"
     assert masks.find(tmp_path / "2.jpg") is None
     paths = sorted(tmp_path.iterdir())
-    pictures, found = split_masks(paths)
-    assert [path.name for path in pictures] == ["1.png", "2.jpg", "2.png"]
+    images, found = split_masks(paths)
+    assert [path.name for path in images] == ["1.png", "2.jpg", "2.png"]
     assert [path.name for path in found] == ["1-masklabel.png"]
 
 
-def test_masks_beside_pictures_are_not_learned_from(tmp_path):
+def test_masks_beside_images_are_not_learned_from(tmp_path):
     gray(tmp_path, "1.png", half())
     gray(tmp_path, "1-masklabel.png", half())
     loaded = load_images(tmp_path, resolution=8)
@@ -146,7 +146,7 @@ def test_a_mask_of_another_size_is_resized_and_one_of_another_shape_refused(tmp_
         load_images(tmp_path / "pictures", resolution=8, masks=rules)
 
 
-def test_a_mask_that_is_no_picture(tmp_path):
+def test_a_mask_that_is_no_image(tmp_path):
     gray(tmp_path / "pictures", "1.png", half())
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "1.png").write_text("x")
@@ -169,7 +169,7 @@ def test_same_aspect(size, other, same):
     assert same_aspect(size, other) is same and same_aspect(other, size) is same
 
 
-def test_masks_in_a_sub_folder_of_the_pictures_are_not_learned_from(tmp_path):
+def test_masks_in_a_sub_folder_of_the_images_are_not_learned_from(tmp_path):
     gray(tmp_path / "pictures", "1.png", half())
     gray(tmp_path / "pictures" / "masks", "1.png", half(side="right"))
     rules = MaskRules(folder=tmp_path / "pictures" / "masks")
@@ -184,7 +184,7 @@ def test_masks_in_a_sub_folder_of_the_pictures_are_not_learned_from(tmp_path):
 # Geometry
 
 
-def square_picture(mask):
+def square_image(mask):
     """The image that a mask was drawn on: its green is the mask."""
     return np.stack([np.full_like(mask, 9), mask, np.full_like(mask, 200)], axis=-1)
 
@@ -192,15 +192,15 @@ def square_picture(mask):
 @pytest.mark.parametrize("size", [(64, 64), (48, 96), (96, 48), (70, 97)])
 @pytest.mark.parametrize("how", ["squeezed", "center_crop", "shapes"])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_masks_go_the_way_of_their_pictures(tmp_path, size, how, orientation):
+def test_masks_go_the_way_of_their_images(tmp_path, size, how, orientation):
     values = np.zeros(size, np.uint8)
     values[size[0] // 4 : size[0] // 2, size[1] // 3 : size[1] // 2] = 255
     (tmp_path / "pictures").mkdir()
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = np.rot90(values) if orientation == 6 else values  # 6: turned by 90 degrees when shown
-    picture = Image.fromarray(square_picture(stored))
-    picture.save(tmp_path / "pictures" / "1.png", exif=exif)
+    image = Image.fromarray(square_image(stored))
+    image.save(tmp_path / "pictures" / "1.png", exif=exif)
     gray(tmp_path / "masks", "1.png", values)
     options = {
         "squeezed": {},
@@ -225,7 +225,7 @@ def test_masks_go_the_way_of_their_pictures(tmp_path, size, how, orientation):
 def test_what_a_mask_leaves_can_be_cropped_away(tmp_path):
     values = np.zeros((30, 90), np.uint8)
     values[:, :20] = 255
-    gray(tmp_path / "pictures", "1.png", square_picture(values))
+    gray(tmp_path / "pictures", "1.png", square_image(values))
     gray(tmp_path / "masks", "1.png", values)
     rules = MaskRules(folder=tmp_path / "masks")
     masks = load_images(tmp_path / "pictures", resolution=8, center_crop=True, masks=rules).groups[0].masks
@@ -238,7 +238,7 @@ def test_what_a_mask_leaves_can_be_cropped_away(tmp_path):
 
 def test_alpha_is_the_mask_and_what_is_transparent_is_white(tmp_path):
     rgba(tmp_path, "1.png", half())
-    gray(tmp_path, "2.png", square_picture(half()))
+    gray(tmp_path, "2.png", square_image(half()))
     plain = load_images(tmp_path, resolution=8)
     loaded = load_images(tmp_path, resolution=8, masks=MaskRules(alpha=True))
     np.testing.assert_array_equal(loaded.pixels, plain.pixels)
@@ -247,14 +247,14 @@ def test_alpha_is_the_mask_and_what_is_transparent_is_white(tmp_path):
     assert plain.groups[0].masks is None and loaded.without_mask == ()
 
 
-def test_pictures_without_transparency_have_no_masks(tmp_path):
-    gray(tmp_path, "1.png", square_picture(half()))
+def test_images_without_transparency_have_no_masks(tmp_path):
+    gray(tmp_path, "1.png", square_image(half()))
     assert load_images(tmp_path, resolution=8, masks=MaskRules(alpha=True)).groups[0].masks is None
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "1", "P", "I;16"])
 def test_masks_of_any_mode(tmp_path, mode):
-    gray(tmp_path / "pictures", "1.png", square_picture(half()))
+    gray(tmp_path / "pictures", "1.png", square_image(half()))
     (tmp_path / "masks").mkdir()
     values = half()
     if mode == "I;16":

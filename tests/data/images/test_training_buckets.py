@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_folder import write_folder, write_pictures
+from tiny_folder import write_folder, write_images
 from tiny_run import compilations, configure, learned, train_until
 
 from ti_flax.errors import ConfigError
@@ -19,8 +19,8 @@ def place(tmp_path_factory):
     """A model, squares, and squares with landscapes that have masks."""
     place = tmp_path_factory.mktemp("buckets")
     write_folder(place / "model")
-    write_pictures(place / "pictures")
-    write_pictures(place / "mixed", count=2)
+    write_images(place / "pictures")
+    write_images(place / "mixed", count=2)
     (place / "masks").mkdir()
     rng = np.random.default_rng(1)
     for name in ("wide", "wider"):
@@ -69,18 +69,18 @@ def test_as_many_compilations_as_were_said(whole):
     assert len(encoders) == 2, [text[:200] for text in messages]
 
 
-def test_previews_stay_square_and_the_sheet_shows_whole_pictures(whole):
+def test_previews_stay_square_and_the_sheet_shows_whole_images(whole):
     folder, _, _, [_, rows] = whole
     training, before = rows[0][1], rows[1][1]
     assert training.shape == (4, 32, 32, 3) and before.shape == (1, 32, 32, 3)
     assert (training[2:, 0] == 255).all() and (training[:2, 0] != 255).any()
-    with Image.open(folder / "validation" / "step-4.png") as picture:
-        assert picture.size == (32, 32)
+    with Image.open(folder / "validation" / "step-4.png") as image:
+        assert image.size == (32, 32)
 
 
-def test_masks_weigh_the_places_that_are_left_of_the_picture(place, tmp_path):
-    materials = run.load_inputs(in_shapes(place, tmp_path))
-    square, wide = materials.examples.buckets
+def test_masks_weigh_the_places_that_are_left_of_the_image(place, tmp_path):
+    inputs = run.load_inputs(in_shapes(place, tmp_path))
+    square, wide = inputs.examples.buckets
     assert square.loss_weights is None
     assert wide.posteriors.shape == (2, 2, 6, 10, 8) and wide.loss_weights.shape == (2, 2, 6, 10)
     assert [bucket.sample_indices.tolist() for bucket in (square, wide)] == [[0, 1], [0, 1]]
@@ -103,8 +103,8 @@ def test_a_resumed_run_without_previews_ends_with_the_same_bits(place, tmp_path,
     assert learned(folder).tobytes() == learned(whole[0]).tobytes()
 
 
-def test_class_pictures_have_every_shape_of_the_training_pictures(place, tmp_path):
-    write_pictures(tmp_path / "class", count=2)
+def test_class_images_have_every_shape_of_the_training_images(place, tmp_path):
+    write_images(tmp_path / "class", count=2)
     plain = run.load_inputs(in_shapes(place, tmp_path)).examples
     found = run.load_inputs(in_shapes(place, tmp_path, class_data_dir=str(tmp_path / "class"))).examples
     assert [each.posteriors.shape for each in found.class_buckets] == [
@@ -130,11 +130,11 @@ def test_squares_are_trained_as_without_buckets_and_white_masks_change_nothing(p
     assert said[-1] == "note: the masks change nothing: every part of every image counts the same"
 
 
-def test_opaque_pictures_with_alpha_give_the_examples_of_pictures_without(place, tmp_path):
+def test_opaque_images_with_alpha_give_the_examples_of_images_without(place, tmp_path):
     (tmp_path / "pictures").mkdir()
     for path in (place / "pictures").iterdir():
-        with Image.open(path) as picture:
-            picture.convert("RGBA").save(tmp_path / "pictures" / path.name)
+        with Image.open(path) as image:
+            image.convert("RGBA").save(tmp_path / "pictures" / path.name)
     changes = {"train_data_dir": str(tmp_path / "pictures"), "alpha_mask": True}
     opaque = run.load_inputs(configure(place, tmp_path, **changes)).examples
     plain = run.load_inputs(configure(place, tmp_path)).examples
@@ -143,10 +143,10 @@ def test_opaque_pictures_with_alpha_give_the_examples_of_pictures_without(place,
         assert one.dtype == other.dtype and one.tobytes() == other.tobytes()
 
 
-def test_captions_beside_the_pictures_are_mentioned_or_used(place, tmp_path, monkeypatch):
+def test_captions_beside_the_images_are_mentioned_or_used(place, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("ti_flax.data.training_images.say", said.append)
-    folder = write_pictures(tmp_path / "pictures", count=1)
+    folder = write_images(tmp_path / "pictures", count=1)
     (folder / "0.txt").write_text("a thing")
     (folder / "other.txt").write_text("a thing")
     run.load_inputs(configure(place, tmp_path, train_data_dir=str(folder)))
@@ -159,10 +159,10 @@ def test_captions_beside_the_pictures_are_mentioned_or_used(place, tmp_path, mon
     assert said == ["1 image, 1 other file passed over"]
 
 
-def test_masks_beside_the_pictures_are_mentioned(place, tmp_path, monkeypatch):
+def test_masks_beside_the_images_are_mentioned(place, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("ti_flax.data.training_images.say", said.append)
-    folder = write_pictures(tmp_path / "pictures", count=1)
+    folder = write_images(tmp_path / "pictures", count=1)
     Image.new("L", (40, 40), "white").save(folder / "0-masklabel.png")
     run.load_inputs(configure(place, tmp_path, train_data_dir=str(folder)))
     assert said[1] == f"note: 0-masklabel.png and the like are masks, used with --mask_dir {folder}"

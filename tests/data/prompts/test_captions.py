@@ -15,7 +15,7 @@ from ti_flax.data.prompts.captions import (
 from ti_flax.errors import DataError
 
 
-def pictures(folder, *names):
+def images(folder, *names):
     return [CaptionedImage(name.rpartition("/")[2], str(folder / name)) for name in names]
 
 
@@ -29,12 +29,12 @@ def error_of(read, *arguments):
 # Beside the images
 
 
-def test_text_files_beside_pictures(tmp_path):
+def test_text_files_beside_images(tmp_path):
     (tmp_path / "a.txt").write_text("one cat\n")
     (tmp_path / "b.caption").write_text("two cats")
     (tmp_path / "c.png.txt").write_text("")
     (tmp_path / "a.caption").write_text("not this one")
-    found = captions_beside(pictures(tmp_path, "a.png", "b.jpg", "c.png"))
+    found = captions_beside(images(tmp_path, "a.png", "b.jpg", "c.png"))
     assert found == ("one cat\n", "two cats", "")
 
 
@@ -42,13 +42,13 @@ def test_other_extensions_in_their_order(tmp_path):
     for extension in ("txt", "tags", "words"):
         (tmp_path / f"a.{extension}").write_text(extension)
     (tmp_path / "b.words").write_text("b's")
-    found = captions_beside(pictures(tmp_path, "a.png", "b.png"), ["tags", ".words"])
+    found = captions_beside(images(tmp_path, "a.png", "b.png"), ["tags", ".words"])
     assert found == ("tags", "b's")
 
 
 def test_missing_text_files_are_counted(tmp_path):
     (tmp_path / "b.txt").write_text("b")
-    some = [*pictures(tmp_path, "a.png", "b.png", "c.png"), CaptionedImage("image 3")]
+    some = [*images(tmp_path, "a.png", "b.png", "c.png"), CaptionedImage("image 3")]
     message = error_of(captions_beside, some)
     assert message.startswith(
         "captions files: expected a .txt or .caption file beside each image, found none for 3 of 4, "
@@ -56,16 +56,16 @@ def test_missing_text_files_are_counted(tmp_path):
     )
 
 
-def test_neither_a_folder_nor_the_picture_is_a_caption(tmp_path):
+def test_neither_a_folder_nor_the_image_is_a_caption(tmp_path):
     (tmp_path / "a.txt").mkdir()
     (tmp_path / "a.png").write_text("pixels")
-    assert "none for 1 of 1, first a.png" in error_of(captions_beside, pictures(tmp_path, "a.png"))
-    assert "a .png file" in error_of(captions_beside, pictures(tmp_path, "a.png"), ["png"])
+    assert "none for 1 of 1, first a.png" in error_of(captions_beside, images(tmp_path, "a.png"))
+    assert "a .png file" in error_of(captions_beside, images(tmp_path, "a.png"), ["png"])
 
 
 def test_another_encoding_names_the_file(tmp_path):
     (tmp_path / "a.txt").write_bytes("naïve".encode("latin1"))
-    message = error_of(captions_beside, pictures(tmp_path, "a.png"))
+    message = error_of(captions_beside, images(tmp_path, "a.png"))
     assert message.startswith(f"caption {tmp_path / 'a.txt'}: expected text in UTF-8")
     assert "byte 0xEF at offset 2" in message
 
@@ -141,14 +141,14 @@ KINDS = {
 def test_every_kind_of_caption_file(tmp_path, kind):
     file = tmp_path / "captions"
     file.write_bytes(KINDS[kind].encode("utf-8-sig"))
-    found = captions_in_file(pictures(tmp_path, "a.png", "b.jpg"), str(file))
+    found = captions_in_file(images(tmp_path, "a.png", "b.jpg"), str(file))
     assert found == ("a cat, on a mat", "two|dogs")
 
 
 def test_one_line_of_json(tmp_path):
     file = tmp_path / "captions"
     file.write_text('{"file_name": "a.png", "text": "cat"}')
-    assert captions_in_file(pictures(tmp_path, "a.png"), str(file)) == ("cat",)
+    assert captions_in_file(images(tmp_path, "a.png"), str(file)) == ("cat",)
 
 
 def test_as_much_of_the_path_counts_as_is_written(tmp_path):
@@ -157,7 +157,7 @@ def test_as_much_of_the_path_counts_as_is_written(tmp_path):
         f"x/a.png|in x\n./y\\a.png|in y\na.png|elsewhere\n{tmp_path}/z/a.png|in z\n{tmp_path}/w/a|in w\n"
     )
     names = ("y/a.png", "x/a.png", "z/a.png", "q/a.png", "w/a.png")
-    found = captions_in_file(pictures(tmp_path, *names), str(file))
+    found = captions_in_file(images(tmp_path, *names), str(file))
     assert found == ("in y", "in x", "in z", "elsewhere", "in w")
 
 
@@ -178,7 +178,7 @@ def test_as_much_of_the_path_counts_as_is_written(tmp_path):
 def test_mistakes_in_a_caption_file(tmp_path, content, message):
     file = tmp_path / "captions"
     file.write_text(content)
-    found = error_of(captions_in_file, pictures(tmp_path, "a.png", "b.jpg"), str(file))
+    found = error_of(captions_in_file, images(tmp_path, "a.png", "b.jpg"), str(file))
     assert found.startswith(f"caption_file {file}")
     expression = message if ".*" in message or "\\" in message else re.escape(message)
     assert re.search(expression, found), found
@@ -188,4 +188,4 @@ def test_a_name_twice_with_the_same_caption_is_no_mistake(tmp_path):
     file = tmp_path / "captions"
     rows = [{"file_name": "a.png", "text": "cat"}] * 2
     file.write_text("\n".join(map(json.dumps, rows)))
-    assert captions_in_file(pictures(tmp_path, "a.png"), str(file)) == ("cat",)
+    assert captions_in_file(images(tmp_path, "a.png"), str(file)) == ("cat",)

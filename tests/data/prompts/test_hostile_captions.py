@@ -15,27 +15,27 @@ from ti_flax.generation.prompt_file import read_prompt_file
 NAMES = ("0.png", "1.png", "2.png")
 
 
-def pictures_in(folder):
-    pictures = folder / "pictures"
-    pictures.mkdir()
+def images_in(folder):
+    images = folder / "pictures"
+    images.mkdir()
     for name in NAMES:
-        (pictures / name).write_bytes((place() / "pictures" / name).read_bytes())
-    return pictures
+        (images / name).write_bytes((place() / "pictures" / name).read_bytes())
+    return images
 
 
 def beside(content, name="1.txt", **changes):
     """A run on three images with a file beside them, a caption or a table."""
 
     def run(folder):
-        pictures = pictures_in(folder)
-        for picture in NAMES:
-            written(pictures / picture.replace(".png", ".txt"), "a <thing>")
-        (pictures / name).unlink(missing_ok=True)
+        images = images_in(folder)
+        for image in NAMES:
+            written(images / image.replace(".png", ".txt"), "a <thing>")
+        (images / name).unlink(missing_ok=True)
         if callable(content):
-            content(pictures / name)
+            content(images / name)
         else:
-            written(pictures / name, content)
-        return train(folder, train_data_dir=pictures, **{"captions": "files"} | changes)
+            written(images / name, content)
+        return train(folder, train_data_dir=images, **{"captions": "files"} | changes)
 
     return run
 
@@ -70,12 +70,12 @@ def used(content, name="metadata.jsonl"):
     """The captions that a table gives."""
 
     def run(folder):
-        pictures = pictures_in(folder)
-        written(pictures / name, content)
+        images = images_in(folder)
+        written(images / name, content)
 
         def read():
-            images = load_images(str(pictures), resolution=32, table=ALL_AS_FOUND)
-            return one_line(f"read: {list(images.captions)}; {'; '.join(images.notes)}")
+            loaded = load_images(str(images), resolution=32, table=ALL_AS_FOUND)
+            return one_line(f"read: {list(loaded.captions)}; {'; '.join(loaded.notes)}")
 
         return read
 
@@ -177,7 +177,7 @@ def test_input(case, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["..", "a.", "b..png", "", "/"])
-def test_a_picture_of_any_name_is_looked_up(name, tmp_path):
+def test_a_image_of_any_name_is_looked_up(name, tmp_path):
     file = written(tmp_path / "captions.txt", "other.png|a cat\n")
     with pytest.raises(DataError, match="a caption for each image"):
         captions_in_file([CaptionedImage(name)], str(file))

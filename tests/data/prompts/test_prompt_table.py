@@ -35,7 +35,7 @@ WORD = "<cat> <cat>_1"
 def table(concept, templates, captions, *, seed=0, **rules):
     names = [f"{index}.png" for index in range(len(captions))]
     return prompt_table(
-        concept, templates, pictures=names, captions=captions, rules=CaptionRules(**rules), seed=seed
+        concept, templates, images=names, captions=captions, rules=CaptionRules(**rules), seed=seed
     )
 
 
@@ -46,10 +46,10 @@ def tags_of(prompt):
 # Without captions
 
 
-def test_without_captions_every_picture_has_the_templates_once(tokenizer, concept):
+def test_without_captions_every_image_has_the_templates_once(tokenizer, concept):
     for name in ("object", "style"):
         templates = built_in_templates(name, captions=False)
-        made = prompt_table(concept, templates, pictures=("a", "b", "c"), seed=5)
+        made = prompt_table(concept, templates, images=("a", "b", "c"), seed=5)
         assert made.prompts == (tuple(training_prompts(WORD, name)),)
         assert made.groups == (0, 0, 0)
         expected = encode_prompts(tokenizer, training_prompts(WORD, name), concept=concept)

@@ -46,7 +46,7 @@ def test_nearly_the_same(tmp_path, kind):
         assert pairs(original, scene(4), again) == [(0, 2, False)]
 
 
-def test_different_pictures_are_not_noted():
+def test_different_images_are_not_noted():
     assert pairs(*(scene(seed) for seed in range(40))) == []
     # No edges at all: told apart by colour alone.
     shades = [Image.new("RGB", (64, 64), (shade, 90, 90)) for shade in range(0, 250, 50)]
@@ -60,20 +60,20 @@ def test_a_few_are_named():
     assert duplicate_notes(np.zeros((1, 8, 8, 3), np.uint8), ["a.png"]) == []
 
 
-def compared(monkeypatch, pictures):
+def compared(monkeypatch, images):
     """How many images are compared with how many others altogether, and the pairs."""
     counts, compare = [], duplicates._first_near
     monkeypatch.setattr(
         duplicates, "_first_near", lambda looks, *others: counts.append(len(looks)) or compare(looks, *others)
     )
-    return duplicate_pairs(pictures), sum(counts)
+    return duplicate_pairs(images), sum(counts)
 
 
 @pytest.mark.parametrize("kind", ["same", "alike", "different", "flat"])
-def test_each_picture_is_compared_with_a_few_others(monkeypatch, kind):
+def test_each_image_is_compared_with_a_few_others(monkeypatch, kind):
     rng, first, levels = np.random.default_rng(0), np.asarray(scene(0, (32, 32))), range(0, 250, 31)
     shades = [(red, green, blue) for red in levels for green in levels for blue in levels]
-    pictures = [
+    images = [
         {
             "same": lambda: first,
             "alike": lambda: np.clip(first + rng.integers(-2, 3, first.shape), 0, 255).astype(np.uint8),
@@ -84,21 +84,21 @@ def test_each_picture_is_compared_with_a_few_others(monkeypatch, kind):
         for number, shade in enumerate(shades[:700])
     ]
     monkeypatch.setattr(duplicates, "_MOST_ALIKE", 3)
-    pairs, comparisons = compared(monkeypatch, pictures)
+    pairs, comparisons = compared(monkeypatch, images)
     assert comparisons <= 700 * 3 * 11  # of the square it would be 244,650
     expected = [(0, late, kind == "same") for late in range(1, 700)]
     assert pairs == (expected if kind in ("same", "alike") else [])
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_pictures_that_differ_in_few_bits_are_found_wherever_these_are(monkeypatch, seed):
+def test_images_that_differ_in_few_bits_are_found_wherever_these_are(monkeypatch, seed):
     rng = np.random.default_rng(seed)
     bits = rng.integers(0, 2, (40, 128)).astype(bool)
     near = bits.copy()
     for row in near:
         row[rng.choice(128, 10, replace=False)] ^= True
     hashes = iter([*bits, *near])
-    monkeypatch.setattr(duplicates, "_difference_bits", lambda picture: next(hashes))
-    pictures = [np.full((8, 8, 3), number, np.uint8) for number in range(80)]
-    monkeypatch.setattr(duplicates, "_thumbnail", lambda picture: np.zeros((8, 8, 3), np.float32))
-    assert duplicate_pairs(pictures) == [(number, 40 + number, False) for number in range(40)]
+    monkeypatch.setattr(duplicates, "_difference_bits", lambda image: next(hashes))
+    images = [np.full((8, 8, 3), number, np.uint8) for number in range(80)]
+    monkeypatch.setattr(duplicates, "_thumbnail", lambda image: np.zeros((8, 8, 3), np.float32))
+    assert duplicate_pairs(images) == [(number, 40 + number, False) for number in range(40)]

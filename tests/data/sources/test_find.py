@@ -23,12 +23,12 @@ def put(path, shade=0):
 
 
 def names(source, table=PLAIN):
-    return [picture.name for picture in find_images(str(source), table).pictures]
+    return [image.name for image in find_images(str(source), table).images]
 
 
 def captions(source, **options):
     found = find_images(str(source), TableOptions(**options))
-    return {picture.name: picture.caption for picture in found.pictures}
+    return {image.name: image.caption for image in found.images}
 
 
 def mistake(source, **options):
@@ -46,7 +46,7 @@ def test_sub_folders_are_read_in_order_and_hidden_ones_skipped(tmp_path):
         put(tmp_path / name)
     (tmp_path / "a" / "notes.md").write_text("# cats")
     found = find_images(str(tmp_path), PLAIN)
-    assert [picture.name for picture in found.pictures] == [
+    assert [image.name for image in found.images] == [
         "b.png",
         "a/a.png",
         "a/b.png",
@@ -54,19 +54,19 @@ def test_sub_folders_are_read_in_order_and_hidden_ones_skipped(tmp_path):
         "z/a.png",
     ]
     assert found.passed_over == ("a/notes.md",)
-    assert found.pictures[3].path == found.pictures[3].where == str(tmp_path / "a" / "c" / "1.png")
+    assert found.images[3].path == found.images[3].where == str(tmp_path / "a" / "c" / "1.png")
 
 
 def test_symbolic_links_lead_nowhere_twice(tmp_path):
     put(tmp_path / "pictures" / "real" / "a.png")
     put(tmp_path / "elsewhere" / "b.png")
-    pictures = tmp_path / "pictures"
-    (pictures / "real" / "up").symlink_to(pictures, target_is_directory=True)
-    (pictures / "again").symlink_to(pictures / "real", target_is_directory=True)
-    (pictures / "other").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    (pictures / "round").symlink_to(pictures / "round")
-    (pictures / "linked.png").symlink_to(tmp_path / "elsewhere" / "b.png")
-    assert names(pictures) == ["linked.png", "real/a.png", "other/b.png"]
+    images = tmp_path / "pictures"
+    (images / "real" / "up").symlink_to(images, target_is_directory=True)
+    (images / "again").symlink_to(images / "real", target_is_directory=True)
+    (images / "other").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (images / "round").symlink_to(images / "round")
+    (images / "linked.png").symlink_to(tmp_path / "elsewhere" / "b.png")
+    assert names(images) == ["linked.png", "real/a.png", "other/b.png"]
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
@@ -75,10 +75,10 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     assert names(tmp_path) == ["a.png"]
 
 
-def test_a_picture_is_a_source(tmp_path):
+def test_a_image_is_a_source(tmp_path):
     put(tmp_path / "a.png")
     put(tmp_path / "no_suffix")
-    (found,) = find_images(str(tmp_path / "a.png"), PLAIN).pictures
+    (found,) = find_images(str(tmp_path / "a.png"), PLAIN).images
     assert (found.name, found.path) == ("a.png", str(tmp_path / "a.png"))
     assert names(tmp_path / "no_suffix") == ["no_suffix"]
 
@@ -86,7 +86,7 @@ def test_a_picture_is_a_source(tmp_path):
 # Lists
 
 
-def test_a_list_names_pictures_relative_to_itself(tmp_path, monkeypatch):
+def test_a_list_names_images_relative_to_itself(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("lists/a b.png", "b.png", "home/c.png"):
@@ -109,7 +109,7 @@ def test_a_list_names_pictures_relative_to_itself(tmp_path, monkeypatch):
         ("https:///a.png", "expected a link with a host, found none"),
     ],
 )
-def test_a_line_that_names_no_picture(tmp_path, line, words):
+def test_a_line_that_names_no_image(tmp_path, line, words):
     put(tmp_path / "a.png")
     (tmp_path / "sub").mkdir()
     (tmp_path / "cats.txt").write_text(f"a.png\n{line}\n")
@@ -183,13 +183,13 @@ def test_columns_by_name(captioned):
     assert "Set image_column" in mistake(captioned, image_column="picture")
 
 
-def test_rows_without_a_picture_are_noted(captioned):
+def test_rows_without_a_image_are_noted(captioned):
     write_jsonl(captioned / "metadata.jsonl", {"file_name": "gone.png", "text": "t"}, {"file_name": "a.png"})
     (note,) = find_images(str(captioned), PLAIN).notes
     assert note.endswith("metadata.jsonl: 1 rows name no image of the folder, such as gone.png")
 
 
-def test_a_table_of_pictures_is_a_source(captioned):
+def test_a_table_of_images_is_a_source(captioned):
     path = write_jsonl(
         captioned / "cats.jsonl", {"image": "sub/c.png", "text": "x"}, {"image": "a.png", "text": ""}
     )

@@ -54,7 +54,7 @@ def test_links_in_a_list(site, tmp_path, capsys):
         ("hop/3", "expected at most 2 redirects, found more"),
     ],
 )
-def test_what_is_no_picture_within_the_limits(site, path, words):
+def test_what_is_no_image_within_the_limits(site, path, words):
     link = f"{site.url}/{path}"
     began = time.monotonic()
     with pytest.raises(DataError) as caught:
@@ -92,7 +92,7 @@ def test_no_server(site):
         fetch(link)
 
 
-def test_a_picture_that_cannot_be_kept_is_used_all_the_same(site, tmp_path, monkeypatch, caplog):
+def test_a_image_that_cannot_be_kept_is_used_all_the_same(site, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv("TI_FLAX_CACHE", str(tmp_path / "file"))
     link = f"{site.url}/ok.png"

@@ -75,7 +75,7 @@ def mistake(source, **options):
 
 
 @pytest.mark.parametrize("name", ["parquet", "one.parquet", "shards", "one.tar", "saved", "splits"])
-def test_every_kind_gives_pictures_names_and_captions(place, name):
+def test_every_kind_gives_images_names_and_captions(place, name):
     loaded, shades = load(place / name)
     assert shades == [1, 2]
     assert loaded.names == ("1.png", "2.png")
@@ -103,7 +103,7 @@ def test_columns_by_name(place):
         )
 
 
-def test_a_column_of_no_pictures_or_no_captions(place):
+def test_a_column_of_no_images_or_no_captions(place):
     assert "a 1: found an image that cannot be decoded" in mistake(place / "one.parquet", image_column="text")
     said = mistake(place / "one.tar", caption_column="json")
     assert "one.tar: row 1: json: expected a caption, found dict. Set caption_column" in said
@@ -123,7 +123,7 @@ def test_columns_of_bytes_paths_and_numbers(tmp_path):
     assert "found a dataset with columns raw, file, n. Set image_column to one of them" in mistake(source)
 
 
-def test_a_row_without_a_picture(tmp_path, monkeypatch):
+def test_a_row_without_a_image(tmp_path, monkeypatch):
     features = datasets.Features({"image": datasets.Image()})
     table = datasets.Dataset.from_list(
         [{"image": {"bytes": png(1), "path": None}}, {"image": None}], features=features
@@ -135,7 +135,7 @@ def test_a_row_without_a_picture(tmp_path, monkeypatch):
     assert "expected images, found a dataset without rows" in mistake("someone/cats")
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
+def test_a_image_that_cannot_be_decoded_is_named(tmp_path):
     features = datasets.Features({"image": datasets.Image()})
     table = [{"image": {"bytes": png(1)[:40], "path": "cut.png"}}]
     datasets.Dataset.from_list(table, features=features).save_to_disk(tmp_path / "saved")

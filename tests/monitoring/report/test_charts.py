@@ -19,7 +19,7 @@ def points(line):
     return np.asarray([pair.split(",") for pair in line.get("points").split()], np.float64)
 
 
-def test_points_are_spread_over_the_picture_and_higher_values_lie_higher():
+def test_points_are_spread_over_the_image_and_higher_values_lie_higher():
     [line] = parts(chart("Loss", [Curve("", X, np.asarray([1.0, 2, 3, 4, 5]))]), "polyline")
     found = points(line)
     assert found.shape == (5, 2) and line.get("class") == "c0"

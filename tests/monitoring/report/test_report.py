@@ -124,7 +124,7 @@ def test_how_to_use_a_style_a_single_file_and_clip_skip(folder):
     assert "--clip_skip 1" in text and '"Clip skip" 2: set the same' in text
 
 
-def test_small_pictures_keep_their_pixels_and_large_ones_their_size_in_bounds(folder):
+def test_small_images_keep_their_pixels_and_large_ones_their_size_in_bounds(folder):
     import base64
     import io
 

@@ -43,19 +43,19 @@ class ChosenShapes:
 
     Attributes:
       shapes: from the tallest to the widest; each is some image's.
-      of_picture: `[images]` int, indices of `shapes`.
+      of_image: `[images]` int, indices of `shapes`.
       cropped: `[images]` float, the part of each image's area that does not fit into its shape.
       enlarged: `[images]` float, pixels of the shape along a pixel of the image; above 1 none is gained.
     """
 
     shapes: tuple[Shape, ...]
-    of_picture: np.ndarray
+    of_image: np.ndarray
     cropped: np.ndarray
     enlarged: np.ndarray
 
     def describe(self) -> str:
         """One line: the shapes with their images, what is cropped, and what is compiled."""
-        counts = np.bincount(self.of_picture, minlength=len(self.shapes))
+        counts = np.bincount(self.of_image, minlength=len(self.shapes))
         listed = ", ".join(
             f"{shape} ({count} image{'s' if count > 1 else ''})" for shape, count in zip(self.shapes, counts)
         )
@@ -119,10 +119,10 @@ def choose_shapes(sizes: Sequence[tuple[int, int]], resolution: int, rules: Shap
     least = min(total for _, total in found)
     best = next(shapes for shapes, total in found if total <= least + _WORTH)
     kept = loss[:, list(best)]
-    taken, of_picture = np.unique(kept.argmin(axis=1), return_inverse=True)
+    taken, of_image = np.unique(kept.argmin(axis=1), return_inverse=True)
     shapes = tuple(possible[best[index]] for index in taken)
-    covering = np.asarray(shapes, np.float64)[of_picture] / np.asarray(sizes)
-    return ChosenShapes(shapes, of_picture, kept.min(axis=1), covering.max(axis=1))
+    covering = np.asarray(shapes, np.float64)[of_image] / np.asarray(sizes)
+    return ChosenShapes(shapes, of_image, kept.min(axis=1), covering.max(axis=1))
 
 
 def _best_sets(

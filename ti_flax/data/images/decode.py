@@ -23,7 +23,7 @@ from ti_flax.files.regular import open_regular
 _STRIP = 2**22
 
 
-def decode_picture(content: str | bytes, where: str) -> Image.Image:
+def decode_image(content: str | bytes, where: str) -> Image.Image:
     """Return the upright RGB image of a file, given by path or by content.
 
     Raises:

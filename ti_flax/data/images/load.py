@@ -17,7 +17,7 @@ from ti_flax.data.images.masks import MaskFolder, MaskRules, same_aspect
 from ti_flax.data.images.resize import cropped, fit_to_shape, in_square, squeezed
 from ti_flax.data.sources.duplicates import duplicate_notes
 from ti_flax.data.sources.find import Found, find_images
-from ti_flax.data.sources.formats import is_named_as_picture
+from ti_flax.data.sources.formats import is_named_as_image
 from ti_flax.data.sources.links import Spent, fetch_image
 from ti_flax.data.sources.source_image import SourceImage
 from ti_flax.data.sources.table_options import ALL_AS_FOUND, TableOptions
@@ -152,20 +152,20 @@ def load_images(
     fetch = functools.partial(fetch_image, allow_private_links=allow_private_links, spent=Spent())
     found = [_without_masks(find_images(str(source), table, fetch), source, folder) for source in sources]
     _refuse_unused(table, found)
-    pictures = [picture for each in found for picture in each.pictures]
-    names = [picture.name for picture in pictures]
-    plan = _planned(pictures, resolution, center_crop=center_crop, shapes=shapes, into=into)
-    mask_files = _mask_files(pictures, masks, sources)
+    images = [image for each in found for image in each.images]
+    names = [image.name for image in images]
+    plan = _planned(images, resolution, center_crop=center_crop, shapes=shapes, into=into)
+    mask_files = _mask_files(images, masks, sources)
     alpha = masks is not None and masks.alpha
-    groups = _grouped(plan, list(zip(pictures, mask_files)), resample=_FILTERS[interpolation], alpha=alpha)
+    groups = _grouped(plan, list(zip(images, mask_files)), resample=_FILTERS[interpolation], alpha=alpha)
     counts = list(repeats) * len(found) if len(repeats) == 1 else repeats
     return TrainingImages(
         groups,
         tuple(names),
         passed_over=tuple(name for each in found for name in each.passed_over),
-        captions=tuple(picture.caption for picture in pictures),
-        weights=tuple(count for count, each in zip(counts, found, strict=True) for _ in each.pictures),
-        paths=tuple(picture.path for picture in pictures),
+        captions=tuple(image.caption for image in images),
+        weights=tuple(count for count, each in zip(counts, found, strict=True) for _ in each.images),
+        paths=tuple(image.path for image in images),
         notes=(*(note for each in found for note in each.notes), *duplicate_notes(_in_order(groups), names)),
         shapes=plan.chosen,
         without_mask=() if folder is None else _without(names, mask_files),
@@ -202,19 +202,19 @@ def _grouped(
 
 
 def _planned(
-    pictures: Sequence[SourceImage],
+    images: Sequence[SourceImage],
     resolution: int,
     *,
     center_crop: bool,
     shapes: ShapeRules | None,
     into: Sequence[Shape],
 ) -> _Plan:
-    everything = np.arange(len(pictures))
+    everything = np.arange(len(images))
     if into:
         return _Plan(into, [everything] * len(into), fit_to_shape)
     if shapes is not None:
-        chosen = choose_shapes([_opened(each, upright_size) for each in pictures], resolution, shapes)
-        members = [np.flatnonzero(chosen.of_picture == group) for group in range(len(chosen.shapes))]
+        chosen = choose_shapes([_opened(each, upright_size) for each in images], resolution, shapes)
+        members = [np.flatnonzero(chosen.of_image == group) for group in range(len(chosen.shapes))]
         return _Plan(chosen.shapes, members, fit_to_shape, chosen)
     return _Plan([Shape(resolution, resolution)], [everything], cropped if center_crop else squeezed)
 
@@ -241,38 +241,38 @@ def _without_masks(found: Found, source: str | Path, folder: Path | None) -> Fou
     inside, root = Path(os.path.expanduser(folder)).resolve(), Path(os.path.expanduser(source)).resolve()
     if inside == root or not inside.is_relative_to(root):
         return found
-    pictures = tuple(
-        picture
-        for picture in found.pictures
-        if picture.path is None or not Path(picture.path).resolve().is_relative_to(inside)
+    images = tuple(
+        image
+        for image in found.images
+        if image.path is None or not Path(image.path).resolve().is_relative_to(inside)
     )
-    if not pictures:
+    if not images:
         remedy = "Set mask_dir to a folder of masks alone."
         raise DataError(f"mask_dir {folder}", expected="masks", found="all the images", remedy=remedy)
-    return dataclasses.replace(found, pictures=pictures)
+    return dataclasses.replace(found, images=images)
 
 
-def _opened(picture: SourceImage, convert: Callable[[Image.Image], Any]) -> Any:
-    return decoded(picture.read(), picture.where, convert)
+def _opened(image: SourceImage, convert: Callable[[Image.Image], Any]) -> Any:
+    return decoded(image.read(), image.where, convert)
 
 
 def _mask_files(
-    pictures: Sequence[SourceImage], masks: MaskRules | None, sources: Iterable[str | Path]
+    images: Sequence[SourceImage], masks: MaskRules | None, sources: Iterable[str | Path]
 ) -> list[Path | None]:
     """The mask file of each image, or None."""
     if masks is None or masks.folder is None:
-        return [None] * len(pictures)
-    suffixes = {suffix for suffix in Image.registered_extensions() if is_named_as_picture(Path(f"a{suffix}"))}
+        return [None] * len(images)
+    suffixes = {suffix for suffix in Image.registered_extensions() if is_named_as_image(Path(f"a{suffix}"))}
     folders = [Path(os.path.expanduser(source)) for source in sources]
     folder = MaskFolder(
         Path(os.path.expanduser(masks.folder)), suffixes, [each for each in folders if each.is_dir()]
     )
     found = [
-        folder.find(Path(picture.name).name if picture.path is None else Path(picture.path).absolute())
-        for picture in pictures
+        folder.find(Path(image.name).name if image.path is None else Path(image.path).absolute())
+        for image in images
     ]
     if not any(found):
-        raise folder.none_found([picture.name for picture in pictures])
+        raise folder.none_found([image.name for image in images])
     return found
 
 
@@ -288,31 +288,31 @@ def _fitted(
     pixels = _room_for(len(members), shape)
     masks = None
     for index, (source, mask_path) in enumerate(members):
-        picture, mask = _opened(source, upright_with_alpha if alpha else upright_alone)
-        pixels[index] = fit(picture, shape, resample)
+        image, mask = _opened(source, upright_with_alpha if alpha else upright_alone)
+        pixels[index] = fit(image, shape, resample)
         if mask_path is not None:
-            mask = _mask_for(mask_path, picture.size, source.name)
+            mask = _mask_for(mask_path, image.size, source.name)
         if mask is not None:
             masks = np.full(pixels.shape[:3], 255, np.uint8) if masks is None else masks
             masks[index] = fit(mask, shape, Image.Resampling.BOX)
     return pixels, masks
 
 
-def _room_for(pictures: int, shape: Shape) -> np.ndarray:
+def _room_for(images: int, shape: Shape) -> np.ndarray:
     """An array for images of one shape, `[images, height, width, 3]` uint8.
 
     Raises:
       DataError: this machine has less memory than that.
     """
-    needed, there = pictures * shape.height * shape.width * 3, memory_of_machine()
+    needed, there = images * shape.height * shape.width * 3, memory_of_machine()
     if needed > there:
         raise DataError(
             "train_data_dir",
             expected=f"images that fit into {there / 2**30:.1f} GiB of memory",
-            found=f"{pictures} of {shape.width} x {shape.height} pixels, {needed / 2**30:.1f} GiB",
+            found=f"{images} of {shape.width} x {shape.height} pixels, {needed / 2**30:.1f} GiB",
             remedy="Name fewer images, or lower resolution.",
         )
-    return np.empty((pictures, *shape, 3), np.uint8)
+    return np.empty((images, *shape, 3), np.uint8)
 
 
 def memory_of_machine() -> int:

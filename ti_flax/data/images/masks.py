@@ -40,28 +40,26 @@ class MaskFolder:
       DataError: there is no such folder.
     """
 
-    def __init__(self, folder: Path, suffixes: Collection[str], pictures: Iterable[Path] = ()):
+    def __init__(self, folder: Path, suffixes: Collection[str], images: Iterable[Path] = ()):
         if not folder.is_dir():
             found = "a file" if folder.exists() else "no such folder"
             remedy = "Set mask_dir to the folder that holds the masks."
             raise DataError(f"mask_dir {folder}", expected="a folder", found=found, remedy=remedy)
-        self._folder, self._pictures = folder.resolve(), [each.resolve() for each in pictures]
+        self._folder, self._images = folder.resolve(), [each.resolve() for each in images]
         self._files: dict[Path, list[Path]] = defaultdict(list)
         for path in sorted(self._folder.rglob("*")):
             if path.suffix.lower() in suffixes and not path.name.startswith("."):
                 self._files[path.relative_to(self._folder).with_suffix("")].append(path)
 
-    def find(self, picture: str | Path) -> Path | None:
+    def find(self, image: str | Path) -> Path | None:
         """The mask of an image, given by its whole path or, if it is no file, its name; None if it has none.
 
         Raises:
           DataError: there are several.
         """
-        path = Path(picture)
+        path = Path(image)
         parent = path.parent.resolve() if path.is_absolute() else None
-        places = [
-            parent.relative_to(each) for each in self._pictures if parent and parent.is_relative_to(each)
-        ]
+        places = [parent.relative_to(each) for each in self._images if parent and parent.is_relative_to(each)]
         for place in dict.fromkeys([*places, Path()]):
             found = self._files.get(place / (path.stem + MASK_SUFFIX), [])
             # Among the images themselves a file of the same name is another image.
@@ -93,11 +91,11 @@ def split_masks(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """Tells images from masks that lie beside them under OneTrainer's name."""
     paths = list(paths)
     stems = {(path.parent, path.stem) for path in paths}
-    pictures, masks = [], []
+    images, masks = [], []
     for path in paths:
         owner = (path.parent, path.stem.removesuffix(MASK_SUFFIX))
-        (masks if path.stem.endswith(MASK_SUFFIX) and owner in stems else pictures).append(path)
-    return pictures, masks
+        (masks if path.stem.endswith(MASK_SUFFIX) and owner in stems else images).append(path)
+    return images, masks
 
 
 def same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -125,8 +123,8 @@ def loss_weights(
     Raises:
       DataError: a mask leaves nothing.
     """
-    pictures, height, width = masks.shape
-    blocks = masks.reshape(pictures, height // factor, factor, width // factor, factor)
+    images, height, width = masks.shape
+    blocks = masks.reshape(images, height // factor, factor, width // factor, factor)
     counted = blocks.mean(axis=(2, 4), dtype=np.float64) / 255
     empty = np.flatnonzero(counted.max(axis=(1, 2)) == 0)
     if empty.size:

@@ -43,7 +43,7 @@ class CaptionedImage:
 
 
 def captions_beside(
-    pictures: Sequence[CaptionedImage], extensions: Sequence[str] | None = None
+    images: Sequence[CaptionedImage], extensions: Sequence[str] | None = None
 ) -> tuple[str, ...]:
     """Read the text file beside each image: `cat.txt`, or else `cat.png.txt`, for `cat.png`.
 
@@ -60,10 +60,10 @@ def captions_beside(
         if not extension[1:] or "/" in extension or "\0" in extension:
             raise DataError(f"caption_extension {extension!r}", expected="the end of a name, such as txt")
 
-    def find(picture: CaptionedImage) -> str | None:
-        if picture.path is None:
+    def find(image: CaptionedImage) -> str | None:
+        if image.path is None:
             return None
-        path = Path(picture.path)
+        path = Path(image.path)
         beside = [path.with_suffix(extension) for extension in chosen]
         beside += [path.with_name(path.name + extension) for extension in chosen]
         file = next((file for file in beside if file.is_file() and file != path), None)
@@ -73,7 +73,7 @@ def captions_beside(
         return read_text(file, f"caption {file}", most=_LONGEST_CAPTION)
 
     return _for_all(
-        pictures,
+        images,
         find,
         option="captions files",
         expected=f"a {' or '.join(chosen)} file beside each image",
@@ -81,12 +81,12 @@ def captions_beside(
     )
 
 
-def _require_beside(file: Path, picture: Path) -> None:
+def _require_beside(file: Path, image: Path) -> None:
     """Refuse a link that leads elsewhere than beside its image, or beside what the image is a link to."""
     try:
         require_inside(file, file.parent)
     except LeavingLinkError as error:
-        if lies_in(file, picture.resolve().parent):
+        if lies_in(file, image.resolve().parent):
             return
         raise DataError(
             f"caption {file}",
@@ -96,7 +96,7 @@ def _require_beside(file: Path, picture: Path) -> None:
         ) from None
 
 
-def captions_in_names(pictures: Sequence[CaptionedImage], pattern: str | None = None) -> tuple[str, ...]:
+def captions_in_names(images: Sequence[CaptionedImage], pattern: str | None = None) -> tuple[str, ...]:
     """Take each image's caption from its file name without suffix.
 
     Args:
@@ -110,15 +110,15 @@ def captions_in_names(pictures: Sequence[CaptionedImage], pattern: str | None = 
     """
     expression = None if pattern is None else re.compile(pattern)
 
-    def find(picture: CaptionedImage) -> str | None:
-        stem = PurePosixPath(picture.name.replace("\\", "/")).stem
+    def find(image: CaptionedImage) -> str | None:
+        stem = PurePosixPath(image.name.replace("\\", "/")).stem
         if expression is None:
             return _LEADING_NUMBER.sub("", stem).replace("_", " ").strip() or None
         found = (_words_of(match) for match in expression.finditer(stem))
         return " ".join(words for words in found if words) or None
 
     return _for_all(
-        pictures,
+        images,
         find,
         option="captions filename",
         expected="words in each file name" if pattern is None else f"{pattern!r} in each file name",
@@ -132,22 +132,22 @@ def _words_of(match: re.Match[str]) -> str:
     return (match[1 if match.re.groups else 0] or "").strip()
 
 
-def captions_of_source(pictures: Sequence[CaptionedImage]) -> tuple[str, ...]:
+def captions_of_source(images: Sequence[CaptionedImage]) -> tuple[str, ...]:
     """Take the captions that the images' dataset or metadata file holds.
 
     Raises:
       DataError: an image has none.
     """
     return _for_all(
-        pictures,
-        lambda picture: picture.caption,
+        images,
+        lambda image: image.caption,
         option="captions metadata",
         expected="a text for each image in the dataset or in metadata.jsonl",
         remedy="Complete it, or set captions to files, filename or caption_file.",
     )
 
 
-def captions_in_file(pictures: Sequence[CaptionedImage], path: str) -> tuple[str, ...]:
+def captions_in_file(images: Sequence[CaptionedImage], path: str) -> tuple[str, ...]:
     """Read one file with the captions of all images.
 
     It is JSON Lines with `file_name` and `text`, a JSON object from name to text (or to an object that holds
@@ -160,17 +160,17 @@ def captions_in_file(pictures: Sequence[CaptionedImage], path: str) -> tuple[str
     """
     listed = _entries(read_text(path, f"caption_file {path}"), f"caption_file {path}")
 
-    def find(picture: CaptionedImage) -> str | None:
-        parts = PurePosixPath((picture.path or picture.name).replace("\\", "/")).parts
+    def find(image: CaptionedImage) -> str | None:
+        parts = PurePosixPath((image.path or image.name).replace("\\", "/")).parts
         ends = [PurePosixPath(*parts[first:]) for first in range(len(parts))]
-        for name in (*ends, PurePosixPath(picture.name)):
+        for name in (*ends, PurePosixPath(image.name)):
             for spelled in (str(name), str(name.with_suffix("")) if name.name else ""):
                 if spelled in listed:
                     return listed[spelled]
         return None
 
     return _for_all(
-        pictures,
+        images,
         find,
         option=f"caption_file {path}",
         expected="a caption for each image",
@@ -179,17 +179,17 @@ def captions_in_file(pictures: Sequence[CaptionedImage], path: str) -> tuple[str
 
 
 def _for_all(
-    pictures: Sequence[CaptionedImage],
+    images: Sequence[CaptionedImage],
     find: Callable[[CaptionedImage], str | None],
     *,
     option: str,
     expected: str,
     remedy: str,
 ) -> tuple[str, ...]:
-    found = [find(picture) for picture in pictures]
-    missing = [picture.name for picture, caption in zip(pictures, found, strict=True) if caption is None]
+    found = [find(image) for image in images]
+    missing = [image.name for image, caption in zip(images, found, strict=True) if caption is None]
     if missing:
-        count = f"none for {len(missing)} of {len(pictures)}, first {missing[0]}"
+        count = f"none for {len(missing)} of {len(images)}, first {missing[0]}"
         raise DataError(option, expected=expected, found=count, remedy=remedy)
     return tuple(caption or "" for caption in found)
 

@@ -121,7 +121,7 @@ def prompt_table(
     concept: Concept,
     templates: Sequence[Template],
     *,
-    pictures: Sequence[str],
+    images: Sequence[str],
     captions: Sequence[str] | None = None,
     rules: CaptionRules | None = None,
     seed: int = 0,
@@ -147,13 +147,13 @@ def prompt_table(
     if captions is None:
         prompts = tuple(fill(template, concept.text, "") for template in templates)
         origins = {prompt: template.where for prompt, template in zip(prompts, templates, strict=True)}
-        return PromptTable((prompts,), (0,) * len(pictures), origins, _count(len(prompts), "template"))
+        return PromptTable((prompts,), (0,) * len(images), origins, _count(len(prompts), "template"))
     captions = [_affixed(caption, rules) for caption in captions]
-    _check_word(concept, templates, pictures, captions)
+    _check_word(concept, templates, images, captions)
     distinct = list(dict.fromkeys(captions))
     group = {caption: index for index, caption in enumerate(distinct)}
     prompts = _drawn(concept, templates, distinct, rules, seed)
-    first = dict(zip(reversed(captions), reversed(pictures), strict=True))
+    first = dict(zip(reversed(captions), reversed(images), strict=True))
     origins = {
         prompt: first[caption] for caption, row in zip(distinct, prompts, strict=True) for prompt in row
     }
@@ -172,7 +172,7 @@ def _affixed(caption: str, rules: CaptionRules) -> str:
 
 
 def _check_word(
-    concept: Concept, templates: Sequence[Template], pictures: Sequence[str], captions: Sequence[str]
+    concept: Concept, templates: Sequence[Template], images: Sequence[str], captions: Sequence[str]
 ) -> None:
     bare = without_word(templates)
     if bare is None:
@@ -180,7 +180,7 @@ def _check_word(
     token = concept.placeholder_token
     lacking = [
         (name, caption)
-        for name, caption in zip(pictures, captions, strict=True)
+        for name, caption in zip(images, captions, strict=True)
         if caption and not all(names(line, token) for line in caption.splitlines())
     ]
     if lacking:

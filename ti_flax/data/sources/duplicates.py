@@ -49,12 +49,12 @@ def duplicate_pairs(pixels: Sequence[np.ndarray] | np.ndarray) -> list[tuple[int
       pixels: of each image `[height, width, 3]` uint8.
     """
     pairs, first, originals = [], {}, _Originals()
-    for late, picture in enumerate(pixels):
-        early = first.setdefault(_digest(picture), late)
+    for late, image in enumerate(pixels):
+        early = first.setdefault(_digest(image), late)
         if early != late:
             pairs.append((early, late, True))
             continue
-        early = originals.first_like(late, picture)
+        early = originals.first_like(late, image)
         if early is not None:
             pairs.append((early, late, False))
     return pairs
@@ -67,9 +67,9 @@ class _Originals:
         self._looks: list[tuple[int, np.ndarray, np.ndarray]] = []  # index, hash and thumbnail
         self._alike: dict[tuple[int, bytes], list[int]] = defaultdict(list)  # places by part of a hash
 
-    def first_like(self, index: int, picture: np.ndarray) -> int | None:
+    def first_like(self, index: int, image: np.ndarray) -> int | None:
         """Return the index of the first one that an image is like; an image like none becomes one."""
-        bits, thumbnail = _difference_bits(picture), _thumbnail(picture)
+        bits, thumbnail = _difference_bits(image), _thumbnail(image)
         parts = [*_parts(bits)]
         places = sorted({place for part in parts for place in self._alike.get(part, ())})
         near = _first_near([self._looks[place] for place in places], bits, thumbnail)
@@ -103,13 +103,13 @@ def _parts(bits: np.ndarray) -> Iterator[tuple[int, bytes]]:
         yield start, bits[start:end].tobytes()
 
 
-def _digest(picture: np.ndarray) -> bytes:
-    digest = hashlib.sha256(repr(picture.shape).encode())
-    digest.update(np.ascontiguousarray(picture).data)
+def _digest(image: np.ndarray) -> bytes:
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
     return digest.digest()
 
 
-def _difference_bits(picture: np.ndarray) -> np.ndarray:
+def _difference_bits(image: np.ndarray) -> np.ndarray:
     """Return 128 truth values that say where a small gray copy gets brighter, `[128]` bool.
 
     Of 9 x 8 gray values each is compared with its right neighbour, and of 8 x 9 with the lower one (the
@@ -118,12 +118,12 @@ def _difference_bits(picture: np.ndarray) -> np.ndarray:
     Args:
       image: `[height, width, 3]` uint8.
     """
-    gray = Image.fromarray(picture).convert("L")
+    gray = Image.fromarray(image).convert("L")
     across = np.asarray(gray.resize((9, 8), Image.Resampling.BOX), np.int16)
     down = np.asarray(gray.resize((8, 9), Image.Resampling.BOX), np.int16)
     return np.concatenate([(np.diff(across, axis=1) > 0).ravel(), (np.diff(down, axis=0) > 0).ravel()])
 
 
-def _thumbnail(picture: np.ndarray) -> np.ndarray:
+def _thumbnail(image: np.ndarray) -> np.ndarray:
     """Return `[8, 8, 3]` float32."""
-    return np.asarray(Image.fromarray(picture).resize((8, 8), Image.Resampling.BOX), np.float32)
+    return np.asarray(Image.fromarray(image).resize((8, 8), Image.Resampling.BOX), np.float32)

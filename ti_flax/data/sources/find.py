@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ti_flax.console.messages import say
 from ti_flax.data.images.masks import split_masks
-from ti_flax.data.sources.formats import is_picture
+from ti_flax.data.sources.formats import is_image
 from ti_flax.data.sources.links import Fetch, fetch_image, is_link, kept_file, link_name
 from ti_flax.data.sources.metadata import NAMES, SUFFIXES, Row, read_rows
 from ti_flax.data.sources.source_image import SourceImage
@@ -34,7 +34,7 @@ class Found:
       leaving: names of images that symbolic links take from outside of the folder.
     """
 
-    pictures: tuple[SourceImage, ...]
+    images: tuple[SourceImage, ...]
     passed_over: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     used: frozenset[str] = frozenset()
@@ -72,11 +72,11 @@ def _in_folder(folder: Path, table: TableOptions, fetch: Fetch) -> Found:
     if is_saved_dataset(folder):
         return Found(tuple(local_images(folder, table, fetch)), used=_ALL_OPTIONS)
     files = _files_below(folder)
-    paths, _ = split_masks(path for path in files if is_picture(path))
+    paths, _ = split_masks(path for path in files if is_image(path))
     if not paths:
         if any(path.suffix.lower() in BUILDERS for path in files):
             return Found(tuple(local_images(folder, table, fetch)), used=_ALL_OPTIONS)
-        raise _no_pictures(folder, files)
+        raise _no_images(folder, files)
     tables = [path for path in files if path.name in NAMES and path.is_file()]
     captions, notes = _captions(tables, {os.path.normpath(path) for path in paths}, table)
     names = {path: path.relative_to(folder).as_posix() for path in files}
@@ -135,7 +135,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _no_pictures(folder: Path, files: list[Path]) -> DataError:
+def _no_images(folder: Path, files: list[Path]) -> DataError:
     found, remedy = "none", "Put three to five images of the concept into it."
     if files:
         found = f"only other files ({len(files)}, such as {files[0].name})"
@@ -143,14 +143,14 @@ def _no_pictures(folder: Path, files: list[Path]) -> DataError:
 
 
 def _captions(
-    tables: Iterable[Path], pictures: set[str], table: TableOptions
+    tables: Iterable[Path], images: set[str], table: TableOptions
 ) -> tuple[dict[str, str], list[str]]:
     """Return captions by path, and a line for each table that names files which are not there."""
     captions, notes = {}, []
     for path in tables:
         _require_text_inside(path)
         rows = {os.path.normpath(path.parent / row.file_name): row for row in read_rows(path, table)}
-        stray = [row.file_name for file, row in rows.items() if file not in pictures]
+        stray = [row.file_name for file, row in rows.items() if file not in images]
         if stray:
             notes.append(f"{path}: {len(stray)} rows name no image of the folder, such as {stray[0]}")
         captions |= {file: row.caption for file, row in rows.items() if row.caption is not None}
@@ -171,13 +171,13 @@ def _in_file(path: Path, table: TableOptions, fetch: Fetch) -> Found:
     if suffix in SUFFIXES:
         rows = read_rows(path, table)
         _require_own(rows, path.parent)
-        pictures = _named([(row.file_name, row.where) for row in rows], path.parent, fetch)
+        images = _named([(row.file_name, row.where) for row in rows], path.parent, fetch)
         captioned = [
             SourceImage(each.name, each.where, each.content, each.path, row.caption)
-            for each, row in zip(pictures, rows, strict=True)
+            for each, row in zip(images, rows, strict=True)
         ]
         return Found(tuple(captioned), used=_COLUMNS)
-    if is_picture(path):
+    if is_image(path):
         return Found((SourceImage(path.name, str(path), str(path), str(path)),))
     lines = [(line.strip(), f"{path}:{number}") for number, line in enumerate(_lines(path), start=1)]
     named = [(line, where) for line, where in lines if line and not line.startswith("#")]

@@ -20,7 +20,7 @@ UNREADABLE_SUFFIXES = frozenset(
 )
 
 
-def is_named_as_picture(path: Path) -> bool:
+def is_named_as_image(path: Path) -> bool:
     """Tell an image by its suffix, whether it can be read or not."""
     suffix = path.suffix.lower()
     # A Pillow built without AVIF does not register its suffix.
@@ -28,16 +28,16 @@ def is_named_as_picture(path: Path) -> bool:
     return known or suffix == ".avif" or suffix in UNREADABLE_SUFFIXES
 
 
-def is_picture(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     """Tell an image by its suffix, or without an image's suffix by its content."""
     if path.name.startswith("."):  # .DS_Store, and the ._cat.jpg twins that macOS leaves on foreign disks
         return False
     if path.exists() and not path.is_file():  # a pipe, which would be waited for
         return False
-    return is_named_as_picture(path) or has_picture_content(path)
+    return is_named_as_image(path) or has_image_content(path)
 
 
-def has_picture_content(content: Path | bytes) -> bool:
+def has_image_content(content: Path | bytes) -> bool:
     """Tell an image by its first bytes."""
     opened = io.BytesIO(content) if isinstance(content, bytes) else content
     try:

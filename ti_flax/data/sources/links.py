@@ -21,7 +21,7 @@ from ti_flax.data.sources.formats import (
     OTHER_FORMATS,
     SIGNED_FORMATS,
     available,
-    is_named_as_picture,
+    is_named_as_image,
     strict_about_size,
 )
 from ti_flax.errors import DataError
@@ -101,7 +101,7 @@ def fetch_image(
     began = time.monotonic()
     answer = download(link, where, limits, only_public=not allow_private_links)
     spent.add(len(answer.content), time.monotonic() - began)
-    _require_picture(answer, link, where)
+    _require_image(answer, link, where)
     if distrust:
         _log.warning("Linked images are not kept: %s.", distrust)
         return answer.content
@@ -129,10 +129,10 @@ def _require_budget(limits: Limits, spent: Spent, where: str) -> None:
             )
 
 
-def _require_picture(answer: Answer, link: str, where: str) -> None:
+def _require_image(answer: Answer, link: str, where: str) -> None:
     """Refuse what is no image, whatever its header says, before it is kept."""
     content = answer.content
-    named = is_named_as_picture(Path(link_name(link)))
+    named = is_named_as_image(Path(link_name(link)))
     formats = available(SIGNED_FORMATS + OTHER_FORMATS if named else SIGNED_FORMATS)
     try:
         with strict_about_size(), Image.open(io.BytesIO(content), formats=formats) as image:

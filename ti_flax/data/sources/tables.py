@@ -50,7 +50,7 @@ def hub_images(dataset_id: str, table: TableOptions, fetch: Fetch = fetch_image)
             found=f"no such folder, and no such dataset could be had from the Hub ({cause(error)})",
             remedy="Name a folder with images; --config configs/demo.yaml runs without the Hub.",
         ) from error
-    return _pictures(splits, table, dataset_id, own=_Own(_hub_folders(dataset_id), fetch))
+    return _images(splits, table, dataset_id, own=_Own(_hub_folders(dataset_id), fetch))
 
 
 def local_images(path: Path, table: TableOptions, fetch: Fetch = fetch_image) -> list[SourceImage]:
@@ -93,7 +93,7 @@ def local_images(path: Path, table: TableOptions, fetch: Fetch = fetch_image) ->
         found = f"a dataset that cannot be read ({cause(error)})"
         raise DataError(where, found=found, remedy="Replace it, or name a folder with images.") from error
     folder = path if path.is_dir() else path.parent
-    return _pictures(splits, table, str(path), own=_Own((folder, *_unpacked_folders()), fetch))
+    return _images(splits, table, str(path), own=_Own((folder, *_unpacked_folders()), fetch))
 
 
 def _require_own_files(
@@ -140,7 +140,7 @@ def _which_configuration(error: Exception, where: str) -> DataError:
     return DataError(where, found=" ".join(lines), remedy="Set dataset_config_name.")
 
 
-def _pictures(splits: Any, table: TableOptions, where: str, *, own: "_Own") -> list[SourceImage]:
+def _images(splits: Any, table: TableOptions, where: str, *, own: "_Own") -> list[SourceImage]:
     """Return the rows of one split as images, whose bytes are read when they are decoded."""
     import datasets
 
@@ -157,7 +157,7 @@ def _pictures(splits: Any, table: TableOptions, where: str, *, own: "_Own") -> l
         raise DataError(f"train_data_dir {where}", expected="images", found=found, remedy=remedy) from error
     texts = rows[captions] if captions else None
     return [
-        _picture(
+        _image(
             images,
             index,
             where,
@@ -199,9 +199,9 @@ def _image_column(features: Mapping[str, Any], table: TableOptions, where: str) 
                 "image_column", table.image_column, list(features), f"train_data_dir {where}"
             )
         return table.image_column
-    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    if pictures or "image" in features:
-        return next(iter(pictures), "image")
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    if images or "image" in features:
+        return next(iter(images), "image")
     raise DataError(
         f"train_data_dir {where}",
         expected="images",
@@ -233,7 +233,7 @@ def _unpacked_folders() -> tuple[Path, ...]:
     return Path(config.DOWNLOADED_DATASETS_PATH), Path(config.EXTRACTED_DATASETS_PATH)
 
 
-def _picture(images: Sequence[Any], index: int, where: str, *, own: _Own, caption: str | None) -> SourceImage:
+def _image(images: Sequence[Any], index: int, where: str, *, own: _Own, caption: str | None) -> SourceImage:
     row = images[index] or {}
     named, has_bytes = row.get("path"), row.get("bytes") is not None
     name = f"image {index}"

@@ -20,7 +20,7 @@ _LARGEST_FILE = 2**28
 _MOST_PIXELS = 2**27
 
 
-def picture(folder: Path, name: str, text: str) -> str:
+def image(folder: Path, name: str, text: str) -> str:
     """An `img` of a PNG file, for readers who cannot see it described by a text.
 
     Args:

@@ -24,7 +24,7 @@ from ti_flax.monitoring.previews import SHEET, evenly, preview_files
 from ti_flax.monitoring.report.charts import Curve, chart, smoothed
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.monitoring.report.files import read_inside
-from ti_flax.monitoring.report.images import picture
+from ti_flax.monitoring.report.images import image
 from ti_flax.monitoring.report.style import STYLE
 from ti_flax.monitoring.row_statistics import (
     LARGEST_TABLE,
@@ -137,7 +137,7 @@ def _judgement(table: Sequence[Evaluation]) -> str:
 
 
 def _sheet(folder: Path) -> str:
-    shown = picture(folder, SHEET, "Training images, and what was drawn before and after")
+    shown = image(folder, SHEET, "Training images, and what was drawn before and after")
     return _section("Before and after", shown)
 
 
@@ -152,7 +152,7 @@ def _previews(folder: Path) -> str:
     chosen = evenly(list(found), _MOST_PREVIEWS)
     drawn = [
         f"<figure><figcaption>{f'after {step} steps' if step else 'before'}</figcaption>"
-        f"{picture(folder, f'validation/{found[step].name}', f'Previews at step {step}')}</figure>"
+        f"{image(folder, f'validation/{found[step].name}', f'Previews at step {step}')}</figure>"
         for step in chosen
     ]
     return _section("Step by step", f'<div class="strip">{"".join(drawn)}</div>')

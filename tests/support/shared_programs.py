@@ -1,0 +1,52 @@
+"""Runs of a test file that train with the same options share one compiled step.
+
+Tracing, lowering and compiling take nine tenths of a run on a tiny model, and what most tests of runs look at
+(files, hooks, resuming, disks) is none of it. A program is shared where all that decides it is the same: the
+options that have to be alike on all hosts of a run, the model's configs, the shapes of all arguments, and the
+devices. `compilations` of tiny_run.py forgets them first, so that it counts what a run compiles.
+"""
+
+import contextvars
+import functools
+import json
+
+import jax
+
+from ti_flax.run import fit as fit_module
+from ti_flax.run import step_config as step_config_module
+from ti_flax.run import train as run
+
+PROGRAMS = {}
+# Decide what a program is given, not what it is; where they change a shape, the key has it.
+_DATA = {"seed", "train_data_dir", "init_embeds", "initializer_token", "placeholder_token"}
+_config = contextvars.ContextVar("config")
+
+
+def _shape(leaf):
+    return leaf.shape, str(leaf.dtype)
+
+
+def share_programs():
+    """Lets runs in this process look for a compiled step before they make one."""
+    fit, compile_step = fit_module.fit, fit_module.compile_step
+
+    @functools.wraps(fit)
+    def fit_with(config, *args, **options):
+        _config.set(config)
+        return fit(config, *args, **options)
+
+    @functools.wraps(compile_step)
+    def found_or_compiled(step_config, capacity, state, arguments, devices):
+        options = {name: value for name, value in run.must_match(_config.get()).items() if name not in _DATA}
+        leaves, structure = jax.tree.flatten((state, arguments))
+        key = (
+            json.dumps([options, step_config.model.configs], sort_keys=True, default=str),
+            (structure, *map(_shape, leaves)),
+            (capacity, tuple(devices), tuple(step_config.trainable), step_config.first_added_id),
+            step_config_module.make_schedule,  # which some tests replace
+        )
+        if key not in PROGRAMS:
+            PROGRAMS[key] = compile_step(step_config, capacity, state, arguments, devices)
+        return PROGRAMS[key]
+
+    run.fit, fit_module.compile_step = fit_with, found_or_compiled

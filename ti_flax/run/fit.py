@@ -1,0 +1,97 @@
+"""Compiles the training step for the devices and runs the updates, with the hooks beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ti_flax.config import RunConfig
+from ti_flax.console.interrupt import Interrupt
+from ti_flax.console.messages import stage
+from ti_flax.hosts import group as hosts
+from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
+from ti_flax.run.hooks import make_hooks
+from ti_flax.run.inputs import TrainingInputs
+from ti_flax.training.devices import pmapped, replicate
+from ti_flax.training.learning_rate import Schedule
+from ti_flax.training.loop import Hook, begin, run_steps
+from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, TrainState
+from ti_flax.training.step import make_chunk
+
+# The most updates one call of the device program makes, and so the length of its measures.
+CHUNK_CAPACITY = 500
+
+
+def fit(
+    config: RunConfig,
+    step_config: StepConfig,
+    schedule: Schedule,
+    inputs: TrainingInputs,
+    state: TrainState,
+    output_dir: Path,
+    *,
+    interrupt: Interrupt,
+    hooks: Sequence[Hook] = (),
+) -> TrainState:
+    """Puts everything on the devices, compiles, and runs the updates; returns the last state."""
+    devices = jax.devices()
+    total = config.training.max_train_steps or 0
+    start = int(state.step)
+    frozen = replicate(
+        {
+            "text_encoder": step_config.model.params["text_encoder"],
+            "unet": step_config.model.params["unet"],
+            "examples": inputs.examples,
+        },
+        devices,
+    )
+    key = jax.random.key_data(jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION))
+    arguments = (frozen, replicate(np.asarray(key), devices))
+    capacity = min(CHUNK_CAPACITY, total)
+    placed = replicate(state, devices)
+    with stage(f"compiling for {len(devices)} x {devices[0].device_kind}", done="compiled"):
+        program = compile_step(step_config, capacity, placed, arguments, devices)
+    monitoring: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
+    if hosts.is_first():
+        monitoring += [*make_hooks(config, step_config, schedule, inputs, frozen, output_dir, start), *hooks]
+    else:
+        step_config.model.params.clear()  # the devices have what is needed
+    finished = False
+    try:
+        begin(placed, monitoring)
+        with interrupt.updates():
+            last = run_steps(
+                program,
+                placed,
+                arguments,
+                total_steps=total,
+                capacity=capacity,
+                devices=devices,
+                hooks=monitoring,
+                steps_per_call=config.training.steps_per_call,
+                asked=lambda: interrupt.asked,
+                agree=hosts.agree_on_steps,
+            )
+        finished = int(last.step) == total
+        if not finished:
+            check_state(int(last.step), last)
+        return last
+    finally:
+        for hook in monitoring:
+            hook.close(finished)
+
+
+def compile_step(
+    step_config: StepConfig,
+    capacity: int,
+    state: TrainState,
+    arguments: tuple[Any, Any],
+    devices: Sequence[Any],
+) -> Callable[..., Any]:
+    """Compiles up to `capacity` updates of one call, for the devices and for arguments of these shapes."""
+    program = pmapped(make_chunk(step_config, capacity), devices)
+    return program.lower(state, *arguments, replicate(np.int32(1), devices)).compile()

@@ -1,0 +1,74 @@
+"""From options to the fixed parts of a training step, and the number of steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from ti_flax.config import RunConfig
+from ti_flax.config.values import LARGEST_INT
+from ti_flax.embedding.rows import AddedRows
+from ti_flax.errors import ConfigError
+from ti_flax.models.noise_schedule import NoiseSchedule
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+from ti_flax.training import optimizer as optim
+from ti_flax.training.learning_rate import Schedule
+from ti_flax.training.noise import NoiseRules
+from ti_flax.training.objective import Objective
+from ti_flax.training.settings import make_schedule, read_optimizer_arguments, row_rules, update_samples
+from ti_flax.training.state import StepConfig
+from ti_flax.training.timesteps import TimestepRules
+
+
+def resolve_num_steps(config: RunConfig, epoch_samples: int) -> RunConfig:
+    """Fills in the number of steps where the configuration counts epochs of so many shown images.
+
+    Raises:
+      ConfigError: they are more than a step counter holds.
+    """
+    if config.training.max_train_steps is not None:
+        return config
+    epochs = config.training.num_train_epochs
+    steps = math.ceil(epoch_samples / update_samples(config.training)) * epochs
+    if steps > LARGEST_INT:
+        raise ConfigError(
+            "num_train_epochs",
+            expected=f"at most {LARGEST_INT} steps in all",
+            found=f"{steps}, in {epochs} epochs of {epoch_samples} shown images",
+            remedy="Lower num_train_epochs or repeats, or set max_train_steps.",
+        )
+    return config.replace(max_train_steps=steps)
+
+
+def make_step_config(
+    config: RunConfig, model: FlaxStableDiffusion, first_added_id: int, *, added: AddedRows, devices: int
+) -> tuple[StepConfig, Schedule]:
+    """Builds the step's fixed parts, for so many devices, and the learning-rate schedule."""
+    training, options = config.training, config.optimizer
+    schedule = make_schedule(config.optimizer, config.training, devices)
+    optimizer = optim.make_optimizer(
+        options.optimizer,
+        schedule,
+        arguments=read_optimizer_arguments(options),
+        max_grad_norm=options.max_grad_norm,
+        clip_value=options.grad_clip_value,
+    )
+    unet = model.unet.clone(gradient_checkpointing=training.gradient_checkpointing)
+    noise_schedule = NoiseSchedule.from_config(model.configs["scheduler"])
+    step_config = StepConfig(
+        model=dataclasses.replace(model, unet=unet),
+        schedule=noise_schedule,
+        optimizer=optim.mask_rows(optimizer, added.trainable),
+        trainable=added.trainable,
+        first_added_id=first_added_id,
+        batch_size=training.train_batch_size,
+        accumulation=training.gradient_accumulation_steps,
+        device_count=devices,
+        flip_p=config.images.flip_p,
+        objective=Objective.from_options(config.loss, noise_schedule),
+        noise=NoiseRules.from_options(config.loss),
+        timesteps=TimestepRules.from_options(config.loss, noise_schedule.num_train_timesteps),
+        rules=row_rules(config.optimizer, added),
+        skip_nonfinite=training.on_nonfinite == "skip",
+    )
+    return step_config, schedule

@@ -1,0 +1,112 @@
+"""What a training step changes, and what is fixed for a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ti_flax.embedding.rows import RowRules
+from ti_flax.models.noise_schedule import NoiseSchedule
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+from ti_flax.training.batches import DrawRules
+from ti_flax.training.noise import NoiseRules
+from ti_flax.training.objective import Objective
+from ti_flax.training.optimizer import average_rows
+from ti_flax.training.timesteps import TimestepRules
+
+# Pinned, because the bits of a run must not depend on a JAX flag.
+KEY_IMPLEMENTATION = "threefry2x32"
+
+
+class TrainState(NamedTuple):
+    """Everything that changes from step to step.
+
+    Attributes:
+      rows: `[added_tokens, width]` float32.
+      opt_state: the optimizer's state, over the rows that learn alone.
+      step: `[]` int32, updates made so far.
+      mean_rows: `[added_tokens, width]` float32, average of the rows over the updates; None if none is kept.
+    """
+
+    rows: jax.Array
+    opt_state: Any
+    step: jax.Array
+    mean_rows: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class StepConfig:
+    """The parts of a step that are fixed for a run.
+
+    Attributes:
+      model: the modules (their parameters are passed separately, as data).
+      schedule: noise schedule and prediction type.
+      optimizer: a transformation over `[added_tokens, width]`, already masked.
+      trainable: `[added_tokens]` bool, rows that learn.
+      first_added_id: token id of row 0.
+      batch_size: samples a device takes at once.
+      accumulation: batches whose gradients make one update.
+      device_count: devices over all hosts.
+      flip_p: chance that a sample is the mirror image.
+      objective: what an error counts.
+      noise: what is mixed into the noise.
+      timesteps: which are drawn; None: all, each by itself.
+      rules: what is done to the rows besides the optimizer's updates.
+      skip_nonfinite: leave the rows as they are where an update is not finite.
+    """
+
+    model: FlaxStableDiffusion
+    schedule: NoiseSchedule
+    optimizer: optax.GradientTransformation
+    trainable: np.ndarray
+    first_added_id: int
+    batch_size: int
+    accumulation: int = 1
+    device_count: int = 1
+    flip_p: float = 0.5
+    objective: Objective = Objective()
+    noise: NoiseRules = NoiseRules()
+    timesteps: TimestepRules | None = None
+    rules: RowRules = RowRules()
+    skip_nonfinite: bool = False
+
+    @property
+    def global_batch(self) -> int:
+        """Samples that make one update, over all devices and accumulated batches."""
+        return self.batch_size * self.accumulation * self.device_count
+
+    @property
+    def draw_rules(self) -> DrawRules:
+        """How samples are drawn."""
+        every_timestep = TimestepRules(first=0, end=self.schedule.num_train_timesteps)
+        return DrawRules(
+            global_batch=self.global_batch,
+            scaling_factor=self.model.vae.config.scaling_factor,
+            timesteps=self.timesteps or every_timestep,
+            flip_p=self.flip_p,
+            noise=self.noise,
+        )
+
+
+def init_state(config: StepConfig, rows: np.ndarray) -> TrainState:
+    """The state before the first update."""
+    started = jnp.asarray(rows, jnp.float32)
+    mean = None if config.rules.ema_decay is None else started
+    return TrainState(started, config.optimizer.init(started), jnp.zeros((), jnp.int32), mean)
+
+
+def result_rows(config: StepConfig, state: TrainState) -> np.ndarray:
+    """The rows to use outside of training, `[added_tokens, width]` float32: averages where they are kept.
+
+    Args:
+      config: the run's fixed parts.
+      state: on the host.
+    """
+    if state.mean_rows is not None:
+        return np.asarray(state.mean_rows)
+    return average_rows(state.opt_state, np.asarray(state.rows), config.trainable)
