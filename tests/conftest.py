@@ -31,3 +31,12 @@ def place(tmp_path_factory):
     write_folder(place / "model")
     write_images(place / "pictures")
     return place
+
+
+@pytest.fixture(scope="session")
+def tiny_base_model(tmp_path_factory, worker_id):
+    """The folder of the demo's base model in its tiny size; all workers of a run of the tests share it."""
+    from tiny_base import tiny_base
+
+    base = tmp_path_factory.getbasetemp()
+    return tiny_base((base if worker_id == "master" else base.parent) / "tiny-base")

@@ -10,7 +10,6 @@ import attention
 import learning_quality
 import pytest
 import timestep_variance
-from tiny_base import tiny_base
 
 from ti_flax.models.attention import IMPLEMENTATIONS
 
@@ -29,11 +28,11 @@ def test_implementations_of_attention_are_compared(capsys):
 
 
 @pytest.fixture(scope="module")
-def flags(tmp_path_factory):
+def flags(tmp_path_factory, tiny_base_model):
     """A configuration of the training, with the tiny model."""
     file = tmp_path_factory.mktemp("tiny") / "run.yaml"
     text = (ROOT / "configs" / "demo.yaml").read_text()
-    for name, value in (("demo-model", tiny_base()), ("demo-images", ROOT / "assets" / "demo-images")):
+    for name, value in (("demo-model", tiny_base_model), ("demo-images", ROOT / "assets" / "demo-images")):
         text = text.replace(f"../assets/{name}", str(value))
     file.write_text(text)
     return ["--config", str(file)]

@@ -46,7 +46,7 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", [">&- 2>&-", ">/dev/full 2>/dev/full"])
+@pytest.mark.parametrize("name", [">&- 2>&-", pytest.param(">/dev/full 2>/dev/full", marks=pytest.mark.slow)])
 def test_a_whole_run_is_the_same_when_nobody_can_read_what_it_says(place, tmp_path, name):
     done = shell(
         f'"$PYTHON" "$ROOT/train_flax.py" --config run.yaml --output_dir "{tmp_path}/out" {name}', place

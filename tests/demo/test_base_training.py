@@ -4,12 +4,11 @@ import measure
 import pytest
 import train_base
 from safetensors.numpy import load_file
-from tiny_base import tiny_base
 
 
 @pytest.fixture(scope="module")
-def model():
-    return tiny_base()
+def model(tiny_base_model):
+    return tiny_base_model
 
 
 def test_a_tiny_base_model_is_trained_saved_measured_and_described(model):

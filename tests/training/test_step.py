@@ -61,7 +61,7 @@ def one_device():
     return config, frozen, run(config, frozen, [6])
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow), 8])
 def test_device_count_changes_only_rounding(one_device, devices):
     config, frozen, (expected, expected_losses, _) = one_device
     split = dataclasses.replace(config, batch_size=8 // devices, device_count=devices)
