@@ -22,8 +22,16 @@ from ti_flax.files.cache import default_cache_dir, private_folder, why_not_defau
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 
 
-def read_images(options: ImageOptions, captions: str) -> TrainingImages:
-    """Reads the training images, and says what was found; `captions` is the option of that name."""
+def read_images(
+    options: ImageOptions, captions: str, roles: Sequence[tuple[str, Path]] = ()
+) -> TrainingImages:
+    """Reads the training images, and says what was found.
+
+    Args:
+      options: of images.
+      captions: the option of that name.
+      roles: files and folders that other options name, each with its option.
+    """
     shapes = ShapeRules(reso_steps=options.bucket_reso_steps, max_shapes=options.max_buckets)
     folder = Path(options.mask_dir) if options.mask_dir is not None else None
     images = load_images(
@@ -41,6 +49,7 @@ def read_images(options: ImageOptions, captions: str) -> TrainingImages:
         shapes=shapes if options.enable_bucket else None,
         masks=MaskRules(alpha=options.alpha_mask, folder=folder),
         allow_private_links=options.allow_private_links,
+        roles=roles,
     )
     texts = texts_beside(images)
     others = len(images.passed_over) - (len(texts) if captions == "files" else 0)
@@ -72,7 +81,10 @@ def texts_beside(images: TrainingImages) -> list[str]:
 
 
 def read_class_images(
-    class_data_dir: str | None, options: ImageOptions, images: TrainingImages
+    class_data_dir: str | None,
+    options: ImageOptions,
+    images: TrainingImages,
+    roles: Sequence[tuple[str, Path]] = (),
 ) -> TrainingImages | None:
     """Reads the images of the word's class, all of them in each shape of the training images."""
     if class_data_dir is None:
@@ -86,10 +98,13 @@ def read_class_images(
             interpolation=options.interpolation,
             into=shapes,
             allow_private_links=options.allow_private_links,
+            roles=roles,
         )
     except DataError as error:  # which names the option of the training images
-        raise DataError(str(error).replace("train_data_dir", "class_data_dir")) from None
+        raise DataError(str(error).replace("train_data_dir", "class_data_dir", 1)) from None
     say(_counted(len(found.names), "class image"))
+    for line in found.notes:
+        say(f"note: {one_line(line.replace('train_data_dir', 'class_data_dir', 1))}")
     return found
 
 

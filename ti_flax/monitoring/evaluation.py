@@ -19,6 +19,7 @@ from ti_flax.monitoring.row_statistics import (
     best_of,
     evaluations_without_gain,
     flags,
+    gained,
     read_evaluations,
     write_evaluations,
 )
@@ -178,6 +179,9 @@ def summary(output_dir: Path) -> list[str]:
     line = (
         f"validation loss {first.validation_loss:.4f} at step {first.step}, "
         f"{last.validation_loss:.4f} at step {last.step}, "
-        f"best {best.validation_loss:.4f} at step {best.step} ({output_dir / BEST})"
     )
+    if gained(table):
+        line += f"best {best.validation_loss:.4f} at step {best.step} ({output_dir / BEST})"
+    else:
+        line += f"never better than at step {first.step}"
     return [line] + [f"step {step}: {sentence}" for step, sentence in flags(table)]

@@ -128,6 +128,12 @@ def best_of(table: Sequence[Evaluation]) -> Evaluation | None:
     return min(learned, key=lambda each: each.validation_loss, default=None)
 
 
+def gained(table: Sequence[Evaluation]) -> bool:
+    """Whether an evaluation was better than the first, by as much as four digits after the point show."""
+    best = best_of(table)
+    return best is not None and round(best.validation_loss, 4) < round(table[0].validation_loss, 4)
+
+
 def evaluations_without_gain(table: Sequence[Evaluation], threshold: float) -> int:
     """How many evaluations there were since the last that was better than the best before it.
 

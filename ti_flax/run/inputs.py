@@ -33,6 +33,7 @@ from ti_flax.models.attention import Attention
 from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
 from ti_flax.models.tokenizer import Concept, add_concept
+from ti_flax.run.named_paths import other_roles
 from ti_flax.training.checkpoint import tree_digest
 from ti_flax.training.state import KEY_IMPLEMENTATION
 
@@ -86,9 +87,11 @@ def load_inputs(config: RunConfig) -> TrainingInputs:
     """Reads tokenizer, images and weights, cheap things that can be wrong first, and encodes the images."""
     tokens = add_concept_tokens(config)
     templates = chosen_templates(config.prompts, config.concept.learnable_property)
-    images = read_images(config.images, config.prompts.captions)
+    images = read_images(config.images, config.prompts.captions, other_roles(config, "train_data_dir"))
     refuse_uploads_through_links(config.hub, images)
-    class_images = read_class_images(config.loss.class_data_dir, config.images, images)
+    class_images = read_class_images(
+        config.loss.class_data_dir, config.images, images, other_roles(config, "class_data_dir")
+    )
     seed = config.training.seed or 0
     prompts = make_prompts(config.prompts, templates, tokens.tokenizer, tokens.concept, images, seed=seed)
     with stage("loading the model"):

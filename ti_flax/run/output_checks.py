@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ti_flax.config import RunConfig
-from ti_flax.config.run_config import OPTIONS
 from ti_flax.errors import OutputError
 from ti_flax.files.atomic_folders import is_sealed
 from ti_flax.files.written_files import CARD, LIST, PARTS, can_be_written, is_list, written
+from ti_flax.run.named_paths import named_paths
 from ti_flax.training.checkpoint import NEWEST, checkpoint_steps, find_checkpoint
 
 # What may be in a folder that counts as empty, beside hidden files and logs.
@@ -29,7 +29,7 @@ def refuse_output(config: RunConfig, output_dir: Path) -> None:
       CheckpointError: there is no checkpoint of the name to resume from.
     """
     _require_folder(output_dir)
-    for option, given in _inputs(config):
+    for option, given in named_paths(config, "input"):
         _refuse_input(option, given, output_dir)
     output, resumed = config.output, config.output.resume_from_checkpoint
     if resumed not in (None, *NEWEST):
@@ -58,17 +58,6 @@ def _kind(place: Path) -> str:
     if place.is_symlink() and not place.exists():
         return f"a link to {os.readlink(place)}, which does not exist"
     return "a file" if place.is_file() else "something that is no folder"
-
-
-def _inputs(config: RunConfig) -> Iterator[tuple[str, Path]]:
-    """The files and folders on this machine that options name, each with its option."""
-    for name, value in config.to_dict().items():
-        if OPTIONS[name].rule.path != "input" or value is None:
-            continue
-        for text in value if isinstance(value, tuple | list) else (value,):
-            for path in {str(text), str(text).partition("=")[2] or str(text)}:  # [TOKEN=]FILE
-                if os.path.exists(os.path.expanduser(path)):
-                    yield name, Path(os.path.expanduser(path))
 
 
 def _refuse_input(option: str, given: Path, output_dir: Path) -> None:

@@ -21,6 +21,7 @@ from ti_flax.hosts import group as hosts
 from ti_flax.monitoring.evaluation import summary, with_best
 from ti_flax.monitoring.report.page import PAGE
 from ti_flax.monitoring.trackers import chosen_trackers
+from ti_flax.run.advice import after_training, before_training
 from ti_flax.run.done import is_finished, nothing_to_do, surely_the_same
 from ti_flax.run.fit import fit
 from ti_flax.run.inputs import TrainingInputs, load_inputs
@@ -127,6 +128,8 @@ def _train_into(
         added=inputs.added,
         devices=jax.device_count(),
     )
+    for line in before_training(config, inputs, schedule) if hosts.is_first() else ():
+        say(f"note: {line}")
     state = start_state(config, step_config, inputs, saved)
     total = config.training.max_train_steps or 0
     if saved is not None and int(state.step) > total:
@@ -186,7 +189,7 @@ def finish(
     rows, step = result_rows(step_config, final), int(final.step)
     if config.monitoring.load_best_model_at_end:
         rows, step = with_best(rows, output_dir)
-        say(f"the result is that of step {step}, which has the smallest validation loss")
+        say(f"the result is that of step {step}, which has the smallest validation loss of all evaluations")
     interrupt.situation = AFTER_THE_UPDATES
     export(
         config,
@@ -199,6 +202,8 @@ def finish(
     )
     for line in summary(output_dir) if config.monitoring.eval_steps != 0 else ():
         say(line)
+    if (advice := after_training(config, inputs, rows)) is not None:
+        warn(advice)
     try:
         write_facts(config, inputs, output_dir, steps=step, samples=step_config.global_batch, finished=True)
     except OutputError as error:  # the result is written

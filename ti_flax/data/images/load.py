@@ -19,6 +19,7 @@ from ti_flax.data.sources.duplicates import duplicate_notes
 from ti_flax.data.sources.find import Found, find_images
 from ti_flax.data.sources.formats import is_named_as_image
 from ti_flax.data.sources.links import Spent, fetch_image
+from ti_flax.data.sources.roles import without_other_roles
 from ti_flax.data.sources.source_image import SourceImage
 from ti_flax.data.sources.table_options import ALL_AS_FOUND, TableOptions
 from ti_flax.errors import ConfigError, DataError
@@ -120,6 +121,7 @@ def load_images(
     into: Sequence[Shape] = (),
     masks: MaskRules | None = None,
     allow_private_links: bool = False,
+    roles: Sequence[tuple[str, Path]] = (),
 ) -> TrainingImages:
     """Read images from one or several sources, as squares or in a few shapes.
 
@@ -139,6 +141,7 @@ def load_images(
       into: instead of squares, these shapes, each of which all images cover without squeezing.
       masks: where masks come from; they are cut and resized as their images are.
       allow_private_links: whether links may lead to this machine and its network.
+      roles: files and folders that other options name, each with its option: no images to learn from.
 
     Raises:
       ConfigError: the interpolation is unknown, or an option of `table` has nothing it could apply to.
@@ -151,6 +154,7 @@ def load_images(
     folder = None if masks is None else masks.folder
     fetch = functools.partial(fetch_image, allow_private_links=allow_private_links, spent=Spent())
     found = [_without_masks(find_images(str(source), table, fetch), source, folder) for source in sources]
+    found = [without_other_roles(each, source, roles) for each, source in zip(found, sources, strict=True)]
     _refuse_unused(table, found)
     images = [image for each in found for image in each.images]
     names = [image.name for image in images]

@@ -32,6 +32,7 @@ from ti_flax.monitoring.row_statistics import (
     Evaluation,
     best_of,
     flags,
+    gained,
     parse_evaluations,
 )
 
@@ -127,11 +128,17 @@ def _judgement(table: Sequence[Evaluation]) -> str:
     found = flags(table)
     lines = [
         f"The validation loss was {first.validation_loss:.4f} at step {first.step} and is "
-        f"{last.validation_loss:.4f} at step {last.step}. The best was {best.validation_loss:.4f} at step "
-        f"{best.step}: <code>learned_embeds-best.safetensors</code> holds those vectors."
+        f"{last.validation_loss:.4f} at step {last.step}."
     ]
+    if gained(table):
+        lines.append(
+            f"The best was {best.validation_loss:.4f} at step {best.step}: "
+            "<code>learned_embeds-best.safetensors</code> holds those vectors."
+        )
+    else:
+        lines.append(f"No evaluation was better than that of step {first.step}: it has learned nothing yet.")
     lines += [f'<b class="flag">Step {step}:</b> {escape(sentence)}.' for step, sentence in found]
-    if not found:
+    if not found and gained(table):
         lines.append("It was still improving at the end: more steps may help." if best is last else "")
     return _section("How it went", *(f"<p>{line}</p>" for line in lines if line))
 
@@ -224,7 +231,7 @@ def _curves_of_evaluations(table: Sequence[Evaluation]) -> Iterable[str]:
         "Validation loss",
         [Curve("", step, np.asarray([each.validation_loss for each in table]))],
         explanation="With the same images, timesteps and noise each time: only learning moves it.",
-        mark=(best.step, f"best, step {best.step}"),
+        mark=(best.step, f"best, step {best.step}") if gained(table) else None,
     )
     count = min(len(table[-1].rows), _MOST_ROWS_DRAWN)
     names = [f"vector {index + 1}" if count > 1 else "" for index in range(count)]

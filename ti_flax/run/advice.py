@@ -1,0 +1,71 @@
+"""Says when a run teaches or shows nothing: before the updates by its options, after them by the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ti_flax.config import RunConfig
+from ti_flax.export.model_card import start_in_words
+from ti_flax.models.tokenizer import encode_prompts
+from ti_flax.run.inputs import TrainingInputs
+from ti_flax.training.learning_rate import Schedule, rate_of_step
+
+# A change of the vectors, as a share of their length, that no image shows.
+UNCHANGED = 0.01
+
+
+def before_training(config: RunConfig, inputs: TrainingInputs, schedule: Schedule) -> list[str]:
+    """Notes on what this run can only teach or show in vain, a sentence each."""
+    return [*_rate_notes(config, schedule), *_prompt_notes(config, inputs), *_stopping_notes(config)]
+
+
+def after_training(config: RunConfig, inputs: TrainingInputs, rows: np.ndarray) -> str | None:
+    """What to do about a word that is still what it started as; None if it is not.
+
+    Args:
+      config: of the run.
+      inputs: what it learned from.
+      rows: `[added_tokens, width]` float32, the result.
+    """
+    count = len(inputs.concept.tokens)
+    start, learned = inputs.added.start[:count].astype(np.float64), rows[:count].astype(np.float64)
+    lengths = np.maximum(np.linalg.norm(start, axis=1), 1e-12)
+    change = float(np.max(np.linalg.norm(learned - start, axis=1) / lengths))
+    if change >= UNCHANGED:
+        return None
+    rate = config.optimizer.learning_rate
+    moved = "did not move" if change == 0 else f"moved by {100 * change:.2g}% of its length"
+    return (
+        f"{inputs.concept.placeholder_token} is still what it started as, {start_in_words(config.concept)} "
+        f"(it {moved}): raise learning_rate, which was {rate}, or train for more steps"
+    )
+
+
+def _rate_notes(config: RunConfig, schedule: Schedule) -> Iterator[str]:
+    total = config.training.max_train_steps or 0
+    rate = rate_of_step(schedule, total)
+    # Rates change smoothly or in long stretches: a few hundred steps tell of all.
+    steps = np.unique(np.linspace(0, total - 1, min(total, 500)).astype(int))
+    if not any(rate(int(step)) for step in steps):
+        yield "learning_rate is 0 at every step: nothing is learned"
+
+
+def _prompt_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str]:
+    for prompt in config.monitoring.validation_prompt or ():
+        if not np.isin(encode_prompts(inputs.tokenizer, [prompt]), inputs.concept.token_ids).any():
+            yield (
+                f"validation_prompt {prompt!r} does not name {inputs.concept.placeholder_token}: "
+                "its images cannot show what is learned"
+            )
+
+
+def _stopping_notes(config: RunConfig) -> Iterator[str]:
+    monitoring, total = config.monitoring, config.training.max_train_steps or 0
+    patience = monitoring.early_stopping_patience or 5
+    if monitoring.early_stopping and monitoring.eval_steps and monitoring.eval_steps * patience >= total:
+        yield (
+            f"early_stopping cannot end this run: {patience} evaluations, one every "
+            f"{monitoring.eval_steps} steps, take all of its {total} steps"
+        )
