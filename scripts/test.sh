@@ -10,4 +10,4 @@ venv=${VENV:-.venv-dev}
 "$venv/bin/ruff" check .
 "$venv/bin/lint-imports"
 "$venv/bin/pyright" --pythonpath "$venv/bin/python"
-"$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"
+"$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

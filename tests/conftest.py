@@ -13,6 +13,19 @@ from shared_programs import PROGRAMS, share_programs  # noqa: E402
 from tiny_folder import write_folder, write_images  # noqa: E402
 
 share_programs()
+# Files that take longest, from half a minute to one and a half: begun first, they keep no worker waiting.
+LONGEST = (
+    "test_step",
+    "test_learning",
+    "test_demo_model",
+    "test_train",
+    "test_tiny_benchmarks",
+    "test_soak_kill",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(autouse=True, scope="module")
