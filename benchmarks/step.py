@@ -154,11 +154,15 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
         text_encoder=model.text_encoder.clone(attention=attention),
     )
     text, trainable = model.text_encoder.config, np.ones(1, bool)
-    adamw = optim.make_optimizer("adamw", lambda step: 1e-4, arguments={"weight_decay": 1e-2})
+
+    def optimizer(rate: Any, clip: Any) -> Any:
+        adamw = optim.make_optimizer("adamw", rate, arguments={"weight_decay": 1e-2})
+        return optim.mask_rows(adamw, trainable)
+
     step_config = StepConfig(
         model=model,
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
-        optimizer=optim.mask_rows(adamw, trainable),
+        optimizer=optimizer,
         trainable=trainable,
         first_added_id=text.vocab_size,
         batch_size=options.batch,
@@ -174,6 +178,7 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
             rng.standard_normal((_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels), np.float32),
             token_ids,
         ),
+        "settings": step_config.settings,
     }
     rows = rng.standard_normal((1, text.hidden_size), np.float32) * 0.02
     key = np.asarray(jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION)))
@@ -217,18 +222,15 @@ def compiled(step_config: Any, state: Any, arguments: tuple, devices: list) -> t
     """Compiles twice, into an empty cache and out of it; returns the program and both times in seconds."""
     import jax
 
-    from ti_flax.run.fit import CHUNK_CAPACITY
-    from ti_flax.training.devices import pmapped, replicate
-    from ti_flax.training.step import make_chunk
+    from ti_flax.run.fit import compile_step
+    from ti_flax.training.devices import replicate
 
     seconds, program = [], None
     keep_in_empty_folder()
     for _ in range(2):
         jax.clear_caches()
         began = time.perf_counter()
-        traced = pmapped(make_chunk(step_config, CHUNK_CAPACITY), devices)
-        lowered = traced.lower(replicate(state, devices), *arguments, replicate(np.int32(1), devices))
-        program = lowered.compile()
+        program = compile_step(step_config, replicate(state, devices), arguments, devices)
         seconds.append(time.perf_counter() - began)
     return program, *seconds
 
@@ -285,6 +287,7 @@ def timed(
             replicate(jax.device_get(init_state(step_config, rows)), devices),
             arguments,
             total_steps=steps * calls,
+            rates=lambda step: np.full(CHUNK_CAPACITY, 1e-4, np.float32),
             capacity=CHUNK_CAPACITY,
             devices=devices,
             hooks=[clock],

@@ -147,6 +147,7 @@ def compile_step(target: Target, batch: int) -> Compiled:
     import numpy as np
 
     from ti_flax.embedding.rows import AddedRows
+    from ti_flax.run.fit import CHUNK_CAPACITY
     from ti_flax.run.step_config import make_step_config
     from ti_flax.training.devices import pmapped
     from ti_flax.training.step import make_chunk
@@ -156,9 +157,8 @@ def compile_step(target: Target, batch: int) -> Compiled:
     count = config.concept.num_vectors or 1
     added = AddedRows(np.zeros((count, width), np.float32), np.ones(count, bool))
     step_config, _ = make_step_config(config, model, vocabulary, added=added, devices=len(devices))
-    capacity = min(500, config.training.max_train_steps or 500)
     began = time.perf_counter()
-    lowered = pmapped(make_chunk(step_config, capacity), devices).lower(
+    lowered = pmapped(make_chunk(step_config, CHUNK_CAPACITY), devices).lower(
         *abstract_arguments(config, step_config)
     )
     try:
@@ -211,6 +211,7 @@ def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
     from ti_flax.data.dataset import one_shape
     from ti_flax.data.prompts.templates import training_prompts
     from ti_flax.models.stable_diffusion import parameter_shapes
+    from ti_flax.run.fit import CHUNK_CAPACITY
     from ti_flax.training.state import init_state
 
     model, count = step_config.model, len(step_config.trainable)
@@ -224,13 +225,15 @@ def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
         "examples": jax.eval_shape(
             one_shape, jax.ShapeDtypeStruct(moments, jnp.float32), jax.ShapeDtypeStruct(tokens, jnp.int32)
         ),
+        "settings": jax.eval_shape(lambda: jax.tree.map(jnp.float32, step_config.settings)),
     }
     rows = np.zeros((count, model.text_encoder.config.hidden_size), np.float32)
     key, steps = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((), jnp.int32)
+    rates = jax.ShapeDtypeStruct((CHUNK_CAPACITY,), jnp.float32)
     state = jax.eval_shape(lambda: init_state(step_config, rows))
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((step_config.device_count, *leaf.shape), leaf.dtype),
-        (state, frozen, key, steps),
+        (state, frozen, key, rates, steps),
     )
 
 

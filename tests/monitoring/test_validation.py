@@ -148,6 +148,7 @@ def loss_over(config, examples, rows, *, devices, seed=3, samples=12, **layout):
     places = jax.local_devices()[:devices]
     params = config.model.params
     frozen = {"text_encoder": params["text_encoder"], "unet": params["unet"], "examples": examples}
+    frozen["settings"] = config.settings
     chosen = eval_set(
         examples.buckets,
         config.draw_rules.timesteps,
@@ -211,7 +212,7 @@ def test_an_evaluation_needs_less_memory_than_an_update():
     examples = examples_of(bucket(3, (8, 8)))
     chosen = eval_set(examples.buckets, ALL, flip_p=0.5, samples=60, batch_size=3, devices=1)
     params = {name: config.model.params[name] for name in ("text_encoder", "unet")}
-    frozen = {**params, "examples": examples}
+    frozen = {**params, "examples": examples, "settings": config.settings}
     rows = jnp.asarray(rows_of(config), jnp.float32)
     key = jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION))
     places = jax.tree.map(lambda leaf: leaf[0], chosen.places)

@@ -13,12 +13,12 @@ import json
 import jax
 
 from ti_flax.run import fit as fit_module
-from ti_flax.run import step_config as step_config_module
 from ti_flax.run import train as run
 
 PROGRAMS = {}
 # Decide what a program is given, not what it is; where they change a shape, the key has it.
 _DATA = {"seed", "train_data_dir", "init_embeds", "initializer_token", "placeholder_token"}
+_DATA |= {"learning_rate", "scale_lr", "lr_scheduler", "lr_warmup_steps", "max_train_steps"}
 _config = contextvars.ContextVar("config")
 
 
@@ -36,17 +36,16 @@ def share_programs():
         return fit(config, *args, **options)
 
     @functools.wraps(compile_step)
-    def found_or_compiled(step_config, capacity, state, arguments, devices):
+    def found_or_compiled(step_config, state, arguments, devices):
         options = {name: value for name, value in run.must_match(_config.get()).items() if name not in _DATA}
         leaves, structure = jax.tree.flatten((state, arguments))
         key = (
             json.dumps([options, step_config.model.configs], sort_keys=True, default=str),
             (structure, *map(_shape, leaves)),
-            (capacity, tuple(devices), tuple(step_config.trainable), step_config.first_added_id),
-            step_config_module.make_schedule,  # which some tests replace
+            (tuple(devices), tuple(step_config.trainable), step_config.first_added_id),
         )
         if key not in PROGRAMS:
-            PROGRAMS[key] = compile_step(step_config, capacity, state, arguments, devices)
+            PROGRAMS[key] = compile_step(step_config, state, arguments, devices)
         return PROGRAMS[key]
 
     run.fit, fit_module.compile_step = fit_with, found_or_compiled

@@ -9,24 +9,30 @@ from ti_flax.data.dataset import one_shape
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import random_stable_diffusion
 from ti_flax.training import optimizer as optim
-from ti_flax.training.learning_rate import Shape, learning_rate_schedule
+from ti_flax.training.learning_rate import Shape, learning_rate_schedule, rates_after
 from ti_flax.training.state import StepConfig
 
 VOCABULARY = 120
 
 
 CAPACITY = 8
+# From a number of updates made to the learning rates of the next ones.
+_SCHEDULE = learning_rate_schedule(Shape(name="cosine", total_steps=20, warmup_steps=2), peak=1e-2)
+rates = rates_after(_SCHEDULE, CAPACITY)
 
 
 def make_step_config(family="sd1", *, trainable=(True, True), **changes):
     model = random_stable_diffusion(SMALL[family], seed=0)
     trainable = np.array(trainable)
-    schedule = learning_rate_schedule(Shape(name="cosine", total_steps=20, warmup_steps=2), peak=1e-2)
-    adamw = optim.make_optimizer("adamw", schedule, arguments={"weight_decay": 1e-2})
+
+    def optimizer(rate, clip):
+        adamw = optim.make_optimizer("adamw", rate, arguments={"weight_decay": 1e-2}, max_grad_norm=clip)
+        return optim.mask_rows(adamw, trainable)
+
     config = StepConfig(
         model=model,
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
-        optimizer=optim.mask_rows(adamw, trainable),
+        optimizer=optimizer,
         trainable=trainable,
         first_added_id=VOCABULARY,
         batch_size=8,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_step import CAPACITY, VOCABULARY, make_frozen, make_step_config, start_rows
+from tiny_step import CAPACITY, VOCABULARY, make_frozen, make_step_config, rates, start_rows
 
 from ti_flax.config.options import LossOptions
 from ti_flax.data.dataset import with_class_images
@@ -105,7 +105,8 @@ def losses_of(monkeypatch, config, frozen, measure, devices=1):
     places = jax.devices()[:devices]
     state = replicate(init_state(config, start_rows(config)), places)
     key = np.asarray(jax.random.key_data(jax.random.key(7)))
-    arguments = (replicate(each, places) for each in (frozen, key, np.int32(4)))
+    frozen = frozen | {"settings": config.settings}
+    arguments = (replicate(each, places) for each in (frozen, key, rates(0), np.int32(4)))
     measures = pmapped(make_chunk(config, CAPACITY), places)(state, *arguments)[1]
     return unreplicate(measures)["loss"][:4]
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_step import CAPACITY, make_frozen, make_step_config, start_rows
+from tiny_step import CAPACITY, make_frozen, make_step_config, rates, start_rows
 
 from ti_flax.data.dataset import Dataset, one_shape
 from ti_flax.embedding.rows import RowRules
@@ -38,18 +38,19 @@ def run(config, frozen, chunks, *, devices=1, state=None):
     places = jax.devices()[:devices]
     key = np.asarray(jax.random.key_data(jax.random.key(7)))
     state = replicate(state or init_state(config, start_rows(config)), places)
-    arguments = replicate(frozen, places), replicate(key, places)
+    arguments = replicate(frozen | {"settings": config.settings}, places), replicate(key, places)
     shapes = str(jax.tree.map(np.shape, frozen["examples"]))
     if (id(config), shapes, devices) not in _PROGRAMS:
         program = pmapped(make_chunk(config, CAPACITY), places)
-        program = program.lower(state, *arguments, replicate(np.int32(1), places)).compile()
+        program = program.lower(state, *arguments, *replicate((rates(0), np.int32(1)), places)).compile()
         _PROGRAMS[id(config), shapes, devices] = program, config  # which keeps its id its own
     program, _ = _PROGRAMS[id(config), shapes, devices]
-    losses = []
+    losses, step = [], int(unreplicate(state).step)
     for steps in chunks:
-        count = replicate(np.int32(steps), places)
+        given = replicate((rates(step), np.int32(steps)), places)
         with jax.transfer_guard("disallow"):
-            state, measures = program(state, *arguments, count)
+            state, measures = program(state, *arguments, *given)
+        step += steps
         losses.append(unreplicate(measures)["loss"][:steps])
     return unreplicate(state), np.concatenate(losses), unreplicate(arguments[0])
 
@@ -103,7 +104,8 @@ def test_frozen_things_keep_their_bits():
     assert np.isfinite(losses).all()
     assert state.rows[1].tobytes() == start[1].tobytes()
     assert (state.rows[0] != start[0]).all()
-    for leaf, wanted in zip(jax.tree.leaves(frozen_after), jax.tree.leaves(frozen), strict=True):
+    kept = {name: frozen_after[name] for name in frozen}
+    for leaf, wanted in zip(jax.tree.leaves(kept), jax.tree.leaves(frozen), strict=True):
         assert leaf.tobytes() == np.asarray(wanted).tobytes()
     assert {leaf.shape for leaf in jax.tree.leaves(state.opt_state)} == {(), (1, 32)}
 
@@ -159,7 +161,8 @@ def test_one_all_reduce_and_no_other_collective(one_device):
     split = dataclasses.replace(config, batch_size=4, device_count=2)
     program = pmapped(make_chunk(split, CAPACITY), places)
     key = np.asarray(jax.random.key_data(jax.random.key(7)))
-    arguments = (init_state(split, start_rows(split)), frozen, key, np.int32(1))
+    frozen = frozen | {"settings": split.settings}
+    arguments = (init_state(split, start_rows(split)), frozen, key, rates(0), np.int32(1))
     text = program.lower(*(replicate(argument, places) for argument in arguments)).compile().as_text()
     # One line of the program for the loss and the gradient, combined or not.
     assert 1 <= text.count(" all-reduce(") <= 2
@@ -227,8 +230,8 @@ def row_rules(config, **changes):
 
 def test_the_pull_is_part_of_the_loss_and_of_the_gradient():
     """One plain gradient step with and without the pull: they differ by its formula."""
-    schedule = optim.make_optimizer("sgd", lambda step: 1.0)
-    config = make_step_config(optimizer=optim.mask_rows(schedule, np.array([True, True])))
+    sgd = optim.mask_rows(optim.make_optimizer("sgd", lambda step: 1.0), np.array([True, True]))
+    config = make_step_config(optimizer=lambda rate, clip: sgd)
     frozen, anchor = make_frozen(config), np.full((2, 32), 0.5, np.float32)
     plain, loss, _ = run(config, frozen, [1])
     pulled, pulled_loss, _ = run(row_rules(config, pull=0.1, start=anchor), frozen, [1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -43,27 +44,34 @@ def add_rows(vocabulary: np.ndarray, learned: np.ndarray, loaded: Sequence[np.nd
     return AddedRows(start, trainable, float(np.median(norms)), float(norms.max()))
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("norm", "pull", "start", "ema_decay"),
+    meta_fields=("only_longer",),
+)
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RowRules:
-    """What is done to the rows that learn besides the optimizer's updates.
+    """What is done to the rows that learn besides the optimizer's updates: a tree whose leaves are numbers.
 
     Attributes:
       norm: `[]`, what vectors are rescaled to after each update; None for no rescaling.
       only_longer: rescales only vectors that are longer than `norm`.
-      pull: weight p of the pull towards the start, p / 2 x the squared distance in the loss.
+      pull: `[]`, weight p of the pull towards the start, p / 2 x the squared distance in the loss; None
+        without one.
       start: `[added_tokens, width]` float32, where the pull is to; None without one.
-      ema_decay: largest share of the average that an update keeps; None for no average.
+      ema_decay: `[]`, largest share of the average that an update keeps; None for no average.
     """
 
-    norm: float | None = None
+    norm: float | jax.Array | None = None
     only_longer: bool = False
-    pull: float = 0.0
-    start: np.ndarray | None = None
-    ema_decay: float | None = None
+    pull: float | jax.Array | None = None
+    start: np.ndarray | jax.Array | None = None
+    ema_decay: float | jax.Array | None = None
 
 
 def l2_to_init(rules: RowRules, rows: jax.Array, trainable: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """The loss p / 2 x sum over the vectors that learn of |row - start|^2, and its gradient by the rows."""
+    assert rules.pull is not None
     offset = jnp.where(jnp.asarray(trainable)[:, None], rows - jnp.asarray(rules.start), 0.0)
     return 0.5 * rules.pull * jnp.sum(jnp.square(offset)), rules.pull * offset
 
@@ -92,8 +100,9 @@ def ema_update(
       step: `[]` int32, updates made before this one.
       trainable: `[added_tokens]` bool; the other rows keep their bits.
     """
+    assert rules.ema_decay is not None
     warming = (1.0 + step) / (10.0 + step)
-    decay = jnp.where(step == 0, 0.0, jnp.minimum(rules.ema_decay or 0.0, warming))
+    decay = jnp.where(step == 0, 0.0, jnp.minimum(rules.ema_decay, warming))
     return jnp.where(jnp.asarray(trainable)[:, None], rows + decay * (mean - rows), mean)
 
 

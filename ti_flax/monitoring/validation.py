@@ -173,17 +173,18 @@ def make_evaluation(config: StepConfig) -> Callable:
 
     def evaluate(rows: jax.Array, frozen: dict, key: jax.Array, places: tuple[EvalIndices, ...]) -> tuple:
         examples: Dataset = frozen["examples"]
+        given = config.with_settings(frozen["settings"])
         root = jax.random.fold_in(jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION), VALIDATION)
 
         def errors_of(bucket: Bucket, chosen: EvalIndices) -> jax.Array:
             def sample(number, image, mirrored, timestep):
                 keys = SampleKeys(*jax.random.split(jax.random.fold_in(root, number), 4))
                 where = {"image": image, "mirrored": mirrored, "timestep": timestep}
-                return one_sample(config.draw_rules, keys, bucket, examples.token_ids, **where)
+                return one_sample(given.draw_rules, keys, bucket, examples.token_ids, **where)
 
             def one_pass(chosen: EvalIndices) -> jax.Array:
                 batch = jax.vmap(sample)(*chosen)
-                return jnp.mean(denoising_error(rows, frozen, batch, config), axis=(1, 2, 3))
+                return jnp.mean(denoising_error(rows, frozen, batch, given), axis=(1, 2, 3))
 
             return jax.lax.map(one_pass, chosen)
 
@@ -201,7 +202,7 @@ class Validation:
 
     Args:
       config: the run's fixed parts.
-      frozen: replicated arrays, `text_encoder`, `unet` and `examples`.
+      frozen: replicated arrays, `text_encoder`, `unet`, `examples` and `settings`.
       chosen: the samples.
       seed: the run's.
     """

@@ -17,7 +17,7 @@ from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
 from ti_flax.run.hooks import make_hooks
 from ti_flax.run.inputs import TrainingInputs
 from ti_flax.training.devices import pmapped, replicate
-from ti_flax.training.learning_rate import Schedule
+from ti_flax.training.learning_rate import Schedule, rates_after
 from ti_flax.training.loop import Hook, begin, run_steps
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, TrainState
 from ti_flax.training.step import make_chunk
@@ -46,15 +46,15 @@ def fit(
             "text_encoder": step_config.model.params["text_encoder"],
             "unet": step_config.model.params["unet"],
             "examples": inputs.examples,
+            "settings": step_config.settings,
         },
         devices,
     )
     key = jax.random.key_data(jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION))
     arguments = (frozen, replicate(np.asarray(key), devices))
-    capacity = min(CHUNK_CAPACITY, total)
     placed = replicate(state, devices)
     with stage(f"compiling for {len(devices)} x {devices[0].device_kind}", done="compiled"):
-        program = compile_step(step_config, capacity, placed, arguments, devices)
+        program = compile_step(step_config, placed, arguments, devices)
     monitoring: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
     if hosts.is_first():
         monitoring += [*make_hooks(config, step_config, schedule, inputs, frozen, output_dir, start), *hooks]
@@ -69,7 +69,8 @@ def fit(
                 placed,
                 arguments,
                 total_steps=total,
-                capacity=capacity,
+                capacity=CHUNK_CAPACITY,
+                rates=rates_after(schedule, CHUNK_CAPACITY),
                 devices=devices,
                 hooks=monitoring,
                 steps_per_call=config.training.steps_per_call,
@@ -87,11 +88,11 @@ def fit(
 
 def compile_step(
     step_config: StepConfig,
-    capacity: int,
     state: TrainState,
     arguments: tuple[Any, Any],
     devices: Sequence[Any],
 ) -> Callable[..., Any]:
-    """Compiles up to `capacity` updates of one call, for the devices and for arguments of these shapes."""
-    program = pmapped(make_chunk(step_config, capacity), devices)
-    return program.lower(state, *arguments, replicate(np.int32(1), devices)).compile()
+    """Compiles up to `CHUNK_CAPACITY` updates of one call, for the devices and arguments of these shapes."""
+    chunk = replicate((np.zeros(CHUNK_CAPACITY, np.float32), np.int32(1)), devices)
+    program = pmapped(make_chunk(step_config, CHUNK_CAPACITY), devices)
+    return program.lower(state, *arguments, *chunk).compile()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
+
+import optax
 
 from ti_flax.config import RunConfig
 from ti_flax.config.values import LARGEST_INT
@@ -46,19 +49,20 @@ def make_step_config(
     """Builds the step's fixed parts, for so many devices, and the learning-rate schedule."""
     training, options = config.training, config.optimizer
     schedule = make_schedule(config.optimizer, config.training, devices)
-    optimizer = optim.make_optimizer(
-        options.optimizer,
-        schedule,
-        arguments=read_optimizer_arguments(options),
-        max_grad_norm=options.max_grad_norm,
-        clip_value=options.grad_clip_value,
-    )
+    arguments = read_optimizer_arguments(options)
+    by_norm = options.grad_clip_value is None
+
+    def optimizer(rate: Schedule, clip: Any) -> optax.GradientTransformation:
+        kind = {"max_grad_norm" if by_norm else "clip_value": clip}
+        inner = optim.make_optimizer(options.optimizer, rate, arguments=arguments, **kind)
+        return optim.mask_rows(inner, added.trainable)
+
     unet = model.unet.clone(gradient_checkpointing=training.gradient_checkpointing)
     noise_schedule = NoiseSchedule.from_config(model.configs["scheduler"])
     step_config = StepConfig(
         model=dataclasses.replace(model, unet=unet),
         schedule=noise_schedule,
-        optimizer=optim.mask_rows(optimizer, added.trainable),
+        optimizer=optimizer,
         trainable=added.trainable,
         first_added_id=first_added_id,
         batch_size=training.train_batch_size,
@@ -69,6 +73,7 @@ def make_step_config(
         noise=NoiseRules.from_options(config.loss),
         timesteps=TimestepRules.from_options(config.loss, noise_schedule.num_train_timesteps),
         rules=row_rules(config.optimizer, added),
+        clip=options.max_grad_norm if by_norm else options.grad_clip_value,
         skip_nonfinite=training.on_nonfinite == "skip",
     )
     return step_config, schedule

@@ -93,6 +93,21 @@ def rate_of_step(schedule: Schedule, total: int) -> Callable[[int], float]:
     return lambda index: float(block(index // size)[index % size])
 
 
+def rates_after(schedule: Schedule, count: int) -> Callable[[int], np.ndarray]:
+    """From a number of updates made to the learning rates of the next ones, `[count]` float32.
+
+    Args:
+      schedule: the learning rate.
+      count: how many.
+    """
+
+    def rates(step: int) -> np.ndarray:
+        indices = np.minimum(np.arange(step, step + count), _LAST_STEP).astype(np.int32)
+        return np.asarray(schedule(indices), np.float32)
+
+    return rates
+
+
 def _decay(shape: Shape, peak: float) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The factor on the peak after warm-up, by progress from 0 to 1 and by step."""
     cycles, low = shape.num_cycles, shape.min_ratio

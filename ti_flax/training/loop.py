@@ -87,6 +87,7 @@ def run_steps(
     state: TrainState,
     arguments: tuple[Any, Any],
     *,
+    rates: Callable[[int], np.ndarray],
     total_steps: int,
     capacity: int,
     devices: Sequence[Any],
@@ -101,6 +102,7 @@ def run_steps(
       program: the compiled chunk, spread over the devices.
       state: replicated state; its `step` says where to begin.
       arguments: replicated frozen arrays and key.
+      rates: from a number of updates made to the learning rates of the next `capacity`, float32.
       total_steps: updates of the whole run.
       capacity: the most updates of one call.
       devices: where the state lives.
@@ -126,7 +128,8 @@ def run_steps(
             _interrupt(step, unreplicate(state), hooks)
         if steps == 0:
             return unreplicate(state)
-        state, metrics, seconds = _timed(program, state, *arguments, replicate(np.int32(steps), devices))
+        given = replicate((rates(step), np.int32(steps)), devices)
+        state, metrics, seconds = _timed(program, state, *arguments, *given)
         loss, norm, finite = (metrics[name][:steps] for name in STEP_METRICS)
         chunk = Chunk(step + 1, loss, norm, finite == 1, seconds)
         step += steps

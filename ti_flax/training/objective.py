@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,14 @@ from ti_flax.models.noise_schedule import NoiseSchedule
 LARGEST_SNR = 1000.0
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("huber_c", "weights", "prior_loss_weight"),
+    meta_fields=("loss_type",),
+)
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Objective:
-    """From what the UNet predicts to the error that is minimised.
+    """From what the UNet predicts to the error that is minimised: a tree whose leaves are numbers.
 
     Attributes:
       loss_type: measure of a difference d: `l2` d^2, `l1` |d|, and with c from `huber_c` `huber`
@@ -26,13 +32,13 @@ class Objective:
         those of kohya's trainer).
       huber_c: `[timesteps]` float32, c of each timestep; None unless the measure has one.
       weights: `[timesteps]` float32, what the errors of a timestep count; None if all count the same.
-      prior_loss_weight: what the mean error of the class images counts.
+      prior_loss_weight: `[]`, what the mean error of the class images counts.
     """
 
     loss_type: str = "l2"
-    huber_c: np.ndarray | None = None
-    weights: np.ndarray | None = None
-    prior_loss_weight: float = 1.0
+    huber_c: np.ndarray | jax.Array | None = None
+    weights: np.ndarray | jax.Array | None = None
+    prior_loss_weight: float | jax.Array = 1.0
 
     @classmethod
     def from_options(cls, options: LossOptions, schedule: NoiseSchedule) -> Objective:
@@ -151,5 +157,5 @@ def _check_prediction_type(options: LossOptions, schedule: NoiseSchedule) -> Non
             )
 
 
-def _each(table: np.ndarray, timesteps: jax.Array) -> jax.Array:
+def _each(table: np.ndarray | jax.Array, timesteps: jax.Array) -> jax.Array:
     return jnp.asarray(table)[timesteps][:, None, None, None]

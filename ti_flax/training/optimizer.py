@@ -40,8 +40,8 @@ def make_optimizer(
     schedule: Schedule,
     *,
     arguments: Mapping[str, Any] | None = None,
-    max_grad_norm: float | None = None,
-    clip_value: float | None = None,
+    max_grad_norm: Any = None,
+    clip_value: Any = None,
 ) -> optax.GradientTransformation:
     """An optimizer of optax, after an optional clip of the gradient.
 
@@ -49,8 +49,8 @@ def make_optimizer(
       name: an `optimizer` option, such as adamw (arXiv:1711.05101).
       schedule: learning rate by update index.
       arguments: the optimizer's own options under optax's names.
-      max_grad_norm: norm of all rows together that the gradient is clipped to.
-      clip_value: size that each of its numbers is clipped to.
+      max_grad_norm: `[]`, norm of all rows together that the gradient is clipped to.
+      clip_value: `[]`, size that each of its numbers is clipped to.
     """
     if name in _DIVIDES_BY_RATE:
         chosen = schedule
@@ -158,17 +158,6 @@ def _try(name: str, arguments: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"optimizer_args of {name}", expected="values that optax takes", found=str(error).splitlines()[0]
         ) from None
-
-
-def with_counts(opt_state: Any, later: Any) -> Any:
-    """An optimizer state with the place in its learning-rate schedule taken from a later one."""
-
-    def is_count(node: Any) -> bool:
-        return isinstance(node, optax.ScaleByScheduleState)
-
-    return jax.tree.map(
-        lambda kept, moved: moved if is_count(kept) else kept, opt_state, later, is_leaf=is_count
-    )
 
 
 def average_rows(opt_state: Any, rows: np.ndarray, trainable: np.ndarray) -> np.ndarray:

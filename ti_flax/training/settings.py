@@ -28,7 +28,7 @@ def row_rules(options: OptimizerOptions, added: AddedRows) -> RowRules:
     return RowRules(
         norm=norms[options.embedding_norm],
         only_longer=options.embedding_norm == "limit",
-        pull=options.pull_to_start,
+        pull=options.pull_to_start or None,
         start=added.start if options.pull_to_start else None,
         ema_decay=options.ema_decay if options.use_ema else None,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.training.batches import DrawRules
 from ti_flax.training.noise import NoiseRules
 from ti_flax.training.objective import Objective
-from ti_flax.training.optimizer import average_rows
+from ti_flax.training.optimizer import Schedule, average_rows
 from ti_flax.training.timesteps import TimestepRules
 
 # Pinned, because the bits of a run must not depend on a JAX flag.
@@ -39,6 +41,20 @@ class TrainState(NamedTuple):
     mean_rows: Any = None
 
 
+class Settings(NamedTuple):
+    """Numbers of a run that its program takes as arguments: with others it is the same program.
+
+    Attributes:
+      rules: what is done to the rows besides the optimizer's updates.
+      objective: what an error counts.
+      clip: `[]`, what the optimizer clips gradients to; None if it does not.
+    """
+
+    rules: RowRules
+    objective: Objective
+    clip: float | jax.Array | None
+
+
 @dataclass(frozen=True, eq=False)
 class StepConfig:
     """The parts of a step that are fixed for a run.
@@ -46,39 +62,53 @@ class StepConfig:
     Attributes:
       model: the modules (their parameters are passed separately, as data).
       schedule: noise schedule and prediction type.
-      optimizer: a transformation over `[added_tokens, width]`, already masked.
+      optimizer: from a learning rate, by update index, and what to clip to, to a transformation over
+        `[added_tokens, width]`, already masked.
       trainable: `[added_tokens]` bool, rows that learn.
       first_added_id: token id of row 0.
       batch_size: samples a device takes at once.
       accumulation: batches whose gradients make one update.
       device_count: devices over all hosts.
       flip_p: chance that a sample is the mirror image.
-      objective: what an error counts.
       noise: what is mixed into the noise.
       timesteps: which are drawn; None: all, each by itself.
+      objective: what an error counts.
       rules: what is done to the rows besides the optimizer's updates.
+      clip: what the optimizer clips gradients to; None if it does not.
       skip_nonfinite: leave the rows as they are where an update is not finite.
     """
 
     model: FlaxStableDiffusion
     schedule: NoiseSchedule
-    optimizer: optax.GradientTransformation
+    optimizer: Callable[[Schedule, Any], optax.GradientTransformation]
     trainable: np.ndarray
     first_added_id: int
     batch_size: int
     accumulation: int = 1
     device_count: int = 1
     flip_p: float = 0.5
-    objective: Objective = Objective()
     noise: NoiseRules = NoiseRules()
     timesteps: TimestepRules | None = None
+    objective: Objective = Objective()
     rules: RowRules = RowRules()
+    clip: float | jax.Array | None = None
     skip_nonfinite: bool = False
 
     @property
     def global_batch(self) -> int:
         """Samples that make one update, over all devices and accumulated batches."""
         return self.batch_size * self.accumulation * self.device_count
+
+    @property
+    def settings(self) -> Settings:
+        """The numbers that the program takes as arguments."""
+        return Settings(self.rules, self.objective, self.clip)
+
+    def with_settings(self, settings: Settings) -> StepConfig:
+        """The same with other numbers, such as those that a program is given."""
+        return dataclasses.replace(
+            self, rules=settings.rules, objective=settings.objective, clip=settings.clip
+        )
 
     @property
     def draw_rules(self) -> DrawRules:
@@ -97,7 +127,8 @@ def init_state(config: StepConfig, rows: np.ndarray) -> TrainState:
     """The state before the first update."""
     started = jnp.asarray(rows, jnp.float32)
     mean = None if config.rules.ema_decay is None else started
-    return TrainState(started, config.optimizer.init(started), jnp.zeros((), jnp.int32), mean)
+    optimizer = config.optimizer(lambda step: 1.0, config.clip)
+    return TrainState(started, optimizer.init(started), jnp.zeros((), jnp.int32), mean)
 
 
 def result_rows(config: StepConfig, state: TrainState) -> np.ndarray:

@@ -12,7 +12,7 @@ from ti_flax.data.dataset import Bucket, Dataset
 from ti_flax.embedding.rows import ema_update, embed_tokens, l2_to_init, rescale_norms
 from ti_flax.training.batches import CLASS_IMAGES, Batch, bucket_of_step, concat, draw
 from ti_flax.training.devices import AXIS
-from ti_flax.training.optimizer import apply_updates, with_counts
+from ti_flax.training.optimizer import apply_updates
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, TrainState
 
 STEP_METRICS = ("loss", "grad_norm", "finite")
@@ -53,7 +53,9 @@ def denoising_error(rows: jax.Array, frozen: dict, batch: Batch, config: StepCon
     return error if batch.loss_weights is None else error * batch.loss_weights[..., None]
 
 
-def update(config: StepConfig, state: TrainState, frozen: dict, key: jax.Array) -> tuple[TrainState, dict]:
+def update(
+    config: StepConfig, state: TrainState, frozen: dict, key: jax.Array, rate: jax.Array
+) -> tuple[TrainState, dict]:
     """One update from one global batch; runs on every device, with gradients averaged over them.
 
     Its measures are `loss`, `grad_norm` (of the rows that learn, before clipping) and `finite`, 1 if both and
@@ -64,6 +66,7 @@ def update(config: StepConfig, state: TrainState, frozen: dict, key: jax.Array) 
       state: before the update.
       frozen: parameter trees `text_encoder` and `unet`, and `examples`.
       key: the run's key.
+      rate: `[]` float32, the learning rate.
     """
     examples: Dataset = frozen["examples"]
     device = jax.lax.axis_index(AXIS)
@@ -99,21 +102,22 @@ def update(config: StepConfig, state: TrainState, frozen: dict, key: jax.Array) 
         branches = [partial(gradient_from, *pair) for pair in zip(examples.buckets, class_buckets)]
         total = jax.lax.switch(chosen, branches, round)
     loss, gradient = jax.tree.map(lambda x: jax.lax.pmean(x / config.accumulation, AXIS), total)
-    if config.rules.pull:
+    if config.rules.pull is not None:
         pull, its_gradient = l2_to_init(config.rules, state.rows, config.trainable)
         loss, gradient = loss + pull, gradient + its_gradient
     norm = jnp.linalg.norm(gradient * config.trainable[:, None])
-    moved = apply_update(config, state, gradient)
+    moved = apply_update(config, state, gradient, rate)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.all(jnp.isfinite(moved.rows))
     if config.skip_nonfinite:
-        kept = state._replace(step=moved.step, opt_state=with_counts(state.opt_state, moved.opt_state))
+        kept = state._replace(step=moved.step)
         moved = jax.tree.map(partial(jnp.where, finite), moved, kept)
     return moved, {"loss": loss, "grad_norm": norm, "finite": finite.astype(jnp.float32)}
 
 
-def apply_update(config: StepConfig, state: TrainState, gradient: jax.Array) -> TrainState:
+def apply_update(config: StepConfig, state: TrainState, gradient: jax.Array, rate: jax.Array) -> TrainState:
     """The state after an update with the gradient `[added_tokens, width]` of a whole global batch."""
-    updates, opt_state = config.optimizer.update(gradient, state.opt_state, state.rows)
+    optimizer = config.optimizer(lambda step: rate, config.clip)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.rows)
     rows = apply_updates(state.rows, jnp.asarray(updates), config.trainable)
     rows = rescale_norms(config.rules, rows, config.trainable)
     mean = state.mean_rows
@@ -123,18 +127,22 @@ def apply_update(config: StepConfig, state: TrainState, gradient: jax.Array) -> 
 
 
 def make_chunk(config: StepConfig, capacity: int) -> Callable:
-    """Builds `chunk(state, frozen, key, steps)`: up to `capacity` updates without the host.
+    """Builds `chunk(state, frozen, key, rates, steps)`: up to `capacity` updates without the host.
 
-    `steps` is traced, so chunks of every length are the same program and give the same bits.
-    The measures come out as `[capacity]` float32 each, of which the first `steps` are filled.
+    `frozen` has the parameter trees `text_encoder` and `unet`, the `examples`, and the `settings` that take
+    the place of those in `config`. `rates` are the learning rates of the updates, `[capacity]` float32, of
+    which the first `steps` count. As all numbers that people tune are arguments, other ones are the same
+    program, and so are chunks of every length, which give the same bits. The measures come out as
+    `[capacity]` float32 each, of which the first `steps` are filled.
     """
 
-    def chunk(state: TrainState, frozen: dict, key: jax.Array, steps: jax.Array):
+    def chunk(state: TrainState, frozen: dict, key: jax.Array, rates: jax.Array, steps: jax.Array):
+        given = config.with_settings(frozen["settings"])
+
         def body(i, carry):
             state, measured = carry
-            state, metrics = update(
-                config, state, frozen, jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION)
-            )
+            run_key = jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION)
+            state, metrics = update(given, state, frozen, run_key, rates[i])
             return state, jax.tree.map(lambda column, x: column.at[i].set(x), measured, metrics)
 
         empty = {name: jnp.zeros(capacity, jnp.float32) for name in STEP_METRICS}
