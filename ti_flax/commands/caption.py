@@ -112,13 +112,9 @@ def captions_of(paths: Sequence[Path], captioner: Captioner, batch_size: int) ->
 
 
 def _upright(path: Path) -> Any:
-    from PIL import Image, ImageOps
+    from ti_flax.data.images.decode import decode_image
 
-    with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-        over_white = Image.new("RGBA", image.size, "white")
-        over_white.alpha_composite(image.convert("RGBA"))
-        return over_white.convert("RGB")
+    return decode_image(str(path), str(path))
 
 
 def load_captioner(name: str, *, max_length: int, num_beams: int) -> Captioner:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ti_flax.console.program import exit_code
-from ti_flax.errors import ConfigError, OutputError
+from ti_flax.errors import ConfigError, OutputError, one_line
 from ti_flax.files.atomic import atomic_write
 from ti_flax.files.text import read_text
 
@@ -114,7 +114,6 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
 
 def run(options: argparse.Namespace) -> None:
     """Reads the images, plans, writes the sheet, then the files."""
-    from ti_flax.data.images.decode import decode_image
     from ti_flax.data.sources.find import find_images
     from ti_flax.data.sources.links import Spent, fetch_image
     from ti_flax.data.sources.table_options import ALL_AS_FOUND
@@ -127,12 +126,9 @@ def run(options: argparse.Namespace) -> None:
     sheet = options.sheet or options.output_dir.with_name(f"{options.output_dir.name}-sheet.png")
     _refuse_other_sheet(sheet, options.overwrite)
     stems = _stems(images)
-    cells, cuts = [], []
-    for source, stem in zip(images, stems, strict=True):
-        image = decode_image(source.read(), source.where)
-        boxes = plan(image, size, options)
-        cells.append(_cell(image, boxes, source.name, size))
-        cuts += _cuts(source, boxes, options.output_dir / stem, options)
+    cells, cuts, notes = _planned(images, stems, size, options)
+    for note in (*(note for each in found for note in each.notes), *notes):
+        print(f"note: {one_line(note)}", flush=True)
     texts = {cut.file.with_suffix(".txt"): text for cut in cuts if (text := _caption(cut.image, options))}
     if not options.overwrite:
         _refuse_existing([*(cut.file for cut in cuts), *texts])
@@ -151,6 +147,22 @@ def run(options: argparse.Namespace) -> None:
         raise OutputError(where, expected="a file that can be written", found=str(error)) from error
     captions = f", {len(texts)} captions" if texts else ""
     print(f"{options.output_dir}: {len(cuts)} images of {size[0]} x {size[1]}{captions}")
+
+
+def _planned(
+    images: list["SourceImage"], stems: list[Path], size: tuple[int, int], options: argparse.Namespace
+) -> tuple[list["Image.Image"], list[Cut], list[str]]:
+    """The sheet's cells, what is to be cut, and notes on the images, each of which is held alone."""
+    from ti_flax.data.images.decode import decoded, notes_on_images, upright_alone
+
+    cells, cuts, noted = [], [], []
+    for source, stem in zip(images, stems, strict=True):
+        made = decoded(source.read(), source.where, upright_alone)
+        boxes = plan(made.image, size, options)
+        cells.append(_cell(made.image, boxes, source.name, size))
+        cuts += _cuts(source, boxes, options.output_dir / stem, options)
+        noted.append((source.name, made.notes))
+    return cells, cuts, notes_on_images(noted)
 
 
 def _size(options: argparse.Namespace) -> tuple[int, int]:

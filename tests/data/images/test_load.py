@@ -207,8 +207,8 @@ def test_wide_gray_is_scaled_not_clipped(tmp_path, name, ramp):
     np.testing.assert_array_equal(only(tmp_path), np.repeat(expected[..., None], 3, axis=-1))
 
 
-@pytest.mark.parametrize(("drawn", "seen"), [(257 * 12, 12), (250, 1)])
-def test_dark_sixteen_bit_stays_dark(tmp_path, drawn, seen):
+@pytest.mark.parametrize(("drawn", "seen"), [(257 * 12, 12), (256 * 12, 12), (0, 0)])
+def test_dark_sixteen_bit_made_of_eight_stays_dark(tmp_path, drawn, seen):
     save(tmp_path, "a.png", np.full((8, 8), drawn, np.uint16))
     assert (only(tmp_path) == seen).all()
 

@@ -12,7 +12,14 @@ import numpy as np
 from PIL import Image
 
 from ti_flax.data.images.buckets import ChosenShapes, Shape, ShapeRules, choose_shapes
-from ti_flax.data.images.decode import decoded, gray, upright_alone, upright_size, upright_with_alpha
+from ti_flax.data.images.decode import (
+    decoded,
+    gray,
+    notes_on_images,
+    upright_alone,
+    upright_size,
+    upright_with_alpha,
+)
 from ti_flax.data.images.masks import MaskFolder, MaskRules, same_aspect
 from ti_flax.data.images.resize import cropped, fit_to_shape, in_square, squeezed
 from ti_flax.data.sources.duplicates import duplicate_notes
@@ -125,7 +132,8 @@ def load_images(
 ) -> TrainingImages:
     """Read images from one or several sources, as squares or in a few shapes.
 
-    Orientation from EXIF is applied; transparent parts become white; of an animation the first frame counts.
+    Orientation from EXIF is applied, and an embedded colour profile: colours become sRGB. Transparent parts
+    become white; of an animation the first frame counts.
     One image at a time is held at its full size.
 
     Args:
@@ -161,7 +169,9 @@ def load_images(
     plan = _planned(images, resolution, center_crop=center_crop, shapes=shapes, into=into)
     mask_files = _mask_files(images, masks, sources)
     alpha = masks is not None and masks.alpha
-    groups = _grouped(plan, list(zip(images, mask_files)), resample=_FILTERS[interpolation], alpha=alpha)
+    groups, noted = _grouped(
+        plan, list(zip(images, mask_files)), resample=_FILTERS[interpolation], alpha=alpha
+    )
     counts = list(repeats) * len(found) if len(repeats) == 1 else repeats
     return TrainingImages(
         groups,
@@ -170,7 +180,11 @@ def load_images(
         captions=tuple(image.caption for image in images),
         weights=tuple(count for count, each in zip(counts, found, strict=True) for _ in each.images),
         paths=tuple(image.path for image in images),
-        notes=(*(note for each in found for note in each.notes), *duplicate_notes(_in_order(groups), names)),
+        notes=(
+            *(note for each in found for note in each.notes),
+            *noted,
+            *duplicate_notes(_in_order(groups), names),
+        ),
         shapes=plan.chosen,
         without_mask=() if folder is None else _without(names, mask_files),
         leaving=tuple(name for each in found for name in each.leaving),
@@ -197,12 +211,15 @@ def _grouped(
     *,
     resample: Image.Resampling,
     alpha: bool,
-) -> tuple[ImageGroup, ...]:
-    fitted = functools.partial(_fitted, fit=plan.fit, resample=resample, alpha=alpha)
-    return tuple(
+) -> tuple[tuple[ImageGroup, ...], list[str]]:
+    """The images of each shape, and lines on those that have something to be noted."""
+    notes: dict[SourceImage, tuple[str, ...]] = {}
+    fitted = functools.partial(_fitted, fit=plan.fit, resample=resample, alpha=alpha, notes=notes)
+    groups = tuple(
         ImageGroup(indices, *fitted([members[index] for index in indices], shape))
         for indices, shape in zip(plan.members, plan.shapes, strict=True)
     )
+    return groups, notes_on_images((image.name, notes.get(image, ())) for image, _ in members)
 
 
 def _planned(
@@ -287,15 +304,17 @@ def _fitted(
     fit: Callable[..., np.ndarray],
     resample: Image.Resampling,
     alpha: bool,
+    notes: dict[SourceImage, tuple[str, ...]],
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Decode images and their masks one by one, and bring each at once into its shape."""
+    """Decode images and their masks one by one, bring each at once into its shape, and fill in notes."""
     pixels = _room_for(len(members), shape)
     masks = None
     for index, (source, mask_path) in enumerate(members):
-        image, mask = _opened(source, upright_with_alpha if alpha else upright_alone)
-        pixels[index] = fit(image, shape, resample)
+        made = _opened(source, upright_with_alpha if alpha else upright_alone)
+        pixels[index], mask = fit(made.image, shape, resample), made.alpha
+        notes[source] = made.notes
         if mask_path is not None:
-            mask = _mask_for(mask_path, image.size, source.name)
+            mask = _mask_for(mask_path, made.image.size, source.name)
         if mask is not None:
             masks = np.full(pixels.shape[:3], 255, np.uint8) if masks is None else masks
             masks[index] = fit(mask, shape, Image.Resampling.BOX)
