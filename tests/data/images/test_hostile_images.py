@@ -4,11 +4,13 @@ import io
 import os
 import socket
 import struct
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from colour_profiles import DISPLAY_P3, gray_profile, rgb_profile
 from hostile_cases import Case, check, place, train, written
 from made_images import checksum, png
 from PIL import Image, PngImagePlugin
@@ -130,6 +132,24 @@ def in_folder(make, name="a.png"):
     return run
 
 
+def without(module, content, name):
+    """A run on a folder with one file, where a package is not installed."""
+
+    def run(folder):
+        begin = one(content, name)(folder)
+
+        def read():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Image, "OPEN", dict(Image.OPEN))
+                Image.OPEN.pop({"pillow_heif": "HEIF", "pillow_jxl": "JXL"}[module], None)
+                patch.setitem(sys.modules, module, None)
+                return begin()
+
+        return read
+
+    return run
+
+
 def said(images):
     """What a run would learn from."""
     assert sum(len(group.pixels) for group in images.groups) == len(images.names)
@@ -223,6 +243,8 @@ def readme(folder):
     return train(folder, train_data_dir=folder / "data")
 
 
+HEIC = b"\x00\x00\x00\x18ftypheic"
+PROFILE = rgb_profile(DISPLAY_P3)
 LARGE = r"\d{6,}(?= pixels)"
 CASES = [
     Case("zero_bytes", "a PNG of zero bytes", one(b"")),
@@ -264,7 +286,31 @@ CASES = [
     Case("tiff_cycle", "a TIFF whose directory follows itself", used(tiff_cycle(), "a.tif")),
     Case("not_a_number", "a TIFF of what are no numbers", one(deep_gray(), "a.tif")),
     Case("cmyk", "a JPEG in CMYK", used(encoded("JPEG", Image.fromarray(PIXELS).convert("CMYK")), "a.jpg")),
-    Case("heic", "a HEIC", one(b"\x00\x00\x00\x18ftypheic", "a.heic")),
+    Case("heic", "a HEIC without the package that reads it", without("pillow_heif", HEIC, "a.heic")),
+    Case("heic_named_jpg", "the same named .jpg", without("pillow_heif", HEIC, "a.jpg")),
+    Case("jxl", "a JPEG XL without its package", without("pillow_jxl", b"\xff\x0a\x00", "a.jxl")),
+    Case("heic_empty", "a HEIC of zero bytes", one(b"", "a.heic")),
+    Case(
+        "profile_text", "a colour profile of other bytes", used(encoded("PNG", icc_profile=b"no profile" * 9))
+    ),
+    Case(
+        "profile_head", "a colour profile that is cut short", used(encoded("PNG", icc_profile=PROFILE[:140]))
+    ),
+    Case(
+        "profile_count",
+        "a colour profile that says it has 4,000,000,000 parts",
+        used(encoded("PNG", icc_profile=PROFILE[:128] + b"\xff" * 4 + PROFILE[132:])),
+    ),
+    Case(
+        "profile_kind",
+        "a colour profile of gray in an image in colour",
+        used(encoded("PNG", icc_profile=gray_profile(1.8))),
+    ),
+    Case(
+        "gray_bits",
+        "gray of 12 bits in a file of 16",
+        used(encoded("TIFF", Image.fromarray(PIXELS[..., 0] * np.uint16(16))), "a.tif"),
+    ),
     Case("svg", "an SVG", one("<svg/>", "a.svg")),
     Case("eps", "a program in PostScript", one("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a.eps")),
     Case("nothing", "an empty folder", in_folder(lambda path: None)),

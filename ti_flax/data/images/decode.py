@@ -19,6 +19,7 @@ from ti_flax.data.sources.formats import (
     cause,
     strict_about_size,
 )
+from ti_flax.data.sources.optional_formats import require_reader
 from ti_flax.errors import DataError
 from ti_flax.files.regular import open_regular
 
@@ -82,6 +83,7 @@ def decoded(content: str | bytes, where: str, convert: Callable[[Image.Image], A
     if Path(where).suffix.lower() in UNREADABLE_SUFFIXES:
         raise DataError(where, found="a format that is not read", remedy="Save it as PNG or JPEG.")
     try:
+        require_reader(content, where)
         formats = available(SIGNED_FORMATS + OTHER_FORMATS)
         opened = io.BytesIO(content) if isinstance(content, bytes) else open_regular(content)
         with opened, strict_about_size(), Image.open(opened, formats=formats) as image:
@@ -89,6 +91,8 @@ def decoded(content: str | bytes, where: str, convert: Callable[[Image.Image], A
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = f"at most {Image.MAX_IMAGE_PIXELS} pixels"
         raise DataError(where, expected=limit, found="a larger image", remedy="Scale it down.") from error
+    except DataError:
+        raise
     except Exception as error:  # Pillow's plugins raise whatever their parser stumbled upon
         raise DataError(
             where,

@@ -26,6 +26,7 @@ from ti_flax.data.sources.duplicates import duplicate_notes
 from ti_flax.data.sources.find import Found, find_images
 from ti_flax.data.sources.formats import is_named_as_image
 from ti_flax.data.sources.links import Spent, fetch_image
+from ti_flax.data.sources.optional_formats import OPTIONAL_SUFFIXES
 from ti_flax.data.sources.roles import without_other_roles
 from ti_flax.data.sources.source_image import SourceImage
 from ti_flax.data.sources.table_options import ALL_AS_FOUND, TableOptions
@@ -284,6 +285,7 @@ def _mask_files(
     if masks is None or masks.folder is None:
         return [None] * len(images)
     suffixes = {suffix for suffix in Image.registered_extensions() if is_named_as_image(Path(f"a{suffix}"))}
+    suffixes |= OPTIONAL_SUFFIXES
     folders = [Path(os.path.expanduser(source)) for source in sources]
     folder = MaskFolder(
         Path(os.path.expanduser(masks.folder)), suffixes, [each for each in folders if each.is_dir()]

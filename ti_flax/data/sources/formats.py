@@ -8,24 +8,23 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from ti_flax.data.sources.optional_formats import OPTIONAL_NAMES, OPTIONAL_SUFFIXES, optional_format
+
 # Formats whose first bytes no text or metadata file shares, so that content alone tells them. The second row
 # is tried under an image suffix only. Left out: what runs other programs (EPS) or has no pixels (MPEG, HDF5).
-SIGNED_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "AVIF", "BMP", "JPEG2000", "QOI")
+SIGNED_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "QOI", *OPTIONAL_NAMES)
 OTHER_FORMATS = ("DIB", "PPM", "TGA", "ICO", "PSD", "PCX", "SGI", "DDS")
 
 # Images that Pillow cannot read, or of which it reads the thumbnail alone (camera raw). Passing
 # them over would train on fewer images than were given.
-UNREADABLE_SUFFIXES = frozenset(
-    (".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2")
-)
+UNREADABLE_SUFFIXES = frozenset((".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"))
 
 
 def is_named_as_image(path: Path) -> bool:
     """Tell an image by its suffix, whether it can be read or not."""
     suffix = path.suffix.lower()
-    # A Pillow built without AVIF does not register its suffix.
     known = Image.registered_extensions().get(suffix) in SIGNED_FORMATS + OTHER_FORMATS
-    return known or suffix == ".avif" or suffix in UNREADABLE_SUFFIXES
+    return known or suffix in OPTIONAL_SUFFIXES or suffix in UNREADABLE_SUFFIXES
 
 
 def is_image(path: Path) -> bool:
@@ -41,6 +40,8 @@ def has_image_content(content: Path | bytes) -> bool:
     """Tell an image by its first bytes."""
     opened = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
+        if optional_format(content) is not None:
+            return True
         with strict_about_size(), Image.open(opened, formats=available(SIGNED_FORMATS)):
             return True
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):

@@ -24,6 +24,7 @@ from ti_flax.data.sources.formats import (
     is_named_as_image,
     strict_about_size,
 )
+from ti_flax.data.sources.optional_formats import require_reader
 from ti_flax.errors import DataError
 from ti_flax.files.atomic import atomic_write
 from ti_flax.files.cache import default_cache_dir, is_private, why_not_default
@@ -132,6 +133,7 @@ def _require_budget(limits: Limits, spent: Spent, where: str) -> None:
 def _require_image(answer: Answer, link: str, where: str) -> None:
     """Refuse what is no image, whatever its header says, before it is kept."""
     content = answer.content
+    require_reader(content, where)
     named = is_named_as_image(Path(link_name(link)))
     formats = available(SIGNED_FORMATS + OTHER_FORMATS if named else SIGNED_FORMATS)
     try:
