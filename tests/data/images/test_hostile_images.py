@@ -216,6 +216,10 @@ def bytes_name(path):
     os.symlink(place() / "pictures" / "0.png", os.fsencode(path.parent) + b"/caf\xe9\n\x1b[2J.png")
 
 
+def recycle_bin(path):
+    written(path / "S-1-5-21" / "$R1.png", encoded("PNG"))
+
+
 def deep_gray():
     return encoded("TIFF", Image.fromarray(np.full((8, 8), np.nan, np.float32)))
 
@@ -336,6 +340,14 @@ CASES = [
     Case("folder_name", "a folder named z.png", among(lambda path: path.mkdir(), "z.png")),
     Case("bytes_name", "a name that is no UTF-8, with commands for the terminal", among(bytes_name, "z.png")),
     Case("long_name", "a name of 255 letters", used(encoded("PNG"), "n" * 251 + ".png")),
+    Case(
+        "system_folders",
+        "thumbnails of a network drive among images",
+        among(
+            lambda path: written(path / "@eaDir" / "a.png" / "SYNOPHOTO_THUMB_M.jpg", encoded("JPEG")), "z"
+        ),
+    ),
+    Case("system_alone", "a recycle bin alone in a folder", in_folder(recycle_bin, "$RECYCLE.BIN")),
     Case("nested", "1,100 folders within one another", nested),
     Case(
         "list_missing",

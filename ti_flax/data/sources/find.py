@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ti_flax.console.messages import say
@@ -11,6 +11,7 @@ from ti_flax.data.sources.formats import is_image
 from ti_flax.data.sources.links import Fetch, fetch_image, is_link, kept_file, link_name
 from ti_flax.data.sources.metadata import NAMES, SUFFIXES, Row, read_rows
 from ti_flax.data.sources.source_image import SourceImage
+from ti_flax.data.sources.system_files import is_system_file, is_system_folder
 from ti_flax.data.sources.table_options import TableOptions
 from ti_flax.data.sources.tables import BUILDERS, hub_images, is_hub_id, is_saved_dataset, local_images
 from ti_flax.errors import DataError
@@ -45,7 +46,8 @@ def find_images(source: str, table: TableOptions, fetch: Fetch = fetch_image) ->
     """Find out what a value of train_data_dir is, and which images it names.
 
     A folder's sub-folders belong to it: its own files come first, sorted by name, then theirs. What is hidden
-    is skipped, and no folder is read twice, whatever symbolic links lead to it.
+    is skipped, what systems keep for themselves is skipped and counted in a note, and no folder is read
+    twice, whatever symbolic links lead to it.
 
     Args:
       source: a folder, a file, an http(s) link, or, where there is no such folder, a Hub id `owner/name`.
@@ -71,12 +73,12 @@ def find_images(source: str, table: TableOptions, fetch: Fetch = fetch_image) ->
 def _in_folder(folder: Path, table: TableOptions, fetch: Fetch) -> Found:
     if is_saved_dataset(folder):
         return Found(tuple(local_images(folder, table, fetch)), used=_ALL_OPTIONS)
-    files = _files_below(folder)
+    files, skipped = _files_below(folder)
     paths, _ = split_masks(path for path in files if is_image(path))
     if not paths:
         if any(path.suffix.lower() in BUILDERS for path in files):
             return Found(tuple(local_images(folder, table, fetch)), used=_ALL_OPTIONS)
-        raise _no_images(folder, files)
+        raise _no_images(folder, files, skipped)
     tables = [path for path in files if path.name in NAMES and path.is_file()]
     captions, notes = _captions(tables, {os.path.normpath(path) for path in paths}, table)
     names = {path: path.relative_to(folder).as_posix() for path in files}
@@ -88,7 +90,7 @@ def _in_folder(folder: Path, table: TableOptions, fetch: Fetch) -> Found:
             for path in paths
         ),
         passed_over=tuple(names[path] for path in files if path not in kept),
-        notes=(*notes, *_leaving_note(leaving)),
+        notes=(*skipped.notes(), *notes, *_leaving_note(leaving)),
         leaving=tuple(leaving),
         used=_COLUMNS if tables else frozenset(),
     )
@@ -100,9 +102,33 @@ def _leaving_note(names: list[str]) -> list[str]:
     return [f"images that are links out of the folder: {len(names)}, such as {names[0]}"]
 
 
-def _files_below(root: Path) -> list[Path]:
+@dataclass
+class _Skipped:
+    """Folders and files, relative to the folder that is read, that systems keep for themselves."""
+
+    folders: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+    def counted(self) -> str:
+        """How many there are and the first, empty if there are none."""
+        counts = [
+            f"{len(names)} {kind if len(names) == 1 else f'{kind}s'}"
+            for kind, names in (("folder", self.folders), ("file", self.files))
+            if names
+        ]
+        first = next(iter(self.folders + self.files), "")
+        return f"{' and '.join(counts)}, such as {first}" if counts else ""
+
+    def notes(self) -> list[str]:
+        """A line, if there are any."""
+        counted = self.counted()
+        return [f"passed over, as systems keep them for themselves: {counted}"] if counted else []
+
+
+def _files_below(root: Path) -> tuple[list[Path], _Skipped]:
     """Return the files of a folder and of the visible folders below it, each folder once."""
     files: list[Path] = []
+    skipped = _Skipped()
     seen: set[tuple[int, int]] = set()
     left = [root]
     while left:
@@ -112,20 +138,30 @@ def _files_below(root: Path) -> list[Path]:
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as found:
-                entries = [
-                    (_is_folder(entry), entry) for entry in sorted(found, key=lambda entry: entry.name)
-                ]
+            entries = _entries(folder)
         except OSError as error:
             inside = "" if folder == root else f" (folder {folder})"
             found = f"{error.strerror or error}{inside}"
             raise DataError(f"train_data_dir {root}", found=found, remedy=_REMEDY) from error
-        files += [folder / entry.name for is_folder, entry in entries if not is_folder]
-        visible = [entry for is_folder, entry in entries if is_folder and not entry.name.startswith(".")]
+        visible = []
+        for is_folder, entry in entries:
+            path = folder / entry.name
+            if (is_system_folder if is_folder else is_system_file)(entry.name):
+                (skipped.folders if is_folder else skipped.files).append(path.relative_to(root).as_posix())
+            elif not is_folder:
+                files.append(path)
+            elif not entry.name.startswith("."):
+                visible.append(entry)
         # A folder before the links to it, so that its images have its name.
         ordered = sorted(visible, key=lambda entry: entry.is_symlink())
         left += [folder / entry.name for entry in reversed(ordered)]
-    return files
+    return files, skipped
+
+
+def _entries(folder: Path) -> list[tuple[bool, os.DirEntry[str]]]:
+    """What a folder holds, by name, each with whether it is a folder."""
+    with os.scandir(folder) as found:
+        return [(_is_folder(entry), entry) for entry in sorted(found, key=lambda entry: entry.name)]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -135,10 +171,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _no_images(folder: Path, files: list[Path]) -> DataError:
+def _no_images(folder: Path, files: list[Path], skipped: _Skipped) -> DataError:
     found, remedy = "none", "Put three to five images of the concept into it."
     if files:
         found = f"only other files ({len(files)}, such as {files[0].name})"
+    elif counted := skipped.counted():
+        found = f"only what systems keep for themselves ({counted})"
     return DataError(f"train_data_dir {folder}", expected="images", found=found, remedy=remedy)
 
 
