@@ -274,10 +274,13 @@ def _cuts(image: "SourceImage", boxes: list["Box"], stem: Path, options: argpars
 
 def _caption(image: "SourceImage", options: argparse.Namespace) -> str | None:
     """The image's own caption, from its dataset or the .txt beside it, else the one that is given."""
+    from ti_flax.data.prompts.captions import text_beside
+    from ti_flax.data.sources.file_names import FilesOnDisk
+
     if image.caption is not None:
         return image.caption
-    beside = Path(image.path).with_suffix(".txt") if image.path is not None else None
-    if beside is None or not beside.is_file():
+    beside = text_beside(Path(image.path), (".txt",), FilesOnDisk()) if image.path is not None else None
+    if beside is None:
         return options.caption
     return read_text(beside).strip() or options.caption
 

@@ -76,7 +76,7 @@ def texts_beside(images: TrainingImages) -> list[str]:
     return [
         str(path)
         for path in suffixed
-        if path.suffix in CAPTION_EXTENSIONS and str(path.with_suffix("")) in names
+        if path.suffix.lower() in CAPTION_EXTENSIONS and str(path.with_suffix("")) in names
     ]
 
 

@@ -282,7 +282,9 @@ def test_order_is_by_name_and_others_are_passed_over(tmp_path):
     loaded = load_images(str(tmp_path), resolution=8)
     assert loaded.names == ("C.png", "a.png", "b.png", "noise", "more/d.png")
     assert loaded.pixels[:, 0, 0, 0].tolist() == [3, 2, 1, 4, 0]
-    assert sorted(loaded.passed_over) == sorted(set(others) - {"metadata.csv", "metadata.jsonl"})
+    systems = {".DS_Store", "._a.png", "Thumbs.db"}
+    assert sorted(loaded.passed_over) == sorted(set(others) - {"metadata.csv", "metadata.jsonl"} - systems)
+    assert "passed over, as systems keep them for themselves: 3 files, such as .DS_Store" in loaded.notes
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.tiff", "a.bmp", "a.avif"])

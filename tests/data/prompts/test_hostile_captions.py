@@ -141,6 +141,26 @@ CASES = [
         table('file_name,text\n0.png,"a\n' * 3, "metadata.csv"),
     ),
     Case("csv_columns", "columns of other names", table("a,b\n1,2\n", "metadata.csv")),
+    Case(
+        "csv_comma",
+        "a caption with a comma and without quotation marks",
+        table("file_name,text\n0.png,a cat, asleep\n", "metadata.csv"),
+    ),
+    Case("csv_headless", "a metadata.csv without names of columns", table("0.png,a cat\n", "metadata.csv")),
+    Case("csv_unnamed", "no column of captions", table("file_name;words\n0.png;a cat\n", "metadata.csv")),
+    Case(
+        "csv_twice",
+        "two captions for an image, in two spellings",
+        table("file_name,text\n0.png,a\n.\\0.png,b\n", "metadata.csv"),
+    ),
+    Case(
+        "csv_windows",
+        "a table of Windows with semicolons, and a name in capitals",
+        used(
+            "file_name;text\r\n.\\0.PNG;a\r\nC:\\me\\1.png;b\r\nD:\\you\\7.png;c\r\n".encode("utf-16"),
+            "metadata.csv",
+        ),
+    ),
     Case("file_missing", "a caption_file that is not there", caption_file(lambda path: None)),
     Case("file_pipe", "one that is a pipe that nobody writes to", caption_file(os.mkfifo)),
     Case("file_folder", "one that is a folder", caption_file(lambda path: path.mkdir())),

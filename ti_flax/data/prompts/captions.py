@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from ti_flax.data.sources.file_names import FilesOnDisk, NamedValues
+from ti_flax.data.sources.text_tables import (
+    FILE_COLUMNS,
+    TEXT_COLUMNS,
+    TableRow,
+    begins_table,
+    delimited_table,
+    is_json,
+    json_table,
+)
 from ti_flax.errors import DataError
 from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, lies_in, require_inside
-from ti_flax.files.text import parse_json, read_text
+from ti_flax.files.text import read_text
 
 CAPTION_EXTENSIONS = (".txt", ".caption")
 
 # A thousand times what the text encoder sees; a longer file beside an image is no caption.
 _LONGEST_CAPTION = 2**20
-
-# Names of the columns and keys of a caption file; the first that is there counts.
-_NAME_KEYS = ("file_name", "filename", "file", "path", "image", "image_path")
-_TEXT_KEYS = ("text", "caption", "captions", "prompt", "tags")
 
 # A number in front and what separates it from the words: "01-", "3. ", "00012-0-".
 _LEADING_NUMBER = re.compile(r"^\d[\d\-_.\s]*")
@@ -60,13 +63,13 @@ def captions_beside(
         if not extension[1:] or "/" in extension or "\0" in extension:
             raise DataError(f"caption_extension {extension!r}", expected="the end of a name, such as txt")
 
+    disk = FilesOnDisk()
+
     def find(image: CaptionedImage) -> str | None:
         if image.path is None:
             return None
         path = Path(image.path)
-        beside = [path.with_suffix(extension) for extension in chosen]
-        beside += [path.with_name(path.name + extension) for extension in chosen]
-        file = next((file for file in beside if file.is_file() and file != path), None)
+        file = text_beside(path, chosen, disk)
         if file is None:
             return None
         _require_beside(file, path)
@@ -79,6 +82,23 @@ def captions_beside(
         expected=f"a {' or '.join(chosen)} file beside each image",
         remedy="Write the missing ones (scripts/caption_images.py does), or set captions to another source.",
     )
+
+
+def text_beside(image: Path, extensions: Sequence[str], disk: FilesOnDisk) -> Path | None:
+    """Return the text file of an image, `cat.txt` or else `cat.png.txt`, in any spelling of the name.
+
+    Args:
+      image: its path.
+      extensions: with their dots; the first that is there counts.
+      disk: what has been listed of it.
+    """
+    names = [image.with_suffix(extension).name for extension in extensions]
+    names += [image.name + extension for extension in extensions]
+    beside = (image.with_name(name) for name in names)
+    if file := next((file for file in beside if file.is_file() and file != image), None):
+        return file
+    found = (disk.find(image.parent, name) for name in names)
+    return next((file for file in found if file is not None and file.is_file() and file != image), None)
 
 
 def _require_beside(file: Path, image: Path) -> None:
@@ -143,17 +163,18 @@ def captions_of_source(images: Sequence[CaptionedImage]) -> tuple[str, ...]:
         lambda image: image.caption,
         option="captions metadata",
         expected="a text for each image in the dataset or in metadata.jsonl",
-        remedy="Complete it, or set captions to files, filename or caption_file.",
+        remedy="Complete it, set caption_column to the column with the captions, or set captions to files, "
+        "filename or caption_file.",
     )
 
 
 def captions_in_file(images: Sequence[CaptionedImage], path: str) -> tuple[str, ...]:
     """Read one file with the captions of all images.
 
-    It is JSON Lines with `file_name` and `text`, a JSON object from name to text (or to an object that holds
-    `caption` or `tags`), a table with these columns (comma, semicolon or tab), or lines `name|caption` or
-    `name<TAB>caption`. Its content says which. A name is the file's, with as much of its path as tells it
-    from others, with or without suffix.
+    It is JSON with `file_name` and `text` (an object a line, or a list of them), a JSON object from name to
+    text (or to an object that holds `caption` or `tags`), a table with these columns (comma, semicolon or
+    tab), or lines `name|caption` or `name<TAB>caption`. Its content says which. A name is the file's, with as
+    much of its path as tells it from others, with or without suffix, spelled as any system spells it.
 
     Raises:
       DataError: the file cannot be read, names an image twice, or lacks one.
@@ -163,11 +184,10 @@ def captions_in_file(images: Sequence[CaptionedImage], path: str) -> tuple[str, 
     def find(image: CaptionedImage) -> str | None:
         parts = PurePosixPath((image.path or image.name).replace("\\", "/")).parts
         ends = [PurePosixPath(*parts[first:]) for first in range(len(parts))]
-        for name in (*ends, PurePosixPath(image.name)):
-            for spelled in (str(name), str(name.with_suffix("")) if name.name else ""):
-                if spelled in listed:
-                    return listed[spelled]
-        return None
+        names = (*ends, PurePosixPath(image.name))
+        return listed.find(
+            spelled for name in names if name.name for spelled in (str(name), str(name.with_suffix("")))
+        )
 
     return _for_all(
         images,
@@ -194,72 +214,41 @@ def _for_all(
     return tuple(caption or "" for caption in found)
 
 
-def _entries(text: str, where: str) -> dict[str, str]:
-    """Return name to caption of a caption file of any kind."""
-    if text.lstrip().startswith("{"):
-        rows = _json_rows(text, where)
+def _entries(text: str, where: str) -> NamedValues[str]:
+    """Return the captions of a caption file of any kind, by name."""
+    if is_json(text):
+        rows = [_record(row) for row in json_table(text, where, by_name=True).rows]
     else:
         rows = _table_rows(text, where) or _line_rows(text, where)
-    listed: dict[str, str] = {}
-    places: dict[str, str] = {}
-    for place, name, caption in rows:
-        name = name.strip().replace("\\", "/").removeprefix("./")
-        if name in listed and listed[name] != caption:
-            raise DataError(
-                place,
-                expected="one caption for each image",
-                found=f"another one for {name}, first at {places[name]}",
-                remedy="Leave one of them out.",
-            )
-        listed[name], places[name] = caption, place
-    if not listed:
+    if not rows:
         raise DataError(where, expected="captions", found="an empty file")
+    listed: NamedValues[str] = NamedValues()
+    for place, name, caption in rows:
+        listed.add(name, caption, place)
     return listed
 
 
 _Row = tuple[str, str, str]  # place for messages, name, caption
 
 
-def _json_rows(text: str, where: str) -> list[_Row]:
-    try:
-        whole = parse_json(text)
-    except ValueError:
-        return [
-            _record(_parsed(line, f"{where}:{number}"), f"{where}:{number}")
-            for number, line in enumerate(text.split("\n"), start=1)
-            if line.strip()
-        ]
-    if any(key in whole and isinstance(whole[key], str) for key in _NAME_KEYS):
-        return [_record(whole, where)]
-    return [
-        (f"{where}: {name}", name, _caption_in(value, f"{where}: {name}")) for name, value in whole.items()
-    ]
-
-
-def _parsed(line: str, where: str) -> Any:
-    try:
-        return parse_json(line)
-    except ValueError as error:
-        raise DataError(
-            where, expected='an object such as {"file_name": "1.png", "text": "a cat"}', found=str(error)
-        ) from None
-
-
-def _record(row: Any, where: str) -> _Row:
-    name = next((row[key] for key in _NAME_KEYS if key in row), None) if isinstance(row, dict) else None
+def _record(row: TableRow) -> _Row:
+    name = row.cell(FILE_COLUMNS)
     if not isinstance(name, str):
-        found = f"the keys {', '.join(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
-        raise DataError(where, expected="an object with file_name and text", found=found)
-    return where, name, _caption_in(row, where)
+        found = f"the keys {', '.join(row.cells)}"
+        raise DataError(row.where, expected="an object with file_name and text", found=found)
+    return row.where, name, _caption_in(row, TEXT_COLUMNS)
 
 
-def _caption_in(value: Any, where: str) -> str:
-    if isinstance(value, dict):
-        value = next((value[key] for key in _TEXT_KEYS if key in value), None)
+def _caption_in(row: TableRow, columns: Sequence[str]) -> str:
+    value = row.cell(columns)
+    if isinstance(value, list):  # several, of which the first counts
+        value = value[0]
+    if value is None and row.has_text(columns):
+        return ""
     if not isinstance(value, str):
         raise DataError(
-            where,
-            expected=f"a text under {', '.join(_TEXT_KEYS[:-1])} or {_TEXT_KEYS[-1]}",
+            row.where,
+            expected=f"a text under {', '.join(columns[:-1])} or {columns[-1]}" if columns[1:] else "a text",
             found=repr(value),
         )
     return value
@@ -267,41 +256,21 @@ def _caption_in(value: Any, where: str) -> str:
 
 def _table_rows(text: str, where: str) -> list[_Row]:
     """Return the rows of a table whose first line names the columns; nothing for other text."""
-    head = text.lstrip().partition("\n")[0]
-    for delimiter in ",;\t":
-        try:
-            columns = [cell.strip().lower() for cell in next(csv.reader([head], delimiter=delimiter), [])]
-        except csv.Error as error:
-            raise DataError(f"{where}:1", expected="a table, or `name|caption`", found=str(error)) from None
-        name = next((columns.index(key) for key in _NAME_KEYS if key in columns), None)
-        words = next((columns.index(key) for key in _TEXT_KEYS if key in columns), None)
-        if name is None or words is None:
-            continue
-        rows = _cells(text.lstrip(), delimiter, where)
-        return [(place, cells[name], cells[words]) for place, cells in rows]
-    return []
-
-
-def _cells(text: str, delimiter: str, where: str) -> list[tuple[str, list[str]]]:
-    """Return the rows below a table's first line, each with its place, blank lines left out."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    rows = []
-    try:
-        columns = len(next(reader))
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != columns:
-                raise DataError(
-                    f"{where}:{reader.line_num}",
-                    expected=f"{columns} columns as in the first line",
-                    found=str(len(cells)),
-                    remedy=f"Put texts that hold {delimiter!r} in double quotes.",
-                )
-            rows.append((f"{where}:{reader.line_num}", cells))
-    except csv.Error as error:
-        raise DataError(f"{where}:{reader.line_num}", expected="a table", found=str(error)) from None
-    return rows
+    if not begins_table(text):
+        return []
+    table, columns = delimited_table(text, where), TEXT_COLUMNS
+    if not table.has(columns):
+        others = [name for name in table.columns if TableRow("", {name: name}).cell(FILE_COLUMNS) is None]
+        if len(others) != 1:
+            raise DataError(
+                where,
+                expected=f"the column {TEXT_COLUMNS[0]}",
+                found=f"columns {', '.join(table.columns)}",
+                remedy="Call the column with the captions so.",
+            )
+        columns = others  # the only one that can hold captions
+    named = [(row, row.cell(FILE_COLUMNS)) for row in table.rows]
+    return [(row.where, name, _caption_in(row, columns)) for row, name in named if isinstance(name, str)]
 
 
 def _line_rows(text: str, where: str) -> list[_Row]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ti_flax.console.messages import say
 from ti_flax.data.images.masks import split_masks
+from ti_flax.data.sources.file_names import FilesOnDisk, NamedValues, is_of_windows
 from ti_flax.data.sources.formats import is_image
 from ti_flax.data.sources.links import Fetch, fetch_image, is_link, kept_file, link_name
-from ti_flax.data.sources.metadata import NAMES, SUFFIXES, Row, read_rows
+from ti_flax.data.sources.metadata import SUFFIXES, is_metadata, looks_like_table, read_rows
 from ti_flax.data.sources.source_image import SourceImage
 from ti_flax.data.sources.system_files import is_system_file, is_system_folder
 from ti_flax.data.sources.table_options import TableOptions
@@ -79,15 +80,14 @@ def _in_folder(folder: Path, table: TableOptions, fetch: Fetch) -> Found:
         if any(path.suffix.lower() in BUILDERS for path in files):
             return Found(tuple(local_images(folder, table, fetch)), used=_ALL_OPTIONS)
         raise _no_images(folder, files, skipped)
-    tables = [path for path in files if path.name in NAMES and path.is_file()]
-    captions, notes = _captions(tables, {os.path.normpath(path) for path in paths}, table)
+    tables = [path for path in files if is_metadata(path) and path.is_file()]
+    captions, notes = _captions(tables, paths, table)
     names = {path: path.relative_to(folder).as_posix() for path in files}
     kept = {*paths, *tables}
     leaving = [names[path] for path in paths if not lies_in(path, folder)]
     return Found(
         tuple(
-            SourceImage(names[path], str(path), str(path), str(path), captions.get(os.path.normpath(path)))
-            for path in paths
+            SourceImage(names[path], str(path), str(path), str(path), captions.get(path)) for path in paths
         ),
         passed_over=tuple(names[path] for path in files if path not in kept),
         notes=(*skipped.notes(), *notes, *_leaving_note(leaving)),
@@ -181,18 +181,34 @@ def _no_images(folder: Path, files: list[Path], skipped: _Skipped) -> DataError:
 
 
 def _captions(
-    tables: Iterable[Path], images: set[str], table: TableOptions
-) -> tuple[dict[str, str], list[str]]:
-    """Return captions by path, and a line for each table that names files which are not there."""
+    tables: Iterable[Path], images: Iterable[Path], table: TableOptions
+) -> tuple[dict[Path, str], list[str]]:
+    """Return captions by path, and lines on tables that name files which are not there, or no captions."""
     captions, notes = {}, []
     for path in tables:
         _require_text_inside(path)
-        rows = {os.path.normpath(path.parent / row.file_name): row for row in read_rows(path, table)}
-        stray = [row.file_name for file, row in rows.items() if file not in images]
-        if stray:
+        rows, missing = read_rows(path, table)
+        below = str(path.parent / "_")[:-1]
+        listed: NamedValues[str] = NamedValues()
+        for row in rows:
+            listed.add(_in_table(row.file_name, path.parent), row.caption or "", row.where)
+        for image in images:
+            if str(image).startswith(below):
+                name = str(image)[len(below) :]
+                if found := listed.find((name, os.path.splitext(name)[0])):
+                    captions[image] = found
+        notes += missing
+        if stray := listed.unused():
             notes.append(f"{path}: {len(stray)} rows name no image of the folder, such as {stray[0]}")
-        captions |= {file: row.caption for file, row in rows.items() if row.caption is not None}
     return captions, notes
+
+
+def _in_table(name: str, folder: Path) -> str:
+    """A name that a table gives, relative to the table's folder where it is a whole path into it."""
+    if not os.path.isabs(name):
+        return name
+    path, root = Path(os.path.normpath(name)), Path(os.path.abspath(folder))
+    return str(path.relative_to(root)) if path.is_relative_to(root) else name
 
 
 def _require_text_inside(path: Path) -> None:
@@ -207,42 +223,44 @@ def _in_file(path: Path, table: TableOptions, fetch: Fetch) -> Found:
     if suffix in BUILDERS:
         return Found(tuple(local_images(path, table, fetch)), used=_ALL_OPTIONS)
     if suffix in SUFFIXES:
-        rows = read_rows(path, table)
-        _require_own(rows, path.parent)
-        images = _named([(row.file_name, row.where) for row in rows], path.parent, fetch)
-        captioned = [
-            SourceImage(each.name, each.where, each.content, each.path, row.caption)
-            for each, row in zip(images, rows, strict=True)
-        ]
-        return Found(tuple(captioned), used=_COLUMNS)
+        return _in_table_file(path, table, fetch)
     if is_image(path):
         return Found((SourceImage(path.name, str(path), str(path), str(path)),))
-    lines = [(line.strip(), f"{path}:{number}") for number, line in enumerate(_lines(path), start=1)]
+    text = _text(path)
+    if looks_like_table(text, table):
+        return _in_table_file(path, table, fetch)
+    lines = [(line.strip(), f"{path}:{number}") for number, line in enumerate(text.split("\n"), start=1)]
     named = [(line, where) for line, where in lines if line and not line.startswith("#")]
     if not named:
         raise DataError(f"train_data_dir {path}", expected="a path or a link a line", found="none")
     return Found(tuple(_named(named, path.parent, fetch)))
 
 
-def _require_own(rows: Iterable[Row], folder: Path) -> None:
-    """Refuse files outside of the table's folder: a table often comes with somebody else's images.
-
-    Raises:
-      DataError: names the first.
-    """
-    for row in rows:
-        if not is_link(row.file_name) and not lies_in(folder / os.path.expanduser(row.file_name), folder):
-            raise DataError(
-                f"{row.where}: {row.file_name}",
-                expected="an image in the table's folder",
-                found="a path out of it",
-                remedy="Move the image there, or name it in a text file with a path a line.",
-            )
+def _in_table_file(path: Path, table: TableOptions, fetch: Fetch) -> Found:
+    """The images that a table names, in its order, with their captions."""
+    rows, notes = read_rows(path, table)
+    images = _named([(row.file_name, row.where) for row in rows], path.parent, fetch, own=True)
+    captioned = [
+        SourceImage(each.name, each.where, each.content, each.path, row.caption)
+        for each, row in zip(images, rows, strict=True)
+    ]
+    return Found(tuple(captioned), notes=tuple(notes), used=_COLUMNS)
 
 
-def _lines(path: Path) -> list[str]:
+def _require_own(path: Path, folder: Path, where: str) -> None:
+    """Refuse files outside of the table's folder: a table often comes with somebody else's images."""
+    if not lies_in(path, folder):
+        raise DataError(
+            where,
+            expected="an image in the table's folder",
+            found="a path out of it",
+            remedy="Move the image there, or name it in a text file with a path a line.",
+        )
+
+
+def _text(path: Path) -> str:
     try:
-        return read_text(path).split("\n")
+        return read_text(path)
     except DataError:
         raise DataError(
             f"train_data_dir {path}",
@@ -252,22 +270,40 @@ def _lines(path: Path) -> list[str]:
         ) from None
 
 
-def _named(named: list[tuple[str, str]], folder: Path, fetch: Fetch) -> list[SourceImage]:
-    """Return images by path, relative to a folder, or link, each with the place that names it."""
+def _named(
+    named: list[tuple[str, str]], folder: Path, fetch: Fetch, *, own: bool = False
+) -> list[SourceImage]:
+    """Return images by path, relative to a folder, or link, each with the place that names it.
+
+    Args:
+      named: paths or links, and their places.
+      folder: of the list.
+      fetch: what takes links.
+      own: whether the images have to lie in the folder.
+    """
     links = {text for text, _ in named if is_link(text)}
     missing = sum(not kept_file(link).is_file() for link in links)
     if missing > 1:
         say(f"downloading {missing} images")
-    return [_one(text, folder, where, fetch) for text, where in named]
+    disk = FilesOnDisk()
+    paths = [None if is_link(text) else disk.find(folder, text) for text, _ in named]
+    if own:
+        for (text, where), path in zip(named, paths):
+            if not is_link(text):
+                written = folder / os.path.expanduser(text.replace("\\", "/"))
+                _require_own(written if path is None else path, folder, f"{where}: {text}")
+    return [_one(text, path, where, fetch) for (text, where), path in zip(named, paths)]
 
 
-def _one(text: str, folder: Path, where: str, fetch: Fetch) -> SourceImage:
+def _one(text: str, path: Path | None, where: str, fetch: Fetch) -> SourceImage:
     if is_link(text):
         return SourceImage(link_name(text), text, fetch(text, where=f"{where}: {text}"))
-    path = folder / os.path.expanduser(text)
-    if not os.path.isfile(path):
-        other = "a pipe, socket or device" if os.path.exists(path) else "no such file"
-        found = "a folder" if os.path.isdir(path) else other
+    if path is None or not os.path.isfile(path):
+        there = path is not None and os.path.exists(path)
+        other = "a pipe, socket or device" if there else "no such file"
+        found = "a folder" if path is not None and os.path.isdir(path) else other
         remedy = "Paths are relative to the folder of the list."
+        if is_of_windows(text):
+            remedy = f"It is a path of another machine. {remedy}"
         raise DataError(f"{where}: {text}", expected="an image", found=found, remedy=remedy)
     return SourceImage(path.name, str(path), str(path), str(path))

@@ -1,21 +1,26 @@
-"""Tables of images in text: metadata.jsonl and metadata.csv, as `datasets` reads them beside images."""
+"""Tables of images in text: metadata.jsonl, metadata.csv and metadata.tsv, as `datasets` reads them."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ti_flax.data.sources.table_options import TableOptions, caption_column, caption_text, missing_column
+from ti_flax.data.sources.formats import is_named_as_image
+from ti_flax.data.sources.table_options import TableOptions, caption_text, missing_column
+from ti_flax.data.sources.text_tables import (
+    FILE_COLUMNS,
+    TEXT_COLUMNS,
+    TextTable,
+    begins_table,
+    delimited_table,
+    is_json,
+    json_table,
+    same_column,
+)
 from ti_flax.errors import DataError
-from ti_flax.files.text import parse_json, read_text
+from ti_flax.files.text import read_text
 
-SUFFIXES = (".jsonl", ".csv")
-NAMES = tuple(f"metadata{suffix}" for suffix in SUFFIXES)
-
-# Columns that name the image's file: of `datasets`, and of other trainers' tables.
-_FILE_COLUMNS = ("file_name", "image")
+SUFFIXES = (".jsonl", ".csv", ".tsv")
+_NAMES = tuple(f"metadata{suffix}" for suffix in SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -33,73 +38,99 @@ class Row:
     caption: str | None
 
 
-def read_rows(path: Path, table: TableOptions) -> list[Row]:
-    """Read the rows of a table in JSON lines or CSV.
+def is_metadata(path: Path) -> bool:
+    """Tell a table of the images in its folder, by its name in any case."""
+    return path.name.lower() in _NAMES
+
+
+def looks_like_table(text: str, table: TableOptions) -> bool:
+    """Tell a table from a list with a path a line, by its beginning.
 
     Args:
-      path: a file that ends in .jsonl or .csv.
+      text: of a file.
+      table: its `image_column`, if that has no usual name.
+    """
+    return is_json(text) or begins_table(text, _file_names(table))
+
+
+def read_rows(path: Path, table: TableOptions) -> tuple[list[Row], list[str]]:
+    """Read the rows of a table in JSON lines or with a separator.
+
+    Args:
+      path: its content says what it is.
       table: `image_column` and `caption_column`, if they are not to be guessed.
 
+    Returns:
+      the rows, and a line if the table has no column of captions, but others.
+
     Raises:
-      DataError: not such a file, or a column is missing.
+      DataError: no such table, or a column is missing.
     """
-    text = read_text(path)
-    numbered = _json_lines(text, path) if path.suffix.lower() == ".jsonl" else _csv_lines(text, path)
-    columns = list(dict.fromkeys(name for _, row in numbered for name in row))
-    if not numbered:
+    text, where = read_text(path), str(path)
+    names = _file_names(table)
+    as_json = is_json(text) or path.suffix.lower() == ".jsonl"
+    found = json_table(text, where) if as_json else delimited_table(text, where, names)
+    if not found.columns:
         raise DataError(path, expected="lines that name images", found="none")
-    files = _file_column(columns, table, path)
-    captions = caption_column(columns, table, path)
+    if not found.has(names):
+        raise _no_files(found, table, path)
+    captions = _caption_columns(found, table, path)
     rows = []
-    for number, row in numbered:
-        where, name = f"{path}:{number}", row.get(files)
-        if not isinstance(name, str) or not name.strip():
-            raise DataError(where, expected=f"a file's name in column {files}", found=repr(name))
-        caption = caption_text(row.get(captions), f"{where}: {captions}") if captions else None
-        rows.append(Row(where, name.strip(), caption))
-    return rows
+    for row in found.rows:
+        name = row.cell(names)
+        if not isinstance(name, str):
+            column = next(each for each in found.columns if any(same_column(each, name) for name in names))
+            raise DataError(row.where, expected=f"a file's name in column {column}", found=repr(name))
+        place = f"{row.where}: {captions[0]}" if captions else row.where
+        rows.append(Row(row.where, name.strip(), caption_text(row.cell(captions), place)))
+    if not rows:
+        raise DataError(path, expected="lines that name images", found="none")
+    return rows, _caption_notes(found, names, captions, path)
 
 
-def _json_lines(text: str, path: Path) -> list[tuple[int, dict[str, Any]]]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-        except ValueError as error:
-            row = error
-        if not isinstance(row, dict):
-            found = f"no JSON ({row})" if isinstance(row, Exception) else type(row).__name__
-            expected = 'an object such as {"file_name": "1.png", "text": "a cat"} on each line'
-            raise DataError(f"{path}:{number}", expected=expected, found=found)
-        rows.append((number, row))
-    return rows
-
-
-def _csv_lines(text: str, path: Path) -> list[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        return [
-            (reader.line_num, {name: value for name, value in row.items() if name is not None})
-            for row in reader
-        ]
-    except csv.Error as error:
-        raise DataError(
-            f"{path}:{reader.line_num}",
-            expected="a table",
-            found=str(error),
-            remedy="A quotation mark may be open.",
-        ) from None
-
-
-def _file_column(columns: Sequence[str], table: TableOptions, path: Path) -> str:
-    wanted = table.image_column
-    if wanted is not None and wanted in columns:
-        return wanted
+def _file_names(table: TableOptions) -> Sequence[str]:
+    if table.image_column is None:
+        return FILE_COLUMNS
     # What `datasets` makes of a file_name is a column called image.
-    usual = _FILE_COLUMNS if wanted is None else _FILE_COLUMNS[:1] if wanted == "image" else ()
-    for name in usual:
-        if name in columns:
-            return name
-    raise missing_column("image_column", wanted or _FILE_COLUMNS[0], columns, path)
+    return ("image", "file_name") if table.image_column == "image" else (table.image_column,)
+
+
+def _caption_columns(found: TextTable, table: TableOptions, path: Path) -> Sequence[str]:
+    """The names of the columns that may hold captions, those that are there alone."""
+    if table.caption_column is not None:
+        if not found.has([table.caption_column]):
+            raise missing_column("caption_column", table.caption_column, found.columns, path)
+        return (table.caption_column,)
+    return [name for name in TEXT_COLUMNS if found.has([name])]
+
+
+def _caption_notes(found: TextTable, names: Sequence[str], captions: Sequence[str], path: Path) -> list[str]:
+    if captions:
+        return []
+    rest = [each for each in found.columns if not any(same_column(each, name) for name in names)]
+    worded = [each for each in rest if any(" " in str(row.cells.get(each, "")) for row in found.rows)]
+    if not worded:
+        return []
+    names_of_worded = ", ".join(worded)
+    return [
+        f"{path}: no captions, as no column is called text or caption "
+        f"(caption_column may be set to one of {names_of_worded})"
+    ]
+
+
+def _no_files(found: TextTable, table: TableOptions, path: Path) -> DataError:
+    if any(is_named_as_image(Path(name)) for name in found.columns):
+        return DataError(
+            path,
+            expected="a first line that names the columns",
+            found=", ".join(found.columns),
+            remedy="Write a line such as file_name,text above it.",
+        )
+    if table.image_column is not None:
+        return missing_column("image_column", table.image_column, found.columns, path)
+    return DataError(
+        path,
+        expected=f"the column {FILE_COLUMNS[0]}",
+        found=f"columns {', '.join(found.columns)}",
+        remedy="Call the column with the images' files so, or set image_column to its name.",
+    )
