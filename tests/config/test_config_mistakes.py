@@ -245,6 +245,13 @@ def test_the_prompt_of_class_images_holds_the_word():
     )
 
 
+@pytest.mark.parametrize(("word", "prompt"), [("<My-Cat>", "a <my-CAT>"), ("<café>", "a <cafe\u0301>")])
+def test_the_prompt_of_class_images_may_spell_the_word_as_the_tokenizer_reads_it(word, prompt):
+    flags = [each for each in REQUIRED_FLAGS if "placeholder_token" not in each]
+    flags += [f"--placeholder_token={word}", "--class_data_dir=x", f"--class_prompt={prompt}"]
+    assert parse_config(flags).loss.class_prompt == prompt
+
+
 def test_losses_that_go_together():
     loss = parse("--loss_type=smooth_l1", "--huber_schedule=null", "--class_data_dir=x").loss
     assert (loss.loss_type, loss.huber_schedule, loss.class_prompt) == ("smooth_l1", None, None)

@@ -47,6 +47,8 @@ def safetensors(path, metadata=None, **tensors):
         (["a.pt", "--to", "rinongal"], r"a.pt: rinongal form, .* The word in prompts is \*."),
         (["a.safetensors", "--to", "kohya", "--dtype", "float16"], "kohya form, .* in float16"),
         (["a.bin", "--token", "<else>"], "diffusers form, token <else>, "),
+        (["a.bin", "--token", "<My-Dog>"], r"token <my-dog> \(for <My-Dog>, as diffusers finds several "
+         r"vectors only so\), 3 vectors .* The word in prompts is <my-dog>."),
     ],
 )  # fmt: skip
 def test_what_was_written_is_said(place, capsys, flags, said):

@@ -127,6 +127,20 @@ def test_embeddings_of_every_form_draw_the_same(place, tmp_path, one_device, cap
     assert "note: no prompt has onetrainer, the word of" in capsys.readouterr().err
 
 
+def test_a_prompt_may_spell_the_word_as_the_tokenizer_reads_it(place, tmp_path, one_device, capsys):
+    embeds = ["--learned_embeds", place / "thing.safetensors"]
+    expected = draw(place, tmp_path / "a.png", *embeds, prompt="a <thing>, red")
+    assert (draw(place, tmp_path / "a.png", *embeds, prompt="a <THING>, red") == expected).all()
+    renamed = ["--learned_embeds", f"<The  Thing>={place / 'thing.safetensors'}"]
+    assert "note" not in capsys.readouterr().err
+    assert (draw(place, tmp_path / "a.png", *renamed, prompt="a <the thing>, red") == expected).all()
+    err = capsys.readouterr().err
+    assert (
+        "note: --learned_embeds '<The  Thing>' is stored as '<the thing>', as the tokenizer reads both" in err
+    )
+    assert "no prompt has" not in err
+
+
 def test_several_embeddings_at_once(place, tmp_path, one_device):
     both = [f for name in ("thing.safetensors", "other.bin") for f in ("--learned_embeds", place / name)]
     one = draw(place, tmp_path / "a.png", *both[:2])

@@ -6,6 +6,7 @@ from tiny_folder import WORDS
 from ti_flax.errors import TokenError
 from ti_flax.models.tokenizer import (
     add_concept,
+    check_names_apart,
     encode_prompts,
     expand_known,
     load_tokenizer,
@@ -30,7 +31,7 @@ def add(tokenizer, placeholder="<cat-toy>", vectors=1):
     return add_concept(tokenizer, placeholder_token=placeholder, num_vectors=vectors)
 
 
-@pytest.mark.parametrize("placeholder", ["<cat-toy>", "<Cat-Toy>", "mycat2000"])
+@pytest.mark.parametrize("placeholder", ["<cat-toy>", "<猫>", "mycat2000"])
 def test_tokens_are_named_as_diffusers_names_them_and_found_again(tokenizer, placeholder):
     known = len(tokenizer)
     concept = add(tokenizer, placeholder, vectors=3)
@@ -69,6 +70,24 @@ def test_a_placeholder_cannot_be_added_twice(tokenizer):
     add(tokenizer)
     with pytest.raises(TokenError, match="new word"):
         add(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("new", "found"),
+    [("my<CAT-toy>", "'<cat-toy>'"), ("<cat-toy>_1", "'<cat-toy>'"), ("at-To", "'<cat-toy>'")]
+    + [("a<|endoftext|>", r"'<\|endoftext\|>'")],
+)
+def test_a_word_that_shares_letters_with_an_added_one_is_refused(tokenizer, new, found):
+    add(tokenizer)
+    with pytest.raises(TokenError, match=f"expected a word that neither contains .* found {found} beside it"):
+        add(tokenizer, new)
+
+
+@pytest.mark.parametrize("other", ["<CAT-toy>", "a <Cat-Toy>", "at-t", "<cafe\u0301><cat-toy>"])
+def test_words_are_told_apart_as_the_tokenizer_reads_them(other):
+    with pytest.raises(TokenError, match="found '<cat-toy>' beside it"):
+        check_names_apart(["<cat-toy>", other])
+    check_names_apart(["<cat-toy>", "<café>", "<dog>"])
 
 
 def test_a_concept_that_does_not_fit_into_the_prompt_is_said(tokenizer):

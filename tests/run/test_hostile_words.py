@@ -3,11 +3,13 @@
 import os
 import shutil
 
+import numpy as np
 import pytest
 from hostile_cases import Case, check, place, train, written
 
 from ti_flax.commands import generate
 from ti_flax.console.program import exit_code
+from ti_flax.embedding.learned_embeds import save_learned_embeds
 
 
 def word(token):
@@ -29,6 +31,14 @@ def learned(token, **changes):
             return f"learned: {token!r}, all files in output_dir"
 
         return whole
+
+    return run
+
+
+def beside(token):
+    def run(folder):
+        save_learned_embeds(folder / "a.safetensors", token, np.zeros((2, 32), np.float32))
+        return train(folder, extra_embeds=folder / "a.safetensors")
 
     return run
 
@@ -82,6 +92,13 @@ CASES = [
     Case("long", "a word of 100,000 letters", word("a" * 100_000)),
     Case("metadata", "a word that safetensors files use themselves", word("__metadata__")),
     Case("known", "a word that the tokenizer knows", word("cat")),
+    Case("contained", "a word with a token of the tokenizer in it", word("a<|endoftext|>")),
+    Case(
+        "twice",
+        "the same word in other letters in extra_embeds",
+        beside("<THING>"),
+    ),
+    Case("within", "a word of extra_embeds that holds the word in other letters", beside("my <Thing>")),
     Case(
         "initializer",
         "an initializer_token with half of a character",

@@ -9,6 +9,7 @@ import typing
 from ti_flax.config.conditions import Options, Values, check_conditions
 from ti_flax.config.options import WITHOUT_WARMUP, HubOptions, OutputOptions
 from ti_flax.config.stepped_values import parse_steps
+from ti_flax.config.words import spelled_plainly
 from ti_flax.errors import ConfigError, redacted
 
 # The learning rate that `polynomial` ends at, the reference scheduler's default.
@@ -144,7 +145,7 @@ def _check_texts(values: Values) -> None:
         found = f"{values['filename_pattern']!r} ({error})"
         raise ConfigError("filename_pattern", expected="a regular expression", found=found) from None
     prompt, word = values["class_prompt"], values["placeholder_token"]
-    if prompt is not None and word not in prompt:
+    if prompt is not None and spelled_plainly(word) not in spelled_plainly(prompt):
         raise ConfigError(
             "class_prompt",
             expected=f"a prompt with placeholder_token {word} in it",

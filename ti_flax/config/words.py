@@ -1,8 +1,9 @@
-"""What other tools make of a new word: blanks, and signs that are part of their prompts' grammar."""
+"""How the tokenizer spells a new word, and what other tools make of its blanks and signs."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from ti_flax.errors import shortened
 
@@ -19,6 +20,15 @@ _GRAMMAR = (
     ("\"'`$", "quotes or a command", "shells"),
     ("/", "a folder", "tools that name the file after the word"),
 )
+
+
+def spelled_plainly(word: str) -> str:
+    """Returns a word as CLIP's tokenizer spells it: composed (NFC), single blanks, small letters.
+
+    Letters become small one by one, as there: a sigma at the end is no other letter.
+    """
+    composed = re.sub(r"\s+", " ", unicodedata.normalize("NFC", word))
+    return "".join(letter.lower() for letter in composed)
 
 
 def notes_on_word(word: str) -> list[str]:

@@ -20,6 +20,7 @@ from ti_flax.embedding.read import EmbeddingFile, load_embedding
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.export.embedding_card import captioned, plain_card
 from ti_flax.files.regular import read_regular
+from ti_flax.models.tokenizer import stored_word
 
 _LONGEST_PICTURE = 2**28
 
@@ -67,17 +68,19 @@ def convert_embedding(source: Path, target: Path, request: ConvertRequest | None
         raise ConfigError(
             "--name", expected="a form that has a name beside the token", found=f"{form} {suffix}"
         )
-    embedding = _embedding(found, source, request)
+    spelled = request.token or found.token or source.stem
+    # diffusers takes the word from these two forms.
+    token = stored_word(spelled, len(found.rows)) if form in ("diffusers", "automatic1111") else spelled
+    embedding = _embedding(found, source, request, token)
     image = _image(embedding, request.image) if suffix == ".png" else None
     write_embedding(
         target, embedding_bytes(embedding, form, suffix, image=image), overwrite=request.overwrite
     )
-    said = _said(embedding, found, form, suffix=suffix, chosen=request.token is not None)
+    said = _said(embedding, found, form, suffix=suffix, chosen=request.token is not None, spelled=spelled)
     return f"{target}: {said}. {_use(target, form, embedding)}"
 
 
-def _embedding(found: EmbeddingFile, source: Path, request: ConvertRequest) -> Embedding:
-    token = request.token or found.token or source.stem
+def _embedding(found: EmbeddingFile, source: Path, request: ConvertRequest, token: str) -> Embedding:
     second = found.second_rows
     return Embedding(
         token=token,
@@ -118,10 +121,14 @@ def _image(embedding: Embedding, file: Path | None) -> Any:
     return captioned(decode_image(content, str(file)), embedding.name, footer)
 
 
-def _said(embedding: Embedding, found: EmbeddingFile, form: str, *, suffix: str, chosen: bool) -> str:
+def _said(
+    embedding: Embedding, found: EmbeddingFile, form: str, *, suffix: str, chosen: bool, spelled: str
+) -> str:
     rows, second = embedding.rows, embedding.second_rows
     widths = f"{rows.shape[1]}" if second is None else f"{rows.shape[1]} and {second.shape[1]}"
-    note = " (the file's name, as it holds no word)" if embedding.token != found.token and not chosen else ""
+    note = " (the file's name, as it holds no word)" if not (found.token or chosen) else ""
+    if spelled != embedding.token:
+        note = f" (for {spelled}, as diffusers finds several vectors only so)"
     count = _counted(len(rows), "vector")
     left_out = [name for name in found.details if name.endswith("_out")]
     left = f", without {' and '.join(left_out)}, which goes behind the text encoder" if left_out else ""

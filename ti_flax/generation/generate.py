@@ -287,14 +287,13 @@ def tokenize_prompts(
     rows = [checked_width(embedding.file, embedding.path, width) for embedding in embeddings]
     first_added_id = len(tokenizer)
     ids = _encoded(tokenizer, specs, learned=False)
-    add_frozen_embeddings(tokenizer, embeddings, None, _EMBEDS)
+    concepts = add_frozen_embeddings(tokenizer, embeddings, None, _EMBEDS)
     ids |= _encoded(tokenizer, specs, learned=True)
-    for embedding in embeddings:
-        texts = [f"{spec.prompt} {spec.negative_prompt}" for spec in specs]
-        if not any(embedding.token in text for text in texts):
-            say(
-                f"note: no prompt has {embedding.token}, the word of {embedding.path}: write it as it is here"
-            )
+    texts = list(dict.fromkeys(text for spec in specs for text in (spec.prompt, spec.negative_prompt)))
+    for embedding, concept in zip(embeddings, concepts, strict=True):
+        if not any(map(concept.named_in, texts)):
+            word = concept.placeholder_token
+            say(f"note: no prompt has {word}, the word of {embedding.path}: write it as it is here")
     stacked = np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
     return TokenizedPrompts(ids, stacked, first_added_id)
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ti_flax.config.words import spelled_plainly
+from ti_flax.console.messages import say
 from ti_flax.errors import TokenError, shortened
 from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, require_inside
 from ti_flax.files.regular import open_regular
+from ti_flax.models.word_places import (
+    require_text,
+    word_places,
+    words_of_vectors,
+    write_out,
+)
 
 _LARGEST_FILE = 2**26
 # What transformers reads of a tokenizer's folder, and writes again beside the learned word.
@@ -33,20 +41,26 @@ class Concept:
       placeholder_token: what people write in a prompt, e.g. `<cat-toy>`.
       tokens: the tokens it expands to, `<cat-toy>`, `<cat-toy>_1`, ...; one per vector.
       token_ids: their ids, consecutive, directly after the tokenizer's own vocabulary.
+      tokenizer: the one that knows them.
     """
 
     placeholder_token: str
     tokens: tuple[str, ...]
     token_ids: tuple[int, ...]
+    tokenizer: Any = field(default=None, repr=False, compare=False)
 
     @property
     def text(self) -> str:
         """What a prompt holds in place of the placeholder: all of its tokens."""
         return " ".join(self.tokens)
 
-    def expand(self, prompt: str) -> str:
-        """Replaces the placeholder in a prompt that a person wrote by all of its tokens."""
-        return expand_placeholder(prompt, self.placeholder_token, len(self.tokens))
+    def named_in(self, text: str) -> bool:
+        """Whether the tokenizer sees the word in a text, whatever its spelling."""
+        return bool(word_places(self.tokenizer, text, self.token_ids))
+
+    def expand(self, text: str) -> str:
+        """Replaces the word in a text that a person wrote by all of its tokens; idempotent."""
+        return write_out(self.tokenizer, text, [self.tokens])
 
 
 def vector_tokens(placeholder_token: str, num_vectors: int) -> tuple[str, ...]:
@@ -54,23 +68,10 @@ def vector_tokens(placeholder_token: str, num_vectors: int) -> tuple[str, ...]:
     return (placeholder_token, *(f"{placeholder_token}_{i}" for i in range(1, num_vectors)))
 
 
-def expand_placeholder(prompt: str, placeholder_token: str, num_vectors: int) -> str:
-    """Writes out every vector's token where a prompt names the placeholder; idempotent."""
-    text = " ".join(vector_tokens(placeholder_token, num_vectors))
-    if num_vectors == 1 or text in prompt:
-        return prompt
-    return prompt.replace(placeholder_token, text)
-
-
 def expand_known(tokenizer: Any, prompt: str) -> str:
-    """Writes out the tokens of every multi-vector concept that a prompt names, as diffusers does."""
-    known = tokenizer.get_added_vocab()
-    for token in sorted(known, key=len, reverse=True):
-        vectors = 1
-        while f"{token}_{vectors}" in known:
-            vectors += 1
-        prompt = expand_placeholder(prompt, token, vectors)
-    return prompt
+    """Writes out the tokens of every multi-vector concept that the tokenizer sees in a prompt."""
+    words = words_of_vectors(tokenizer.get_added_vocab())
+    return write_out(tokenizer, prompt, words) if words else prompt
 
 
 def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | None = None) -> Any:
@@ -167,21 +168,8 @@ def _write(path: Path, text: str) -> None:
 
 def split_text(tokenizer: Any, text: str) -> list[str]:
     """Shows how the tokenizer cuts a text, one string a token."""
-    _require_text(text)
+    require_text(text)
     return tokenizer.convert_ids_to_tokens(tokenizer.encode(text, add_special_tokens=False))
-
-
-def _require_text(text: str) -> None:
-    """Refuses what the tokenizer cannot be given: bytes of a name or a command line that are no UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise TokenError(
-            f"the text {shortened(text, 80)!r}",
-            expected="letters",
-            found="bytes that are no UTF-8",
-            remedy="Write it anew, or rename the file that it comes from.",
-        ) from None
 
 
 def add_concept(
@@ -191,13 +179,15 @@ def add_concept(
 
     Args:
       tokenizer: a CLIP tokenizer; it learns `tok`, `tok_1`, ..., one token a vector.
-      placeholder_token: the new word.
+      placeholder_token: the new word. With several vectors it is added as the tokenizer spells it, which a
+        line then says: under another spelling diffusers would find the first vector alone.
       num_vectors: how many tokens it has.
       option: where the word comes from, for messages.
 
     Raises:
-      TokenError: the placeholder is empty or already a word.
+      TokenError: the placeholder is empty, already a word, or holds one.
     """
+    written, placeholder_token = placeholder_token, stored_word(placeholder_token, num_vectors)
     tokens = vector_tokens(placeholder_token, num_vectors)
     for token in tokens:
         _check_placeholder(tokenizer, token, option)
@@ -211,11 +201,21 @@ def add_concept(
             found=str(list(token_ids)),
             remedy="The tokenizer's vocabulary has gaps; use the tokenizer of the base model.",
         )
-    return Concept(placeholder_token, tokens, token_ids)
+    if written != placeholder_token:
+        say(
+            f"note: {option} {written!r} is stored as {placeholder_token!r}, as the tokenizer reads both: "
+            f"under the first name diffusers would use only one of its {num_vectors} vectors"
+        )
+    return Concept(placeholder_token, tokens, token_ids, tokenizer)
+
+
+def stored_word(word: str, num_vectors: int) -> str:
+    """The spelling under which all tools find a word: with several vectors, the tokenizer's own."""
+    return word if num_vectors == 1 else spelled_plainly(word)
 
 
 def check_names_apart(words: Sequence[str], option: str = "extra_embeds") -> None:
-    """Refuses words that contain one another: a prompt's text could stand for either.
+    """Refuses words that contain one another as the tokenizer reads them: a text could stand for either.
 
     Args:
       words: placeholders, first those that were there first.
@@ -224,16 +224,17 @@ def check_names_apart(words: Sequence[str], option: str = "extra_embeds") -> Non
     Raises:
       TokenError: names two such words.
     """
+    spelled = [spelled_plainly(word) for word in words]
     for place, word in enumerate(words):
-        for other in words[:place]:
-            if word in other or other in word:
-                same = word == other
+        for other, plain in zip(words[:place], spelled, strict=False):
+            if plain in spelled[place] or spelled[place] in plain:
+                same = plain == spelled[place]
                 raise TokenError(
                     f"{option} {word!r}",
                     expected="a word that nothing else goes by"
                     if same
                     else "a word that neither contains another nor is part of it",
-                    found="it twice" if same else f"{other!r} beside it",
+                    found="it twice" if word == other else f"{other!r} beside it",
                     remedy=f"Give one of them another name: {option} takes TOKEN=FILE.",
                 )
 
@@ -259,13 +260,29 @@ def _check_placeholder(tokenizer: Any, token: str, option: str) -> None:
         )
     pieces = split_text(tokenizer, token)
     vocabulary = tokenizer.get_vocab()
+    example = f"for example <{token.strip('<>')}-concept>"
     if token in vocabulary or len(pieces) == 1:
         raise TokenError(
             where,
             expected="a new word",
             found=f"one that the tokenizer knows, as {pieces}",
-            remedy=f"Choose one that is not in the vocabulary, for example <{token.strip('<>')}-concept>.",
+            remedy=f"Choose one that is not in the vocabulary, {example}.",
         )
+    _check_apart_from_added(tokenizer, token, where)
+
+
+def _check_apart_from_added(tokenizer: Any, token: str, where: str) -> None:
+    """Refuses a word that contains one that was added before, as the tokenizer reads them, or vice versa."""
+    plain, special = spelled_plainly(token), tokenizer.all_special_tokens
+    for known in tokenizer.get_added_vocab():
+        other = spelled_plainly(known)
+        if other in plain or (known not in special and plain in other):
+            raise TokenError(
+                where,
+                expected="a word that neither contains another of the tokenizer's nor is part of it",
+                found=f"{known!r} beside it",
+                remedy="A prompt could stand for either: choose another.",
+            )
 
 
 def initializer_ids(tokenizer: Any, initializer_token: str) -> tuple[int, ...]:
@@ -314,14 +331,20 @@ def encode_prompts(
     """
     length = tokenizer.model_max_length
     for prompt in prompts:
-        _require_text(prompt)
-    written_out = [expand_known(tokenizer, prompt) for prompt in prompts]
+        require_text(prompt)
+    written_out = _written_out(tokenizer, prompts)
     encoded = tokenizer(written_out, padding="max_length", truncation=True, max_length=length)
     token_ids = np.asarray(encoded["input_ids"], np.int32)
     if concept is not None:
         for prompt, row in zip(prompts, token_ids, strict=True):
             _check_whole(prompt, row, concept, (origins or {}).get(prompt, ""))
     return token_ids
+
+
+def _written_out(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
+    """Writes out the words of all prompts, as `expand_known` does."""
+    words = words_of_vectors(tokenizer.get_added_vocab())
+    return [write_out(tokenizer, prompt, words) for prompt in prompts] if words else list(prompts)
 
 
 def prompts_cut_off(tokenizer: Any, prompts: Sequence[str], token_ids: np.ndarray) -> list[str]:
@@ -336,8 +359,12 @@ def prompts_cut_off(tokenizer: Any, prompts: Sequence[str], token_ids: np.ndarra
     return [
         prompt
         for prompt, candidate in zip(prompts, full, strict=True)
-        if candidate and len(tokenizer(prompt, verbose=False)["input_ids"]) > token_ids.shape[1]
+        if candidate and _length(tokenizer, prompt) > token_ids.shape[1]
     ]
+
+
+def _length(tokenizer: Any, prompt: str) -> int:
+    return len(tokenizer(expand_known(tokenizer, prompt), verbose=False)["input_ids"])
 
 
 def _check_whole(prompt: str, row: np.ndarray, concept: Concept, origin: str) -> None:

@@ -94,6 +94,9 @@ def load_inputs(config: RunConfig) -> TrainingInputs:
     )
     seed = config.training.seed or 0
     prompts = make_prompts(config.prompts, templates, tokens.tokenizer, tokens.concept, images, seed=seed)
+    class_token_ids = None
+    if class_images is not None:
+        class_token_ids = class_prompts(config.loss.class_prompt, templates, tokens.tokenizer, tokens.concept)
     with stage("loading the model"):
         model = read_model(config)
     added = start_rows(config, tokens, token_table(model))
@@ -101,12 +104,11 @@ def load_inputs(config: RunConfig) -> TrainingInputs:
         config.images, images, model, prompts=prompts.groups.tolist(), weights=images.weights
     )
     examples = Dataset(buckets, prompts.token_ids)
-    if class_images is not None:
+    if class_images is not None and class_token_ids is not None:
         class_posteriors = [
             encode_group(config.images, model, group.pixels, class_images.names)
             for group in class_images.groups
         ]
-        class_token_ids = class_prompts(config.loss.class_prompt, templates, tokens.tokenizer, tokens.concept)
         examples = with_class_images(examples, class_posteriors, class_token_ids)
     if config.monitoring.validation_prompt is None or not hosts.is_first():
         del model.params["vae"]

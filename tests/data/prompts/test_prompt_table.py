@@ -77,11 +77,29 @@ def test_captions_of_a_style_stand_before_its_manner(concept):
     assert made.prompts[1] == tuple(training_prompts(WORD, "style"))
 
 
-@pytest.mark.parametrize("caption", ["a <cat> on a table", "a <CAT> on a table", f"a {WORD} on a table"])
+@pytest.mark.parametrize(
+    "caption",
+    ["a <cat> on a table", "a <CAT> on a table", f"a {WORD} on a table", f"a {WORD.upper()} on a table"],
+)
 def test_a_caption_that_names_the_word_is_the_prompt(concept, caption):
     made = table(concept, OBJECT, [caption])
     assert made.prompts == ((f"a {WORD} on a table",),)
     assert made.description == "1 caption that names the word: 1 variant of each"
+
+
+@pytest.mark.parametrize("caption", ["ein cafe\u0301, red", "ein CAFÉ, red", "ein café, red"])
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_a_caption_names_the_word_as_the_tokenizer_reads_it(tmp_path, caption, vectors):
+    write_tokenizer(tmp_path / "tokenizer", words=WORDS)
+    word = add_concept(load_tokenizer(tmp_path), placeholder_token="café", num_vectors=vectors)
+    assert table(word, OBJECT, [caption]).prompts == ((f"ein {word.text}, red",),)
+    (row,) = table(word, CAPTION, [caption], tag_dropout=1).prompts
+    assert set(row) == {f"ein {word.text}"}
+
+
+def test_a_longer_token_in_a_caption_is_not_the_word(concept):
+    made = table(concept, OBJECT[:1], ["a <cat>_12"])
+    assert made.prompts == ((f"a photo of a {WORD}, a <cat>_12",),)
 
 
 def test_mixed_captions_keep_their_templates(concept):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ DRAWN_VARIANTS = 1000
 MOST_ROWS = 65536
 # Tells the draws of prompts from other draws of the same seed.
 _STREAM = 1
+
+# Tells whether the tokenizer sees the word in a text.
+Names = Callable[[str], bool]
 
 _CHOICE = re.compile(r"\{([^{}]*\|[^{}]*)\}")
 
@@ -47,19 +51,19 @@ class CaptionRules:
     dropout: float = 0.0
     wildcards: bool = False
 
-    def draws(self, caption: str, placeholder_token: str) -> bool:
+    def draws(self, caption: str, names: Names) -> bool:
         """Whether any two samples of this caption may differ."""
         if self.wildcards and (_CHOICE.search(caption) or len(caption.splitlines()) > 1):
             return True
         free = self.tags(caption)[self.keep_tokens :]
-        droppable = [tag for tag in free if not names(tag, placeholder_token)]
+        droppable = [tag for tag in free if not names(tag)]
         return bool(
             (self.dropout and caption.strip())
             or (self.shuffle and len(free) > 1)
             or (self.tag_dropout and droppable)
         )
 
-    def vary(self, caption: str, placeholder_token: str, rng: np.random.Generator) -> str:
+    def vary(self, caption: str, names: Names, rng: np.random.Generator) -> str:
         """Draw what one sample makes of a caption."""
         if self.dropout and rng.random() < self.dropout:
             return ""
@@ -73,20 +77,13 @@ class CaptionRules:
             free = [free[index] for index in rng.permutation(len(free))]
         if self.tag_dropout:
             stays = rng.random(len(free)) >= self.tag_dropout
-            free = [
-                tag for tag, stay in zip(free, stays, strict=True) if stay or names(tag, placeholder_token)
-            ]
+            free = [tag for tag, stay in zip(free, stays, strict=True) if stay or names(tag)]
         return f"{self.separator.strip()} ".join([*kept, *free])
 
     def tags(self, caption: str) -> list[str]:
         """Return what the separator cuts a caption into, without blanks around."""
         tags = (" ".join(tag.split()) for tag in caption.split(self.separator))
         return [tag for tag in tags if tag]
-
-
-def names(text: str, placeholder_token: str) -> bool:
-    """Whether the tokenizer will find the placeholder in a text; it does not tell capital letters."""
-    return placeholder_token.lower() in text.lower()
 
 
 def _chosen(caption: str, rng: np.random.Generator) -> str:
@@ -149,10 +146,11 @@ def prompt_table(
         origins = {prompt: template.where for prompt, template in zip(prompts, templates, strict=True)}
         return PromptTable((prompts,), (0,) * len(images), origins, _count(len(prompts), "template"))
     captions = [_affixed(caption, rules) for caption in captions]
-    _check_word(concept, templates, images, captions)
+    names = functools.cache(concept.named_in)
+    _check_word(concept, templates, images, captions, names)
     distinct = list(dict.fromkeys(captions))
     group = {caption: index for index, caption in enumerate(distinct)}
-    prompts = _drawn(concept, templates, distinct, rules, seed)
+    prompts = _drawn(concept, templates, distinct, rules, seed, names)
     first = dict(zip(reversed(captions), reversed(images), strict=True))
     origins = {
         prompt: first[caption] for caption, row in zip(distinct, prompts, strict=True) for prompt in row
@@ -161,7 +159,7 @@ def prompt_table(
         prompts,
         tuple(group[caption] for caption in captions),
         origins,
-        _description(distinct, templates, rules, prompts, concept, images=len(captions)),
+        _description(distinct, templates, rules, prompts, names, images=len(captions)),
     )
 
 
@@ -172,7 +170,11 @@ def _affixed(caption: str, rules: CaptionRules) -> str:
 
 
 def _check_word(
-    concept: Concept, templates: Sequence[Template], images: Sequence[str], captions: Sequence[str]
+    concept: Concept,
+    templates: Sequence[Template],
+    images: Sequence[str],
+    captions: Sequence[str],
+    names: Names,
 ) -> None:
     bare = without_word(templates)
     if bare is None:
@@ -181,7 +183,7 @@ def _check_word(
     lacking = [
         (name, caption)
         for name, caption in zip(images, captions, strict=True)
-        if caption and not all(names(line, token) for line in caption.splitlines())
+        if caption and not all(names(line) for line in caption.splitlines())
     ]
     if lacking:
         name, caption = lacking[0]
@@ -195,16 +197,21 @@ def _check_word(
 
 
 def _drawn(
-    concept: Concept, templates: Sequence[Template], captions: Sequence[str], rules: CaptionRules, seed: int
+    concept: Concept,
+    templates: Sequence[Template],
+    captions: Sequence[str],
+    rules: CaptionRules,
+    seed: int,
+    names: Names,
 ) -> tuple[tuple[str, ...], ...]:
     """Return the prompts of every distinct caption, equally many of each."""
-    token, most = concept.placeholder_token, max(MOST_ROWS // len(captions), 1)
-    random = any(rules.draws(caption, token) for caption in captions)
+    captions, most = (
+        [_written_out(concept, caption) for caption in captions],
+        max(MOST_ROWS // len(captions), 1),
+    )
+    random = any(rules.draws(caption, names) for caption in captions)
     if not random and len(templates) <= most:
-        rows = [
-            tuple(fill(each, concept.text, _written_out(concept, text)) for each in templates)
-            for text in captions
-        ]
+        rows = [tuple(fill(each, concept.text, text) for each in templates) for text in captions]
         alike = all(len(set(row)) == 1 for row in rows)
         return tuple(row[:1] for row in rows) if alike else tuple(rows)
     wanted = max(DRAWN_VARIANTS // len(templates), 1) * len(templates)
@@ -213,10 +220,10 @@ def _drawn(
     for index, caption in enumerate(captions):
         rng = np.random.default_rng([seed, _STREAM, index])
         order = rng.permutation(len(templates))
-        drawn = (rules.vary(caption, token, rng) for _ in range(variants))
+        drawn = (rules.vary(caption, names, rng) for _ in range(variants))
         table.append(
             tuple(
-                fill(templates[order[place % len(order)]], concept.text, _written_out(concept, words))
+                fill(templates[order[place % len(order)]], concept.text, words)
                 for place, words in enumerate(drawn)
             )
         )
@@ -224,10 +231,8 @@ def _drawn(
 
 
 def _written_out(concept: Concept, caption: str) -> str:
-    """Return a caption with all vectors of the word wherever it names the word."""
-    token = concept.placeholder_token
-    spelled = re.sub(re.escape(token), lambda _: token, caption, flags=re.IGNORECASE)
-    return concept.expand(spelled)
+    """Return a caption with all vectors of the word wherever the tokenizer sees it; each line by itself."""
+    return "\n".join(concept.expand(line) for line in caption.split("\n"))
 
 
 def _description(
@@ -235,13 +240,13 @@ def _description(
     templates: Sequence[Template],
     rules: CaptionRules,
     prompts: tuple[tuple[str, ...], ...],
-    concept: Concept,
+    names: Names,
     *,
     images: int,
 ) -> str:
     counted = _count(len(captions), "different caption" if images > len(captions) else "caption")
     text = f"{counted} x {_count(len(templates), 'template')}"
-    naming = sum(names(caption, concept.placeholder_token) for caption in captions)
+    naming = sum(names(caption) for caption in captions)
     if naming == len(captions):
         text = f"{counted} that name{'s' if naming == 1 else ''} the word"
     elif naming:
