@@ -173,6 +173,11 @@ CASES = [
     Case("betas_nan", "a beta that is no number", scheduler(beta_end=float("nan"))),
     Case("betas_negative", "a beta below zero", scheduler(beta_start=-1)),
     Case("prediction", "an unknown prediction_type", scheduler(prediction_type=["epsilon"])),
+    Case("steps_offset", "a steps_offset that is text", scheduler(steps_offset="one")),
+    Case("spacing", "an unknown timestep_spacing", scheduler(timestep_spacing="odd")),
+    Case(
+        "null_width", "null where this model is not as the default", changed("unet", cross_attention_dim=None)
+    ),
     Case("scheduler_class", "a scheduler whose class is a list", scheduler(_class_name=[], beta_schedule=7)),
     Case("tokenizer_none", "no tokenizer", only_tokenizer()),
     Case(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.errors import ConfigError
+from ti_flax.models.config_fields import given
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 
@@ -50,6 +51,7 @@ def sampling_steps(
     total = schedule.num_train_timesteps
     if not 1 <= steps <= total:
         raise ConfigError("num_inference_steps", expected=f"1 to {total}", found=str(steps))
+    scheduler_config = given(scheduler_config)
     spacing = scheduler_config.get("timestep_spacing", "leading" if sampler == "ddim" else "linspace")
     timesteps = _timesteps(
         spacing, total, steps, offset=int(scheduler_config.get("steps_offset", 0)), sampler=sampler

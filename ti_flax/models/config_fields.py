@@ -87,6 +87,11 @@ def list_of(*choices: str) -> Reader:
     return read
 
 
+def given(config_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are not null: null says no more than a field that is left out."""
+    return {name: value for name, value in config_json.items() if value is not None}
+
+
 def supported_fields(
     config_json: Mapping[str, Any],
     where: str,
@@ -96,6 +101,8 @@ def supported_fields(
     informational: Collection[str],
 ) -> dict[str, Any]:
     """Return the fields that `read` names, after checking that no other field changes the mathematics.
+
+    What is null is left to the default.
 
     Args:
       config_json: the parsed file.
@@ -108,7 +115,7 @@ def supported_fields(
       WeightsError: naming the field, its value and what is supported.
     """
     values = {}
-    for name, value in config_json.items():
+    for name, value in given(config_json).items():
         if name.startswith("_") or name in informational:
             continue
         if name in read:

@@ -12,10 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.errors import WeightsError
+from ti_flax.models import config_fields as fields
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 _MOST_TIMESTEPS = 100_000
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+_PLACEMENT = {
+    "steps_offset": fields.count,
+    "timestep_spacing": fields.one_of("leading", "trailing", "linspace"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +40,12 @@ class NoiseSchedule:
         """Reads the schedule out of any diffusers scheduler's configuration.
 
         Raises:
-          WeightsError: a beta schedule or prediction type that Stable Diffusion 1.x/2.x does not use.
+          WeightsError: a beta schedule, spacing or prediction type that no Stable Diffusion 1.x/2.x uses.
         """
+        config = fields.given(config)
+        # For the samplers; what is wrong with it is said here, before any training.
+        placed = {name: config[name] for name in _PLACEMENT if name in config}
+        fields.supported_fields(placed, where, read=_PLACEMENT, fixed={}, informational=())
         prediction_type = config.get("prediction_type", "epsilon")
         if prediction_type not in PREDICTION_TYPES:
             raise WeightsError(
@@ -95,7 +104,7 @@ def _checked_betas(config: Mapping[str, Any], where: str) -> np.ndarray:
 
 def _betas(config: Mapping[str, Any], where: str) -> np.ndarray:
     """The variances beta_t of a scheduler configuration, `[timesteps]` float64."""
-    if config.get("trained_betas") is not None:
+    if "trained_betas" in config:
         return np.asarray(config["trained_betas"], np.float64)
     schedule = config.get("beta_schedule", "linear")
     steps = int(config.get("num_train_timesteps", 1000))

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.models.attention import AUTO, Attention
+from ti_flax.models.config_fields import given
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.text_encoder import CLIPTextConfig, FlaxCLIPTextModel
 from ti_flax.models.unet import FlaxUNet2DConditionModel, UNet2DConditionConfig
@@ -154,6 +155,7 @@ def _build(
     attention: Attention,
 ) -> FlaxStableDiffusion:
     """Make the modules, without parameters, and check that they fit one another."""
+    configs = {component: given(config) for component, config in configs.items()}
     text = CLIPTextConfig.from_dict(configs["text_encoder"], f"{where}: text_encoder/config.json")
     unet = UNet2DConditionConfig.from_dict(configs["unet"], f"{where}: unet/config.json")
     vae = AutoencoderKLConfig.from_dict(configs["vae"], f"{where}: vae/config.json")
@@ -181,7 +183,7 @@ def _build(
         unet=FlaxUNet2DConditionModel(unet, computing, attention=attention),
         vae=FlaxAutoencoderKL(vae, computing, attention),
         params={},
-        configs={component: dict(config) for component, config in configs.items()},
+        configs=configs,
         source=source,
         dtype=computing,
     )

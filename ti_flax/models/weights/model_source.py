@@ -118,7 +118,7 @@ class ModelSource:
             name = str(config.get("_class_name", "")).removeprefix("Flax")
             if name not in _ZERO_SNR_SCHEDULERS:
                 config["_class_name"] = "DDIMScheduler"
-        predicts_noise = config.get("prediction_type", "epsilon") == "epsilon"
+        predicts_noise = (config.get("prediction_type") or "epsilon") == "epsilon"
         if predicts_noise and config.get("rescale_betas_zero_snr"):
             raise ConfigError(
                 "rescale_betas_zero_snr",

@@ -47,7 +47,7 @@ def apply_description(
 ) -> None:
     """Put what a YAML file says and shapes do not into the configs."""
     renamed = {"linear_start": "beta_start", "linear_end": "beta_end", "timesteps": "num_train_timesteps"}
-    scheduler = {theirs: written[ours] for ours, theirs in renamed.items() if ours in written}
+    scheduler = {theirs: written[ours] for ours, theirs in renamed.items() if written.get(ours) is not None}
     if (schedule := written.get("beta_schedule")) is not None:
         if not isinstance(schedule, str) or schedule not in _BETA_SCHEDULES:
             known = " or ".join(_BETA_SCHEDULES)
@@ -61,7 +61,7 @@ def apply_description(
         configs["scheduler"] |= {
             name: type(configs["scheduler"][name])(value) for name, value in scheduler.items()
         }
-        if "scale_factor" in written and "vae" in configs:
+        if written.get("scale_factor") is not None and "vae" in configs:
             configs["vae"]["scaling_factor"] = float(written["scale_factor"])
         if (width := unet.get("num_head_channels") or -1) != -1:
             configs["unet"]["attention_head_dim"] = [size // int(width) for size in channels]
