@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +95,54 @@ def test_text_encoder_names_with_and_without_prefix(model, tmp_path):
         assert_same(read(model, tmp_path / folder, "text_encoder"), model.params["text_encoder"])
 
 
+# What files of CLIP and of autoencoders hold beside the parameters, by how it is spelled there.
+BESIDE = {
+    "text_encoder": {
+        "text_projection.weight": (32, 32),
+        "text_model.text_projection": (32, 32),
+        "text_projection": (32, 32),
+        "logit_scale": (),
+        "logit_bias": (),
+        "position_ids": (1, 77),
+        "embeddings.position_ids": (1, 77),
+        "text_model.embeddings.position_ids": (1, 77),
+        "attn_mask": (77, 77),
+        "vision_model.embeddings.position_ids": (1, 50),
+        "vision_model.encoder.layers.0.self_attn.q_proj.weight": (8, 8),
+        "visual_projection.weight": (32, 8),
+    },
+    "vae": {"loss.logvar": (), "loss.discriminator.main.0.weight": (4, 3, 4, 4), "model_ema.decay": ()},
+}
+
+
+@pytest.mark.parametrize(("component", "name"), [(part, name) for part in BESIDE for name in BESIDE[part]])
+def test_what_pytorch_ignores_is_ignored(model, component, name, tmp_path):
+    state = weights.torch_state(model.params[component], component)
+    save(tmp_path, component, state | {name: np.ones(BESIDE[component][name], np.float32)})
+    assert_same(read(model, tmp_path, component), model.params[component])
+    params = flax.traverse_util.flatten_dict(model.params[component])
+    params[tuple(name.replace(".weight", ".kernel").split("."))] = np.ones(2, np.float32)
+    weights.write_flax_params(tmp_path / "flax", component, flax.traverse_util.unflatten_dict(params))
+    assert_same(read(model, tmp_path / "flax", component), model.params[component])
+
+
+def test_transformers_takes_the_same_file(model, tmp_path):
+    torch = pytest.importorskip("torch")
+    from transformers import CLIPTextModel
+
+    state = weights.torch_state(model.params["text_encoder"], "text_encoder")
+    extras = {name: np.ones(shape, np.float32) for name, shape in BESIDE["text_encoder"].items()}
+    save(tmp_path, "text_encoder", state | extras)
+    (tmp_path / "text_encoder" / "config.json").write_text(json.dumps(SD1["text_encoder"]))
+    theirs = CLIPTextModel.from_pretrained(tmp_path / "text_encoder")
+    ids = np.arange(77)[None]
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(ids))[0].numpy()
+    found = read(model, tmp_path, "text_encoder")
+    ours = model.text_encoder.apply({"params": found}, jnp.asarray(ids), method="encode_ids")
+    np.testing.assert_allclose(np.asarray(ours), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("as_convolution", [False, True])
 def test_old_names_and_shapes_of_the_autoencoders_attention(model, as_convolution, tmp_path):
     old_names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -162,13 +211,13 @@ def test_every_tensor_and_every_leaf_is_accounted_for(model, tmp_path):
     state = weights.torch_state(model.params["text_encoder"], "text_encoder")
     del state["text_model.final_layer_norm.bias"]
     state["text_model.final_layer_norm.weight"] = np.zeros(31, np.float32)
-    state["text_projection.weight"] = np.zeros((32, 32), np.float32)
+    state["adapter.weight"] = np.zeros((32, 32), np.float32)
     save(tmp_path, "text_encoder", state)
     with pytest.raises(WeightsError) as caught:
         read(model, tmp_path, "text_encoder")
     message = str(caught.value)
     assert "missing (1): text_model.final_layer_norm.bias;" in message
-    assert "left over (1): text_projection.weight;" in message
+    assert "left over (1): text_model.adapter.weight;" in message
     assert "of another shape (1): text_model.final_layer_norm.weight [31] instead of [32]" in message
 
 

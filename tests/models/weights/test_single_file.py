@@ -81,6 +81,26 @@ def test_the_parameters_are_those_of_the_folder(place, family, dtype):
     assert all(leaf.flags.c_contiguous for leaf in jax.tree.leaves(found.params))
 
 
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        (
+            "sd1",
+            ["logit_scale", "text_projection.weight", "embeddings.position_ids", "vision_model.a.weight"],
+        ),
+        ("sd1", ["text_model.text_projection.weight", "visual_projection.weight", "position_ids"]),
+        ("sd2", ["visual.conv1.weight", "logit_bias", "text_projection.weight", "embeddings.position_ids"]),
+    ],
+)
+def test_what_is_ignored_in_folders_is_ignored_here(place, family, names, tmp_path):
+    prefix = "cond_stage_model.transformer." if family == "sd1" else "cond_stage_model.model."
+    extras = {f"{prefix}{name}": np.ones((2, 2), np.float32) for name in names}
+    extras["first_stage_model.loss.logvar"] = np.ones(1, np.float32)
+    original_layout.save(tmp_path / "model.safetensors", state_of(place, family) | extras)
+    found = loaded(tmp_path / "model.safetensors", place / family, dtype=None)
+    assert_same_bits(found.params, load_stable_diffusion(place / family, dtype=None).params)
+
+
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_checkpoints_of_training_programs_give_the_same(place, family, old, tmp_path):

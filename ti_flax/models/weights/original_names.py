@@ -133,8 +133,8 @@ def clip_names(names: Collection[str]) -> dict[str, str]:
 def open_clip_tensors(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Return OpenCLIP's text tensors (without `cond_stage_model.model.`) under the names CLIP's have.
 
-    Its query, key and value are one matrix, which is cut. What only compares texts with images is left out,
-    and so is the last layer of the whole model, which Stable Diffusion 2.x does not use.
+    Its query, key and value are one matrix, which is cut. The last layer of the whole model, which Stable
+    Diffusion 2.x does not use, is left out.
     """
     layers = {int(match[1]) for name in tensors if (match := _TEXT_LAYER.fullmatch(name))}
     unused = _OPEN_CLIP_LAYERS - 1 if len(layers) == _OPEN_CLIP_LAYERS else None
@@ -142,8 +142,7 @@ def open_clip_tensors(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTe
     for name, tensor in tensors.items():
         match = _TEXT_LAYER.fullmatch(name)
         if match is None:
-            if name not in ("text_projection", "logit_scale", "attn_mask"):
-                renamed[f"text_model.{_TEXT_MODULES.get(name, name)}"] = tensor
+            renamed[f"text_model.{_TEXT_MODULES.get(name, name)}"] = tensor
         elif int(match[1]) != unused:
             place = f"text_model.encoder.layers.{match[1]}"
             renamed |= {f"{place}.{inner}": part for inner, part in _layer_tensors(match, tensor)}

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from ti_flax.errors import WeightsError
 from ti_flax.models.weights.hub import resolve_model
+from ti_flax.models.weights.ignored_tensors import is_ignored
 from ti_flax.models.weights.model_folder import (
     MSGPACK,
     SAFETENSORS,
@@ -62,8 +63,6 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias":
 # The autoencoder's attention: Flax kept the names PyTorch had before diffusers 0.13.
 _VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_VAE_ATTENTION = re.compile(r"(?<=\.)(query|key|value|proj_attn)(?=\.(weight|bias)$)")
-# A buffer of old CLIP files that counts 0, 1, 2, ...: no parameter.
-_BUFFERS = frozenset({"text_model.embeddings.position_ids"})
 
 
 def read_params(
@@ -106,7 +105,7 @@ def read_place(
     names = [entry.name for entry in place.iterdir()] if place.is_dir() else []
     chosen = [place / name for name in choose_weights(names, component, variant, str(place))]
     if chosen[0].suffix == MSGPACK:
-        return _read_flax(chosen[0], _flat(expected), dtype)
+        return _read_flax(chosen[0], component, _flat(expected), dtype)
     where = chosen[0] if len(chosen) == 1 else place
     return read_tensors(_index_shards(chosen, component), component, expected, dtype=dtype, where=where)
 
@@ -185,7 +184,7 @@ def _flat(tree: Tree) -> dict[Path, Any]:
 
 def _current_name(name: str, component: str) -> str:
     """Translate what older and newer files call a parameter to the name that `torch_name` gives it."""
-    if component == "text_encoder" and not name.startswith(("text_model.", "text_projection.")):
+    if component == "text_encoder" and not name.startswith("text_model."):
         return f"text_model.{name}"
     if component == "vae":
         return _OLD_VAE_ATTENTION.sub(lambda match: _VAE_ATTENTION[match[1]], name)
@@ -193,9 +192,12 @@ def _current_name(name: str, component: str) -> str:
 
 
 def _read_flax(
-    file: pathlib.Path, leaves: Mapping[Path, jax.ShapeDtypeStruct], dtype: DTypeLike | None
+    file: pathlib.Path,
+    component: str,
+    leaves: Mapping[Path, jax.ShapeDtypeStruct],
+    dtype: DTypeLike | None,
 ) -> dict[str, Any]:
-    stored = index_msgpack(file)
+    stored = {name: tensor for name, tensor in index_msgpack(file).items() if not is_ignored(name, component)}
     wanted = {"/".join(path): path for path in leaves}
     shapes = {name: leaves[path].shape for name, path in wanted.items()}
     _check_account(file, shapes, {name: tensor.shape for name, tensor in stored.items()})
@@ -237,11 +239,12 @@ def _index_shards(files: list[pathlib.Path], component: str) -> dict[str, Stored
     for file in files:
         tensors = index_safetensors(file)
         for name in sorted(tensors, key=lambda name: tensors[name].offset):
+            if is_ignored(name, component):
+                continue
             current = _current_name(name, component)
             if current in stored:
                 raise WeightsError(file, expected=f"one tensor {current}", found="two")
-            if current not in _BUFFERS:
-                stored[current] = tensors[name]
+            stored[current] = tensors[name]
     return stored
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ti_flax.errors import WeightsError
 from ti_flax.files.regular import open_regular
 from ti_flax.models.weights import derived_configs
+from ti_flax.models.weights.ignored_tensors import is_ignored
 from ti_flax.models.weights.model_folder import read_config
 from ti_flax.models.weights.original_names import clip_names, dotted, open_clip_tensors, unet_names, vae_names
 from ti_flax.models.weights.original_yaml import apply_description, predicted, read_description
@@ -128,7 +129,9 @@ def open_single_file(
     second = bool(open_clip)
     clip = open_clip_tensors(open_clip) if second else _renamed(clip, clip_names(clip))
     tensors = {
-        "text_encoder": _without_buffers(clip),
+        "text_encoder": {
+            name: tensor for name, tensor in clip.items() if not is_ignored(name, "text_encoder")
+        },
         "unet": _renamed(unet, unet_names(unet)),
     }
     if with_vae:
@@ -182,11 +185,6 @@ def _vae_tensors(vae: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Rename an autoencoder's tensors; its training loss, which some files hold too, is left out."""
     own = {name: tensor for name, tensor in vae.items() if name.startswith(_VAE_PARTS)}
     return _renamed(own, vae_names(own))
-
-
-def _without_buffers(text: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    ending = ("position_ids", "text_projection.weight")
-    return {name: tensor for name, tensor in text.items() if not name.endswith(ending)}
 
 
 def _shapes(tensors: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...]]:
