@@ -14,8 +14,10 @@ from tiny_folder import write_folder
 
 from ti_flax.embedding.learned_embeds import add_learned_embeds, save_learned_embeds
 from ti_flax.embedding.rows import embed_tokens
+from ti_flax.export.pipeline import save_pipeline
 from ti_flax.models.stable_diffusion import load_stable_diffusion
 from ti_flax.models.tokenizer import add_concept, encode_prompts, expand_known, load_tokenizer
+from ti_flax.models.weights.model_source import ModelSource
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "a photo of a <thing> on a beach"
@@ -106,6 +108,41 @@ def test_safety_checker_and_feature_extractor_go_along(tmp_path):
         assert found["feature_extractor"] == index["feature_extractor"]
         assert (tmp_path / layout / "safety_checker" / "model.safetensors").read_text() == "safety_checker"
         assert found["safety_checker"][1] == (expected and expected[1])
+
+
+@pytest.mark.parametrize(("variant", "name"), [("fp16", "{}.fp16"), (None, "{}.fp16"), ("fp16", "{}")])
+def test_a_safety_checker_in_a_variant_alone_loads_from_the_export(tmp_path, variant, name):
+    torch = pytest.importorskip("torch")
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig
+
+    base = write_folder(tmp_path / "base")
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    vision = small | {"image_size": 8, "patch_size": 4, "projection_dim": 8}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, text_config=small))
+    checker.save_pretrained(base / "safety_checker")
+    plain = base / "safety_checker" / "model.safetensors"
+    plain.rename(plain.with_name(name.format("model") + ".safetensors"))
+    unet = base / "unet" / "diffusion_pytorch_model.safetensors"
+    unet.rename(unet.with_suffix(".fp16.safetensors")) if variant else None
+    index = json.loads((base / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (base / "model_index.json").write_text(json.dumps(index))
+    tokenizer = load_tokenizer(base)
+    none = np.zeros((0, 32), np.float32)
+    save_pipeline(
+        ModelSource(base, variant=variant),
+        tmp_path / "out",
+        tokenizer=tokenizer,
+        rows=none,
+        first_added_id=len(tokenizer),
+        layout="torch",
+    )
+    index = json.loads((tmp_path / "out" / "model_index.json").read_text())
+    assert index["safety_checker"] == ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    found = StableDiffusionSafetyChecker.from_pretrained(tmp_path / "out" / "safety_checker")
+    for key, value in checker.state_dict().items():
+        assert torch.equal(value, found.state_dict()[key])
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])

@@ -1,6 +1,7 @@
 """The base model that a user names: options -> files and modules, and whole runs on a single file."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -11,9 +12,9 @@ from tiny_folder import write_folder, write_images
 
 from ti_flax.config import RunConfig
 from ti_flax.config.options import ModelOptions
-from ti_flax.errors import ConfigError, TokenError
+from ti_flax.errors import ConfigError, TokenError, WeightsError
 from ti_flax.models import base_model
-from ti_flax.models.base_model import base_tokenizer, find_base_model
+from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_model
 from ti_flax.models.stable_diffusion import (
     load_stable_diffusion,
     random_stable_diffusion,
@@ -21,6 +22,7 @@ from ti_flax.models.stable_diffusion import (
 )
 from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.models.weights.model_source import ModelSource
+from ti_flax.models.weights.parameters import torch_state
 from ti_flax.run import inputs as inputs
 from ti_flax.run.output_dir import export
 from ti_flax.run.step_config import make_step_config
@@ -55,6 +57,57 @@ def test_an_option_changes_what_it_names_and_nothing_else(place, option, value, 
     assert plain == ModelSource(place / "model")
     changed = find_base_model(options(place, **{option: value}), ())
     assert changed == ModelSource(place / "model", **{field: value})
+
+
+def with_variant(model, folder, *parts):
+    """A model of which some parts are there in a variant alone."""
+    folder = shutil.copytree(model, folder)
+    for file in [file for part in parts for file in (folder / part).glob("*.safetensors")]:
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("parts", "plain"),
+    [
+        (("unet",), "text_encoder, vae"),
+        (("vae",), "text_encoder, unet"),
+        (("text_encoder", "unet"), "vae"),
+        (("text_encoder", "unet", "vae"), ""),
+    ],
+)
+def test_a_variant_of_some_parts_is_read_as_diffusers_reads_it(place, tmp_path, capsys, parts, plain):
+    folder = with_variant(place / "model", tmp_path / "mixed", *parts)
+    with pytest.raises(WeightsError, match="The variants here are fp16: set variant to one of them"):
+        load_stable_diffusion(find_base_model(options(folder.parent, "mixed"), MODEL_PARTS))
+    capsys.readouterr()
+    found = load_stable_diffusion(
+        find_base_model(options(folder.parent, "mixed", variant="fp16"), MODEL_PARTS)
+    )
+    said = f"note: there is no variant fp16 of {plain}: the plain files are read\n" if plain else ""
+    assert capsys.readouterr().err == said
+    expected = load_stable_diffusion(place / "model")
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    pytest.importorskip("torch")
+    from diffusers import StableDiffusionPipeline
+
+    theirs = StableDiffusionPipeline.from_pretrained(folder, variant="fp16")
+    for part in ("text_encoder", "unet", "vae"):
+        ours = {k.removeprefix("text_model."): v for k, v in torch_state(found.params[part], part).items()}
+        state = {k.removeprefix("text_model."): v for k, v in getattr(theirs, part).state_dict().items()}
+        same = ours.keys() & state.keys()
+        assert len(same) > 20
+        for name in same:
+            np.testing.assert_array_equal(ours[name], state[name].numpy())
+
+
+def test_a_variant_that_no_part_has_is_said_first(place):
+    with pytest.raises(WeightsError) as caught:
+        find_base_model(options(place, variant="fp16"), ("tokenizer",))
+    assert str(caught.value) == (
+        f"model {place / 'model'}: expected the variant fp16 of at least one part, found files without a "
+        "variant. Leave variant out."
+    )
 
 
 def test_places_that_options_name(place):

@@ -129,6 +129,11 @@ CASES = [
             1
         ],
     ),
+    Case(
+        "variant",
+        "a variant that no part of the model has",
+        lambda folder: train(folder, variant="fp16"),
+    ),
     Case("config_missing", "a config.json that is not there", holding("unet/config.json", lambda path: None)),
     Case("config_empty", "an empty one", holding("unet/config.json", "")),
     Case("config_pipe", "one that is a pipe", holding("unet/config.json", os.mkfifo)),

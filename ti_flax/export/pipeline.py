@@ -23,7 +23,12 @@ from ti_flax.models.weights.model_source import ModelSource
 # Parts of a base model that are no part of training and go along as they are.
 CARRIED = ("safety_checker", "feature_extractor")
 _INDEX = "model_index.json"
-_WEIGHTS = {"flax": (".msgpack",), "torch": (".safetensors", ".bin")}
+# What a part is read from where no variant is asked for, as nobody does of a pipeline that was written.
+_WEIGHTS = {
+    "flax": re.compile(r"flax_model\.msgpack"),
+    "torch": re.compile(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)"),
+}
+_VARIANT = re.compile(r"((?:pytorch_|flax_)?model)\.([\w-]+)(\.(?:safetensors|bin|msgpack))", re.ASCII)
 # Whoever loads the pipeline imports what its index names.
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w{0,99}", re.ASCII)
 _MOST_FILES = 1000
@@ -74,7 +79,7 @@ def save_pipeline(
         with atomic_files(output_dir, last=_INDEX) as folder:
             save_stable_diffusion(model, folder, layout=layout)
             save_tokenizer(tokenizer, folder / "tokenizer")
-            _carry(source.place, folder, layout)
+            _carry(source, folder, layout)
             paths = (path for path in folder.rglob("*") if not path.is_dir())
             record(output_dir, *(path.relative_to(folder).as_posix() for path in paths))
     except OSError as error:
@@ -141,16 +146,25 @@ def _check_part(place: Path, name: str) -> None:
     )
 
 
-def _carry(source: Path, output_dir: Path, layout: Literal["flax", "torch"]) -> None:
+def _carry(source: ModelSource, output_dir: Path, layout: Literal["flax", "torch"]) -> None:
     """Copies the other parts of the base, and names in the model index those that the layout can load."""
     ours = output_dir / _INDEX
     index = json.loads(ours.read_text())
-    for name, (library, kind) in carried_parts(source).items():
-        copy_folder(source / name, output_dir / name, root=source, kind="model's folder")
+    for name, (library, kind) in carried_parts(source.place).items():
+        copy_folder(source.place / name, output_dir / name, root=source.place, kind="model's folder")
+        _name_plainly(output_dir / name, source.variant)
         plain = kind.removeprefix("Flax")
         if name == "feature_extractor":
             index[name] = [library, plain]
-        elif any(file.suffix in _WEIGHTS[layout] for file in (output_dir / name).iterdir()):
+        elif any(_WEIGHTS[layout].fullmatch(file.name) for file in (output_dir / name).iterdir()):
             index[name] = [library, f"Flax{plain}" if layout == "flax" else plain]
     with atomic_write(ours) as file:
         file.write(f"{json.dumps(index, indent=2)}\n".encode())
+
+
+def _name_plainly(part: Path, variant: str | None) -> None:
+    """Renames weights that there are in a variant alone: the wanted one, else the first."""
+    found = [match for file in sorted(part.iterdir()) if (match := _VARIANT.fullmatch(file.name))]
+    for match in sorted(found, key=lambda match: match[2] != variant):
+        if not (part / (plain := match[1] + match[3])).exists():
+            (part / match[0]).rename(part / plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ti_flax.config.options import ModelOptions
@@ -10,6 +11,7 @@ from ti_flax.console.messages import say
 from ti_flax.errors import ConfigError
 from ti_flax.models.tokenizer import load_tokenizer
 from ti_flax.models.weights.hub import resolve_model, resolve_vae
+from ti_flax.models.weights.model_folder import names_in, parts_without
 from ti_flax.models.weights.model_source import ModelSource
 
 # Files of the original layout have no tokenizer in them; this is the one all 1.x and 2.x models use.
@@ -38,6 +40,8 @@ def find_base_model(options: ModelOptions, components: Sequence[str], *, weights
         components=components,
         weights=weights,
     )
+    if weights and place.is_dir() and options.variant is not None:
+        _note_plain_parts(place, options, components)
     described = None
     if options.config_name is not None:
         if place.is_dir():
@@ -58,6 +62,14 @@ def find_base_model(options: ModelOptions, components: Sequence[str], *, weights
         prediction_type=options.prediction_type,
         rescale_betas_zero_snr=options.rescale_betas_zero_snr,
     )
+
+
+def _note_plain_parts(place: Path, options: ModelOptions, components: Sequence[str]) -> None:
+    """Tells which parts the variant is not there for."""
+    read = [part for part in components if part != "vae" or options.pretrained_vae_model_name_or_path is None]
+    plain = parts_without(names_in(place), options.variant or "", read)
+    if plain:
+        say(f"note: there is no variant {options.variant} of {', '.join(plain)}: the plain files are read")
 
 
 def base_tokenizer(source: ModelSource, name: str | None = None) -> Any:

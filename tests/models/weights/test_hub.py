@@ -69,6 +69,27 @@ def test_variants_and_further_components():
     assert {"safety_checker/model.safetensors", "feature_extractor/preprocessor_config.json"} <= set(chosen)
 
 
+@pytest.mark.parametrize("has", ["unet", "vae", "text_encoder", "safety_checker"])
+def test_a_variant_that_one_part_has_is_taken_there_and_plain_files_elsewhere(has):
+    names = [name for name in REPOSITORY if ".fp16." not in name]
+    stem = f"{has}/diffusion_pytorch_model" if has in ("unet", "vae") else f"{has}/model"
+    names[names.index(f"{stem}.safetensors")] = f"{stem}.fp16.safetensors"
+    parts = (*COMPONENTS, "safety_checker")
+    chosen = needed_files(names, variant="fp16", components=parts, where="model a/b")
+    assert {name for name in chosen if name.endswith(".safetensors")} == {
+        name for name in names if "/" in name and name.endswith(".safetensors") and ".non_ema." not in name
+    }
+
+
+def test_a_variant_that_no_part_has_is_refused_before_a_download():
+    known = "model a/b: expected the variant bf16 .* found only fp16, non_ema. Set variant to fp16."
+    with pytest.raises(WeightsError, match=known):
+        needed_files(REPOSITORY, variant="bf16", components=("tokenizer",), where="model a/b")
+    names = [name for name in REPOSITORY if not name.endswith(("fp16.safetensors", "ema.safetensors"))]
+    with pytest.raises(WeightsError, match="found files without a variant. Leave variant out."):
+        needed_files(names, variant="fp16", components=("tokenizer",), where="model a/b")
+
+
 def test_config_files_alone():
     chosen = needed_files(REPOSITORY, variant=None, components=("unet",), where="model", weights=False)
     assert chosen == ["model_index.json", "unet/config.json"]

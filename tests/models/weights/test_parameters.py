@@ -189,10 +189,23 @@ def test_reads_the_shards_and_variants_pytorch_writes(tmp_path):
 def test_another_variant_is_suggested(model, tmp_path):
     state = weights.torch_state(model.params["vae"], "vae")
     save(tmp_path, "vae", state, "diffusion_pytorch_model.fp16.safetensors")
-    with pytest.raises(WeightsError, match="The variants here are fp16: set variant"):
+    with pytest.raises(WeightsError, match="The variants here are fp16: set variant to one of them.$"):
         read(model, tmp_path, "vae")
-    with pytest.raises(WeightsError, match="expected diffusion_pytorch_model.bf16.safetensors"):
+    with pytest.raises(
+        WeightsError, match="expected diffusion_pytorch_model.bf16.safetensors, or .*"
+    ) as caught:
         read(model, tmp_path, "vae", variant="bf16")
+    assert str(caught.value).endswith(
+        "The variants here are fp16: set variant to one of them, or rename its file to "
+        "diffusion_pytorch_model.safetensors, which goes with any."
+    )
+
+
+@pytest.mark.parametrize("layout", ["torch", "flax"])
+def test_plain_files_where_a_part_has_no_variant(model, layout, tmp_path):
+    write = weights.write_torch_params if layout == "torch" else weights.write_flax_params
+    write(tmp_path, "vae", model.params["vae"])
+    assert_same(read(model, tmp_path, "vae", variant="fp16"), model.params["vae"])
 
 
 def test_pickled_weights_are_not_read(model, tmp_path):

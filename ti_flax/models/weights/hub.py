@@ -8,10 +8,15 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ti_flax.errors import WeightsError
-from ti_flax.models.weights.model_folder import choose_weights, refuse_foreign_parts
+from ti_flax.models.weights.model_folder import (
+    WITH_WEIGHTS,
+    choose_weights,
+    names_in,
+    refuse_foreign_parts,
+    require_variant,
+)
 
 _COMPONENTS = ("tokenizer", "scheduler", "text_encoder", "unet", "vae")
-_WITH_WEIGHTS = frozenset({"text_encoder", "unet", "vae", "safety_checker"})
 _DEMO = "python train_flax.py --config configs/demo.yaml needs no download."
 
 
@@ -31,7 +36,7 @@ def resolve_model(
     Args:
       name_or_path: a local folder or file, or `owner/name`.
       revision: branch, tag or commit on the Hub.
-      variant: as in `model.fp16.safetensors`.
+      variant: as in `model.fp16.safetensors`, of the parts that have it.
       components: what will be read; `safety_checker` and `feature_extractor` may be among them.
       weights: False for the config files alone.
 
@@ -40,7 +45,10 @@ def resolve_model(
     """
     folder = pathlib.Path(os.path.expanduser(name_or_path))
     if folder.is_dir():
-        return _check_folder(folder)
+        _check_folder(folder)
+        if components:
+            require_variant(names_in(folder), variant, f"model {folder}")
+        return folder
     if folder.is_file():
         return folder
     needed = functools.partial(needed_files, variant=variant, components=components, weights=weights)
@@ -81,12 +89,7 @@ def needed_vae_files(names: Collection[str], *, variant: str | None, where: str)
     inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     if "config.json" not in inside:
         raise WeightsError(where, expected="a VAE's config.json, or one in vae/", found="none")
-    try:
-        weights = choose_weights(inside, "vae", variant, where)
-    except WeightsError:
-        if variant is None:
-            raise
-        weights = choose_weights(inside, "vae", None, where)
+    weights = choose_weights(inside, "vae", variant, where)
     return [f"{prefix}{name}" for name in ("config.json", *weights)]
 
 
@@ -122,13 +125,14 @@ def needed_files(
       WeightsError: when a component is missing or the model is of another kind.
     """
     refuse_foreign_parts({name.split("/")[0] for name in names if "/" in name}, where)
+    require_variant(names, variant, where)
     chosen = [name for name in names if name == "model_index.json"]
     for component in components:
         inside = [name.removeprefix(f"{component}/") for name in names if name.startswith(f"{component}/")]
         if not inside and component in _COMPONENTS:
             raise WeightsError(where, expected=f"the folder {component}/ of a diffusers model", found="none")
         wanted = [name for name in inside if name.endswith((".json", ".txt")) and ".index." not in name]
-        if weights and component in _WITH_WEIGHTS and inside:
+        if weights and component in WITH_WEIGHTS and inside:
             wanted += _weights(inside, component, variant, where)
         chosen += [f"{component}/{name}" for name in wanted]
     return chosen
@@ -144,9 +148,9 @@ def _weights(inside: list[str], component: str, variant: str | None, where: str)
         return []
 
 
-def _check_folder(folder: pathlib.Path) -> pathlib.Path:
+def _check_folder(folder: pathlib.Path) -> None:
     if (folder / "model_index.json").exists() or (folder / "unet").is_dir():
-        return folder
+        return
     present = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
     raise WeightsError(
         f"model {folder}", expected="a diffusers model folder with model_index.json", found=present

@@ -15,6 +15,11 @@ MSGPACK = ".msgpack"
 
 _LONGEST_JSON = 2**24
 
+# Parts that have files of weights.
+WITH_WEIGHTS = frozenset({"text_encoder", "unet", "vae", "safety_checker"})
+# Stands for files that are no variant.
+_PLAIN = "none"
+
 _PIPELINES = ("StableDiffusionPipeline", "FlaxStableDiffusionPipeline")
 # Parts that other kinds of models have and that no text-to-image Stable Diffusion 1.x or 2.x has.
 _FOREIGN_PARTS = ("text_encoder_2", "transformer", "prior", "image_encoder", "controlnet", "depth_estimator")
@@ -41,7 +46,8 @@ def choose_weights(names: Collection[str], component: str, variant: str | None, 
     Args:
       names: of the files in the component's folder.
       component: `text_encoder`, `unet`, `vae`, `safety_checker`.
-      variant: as in `model.fp16.safetensors`, or None.
+      variant: as in `model.fp16.safetensors`, where the component has it; else its plain files are chosen, as
+        diffusers does. None: the plain files.
       where: the folder, for messages.
 
     Returns:
@@ -50,6 +56,61 @@ def choose_weights(names: Collection[str], component: str, variant: str | None, 
     Raises:
       WeightsError: when there is none.
     """
+    for wanted in dict.fromkeys((variant, None)):
+        if chosen := _chosen(names, component, wanted, where):
+            return chosen
+    raise _no_weights(names, component, variant, where)
+
+
+def require_variant(names: Collection[str], variant: str | None, where: object) -> None:
+    """Check that some component of a model has a variant, which else would be one that nobody has.
+
+    Args:
+      names: of the model's files, such as `unet/config.json`.
+      variant: as for `choose_weights`.
+      where: the model, for messages.
+
+    Raises:
+      WeightsError: naming the variants that there are.
+    """
+    if variant is None:
+        return
+    found: set[str] = set()
+    for component in WITH_WEIGHTS:
+        found.update(_variants(_inside(names, component), torch_stem(component)))
+    if variant not in found:
+        known = sorted(found - {_PLAIN})
+        raise WeightsError(
+            where,
+            expected=f"the variant {variant} of at least one part",
+            found=f"only {', '.join(known)}" if known else "files without a variant",
+            remedy=f"Set variant to {known[0]}." if known else "Leave variant out.",
+        )
+
+
+def parts_without(names: Collection[str], variant: str, components: Iterable[str]) -> list[str]:
+    """Name the components with weights of which there is no such variant, so that plain files are read."""
+    present = {name.split("/")[0] for name in names}
+    return [
+        part
+        for part in components
+        if part in WITH_WEIGHTS and part in present
+        if variant not in _variants(_inside(names, part), torch_stem(part))
+    ]
+
+
+def names_in(folder: pathlib.Path) -> list[str]:
+    """List the files of a model folder's parts, such as `unet/config.json`."""
+    parts = (folder / part for part in sorted(WITH_WEIGHTS))
+    return [f"{part.name}/{file.name}" for part in parts if part.is_dir() for file in part.iterdir()]
+
+
+def _inside(names: Iterable[str], component: str) -> list[str]:
+    return [name.removeprefix(f"{component}/") for name in names if name.startswith(f"{component}/")]
+
+
+def _chosen(names: Collection[str], component: str, variant: str | None, where: str) -> list[str]:
+    """Choose a component's files of just this variant; none where there are none."""
     stem = torch_stem(component) + (f".{variant}" if variant else "")
     if stem + SAFETENSORS in names:
         return [stem + SAFETENSORS]
@@ -62,7 +123,7 @@ def choose_weights(names: Collection[str], component: str, variant: str | None, 
         return list(shards)
     if variant is None and flax_name(component) in names:
         return [flax_name(component)]
-    raise _no_weights(names, component, variant, where)
+    return []
 
 
 def read_config(folder: pathlib.Path, component: str) -> dict[str, Any]:
@@ -151,11 +212,13 @@ def _text_of(path: pathlib.Path) -> bytes:
 
 def _no_weights(names: Collection[str], component: str, variant: str | None, where: str) -> WeightsError:
     stem = torch_stem(component)
-    wanted = f"{stem}.{variant}{SAFETENSORS}" if variant else f"{stem}{SAFETENSORS} or {flax_name(component)}"
+    wanted = f"{stem}{SAFETENSORS} or {flax_name(component)}"
+    wanted = f"{stem}.{variant}{SAFETENSORS}, or {wanted}" if variant else wanted
     others = sorted(name for name in names if name.endswith((SAFETENSORS, MSGPACK, ".bin", ".ckpt")))
     remedy = "The model folder is incomplete."
     if variants := _variants(others, stem):
-        remedy = f"The variants here are {', '.join(variants)}: set variant, or leave it out."
+        remedy = f"The variants here are {', '.join(variants)}: set variant to one of them"
+        remedy += f", or rename its file to {stem}{SAFETENSORS}, which goes with any." if variant else "."
     elif others and all(name.endswith((".bin", ".ckpt")) for name in others):
         remedy = (
             "Pickled .bin files are not read. Take a revision with safetensors, or convert once, where "
@@ -166,4 +229,4 @@ def _no_weights(names: Collection[str], component: str, variant: str | None, whe
 
 def _variants(names: Iterable[str], stem: str) -> list[str]:
     pattern = re.compile(re.escape(stem) + r"(?:\.(\w+))?(?:-\d+-of-\d+)?" + re.escape(SAFETENSORS))
-    return sorted({match[1] or "none" for name in names if (match := pattern.fullmatch(name))})
+    return sorted({match[1] or _PLAIN for name in names if (match := pattern.fullmatch(name))})

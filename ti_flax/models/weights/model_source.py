@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.typing import DTypeLike
 
-from ti_flax.errors import ConfigError, WeightsError
+from ti_flax.errors import ConfigError
 from ti_flax.models.weights.model_folder import check_kind, read_config, read_json
 from ti_flax.models.weights.parameters import Tree, read_place, read_tensors
 from ti_flax.models.weights.single_file import SingleFile, open_single_file, open_vae_file
@@ -31,7 +31,7 @@ class ModelSource:
 
     Attributes:
       place: a model folder, or a single file with a whole model.
-      variant: of a folder's weight files, as in `model.fp16.safetensors`.
+      variant: of a folder's weight files, as in `model.fp16.safetensors`, of the parts that have it.
       config_folder: a model folder whose config files describe a single file.
       vae: another autoencoder: its folder, a model folder that has one, or a file.
       clip_skip: layers at the end of the text encoder that are not run.
@@ -94,12 +94,7 @@ class ModelSource:
     def _vae_params(self, expected: Tree, dtype: DTypeLike | None) -> dict[str, Any]:
         place = self._vae_place()
         if place.is_dir():
-            try:
-                return read_place(place, "vae", expected, dtype=dtype, variant=self.variant)
-            except WeightsError:
-                if self.variant is None:
-                    raise
-                return read_place(place, "vae", expected, dtype=dtype)
+            return read_place(place, "vae", expected, dtype=dtype, variant=self.variant)
         return read_tensors(open_vae_file(place)[1], "vae", expected, dtype=dtype, where=place)
 
     def _vae_place(self) -> pathlib.Path:
