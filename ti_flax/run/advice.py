@@ -8,7 +8,6 @@ import numpy as np
 
 from ti_flax.config import RunConfig
 from ti_flax.export.model_card import start_in_words
-from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.run.inputs import TrainingInputs
 from ti_flax.training.learning_rate import Schedule, rate_of_step
 
@@ -54,7 +53,7 @@ def _rate_notes(config: RunConfig, schedule: Schedule) -> Iterator[str]:
 
 def _prompt_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str]:
     for prompt in config.monitoring.validation_prompt or ():
-        if not np.isin(encode_prompts(inputs.tokenizer, [prompt]), inputs.concept.token_ids).any():
+        if not inputs.concept.named_in(prompt):
             yield (
                 f"validation_prompt {prompt!r} does not name {inputs.concept.placeholder_token}: "
                 "its images cannot show what is learned"
