@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from colour_profiles import DISPLAY_P3, rgb_profile
 from PIL import Image
 
 from ti_flax.config import RunConfig, parse_config
@@ -318,6 +319,7 @@ _CAPTIONS = (
     (b'{"1.png": "a cat", "2.png": {"caption": "a dog"}}', ".json"),
     (b'{"file_name": "1.png", "text": "a cat"}\n{"file_name": "2.png", "text": "a dog"}\n', ".jsonl"),
     (b'file_name,text\n1.png,"a cat, red"\n2.png,a dog\n', ".csv"),
+    ('\ufefffile_name;text\r\n.\\1.png;"a cat; red"\r\nC:\\x\\2.PNG;a dog\r\n'.encode(), ".csv"),
     (b"1.png|a cat\n2.png|a dog\n", ".txt"),
 )
 
@@ -331,7 +333,7 @@ def _check_captions(path: Path) -> None:
 
 
 def _check_table(path: Path) -> None:
-    for row in read_rows(path, ALL_AS_FOUND):
+    for row in read_rows(path, ALL_AS_FOUND)[0]:
         require(isinstance(row.file_name, str), "names")
         (row.caption or "").encode()
 
@@ -354,6 +356,10 @@ def _images() -> tuple[Sample, ...]:
             io.BytesIO(),
         )
         image.save(saved, kind)
+        made.append(Sample(saved.getvalue(), suffix))
+    for kind, suffix in (("PNG", ".png"), ("TIFF", ".tif"), ("JPEG", ".jpg")):
+        saved = io.BytesIO()
+        rgba.convert("RGB").save(saved, kind, icc_profile=rgb_profile(DISPLAY_P3))
         made.append(Sample(saved.getvalue(), suffix))
     return tuple(made)
 
@@ -383,7 +389,7 @@ READERS = {
     "model_yaml": Reader(_always((_MODEL_YAML, ".yaml")), _check_model_yaml),
     "prompt_file": Reader(_always((_PROMPTS, ".txt")), _check_prompts),
     "caption_file": Reader(_always(*_CAPTIONS), _check_captions),
-    "metadata": Reader(_always(*_CAPTIONS[1:3]), _check_table),
+    "metadata": Reader(_always(*_CAPTIONS[1:4]), _check_table),
     "picture_list": Reader(_always((f"# no\n{__file__}\n{__file__}\n".encode(), ".txt")), _check_list),
     "picture": Reader(_images, _check_image),
 }

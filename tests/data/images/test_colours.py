@@ -137,6 +137,37 @@ def test_profiles_that_cannot_be_used_are_one_note(tmp_path, capsys):
     assert capsys.readouterr().out.count(f"note: {line}\n") == 1
 
 
+def test_a_profile_makes_other_training_images(tmp_path):
+    """Latents are kept under the hash of the pixels, so those of the colours before are not used."""
+    hashes = []
+    for profile in (None, profiles.rgb_profile(profiles.SRGB), P3):
+        Image.fromarray(PIXELS).save(tmp_path / "a.png", icc_profile=profile)
+        hashes.append(load_images(tmp_path, resolution=32).content_hash())
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize(
+    ("space", "index", "noted"), [(0xFFFF, "R03", True), (2, "R98", True), (1, "R98", False)]
+)
+def test_adobe_rgb_that_only_exif_tells_is_noted(tmp_path, space, index, noted):
+    exif = Image.Exif()
+    exif[ExifTags.IFD.Exif] = {ExifTags.Base.ColorSpace: space, 0xA005: {1: index}}
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=exif)
+    notes = load_images(tmp_path, resolution=32).notes
+    words = (
+        "colours taken for sRGB, though EXIF says Adobe RGB (embed its profile with an image editor): a.jpg"
+    )
+    assert notes == ((words,) if noted else ())
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"]
+)
+def test_damaged_exif_costs_no_image(tmp_path, exif):
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=exif)
+    assert load_images(tmp_path, resolution=32).notes == ()
+
+
 def test_masks_are_data_and_keep_their_levels(tmp_path):
     levels = np.random.default_rng(1).integers(0, 256, (32, 32)).astype(np.uint8)
     for folder in ("in", "masks"):

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 UNUSABLE_PROFILE = "colours taken for sRGB, as the colour profile cannot be used"
+_ADOBE_RGB = "colours taken for sRGB, though EXIF says Adobe RGB (embed its profile with an image editor)"
 
 # What a profile says it describes (ICC.1, table 19), by the modes of images; the mode that it is given.
 _RGB_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr")
@@ -72,12 +73,23 @@ def conversion_of(image: Image.Image, mode: str | None = None) -> Conversion:
         return Conversion(_from_lab(), "LAB")
     content = image.info.get("icc_profile")
     if not content:
-        return Conversion()
+        return Conversion(note=_ADOBE_RGB if _is_marked_adobe_rgb(image) else "")
     try:
         transform, taken = _transform(content, mode)
     except Exception:  # LittleCMS's own, and what reads a profile's head
         return Conversion(note=UNUSABLE_PROFILE)
     return Conversion(transform, taken)
+
+
+def _is_marked_adobe_rgb(image: Image.Image) -> bool:
+    """Whether EXIF says so in the way that cameras do, without the profile (DCF 2.0: R03, uncalibrated)."""
+    try:
+        exif = image.getexif()
+        marked = str(exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex, ""))
+        space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
+    except Exception:  # EXIF that is damaged, which Pillow reads without guard
+        return False
+    return space == 2 or (space == 0xFFFF and marked.startswith("R03"))
 
 
 @functools.lru_cache(maxsize=8)
