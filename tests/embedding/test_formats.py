@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+from pathlib import Path
 
 import embedding_consumers as consumers
 import numpy as np
@@ -112,8 +114,8 @@ def test_images_of_any_colour_and_height_carry_it(tmp_path, shade, height):
     [
         (consumers.comfy, [(f, s) for f, s in EVERY if s != ".png" and f != "rinongal"]),
         (consumers.kohya, [("kohya", s) for s in FORMS["kohya"]] + [("automatic1111", ".pt")]),
-        (consumers.invoke, [("invoke", ".safetensors"), ("automatic1111", ".pt"), ("diffusers", ".bin")]),
-        (consumers.onetrainer, [("onetrainer", ".safetensors"), ("automatic1111", ".pt")]),
+        (consumers.invoke, [("invoke", ".safetensors"), ("automatic1111", ".pt"), ("kohya", ".pt")]),
+        (consumers.onetrainer, [("onetrainer", ".safetensors")]),
     ],
 )
 def test_other_programs_read_theirs(tmp_path, program, forms):
@@ -122,6 +124,46 @@ def test_other_programs_read_theirs(tmp_path, program, forms):
     for form, suffix in forms:
         found = program(write(tmp_path, form, suffix, rows))
         assert found.shape == rows.shape and found.tobytes() == rows.tobytes(), (form, suffix)
+
+
+def named_in_the_docs():
+    """Rows of docs/sharing.md: forms, suffixes, and who reads them."""
+    page = (Path(__file__).parents[2] / "docs" / "sharing.md").read_text(encoding="utf-8")
+    table = page.partition("| form | suffixes | read by |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    for line in table.splitlines():
+        forms, suffixes, readers = line.strip("|").split("|")
+        for form in re.findall(r"`(\w+)`", forms):
+            for suffix in re.findall(r"`(\.\w+)`", suffixes):
+                yield form, suffix, re.split(r"[,;] ", readers.strip())
+
+
+@pytest.mark.parametrize(("form", "suffix", "readers"), list(named_in_the_docs()))
+def test_who_reads_a_form_is_as_the_docs_say(tmp_path, form, suffix, readers):
+    pytest.importorskip("torch")
+    rows = random_rows(3)
+    path = write(tmp_path, form, suffix, rows)
+    programs = {
+        "the Web UI": lambda: consumers.webui(path)[1],
+        "the Web UI from 1.7": lambda: consumers.webui(path, before_1_7=False)[1],
+        "ComfyUI": lambda: consumers.comfy(path),
+        "kohya": lambda: consumers.kohya(path),
+        "InvokeAI": lambda: consumers.invoke(path),
+        "OneTrainer": lambda: consumers.onetrainer(path),
+        "diffusers": lambda: dict([consumers.diffusers(path)])["<my-cat>"],
+        "diffusers with `token=`": lambda: dict([consumers.diffusers(path, token="<a>")])["<a>"],
+        "the original repository": lambda: consumers.rinongal(path)[1],
+    }
+    assert {*readers} <= {*programs, "invoke-training"}
+    for program, read in programs.items():
+        if program in readers:
+            assert read().tobytes() == rows.tobytes(), program
+        elif program in ("InvokeAI", "OneTrainer", "diffusers"):
+            with pytest.raises(Exception):  # noqa: B017, PT011  # each refuses in its own way
+                read()
+
+
+def test_every_form_is_in_the_docs():
+    assert {(form, suffix) for form, suffix, _ in named_in_the_docs()} == {*EVERY}
 
 
 def test_the_original_repository_trains_on(tmp_path):

@@ -65,7 +65,7 @@ def webui_text(path):
     return json.loads(base64.b64decode(Image.open(path).text["sd-ti-embedding"]), object_hook=_tensor)
 
 
-def webui(path):
+def webui(path, *, before_1_7=True):
     """modules/textual_inversion/textual_inversion.py: load_from_file, create_embedding_from_data."""
     name = path.stem
     if path.suffix == ".png":
@@ -75,9 +75,15 @@ def webui(path):
         tree = _safetensors(path)
     else:
         with zipfile.ZipFile(path) as archive:
-            assert all(_ALLOWED_ENTRY.match(entry) for entry in archive.namelist())
-        tree = _torch(path)
+            assert not before_1_7 or all(_ALLOWED_ENTRY.match(entry) for entry in archive.namelist())
+        import torch
+
+        # Its own unpickler lets torch.nn.ParameterDict pass, which weights_only does not.
+        tree = torch.load(path, map_location="cpu", weights_only=False)
     if "string_to_param" in tree:
+        if hasattr(tree["string_to_param"], "_parameters"):
+            values = _only(tree["string_to_param"]._parameters.values())
+            return name, values.detach().numpy()
         return name, np.asarray(_only(tree["string_to_param"].values()), np.float32)
     if "clip_g" in tree and "clip_l" in tree:
         return name, {key: np.asarray(value, np.float32) for key, value in tree.items()}
@@ -101,8 +107,15 @@ def kohya(path):
 
 
 def invoke(path):
-    """invokeai/backend/textual_inversion.py: from_checkpoint."""
+    """model_manager/configs/textual_inversion.py, then backend/textual_inversion.py: from_checkpoint."""
     tree = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    if "string_to_token" in tree:
+        width = next(iter(tree["string_to_param"].values())).shape[-1]
+    elif known := [key for key in ("emb_params", "clip_g") if key in tree]:
+        width = tree[known[0]].shape[-1]
+    else:
+        width = next(iter(tree.values())).shape[0]
+    assert width in (768, 1024, 1280), f"unrecognized token dimension {width}"
     if "string_to_param" in tree:
         return next(iter(tree["string_to_param"].values())).numpy()
     if "emb_params" in tree:
@@ -113,10 +126,23 @@ def invoke(path):
 
 
 def onetrainer(path):
-    """modules/modelLoader/stableDiffusion/StableDiffusionEmbeddingLoader.py."""
-    if path.suffix != ".safetensors":
-        return _torch(path)["string_to_param"]["*"].numpy()
+    """modules/modelLoader/stableDiffusion/StableDiffusionEmbeddingLoader.py: its own keys alone."""
     return _safetensors(path)["emp_params"].numpy()
+
+
+def diffusers(path, token=None):
+    """diffusers' own loader, up to the tokens; returns the word and its vectors."""
+    from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
+
+    class Tokenizer:
+        def get_vocab(self):
+            return {}
+
+    tree = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    (word,), (rows,) = TextualInversionLoaderMixin._retrieve_tokens_and_embeddings(
+        [token], [tree], Tokenizer()
+    )
+    return word, rows.detach().numpy()
 
 
 def rinongal(path):
