@@ -13,6 +13,7 @@ from ti_flax.commands import convert as convert_embeds
 from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.embedding.read import load_embedding
 from ti_flax.errors import TiFlaxError
+from ti_flax.export.convert import other_forms
 
 ROWS = np.random.default_rng(0).normal(size=(3, 768)).astype(np.float32)
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +58,25 @@ def test_what_was_written_is_said(place, capsys, flags, said):
     assert re.search(said, run(capsys, "cat.safetensors", *flags))
     dtype = np.float16 if "float16" in flags else np.float32
     assert load_embedding(place / flags[0]).rows.tobytes() == ROWS.astype(dtype).astype(np.float32).tobytes()
+
+
+@pytest.mark.parametrize("form", ["invoke", "onetrainer"])
+def test_the_line_at_the_end_of_a_run_is_a_command_for_tools_that_need_another_form(place, capsys, form):
+    import shlex
+
+    import embedding_consumers
+
+    line = other_forms(place / "cat.safetensors", "<My Cat>: $(x)")
+    before, _, after = line.removeprefix("for InvokeAI: ").partition(" --to invoke; for OneTrainer: ")
+    assert after == "--to onetrainer"
+    words = shlex.split(before)
+    assert words[:2] == ["python", "scripts/convert_embeds.py"] and words[3] == "My-Cat-x.safetensors"
+    run(capsys, *words[2:], "--to", form)
+    pytest.importorskip("torch")
+    read = embedding_consumers.invoke if form == "invoke" else embedding_consumers.onetrainer
+    assert read(place / words[3]).tobytes() == ROWS.tobytes()
+    with pytest.raises((AssertionError, KeyError)):
+        read(place / "cat.safetensors")
 
 
 def test_a_chain_through_every_form_keeps_word_and_bits(place, capsys):

@@ -96,7 +96,12 @@ def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch, 
     changes = {"validation_prompt": prompts, "validation_steps": 6, "num_validation_images": 2}
     folder = run.train(configure(place, tmp_path, **changes))
     assert (folder / "contact_sheet.png").is_file()
-    assert f"all about it: {folder}/report.html" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"all about it: {folder}/report.html" in err
+    assert (
+        f"\nfor InvokeAI: python scripts/convert_embeds.py {folder}/learned_embeds.safetensors "
+        "thing.safetensors --to invoke; for OneTrainer: --to onetrainer\n" in err
+    )
     first, rows = sheets
     assert [label for label, _ in first] == [label for label, _ in rows if not label.startswith("after")]
     assert [label for label, _ in rows] == [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,18 @@ class ConvertRequest:
     dtype: str = "float32"
     image: Path | None = None
     overwrite: bool = False
+
+
+def other_forms(learned: Path, token: str) -> str:
+    """The line with the command for the tools that do not read a run's own file.
+
+    Args:
+      learned: the file.
+      token: its word.
+    """
+    name = re.sub(r"\W+", "-", token).strip("-") or "concept"
+    command = shlex.join(["python", "scripts/convert_embeds.py", str(learned), f"{name}.safetensors"])
+    return f"for InvokeAI: {command} --to invoke; for OneTrainer: --to onetrainer"
 
 
 def convert_embedding(source: Path, target: Path, request: ConvertRequest | None = None) -> str:

@@ -16,6 +16,7 @@ from ti_flax.console.messages import detail, say, shown_on, warn
 from ti_flax.console.terminal import display_for
 from ti_flax.console.versions import versions
 from ti_flax.errors import OutputError
+from ti_flax.export.convert import other_forms
 from ti_flax.export.upload import settle_repository, upload
 from ti_flax.hosts import group as hosts
 from ti_flax.monitoring.evaluation import summary, with_best
@@ -210,6 +211,7 @@ def finish(
         warn(str(error))
     page_of_run(output_dir)
     say(f"done in {time.perf_counter() - began:.0f} s: {output_dir}/learned_embeds.safetensors")
+    say(other_forms(output_dir / "learned_embeds.safetensors", inputs.concept.placeholder_token))
     say(f"all about it: {output_dir}/{PAGE}")
     if config.hub.push_to_hub:
         upload(config.hub, output_dir)
