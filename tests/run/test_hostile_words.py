@@ -100,6 +100,13 @@ CASES = [
     ),
     Case("within", "a word of extra_embeds that holds the word in other letters", beside("my <Thing>")),
     Case(
+        "class_prompt",
+        "a class_prompt in which the tokenizer sees another token than the word",
+        lambda folder: train(
+            folder, num_vectors=3, class_data_dir=place() / "pictures", class_prompt="a <Thing>_12"
+        ),
+    ),
+    Case(
         "initializer",
         "an initializer_token with half of a character",
         lambda folder: train(folder, initializer_token="\udce9"),

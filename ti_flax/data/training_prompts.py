@@ -19,7 +19,8 @@ from ti_flax.data.prompts.captions import (
 )
 from ti_flax.data.prompts.prompt_table import CaptionRules, PromptTable, encode_table, prompt_table, shortened
 from ti_flax.data.prompts.templates import Template, built_in_templates, fill, read_templates
-from ti_flax.models.tokenizer import Concept, encode_prompts, prompts_cut_off
+from ti_flax.errors import TokenError
+from ti_flax.models.tokenizer import Concept, encode_prompts, prompts_cut_off, split_text
 
 
 class TrainingPrompts(NamedTuple):
@@ -91,8 +92,15 @@ def class_prompts(
       `[prompts, tokens]` int32.
 
     Raises:
-      TokenError: the word is cut off in a prompt.
+      TokenError: the word is cut off in a prompt, or the tokenizer does not see it.
     """
+    if own is not None and not concept.named_in(own):
+        raise TokenError(
+            "class_prompt",
+            expected=f"a prompt in which the tokenizer sees {concept.placeholder_token}",
+            found=f"{own!r}, read as {split_text(tokenizer, own)}",
+            remedy="Write the word with blanks around it.",
+        )
     prompts = [fill(each, concept.text, "") for each in templates] if own is None else [own]
     return encode_prompts(tokenizer, prompts, concept=concept)
 
