@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from hostile_cases import Case, check, place, train, written
+from tiny_folder import write_images
 
 from ti_flax.commands import generate
 from ti_flax.console.program import exit_code
@@ -103,7 +104,10 @@ CASES = [
         "class_prompt",
         "a class_prompt in which the tokenizer sees another token than the word",
         lambda folder: train(
-            folder, num_vectors=3, class_data_dir=place() / "pictures", class_prompt="a <Thing>_12"
+            folder,
+            num_vectors=3,
+            class_data_dir=write_images(folder / "class", count=1),
+            class_prompt="a <Thing>_12",
         ),
     ),
     Case(

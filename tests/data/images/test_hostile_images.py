@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin
 from ti_flax.data.images.load import load_images
 from ti_flax.data.images.masks import MaskRules
 from ti_flax.errors import one_line
+from ti_flax.files.written_files import only_run, record
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
 
@@ -31,6 +32,18 @@ def rows(name, content):
         return train(folder, train_data_dir=folder / "data" / name)
 
     return run
+
+
+def class_images_alone(folder):
+    written(folder / "data" / "class" / "a.png", encoded("PNG"))
+    return train(folder, train_data_dir=folder / "data", class_data_dir=folder / "data" / "class")
+
+
+def images_of_a_run(folder):
+    written(folder / "data" / "run" / "contact_sheet.png", encoded("PNG"))
+    with only_run(folder / "data" / "run"):
+        record(folder / "data" / "run", "contact_sheet.png")
+    return train(folder, train_data_dir=folder / "data")
 
 
 def encoded(kind, image=None, **options):
@@ -442,6 +455,13 @@ CASES = [
         masked(lambda path: written(path, png(20_000, 20_000))),
         loose=LARGE,
     ),
+    Case(
+        "class_same",
+        "one folder as train_data_dir and class_data_dir",
+        lambda folder: train(folder, class_data_dir=place() / "pictures"),
+    ),
+    Case("class_only", "a folder with no images but those of class_data_dir", class_images_alone),
+    Case("run_only", "a folder with no images but those that a run wrote", images_of_a_run),
     Case("mask_strip", "a mask of another shape", masked(lambda path: written(path, png(30_000, 20)))),
 ]
 
