@@ -1,6 +1,7 @@
 """A command as a program: its exit code, and the one line that says why it failed."""
 
 import contextlib
+import pathlib
 import sys
 from collections.abc import Callable
 
@@ -78,3 +79,14 @@ def _tell(line: str) -> None:
 def _is_want_of_memory(error: Exception) -> bool:
     """Tell Python's error and XLA's, which has no class of its own."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def started_alike(command: str, script: str) -> list[str]:
+    """The words that start another of our programs for whoever started this one.
+
+    Args:
+      command: its name among those of `ti-flax`.
+      script: its name in `scripts/`.
+    """
+    installed = pathlib.PurePath(sys.argv[0]).stem == "ti-flax"
+    return ["ti-flax", command] if installed else ["python", f"scripts/{script}.py"]

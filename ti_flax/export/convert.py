@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ti_flax.console.program import started_alike
 from ti_flax.embedding.formats import (
     Embedding,
     check_new,
@@ -56,7 +57,8 @@ def other_forms(learned: Path, token: str) -> str:
       token: its word.
     """
     name = re.sub(r"\W+", "-", token).strip("-") or "concept"
-    command = shlex.join(["python", "scripts/convert_embeds.py", str(learned), f"{name}.safetensors"])
+    program = started_alike("convert", "convert_embeds")
+    command = shlex.join([*program, str(learned), f"{name}.safetensors"])
     return f"for InvokeAI: {command} --to invoke; for OneTrainer: --to onetrainer"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ti_flax.config.options import HubOptions
 from ti_flax.console.messages import say, stage, warn
+from ti_flax.console.program import started_alike
 from ti_flax.errors import OutputError
 from ti_flax.export.hub_files import (
     REPLACED,
@@ -162,7 +163,7 @@ def upload_request(hub: HubOptions, output_dir: Path, message: str) -> dict[str,
 
 def command(hub: HubOptions, output_dir: Path) -> str:
     """The command that uploads a run's folder; the token is left to the login."""
-    words = ["python", "scripts/push_to_hub.py", str(output_dir)]
+    words = [*started_alike("push", "push_to_hub"), str(output_dir)]
     words += ["--hub_model_id", hub.hub_model_id] if hub.hub_model_id else []
     words += ["--hub_private_repo"] if hub.hub_private_repo else []
     words += ["--hub_whole_pipeline"] if hub.hub_whole_pipeline else []
