@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import socket
 import sys
 import time
 import traceback
@@ -170,6 +171,8 @@ def _start_jax(options: HostOptions) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     if jax.distributed.is_initialized():
         return
+    if options.process_id == 0:
+        _require_free_port(options.coordinator_address or "")
     try:
         jax.distributed.initialize(
             options.coordinator_address,
@@ -186,6 +189,22 @@ def _start_jax(options: HostOptions) -> None:
             expected="a TPU slice, SLURM, Open MPI, Kubernetes, or a coordinator_address that can be used",
             found=in_short(error),
             remedy="Elsewhere give coordinator_address, num_processes and process_id.",
+        ) from error
+
+
+def _require_free_port(address: str) -> None:
+    """Refuses a port that something listens at: JAX's service there ends the process with a signal."""
+    port = int(address.rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise ConfigError(
+            f"coordinator_address {address}",
+            expected="a port of this machine, the first of the run, that is free",
+            found=os.strerror(error.errno or 0),
+            remedy="Give all processes another port.",
         ) from error
 
 
