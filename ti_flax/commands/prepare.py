@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ti_flax.data.images.focal_crop import Box
+    from ti_flax.data.sources.file_names import FilesOnDisk
     from ti_flax.data.sources.source_image import SourceImage
 
 _SUFFIXES = {"png": ".png", "jpg": ".jpg"}
@@ -114,6 +115,7 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
 
 def run(options: argparse.Namespace) -> None:
     """Reads the images, plans, writes the sheet, then the files."""
+    from ti_flax.data.sources.file_names import FilesOnDisk
     from ti_flax.data.sources.find import find_images
     from ti_flax.data.sources.links import Spent, fetch_image
     from ti_flax.data.sources.table_options import ALL_AS_FOUND
@@ -126,10 +128,12 @@ def run(options: argparse.Namespace) -> None:
     sheet = options.sheet or options.output_dir.with_name(f"{options.output_dir.name}-sheet.png")
     _refuse_other_sheet(sheet, options.overwrite)
     stems = _stems(images)
+    disk = FilesOnDisk()
     cells, cuts, notes = _planned(images, stems, size, options)
     for note in (*(note for each in found for note in each.notes), *notes):
         print(f"note: {one_line(note)}", flush=True)
-    texts = {cut.file.with_suffix(".txt"): text for cut in cuts if (text := _caption(cut.image, options))}
+    captions = ((cut.file.with_suffix(".txt"), _caption(cut.image, options, disk)) for cut in cuts)
+    texts = {file: text for file, text in captions if text}
     if not options.overwrite:
         _refuse_existing([*(cut.file for cut in cuts), *texts])
     try:
@@ -272,14 +276,13 @@ def _cuts(image: "SourceImage", boxes: list["Box"], stem: Path, options: argpars
     return cuts
 
 
-def _caption(image: "SourceImage", options: argparse.Namespace) -> str | None:
+def _caption(image: "SourceImage", options: argparse.Namespace, disk: "FilesOnDisk") -> str | None:
     """The image's own caption, from its dataset or the .txt beside it, else the one that is given."""
     from ti_flax.data.prompts.captions import text_beside
-    from ti_flax.data.sources.file_names import FilesOnDisk
 
     if image.caption is not None:
         return image.caption
-    beside = text_beside(Path(image.path), (".txt",), FilesOnDisk()) if image.path is not None else None
+    beside = text_beside(Path(image.path), (".txt",), disk) if image.path is not None else None
     if beside is None:
         return options.caption
     return read_text(beside).strip() or options.caption

@@ -70,8 +70,7 @@ def vector_tokens(placeholder_token: str, num_vectors: int) -> tuple[str, ...]:
 
 def expand_known(tokenizer: Any, prompt: str) -> str:
     """Writes out the tokens of every multi-vector concept that the tokenizer sees in a prompt."""
-    words = words_of_vectors(tokenizer.get_added_vocab())
-    return write_out(tokenizer, prompt, words) if words else prompt
+    return _written_out(tokenizer, [prompt])[0]
 
 
 def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | None = None) -> Any:
@@ -342,7 +341,7 @@ def encode_prompts(
 
 
 def _written_out(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
-    """Writes out the words of all prompts, as `expand_known` does."""
+    """The prompts with all tokens of the words that have several, which are looked up once."""
     words = words_of_vectors(tokenizer.get_added_vocab())
     return [write_out(tokenizer, prompt, words) for prompt in prompts] if words else list(prompts)
 

@@ -29,6 +29,8 @@ from ti_flax.training.state import TrainState
 
 TABLE = "signals.csv"
 BEST = "learned_embeds-best.safetensors"
+# Evaluations without gain that end a run where early_stopping says no number.
+PATIENCE = 5
 
 
 @dataclass(frozen=True)

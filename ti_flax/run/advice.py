@@ -8,8 +8,9 @@ import numpy as np
 
 from ti_flax.config import RunConfig
 from ti_flax.export.model_card import start_in_words
+from ti_flax.monitoring.evaluation import PATIENCE
 from ti_flax.run.inputs import TrainingInputs
-from ti_flax.training.learning_rate import Schedule, rate_of_step
+from ti_flax.training.learning_rate import Schedule
 
 # A change of the vectors, as a share of their length, that no image shows.
 UNCHANGED = 0.01
@@ -44,10 +45,9 @@ def after_training(config: RunConfig, inputs: TrainingInputs, rows: np.ndarray) 
 
 def _rate_notes(config: RunConfig, schedule: Schedule) -> Iterator[str]:
     total = config.training.max_train_steps or 0
-    rate = rate_of_step(schedule, total)
     # Rates change smoothly or in long stretches: a few hundred steps tell of all.
-    steps = np.unique(np.linspace(0, total - 1, min(total, 500)).astype(int))
-    if not any(rate(int(step)) for step in steps):
+    steps = np.unique(np.linspace(0, total - 1, min(total, 500)).astype(np.int32))
+    if not np.any(np.asarray(schedule(steps))):
         yield "learning_rate is 0 at every step: nothing is learned"
 
 
@@ -62,7 +62,7 @@ def _prompt_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str]:
 
 def _stopping_notes(config: RunConfig) -> Iterator[str]:
     monitoring, total = config.monitoring, config.training.max_train_steps or 0
-    patience = monitoring.early_stopping_patience or 5
+    patience = monitoring.early_stopping_patience or PATIENCE
     if monitoring.early_stopping and monitoring.eval_steps and monitoring.eval_steps * patience >= total:
         yield (
             f"early_stopping cannot end this run: {patience} evaluations, one every "

@@ -17,7 +17,7 @@ from ti_flax.export.upload import ShareCheckpoints
 from ti_flax.generation.generator import ImageGenerator
 from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.monitoring import hooks
-from ti_flax.monitoring.evaluation import Evaluate, Patience
+from ti_flax.monitoring.evaluation import PATIENCE, Evaluate, Patience
 from ti_flax.monitoring.previews import STEPS_SHOWN, Draw, Preview
 from ti_flax.monitoring.progress import Progress
 from ti_flax.monitoring.trackers import RunInfo, Tracker, chosen_trackers, open_trackers
@@ -154,7 +154,7 @@ def evaluations(
     patience = None
     if monitoring.early_stopping:
         patience = Patience(
-            monitoring.early_stopping_patience or 5, monitoring.early_stopping_threshold or 0.0
+            monitoring.early_stopping_patience or PATIENCE, monitoring.early_stopping_threshold or 0.0
         )
     return Evaluate(
         output_dir,

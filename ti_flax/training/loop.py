@@ -41,6 +41,10 @@ class Chunk:
     def last_step(self) -> int:
         return self.first_step + len(self.loss) - 1
 
+    def steps_in(self, seconds: float) -> float:
+        """Updates that would take so long."""
+        return seconds * len(self.loss) / max(self.seconds, 1e-6)
+
 
 class Hook:
     """Something that happens beside the updates; it sees results and never changes them.
@@ -129,9 +133,7 @@ def run_steps(
         if steps == 0:
             return unreplicate(state)
         given = replicate((rates(step), np.int32(steps)), devices)
-        state, metrics, seconds = _timed(program, state, *arguments, *given)
-        loss, norm, finite = (metrics[name][:steps] for name in STEP_METRICS)
-        chunk = Chunk(step + 1, loss, norm, finite == 1, seconds)
+        state, chunk = _call(program, state, *arguments, *given, step=step, steps=steps)
         step += steps
         for hook in hooks:
             hook.on_metrics(chunk)
@@ -142,18 +144,20 @@ def run_steps(
         if step < total_steps and any(hook.stop for hook in due):
             _reach(step, host_state, [hook for hook in hooks if hook not in due])
         if steps_per_call is None:
-            length = max(1, min(capacity, 2 * length, round(CHUNK_SECONDS * steps / max(seconds, 1e-6))))
+            length = max(1, min(capacity, 2 * length, round(chunk.steps_in(CHUNK_SECONDS))))
     return host_state
 
 
-def _timed(program: Callable[..., Any], *arguments: Any) -> tuple[TrainState, dict[str, np.ndarray], float]:
-    """Calls the program, and waits for it; its measures come to the host afterwards."""
+def _call(program: Callable[..., Any], *arguments: Any, step: int, steps: int) -> tuple[TrainState, Chunk]:
+    """Calls the program for so many updates after `step`, and waits for it; then fetches its measures."""
     start = time.perf_counter()
     with jax.transfer_guard("disallow"):
         state, metrics = program(*arguments)
         jax.block_until_ready(metrics)
     seconds = time.perf_counter() - start
-    return state, unreplicate(metrics), seconds
+    measured = unreplicate(metrics)
+    loss, norm, finite = (measured[name][:steps] for name in STEP_METRICS)
+    return state, Chunk(step + 1, loss, norm, finite == 1, seconds)
 
 
 def _interrupt(step: int, state: TrainState, hooks: Iterable[Hook]) -> NoReturn:

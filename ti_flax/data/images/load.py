@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from ti_flax.data.images.resize import cropped, fit_to_shape, in_square, squeeze
 from ti_flax.data.sources.duplicates import duplicate_notes
 from ti_flax.data.sources.find import Found, find_images
 from ti_flax.data.sources.formats import is_named_as_image
-from ti_flax.data.sources.links import Spent, fetch_image
+from ti_flax.data.sources.links import Fetch, Spent, fetch_image
 from ti_flax.data.sources.optional_formats import OPTIONAL_SUFFIXES
 from ti_flax.data.sources.roles import without_other_roles
 from ti_flax.data.sources.source_image import SourceImage
@@ -134,8 +135,7 @@ def load_images(
     """Read images from one or several sources, as squares or in a few shapes.
 
     Orientation from EXIF is applied, and an embedded colour profile: colours become sRGB. Transparent parts
-    become white; of an animation the first frame counts.
-    One image at a time is held at its full size.
+    become white; of an animation the first frame counts. One image at a time is held at its full size.
 
     Args:
       train_data_dir: of each source: a folder, with its sub-folders; an image; a text file that lists paths
@@ -162,34 +162,31 @@ def load_images(
     sources = [train_data_dir] if isinstance(train_data_dir, str | Path) else list(train_data_dir)
     folder = None if masks is None else masks.folder
     fetch = functools.partial(fetch_image, allow_private_links=allow_private_links, spent=Spent())
-    found = [_without_masks(find_images(str(source), table, fetch), source, folder) for source in sources]
-    found = [without_other_roles(each, source, roles) for each, source in zip(found, sources, strict=True)]
+    found = [_found(source, table, fetch, folder, roles) for source in sources]
     _refuse_unused(table, found)
     images = [image for each in found for image in each.images]
     names = [image.name for image in images]
     plan = _planned(images, resolution, center_crop=center_crop, shapes=shapes, into=into)
     mask_files = _mask_files(images, masks, sources)
-    alpha = masks is not None and masks.alpha
-    groups, noted = _grouped(
-        plan, list(zip(images, mask_files)), resample=_FILTERS[interpolation], alpha=alpha
-    )
+    members, alpha = list(zip(images, mask_files)), masks is not None and masks.alpha
+    groups, noted = _grouped(plan, members, resample=_FILTERS[interpolation], alpha=alpha)
     counts = list(repeats) * len(found) if len(repeats) == 1 else repeats
     return TrainingImages(
         groups,
         tuple(names),
-        passed_over=tuple(name for each in found for name in each.passed_over),
+        passed_over=_joined(each.passed_over for each in found),
         captions=tuple(image.caption for image in images),
         weights=tuple(count for count, each in zip(counts, found, strict=True) for _ in each.images),
         paths=tuple(image.path for image in images),
-        notes=(
-            *(note for each in found for note in each.notes),
-            *noted,
-            *duplicate_notes(_in_order(groups), names),
-        ),
+        notes=_joined((*(each.notes for each in found), noted, duplicate_notes(_in_order(groups), names))),
         shapes=plan.chosen,
         without_mask=() if folder is None else _without(names, mask_files),
-        leaving=tuple(name for each in found for name in each.leaving),
+        leaving=_joined(each.leaving for each in found),
     )
+
+
+def _joined(texts: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    return tuple(itertools.chain.from_iterable(texts))
 
 
 def _without(names: Sequence[str], masks: Iterable[Path | None]) -> tuple[str, ...]:
@@ -254,6 +251,18 @@ def _refuse_unused(table: TableOptions, found: Iterable[Found]) -> None:
             kind = "dataset or metadata file" if name.endswith("column") else "dataset"
             expected = f"a {kind} in train_data_dir"
             raise ConfigError(name, expected=expected, found="none", remedy=f"Leave {name} out.")
+
+
+def _found(
+    source: str | Path,
+    table: TableOptions,
+    fetch: Fetch,
+    masks: Path | None,
+    roles: Sequence[tuple[str, Path]],
+) -> Found:
+    """The images of a source that are to be learned from: no masks, and nothing of another role."""
+    found = _without_masks(find_images(str(source), table, fetch), source, masks)
+    return without_other_roles(found, source, roles)
 
 
 def _without_masks(found: Found, source: str | Path, folder: Path | None) -> Found:

@@ -205,10 +205,8 @@ def _drawn(
     names: Names,
 ) -> tuple[tuple[str, ...], ...]:
     """Return the prompts of every distinct caption, equally many of each."""
-    captions, most = (
-        [_written_out(concept, caption) for caption in captions],
-        max(MOST_ROWS // len(captions), 1),
-    )
+    captions = [_written_out(concept, caption) for caption in captions]
+    most = max(MOST_ROWS // len(captions), 1)
     random = any(rules.draws(caption, names) for caption in captions)
     if not random and len(templates) <= most:
         rows = [tuple(fill(each, concept.text, text) for each in templates) for text in captions]
