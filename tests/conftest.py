@@ -9,8 +9,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 import environment  # noqa: E402, F401  # before JAX
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from clip_tokenizer import write_tokenizer  # noqa: E402
 from shared_programs import PROGRAMS, share_programs  # noqa: E402
-from tiny_folder import write_folder, write_images  # noqa: E402
+from tiny_folder import WORDS, write_folder, write_images  # noqa: E402
+
+from ti_flax.models.tokenizer import load_tokenizer  # noqa: E402
 
 share_programs()
 # Files that take longest, from half a minute to one and a half: begun first, they keep no worker waiting.
@@ -44,6 +47,20 @@ def place(tmp_path_factory):
     write_folder(place / "model")
     write_images(place / "pictures")
     return place
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    """A folder with the tiny model's tokenizer and nothing else."""
+    folder = tmp_path_factory.mktemp("model")
+    write_tokenizer(folder / "tokenizer", words=WORDS)
+    return folder
+
+
+@pytest.fixture
+def tokenizer(tokenizer_folder):
+    """The tiny model's tokenizer, which knows no new word."""
+    return load_tokenizer(tokenizer_folder)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import re
-import shlex
 
 import pytest
 
@@ -22,78 +21,6 @@ REQUIRED = {
     "initializer_token": "toy",
 }
 REQUIRED_FLAGS = [f"--{name}={value}" for name, value in REQUIRED.items()]
-
-# The two commands of the diffusers guide, after the name of the script.
-PYTORCH_GUIDE = """
-  --pretrained_model_name_or_path=stable-diffusion-v1-5/stable-diffusion-v1-5 \\
-  --train_data_dir=./cat \\
-  --learnable_property="object" \\
-  --placeholder_token="<cat-toy>" \\
-  --initializer_token="toy" \\
-  --resolution=512 \\
-  --train_batch_size=1 \\
-  --gradient_accumulation_steps=4 \\
-  --max_train_steps=3000 \\
-  --learning_rate=5.0e-04 \\
-  --scale_lr \\
-  --lr_scheduler="constant" \\
-  --lr_warmup_steps=0 \\
-  --push_to_hub \\
-  --output_dir="textual_inversion_cat"
-"""
-FLAX_GUIDE = """
-  --pretrained_model_name_or_path=duongna/stable-diffusion-v1-4-flax \\
-  --train_data_dir=path-to-dir-containing-images \\
-  --learnable_property="object" \\
-  --placeholder_token="<cat-toy>" \\
-  --initializer_token="toy" \\
-  --resolution=512 \\
-  --train_batch_size=1 \\
-  --max_train_steps=3000 \\
-  --learning_rate=5.0e-04 \\
-  --scale_lr \\
-  --output_dir="textual_inversion_cat"
-"""
-# Defaults of the PyTorch script, which hold where the Flax script disagrees.
-REFERENCE_DEFAULTS = {
-    "save_steps": 500,
-    "num_vectors": 1,
-    "revision": None,
-    "variant": None,
-    "tokenizer_name": None,
-    "learnable_property": "object",
-    "repeats": 100,
-    "output_dir": "text-inversion-model",
-    "seed": None,
-    "resolution": 512,
-    "center_crop": False,
-    "train_batch_size": 16,
-    "num_train_epochs": 100,
-    "max_train_steps": 5000,
-    "gradient_accumulation_steps": 1,
-    "gradient_checkpointing": False,
-    "learning_rate": 1e-4,
-    "scale_lr": False,
-    "lr_scheduler": "constant",
-    "lr_warmup_steps": 500,
-    "lr_num_cycles": 1,
-    "adam_beta1": 0.9,
-    "adam_beta2": 0.999,
-    "adam_weight_decay": 1e-2,
-    "adam_epsilon": 1e-8,
-    "push_to_hub": False,
-    "hub_model_id": None,
-    "logging_dir": "logs",
-    "mixed_precision": "no",
-    "report_to": "tensorboard",
-    "validation_prompt": None,
-    "num_validation_images": 4,
-    "validation_steps": 100,
-    "validation_epochs": None,
-    "checkpointing_steps": 500,
-    "checkpoints_total_limit": None,
-    "resume_from_checkpoint": None,
-}
 
 
 def parse(*flags: str) -> RunConfig:
@@ -121,30 +48,7 @@ def error_in(path: str) -> str:
     return error_of(*REQUIRED_FLAGS, "--config", path).replace(path, "x.yaml")
 
 
-# The commands of the guide
-
-
-@pytest.mark.parametrize("style", ["--flag=value", "--flag value"])
-@pytest.mark.parametrize("command", [PYTORCH_GUIDE, FLAX_GUIDE])
-def test_guide_commands_parse(command, style, capsys):
-    argv = shlex.split(command.replace("\\\n", " "))
-    if style == "--flag value":
-        argv = [part for argument in argv for part in argument.split("=")]
-    config = parse_config(argv)
-    assert config.concept.placeholder_token == "<cat-toy>"
-    assert config.optimizer.learning_rate == 5e-4
-    assert config.optimizer.scale_lr is True
-    assert config.training.max_train_steps == 3000
-    assert config.training.gradient_accumulation_steps == (4 if command is PYTORCH_GUIDE else 1)
-    assert config.hub.push_to_hub is (command is PYTORCH_GUIDE)
-    assert config.output.output_dir == "textual_inversion_cat"
-    assert capsys.readouterr() == ("", "")
-
-
-def test_defaults_are_those_of_the_reference(capsys):
-    values = parse().to_dict()
-    assert {name: values[name] for name in REFERENCE_DEFAULTS} == REFERENCE_DEFAULTS
-    assert capsys.readouterr() == ("", "")
+# Flags of the reference
 
 
 @pytest.mark.parametrize("name", REFERENCE_ONLY)

@@ -3,8 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from clip_tokenizer import write_tokenizer
-from tiny_folder import WORDS
 
 from ti_flax.config.options import ConceptOptions
 from ti_flax.embedding.initialization import (
@@ -14,22 +12,10 @@ from ti_flax.embedding.initialization import (
 )
 from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import TokenError, WeightsError
-from ti_flax.models.tokenizer import add_concept, encode_prompts, expand_known, load_tokenizer
+from ti_flax.models.tokenizer import add_concept, encode_prompts, expand_known
 
 TABLE = np.random.default_rng(0).normal(size=(700, 8)).astype(np.float32)
 KEY = jax.random.key(0)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    write_tokenizer(folder / "tokenizer", words=WORDS)
-    return folder
-
-
-@pytest.fixture
-def tokenizer(folder):
-    return load_tokenizer(folder)
 
 
 def start(tokenizer, **options):

@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-from clip_tokenizer import write_tokenizer
-from tiny_folder import WORDS
 
 from ti_flax.errors import TokenError
 from ti_flax.models.tokenizer import (
@@ -13,18 +11,6 @@ from ti_flax.models.tokenizer import (
     save_tokenizer,
     split_text,
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    write_tokenizer(folder / "tokenizer", words=WORDS)
-    return folder
-
-
-@pytest.fixture
-def tokenizer(folder):
-    return load_tokenizer(folder)
 
 
 def add(tokenizer, placeholder="<cat-toy>", vectors=1):
@@ -116,8 +102,8 @@ def test_a_tokenizer_without_files_is_said(tmp_path):
         load_tokenizer(tmp_path, "nobody/nothing")
 
 
-def test_the_padding_can_be_another(folder, tokenizer):
-    other = load_tokenizer(folder, pad_token="toy</w>")
+def test_the_padding_can_be_another(tokenizer_folder, tokenizer):
+    other = load_tokenizer(tokenizer_folder, pad_token="toy</w>")
     row, plain = (encode_prompts(loaded, ["cat"])[0] for loaded in (other, tokenizer))
     assert row[-1] == other.convert_tokens_to_ids("toy</w>") != plain[-1]
     assert list(row[:3]) == list(plain[:3])

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from clip_tokenizer import write_tokenizer
-from tiny_folder import WORDS, write_folder
+from tiny_folder import write_folder
 
 from ti_flax.config.words import spelled_plainly
 from ti_flax.embedding.learned_embeds import save_learned_embeds
@@ -18,18 +17,6 @@ from ti_flax.models.tokenizer import (
 from ti_flax.models.word_places import word_places
 
 ALL = "<my-cat> <my-cat>_1 <my-cat>_2"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    write_tokenizer(folder / "tokenizer", words=WORDS)
-    return folder
-
-
-@pytest.fixture
-def tokenizer(folder):
-    return load_tokenizer(folder)
 
 
 def added_ids(tokenizer, concept, prompt):

@@ -3,24 +3,31 @@
 import io
 import os
 import socket
-import struct
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from colour_profiles import DISPLAY_P3, gray_profile, rgb_profile
 from hostile_cases import Case, check, place, train, written
-from made_images import checksum, png
+from made_images import (
+    PIXELS,
+    encoded,
+    frames,
+    gif,
+    icon_bomb,
+    impossible_png,
+    png,
+    text_bomb,
+    tiff_cycle,
+    webp,
+)
 from PIL import Image, PngImagePlugin
 
 from ti_flax.data.images.load import load_images
 from ti_flax.data.images.masks import MaskRules
 from ti_flax.errors import one_line
 from ti_flax.files.written_files import only_run, record
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
 
 
 def rows(name, content):
@@ -44,50 +51,6 @@ def images_of_a_run(folder):
     with only_run(folder / "data" / "run"):
         record(folder / "data" / "run", "contact_sheet.png")
     return train(folder, train_data_dir=folder / "data")
-
-
-def encoded(kind, image=None, **options):
-    made = io.BytesIO()
-    (Image.fromarray(PIXELS) if image is None else image).save(made, kind, **options)
-    return made.getvalue()
-
-
-def impossible_png():
-    return png(1, 1).replace(struct.pack(">II", 1, 1), struct.pack(">II", 2 * 10**9, 2 * 10**9))
-
-
-def text_bomb():
-    """A PNG whose text unfolds to 8 million letters."""
-    unfolded = zlib.compressobj(9)
-    data = b"note\0\0" + b"".join(unfolded.compress(bytes(2**20)) for _ in range(8)) + unfolded.flush()
-    return png(8, 8, chunks=struct.pack(">I", len(data)) + b"zTXt" + data + checksum(b"zTXt", data))
-
-
-def gif(width, height):
-    image = struct.pack("<BHHHHB", 0x2C, 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\0"
-    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + image + b";"
-
-
-def webp(width, height):
-    size = (width - 1) | (height - 1) << 14
-    data = b"\x2f" + struct.pack("<I", size) + bytes(64)
-    body = b"WEBPVP8L" + struct.pack("<I", len(data)) + data
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-def tiff_cycle():
-    """A TIFF whose directory names itself as the next one."""
-    made = bytearray(encoded("TIFF"))
-    (start,) = struct.unpack("<I", made[4:8])
-    (count,) = struct.unpack("<H", made[start : start + 2])
-    made[start + 2 + 12 * count :][:4] = b""
-    made[start + 2 + 12 * count : start + 6 + 12 * count] = struct.pack("<I", start)
-    return bytes(made)
-
-
-def frames(kind, count=200):
-    images = [Image.new("RGB", (32, 32), (each, 0, 0)) for each in range(count)]
-    return encoded(kind, images[0], save_all=True, append_images=images[1:], duration=10)
 
 
 def one(content, name="a.png"):
@@ -235,12 +198,6 @@ def recycle_bin(path):
 
 def deep_gray():
     return encoded("TIFF", Image.fromarray(np.full((8, 8), np.nan, np.float32)))
-
-
-def icon_bomb():
-    """An icon that says 16 x 16, and holds an image of 20,000 x 20,000."""
-    content = png(20_000, 20_000, rows=1)
-    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(content), 22) + content
 
 
 def parquet(path, image):

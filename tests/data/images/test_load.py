@@ -1,14 +1,13 @@
 """Files of every kind become the pixels that were drawn, and what cannot be read is named."""
 
-import io
 import struct
 import sys
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_images import checkered, encoded, only, photograph, save
 from PIL import Image
 
 from ti_flax.data.images.buckets import Shape, ShapeRules
@@ -18,41 +17,6 @@ from ti_flax.data.sources.table_options import TableOptions
 from ti_flax.errors import ConfigError, DataError
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
-
-
-def checkered(height=8, width=8):
-    """`[height, width, 3]` uint8: red, green, blue and gray quarters, so that every turn and mirror shows."""
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[: height // 2, : width // 2] = (200, 20, 30)
-    pixels[: height // 2, width // 2 :] = (10, 180, 40)
-    pixels[height // 2 :, : width // 2] = (20, 30, 220)
-    pixels[height // 2 :, width // 2 :] = (120, 120, 120)
-    return pixels
-
-
-def photograph(height=37, width=53):
-    """`[height, width, 3]` uint8, smooth with noise, as a resizing filter sees photographs."""
-    rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:height, :width]
-    smooth = np.stack([rows * 5, columns * 4, (rows + columns) * 2], axis=-1) % 256
-    return np.clip(smooth + rng.integers(-20, 20, smooth.shape), 0, 255).astype(np.uint8)
-
-
-def only(folder, resolution=8, **options):
-    """Load a folder of one image at its own size: `[resolution, resolution, 3]`."""
-    loaded = load_images(folder, resolution=resolution, interpolation="nearest", **options)
-    assert len(loaded.names) == 1
-    return loaded.pixels[0]
-
-
-def save(folder, name, image, **options):
-    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(folder / name, **options)
-
-
-def encoded(pixels, image_format):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, image_format)
-    return buffer.getvalue()
 
 
 def png_chunk(kind, body):
@@ -424,57 +388,6 @@ def test_an_option_of_datasets_without_a_dataset_is_refused(tmp_path, name):
     kind = "dataset or metadata file" if name.endswith("column") else "dataset"
     with pytest.raises(ConfigError, match=rf"^{name}: expected a {kind} in train_data_dir, found none"):
         load_images(tmp_path, resolution=8, table=TableOptions(**{name: "x"}))
-
-
-def hub_dataset(rows, monkeypatch, split="train"):
-    datasets = pytest.importorskip("datasets")
-    features = datasets.Features({"text": datasets.Value("string"), "image": datasets.Image()})
-    table = datasets.Dataset.from_list(rows, features=features)
-    monkeypatch.setattr(datasets, "load_dataset", lambda path, name: {split: table})
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_hub_dataset(tmp_path, monkeypatch, split):
-    monkeypatch.chdir(tmp_path)
-    rows = [
-        {"text": "one", "image": {"path": "cat/1.png", "bytes": encoded(checkered(), "PNG")}},
-        {"text": "two", "image": {"path": None, "bytes": encoded(255 - checkered(), "BMP")}},
-    ]
-    hub_dataset(rows, monkeypatch, split)
-    loaded = load_images("someone/cats", resolution=8, interpolation="nearest")
-    assert loaded.names == ("1.png", "image 1")
-    np.testing.assert_array_equal(loaded.pixels, [checkered(), 255 - checkered()])
-
-
-def test_broken_image_of_a_hub_dataset_is_named(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    broken = encoded(photograph(200, 200), "PNG")[:5000]
-    hub_dataset([{"text": "", "image": {"path": "1.png", "bytes": broken}}], monkeypatch)
-    with pytest.raises(DataError, match=r"someone/cats: 1\.png: found an image that cannot be decoded"):
-        load_images("someone/cats", resolution=8)
-
-
-@pytest.fixture
-def unreachable_hub(monkeypatch):
-    datasets = pytest.importorskip("datasets")
-
-    def load_dataset(path, name):
-        raise ConnectionError(f"Couldn't reach '{path}' on the Hub")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-
-
-def test_hub_that_cannot_be_reached(tmp_path, monkeypatch, unreachable_hub):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="someone/cats: found no such folder, .*reach.*configs/demo.yaml"):
-        load_images("someone/cats", resolution=8)
-
-
-def test_a_folder_goes_before_a_hub_dataset(tmp_path, monkeypatch, unreachable_hub):
-    monkeypatch.chdir(tmp_path)
-    Path("someone/cats").mkdir(parents=True)
-    save(Path("someone/cats"), "a.png", checkered())
-    np.testing.assert_array_equal(only("someone/cats"), checkered())
 
 
 def test_images_near_the_same_shape_are_grouped_in_order(tmp_path):
