@@ -1,91 +1,48 @@
-"""Posteriors are those of the VAE, for image and mirror image, and the cache is never trusted blindly."""
+"""Posteriors are those of the VAE, for image and mirror image, and no picture is encoded twice."""
 
-import io
-import os
-import resource
-import zipfile
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from host_threads import group_of, together
+from tiny_vae import CONFIG, VAE, Counted, encode, entries, never, random_pixels
 
-from ti_flax.data.latents import encode_posteriors, params_hash, split_moments
+from ti_flax.data.latents import Encoder, params_hash, posterior_shape, split_moments
 from ti_flax.errors import ConfigError, DataError
+from ti_flax.hosts import group as hosts
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
 
-CONFIG = AutoencoderKLConfig(
-    down_block_types=("DownEncoderBlock2D",) * 2,
-    up_block_types=("UpDecoderBlock2D",) * 2,
-    block_out_channels=(8, 8),
-    norm_num_groups=4,
-)
 
-
-@pytest.fixture(scope="module")
-def vae():
-    return FlaxAutoencoderKL(CONFIG)
-
-
-@pytest.fixture(scope="module")
-def params(vae):
-    shapes = jax.eval_shape(lambda: vae.init(jax.random.key(0), jnp.zeros((1, 2, 2, 3))))["params"]
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)
-
-
-@pytest.fixture(scope="module")
-def pixels():
-    return np.random.default_rng(1).integers(0, 256, (3, 16, 16, 3), np.uint8)
-
-
-@pytest.fixture
-def warned(caplog):
-    """Return a function that gives the warnings logged since it was last called."""
-
-    def messages():
-        found = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-        caplog.clear()
-        return found
-
-    return messages
-
-
-def never(batches):
-    raise AssertionError("encoded although cached")
-
-
-class CountedBatches:
-    """Stands in for tqdm, and says how often images were encoded."""
-
-    def __init__(self):
-        self.batches = []
-
-    def __call__(self, batches):
-        self.batches.append(len(batches))
-        yield from batches
-
-
-def encode(vae, params, pixels, **options):
-    return encode_posteriors(vae, params, pixels, **{"dtype": jnp.float32, **options})
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 7])
-def test_moments_of_image_and_mirror_image(vae, params, pixels, batch_size):
-    posteriors = encode(vae, params, pixels, batch_size=batch_size)
+def test_moments_of_image_and_mirror_image(params, pixels):
+    posteriors = encode(params, pixels)
     assert posteriors.shape == (3, 2, 8, 8, 8)
     assert posteriors.dtype == np.float32
     for side, turned in enumerate([pixels, pixels[:, :, ::-1]]):
         scaled = turned.astype(np.float32) / 127.5 - 1.0
-        expected = vae.apply({"params": params}, scaled, method="encode")
+        expected = VAE.apply({"params": params}, scaled, method="encode")
         np.testing.assert_allclose(posteriors[:, side], expected, atol=2e-5)
     # Or the mirror images would show nothing.
     assert np.abs(posteriors[:, 1] - posteriors[:, 0, :, ::-1]).max() > 1e-2
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 7])
-def test_one_compilation(vae, params, pixels, batch_size, monkeypatch):
-    traced = []
+@pytest.mark.parametrize("side", [0, 1])
+def test_only_the_sides_that_are_wanted_are_encoded(params, pixels, side):
+    counted = Counted()
+    posteriors = encode(params, pixels, sides=(side,), progress=counted)
+    assert posteriors.shape == (3, 1, 8, 8, 8) and counted.pictures == [3]
+    np.testing.assert_array_equal(posteriors[:, 0], encode(params, pixels)[:, side])
+
+
+def on_devices(monkeypatch, count):
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:count])
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 8])
+def test_any_number_of_devices_gives_the_same_bits_by_one_compilation(params, devices, monkeypatch):
+    pixels, traced = random_pixels(5), []
+    expected = encode(params, pixels)
     original = FlaxAutoencoderKL.encode
 
     def counted(self, images):
@@ -93,11 +50,18 @@ def test_one_compilation(vae, params, pixels, batch_size, monkeypatch):
         return original(self, images)
 
     monkeypatch.setattr(FlaxAutoencoderKL, "encode", counted)
-    encode(vae, params, pixels, batch_size=batch_size)
-    assert traced == [(batch_size, 16, 16, 3)]
+    on_devices(monkeypatch, devices)
+    assert encode(params, pixels).tobytes() == expected.tobytes()
+    assert traced == [(1, 16, 16, 3)]
 
 
-def test_dtype_of_the_computation(vae, params, pixels, monkeypatch):
+def test_a_picture_is_the_same_whatever_is_encoded_beside_it(params):
+    pixels = random_pixels(9)
+    order = np.random.default_rng(2).permutation(9)
+    assert encode(params, pixels[order]).tobytes() == encode(params, pixels)[order].tobytes()
+
+
+def test_dtype_of_the_computation(params, pixels, monkeypatch):
     seen = []
     original = FlaxAutoencoderKL.encode
 
@@ -108,10 +72,10 @@ def test_dtype_of_the_computation(vae, params, pixels, monkeypatch):
 
     monkeypatch.setattr(FlaxAutoencoderKL, "encode", watched)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-    posteriors = encode(vae, half, pixels, dtype=jnp.bfloat16)
+    posteriors = encode(half, pixels, dtype=jnp.bfloat16)
     assert seen == [(jnp.bfloat16, jnp.bfloat16)]
     assert posteriors.dtype == np.float32
-    np.testing.assert_allclose(posteriors, encode(vae, params, pixels), atol=0.2)
+    np.testing.assert_allclose(posteriors, encode(params, pixels), atol=0.2)
 
 
 def test_split_moments():
@@ -119,37 +83,6 @@ def test_split_moments():
     mean, log_variance = split_moments(moments)
     assert mean.tolist() == [[0, 1, 2, 3], [8, 9, 10, 11]]
     assert log_variance.tolist() == [[4, 5, 6, 7], [12, 13, 14, 15]]
-
-
-def test_second_time_comes_from_the_cache(vae, params, pixels, tmp_path):
-    counted = CountedBatches()
-    first = encode(vae, params, pixels, cache_dir=tmp_path / "new" / "folder", batch_size=4, progress=counted)
-    assert counted.batches == [2]
-    second = encode(vae, params, pixels, cache_dir=tmp_path / "new" / "folder", progress=never)
-    np.testing.assert_array_equal(first, second)
-    assert [path.suffix for path in (tmp_path / "new" / "folder").iterdir()] == [".npz"]
-
-
-def test_whatever_changes_the_moments_changes_the_key(vae, params, pixels, tmp_path):
-    counted = CountedBatches()
-
-    def encodes_anew(vae=vae, params=params, pixels=pixels, dtype=jnp.float32):
-        before = len(counted.batches)
-        encode(vae, params, pixels, dtype=dtype, cache_dir=tmp_path, progress=counted)
-        return len(counted.batches) > before
-
-    assert encodes_anew()
-    assert not encodes_anew()
-    assert encodes_anew(pixels=255 - pixels)
-    assert encodes_anew(pixels=pixels[::-1])
-    assert encodes_anew(pixels=pixels.reshape(3, 8, 32, 3))
-    assert encodes_anew(dtype=jnp.bfloat16)
-    other_config = AutoencoderKLConfig(**{**CONFIG.__dict__, "norm_num_groups": 2})
-    assert encodes_anew(vae=FlaxAutoencoderKL(other_config))
-    nudged = jax.tree.map(lambda leaf: leaf, params)
-    nudged["encoder"]["conv_in"] = {**nudged["encoder"]["conv_in"]}
-    nudged["encoder"]["conv_in"]["bias"] = nudged["encoder"]["conv_in"]["bias"] + np.float32(1e-3)
-    assert encodes_anew(params=nudged)
 
 
 def test_hash_of_parameters():
@@ -166,148 +99,84 @@ def test_hash_of_parameters():
     assert len({params_hash(other) for other in [tree, *others]}) == 6
 
 
-def cache_file(tmp_path):
-    (path,) = tmp_path.glob("*.npz")
-    return path
+def test_second_time_comes_from_the_cache(params, pixels, tmp_path):
+    counted, folder = Counted(), tmp_path / "new" / "folder"
+    first = encode(params, pixels, folder=folder, progress=counted)
+    assert counted.pictures == [6] and len(entries(folder)) == 6
+    second = encode(params, pixels, folder=folder, progress=never)
+    np.testing.assert_array_equal(first, second)
 
 
-def npy_bytes(array):
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
+def test_one_new_image_encodes_one_and_a_new_order_none(params, tmp_path):
+    pixels, counted = random_pixels(4), Counted()
+    encode(params, pixels[:3], folder=tmp_path, progress=counted)
+    assert (
+        encode(params, pixels, folder=tmp_path, progress=counted).tobytes()
+        == encode(params, pixels).tobytes()
+    )
+    assert counted.pictures == [6, 2]
+    turned = encode(params, pixels[::-1], folder=tmp_path, progress=never)
+    np.testing.assert_array_equal(turned[::-1], encode(params, pixels))
+    encode(params, pixels, sides=(1,), folder=tmp_path, progress=never)
 
 
-def flip_a_byte(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+def test_encoding_that_is_killed_goes_on_where_it_was(params, tmp_path, monkeypatch):
+    pixels, done = random_pixels(6), []
+    on_devices(monkeypatch, 2)
 
+    def killed_after_five(pictures):
+        for picture in pictures:
+            if len(done) == 5:
+                raise KeyboardInterrupt
+            done.append(picture)
+            yield picture
 
-DAMAGES = {
-    "empty": lambda path: path.write_bytes(b""),
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:700]),
-    "one bit": flip_a_byte,
-    "another file": lambda path: path.write_bytes(b"a text"),
-    "another array": lambda path: np.savez(path, other=np.zeros(3)),
-    "another shape": lambda path: np.savez(path, posteriors=np.zeros((3, 2, 8, 8, 4), np.float32)),
-    "another dtype": lambda path: np.savez(path, posteriors=np.zeros((3, 2, 8, 8, 8))),
-    "not finite": lambda path: np.savez(path, posteriors=np.full((3, 2, 8, 8, 8), np.nan, np.float32)),
-    "a pickle": lambda path: np.savez(path, posteriors=np.array([{}], dtype=object)),
-    "a bare array": lambda path: path.write_bytes(npy_bytes(np.zeros(3, np.float32))),
-}
-
-
-@pytest.mark.parametrize("damage", list(DAMAGES))
-def test_damaged_cache_is_computed_again(vae, params, pixels, tmp_path, warned, damage):
-    expected = encode(vae, params, pixels, cache_dir=tmp_path)
-    DAMAGES[damage](cache_file(tmp_path))
-    np.testing.assert_array_equal(encode(vae, params, pixels, cache_dir=tmp_path), expected)
-    (message,) = warned()
-    assert "computed again" in message
-    assert "\n" not in message
-    encode(vae, params, pixels, cache_dir=tmp_path, progress=never)
-    assert warned() == []
-
-
-def zipped(header, content=b"", compression=zipfile.ZIP_STORED):
-    """A file as `numpy.savez` writes it, of a header and what follows it."""
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", compression) as archive:
-        archive.writestr("posteriors.npy", header + content)
-    return made.getvalue()
-
-
-def npy_header(shape):
-    made = io.BytesIO()
-    np.lib.format.write_array_header_1_0(made, {"shape": shape, "fortran_order": False, "descr": "<f4"})
-    return made.getvalue()
-
-
-def replaced(path, make):
-    path.unlink()
-    make(path)
-
-
-def grown(path):
-    with path.open("ab") as file:
-        file.truncate(2**40)
-
-
-HOSTILE = {
-    "a shape of terabytes": lambda path: path.write_bytes(zipped(npy_header((2**40,)))),
-    "a shape that overflows": lambda path: path.write_bytes(zipped(npy_header((2**62, 8, 8, 8)))),
-    "a negative shape": lambda path: path.write_bytes(zipped(npy_header((-3, 2, 8, 8, 8)))),
-    "zeros that unfold": lambda path: path.write_bytes(
-        zipped(npy_header((3, 2, 8, 8, 8)), bytes(2**28), zipfile.ZIP_DEFLATED)
-    ),
-    "a terabyte of nothing": grown,
-    "brackets in a header": lambda path: path.write_bytes(zipped(b"\x93NUMPY\x01\0\xff\x7f" + b"(" * 0x7FFF)),
-    "a pipe": lambda path: replaced(path, os.mkfifo),
-    "a device": lambda path: replaced(path, lambda place: place.symlink_to("/dev/zero")),
-    "a link to itself": lambda path: replaced(path, lambda place: place.symlink_to(place.name)),
-}
-
-
-@pytest.mark.parametrize("name", list(HOSTILE))
-def test_an_entry_that_was_made_to_do_harm_costs_nothing(vae, params, pixels, tmp_path, warned, name):
-    expected = encode(vae, params, pixels, cache_dir=tmp_path)
-    HOSTILE[name](cache_file(tmp_path))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    np.testing.assert_array_equal(encode(vae, params, pixels, cache_dir=tmp_path), expected)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # KiB
-    (message,) = warned()
-    assert "computed again" in message and "\n" not in message
-    encode(vae, params, pixels, cache_dir=tmp_path, progress=never)
-    assert warned() == [] and cache_file(tmp_path).is_file() and not cache_file(tmp_path).is_symlink()
-
-
-def test_a_damaged_entry_is_gone_even_if_nothing_can_be_written(
-    vae, params, pixels, tmp_path, monkeypatch, warned
-):
-    encode(vae, params, pixels, cache_dir=tmp_path)
-    cache_file(tmp_path).write_bytes(b"a text")
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
-    encode(vae, params, pixels, cache_dir=tmp_path)
-    assert len(warned()) == 2 and list(tmp_path.iterdir()) == []
-
-
-def test_cache_that_cannot_be_written(vae, params, pixels, tmp_path, warned):
-    (tmp_path / "file").touch()
-    expected = encode(vae, params, pixels)
-    np.testing.assert_array_equal(encode(vae, params, pixels, cache_dir=tmp_path / "file"), expected)
-    (message,) = warned()
-    assert message.startswith("Latents are not cached")
-
-
-def test_interrupted_write_leaves_nothing(vae, params, pixels, tmp_path, monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "savez", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        encode(vae, params, pixels, cache_dir=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+        encode(params, pixels, folder=tmp_path, progress=killed_after_five)
+    counted = Counted()
+    posteriors = encode(params, pixels, folder=tmp_path, progress=counted)
+    assert counted.pictures == [12 - 5]
+    np.testing.assert_array_equal(posteriors, encode(params, pixels))
 
 
-def test_no_cache_unless_asked_for(vae, params, pixels, tmp_path, monkeypatch):
+def test_whatever_changes_the_moments_changes_the_key(params, pixels, tmp_path):
+    counted = Counted()
+
+    def encodes_anew(vae=VAE, params=params, pixels=pixels, dtype=jnp.float32):
+        before = len(counted.pictures)
+        encode(params, pixels, vae=vae, dtype=dtype, folder=tmp_path, progress=counted)
+        return len(counted.pictures) > before
+
+    assert encodes_anew()
+    assert not encodes_anew()
+    assert encodes_anew(pixels=255 - pixels)
+    assert encodes_anew(pixels=pixels.reshape(3, 8, 32, 3))
+    assert encodes_anew(dtype=jnp.bfloat16)
+    other_config = AutoencoderKLConfig(**{**CONFIG.__dict__, "norm_num_groups": 2})
+    assert encodes_anew(vae=FlaxAutoencoderKL(other_config))
+    nudged = jax.tree.map(lambda leaf: leaf, params)
+    nudged["encoder"]["conv_in"] = {**nudged["encoder"]["conv_in"]}
+    nudged["encoder"]["conv_in"]["bias"] = nudged["encoder"]["conv_in"]["bias"] + np.float32(1e-3)
+    assert encodes_anew(params=nudged)
+    assert not encodes_anew(params=params | {"decoder": {}})  # another decoder is another's business
+
+
+def test_no_cache_unless_asked_for(params, pixels, tmp_path, monkeypatch):
     monkeypatch.setenv("TI_FLAX_CACHE", str(tmp_path))
-    encode(vae, params, pixels)
+    encode(params, pixels)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_resolution_that_does_not_fit(vae, params):
+def test_shapes_are_known_without_encoding(params, pixels):
+    assert posterior_shape(CONFIG, 16, 24) == (8, 12, 8)
     with pytest.raises(
         ConfigError, match="resolution: expected a multiple of 2.*found 17. The nearest is 16"
     ):
-        encode(vae, params, np.zeros((1, 17, 17, 3), np.uint8))
+        encode(params, np.zeros((1, 17, 17, 3), np.uint8))
 
 
 @pytest.mark.parametrize(("names", "named"), [(("a.png", "b.png", "c.png"), "b.png"), ((), "image 2")])
-def test_overflow_names_the_image(vae, params, pixels, tmp_path, monkeypatch, names, named):
+def test_overflow_names_the_image_and_is_not_kept(params, pixels, tmp_path, monkeypatch, names, named):
     original = FlaxAutoencoderKL.encode
 
     def overflowing(self, images):
@@ -318,6 +187,64 @@ def test_overflow_names_the_image(vae, params, pixels, tmp_path, monkeypatch, na
     chosen = pixels.copy()
     chosen[:, 0, 0, 0], chosen[:, 0, -1, 0] = (0, 255, 0), 0
     monkeypatch.setattr(FlaxAutoencoderKL, "encode", overflowing)
-    with pytest.raises(DataError, match=rf"^{named}: expected finite latents, .*float32 \(1 images\)"):
-        encode(vae, params, chosen, names=names, cache_dir=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match=rf"^{named}: expected finite latents, .*float32\. Use float32"):
+        encode(params, chosen, names=names, folder=tmp_path)
+    assert len(entries(tmp_path)) == 2  # of the first image
+
+
+@pytest.fixture
+def exchanging(monkeypatch):
+    """Lets hosts that are threads exchange arrays; gives the number of exchanges of each."""
+    brought, exchanges, barrier = {}, {}, threading.Barrier(3)
+
+    def exchange(what, array):
+        host = hosts.index()
+        exchanges[host] = exchanges.get(host, 0) + 1
+        brought[host] = array
+        barrier.wait(20)
+        everyones = np.stack([brought[each] for each in range(3)])
+        barrier.wait(20)
+        return everyones
+
+    monkeypatch.setattr(hosts, "exchange", exchange)
+    return exchanges
+
+
+def test_hosts_share_what_no_cache_has_and_each_ends_with_all(params, tmp_path, exchanging):
+    pixels = random_pixels(20)
+    expected = encode(params, pixels)
+    encode(params, pixels[:2], folder=tmp_path / "0")  # which the first host alone has
+    encode(params, pixels[2:3], folder=tmp_path / "2")
+    counts = [Counted() for _ in range(3)]
+
+    def work(host):
+        return encode(params, pixels, folder=tmp_path / str(host.index), progress=counts[host.index])
+
+    for found in together(group_of(3), work):
+        np.testing.assert_array_equal(found, expected)
+    assert [count.pictures for count in counts] == [[12], [11], [11]]
+    assert exchanging == {0: 1, 1: 1, 2: 1}
+    for host in range(3):
+        encode(params, pixels, folder=tmp_path / str(host), progress=never)
+
+
+def test_hosts_that_have_all_encode_and_exchange_nothing(params, pixels, tmp_path, exchanging):
+    expected = encode(params, pixels, folder=tmp_path)
+    for found in together(group_of(3), lambda host: encode(params, pixels, folder=tmp_path, progress=never)):
+        np.testing.assert_array_equal(found, expected)
+    assert exchanging == {}
+
+
+def test_caches_of_hosts_that_hold_other_numbers_are_refused(params, pixels, tmp_path):
+    encode(params, pixels, folder=tmp_path / "0")
+
+    class Others(Encoder):
+        def encode(self, pictures):
+            return (each + 1 for each in super().encode(pictures))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tiny_vae.Encoder", Others)
+        encode(params, pixels, folder=tmp_path / "1")
+    errors = together(group_of(2), lambda host: encode(params, pixels, folder=tmp_path / str(host.index)))
+    assert [type(error) for error in errors] == [ConfigError] * 2
+    assert "encoded images: expected the same on all hosts, found posteriors " in str(errors[0])

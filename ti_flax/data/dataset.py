@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from ti_flax.data.posteriors import Posteriors
 from ti_flax.errors import ConfigError
 
 # Places of an epoch, all of which are shuffled on the device for every sample.
@@ -19,15 +20,15 @@ class Bucket(NamedTuple):
     """Encoded images of one shape.
 
     Attributes:
-      posteriors: `[images, 2, height, width, 2 * channels]` float32, mean and log-variance of each image
-        and of its mirror image.
+      posteriors: `[images, sides, height, width, 2 * channels]` float32, mean and log-variance of each image
+        and of its mirror image, or of those of the two that are drawn.
       prompts: `[images]` int32, the group of `Examples.token_ids` that describes the image.
       sample_indices: `[samples]` int32, indices of images, each as often as an epoch shows it.
       loss_weights: `[images, 2, height, width]` float32, of mean 1 over an image, what a place in the
         image counts in the loss; None if all count the same.
     """
 
-    posteriors: jax.Array | np.ndarray
+    posteriors: jax.Array | Posteriors
     prompts: jax.Array | np.ndarray
     sample_indices: jax.Array | np.ndarray
     loss_weights: jax.Array | np.ndarray | None = None
@@ -52,7 +53,7 @@ def one_shape(posteriors: np.ndarray, token_ids: np.ndarray, weights: Sequence[i
     """Examples of one shape, where every image takes any prompt.
 
     Args:
-      posteriors: `[images, 2, height, width, 2 * channels]` float32.
+      posteriors: `[images, sides, height, width, 2 * channels]` float32.
       token_ids: `[prompts, tokens]` int32.
       weights: how often each image is shown, relative to the others; None: all the same.
 
@@ -64,12 +65,12 @@ def one_shape(posteriors: np.ndarray, token_ids: np.ndarray, weights: Sequence[i
     return Dataset((bucket,), token_ids[None])
 
 
-def with_class_images(examples: Dataset, posteriors: Sequence[np.ndarray], token_ids: np.ndarray) -> Dataset:
+def with_class_images(examples: Dataset, posteriors: Sequence[Posteriors], token_ids: np.ndarray) -> Dataset:
     """The examples with images of the word's class beside them.
 
     Args:
       examples: the training images.
-      posteriors: for each bucket, `[images, 2, height, width, 2 * channels]` float32 of its shape.
+      posteriors: for each bucket, `[images, sides, height, width, 2 * channels]` float32 of its shape.
       token_ids: `[prompts, tokens]` int32, of which a class image takes any.
     """
     table = np.asarray(examples.token_ids)

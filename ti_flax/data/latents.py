@@ -1,38 +1,40 @@
-"""Latent posteriors of the training images: computed once, kept on disk, so that the VAE can be dropped."""
+"""Latent posteriors of the training images: computed once, kept on disk, so that the VAE can be dropped.
 
-import contextlib
+A picture is an image or its mirror image: a mirrored latent is not the latent of a mirrored image.
+"""
+
+from __future__ import annotations
+
 import dataclasses
 import hashlib
-import io
+import itertools
 import json
-import logging
 import math
-import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from ti_flax.data.images.load import pixels_hash
-from ti_flax.errors import ConfigError, DataError, in_short
-from ti_flax.files.atomic import atomic_write
-from ti_flax.files.regular import open_regular
-from ti_flax.models.vae import FlaxAutoencoderKL
+from ti_flax.data.latent_cache import LatentCache
+from ti_flax.data.posteriors import InFiles, InMemory, Posteriors, sample_digest
+from ti_flax.errors import ConfigError, DataError
+from ti_flax.hosts import group as hosts
+from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
 
-# Part of every cache key: to be raised when the same inputs are to give other moments.
-_CACHE_VERSION = "posteriors 1"
-# The only array of a file, and bytes that a file may have beside its numbers.
-_MEMBER, _ROOM = "posteriors.npy", 2**12
-# What opening, unzipping and reading a damaged file raises.
-_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-
-_log = logging.getLogger(__name__)
+# Part of every key of the cache: to be raised when the same inputs are to give other moments.
+_CACHE_VERSION = "posteriors 2"
+# What encoding needs of the VAE's parameters.
+_ENCODER = ("encoder", "quant_conv")
+# Pictures that each host gives the others at once.
+_GIVEN_AT_ONCE = 16
+# Pictures that are looked up at once.
+_LOOKED_UP_AT_ONCE = 1024
 
 
 def split_moments(moments):
@@ -41,55 +43,18 @@ def split_moments(moments):
     return moments[..., :latent_channels], moments[..., latent_channels:]
 
 
-def encode_posteriors(
-    vae: FlaxAutoencoderKL,
-    params: Any,
-    pixels: np.ndarray,
-    *,
-    dtype: DTypeLike,
-    batch_size: int = 1,
-    cache_dir: str | Path | None = None,
-    progress: Callable[[Sequence], Iterable] | None = None,
-    names: Sequence[str] = (),
-) -> np.ndarray:
-    """Encode every image and its mirror image (a mirrored latent is not the latent of a mirrored image).
+def posterior_shape(config: AutoencoderKLConfig, height: int, width: int) -> tuple[int, int, int]:
+    """The shape of a picture's posterior, `(height, width, 2 * latent_channels)`, with nothing encoded.
 
     Args:
-      vae: the autoencoder; its own dtype gives way to `dtype`.
-      params: its parameters, used here alone: the caller may let go of them afterwards.
-      pixels: `[images, height, width, 3]` uint8.
-      dtype: dtype of the computation; the result is float32 in any case.
-      batch_size: images in one call of the encoder; the last is filled up, for one compilation.
-      cache_dir: folder the result is kept in and taken from; None keeps nothing.
-      progress: wraps the sequence of batches, as `tqdm` does; not called when all comes from the cache.
-      names: file names of the images, for error messages.
-
-    Returns:
-      `[images, 2, height, width, 2 * latent_channels]` float32: mean and log-variance, before the scaling
-      factor; axis 1 is image, mirror image.
+      config: of the autoencoder.
+      height: of the picture, in pixels.
+      width: of the picture, in pixels.
 
     Raises:
       ConfigError: a side is no multiple of the autoencoder's downsampling.
-      DataError: the encoder overflowed.
     """
-    shape = _posterior_shape(vae, pixels)
-    path = None
-    if cache_dir is not None:
-        path = Path(os.path.expanduser(cache_dir)) / f"{_cache_key(vae, params, pixels, dtype)}.npz"
-        cached = _read(path, shape)
-        if cached is not None:
-            return cached
-    moments = np.concatenate(list(_encoded_batches(vae, params, pixels, dtype, batch_size, progress)))
-    posteriors = moments[: 2 * len(pixels)].reshape(shape)
-    _require_finite(posteriors, names, dtype)
-    if path is not None:
-        _write(path, posteriors)
-    return posteriors
-
-
-def _posterior_shape(vae: FlaxAutoencoderKL, pixels: np.ndarray) -> tuple[int, ...]:
-    images, height, width, _ = pixels.shape
-    factor = vae.config.downsampling
+    factor = config.downsampling
     if height % factor or width % factor:
         wrong = height if height % factor else width
         nearest = max(factor, round(wrong / factor) * factor)
@@ -99,49 +64,13 @@ def _posterior_shape(vae: FlaxAutoencoderKL, pixels: np.ndarray) -> tuple[int, .
             found=f"{height}" if height == width else f"a side of {wrong} pixels",
             remedy=f"The nearest is {nearest}." if height == width else f"Use {factor}, or a multiple of it.",
         )
-    return images, 2, height // factor, width // factor, 2 * vae.config.latent_channels
+    return height // factor, width // factor, 2 * config.latent_channels
 
 
-def _encoded_batches(vae, params, pixels, dtype, batch_size, progress) -> Iterator[np.ndarray]:
-    """Yield `[batch_size, h, w, 2 * latent_channels]` float32 of image, mirror, image, mirror..."""
-    vae = vae.clone(dtype=dtype)
-
-    @jax.jit
-    def encode(params, batch):
-        scaled = batch.astype(jnp.float32) / 127.5 - 1.0
-        moments = vae.apply({"params": params}, scaled.astype(dtype), method="encode")
-        return moments.astype(jnp.float32)
-
-    # Once, and not with every batch; gone when this generator is.
-    params = jax.device_put(params)
-    starts = range(0, 2 * len(pixels), batch_size)
-    for start in starts if progress is None else progress(starts):
-        batch = [_image_or_mirror(pixels, start + offset) for offset in range(batch_size)]
-        yield np.asarray(encode(params, np.stack(batch)))
-
-
-def _image_or_mirror(pixels: np.ndarray, index: int) -> np.ndarray:
-    """Return image 0, its mirror image, image 1, ...; beyond the end the last again, to fill a batch."""
-    image = pixels[min(index // 2, len(pixels) - 1)]
-    return image[:, ::-1] if index % 2 else image
-
-
-def _require_finite(posteriors: np.ndarray, names: Sequence[str], dtype: DTypeLike):
-    broken = np.flatnonzero(~np.isfinite(posteriors).all(axis=(1, 2, 3, 4)))
-    if broken.size:
-        first = int(broken[0])
-        raise DataError(
-            names[first] if names else f"image {first + 1}",
-            expected="finite latents",
-            found=f"overflow in the VAE computed in {jnp.dtype(dtype).name} ({broken.size} images)",
-            remedy="Use float32 for the VAE; if it is, the VAE's weights are damaged.",
-        )
-
-
-def _cache_key(vae: FlaxAutoencoderKL, params: Any, pixels: np.ndarray, dtype: DTypeLike) -> str:
-    config = json.dumps(dataclasses.asdict(vae.config), sort_keys=True)
-    parts = (_CACHE_VERSION, pixels_hash(pixels), config, jnp.dtype(dtype).name, params_hash(params))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def image_hashes(pixels: np.ndarray) -> list[str]:
+    """The SHA-256 of each image of `[images, height, width, 3]` uint8, in hexadecimal."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(pixels_hash, pixels))
 
 
 def params_hash(params: Any) -> str:
@@ -159,59 +88,229 @@ def params_hash(params: Any) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return the cached posteriors, or None where there are none or (with a warning) none to be trusted.
+class Encoder:
+    """The encoder of a VAE on all devices of this host, where its parameters stay as long as it is there.
 
-    What is damaged is removed. Made on purpose, other posteriors of the right shape are taken for the right
-    ones: whoever can write to the folder decides what is learned (`ti_flax.files.cache`).
+    Each device takes one picture at a time, by the same program: one compilation for each shape. More at a
+    time gain nothing on a CPU, and there the last bits would depend on how many they are and on how many
+    devices share the processor.
+
+    Args:
+      vae: the autoencoder; its own dtype gives way to `dtype`.
+      params: its parameters, of which those of the encoder are used.
+      dtype: of the computation; the result is float32 in any case.
     """
-    try:
-        with open_regular(path) as file:
-            posteriors = _posteriors(file, shape)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except _DAMAGE as error:
-        reason = getattr(error, "strerror", None) or in_short(error)
-        _log.warning("%s is damaged (%s) and is computed again.", path, reason)
-        with contextlib.suppress(OSError):  # a folder of the name stays, and nothing is cached
-            path.unlink()
-        return None
-    return posteriors
+
+    def __init__(self, vae: FlaxAutoencoderKL, params: Any, dtype: DTypeLike):
+        self.config, self.dtype = vae.config, jnp.dtype(dtype)
+        self._params, self._placed, self._key = {name: params[name] for name in _ENCODER}, None, ""
+        vae = vae.clone(dtype=dtype)
+
+        def encode(params: Any, pixels: jax.Array) -> jax.Array:
+            scaled = pixels.astype(jnp.float32) / 127.5 - 1.0
+            moments = vae.apply({"params": params}, scaled.astype(dtype), method="encode")
+            return jnp.asarray(moments).astype(jnp.float32)
+
+        mesh = Mesh(np.asarray(jax.local_devices()), ("devices",))
+        whole, parts = PartitionSpec(), PartitionSpec("devices")
+        self._whole, self._parts = NamedSharding(mesh, whole), NamedSharding(mesh, parts)
+        spread = jax.shard_map(encode, mesh=mesh, in_specs=(whole, parts), out_specs=parts, check_vma=False)
+        self._program = jax.jit(spread)
+
+    @property
+    def key(self) -> str:
+        """Stands for config, parameters and dtype."""
+        if not self._key:
+            config = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
+            parts = (_CACHE_VERSION, config, self.dtype.name, params_hash(self._params))
+            self._key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return self._key
+
+    def encode(self, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yields the posterior of each picture, `[height, width, 2 * latent_channels]` float32, in order.
+
+        The devices work on the next pictures while the caller has these.
+
+        Args:
+          pictures: `[height, width, 3]` uint8 each, all of one shape.
+        """
+        before: tuple[int, jax.Array] | None = None
+        for some in _in_groups(pictures, self._whole.mesh.size):
+            if self._placed is None:
+                self._placed = jax.device_put(self._params, self._whole)
+            # The last group is filled up, for one compilation.
+            full = np.stack([*some, *[some[-1]] * (self._whole.mesh.size - len(some))])
+            now = len(some), self._program(self._placed, jax.device_put(full, self._parts))
+            if before is not None:
+                yield from np.asarray(before[1])[: before[0]]
+            before = now
+        if before is not None:
+            yield from np.asarray(before[1])[: before[0]]
 
 
-def _posteriors(file: BinaryIO, shape: tuple[int, ...]) -> np.ndarray:
-    """Read an array of a known shape, and nothing that is larger than it has to be.
+def _in_groups(items: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    several = iter(items)
+    while some := list(itertools.islice(several, size)):
+        yield some
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Images of one shape and their mirror images, as far as these are wanted, numbered in this order.
+
+    Attributes:
+      pixels: `[images, height, width, 3]` uint8.
+      sides: which pictures of an image are wanted: 0 is itself, 1 its mirror image.
+      names: file names of the images, for error messages.
+    """
+
+    pixels: np.ndarray
+    sides: Sequence[int] = (0, 1)
+    names: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.pixels) * len(self.sides)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """The picture of that number, `[height, width, 3]` uint8."""
+        image, side = divmod(number, len(self.sides))
+        pixels = self.pixels[image]
+        return pixels[:, ::-1] if self.sides[side] else pixels
+
+    def name(self, number: int) -> str:
+        """The file name of the image, or its number."""
+        image = number // len(self.sides)
+        return self.names[image] if self.names else f"image {image + 1}"
+
+    def keys(self, encoder: Encoder, hashes: Sequence[str]) -> list[str]:
+        """Names of the pictures' entries in the cache."""
+        return [
+            hashlib.sha256(f"{encoder.key}\n{each}\n{side}".encode()).hexdigest()
+            for each in hashes
+            for side in self.sides
+        ]
+
+
+def encode_posteriors(
+    encoder: Encoder,
+    pictures: Pictures,
+    *,
+    cache: LatentCache | None = None,
+    hashes: Sequence[str] | None = None,
+    in_files: bool = False,
+    progress: Callable[[Sequence], Iterable] | None = None,
+) -> Posteriors:
+    """Encode pictures of one shape, once each: all devices of all hosts share those that no cache has.
+
+    What was encoded is kept at once, so that a run that is killed goes on from there. It may run in a thread
+    beside other work, in a copy of its caller's context; on several hosts nothing else may meet them then.
+
+    Args:
+      encoder: what encodes.
+      pictures: to be encoded; the same on all hosts.
+      cache: what the results are kept in and taken from; None keeps nothing.
+      hashes: those of the images (`image_hashes`), where the caller has them.
+      in_files: leave the results in the cache, and give what reads them from there.
+      progress: wraps the sequence of pictures that this host encodes, as `tqdm` does; not called for none.
+
+    Returns:
+      `[images, sides, height, width, 2 * latent_channels]` float32: mean and log-variance, before the scaling
+      factor; `len(images)`, `.shape` and `[images, sides]` alone where it is in files.
 
     Raises:
-      ValueError: it is another.
+      ConfigError: a side is no multiple of the autoencoder's downsampling.
+      DataError: the encoder overflowed, or what has to be in files cannot be written.
     """
-    size, most = math.prod(shape) * np.dtype(np.float32).itemsize, os.fstat(file.fileno()).st_size
-    if most > size + _ROOM:
-        raise ValueError(f"{most} bytes, of which {size} should be numbers")
-    with zipfile.ZipFile(file) as archive:
-        if archive.namelist() != [_MEMBER]:
-            raise ValueError("other arrays")
-        if archive.getinfo(_MEMBER).file_size > size + _ROOM:
-            raise ValueError("an array that unfolds")
-        with archive.open(_MEMBER) as member:
-            content = member.read()  # to the end, where its checksum is verified
-    header = io.BytesIO(content)
-    version = np.lib.format.read_magic(header)
-    if version != (1, 0):
-        raise ValueError(f"an array of format {version}")
-    found, by_column, dtype = np.lib.format.read_array_header_1_0(header)
-    if found != shape or by_column or dtype != np.float32 or len(content) - header.tell() != size:
-        raise ValueError(f"an array of shape {found} in {str(dtype)[:80]}")
-    posteriors = np.frombuffer(bytearray(content[header.tell() :]), np.float32).reshape(shape)
-    if not np.isfinite(posteriors).all():
-        raise ValueError("numbers that are not finite")
-    return posteriors
+    shape = posterior_shape(encoder.config, *pictures.pixels.shape[1:3])
+    results: InMemory | InFiles
+    if cache is None:
+        results, missing = InMemory(len(pictures), shape, None, ()), np.ones(len(pictures), bool)
+    else:
+        keys = pictures.keys(encoder, image_hashes(pictures.pixels) if hashes is None else hashes)
+        cache.claim(keys)
+        results = (InFiles if in_files else InMemory)(len(pictures), shape, cache, keys)
+        missing = _look_up(results)
+        cache.make_room(int(missing.sum()) * math.prod(shape) * 4)
+    have = hosts.gather("the encoded images", np.packbits(missing).tobytes().hex())
+    lacking = np.stack([_flags(each, len(pictures)) for each in have])
+    ours = _dealt(lacking)[hosts.index()]
+    encoded = _encoded(encoder, pictures, [number for number in ours if missing[number]], progress)
+    given = (next(encoded) if missing[number] else results.read(number) for number in ours)
+    for number, posterior in _exchanged(given, ours, shape, lacking):
+        if missing[number]:
+            results.put(number, posterior)
+    if len(have) > 1:  # caches may hold what other kinds of devices encoded
+        alike = {"posteriors": sample_digest(results)}
+        hosts.check_same("encoded images", alike, patience=hosts.PREPARING)
+    return results.finished((len(pictures.pixels), len(pictures.sides), *shape))
 
 
-def _write(path: Path, posteriors: np.ndarray):
-    """Keep the posteriors, if they can be."""
-    try:
-        with atomic_write(path) as file:
-            np.savez(file, posteriors=posteriors)
-    except OSError as error:
-        _log.warning("Latents are not cached: %s.", error)
+def _look_up(results: InMemory | InFiles) -> np.ndarray:
+    """Which pictures the cache does not have, `[pictures]` bool."""
+    missing = np.ones(len(results), bool)
+    with ThreadPoolExecutor() as pool:
+        for first in range(0, len(results), _LOOKED_UP_AT_ONCE):
+            some = range(first, min(first + _LOOKED_UP_AT_ONCE, len(results)))
+            missing[some.start : some.stop] = [not found for found in pool.map(results.find, some)]
+    return missing
+
+
+def _flags(written: str, count: int) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(written), np.uint8), count=count).astype(bool)
+
+
+def _dealt(lacking: np.ndarray) -> list[list[int]]:
+    """Which pictures each host gives the others: those that it alone has, and its share of those to encode.
+
+    Args:
+      lacking: `[hosts, pictures]` bool.
+    """
+    dealt: list[list[int]] = [[] for _ in lacking]
+    nobody = itertools.count()
+    for number in np.flatnonzero(lacking.any(axis=0)):
+        holders = np.flatnonzero(~lacking[:, number])
+        dealt[int(holders[0]) if holders.size else next(nobody) % len(dealt)].append(int(number))
+    return dealt
+
+
+def _encoded(
+    encoder: Encoder,
+    pictures: Pictures,
+    numbers: Sequence[int],
+    progress: Callable[[Sequence], Iterable] | None,
+) -> Iterator[np.ndarray]:
+    posteriors = encoder.encode(pictures[number] for number in numbers)
+    for number in numbers if progress is None or not numbers else progress(numbers):
+        posterior = next(posteriors)
+        if not np.isfinite(posterior).all():
+            raise DataError(
+                pictures.name(number),
+                expected="finite latents",
+                found=f"overflow in the VAE computed in {encoder.dtype.name}",
+                remedy="Use float32 for the VAE; if it is, the VAE's weights are damaged.",
+            )
+        yield posterior
+
+
+def _exchanged(
+    given: Iterator[np.ndarray], ours: Sequence[int], shape: tuple[int, ...], lacking: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields what all hosts give, with its number; every host gives a few, then takes those of all.
+
+    Args:
+      given: what this host gives.
+      ours: the numbers of that.
+      shape: of each.
+      lacking: `[hosts, pictures]` bool.
+    """
+    if len(lacking) == 1:
+        yield from zip(ours, given)
+        return
+    dealt = _dealt(lacking)
+    for first in range(0, max(map(len, dealt)), _GIVEN_AT_ONCE):
+        here = np.zeros((_GIVEN_AT_ONCE, *shape), np.float32)
+        for place, posterior in enumerate(itertools.islice(given, _GIVEN_AT_ONCE)):
+            here[place] = posterior
+        everyones = hosts.exchange(f"encoded images from {first}", here)
+        for numbers, there in zip(dealt, everyones, strict=True):
+            yield from zip(numbers[first : first + _GIVEN_AT_ONCE], there)

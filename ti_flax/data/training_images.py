@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path, PurePath
 
 import numpy as np
 
 from ti_flax.config.options import ImageOptions
-from ti_flax.console.messages import say, warn, watched
+from ti_flax.console.messages import say, warn
 from ti_flax.data.dataset import Bucket, weighted_sample_indices
+from ti_flax.data.encoding import Encoding
 from ti_flax.data.images.buckets import Shape, ShapeRules
 from ti_flax.data.images.load import TrainingImages, load_images
 from ti_flax.data.images.masks import MASK_SUFFIX, MaskRules, loss_weights
-from ti_flax.data.latents import encode_posteriors
+from ti_flax.data.latent_cache import FOLDER, LatentCache
 from ti_flax.data.prompts.captions import CAPTION_EXTENSIONS
 from ti_flax.data.sources.table_options import TableOptions
 from ti_flax.errors import DataError, one_line
 from ti_flax.files.cache import default_cache_dir, private_folder, why_not_default
-from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 
 
 def read_images(
@@ -121,7 +121,7 @@ def say_masks(options: ImageOptions, images: TrainingImages) -> None:
 def make_buckets(
     options: ImageOptions,
     images: TrainingImages,
-    model: FlaxStableDiffusion,
+    encoding: Encoding,
     *,
     prompts: Sequence[int],
     weights: Sequence[int],
@@ -129,23 +129,20 @@ def make_buckets(
     """Encodes the images of each shape, and turns their masks into weights.
 
     Args:
-      options: of masks and of the cache.
+      options: of masks.
       images: in groups of one shape.
-      model: whose VAE is used.
+      encoding: of these images.
       prompts: for each image the group of token ids that describes it.
       weights: for each image how often it is shown; only the ratios matter.
     """
-    warning = latents_folder(options)[1]
-    if warning:
-        warn(warning)
     places = weighted_sample_indices(weights, [group.indices for group in images.groups])
     buckets = []
-    for group, shown in zip(images.groups, places, strict=True):
+    for number, (group, shown) in enumerate(zip(images.groups, places, strict=True)):
         names = [images.names[index] for index in group.indices]
-        posteriors = encode_group(options, model, group.pixels, names)
+        posteriors = encoding.encode(group, number, names)
         weighed = None
         if group.masks is not None:
-            factor = model.vae.config.downsampling
+            factor = encoding.encoder.config.downsampling
             weighed = loss_weights(
                 group.masks, factor=factor, unmasked_weight=options.unmasked_weight, names=names
             )
@@ -156,19 +153,12 @@ def make_buckets(
     return tuple(buckets)
 
 
-def encode_group(
-    options: ImageOptions, model: FlaxStableDiffusion, pixels: np.ndarray, names: Sequence[str]
-) -> np.ndarray:
-    """The posteriors of images of one shape, `[images, 2, height, width, 2 * channels]` float32."""
-    return encode_posteriors(
-        model.vae,
-        model.params["vae"],
-        pixels,
-        dtype=model.dtype,
-        cache_dir=latents_folder(options)[0],
-        progress=partial(watched, title="encoding images and mirror images"),
-        names=names,
-    )
+def latents_cache(options: ImageOptions) -> LatentCache | None:
+    """What encoded images are kept in, with a warning if it is not to be trusted; None if that is so."""
+    folder, warning = latents_folder(options)
+    if warning:
+        warn(warning)
+    return None if folder is None else LatentCache(folder, round(options.latents_cache_limit * 2**30))
 
 
 def latents_folder(options: ImageOptions) -> tuple[Path | None, str]:
@@ -178,10 +168,10 @@ def latents_folder(options: ImageOptions) -> tuple[Path | None, str]:
     folder is not, where others can.
     """
     if options.latents_cache_dir is not None:
-        folder = Path(options.latents_cache_dir)
+        folder = Path(os.path.expanduser(options.latents_cache_dir))
         distrust = private_folder(folder, ours=False) if folder.is_dir() or not folder.exists() else ""
         return folder, f"latents_cache_dir decides what is learned, and {distrust}" if distrust else ""
-    distrust = why_not_default()
+    distrust = why_not_default(FOLDER)
     if distrust:
         return None, f"encoded images are neither read nor kept: {distrust}"
     return default_cache_dir(), ""

@@ -12,11 +12,15 @@ UNFINISHED = ".unfinished-"
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Opens a file to write; under another name until whole, as several processes may write the same file.
 
     What was there before stays until then, and for good if something goes wrong. Once it has its name, it is
     on the disk, so that it survives a loss of power as well.
+
+    Args:
+      path: of the file.
+      durable: wait for the disk; without it, a loss of power may leave a file that is not whole.
 
     Raises:
       OSError: the file or its folder cannot be written.
@@ -26,14 +30,16 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     try:
         with open(unfinished, "xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(unfinished, path)
     except BaseException:
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

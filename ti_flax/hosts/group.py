@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from ti_flax.config.options import HostOptions
 from ti_flax.console.interrupt import Interrupt
@@ -275,10 +276,33 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def index() -> int:
+    """The number of this host among those of the run; 0 is the first."""
+    group = _GROUP.get()
+    return 0 if group is None else group.index
+
+
 def from_first(what: str, value: Any) -> Any:
     """The first host's value, of a kind that JSON has, on every one; `what` names it in words."""
     group = _GROUP.get()
     return value if group is None else group.meet(what, value)[0]
+
+
+def gather(what: str, value: Any) -> list[Any]:
+    """What every host has, by host, of a kind that JSON has; a host may prepare it for long."""
+    group = _GROUP.get()
+    return [value] if group is None else group.meet(what, value, patience=PREPARING)
+
+
+def exchange(what: str, array: np.ndarray) -> np.ndarray:
+    """The arrays of all hosts, `[hosts, ...]`; every host brings one of the same shape and dtype."""
+    group = _GROUP.get()
+    if group is None or group.count == 1:
+        return array[None]
+    from jax.experimental import multihost_utils
+
+    group.meet(what, patience=PREPARING)  # devices would wait for ever for a host that has failed before
+    return np.asarray(multihost_utils.process_allgather(array))
 
 
 def agree(what: str, tree: Any) -> Any:

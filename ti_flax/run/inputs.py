@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,11 @@ from ti_flax.config import RunConfig
 from ti_flax.config.options import HubOptions
 from ti_flax.console.messages import stage
 from ti_flax.data.dataset import Dataset, with_class_images
+from ti_flax.data.encoding import Encoding, settle_encoding
 from ti_flax.data.images.load import TrainingImages
-from ti_flax.data.training_images import encode_group, make_buckets, read_class_images, read_images
-from ti_flax.data.training_prompts import chosen_templates, class_prompts, make_prompts
+from ti_flax.data.latents import Encoder
+from ti_flax.data.training_images import latents_cache, make_buckets, read_class_images, read_images
+from ti_flax.data.training_prompts import TrainingPrompts, chosen_templates, class_prompts, make_prompts
 from ti_flax.embedding.initialization import (
     FrozenEmbedding,
     Initialization,
@@ -27,12 +28,14 @@ from ti_flax.embedding.initialization import (
 from ti_flax.embedding.read import checked_width
 from ti_flax.embedding.rows import AddedRows, add_rows, check_table
 from ti_flax.errors import ConfigError, DataError
+from ti_flax.export.card_images import MOST_CONCEPT_IMAGES
 from ti_flax.export.pipeline import CARRIED, carried_parts
 from ti_flax.hosts import group as hosts
 from ti_flax.models.attention import Attention
 from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
 from ti_flax.models.tokenizer import Concept, add_concept
+from ti_flax.monitoring.previews import STEPS_SHOWN
 from ti_flax.run.named_paths import other_roles
 from ti_flax.training.checkpoint import tree_digest
 from ti_flax.training.state import KEY_IMPLEMENTATION
@@ -45,9 +48,11 @@ class TrainingInputs:
     Attributes:
       concept: the new word.
       tokenizer: with the concept's tokens.
-      images: names, captions and weights, and on the first host pixels.
+      images: names, captions and weights, and on the first host the pixels of those that are shown.
       model: modules and parameters; those of the VAE only if previews need them, on the first host.
       examples: encoded images and prompts.
+      images_digest: stands for the images and for what encoded them.
+      streamed: whether each call sends the devices the posteriors that it needs.
       added: the rows beside the token table before any update: the concept's, then loaded ones.
       frozen_concepts: embeddings that prompts may name and that stay as they are.
       origin: what the concept's rows start from, in words.
@@ -58,6 +63,8 @@ class TrainingInputs:
     images: TrainingImages
     model: FlaxStableDiffusion
     examples: Dataset
+    images_digest: str
+    streamed: bool
     added: AddedRows
     frozen_concepts: tuple[Concept, ...]
     origin: str
@@ -68,6 +75,7 @@ class TrainingInputs:
         parts = {name: self.model.params[name] for name in ("text_encoder", "unet")}
         buckets = (*self.examples.buckets, *(self.examples.class_buckets or ()))
         prompts = (self.examples.token_ids, [bucket.prompts for bucket in buckets])
+        shown = [(bucket.sample_indices, bucket.loss_weights) for bucket in buckets]
         beside = "".join(f" beside {other.text}" for other in self.frozen_concepts)
         loaded = (
             {"extra_embeds": tree_digest(self.added.start[~self.added.trainable])}
@@ -78,7 +86,7 @@ class TrainingInputs:
             "concept": f"{self.concept.text} from {self.origin}{beside}",
             **loaded,
             "model": tree_digest(parts),
-            "images": tree_digest([bucket._replace(prompts=()) for bucket in buckets]),
+            "images": tree_digest([np.asarray(self.images_digest), *shown]),
             "prompts": tree_digest(prompts, whole=True),
         }
 
@@ -100,30 +108,69 @@ def load_inputs(config: RunConfig) -> TrainingInputs:
     with stage("loading the model"):
         model = read_model(config)
     added = start_rows(config, tokens, token_table(model))
-    buckets = make_buckets(
-        config.images, images, model, prompts=prompts.groups.tolist(), weights=images.weights
-    )
-    examples = Dataset(buckets, prompts.token_ids)
-    if class_images is not None and class_token_ids is not None:
-        class_posteriors = [
-            encode_group(config.images, model, group.pixels, class_images.names)
-            for group in class_images.groups
-        ]
-        examples = with_class_images(examples, class_posteriors, class_token_ids)
+    encoding = chosen_encoding(config, model, images, class_images)
+    examples = encode_examples(config, encoding, images, class_images, prompts, class_token_ids)
     if config.monitoring.validation_prompt is None or not hosts.is_first():
         del model.params["vae"]
-    if not hosts.is_first():
-        images = dataclasses.replace(images, groups=())
     return TrainingInputs(
         concept=tokens.concept,
         tokenizer=tokens.tokenizer,
-        images=images,
+        images=images.with_pixels_of(images_shown(config) if hosts.is_first() else 0),
         model=model,
         examples=examples,
+        images_digest=encoding.digest,
+        streamed=encoding.streamed,
         added=added,
         frozen_concepts=tokens.frozen_concepts,
         origin=tokens.start.origin,
     )
+
+
+def chosen_encoding(
+    config: RunConfig,
+    model: FlaxStableDiffusion,
+    images: TrainingImages,
+    class_images: TrainingImages | None,
+) -> Encoding:
+    """Settles how the images are encoded and where the result goes, and says it."""
+    return settle_encoding(
+        Encoder(model.vae, model.params["vae"], model.dtype),
+        images,
+        class_images,
+        flip_p=config.images.flip_p,
+        cache=latents_cache(config.images),
+        streaming=config.images.stream_latents,
+    )
+
+
+def encode_examples(
+    config: RunConfig,
+    encoding: Encoding,
+    images: TrainingImages,
+    class_images: TrainingImages | None,
+    prompts: TrainingPrompts,
+    class_token_ids: np.ndarray | None,
+) -> Dataset:
+    """Encodes all images, once each; may run in a thread beside other work (`encode_posteriors`)."""
+    buckets = make_buckets(
+        config.images, images, encoding, prompts=prompts.groups.tolist(), weights=images.weights
+    )
+    examples = Dataset(buckets, prompts.token_ids)
+    if class_images is None or class_token_ids is None:
+        return examples
+    class_posteriors = [
+        encoding.encode(group, len(buckets) + number, class_images.names)
+        for number, group in enumerate(class_images.groups)
+    ]
+    return with_class_images(examples, class_posteriors, class_token_ids)
+
+
+def images_shown(config: RunConfig) -> int:
+    """How many of the images previews and the result show."""
+    previews = 0
+    if config.monitoring.validation_prompt is not None:
+        previews = max(config.monitoring.num_validation_images, STEPS_SHOWN)
+    return max(previews, MOST_CONCEPT_IMAGES if config.hub.hub_concept_images else 0)
 
 
 def refuse_uploads_through_links(hub: HubOptions, images: TrainingImages) -> None:

@@ -178,7 +178,8 @@ def one_sample(
     Returns:
       A `Batch` without the batch axis.
     """
-    mean, log_variance = jnp.split(jnp.asarray(bucket.posteriors)[image, mirrored], 2, axis=-1)
+    side = mirrored if bucket.posteriors.shape[1] == 2 else 0  # which is the only one that is drawn
+    mean, log_variance = jnp.split(jnp.asarray(bucket.posteriors)[image, side], 2, axis=-1)
     sampled = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(keys.posterior, mean.shape)
     variant = jax.random.randint(keys.template, (), 0, token_ids.shape[1])
     weights = None if bucket.loss_weights is None else jnp.asarray(bucket.loss_weights)[image, mirrored]

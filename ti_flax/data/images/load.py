@@ -1,5 +1,7 @@
 """Training images: from any source -> RGB arrays of one shape, or of a few."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import hashlib
@@ -105,6 +107,17 @@ class TrainingImages:
     def first(self, count: int) -> list[np.ndarray]:
         """The first images, `[height, width, 3]` uint8 each."""
         return _in_order(self.groups)[:count]
+
+    def with_pixels_of(self, count: int) -> TrainingImages:
+        """The same with the pixels of the first images alone, once the others are encoded."""
+        groups = (
+            ImageGroup(
+                group.indices[kept], group.pixels[kept], None if group.masks is None else group.masks[kept]
+            )
+            for group in self.groups
+            if (kept := group.indices < count).any()
+        )
+        return dataclasses.replace(self, groups=tuple(groups))
 
     def shown(self, count: int, side: int) -> np.ndarray:
         """The first images, whole, in white squares where they are none: `[count, side, side, 3]` uint8."""

@@ -1,0 +1,185 @@
+"""How the images of a run are encoded and where the result goes, settled before anything is encoded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import numpy as np
+
+from ti_flax.console.messages import say, watched
+from ti_flax.data.images.load import ImageGroup, TrainingImages, memory_of_machine
+from ti_flax.data.latent_cache import LatentCache
+from ti_flax.data.latents import Encoder, Pictures, encode_posteriors, image_hashes, posterior_shape
+from ti_flax.data.posteriors import Posteriors
+from ti_flax.errors import DataError
+from ti_flax.hosts import group as hosts
+
+# The share of a device's memory that posteriors may take for good; the rest is the model's and the step's.
+SHARE_OF_DEVICE = 1 / 4
+# The share of this machine's memory that posteriors, and the images until they are encoded, may take.
+SHARE_OF_MACHINE = 3 / 4
+_UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What encodes the images of a run, and where the posteriors go.
+
+    Attributes:
+      encoder: of the VAE.
+      sides: which pictures of an image are encoded: 0 is itself, 1 its mirror image.
+      cache: what posteriors are kept in for the next run; None: nothing.
+      hashes: of the images of each group, training images first.
+      streamed: whether devices get, with each call, the posteriors that it needs, and not all of them before.
+      in_files: whether posteriors stay in the cache, as memory cannot hold them.
+    """
+
+    encoder: Encoder
+    sides: tuple[int, ...]
+    cache: LatentCache | None
+    hashes: tuple[tuple[str, ...], ...]
+    streamed: bool = False
+    in_files: bool = False
+
+    def shape(self, images: int, height: int, width: int) -> tuple[int, ...]:
+        """The posteriors' shape of so many images, `(images, sides, height, width, 2 * channels)`."""
+        return images, len(self.sides), *posterior_shape(self.encoder.config, height, width)
+
+    @property
+    def kinds(self) -> str:
+        """What is encoded, in words."""
+        return " and ".join(("images", "mirror images")[side] for side in self.sides)
+
+    def encode(self, group: ImageGroup, number: int, names: Sequence[str]) -> Posteriors:
+        """Encodes a group; see `encode_posteriors`.
+
+        Args:
+          group: images of one shape.
+          number: of the group, in the order of `hashes`.
+          names: of its images.
+        """
+        return encode_posteriors(
+            self.encoder,
+            Pictures(group.pixels, self.sides, names),
+            cache=self.cache,
+            hashes=self.hashes[number],
+            in_files=self.in_files,
+            progress=partial(watched, title=f"encoding {self.kinds}"),
+        )
+
+    @property
+    def digest(self) -> str:
+        """Stands for the images and for what encodes them."""
+        text = "\n".join([self.encoder.key, *(each for group in self.hashes for each in group)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sides_of(flip_p: float) -> tuple[int, ...]:
+    """Which pictures of an image a run can draw: itself, 0, its mirror image, 1, or both."""
+    return (0,) if flip_p == 0 else (1,) if flip_p == 1 else (0, 1)
+
+
+def settle_encoding(
+    encoder: Encoder,
+    images: TrainingImages,
+    class_images: TrainingImages | None,
+    *,
+    flip_p: float,
+    cache: LatentCache | None,
+    streaming: str,
+) -> Encoding:
+    """Computes what the posteriors of a run need, says it, and settles where they go; encodes nothing.
+
+    Args:
+      encoder: of the VAE.
+      images: of the training.
+      class_images: of the word's class, if any.
+      flip_p: chance of mirroring.
+      cache: what posteriors are kept in.
+      streaming: "auto" streams what takes more than `SHARE_OF_DEVICE`; "always" or "never".
+
+    Raises:
+      ConfigError: a side is no multiple of the autoencoder's downsampling, or hosts have other images.
+      DataError: they fit nowhere.
+    """
+    groups = (*images.groups, *(class_images.groups if class_images is not None else ()))
+    encoding = Encoding(
+        encoder, sides_of(flip_p), cache, tuple(tuple(image_hashes(group.pixels)) for group in groups)
+    )
+    hosts.check_same("images, prompts and model", {"images": encoding.digest}, patience=hosts.PREPARING)
+    shapes = [encoding.shape(*group.pixels.shape[:3]) for group in groups]
+    masked = (
+        2 * math.prod(shape[2:4]) * shape[0]
+        for shape, group in zip(shapes, groups)
+        if group.masks is not None
+    )
+    need = (sum(map(math.prod, shapes)) + sum(masked)) * np.dtype(np.float32).itemsize
+    pictures, device = sum(shape[0] * shape[1] for shape in shapes), memory_of_device()
+    streamed = streaming == "always" or (streaming == "auto" and need > SHARE_OF_DEVICE * device)
+    streamed = any(hosts.gather("where encoded images go", streamed))
+    told = f"{pictures} encoded pictures ({encoding.kinds}) take {in_units(need)}"
+    if not streamed and need > device:
+        raise DataError(
+            "stream_latents never",
+            expected=f"encoded images that fit on a device of {in_units(device)}",
+            found=told,
+            remedy="With stream_latents auto the devices get what each call needs.",
+        )
+    room = SHARE_OF_MACHINE * memory_of_machine() - sum(group.pixels.nbytes for group in groups)
+    in_files = streamed and need > room
+    if in_files:
+        _require_room_on_disk(encoding, groups, told)
+    if streamed:
+        told += f" and stay in {'files' if in_files else 'memory'}; each call sends what it needs"
+    say(told if streamed else f"{told} on each device")
+    return dataclasses.replace(encoding, streamed=streamed, in_files=in_files)
+
+
+def memory_of_device() -> float:
+    """Bytes of memory of the smallest device of this host; CPU devices share what the machine has."""
+    devices = jax.local_devices()
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+    shared = memory_of_machine() / len(devices)
+    return min(shared if limit is None else limit for limit in limits)
+
+
+def in_units(amount: float) -> str:
+    """Bytes as people write them."""
+    unit = next((unit for unit in ("GiB", "MiB") if amount >= _UNITS[unit]), "KiB")
+    return f"{amount / _UNITS[unit]:.1f} {unit}"
+
+
+def _require_room_on_disk(encoding: Encoding, groups: Sequence[ImageGroup], told: str) -> None:
+    """Refuses what neither this machine's memory nor the cache's disk can hold.
+
+    Raises:
+      DataError: there is no cache, or no room for what is not in it yet.
+    """
+    cache = encoding.cache
+    if cache is None:
+        raise DataError(
+            "latents_cache_dir",
+            expected="a folder of your own, as this machine's memory cannot hold the encoded images",
+            found=told,
+            remedy="Name one with room, or fewer images, or lower resolution.",
+        )
+    missing = 0
+    for group, hashes in zip(groups, encoding.hashes, strict=True):
+        keys = Pictures(group.pixels, encoding.sides).keys(encoding.encoder, hashes)
+        shape = encoding.shape(1, *group.pixels.shape[1:3])
+        missing += sum(map(cache.lacks, keys)) * math.prod(shape[2:]) * np.dtype(np.float32).itemsize
+    free = shutil.disk_usage(cache.folder).free if cache.folder.is_dir() else 0
+    if missing > free:
+        raise DataError(
+            f"latents_cache_dir {cache.folder}",
+            expected=f"room for {in_units(missing)}, as this machine's memory cannot hold them",
+            found=f"{in_units(free)}; {told}",
+            remedy="Make room, name another folder, fewer images, or lower resolution.",
+        )
