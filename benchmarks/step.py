@@ -138,7 +138,7 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     import jax.numpy as jnp
     from presets import preset
 
-    from ti_flax.data.dataset import one_shape
+    from ti_flax.data.dataset import one_shape, padded
     from ti_flax.models.attention import Attention
     from ti_flax.models.noise_schedule import NoiseSchedule
     from ti_flax.models.stable_diffusion import random_stable_diffusion
@@ -170,14 +170,12 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     )
     rng = np.random.default_rng(0)
     side = resolution(options) // model.vae.config.downsampling
+    moments = (_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels)
     token_ids = rng.integers(0, text.vocab_size + 1, (_PROMPTS, text.max_position_embeddings), np.int32)
     frozen = {
         "text_encoder": model.params["text_encoder"],
         "unet": model.params["unet"],
-        "examples": one_shape(
-            rng.standard_normal((_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels), np.float32),
-            token_ids,
-        ),
+        "examples": padded(one_shape(rng.standard_normal(moments, np.float32), token_ids)),
         "settings": step_config.settings,
     }
     rows = rng.standard_normal((1, text.hidden_size), np.float32) * 0.02
@@ -211,7 +209,7 @@ def flop_per_sample(options: argparse.Namespace, step_config: Any, arguments: tu
     _, _, side, _, moments = examples.buckets[0].posteriors.shape
     channels = moments // 2
     latents = jnp.zeros((1, side, side, channels))
-    tokens = jnp.zeros((1, examples.token_ids.shape[-1]), jnp.int32)
+    tokens = jnp.zeros((1, examples.prompts.token_ids.shape[-1]), jnp.int32)
     batch = Batch(latents, latents, jnp.zeros(1, jnp.int32), tokens)
     rows = jnp.zeros((1, model.text_encoder.config.hidden_size))
     step = jax.value_and_grad(lambda rows, frozen, batch: denoising_loss(rows, frozen, batch, step_config))

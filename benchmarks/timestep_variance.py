@@ -29,6 +29,7 @@ from help_format import HelpFormatter  # noqa: E402
 from ti_flax.config import parse_config  # noqa: E402
 from ti_flax.config.options import LossOptions  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.data.dataset import padded  # noqa: E402
 from ti_flax.run.inputs import load_inputs  # noqa: E402
 from ti_flax.run.step_config import make_step_config  # noqa: E402
 from ti_flax.training.batches import draw  # noqa: E402
@@ -69,8 +70,9 @@ def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]
         )
         frozen = {name: inputs.model.params[name] for name in ("text_encoder", "unet")}
         frozen = jax.tree.map(jnp.asarray, frozen)
-        sample = partial(draw, step_config.draw_rules, jax.random.key(0), inputs.examples.buckets[0])
-        sample = partial(sample, inputs.examples.token_ids)
+        examples = padded(inputs.examples)
+        sample = partial(draw, step_config.draw_rules, jax.random.key(0), examples.buckets[0])
+        sample = partial(sample, examples.prompts)
         positions, rows = jnp.arange(step_config.global_batch), jnp.asarray(inputs.added.start)
 
         @jax.jit

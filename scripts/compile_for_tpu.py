@@ -208,7 +208,7 @@ def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
     import jax.numpy as jnp
     import numpy as np
 
-    from ti_flax.data.dataset import one_shape
+    from ti_flax.data.dataset import one_shape, padded
     from ti_flax.data.prompts.templates import training_prompts
     from ti_flax.models.stable_diffusion import parameter_shapes
     from ti_flax.run.fit import CHUNK_CAPACITY
@@ -222,9 +222,7 @@ def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
     frozen = {
         "text_encoder": parameter_shapes(model.text_encoder),
         "unet": parameter_shapes(model.unet),
-        "examples": jax.eval_shape(
-            one_shape, jax.ShapeDtypeStruct(moments, jnp.float32), jax.ShapeDtypeStruct(tokens, jnp.int32)
-        ),
+        "examples": padded(one_shape(np.zeros(moments, np.float32), np.zeros(tokens, np.int32))),
         "settings": jax.eval_shape(lambda: jax.tree.map(jnp.float32, step_config.settings)),
     }
     rows = np.zeros((count, model.text_encoder.config.hidden_size), np.float32)

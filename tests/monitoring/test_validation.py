@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_models import SMALL
 
-from ti_flax.data.dataset import Bucket, Dataset
+from ti_flax.data.dataset import Bucket, Dataset, padded
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import random_stable_diffusion
 from ti_flax.monitoring import validation
@@ -46,7 +46,8 @@ def samples_of(chosen):
     """All samples in order: bucket, image, mirrored, timestep."""
     found = []
     for index, places in enumerate(chosen.places):
-        for number, *rest in zip(*(np.ravel(column).tolist() for column in places), strict=True):
+        columns = (column[:, : places.rounds[0]] for column in places[:4])
+        for number, *rest in zip(*(np.ravel(column).tolist() for column in columns), strict=True):
             found += [(number, index, *rest)] if number >= 0 else []
     assert [number for number, *_ in sorted(found)] == list(range(len(chosen.weights)))
     return [tuple(rest) for _, *rest in sorted(found)]
@@ -70,7 +71,8 @@ def test_every_image_and_mirror_comes_equally_often_over_the_whole_range(devices
     # The layout over devices and passes is no part of what is measured.
     assert samples == samples_of(eval_set(buckets, ALL, flip_p=0.5, samples=48, batch_size=1, devices=1))
     for places in chosen.places:
-        assert places.number.shape[0] == devices and places.number.shape[2] <= batch_size
+        assert places.number.shape[0] == len(places.rounds) == devices
+        assert places.number.shape[2] <= batch_size
     assert chosen.passes * devices < len(samples) + sum(batch_size * devices for _ in sizes)
 
 
@@ -147,7 +149,8 @@ def loss_over(config, examples, rows, *, devices, seed=3, samples=12, **layout):
     """The loss with so many of the virtual devices, and the set it is over."""
     places = jax.local_devices()[:devices]
     params = config.model.params
-    frozen = {"text_encoder": params["text_encoder"], "unet": params["unet"], "examples": examples}
+    frozen = {"text_encoder": params["text_encoder"], "unet": params["unet"]}
+    frozen["examples"] = padded(examples)
     frozen["settings"] = config.settings
     chosen = eval_set(
         examples.buckets,
@@ -190,6 +193,7 @@ def test_it_is_the_loss_that_training_minimises():
     rows = jnp.asarray(rows_of(config), jnp.float32)
     # So many samples that only their noise is between the two.
     (found,) = loss_over(config, examples, [rows], devices=1, samples=480)
+    given = padded(examples)
     rules = dataclasses.replace(
         config.draw_rules, global_batch=480, timesteps=dataclasses.replace(ALL, sampling="stratified")
     )
@@ -199,7 +203,7 @@ def test_it_is_the_loss_that_training_minimises():
     def trained(first):
         def one(position):
             where = {"step": jnp.int32(0), "position": position}
-            return draw(rules, jax.random.key(11), examples.buckets[0], examples.token_ids, **where)
+            return draw(rules, jax.random.key(11), given.buckets[0], given.prompts, **where)
 
         return denoising_loss(rows, params, jax.vmap(one)(first + jnp.arange(60)), config)
 
@@ -210,9 +214,10 @@ def test_it_is_the_loss_that_training_minimises():
 def test_an_evaluation_needs_less_memory_than_an_update():
     config = make_step_config()
     examples = examples_of(bucket(3, (8, 8)))
+    given = padded(examples)
     chosen = eval_set(examples.buckets, ALL, flip_p=0.5, samples=60, batch_size=3, devices=1)
     params = {name: config.model.params[name] for name in ("text_encoder", "unet")}
-    frozen = {**params, "examples": examples, "settings": config.settings}
+    frozen = {**params, "examples": given, "settings": config.settings}
     rows = jnp.asarray(rows_of(config), jnp.float32)
     key = jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION))
     places = jax.tree.map(lambda leaf: leaf[0], chosen.places)
@@ -221,9 +226,7 @@ def test_an_evaluation_needs_less_memory_than_an_update():
     def loss(rows, frozen):
         def one(position):
             where = {"step": jnp.int32(0), "position": position}
-            return draw(
-                config.draw_rules, jax.random.key(0), examples.buckets[0], examples.token_ids, **where
-            )
+            return draw(config.draw_rules, jax.random.key(0), given.buckets[0], given.prompts, **where)
 
         return denoising_loss(rows, frozen, jax.vmap(one)(jnp.arange(3)), config)
 

@@ -276,12 +276,11 @@ def test_class_images_are_gathered_with_prompts_that_hold_the_word(place, tmp_pa
     assert "2 class images" in capsys.readouterr().err
     [bucket] = inputs.examples.class_buckets
     assert bucket.posteriors.shape == (2, *plain.examples.buckets[0].posteriors.shape[1:])
-    of_word, of_class = inputs.examples.token_ids
-    np.testing.assert_array_equal(of_word, plain.examples.token_ids[0])
-    np.testing.assert_array_equal(of_class, of_word)
+    np.testing.assert_array_equal(inputs.examples.token_ids, plain.examples.token_ids)
+    np.testing.assert_array_equal(inputs.examples.class_token_ids, plain.examples.token_ids)
     prompted = run.load_inputs(configure(place, tmp_path, class_prompt="my <thing>", **changes))
     first = plain.concept.token_ids[0]
-    tokens = prompted.examples.token_ids[1]
+    [tokens] = prompted.examples.class_token_ids
     assert (tokens == tokens[0]).all() and list(tokens[0, 2:4]) == [first, first + 1]
     prints = [each.fingerprint for each in (plain, inputs, prompted)]
     assert len({each["images"] for each in prints}) == 2 and len({each["prompts"] for each in prints}) == 3

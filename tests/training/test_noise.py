@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from ti_flax.config.options import LossOptions
-from ti_flax.data.dataset import one_shape
+from ti_flax.data.dataset import one_shape, padded
 from ti_flax.training.batches import DrawRules, draw
 from ti_flax.training.noise import NoiseRules, multires_noise
 from ti_flax.training.timesteps import TimestepRules
 
 RNG = np.random.default_rng(0)
-EXAMPLES = one_shape(
-    RNG.normal(size=(3, 2, 8, 6, 8)).astype(np.float32), np.arange(4 * 77, dtype=np.int32).reshape(4, 77)
-)
+POSTERIORS = RNG.normal(size=(3, 2, 8, 6, 8)).astype(np.float32)
+EXAMPLES = padded(one_shape(POSTERIORS, np.arange(4 * 77, dtype=np.int32).reshape(4, 77)))
 
 
 @functools.cache
@@ -33,7 +32,7 @@ def draws(**options):
 
     def one(step, position):
         key = jax.random.key(3)
-        return draw(rules, key, EXAMPLES.buckets[0], EXAMPLES.token_ids, step=step, position=position)
+        return draw(rules, key, EXAMPLES.buckets[0], EXAMPLES.prompts, step=step, position=position)
 
     # Not as one program: XLA fuses what lies around a draw into it, which may change the draw's last bit.
     whole = jax.vmap(jax.vmap(one, (None, 0)), (0, None))

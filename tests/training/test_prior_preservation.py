@@ -9,7 +9,7 @@ import pytest
 from tiny_step import CAPACITY, VOCABULARY, make_frozen, make_step_config, rates, start_rows
 
 from ti_flax.config.options import LossOptions
-from ti_flax.data.dataset import with_class_images
+from ti_flax.data.dataset import padded, with_class_images
 from ti_flax.training import step
 from ti_flax.training.batches import Batch, concat, draw
 from ti_flax.training.devices import pmapped, replicate, unreplicate
@@ -48,11 +48,15 @@ def test_class_prompts_are_a_group_of_their_own_with_even_odds(config, prompts):
     examples = make_frozen(config)["examples"]
     both = class_examples(examples, prompts)
     [bucket] = both.class_buckets
-    assert set(bucket.prompts) == {1} and list(bucket.sample_indices) == list(range(5))
-    of_word, of_class = both.token_ids
-    assert (of_word.reshape(-1, 4, 77) == examples.token_ids[0]).all()
-    counts = np.unique(of_class, axis=0, return_counts=True)[1]
-    assert len(counts) == prompts and len(set(counts)) == 1
+    assert set(bucket.prompts) == {0} and list(bucket.sample_indices) == list(range(5))
+    assert both.token_ids is examples.token_ids and both.class_token_ids.shape == (1, prompts, 77)
+    given, drawn = padded(both), []
+    for number in range(16 * prompts):
+        where = {"step": jnp.int32(number), "position": jnp.int32(0)}
+        key = jax.random.key(0)
+        batch = draw(config.draw_rules, key, given.class_buckets[0], given.class_prompts, **where)
+        drawn.append(both.class_token_ids[0].tolist().index(batch.token_ids.tolist()))
+    assert np.bincount(drawn, minlength=prompts).min() > 8
 
 
 def test_training_images_are_drawn_as_without_class_images(config):
@@ -61,8 +65,8 @@ def test_training_images_are_drawn_as_without_class_images(config):
     for position in range(4):
         where = {"step": jnp.int32(3), "position": jnp.int32(position)}
         drawn = [
-            draw(config.draw_rules, jax.random.key(0), each.buckets[0], each.token_ids, **where)
-            for each in (examples, both)
+            draw(config.draw_rules, jax.random.key(0), each.buckets[0], each.prompts, **where)
+            for each in (padded(examples), padded(both))
         ]
         for found, wanted in zip(*map(jax.tree.leaves, drawn), strict=True):
             assert found.tobytes() == wanted.tobytes()
@@ -105,7 +109,7 @@ def losses_of(monkeypatch, config, frozen, measure, devices=1):
     places = jax.devices()[:devices]
     state = replicate(init_state(config, start_rows(config)), places)
     key = np.asarray(jax.random.key_data(jax.random.key(7)))
-    frozen = frozen | {"settings": config.settings}
+    frozen = {"examples": padded(frozen["examples"]), "settings": config.settings}
     arguments = (replicate(each, places) for each in (frozen, key, rates(0), np.int32(4)))
     measures = pmapped(make_chunk(config, CAPACITY), places)(state, *arguments)[1]
     return unreplicate(measures)["loss"][:4]

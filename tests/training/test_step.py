@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_step import CAPACITY, make_frozen, make_step_config, rates, start_rows
 
-from ti_flax.data.dataset import Dataset, one_shape
+from ti_flax.data.dataset import Dataset, one_shape, padded
 from ti_flax.embedding.rows import RowRules
 from ti_flax.training import optimizer as optim
 from ti_flax.training.batches import bucket_of_step, draw, image_index
@@ -20,7 +20,8 @@ from ti_flax.training.step import make_chunk
 def draw_one(config, seed, examples, *, step=0, position=0):
     places = {"step": jnp.int32(step), "position": jnp.int32(position)}
     key = jax.random.key(seed)
-    return draw(config.draw_rules, key, examples.buckets[0], examples.token_ids, **places)
+    given = padded(examples)
+    return draw(config.draw_rules, key, given.buckets[0], given.prompts, **places)
 
 
 # Compiled updates by step, shapes and devices, for this file's tests.
@@ -35,6 +36,7 @@ def let_go_of_programs():
 
 def run(config, frozen, chunks, *, devices=1, state=None):
     """Runs chunks of the given lengths and returns the last state and all losses, on the host."""
+    frozen = frozen | {"examples": padded(frozen["examples"])}
     places = jax.devices()[:devices]
     key = np.asarray(jax.random.key_data(jax.random.key(7)))
     state = replicate(state or init_state(config, start_rows(config)), places)
@@ -104,6 +106,7 @@ def test_frozen_things_keep_their_bits():
     assert np.isfinite(losses).all()
     assert state.rows[1].tobytes() == start[1].tobytes()
     assert (state.rows[0] != start[0]).all()
+    frozen = frozen | {"examples": padded(frozen["examples"])}
     kept = {name: frozen_after[name] for name in frozen}
     for leaf, wanted in zip(jax.tree.leaves(kept), jax.tree.leaves(frozen), strict=True):
         assert leaf.tobytes() == np.asarray(wanted).tobytes()
@@ -161,7 +164,7 @@ def test_one_all_reduce_and_no_other_collective(one_device):
     split = dataclasses.replace(config, batch_size=4, device_count=2)
     program = pmapped(make_chunk(split, CAPACITY), places)
     key = np.asarray(jax.random.key_data(jax.random.key(7)))
-    frozen = frozen | {"settings": split.settings}
+    frozen = frozen | {"settings": split.settings, "examples": padded(frozen["examples"])}
     arguments = (init_state(split, start_rows(split)), frozen, key, rates(0), np.int32(1))
     text = program.lower(*(replicate(argument, places) for argument in arguments)).compile().as_text()
     # One line of the program for the loss and the gradient, combined or not.
@@ -189,13 +192,17 @@ def in_buckets(frozen):
 
 def test_every_bucket_has_its_share_of_the_updates(one_device):
     _, frozen, _ = one_device
-    buckets = in_buckets(frozen)["examples"].buckets
+    buckets = padded(in_buckets(frozen)["examples"]).buckets
     seen = [bucket_of_step(jax.random.key(0), jnp.int32(step), buckets) for step in range(20)]
     chosen = [int(bucket) for bucket, _ in seen]
     assert [sum(chosen[i : i + 5]) for i in range(0, 20, 5)] == [4, 4, 4, 4]
     assert len({tuple(chosen[i : i + 5]) for i in range(0, 20, 5)}) > 1
-    for bucket in (0, 1):
-        assert [int(before) for each, before in seen if each == bucket] == list(range(chosen.count(bucket)))
+    # The rounds of a stretch are the next ones of each bucket, each once.
+    for stretch in (seen[i : i + 5] for i in range(0, 20, 5)):
+        for bucket, count in ((0, 1), (1, 4)):
+            rounds = sorted(int(round) for each, round in stretch if each == bucket)
+            first = seen.index(stretch[0]) // 5 * count
+            assert rounds == list(range(first, first + count))
 
 
 def test_buckets_give_the_same_rows_on_every_number_of_devices(one_device):

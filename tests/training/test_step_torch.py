@@ -15,6 +15,7 @@ from tiny_step import VOCABULARY, make_frozen, make_step_config, start_rows  # n
 from torch_models import channels_first, write_torch_models  # noqa: E402
 
 from ti_flax.config.options import LossOptions  # noqa: E402
+from ti_flax.data.dataset import padded  # noqa: E402
 from ti_flax.models.stable_diffusion import load_stable_diffusion  # noqa: E402
 from ti_flax.training.batches import Batch, draw  # noqa: E402
 from ti_flax.training.objective import Objective  # noqa: E402
@@ -114,6 +115,7 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
     config = make_step_config(family)
     model = load_stable_diffusion(tmp_path)
     frozen = make_frozen(config) | {name: model.params[name] for name in ("text_encoder", "unet")}
+    examples = padded(frozen.pop("examples"))
     frozen = jax.tree.map(jnp.asarray, frozen)
     rows = start_rows(config).astype(np.float32)
 
@@ -132,8 +134,8 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
             lambda p: draw(
                 config.draw_rules,
                 jax.random.key(0),
-                frozen["examples"].buckets[0],
-                frozen["examples"].token_ids,
+                examples.buckets[0],
+                examples.prompts,
                 step=step,
                 position=p,
             )

@@ -1,4 +1,4 @@
-"""What samples are drawn from, on the device, and the drawing of one."""
+"""What samples are drawn from: as it is read, and padded as the devices have it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import numpy as np
 from ti_flax.data.posteriors import Posteriors
 from ti_flax.errors import ConfigError
 
-# Places of an epoch, all of which are shuffled on the device for every sample.
+# Places of an epoch: each is an index that every device holds, 4 MB of so many.
 MOST_SAMPLE_INDICES = 1_000_000
+# The least that arrays are padded to: images, and what is small beside them (places and prompts).
+FEWEST_IMAGES, FEWEST_ROWS = 8, 64
 
 
 class Bucket(NamedTuple):
@@ -22,16 +24,16 @@ class Bucket(NamedTuple):
     Attributes:
       posteriors: `[images, sides, height, width, 2 * channels]` float32, mean and log-variance of each image
         and of its mirror image, or of those of the two that are drawn.
-      prompts: `[images]` int32, the group of `Examples.token_ids` that describes the image.
+      prompts: `[images]` int32, the group of prompts that describes the image.
       sample_indices: `[samples]` int32, indices of images, each as often as an epoch shows it.
       loss_weights: `[images, 2, height, width]` float32, of mean 1 over an image, what a place in the
         image counts in the loss; None if all count the same.
     """
 
-    posteriors: jax.Array | Posteriors
-    prompts: jax.Array | np.ndarray
-    sample_indices: jax.Array | np.ndarray
-    loss_weights: jax.Array | np.ndarray | None = None
+    posteriors: Posteriors
+    prompts: np.ndarray
+    sample_indices: np.ndarray
+    loss_weights: np.ndarray | None = None
 
 
 class Dataset(NamedTuple):
@@ -42,11 +44,115 @@ class Dataset(NamedTuple):
       token_ids: `[groups, variants, tokens]` int32; a sample takes any variant of its image's group.
       class_buckets: images of the word's class, a bucket of the same shape for each of `buckets`; None
         without prior preservation.
+      class_token_ids: like `token_ids`, for the class images; None without them.
     """
 
     buckets: tuple[Bucket, ...]
-    token_ids: jax.Array | np.ndarray
+    token_ids: np.ndarray
     class_buckets: tuple[Bucket, ...] | None = None
+    class_token_ids: np.ndarray | None = None
+
+
+class PaddedBucket(NamedTuple):
+    """A `Bucket` whose arrays are longer than what they hold, so that many datasets have the same shapes.
+
+    Attributes:
+      posteriors: `[padded images, sides, height, width, 2 * channels]` float32.
+      prompts: `[padded images]` int32.
+      sample_indices: `[padded places]` int32.
+      loss_weights: `[padded images, 2, height, width]` float32, or None.
+      places: `[]` int32, how many of `sample_indices` count.
+    """
+
+    posteriors: jax.Array | np.ndarray
+    prompts: jax.Array | np.ndarray
+    sample_indices: jax.Array | np.ndarray
+    loss_weights: jax.Array | np.ndarray | None
+    places: jax.Array | np.ndarray
+
+
+class PromptTable(NamedTuple):
+    """Token ids of prompts in groups of equally many variants.
+
+    Attributes:
+      token_ids: `[padded rows, tokens]` int32; variant v of group g is row g * variants + v.
+      variants: `[]` int32, prompts of a group.
+    """
+
+    token_ids: jax.Array | np.ndarray
+    variants: jax.Array | np.ndarray
+
+
+class PaddedDataset(NamedTuple):
+    """A `Dataset` as the device programs take it: another number of images or prompts is the same program.
+
+    Attributes:
+      buckets: one for each shape.
+      prompts: of the training images.
+      class_buckets: one for each of `buckets`, or None.
+      class_prompts: of the class images, or None.
+    """
+
+    buckets: tuple[PaddedBucket, ...]
+    prompts: PromptTable
+    class_buckets: tuple[PaddedBucket, ...] | None = None
+    class_prompts: PromptTable | None = None
+
+
+def padded(examples: Dataset) -> PaddedDataset:
+    """The examples in arrays of sizes that many datasets share."""
+    of_class = (None, None)
+    if examples.class_buckets is not None and examples.class_token_ids is not None:
+        buckets = tuple(map(padded_bucket, examples.class_buckets))
+        of_class = (buckets, prompt_table(examples.class_token_ids))
+    return PaddedDataset(
+        tuple(map(padded_bucket, examples.buckets)), prompt_table(examples.token_ids), *of_class
+    )
+
+
+def padded_bucket(bucket: Bucket) -> PaddedBucket:
+    """A bucket in arrays of `padded_size`."""
+    posteriors, prompts, places, weights = bucket
+    images = padded_size(len(posteriors), FEWEST_IMAGES)
+    return PaddedBucket(
+        posteriors=lengthened(posteriors, images),
+        prompts=lengthened(prompts, images),
+        sample_indices=lengthened(places, padded_size(len(places), FEWEST_ROWS)),
+        loss_weights=None if weights is None else lengthened(weights, images),
+        places=np.int32(len(places)),
+    )
+
+
+def prompt_table(token_ids: np.ndarray) -> PromptTable:
+    """The table of prompts `[groups, variants, tokens]`, padded."""
+    groups, variants, tokens = token_ids.shape
+    rows = lengthened(
+        token_ids.reshape(groups * variants, tokens), padded_size(groups * variants, FEWEST_ROWS)
+    )
+    return PromptTable(rows, np.int32(variants))
+
+
+def padded_size(count: int, fewest: int) -> int:
+    """The least size that holds so many: powers of two to 64, from there on four to each doubling.
+
+    Args:
+      count: what is to be held.
+      fewest: the smallest size, a power of two.
+    """
+    size = max(fewest, 1 << max(0, count - 1).bit_length())
+    if size <= 64 or size == fewest:
+        return size
+    quarter = size // 8  # of the power of two below
+    return -(-count // quarter) * quarter
+
+
+def lengthened(array: np.ndarray, count: int) -> np.ndarray:
+    """The array with zeros behind it, `[count, ...]`; itself if it is as long."""
+    if len(array) == count:
+        return np.asarray(array)
+    longer = np.zeros((count, *array.shape[1:]), array.dtype)
+    longer[: len(array)] = array
+    return longer
 
 
 def one_shape(posteriors: np.ndarray, token_ids: np.ndarray, weights: Sequence[int] | None = None) -> Dataset:
@@ -73,17 +179,11 @@ def with_class_images(examples: Dataset, posteriors: Sequence[Posteriors], token
       posteriors: for each bucket, `[images, sides, height, width, 2 * channels]` float32 of its shape.
       token_ids: `[prompts, tokens]` int32, of which a class image takes any.
     """
-    table = np.asarray(examples.token_ids)
-    groups, variants, _ = table.shape
-    # Repeated to the same number, so that the odds of every prompt stay what they are.
-    both = math.lcm(variants, len(token_ids))
-    class_group = np.tile(token_ids, (both // len(token_ids), 1))[None]
-    table = np.concatenate([np.tile(table, (1, both // variants, 1)), class_group])
     buckets = tuple(
-        Bucket(each, np.full(len(each), groups, np.int32), np.arange(len(each), dtype=np.int32))
+        Bucket(each, np.zeros(len(each), np.int32), np.arange(len(each), dtype=np.int32))
         for each in posteriors
     )
-    return examples._replace(token_ids=table, class_buckets=buckets)
+    return examples._replace(class_buckets=buckets, class_token_ids=token_ids[None])
 
 
 def epoch_sample_indices(weights: Sequence[int]) -> np.ndarray:

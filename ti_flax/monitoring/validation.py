@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ti_flax.data.dataset import Bucket, Dataset
+from ti_flax.data.dataset import Bucket, PaddedBucket, PaddedDataset, lengthened, padded_size
 from ti_flax.training.batches import SampleKeys, one_sample
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
@@ -31,22 +31,26 @@ WORTHWHILE_EVALUATIONS = 8
 SAMPLES = (32, 64)
 # An update takes a sample through the model and back again: two passes, where an evaluation has one.
 PASSES_OF_UPDATE = 2
+# The least number of rounds that there is room for; more of a set of `SAMPLES` are there only by request.
+FEWEST_ROUNDS = 256
 
 
 class EvalIndices(NamedTuple):
-    """What is looked at in one bucket.
+    """What is looked at in one bucket, with room for more rounds, so that many sets have the same shapes.
 
     Attributes:
-      number: `[devices, rounds, batch]` int32, number of the sample in the whole set; -1 fills up.
+      number: `[devices, padded rounds, batch]` int32, number of the sample in the whole set; -1 fills up.
       image: like it, index of the image in the bucket.
       mirrored: like it, 1 for the mirror image.
       timestep: like it.
+      rounds: `[devices]` int32, how many rounds there are.
     """
 
     number: np.ndarray
     image: np.ndarray
     mirrored: np.ndarray
     timestep: np.ndarray
+    rounds: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class EvalSet:
     @property
     def passes(self) -> int:
         """Samples that every device takes through the model, those that fill up among them."""
-        return sum(places.number.shape[1] * places.number.shape[2] for places in self.places)
+        return sum(int(places.rounds[0]) * places.number.shape[2] for places in self.places)
 
 
 def eval_set(
@@ -102,10 +106,11 @@ def eval_set(
         ],
         np.int32,
     )
+    batch = pass_size(batch_size, devices=devices, buckets=len(buckets))
     often = [np.bincount(bucket.sample_indices, minlength=len(bucket.posteriors)) for bucket in buckets]
     weights = np.asarray([often[bucket][image] for bucket, image, _ in shown], np.float64)
     places = tuple(
-        shard_samples(table[table[:, 1] == index][:, [0, 2, 3, 4]], batch_size=batch_size, devices=devices)
+        shard_samples(table[table[:, 1] == index][:, [0, 2, 3, 4]], batch=batch, devices=devices)
         for index in range(len(buckets))
     )
     return EvalSet(places, weights / weights.sum())
@@ -122,20 +127,28 @@ def chosen_images(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
     ]
 
 
-def shard_samples(table: np.ndarray, *, batch_size: int, devices: int) -> EvalIndices:
-    """Deals a bucket's samples out to devices and passes.
+def pass_size(batch_size: int, *, devices: int, buckets: int) -> int:
+    """Samples that a device takes at once: as in training, but no more than the smallest sets have for it.
+
+    It must not depend on the set, or each would be a program of its own.
+    """
+    return min(batch_size, -(-SAMPLES[0] // (devices * buckets)))
+
+
+def shard_samples(table: np.ndarray, *, batch: int, devices: int) -> EvalIndices:
+    """Deals a bucket's samples out to devices and rounds.
 
     Args:
       table: `[samples, 4]` int32 of number, image, mirror and timestep.
-      batch_size: the most of one pass on a device.
+      batch: samples of a round on a device.
       devices: to deal to.
     """
-    batch = min(batch_size, -(-len(table) // devices))
     rounds = -(-len(table) // (devices * batch))
     full = np.resize(table, (rounds * devices * batch, table.shape[1]))
     full[len(table) :, 0] = -1
-    columns = full.reshape(rounds, devices, batch, -1).transpose(3, 1, 0, 2)
-    return EvalIndices(*np.ascontiguousarray(columns))
+    by_round = full.reshape(rounds, devices, batch, -1)
+    columns = lengthened(by_round, padded_size(rounds, FEWEST_ROUNDS)).transpose(3, 1, 0, 2)
+    return EvalIndices(*np.ascontiguousarray(columns), np.full(devices, rounds, np.int32))
 
 
 def samples_for(total: int, update_samples: int) -> int:
@@ -167,26 +180,29 @@ def evaluation_interval(*, total: int, passes: int, update_samples: int) -> int:
 def make_evaluation(config: StepConfig) -> Callable:
     """Builds `evaluate(rows, frozen, key, places)`: the error of every sample, on one device of several.
 
-    `places` is a `EvalIndices` of `[rounds, batch]` for each bucket; the errors come out in the same shape,
-    `[rounds, batch]` float32, the mean over an image.
+    `places` is a `EvalIndices` of `[padded rounds, batch]` for each bucket; the errors come out in the same
+    shape, `[padded rounds, batch]` float32, the mean over an image, and 0 for rounds that there are not. As
+    their number is an argument, another set is the same program, and nothing is computed for padding.
     """
 
     def evaluate(rows: jax.Array, frozen: dict, key: jax.Array, places: tuple[EvalIndices, ...]) -> tuple:
-        examples: Dataset = frozen["examples"]
+        examples: PaddedDataset = frozen["examples"]
         given = config.with_settings(frozen["settings"])
         root = jax.random.fold_in(jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION), VALIDATION)
 
-        def errors_of(bucket: Bucket, chosen: EvalIndices) -> jax.Array:
+        def errors_of(bucket: PaddedBucket, chosen: EvalIndices) -> jax.Array:
             def sample(number, image, mirrored, timestep):
                 keys = SampleKeys(*jax.random.split(jax.random.fold_in(root, number), 4))
                 where = {"image": image, "mirrored": mirrored, "timestep": timestep}
-                return one_sample(given.draw_rules, keys, bucket, examples.token_ids, **where)
+                return one_sample(given.draw_rules, keys, bucket, examples.prompts, **where)
 
-            def one_pass(chosen: EvalIndices) -> jax.Array:
-                batch = jax.vmap(sample)(*chosen)
-                return jnp.mean(denoising_error(rows, frozen, batch, given), axis=(1, 2, 3))
+            def one_round(index: jax.Array, errors: jax.Array) -> jax.Array:
+                batch = jax.vmap(sample)(*(column[index] for column in columns))
+                error = denoising_error(rows, frozen, batch, given)
+                return errors.at[index].set(jnp.mean(error, axis=(1, 2, 3)))
 
-            return jax.lax.map(one_pass, chosen)
+            *columns, rounds = chosen
+            return jax.lax.fori_loop(0, rounds, one_round, jnp.zeros(chosen.number.shape, jnp.float32))
 
         return tuple(errors_of(*pair) for pair in zip(examples.buckets, places, strict=True))
 
@@ -225,6 +241,7 @@ class Validation:
         errors = self._program(replicate(np.asarray(rows, np.float32), self._devices), *self._arguments)
         by_number = np.zeros(len(self._chosen.weights))
         for measured, places in zip(errors, self._chosen.places, strict=True):
-            real = places.number >= 0
-            by_number[places.number[real]] = np.asarray(measured)[real]
+            number = places.number[:, : places.rounds[0]]
+            real = number >= 0
+            by_number[number[real]] = np.asarray(measured)[:, : places.rounds[0]][real]
         return float(by_number @ self._chosen.weights)

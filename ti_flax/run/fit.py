@@ -12,6 +12,7 @@ import numpy as np
 from ti_flax.config import RunConfig
 from ti_flax.console.interrupt import Interrupt
 from ti_flax.console.messages import stage
+from ti_flax.data.dataset import padded
 from ti_flax.hosts import group as hosts
 from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
 from ti_flax.run.hooks import make_hooks
@@ -45,7 +46,7 @@ def fit(
         {
             "text_encoder": step_config.model.params["text_encoder"],
             "unet": step_config.model.params["unet"],
-            "examples": inputs.examples,
+            "examples": padded(inputs.examples),
             "settings": step_config.settings,
         },
         devices,

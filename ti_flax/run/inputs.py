@@ -74,7 +74,8 @@ class TrainingInputs:
         """What the rows belong to; a checkpoint of anything else cannot be resumed."""
         parts = {name: self.model.params[name] for name in ("text_encoder", "unet")}
         buckets = (*self.examples.buckets, *(self.examples.class_buckets or ()))
-        prompts = (self.examples.token_ids, [bucket.prompts for bucket in buckets])
+        of_images = [bucket.prompts for bucket in buckets]
+        prompts = (self.examples.token_ids, of_images, self.examples.class_token_ids)
         shown = [(bucket.sample_indices, bucket.loss_weights) for bucket in buckets]
         beside = "".join(f" beside {other.text}" for other in self.frozen_concepts)
         loaded = (

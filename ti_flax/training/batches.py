@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ti_flax.data.dataset import Bucket
+from ti_flax.data.dataset import PaddedBucket, PromptTable
 from ti_flax.training.noise import NoiseRules
+from ti_flax.training.permutation import permuted
 from ti_flax.training.timesteps import TimestepRules
 
 # Folded into keys that are also split, and into which steps and positions are folded: so far from zero that
@@ -75,38 +75,35 @@ def concat(batch: Batch, other: Batch) -> Batch:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), batch, other)
 
 
-def image_index(key: jax.Array, sample: jax.Array, images: int) -> jax.Array:
-    """Which image the n-th sample shows: a fresh shuffle of all images every epoch."""
-    order = jax.random.permutation(jax.random.fold_in(key, sample // images), images)
-    return order[sample % images]
+def image_index(key: jax.Array, sample: jax.Array, images: jax.Array | int) -> jax.Array:
+    """Which image the n-th sample shows, `[]` int32: a fresh shuffle of all images every epoch."""
+    return permuted(jax.random.fold_in(key, sample // images), sample % images, images)
 
 
 def bucket_of_step(
-    key: jax.Array, step: jax.Array, buckets: tuple[Bucket, ...]
+    key: jax.Array, step: jax.Array, buckets: tuple[PaddedBucket, ...]
 ) -> tuple[jax.Array, jax.Array]:
-    """The bucket of an update, and how many updates before it were of the same bucket, each `[]` int32.
+    """The bucket of an update, and which round of that bucket it is, each `[]` int32.
 
-    In every stretch of as many updates as there are places, each bucket has as many as it has places, in
-    a fresh shuffle; so every image is shown as often as its places say.
+    Updates come in stretches of as many as there are places. In every stretch each bucket has as many as it
+    has places, in a fresh shuffle, and its rounds are the next as many whole numbers, each once, in an order
+    that is shuffled too. A round of a global batch of b samples is b samples in a row of the bucket's epochs,
+    so a whole stretch shows every image b times for each of its places; within a stretch, a bucket's epochs
+    run into one another.
     """
-    owner = np.repeat(
-        np.arange(len(buckets), dtype=np.int32), [len(bucket.sample_indices) for bucket in buckets]
-    )
-    stretch, now = step // len(owner), step % len(owner)
-    order = jax.random.permutation(jax.random.fold_in(key, stretch), jnp.asarray(owner))
-    chosen = order[now]
-    here = jnp.sum((order == chosen) & (jnp.arange(len(owner)) < now))
-    before = (
-        stretch * jnp.asarray([len(bucket.sample_indices) for bucket in buckets], jnp.int32)[chosen] + here
-    )
-    return chosen, before.astype(jnp.int32)
+    places = jnp.stack([jnp.asarray(bucket.places, jnp.int32) for bucket in buckets])
+    ends = jnp.cumsum(places)
+    stretch, now = step // ends[-1], step % ends[-1]
+    place = permuted(jax.random.fold_in(key, stretch), now, ends[-1])
+    chosen = jnp.sum(ends <= place, dtype=jnp.int32)
+    return chosen, stretch * places[chosen] + place - (ends - places)[chosen]
 
 
 def draw(
     rules: DrawRules,
     key: jax.Array,
-    bucket: Bucket,
-    token_ids: jax.Array | np.ndarray,
+    bucket: PaddedBucket,
+    prompts: PromptTable,
     *,
     step: jax.Array,
     position: jax.Array,
@@ -118,10 +115,10 @@ def draw(
       rules: of drawing.
       key: the run's key.
       bucket: the images to draw from.
-      token_ids: `[groups, variants, tokens]` int32.
+      prompts: of its images.
       step: `[]` int32, update index.
       position: `[]` int32, place in the global batch.
-      round: `[]` int32, updates of this bucket before this one; None: `step`, as with a single bucket.
+      round: `[]` int32, which round of this bucket the update is; None: `step`, as with a single bucket.
 
     Returns:
       A `Batch` without the batch axis.
@@ -133,12 +130,12 @@ def draw(
     shaping_key = jax.random.fold_in(sample_key, NOISE_SHAPING)
 
     sample = (step if round is None else round) * rules.global_batch + position
-    place = image_index(order_key, sample, bucket.sample_indices.shape[0])
+    place = image_index(order_key, sample, bucket.places)
     return one_sample(
         rules,
         SampleKeys(posterior_key, noise_key, template_key, shaping_key),
         bucket,
-        token_ids,
+        prompts,
         image=jnp.asarray(bucket.sample_indices)[place],
         mirrored=jax.random.bernoulli(flip_key, rules.flip_p).astype(jnp.int32),
         timestep=rules.timesteps.draw(time_key, update_key, position=position, samples=rules.global_batch),
@@ -157,8 +154,8 @@ class SampleKeys(NamedTuple):
 def one_sample(
     rules: DrawRules,
     keys: SampleKeys,
-    bucket: Bucket,
-    token_ids: jax.Array | np.ndarray,
+    bucket: PaddedBucket,
+    prompts: PromptTable,
     *,
     image: jax.Array,
     mirrored: jax.Array,
@@ -170,7 +167,7 @@ def one_sample(
       rules: of drawing.
       keys: of the sample.
       bucket: the images.
-      token_ids: `[groups, variants, tokens]` int32.
+      prompts: of its images.
       image: `[]` int32, which image of the bucket.
       mirrored: `[]` int32, 1 for the mirror image.
       timestep: `[]` int32.
@@ -181,7 +178,8 @@ def one_sample(
     side = mirrored if bucket.posteriors.shape[1] == 2 else 0  # which is the only one that is drawn
     mean, log_variance = jnp.split(jnp.asarray(bucket.posteriors)[image, side], 2, axis=-1)
     sampled = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(keys.posterior, mean.shape)
-    variant = jax.random.randint(keys.template, (), 0, token_ids.shape[1])
+    variant = jax.random.randint(keys.template, (), 0, prompts.variants)
+    row = jnp.asarray(bucket.prompts)[image] * prompts.variants + variant
     weights = None if bucket.loss_weights is None else jnp.asarray(bucket.loss_weights)[image, mirrored]
     latents = sampled * rules.scaling_factor
     noise, input_noise = rules.noise.apply(keys.shaping, jax.random.normal(keys.noise, mean.shape), latents)
@@ -189,7 +187,7 @@ def one_sample(
         latents=latents,
         noise=noise,
         timesteps=timestep,
-        token_ids=jnp.asarray(token_ids)[jnp.asarray(bucket.prompts)[image], variant],
+        token_ids=jnp.asarray(prompts.token_ids)[row],
         loss_weights=weights,
         input_noise=input_noise,
     )

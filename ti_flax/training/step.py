@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from ti_flax.data.dataset import Bucket, Dataset
+from ti_flax.data.dataset import PaddedBucket, PaddedDataset, PromptTable
 from ti_flax.embedding.rows import ema_update, embed_tokens, l2_to_init, rescale_norms
 from ti_flax.training.batches import CLASS_IMAGES, Batch, bucket_of_step, concat, draw
 from ti_flax.training.devices import AXIS
@@ -64,28 +64,27 @@ def update(
     Args:
       config: the run's fixed parts.
       state: before the update.
-      frozen: parameter trees `text_encoder` and `unet`, and `examples`.
+      frozen: parameter trees `text_encoder` and `unet`, and the `examples`, a `PaddedDataset`.
       key: the run's key.
       rate: `[]` float32, the learning rate.
     """
-    examples: Dataset = frozen["examples"]
+    examples: PaddedDataset = frozen["examples"]
     device = jax.lax.axis_index(AXIS)
 
-    def gradient_from(bucket: Bucket, class_bucket: Bucket | None, round: jax.Array | None):
-        def drawn(key: jax.Array, bucket: Bucket, positions: jax.Array) -> Batch:
+    def gradient_from(bucket: PaddedBucket, class_bucket: PaddedBucket | None, round: jax.Array | None):
+        def drawn(key: jax.Array, bucket: PaddedBucket, prompts: PromptTable, positions: jax.Array) -> Batch:
             places = {"step": state.step, "round": round}
             return jax.vmap(
-                lambda position: draw(
-                    config.draw_rules, key, bucket, examples.token_ids, position=position, **places
-                )
+                lambda position: draw(config.draw_rules, key, bucket, prompts, position=position, **places)
             )(positions)
 
         def accumulate(total, micro):
             first = (micro * config.device_count + device) * config.batch_size
             positions = first + jnp.arange(config.batch_size)
-            batch, class_batch = drawn(key, bucket, positions), None
-            if class_bucket is not None:
-                class_batch = drawn(jax.random.fold_in(key, CLASS_IMAGES), class_bucket, positions)
+            batch, class_batch = drawn(key, bucket, examples.prompts, positions), None
+            if class_bucket is not None and examples.class_prompts is not None:
+                class_key = jax.random.fold_in(key, CLASS_IMAGES)
+                class_batch = drawn(class_key, class_bucket, examples.class_prompts, positions)
             loss_and_gradient = jax.value_and_grad(denoising_loss)(
                 state.rows, frozen, batch, config, class_batch
             )
@@ -129,11 +128,11 @@ def apply_update(config: StepConfig, state: TrainState, gradient: jax.Array, rat
 def make_chunk(config: StepConfig, capacity: int) -> Callable:
     """Builds `chunk(state, frozen, key, rates, steps)`: up to `capacity` updates without the host.
 
-    `frozen` has the parameter trees `text_encoder` and `unet`, the `examples`, and the `settings` that take
-    the place of those in `config`. `rates` are the learning rates of the updates, `[capacity]` float32, of
-    which the first `steps` count. As all numbers that people tune are arguments, other ones are the same
-    program, and so are chunks of every length, which give the same bits. The measures come out as
-    `[capacity]` float32 each, of which the first `steps` are filled.
+    `frozen` has the parameter trees `text_encoder` and `unet`, the `examples` as a `PaddedDataset`, and the
+    `settings` that take the place of those in `config`. `rates` are the learning rates of the updates,
+    `[capacity]` float32, of which the first `steps` count. As all numbers that people tune are arguments,
+    other ones are the same program, and so are chunks of every length, which give the same bits. The measures
+    come out as `[capacity]` float32 each, of which the first `steps` are filled.
     """
 
     def chunk(state: TrainState, frozen: dict, key: jax.Array, rates: jax.Array, steps: jax.Array):
