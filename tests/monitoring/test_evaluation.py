@@ -40,8 +40,8 @@ def test_evaluations_do_not_change_a_bit(place, tmp_path, whole):
 
 
 def test_one_compilation_of_the_step_and_one_of_the_evaluation(whole):
-    # Only these two programs take the posteriors: 8 devices, 3 images and their mirror images.
-    compiled = [message for message in whole[1] if "float32[8,3,2,8,8,8]" in message]
+    # Only these two programs take the posteriors: 8 devices, room for 8 images and their mirror images.
+    compiled = [message for message in whole[1] if "float32[8,8,2,8,8,8]" in message]
     assert len(compiled) == 2, [message[:200] for message in compiled]
 
 

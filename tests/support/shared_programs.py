@@ -36,16 +36,17 @@ def share_programs():
         return fit(config, *args, **options)
 
     @functools.wraps(compile_step)
-    def found_or_compiled(step_config, state, arguments, devices):
+    def found_or_compiled(step_config, state, arguments, devices, feed=None):
         options = {name: value for name, value in run.must_match(_config.get()).items() if name not in _DATA}
-        leaves, structure = jax.tree.flatten((state, arguments))
+        window = None if feed is None else feed.shape()
+        leaves, structure = jax.tree.flatten((state, arguments, window))
         key = (
             json.dumps([options, step_config.model.configs], sort_keys=True, default=str),
             (structure, *map(_shape, leaves)),
             (tuple(devices), tuple(step_config.trainable), step_config.first_added_id),
         )
         if key not in PROGRAMS:
-            PROGRAMS[key] = compile_step(step_config, state, arguments, devices)
+            PROGRAMS[key] = compile_step(step_config, state, arguments, devices, feed)
         return PROGRAMS[key]
 
     run.fit, fit_module.compile_step = fit_with, found_or_compiled

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from ti_flax.data.posteriors import Posteriors
+from ti_flax.data.posteriors import Posteriors, in_memory
 from ti_flax.errors import ConfigError
 
 # Places of an epoch: each is an index that every device holds, 4 MB of so many.
@@ -57,10 +58,11 @@ class PaddedBucket(NamedTuple):
     """A `Bucket` whose arrays are longer than what they hold, so that many datasets have the same shapes.
 
     Attributes:
-      posteriors: `[padded images, sides, height, width, 2 * channels]` float32.
+      posteriors: `[padded images, sides, height, width, 2 * channels]` float32; none, `[0, ...]`, where each
+        call sends those that it needs.
       prompts: `[padded images]` int32.
       sample_indices: `[padded places]` int32.
-      loss_weights: `[padded images, 2, height, width]` float32, or None.
+      loss_weights: `[padded images, 2, height, width]` float32, or none likewise; None without masks.
       places: `[]` int32, how many of `sample_indices` count.
     """
 
@@ -99,26 +101,33 @@ class PaddedDataset(NamedTuple):
     class_prompts: PromptTable | None = None
 
 
-def padded(examples: Dataset) -> PaddedDataset:
-    """The examples in arrays of sizes that many datasets share."""
+def padded(examples: Dataset, *, streamed: bool = False) -> PaddedDataset:
+    """The examples in arrays of sizes that many datasets share.
+
+    Args:
+      examples: as they are read.
+      streamed: without posteriors and loss weights, which come with each call.
+    """
+    made = partial(padded_bucket, streamed=streamed)
     of_class = (None, None)
     if examples.class_buckets is not None and examples.class_token_ids is not None:
-        buckets = tuple(map(padded_bucket, examples.class_buckets))
+        buckets = tuple(map(made, examples.class_buckets))
         of_class = (buckets, prompt_table(examples.class_token_ids))
-    return PaddedDataset(
-        tuple(map(padded_bucket, examples.buckets)), prompt_table(examples.token_ids), *of_class
-    )
+    return PaddedDataset(tuple(map(made, examples.buckets)), prompt_table(examples.token_ids), *of_class)
 
 
-def padded_bucket(bucket: Bucket) -> PaddedBucket:
-    """A bucket in arrays of `padded_size`."""
+def padded_bucket(bucket: Bucket, *, streamed: bool = False) -> PaddedBucket:
+    """A bucket in arrays of `padded_size`; see `padded`."""
     posteriors, prompts, places, weights = bucket
     images = padded_size(len(posteriors), FEWEST_IMAGES)
+    if streamed:
+        posteriors = np.zeros((0, *posteriors.shape[1:]), np.float32)
+        weights = None if weights is None else weights[:0]
     return PaddedBucket(
-        posteriors=lengthened(posteriors, images),
+        posteriors=np.asarray(posteriors) if streamed else lengthened(in_memory(posteriors), images),
         prompts=lengthened(prompts, images),
         sample_indices=lengthened(places, padded_size(len(places), FEWEST_ROWS)),
-        loss_weights=None if weights is None else lengthened(weights, images),
+        loss_weights=weights if weights is None or streamed else lengthened(weights, images),
         places=np.int32(len(places)),
     )
 

@@ -50,6 +50,14 @@ class PosteriorFiles:
 Posteriors = np.ndarray | PosteriorFiles
 
 
+def in_memory(posteriors: Posteriors) -> np.ndarray:
+    """All posteriors, `[images, sides, height, width, 2 * channels]` float32."""
+    if isinstance(posteriors, np.ndarray):
+        return posteriors
+    images, sides = np.indices(posteriors.shape[:2]).reshape(2, -1)
+    return posteriors[images, sides].reshape(posteriors.shape)
+
+
 def read(cache: LatentCache, key: str, shape: tuple[int, ...]) -> np.ndarray:
     """The entry of a picture that has been found or written before.
 

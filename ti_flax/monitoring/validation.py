@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ti_flax.data.dataset import Bucket, PaddedBucket, PaddedDataset, lengthened, padded_size
-from ti_flax.training.batches import SampleKeys, one_sample
+from ti_flax.data.dataset import Bucket, PaddedBucket, PaddedDataset, lengthened, padded_bucket, padded_size
+from ti_flax.training.batches import Choice, SampleKeys, one_sample, picture_of
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
 from ti_flax.training.step import denoising_error
@@ -127,6 +127,25 @@ def chosen_images(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
     ]
 
 
+def looked_at(buckets: Sequence[Bucket], chosen: EvalSet) -> tuple[list[Bucket], EvalSet]:
+    """Buckets of the images alone that are looked at, and the same samples in them."""
+    found, places = [], []
+    for bucket, indices in zip(buckets, chosen.places, strict=True):
+        images = np.unique(indices.image)
+        sides = bucket.posteriors.shape[1]
+        posteriors = bucket.posteriors[np.repeat(images, sides), np.tile(np.arange(sides), len(images))]
+        found.append(
+            Bucket(
+                posteriors.reshape(len(images), sides, *posteriors.shape[1:]),
+                bucket.prompts[images],
+                np.arange(len(images), dtype=np.int32),
+                None if bucket.loss_weights is None else bucket.loss_weights[images],
+            )
+        )
+        places.append(indices._replace(image=np.searchsorted(images, indices.image).astype(np.int32)))
+    return found, EvalSet(tuple(places), chosen.weights)
+
+
 def pass_size(batch_size: int, *, devices: int, buckets: int) -> int:
     """Samples that a device takes at once: as in training, but no more than the smallest sets have for it.
 
@@ -193,8 +212,9 @@ def make_evaluation(config: StepConfig) -> Callable:
         def errors_of(bucket: PaddedBucket, chosen: EvalIndices) -> jax.Array:
             def sample(number, image, mirrored, timestep):
                 keys = SampleKeys(*jax.random.split(jax.random.fold_in(root, number), 4))
-                where = {"image": image, "mirrored": mirrored, "timestep": timestep}
-                return one_sample(given.draw_rules, keys, bucket, examples.prompts, **where)
+                picture = picture_of(bucket, Choice(image, mirrored))
+                drawn = {"group": jnp.asarray(bucket.prompts)[image], "timestep": timestep}
+                return one_sample(given.draw_rules, keys, picture, examples.prompts, **drawn)
 
             def one_round(index: jax.Array, errors: jax.Array) -> jax.Array:
                 batch = jax.vmap(sample)(*(column[index] for column in columns))
@@ -221,13 +241,28 @@ class Validation:
       frozen: replicated arrays, `text_encoder`, `unet`, `examples` and `settings`.
       chosen: the samples.
       seed: the run's.
+      streamed: the buckets as they are read, where the devices do not hold them.
     """
 
-    def __init__(self, config: StepConfig, frozen: dict[str, Any], chosen: EvalSet, *, seed: int):
-        self._devices, self._chosen = jax.local_devices(), chosen
+    def __init__(
+        self,
+        config: StepConfig,
+        frozen: dict[str, Any],
+        chosen: EvalSet,
+        *,
+        seed: int,
+        streamed: Sequence[Bucket] | None = None,
+    ):
+        self._devices = jax.local_devices()
+        frozen = local_copies(frozen)
+        if streamed is not None:
+            buckets, chosen = looked_at(streamed, chosen)
+            placed = replicate(tuple(map(padded_bucket, buckets)), self._devices)
+            frozen = frozen | {"examples": frozen["examples"]._replace(buckets=placed)}
+        self._chosen = chosen
         key = np.asarray(jax.random.key_data(jax.random.key(seed, impl=KEY_IMPLEMENTATION)))
         self._arguments = (
-            local_copies(frozen),
+            frozen,
             replicate(key, self._devices),
             shard(chosen.places, self._devices),
         )

@@ -22,6 +22,7 @@ from ti_flax.training.learning_rate import Schedule, rates_after
 from ti_flax.training.loop import Hook, begin, run_steps
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, TrainState
 from ti_flax.training.step import make_chunk
+from ti_flax.training.streaming import Feed
 
 # The most updates one call of the device program makes, and so the length of its measures.
 CHUNK_CAPACITY = 500
@@ -46,16 +47,23 @@ def fit(
         {
             "text_encoder": step_config.model.params["text_encoder"],
             "unet": step_config.model.params["unet"],
-            "examples": padded(inputs.examples),
+            "examples": padded(inputs.examples, streamed=inputs.streamed),
             "settings": step_config.settings,
         },
         devices,
     )
-    key = jax.random.key_data(jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION))
-    arguments = (frozen, replicate(np.asarray(key), devices))
+    key = np.asarray(jax.random.key_data(jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION)))
+    arguments = (frozen, replicate(key, devices))
+    feed, capacity = None, CHUNK_CAPACITY
+    if inputs.streamed:
+        feed = Feed(
+            step_config, inputs.examples, key, devices, most_updates=CHUNK_CAPACITY, total_steps=total
+        )
+        feed.prepare(start, config.training.steps_per_call or 1)
+        capacity = feed.capacity
     placed = replicate(state, devices)
     with stage(f"compiling for {len(devices)} x {devices[0].device_kind}", done="compiled"):
-        program = compile_step(step_config, placed, arguments, devices)
+        program = compile_step(step_config, placed, arguments, devices, feed)
     monitoring: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
     if hosts.is_first():
         monitoring += [*make_hooks(config, step_config, schedule, inputs, frozen, output_dir, start), *hooks]
@@ -70,13 +78,14 @@ def fit(
                 placed,
                 arguments,
                 total_steps=total,
-                capacity=CHUNK_CAPACITY,
-                rates=rates_after(schedule, CHUNK_CAPACITY),
+                capacity=capacity,
+                rates=rates_after(schedule, capacity),
                 devices=devices,
                 hooks=monitoring,
                 steps_per_call=config.training.steps_per_call,
                 asked=lambda: interrupt.asked,
                 agree=hosts.agree_on_steps,
+                feed=feed,
             )
         finished = int(last.step) == total
         if not finished:
@@ -92,8 +101,19 @@ def compile_step(
     state: TrainState,
     arguments: tuple[Any, Any],
     devices: Sequence[Any],
+    feed: Feed | None = None,
 ) -> Callable[..., Any]:
-    """Compiles up to `CHUNK_CAPACITY` updates of one call, for the devices and arguments of these shapes."""
-    chunk = replicate((np.zeros(CHUNK_CAPACITY, np.float32), np.int32(1)), devices)
-    program = pmapped(make_chunk(step_config, CHUNK_CAPACITY), devices)
-    return program.lower(state, *arguments, *chunk).compile()
+    """Compiles up to `CHUNK_CAPACITY` updates of one call, for the devices and arguments of these shapes.
+
+    Args:
+      step_config: the run's fixed parts.
+      state: replicated.
+      arguments: replicated frozen arrays and key.
+      devices: of all hosts.
+      feed: what each call gets, where the devices do not hold all images; it may take fewer updates.
+    """
+    capacity = CHUNK_CAPACITY if feed is None else feed.capacity
+    chunk = replicate((np.zeros(capacity, np.float32), np.int32(1)), devices)
+    window = () if feed is None else (feed.shape(),)
+    program = pmapped(make_chunk(step_config, capacity), devices)
+    return program.lower(state, *arguments, *chunk, *window).compile()

@@ -150,7 +150,9 @@ def evaluations(
     )
     what = f"the validation loss of {len(chosen.weights)} samples every {every} steps"
     with stage(f"compiling {what}", done="compiled"):
-        validation = Validation(step_config, frozen, chosen, seed=config.training.seed or 0)
+        streamed = inputs.examples.buckets if inputs.streamed else None
+        seed = config.training.seed or 0
+        validation = Validation(step_config, frozen, chosen, seed=seed, streamed=streamed)
     patience = None
     if monitoring.early_stopping:
         patience = Patience(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,10 @@ TIMESTEPS_OF_UPDATE = 0x7C1A0002
 
 
 NOISE_SHAPING = 0x7C1A0003
+
+
+# For the order of buckets.
+BUCKETS = 0x7C1A0004
 
 
 class Batch(NamedTuple):
@@ -99,6 +103,69 @@ def bucket_of_step(
     return chosen, stretch * places[chosen] + place - (ends - places)[chosen]
 
 
+class Choice(NamedTuple):
+    """Which picture a sample shows, each `[]` int32.
+
+    Attributes:
+      image: index of the image in its bucket.
+      mirrored: 1 for the mirror image.
+    """
+
+    image: jax.Array
+    mirrored: jax.Array
+
+
+class Picture(NamedTuple):
+    """An image or mirror image as it is encoded.
+
+    Attributes:
+      posterior: `[height, width, 2 * channels]` float32, mean and log-variance.
+      loss_weights: `[height, width]` float32, or None.
+    """
+
+    posterior: jax.Array
+    loss_weights: jax.Array | None
+
+
+def choose(
+    rules: DrawRules,
+    key: jax.Array,
+    bucket: PaddedBucket,
+    *,
+    step: jax.Array,
+    position: jax.Array,
+    round: jax.Array | None = None,
+) -> Choice:
+    """Chooses the picture of one sample, by integers: every device agrees. Arguments as for `draw`."""
+    order_key, sample_key = jax.random.split(key)
+    *_, flip_key = _sample_keys(sample_key, step, position)
+    sample = (step if round is None else round) * rules.global_batch + position
+    place = image_index(order_key, sample, bucket.places)
+    mirrored = jax.random.bernoulli(flip_key, rules.flip_p).astype(jnp.int32)
+    return Choice(jnp.asarray(bucket.sample_indices)[place], mirrored)
+
+
+def side_of(mirrored: Any, sides: int) -> Any:
+    """Where a picture is among the sides of its image that there are: both, or the one that is drawn."""
+    return mirrored if sides == 2 else mirrored * 0
+
+
+def picture_of(bucket: PaddedBucket, choice: Choice) -> Picture:
+    """The picture that was chosen, out of a bucket that holds all."""
+    side = side_of(choice.mirrored, bucket.posteriors.shape[1])
+    weights = bucket.loss_weights
+    return Picture(
+        jnp.asarray(bucket.posteriors)[choice.image, side],
+        None if weights is None else jnp.asarray(weights)[choice.image, choice.mirrored],
+    )
+
+
+def _sample_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> tuple[jax.Array, ...]:
+    """The sample's key, and those of posterior, noise, timestep, template and flip."""
+    sample_key = jax.random.fold_in(jax.random.fold_in(key, step), position)
+    return sample_key, *jax.random.split(sample_key, 5)
+
+
 def draw(
     rules: DrawRules,
     key: jax.Array,
@@ -108,6 +175,7 @@ def draw(
     step: jax.Array,
     position: jax.Array,
     round: jax.Array | None = None,
+    picture: Picture | None = None,
 ) -> Batch:
     """Draws one sample; everything in it depends on (key, step, position in the global batch) alone.
 
@@ -119,25 +187,22 @@ def draw(
       step: `[]` int32, update index.
       position: `[]` int32, place in the global batch.
       round: `[]` int32, which round of this bucket the update is; None: `step`, as with a single bucket.
+      picture: what `choose` chooses, where the bucket does not hold it.
 
     Returns:
       A `Batch` without the batch axis.
     """
-    order_key, sample_key = jax.random.split(key)
-    sample_key = jax.random.fold_in(jax.random.fold_in(sample_key, step), position)
-    posterior_key, noise_key, time_key, template_key, flip_key = jax.random.split(sample_key, 5)
+    _, sample_key = jax.random.split(key)
+    sample_key, posterior_key, noise_key, time_key, template_key, _ = _sample_keys(sample_key, step, position)
     update_key = jax.random.fold_in(jax.random.fold_in(key, TIMESTEPS_OF_UPDATE), step)
     shaping_key = jax.random.fold_in(sample_key, NOISE_SHAPING)
-
-    sample = (step if round is None else round) * rules.global_batch + position
-    place = image_index(order_key, sample, bucket.places)
+    choice = choose(rules, key, bucket, step=step, position=position, round=round)
     return one_sample(
         rules,
         SampleKeys(posterior_key, noise_key, template_key, shaping_key),
-        bucket,
+        picture_of(bucket, choice) if picture is None else picture,
         prompts,
-        image=jnp.asarray(bucket.sample_indices)[place],
-        mirrored=jax.random.bernoulli(flip_key, rules.flip_p).astype(jnp.int32),
+        group=jnp.asarray(bucket.prompts)[choice.image],
         timestep=rules.timesteps.draw(time_key, update_key, position=position, samples=rules.global_batch),
     )
 
@@ -154,40 +219,35 @@ class SampleKeys(NamedTuple):
 def one_sample(
     rules: DrawRules,
     keys: SampleKeys,
-    bucket: PaddedBucket,
+    picture: Picture,
     prompts: PromptTable,
     *,
-    image: jax.Array,
-    mirrored: jax.Array,
+    group: jax.Array,
     timestep: jax.Array,
 ) -> Batch:
-    """A sample of one image at one timestep; posterior, noise and prompt are drawn.
+    """A sample of one picture at one timestep; latents, noise and prompt are drawn.
 
     Args:
       rules: of drawing.
       keys: of the sample.
-      bucket: the images.
-      prompts: of its images.
-      image: `[]` int32, which image of the bucket.
-      mirrored: `[]` int32, 1 for the mirror image.
+      picture: as it is encoded.
+      prompts: of the images.
+      group: `[]` int32, the group of prompts that describes the image.
       timestep: `[]` int32.
 
     Returns:
       A `Batch` without the batch axis.
     """
-    side = mirrored if bucket.posteriors.shape[1] == 2 else 0  # which is the only one that is drawn
-    mean, log_variance = jnp.split(jnp.asarray(bucket.posteriors)[image, side], 2, axis=-1)
+    mean, log_variance = jnp.split(picture.posterior, 2, axis=-1)
     sampled = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(keys.posterior, mean.shape)
     variant = jax.random.randint(keys.template, (), 0, prompts.variants)
-    row = jnp.asarray(bucket.prompts)[image] * prompts.variants + variant
-    weights = None if bucket.loss_weights is None else jnp.asarray(bucket.loss_weights)[image, mirrored]
     latents = sampled * rules.scaling_factor
     noise, input_noise = rules.noise.apply(keys.shaping, jax.random.normal(keys.noise, mean.shape), latents)
     return Batch(
         latents=latents,
         noise=noise,
         timesteps=timestep,
-        token_ids=jnp.asarray(prompts.token_ids)[row],
-        loss_weights=weights,
+        token_ids=jnp.asarray(prompts.token_ids)[group * prompts.variants + variant],
+        loss_weights=picture.loss_weights,
         input_noise=input_noise,
     )

@@ -44,6 +44,24 @@ def shard(tree: Any, devices: Sequence[Any]) -> Any:
     return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), tree)
 
 
+def apart(parts: Sequence[Any], devices: Sequence[Any]) -> Any:
+    """Gives each device of this process a tree of its own: leaves get a leading axis `[devices, ...]`.
+
+    Args:
+      parts: a tree of NumPy arrays for each of `devices` that is this process's, in their order.
+      devices: those of all processes.
+    """
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
+    ours = [device for device in devices if device.process_index == jax.process_index()]
+
+    def joined(*leaves: np.ndarray) -> jax.Array:
+        shards = [jax.device_put(leaf[None], device) for leaf, device in zip(leaves, ours, strict=True)]
+        shape = (len(devices), *leaves[0].shape)
+        return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+    return jax.tree.map(joined, *parts)
+
+
 def local_copies(tree: Any, devices: Sequence[Any] | None = None) -> Any:
     """The part of replicated arrays on all of this process's devices, or on some, without copying it."""
     devices = jax.local_devices() if devices is None else devices

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, NoReturn, Protocol
 
 import jax
 import numpy as np
@@ -73,6 +74,18 @@ class Hook:
         """Ends what it holds open; called once, after all updates or whatever else ended them."""
 
 
+class Feed(Protocol):
+    """What sends the devices, call by call, what they do not hold."""
+
+    def prepare(self, step: int, updates: int) -> None:
+        """Sends what so many updates after `step` need, before `window` asks for it."""
+        ...
+
+    def window(self, step: int, updates: int) -> Any:
+        """What so many updates after `step` need, on the devices."""
+        ...
+
+
 def begin(state: TrainState, hooks: Iterable[Hook]) -> None:
     """Lets hooks do what comes before the first update, with a replicated state."""
     host_state = unreplicate(state)
@@ -99,6 +112,7 @@ def run_steps(
     steps_per_call: int | None = None,
     asked: Callable[[], bool] = lambda: False,
     agree: Callable[[int, bool], int | None] = lambda steps, asked: None if asked else steps,
+    feed: Feed | None = None,
 ) -> TrainState:
     """Runs updates until `total_steps`, or until a hook stops them.
 
@@ -115,6 +129,7 @@ def run_steps(
       asked: whether this process has been asked to end the run.
       agree: from the updates of the next call, and whether this process was asked to end, to what all
         processes of the run do: the first one's number, or None if any was asked.
+      feed: what each call gets of the images, where the devices do not hold them all.
 
     Returns:
       The last state, on the host.
@@ -133,8 +148,15 @@ def run_steps(
         if steps == 0:
             return unreplicate(state)
         given = replicate((rates(step), np.int32(steps)), devices)
-        state, chunk = _call(program, state, *arguments, *given, step=step, steps=steps)
+        window = () if feed is None else (feed.window(step, steps),)
         step += steps
+        # While the devices compute, the host prepares the most that the next call may make.
+        most = min(2 * max(steps, length) if steps_per_call is None else length, capacity)
+        most = min(most, next_stop(step, total_steps, hooks) - step)
+        meanwhile = partial(feed.prepare, step, most) if feed is not None and most > 0 else _nothing
+        state, chunk = _call(
+            program, state, *arguments, *given, *window, step=step - steps, steps=steps, meanwhile=meanwhile
+        )
         for hook in hooks:
             hook.on_metrics(chunk)
         due = [hook for hook in hooks if step == total_steps or (hook.every and step % hook.every == 0)]
@@ -148,11 +170,19 @@ def run_steps(
     return host_state
 
 
-def _call(program: Callable[..., Any], *arguments: Any, step: int, steps: int) -> tuple[TrainState, Chunk]:
+def _nothing() -> None:
+    pass
+
+
+def _call(
+    program: Callable[..., Any], *arguments: Any, step: int, steps: int, meanwhile: Callable[[], None]
+) -> tuple[TrainState, Chunk]:
     """Calls the program for so many updates after `step`, and waits for it; then fetches its measures."""
     start = time.perf_counter()
     with jax.transfer_guard("disallow"):
         state, metrics = program(*arguments)
+    meanwhile()
+    with jax.transfer_guard("disallow"):
         jax.block_until_ready(metrics)
     seconds = time.perf_counter() - start
     measured = unreplicate(metrics)

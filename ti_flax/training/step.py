@@ -10,14 +10,23 @@ import jax.numpy as jnp
 
 from ti_flax.data.dataset import PaddedBucket, PaddedDataset, PromptTable
 from ti_flax.embedding.rows import ema_update, embed_tokens, l2_to_init, rescale_norms
-from ti_flax.training.batches import CLASS_IMAGES, Batch, bucket_of_step, concat, draw
+from ti_flax.training.batches import (
+    BUCKETS,
+    CLASS_IMAGES,
+    Batch,
+    Picture,
+    bucket_of_step,
+    choose,
+    concat,
+    draw,
+    picture_of,
+)
 from ti_flax.training.devices import AXIS
 from ti_flax.training.optimizer import apply_updates
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, TrainState
+from ti_flax.training.streaming import Window, pictures_in
 
 STEP_METRICS = ("loss", "grad_norm", "finite")
-# Folded into the run's key for the order of buckets; large, as steps are folded into other keys.
-BUCKETS = 0x7C1A0004
 
 
 def denoising_loss(
@@ -54,7 +63,12 @@ def denoising_error(rows: jax.Array, frozen: dict, batch: Batch, config: StepCon
 
 
 def update(
-    config: StepConfig, state: TrainState, frozen: dict, key: jax.Array, rate: jax.Array
+    config: StepConfig,
+    state: TrainState,
+    frozen: dict,
+    key: jax.Array,
+    rate: jax.Array,
+    window: Window | None = None,
 ) -> tuple[TrainState, dict]:
     """One update from one global batch; runs on every device, with gradients averaged over them.
 
@@ -67,24 +81,35 @@ def update(
       frozen: parameter trees `text_encoder` and `unet`, and the `examples`, a `PaddedDataset`.
       key: the run's key.
       rate: `[]` float32, the learning rate.
+      window: the pictures of this update, `[accumulation, batch, numbers]`, where the examples have none.
     """
     examples: PaddedDataset = frozen["examples"]
     device = jax.lax.axis_index(AXIS)
 
     def gradient_from(bucket: PaddedBucket, class_bucket: PaddedBucket | None, round: jax.Array | None):
-        def drawn(key: jax.Array, bucket: PaddedBucket, prompts: PromptTable, positions: jax.Array) -> Batch:
+        def drawn(key: jax.Array, bucket: PaddedBucket, prompts: PromptTable, numbers, positions) -> Batch:
             places = {"step": state.step, "round": round}
+
+            def chosen(position: jax.Array) -> Picture:
+                return picture_of(bucket, choose(config.draw_rules, key, bucket, position=position, **places))
+
+            pictures = jax.vmap(chosen)(positions) if numbers is None else pictures_in(numbers, bucket)
+            # Wherever they come from, what follows is compiled alike, and gives the same bits.
+            pictures = jax.lax.optimization_barrier(pictures)
             return jax.vmap(
-                lambda position: draw(config.draw_rules, key, bucket, prompts, position=position, **places)
-            )(positions)
+                lambda position, picture: draw(
+                    config.draw_rules, key, bucket, prompts, position=position, picture=picture, **places
+                )
+            )(positions, pictures)
 
         def accumulate(total, micro):
             first = (micro * config.device_count + device) * config.batch_size
             positions = first + jnp.arange(config.batch_size)
-            batch, class_batch = drawn(key, bucket, examples.prompts, positions), None
+            numbers = Window(None) if window is None else jax.tree.map(lambda each: each[micro], window)
+            batch, class_batch = drawn(key, bucket, examples.prompts, numbers.pictures, positions), None
             if class_bucket is not None and examples.class_prompts is not None:
-                class_key = jax.random.fold_in(key, CLASS_IMAGES)
-                class_batch = drawn(class_key, class_bucket, examples.class_prompts, positions)
+                class_key, prompts = jax.random.fold_in(key, CLASS_IMAGES), examples.class_prompts
+                class_batch = drawn(class_key, class_bucket, prompts, numbers.class_pictures, positions)
             loss_and_gradient = jax.value_and_grad(denoising_loss)(
                 state.rows, frozen, batch, config, class_batch
             )
@@ -126,22 +151,31 @@ def apply_update(config: StepConfig, state: TrainState, gradient: jax.Array, rat
 
 
 def make_chunk(config: StepConfig, capacity: int) -> Callable:
-    """Builds `chunk(state, frozen, key, rates, steps)`: up to `capacity` updates without the host.
+    """Builds `chunk(state, frozen, key, rates, steps, window)`: up to `capacity` updates without the host.
 
     `frozen` has the parameter trees `text_encoder` and `unet`, the `examples` as a `PaddedDataset`, and the
     `settings` that take the place of those in `config`. `rates` are the learning rates of the updates,
     `[capacity]` float32, of which the first `steps` count. As all numbers that people tune are arguments,
     other ones are the same program, and so are chunks of every length, which give the same bits. The measures
-    come out as `[capacity]` float32 each, of which the first `steps` are filled.
+    come out as `[capacity]` float32 each, of which the first `steps` are filled. The `window` has pictures
+    for `capacity` updates where the examples have none.
     """
 
-    def chunk(state: TrainState, frozen: dict, key: jax.Array, rates: jax.Array, steps: jax.Array):
+    def chunk(
+        state: TrainState,
+        frozen: dict,
+        key: jax.Array,
+        rates: jax.Array,
+        steps: jax.Array,
+        window: Window | None = None,
+    ):
         given = config.with_settings(frozen["settings"])
 
         def body(i, carry):
             state, measured = carry
             run_key = jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION)
-            state, metrics = update(given, state, frozen, run_key, rates[i])
+            pictures = jax.tree.map(lambda each: each[i], window)
+            state, metrics = update(given, state, frozen, run_key, rates[i], pictures)
             return state, jax.tree.map(lambda column, x: column.at[i].set(x), measured, metrics)
 
         empty = {name: jnp.zeros(capacity, jnp.float32) for name in STEP_METRICS}

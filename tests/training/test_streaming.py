@@ -1,0 +1,241 @@
+"""Sent call by call or all before: the same bits, for any calls, devices, shapes, masks and class images."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from tiny_step import VOCABULARY, make_frozen, make_step_config, rates, start_rows
+
+from ti_flax.data.dataset import Bucket, Dataset, padded, with_class_images
+from ti_flax.data.latent_cache import LatentCache
+from ti_flax.data.posteriors import PosteriorFiles
+from ti_flax.training import streaming
+from ti_flax.training.devices import pmapped, replicate, unreplicate
+from ti_flax.training.loop import Hook, run_steps
+from ti_flax.training.state import init_state
+from ti_flax.training.step import make_chunk
+from ti_flax.training.streaming import Feed
+
+CAPACITY, STEPS = 4, 6
+KEY = np.asarray(jax.random.key_data(jax.random.key(7)))
+RNG = np.random.default_rng(5)
+# Compiled updates by configuration, devices and shapes, for this file's tests.
+_PROGRAMS = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def let_go_of_programs():
+    yield
+    _PROGRAMS.clear()
+
+
+def random_bucket(images, height, width, *, masked=False, repeats=1, sides=2):
+    posteriors = RNG.normal(size=(images, sides, height, width, 8)).astype(np.float32)
+    weights = RNG.uniform(0.5, 1.5, (images, 2, height, width)).astype(np.float32) if masked else None
+    places = np.repeat(np.arange(images, dtype=np.int32), repeats)
+    return Bucket(posteriors, (np.arange(images) % 2).astype(np.int32), places, weights)
+
+
+def token_ids(groups=2):
+    found = RNG.integers(0, VOCABULARY, (groups, 3, 77)).astype(np.int32)
+    found[..., 5:7] = [VOCABULARY, VOCABULARY + 1]
+    return found
+
+
+PLAIN = Dataset((random_bucket(5, 4, 4),), token_ids())
+EXAMPLES = {
+    "one shape": PLAIN,
+    "masks": Dataset((random_bucket(5, 4, 4, masked=True),), token_ids()),
+    "class images": with_class_images(
+        PLAIN, [random_bucket(3, 4, 4).posteriors], token_ids(1).reshape(3, 77)
+    ),
+    "shapes with masks": Dataset(
+        (random_bucket(3, 4, 4, masked=True), random_bucket(4, 8, 4, repeats=2), random_bucket(2, 4, 6)),
+        token_ids(),
+    ),
+}
+EXAMPLES["shapes, masks and class images"] = with_class_images(
+    EXAMPLES["shapes with masks"],
+    [
+        random_bucket(3, *bucket.posteriors.shape[2:4]).posteriors
+        for bucket in EXAMPLES["shapes with masks"].buckets
+    ],
+    token_ids(1).reshape(3, 77),
+)
+
+
+class Losses(Hook):
+    def __init__(self):
+        self.losses, self.steps = [], []
+
+    def on_metrics(self, chunk):
+        self.losses.append(chunk.loss)
+        self.steps.append(len(chunk.loss))
+
+
+class Every(Hook):
+    def __init__(self, every):
+        self.every = every
+
+
+def run(
+    config, examples, *, streamed, devices=1, steps_per_call=3, state=None, until=STEPS, hooks=(), feed=None
+):
+    """The last state on the host, and the loss of every update."""
+    places = jax.devices()[:devices]
+    frozen = make_frozen(config) | {"examples": padded(examples, streamed=streamed)}
+    arguments = replicate(frozen | {"settings": config.settings}, places), replicate(KEY, places)
+    placed = replicate(state or init_state(config, start_rows(config)), places)
+    if streamed and feed is None:
+        feed = Feed(config, examples, KEY, places, most_updates=CAPACITY, total_steps=STEPS)
+    capacity = feed.capacity if streamed else CAPACITY
+    chunk = replicate((rates(0)[:capacity], np.int32(1)), places)
+    window = (feed.shape(),) if streamed else ()
+    given = (placed, *arguments, *chunk, *window)
+    shapes = config, devices, str(jax.tree.map(lambda leaf: leaf.shape, given))
+    if shapes not in _PROGRAMS:
+        _PROGRAMS[shapes] = pmapped(make_chunk(config, capacity), places).lower(*given).compile()
+    losses = Losses()
+    last = run_steps(
+        _PROGRAMS[shapes],
+        placed,
+        arguments,
+        rates=lambda step: rates(step)[:capacity],
+        total_steps=until,
+        capacity=capacity,
+        devices=places,
+        hooks=[losses, *hooks],
+        steps_per_call=steps_per_call,
+        feed=feed,
+    )
+    return last, np.concatenate(losses.losses)
+
+
+def same_bits(one, other):
+    (state, losses), (others, its_losses) = one, other
+    assert losses.tobytes() == its_losses.tobytes()
+    for leaf, its in zip(jax.tree.leaves(state), jax.tree.leaves(others), strict=True):
+        assert np.asarray(leaf).tobytes() == np.asarray(its).tobytes()
+
+
+@pytest.fixture(scope="module")
+def config():
+    return make_step_config(batch_size=2, accumulation=2)
+
+
+@pytest.mark.parametrize("name", list(EXAMPLES))
+def test_streamed_is_resident_bit_for_bit(config, name):
+    same_bits(run(config, EXAMPLES[name], streamed=True), run(config, EXAMPLES[name], streamed=False))
+
+
+@pytest.mark.parametrize("name", ["masks", "shapes with masks"])
+def test_on_several_devices_each_gets_its_own(config, name):
+    split = dataclasses.replace(config, batch_size=1, device_count=4)
+    one, other = (run(split, EXAMPLES[name], streamed=each, devices=4) for each in (True, False))
+    same_bits(one, other)
+
+
+@pytest.mark.parametrize("flip_p", [0.0, 1.0])
+def test_where_one_side_is_drawn_the_other_is_not_needed(config, flip_p):
+    config = dataclasses.replace(config, flip_p=flip_p)
+    both = EXAMPLES["masks"]
+    side = [int(flip_p)]
+    bucket = both.buckets[0]
+    alone = both._replace(buckets=(bucket._replace(posteriors=bucket.posteriors[:, side]),))
+    expected = run(config, both, streamed=False)
+    same_bits(run(config, alone, streamed=False), expected)
+    same_bits(run(config, alone, streamed=True), expected)
+
+
+def test_calls_and_a_resumption_change_nothing(config):
+    examples = EXAMPLES["shapes with masks"]
+    expected = run(config, examples, streamed=True)
+    for steps, hooks in ((1, []), (4, [Every(2), Every(3)]), (None, [])):
+        same_bits(run(config, examples, streamed=True, steps_per_call=steps, hooks=hooks), expected)
+    half, first = run(config, examples, streamed=True, until=3)
+    last, rest = run(config, examples, streamed=True, state=half)
+    same_bits((last, np.concatenate([first, rest])), expected)
+
+
+def test_a_window_is_as_long_as_its_memory_allows_and_never_longer(config, monkeypatch):
+    examples = EXAMPLES["class images"]
+    expected = run(config, examples, streamed=False)
+    of_update = 4 * 4 * (2 * 4 * 4 * 8)  # samples, bytes, numbers of a picture and a class image
+    for room, capacity in ((3 * of_update - 1, 2), (1, 1), (10**9, CAPACITY)):
+        monkeypatch.setattr(streaming, "WINDOW_BYTES", room)
+        feed = Feed(config, examples, KEY, jax.devices()[:1], most_updates=CAPACITY, total_steps=STEPS)
+        assert feed.capacity == capacity
+        window = feed.window(0, 1)
+        assert [leaf.shape for leaf in jax.tree.leaves(window)] == [
+            leaf.shape for leaf in jax.tree.leaves(feed.shape())
+        ]
+        assert sum(leaf.nbytes for leaf in jax.tree.leaves(window)) <= max(room, of_update)
+        same_bits(run(config, examples, streamed=True, steps_per_call=capacity), expected)
+
+
+class Reads(np.ndarray):
+    """An array that tells which pictures are asked for."""
+
+    def __getitem__(self, places):
+        if isinstance(places, tuple) and len(places) == 2:
+            self.asked.append(len(places[0]))
+        return super().__getitem__(places)
+
+
+def test_exactly_what_the_updates_need_is_read_and_while_the_devices_work(config):
+    bucket = PLAIN.buckets[0]
+    posteriors = bucket.posteriors.view(Reads)
+    posteriors.asked = []
+    examples = PLAIN._replace(buckets=(bucket._replace(posteriors=posteriors),))
+    events = []
+
+    class Watched(Feed):
+        def prepare(self, step, updates):
+            events.append(("prepare", step, updates))
+            super().prepare(step, updates)
+
+        def window(self, step, updates):
+            events.append(("window", step, updates))
+            return super().window(step, updates)
+
+    class Metrics(Hook):
+        def on_metrics(self, chunk):
+            events.append(("done", chunk.last_step))
+
+    feed = Watched(config, examples, KEY, jax.devices()[:1], most_updates=CAPACITY, total_steps=STEPS)
+    run(config, examples, streamed=True, steps_per_call=2, hooks=[Metrics()], feed=feed)
+    assert posteriors.asked == [2 * 4] * 3  # updates of a call, samples of an update
+    assert events == [
+        *(("window", 0, 2), ("prepare", 2, 2), ("done", 2)),
+        *(("window", 2, 2), ("prepare", 4, 2), ("done", 4)),
+        *(("window", 4, 2), ("done", 6)),
+    ]
+
+
+def test_pictures_in_files_are_read_from_there(config, tmp_path):
+    bucket = PLAIN.buckets[0]
+    cache, keys = LatentCache(tmp_path, 2**30), [f"{number:064x}" for number in range(10)]
+    for key, posterior in zip(keys, bucket.posteriors.reshape(10, 4, 4, 8)):
+        cache.write(key, posterior)
+    files = PosteriorFiles(cache, keys, bucket.posteriors.shape)
+    examples = PLAIN._replace(buckets=(bucket._replace(posteriors=files),))
+    expected = run(config, PLAIN, streamed=False)
+    same_bits(run(config, examples, streamed=True), expected)
+    same_bits(run(config, examples, streamed=False), expected)  # as where one asks for it
+
+
+def test_the_host_makes_the_choices_of_the_device(config):
+    """Of 100,000 images: every one is told apart by its number."""
+    images, samples = 100_000, config.global_batch
+    posteriors = np.arange(2 * images, dtype=np.float32).reshape(images, 2, 1, 1, 1)
+    bucket = Bucket(posteriors, np.zeros(images, np.int32), np.arange(images, dtype=np.int32))
+    examples = Dataset((bucket,), token_ids(1))
+    feed = Feed(config, examples, KEY, jax.devices()[:1], most_updates=500, total_steps=10**6)
+    shown = []
+    for step in range(0, 3000, 500):
+        window = unreplicate(feed.window(step, 500))
+        shown.append(window.pictures.ravel())
+    shown = np.concatenate(shown)
+    assert len(np.unique(shown // 2)) == 3000 * samples  # an epoch shows no image twice
+    assert 0.4 < np.mean(shown % 2) < 0.6
