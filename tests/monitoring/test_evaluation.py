@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from tiny_run import compilations, learned, train_until
 
 from ti_flax.embedding.learned_embeds import load_learned_embeds, save_learned_embeds
 from ti_flax.embedding.vocabulary import Vocabulary
+from ti_flax.errors import OutputError
+from ti_flax.monitoring import evaluation
 from ti_flax.monitoring.evaluation import BEST, TABLE, Evaluate, Patience, best_kept, summary, with_best
 from ti_flax.monitoring.row_statistics import best_of, read_evaluations
 from ti_flax.run import hooks as monitoring
@@ -40,7 +43,7 @@ def test_evaluations_do_not_change_a_bit(place, tmp_path, whole):
 
 
 def test_one_compilation_of_the_step_and_one_of_the_evaluation(whole):
-    # Only these two programs take the posteriors: 8 devices, room for 8 images and their mirror images.
+    # Only these two programs take the posteriors: 8 devices, 3 images padded to 8, and their mirror images.
     compiled = [message for message in whole[1] if "float32[8,8,2,8,8,8]" in message]
     assert len(compiled) == 2, [message[:200] for message in compiled]
 
@@ -210,3 +213,61 @@ def test_the_last_step_is_not_an_early_end(tmp_path, capsys):
         evaluate(hook, step)
     assert not hook.stop and "early" not in capsys.readouterr().err
     shutil.rmtree(tmp_path)
+
+
+def test_twenty_thousand_evaluations_cost_as_much_each_as_the_first(tmp_path, monkeypatch):
+    """With losses that keep falling, so that what is good moves on, and the best rows left out."""
+    count, whole_writes, seconds = 20_000, [], []
+    losses = (1.0 / (1 + number) for number in range(count))
+    hook = make_hook(tmp_path, None, loss=lambda rows: next(losses), last_step=count, patience=Patience(5))
+    monkeypatch.setattr(hook, "_keep_best", lambda learned: None)
+    write = evaluation.write_evaluations
+    monkeypatch.setattr(
+        evaluation, "write_evaluations", lambda *given: (whole_writes.append(given), write(*given))
+    )
+    for step in range(count):
+        began = time.perf_counter()
+        evaluate(hook, step)
+        seconds.append(time.perf_counter() - began)
+    assert len(whole_writes) == 1 and not hook.stop
+    # Medians, so that a busy machine does not matter; where all lines are gone over, it is 19 times.
+    assert np.median(seconds[-2_000:]) < 5 * np.median(seconds[:2_000])
+    table = read_evaluations(tmp_path / TABLE)
+    assert [each.step for each in table] == list(range(count))
+    assert table[-1].validation_loss == pytest.approx(1.0 / count)
+
+
+def test_a_table_that_could_not_be_written_is_whole_again_with_the_next_line(tmp_path, monkeypatch):
+    hook = make_hook(tmp_path, [0.5, 0.4, 0.3, 0.2, 0.1, 0.05])
+    evaluate(hook, 0)
+
+    def cut(path, each):
+        with path.open("ab") as file:
+            file.write(b"1,0.4")
+        raise OutputError(path, expected="room", found="none")
+
+    with monkeypatch.context() as patch, pytest.raises(OutputError):
+        patch.setattr(evaluation, "append_evaluation", cut)
+        evaluate(hook, 1)
+    assert [each.step for each in read_evaluations(tmp_path / TABLE)] == [0]
+    evaluate(hook, 2)
+    evaluate(hook, 3)
+    (tmp_path / TABLE).unlink()  # somebody else did that
+    with pytest.raises(OutputError):
+        evaluate(hook, 4)
+    hook.on_step(5, TrainState(np.ones((1, 4), np.float32), None, np.int32(5)))
+    assert [each.step for each in read_evaluations(tmp_path / TABLE)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_resumed_run_cuts_the_table_back_and_drops_a_line_cut_short(tmp_path):
+    hook = make_hook(tmp_path, [0.5, 0.4, 0.3, 0.2])
+    for step in range(3):
+        evaluate(hook, step)
+    whole = (tmp_path / TABLE).read_bytes()
+    evaluate(hook, 3)
+    (tmp_path / TABLE).write_bytes((tmp_path / TABLE).read_bytes()[:-9])
+    again = make_hook(tmp_path, [0.2])
+    again.on_start(2, TrainState(np.full((1, 4), 1.0, np.float32), None, np.int32(2)))
+    assert (tmp_path / TABLE).read_bytes() == whole
+    evaluate(again, 3)
+    assert [each.step for each in read_evaluations(tmp_path / TABLE)] == [0, 1, 2, 3]

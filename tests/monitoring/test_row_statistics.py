@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from ti_flax.embedding.vocabulary import RowStatistics, Vocabulary
+from ti_flax.errors import OutputError
 from ti_flax.monitoring.row_statistics import (
+    EVALUATIONS_TO_TELL,
+    WORTH_HAVING,
     Evaluation,
+    GainCounter,
+    append_evaluation,
     best_of,
-    evaluations_without_gain,
     flags,
     read_evaluations,
     write_evaluations,
@@ -64,6 +68,35 @@ def test_the_table_comes_back_from_its_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["signals.csv"]
 
 
+def test_a_line_more_is_the_table_with_it(tmp_path):
+    path, table = tmp_path / "signals.csv", table_of([0.14, 0.13125, 0.13])
+    write_evaluations(path, table)
+    whole = path.read_bytes()
+    write_evaluations(path, table[:1])
+    for each in table[1:]:
+        append_evaluation(path, each)
+    assert path.read_bytes() == whole and read_evaluations(path) == table
+
+
+def test_a_line_without_an_end_is_left_out_wherever_it_was_cut(tmp_path):
+    path, table = tmp_path / "signals.csv", table_of([0.14, 0.13])
+    write_evaluations(path, table[:1])
+    before = path.stat().st_size
+    append_evaluation(path, table[1])
+    whole = path.read_bytes()
+    for size in range(before, len(whole)):
+        path.write_bytes(whole[:size])
+        assert read_evaluations(path) == table[:1]
+    path.write_bytes(whole)
+    assert read_evaluations(path) == table
+
+
+def test_nothing_is_appended_where_no_table_is(tmp_path):
+    with pytest.raises(OutputError, match="signals.csv"):
+        append_evaluation(tmp_path / "signals.csv", table_of([0.14])[0])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_write_that_fails_leaves_the_table_before(tmp_path, monkeypatch):
     path = tmp_path / "signals.csv"
     write_evaluations(path, table_of([0.14]))
@@ -102,7 +135,10 @@ def test_the_best_is_one_after_an_update():
     ],
 )
 def test_patience_counts_evaluations_without_a_better_loss(losses, threshold, since):
-    assert evaluations_without_gain(table_of(losses), threshold) == since
+    counter = GainCounter(threshold)
+    for each in table_of(losses):
+        counter.add(each)
+    assert counter.since == since
 
 
 # The demo's <ruby> at two learning rates: an evaluation every 40 steps, 30 samples.
@@ -141,3 +177,29 @@ def test_more_of_the_same_length_has_to_pass_before_a_run_counts_as_over():
     falls = [0.14, 0.138, 0.136, 0.134, 0.132, 0.130]
     assert flags(table_of(falls + [0.130] * 4)) == []
     assert flags(table_of(falls + [0.130] * 5)) == [(200, "no longer improving since step 100")]
+
+
+def no_gain_by_definition(table):
+    """The first step at which no gain is seen, and since when, from every beginning of the table."""
+    losses = np.asarray([each.validation_loss for each in table])
+    for count in range(1, len(table) + 1):
+        seen = losses[:count]
+        if not np.isfinite(seen).all():
+            return []
+        first = int(np.argmax(seen <= seen.min() + WORTH_HAVING * (seen[0] - seen.min())))
+        if count - 1 - first >= EVALUATIONS_TO_TELL and table[count - 1].step >= 2 * table[first].step:
+            return [(table[count - 1].step, f"no longer improving since step {table[first].step}")]
+    return []
+
+
+def test_taken_one_by_one_they_say_what_the_definition_says():
+    rng = np.random.default_rng(0)
+    said = []
+    for _ in range(300):
+        losses = 0.1 + np.cumsum(rng.normal(-0.4, 1.0, rng.integers(1, 40))) / 1000
+        if rng.random() < 0.1:
+            losses[rng.integers(len(losses))] = np.nan
+        table = table_of(losses.tolist())
+        assert flags(table) == no_gain_by_definition(table)
+        said += flags(table)
+    assert 100 < len(said) < 290

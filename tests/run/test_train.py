@@ -61,7 +61,7 @@ def test_metrics_have_a_row_for_every_step(whole):
 
 def test_one_compilation_of_the_step(whole):
     _, messages = whole
-    # Only the program of the step takes the posteriors: 8 devices, room for 8 images and their mirror images.
+    # Only the program of the step takes the posteriors: 8 devices, 3 images and their mirror images.
     compiled = [message for message in messages if "float32[8,8,2,8,8,8]" in message]
     assert len(compiled) == 1, [message[:200] for message in compiled]
 

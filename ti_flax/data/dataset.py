@@ -16,7 +16,7 @@ from ti_flax.errors import ConfigError
 # Places of an epoch: each is an index that every device holds, 4 MB of so many.
 MOST_SAMPLE_INDICES = 1_000_000
 # The least that arrays are padded to: images, and what is small beside them (places and prompts).
-FEWEST_IMAGES, FEWEST_ROWS = 8, 64
+FEWEST_IMAGES, FEWEST_ROWS = 8, 512
 
 
 class Bucket(NamedTuple):

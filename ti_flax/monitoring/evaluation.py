@@ -16,8 +16,10 @@ from ti_flax.errors import WeightsError
 from ti_flax.files.written_files import record
 from ti_flax.monitoring.row_statistics import (
     Evaluation,
+    Flags,
+    GainCounter,
+    append_evaluation,
     best_of,
-    evaluations_without_gain,
     flags,
     gained,
     read_evaluations,
@@ -81,19 +83,25 @@ class Evaluate(Hook):
         self._path, self._best_path = output_dir / TABLE, output_dir / BEST
         self._token, self._loss, self._result = placeholder_token, loss, result
         self._start_rows, self._vocabulary = start_rows, vocabulary
-        self._patience, self._trackers = patience, trackers
+        self._trackers = trackers
+        self._patience = None if patience is None else patience.evaluations
+        self._gain = GainCounter(0.0 if patience is None else patience.threshold)
+        self._flags = Flags()
+        self._unsaid: list[tuple[int, str]] = []
         self._table: list[Evaluation] = []
         self._measured: list[tuple[np.ndarray, np.ndarray]] = []
-        self._best, self._said = np.inf, 0
+        self._best, self._written = np.inf, 0
         record(output_dir, TABLE, BEST)
 
     def on_start(self, step: int, state: TrainState) -> None:
         kept = read_evaluations(self._path) if step else []
-        self._table = [each for each in kept if each.step <= step]
+        for each in kept:
+            if each.step <= step:
+                self._take(each)
+        self._unsaid.clear()  # it was said by the run that is gone on with
         self._best = best_kept(self._best_path, self._table, step)
         if self._table:
-            self._said = len(flags(self._table))
-            write_evaluations(self._path, self._table)
+            self._write()
         else:
             self.on_step(step, state)
 
@@ -110,8 +118,8 @@ class Evaluate(Hook):
         loss, grad_norm = means or (None, None)
         self._measured.clear()
         signals = self._vocabulary.measure(learned, self._start_rows)
-        self._table.append(Evaluation(step, self._loss(rows), loss, grad_norm, signals))
-        write_evaluations(self._path, self._table)
+        self._take(Evaluation(step, self._loss(rows), loss, grad_norm, signals))
+        self._write()
         self._keep_best(learned)
         self._tell()
         if step < self._last_step and self._is_enough():
@@ -122,6 +130,20 @@ class Evaluate(Hook):
                 f"step {best.step if best else 0}; resume_from_checkpoint auto with a larger "
                 "early_stopping_patience goes on"
             )
+
+    def _take(self, evaluation: Evaluation) -> None:
+        self._table.append(evaluation)
+        self._gain.add(evaluation)
+        self._unsaid += self._flags.add(evaluation)
+
+    def _write(self) -> None:
+        """Brings the file to the table: by a line, or as a whole where more is missing or a write failed."""
+        written, self._written = self._written, 0
+        if written and written == len(self._table) - 1:
+            append_evaluation(self._path, self._table[-1])
+        else:
+            write_evaluations(self._path, self._table)
+        self._written = len(self._table)
 
     def _keep_best(self, learned: np.ndarray) -> None:
         last = self._table[-1]
@@ -139,16 +161,12 @@ class Evaluate(Hook):
             values[f"cosine_to_start/{index}"] = row.cosine_to_start
         for tracker in self._trackers:
             tracker.scalars(values, last.step)
-        found = flags(self._table)
-        for step, sentence in found[self._said :]:
+        for step, sentence in self._unsaid:
             say(f"step {step}: {sentence}")
-        self._said = len(found)
+        self._unsaid.clear()
 
     def _is_enough(self) -> bool:
-        patience = self._patience
-        if patience is None:
-            return False
-        return evaluations_without_gain(self._table, patience.threshold) >= patience.evaluations
+        return self._patience is not None and self._gain.since >= self._patience
 
 
 def best_kept(path: Path, table: Sequence[Evaluation], step: int) -> float:

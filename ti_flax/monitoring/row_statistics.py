@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,18 +55,40 @@ def write_evaluations(path: Path, table: Sequence[Evaluation]) -> None:
     Raises:
       OutputError: the file cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     vectors = len(table[0].rows) if table else 0
-    writer.writerow([*_OF_EVALUATION, *(f"{name}_{i + 1}" for i in range(vectors) for name in _OF_ROW)])
-    for each in table:
-        rows = [_text(getattr(row, name)) for row in each.rows for name in _OF_ROW]
-        writer.writerow([*(_text(getattr(each, name)) for name in _OF_EVALUATION), *rows])
+    head = [*_OF_EVALUATION, *(f"{name}_{i + 1}" for i in range(vectors) for name in _OF_ROW)]
     try:
         with atomic_write(path) as file:
-            file.write(text.getvalue().encode())
+            file.write(_lines([head, *map(_columns, table)]))
     except OSError as error:
         raise OutputError(path, expected="a file that can be written", found=str(error)) from error
+
+
+def append_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Writes the line of an evaluation behind the others of its table.
+
+    A kill may cut the line short: readers leave out what has no end.
+
+    Raises:
+      OutputError: there is no such file, or it cannot be written; part of the line may be in it.
+    """
+    try:
+        with path.open("r+b") as file:
+            file.seek(0, io.SEEK_END)
+            file.write(_lines([_columns(evaluation)]))
+    except OSError as error:
+        raise OutputError(path, expected="a file that can be written", found=str(error)) from error
+
+
+def _columns(evaluation: Evaluation) -> list[str]:
+    rows = [_text(getattr(row, name)) for row in evaluation.rows for name in _OF_ROW]
+    return [*(_text(getattr(evaluation, name)) for name in _OF_EVALUATION), *rows]
+
+
+def _lines(table: Iterable[Sequence[str]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(table)
+    return text.getvalue().encode()
 
 
 def read_evaluations(path: Path) -> list[Evaluation]:
@@ -78,12 +100,13 @@ def read_evaluations(path: Path) -> list[Evaluation]:
 
 
 def parse_evaluations(content: bytes) -> list[Evaluation]:
-    """The table in the bytes of a file.
+    """The table in the bytes of a file, without a last line that a kill cut short.
 
     Raises:
       ValueError: it is another program's.
     """
-    lines = csv.DictReader(io.StringIO(content.decode(), newline=""))
+    whole = content[: content.rfind(b"\n") + 1]
+    lines = csv.DictReader(io.StringIO(whole.decode(), newline=""))
     table = []
     try:
         if len(lines.fieldnames or ()) > len(_OF_EVALUATION) + _MOST_VECTORS * len(_OF_ROW):
@@ -134,44 +157,62 @@ def gained(table: Sequence[Evaluation]) -> bool:
     return best is not None and round(best.validation_loss, 4) < round(table[0].validation_loss, 4)
 
 
-def evaluations_without_gain(table: Sequence[Evaluation], threshold: float) -> int:
-    """How many evaluations there were since the last that was better than the best before it.
+class GainCounter:
+    """Counts the evaluations since the last that was better than the best before it."""
 
-    Args:
-      table: in order of steps.
-      threshold: by how much the loss has to fall to count as better, as in transformers.
-    """
-    best, since = float("inf"), 0
-    for each in table:
-        if each.step > 0:
-            gained = each.validation_loss < best - threshold
-            best, since = (each.validation_loss, 0) if gained else (best, since + 1)
-    return since
+    def __init__(self, threshold: float):
+        """Takes by how much the loss has to fall to count as better, as in transformers."""
+        self._threshold, self._best, self.since = threshold, float("inf"), 0
+
+    def add(self, each: Evaluation) -> None:
+        """Takes the next evaluation; one before any update does not count."""
+        if each.step == 0:
+            return
+        if each.validation_loss < self._best - self._threshold:
+            self._best, self.since = each.validation_loss, 0
+        else:
+            self.since += 1
+
+
+class Flags:
+    """What evaluations say in plain words; it takes them one by one, in constant time on average."""
+
+    def __init__(self):
+        self._table: list[tuple[int, float]] = []
+        self._least, self._first_good = float("inf"), 0
+        self._may_end, self._in_range = True, True
+
+    def add(self, each: Evaluation) -> list[tuple[int, str]]:
+        """What holds from this evaluation on, each once in a run: its step, and a sentence."""
+        found = []
+        since = self._no_gain_since(each) if self._may_end else None
+        if since is not None:
+            found.append((each.step, f"no longer improving since step {since}"))
+            self._may_end = False
+        longest = max((row.norm_to_median for row in each.rows), default=0.0)
+        if self._in_range and each.step > 0 and longest >= OUT_OF_RANGE:
+            sentence = "the rows have left the range of known words: over-training is likely"
+            found.append((each.step, sentence))
+            self._in_range = False
+        return found
+
+    def _no_gain_since(self, each: Evaluation) -> int | None:
+        """The first step as good as the best so far, if as many steps again brought nothing worth having."""
+        if not np.isfinite(each.validation_loss):
+            self._may_end = False
+            return None
+        self._table.append((each.step, each.validation_loss))
+        self._least = min(self._least, each.validation_loss)
+        good = self._least + WORTH_HAVING * (self._table[0][1] - self._least)
+        # What is good only falls, so the first that is as good only moves on.
+        while self._table[self._first_good][1] > good:
+            self._first_good += 1
+        first = self._table[self._first_good][0]
+        enough = len(self._table) - 1 - self._first_good >= EVALUATIONS_TO_TELL and each.step >= 2 * first
+        return first if enough else None
 
 
 def flags(table: Sequence[Evaluation]) -> list[tuple[int, str]]:
     """What the table says in plain words, each once: the step at which it began to hold, and a sentence."""
-    found = []
-    losses = np.asarray([each.validation_loss for each in table])
-    for count in range(1, len(table) + 1):
-        since = _no_gain_since(table, losses[:count])
-        if since is not None:
-            found.append((table[count - 1].step, f"no longer improving since step {since}"))
-            break
-    for each in table:
-        longest = max((row.norm_to_median for row in each.rows), default=0.0)
-        if each.step > 0 and longest >= OUT_OF_RANGE:
-            sentence = "the rows have left the range of known words: over-training is likely"
-            found.append((each.step, sentence))
-            break
-    return sorted(found)
-
-
-def _no_gain_since(table: Sequence[Evaluation], losses: np.ndarray) -> int | None:
-    """The first step as good as the best so far, if as many steps again brought nothing worth having."""
-    if not np.isfinite(losses).all():
-        return None
-    good = losses.min() + WORTH_HAVING * (losses[0] - losses.min())
-    first, last = int(np.argmax(losses <= good)), len(losses) - 1
-    enough = last - first >= EVALUATIONS_TO_TELL and table[last].step >= 2 * table[first].step
-    return table[first].step if enough else None
+    told = Flags()
+    return [found for each in table for found in told.add(each)]

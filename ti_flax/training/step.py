@@ -10,21 +10,11 @@ import jax.numpy as jnp
 
 from ti_flax.data.dataset import PaddedBucket, PaddedDataset, PromptTable
 from ti_flax.embedding.rows import ema_update, embed_tokens, l2_to_init, rescale_norms
-from ti_flax.training.batches import (
-    BUCKETS,
-    CLASS_IMAGES,
-    Batch,
-    Picture,
-    bucket_of_step,
-    choose,
-    concat,
-    draw,
-    picture_of,
-)
+from ti_flax.training.batches import CLASS_IMAGES, Batch, concat, draw
 from ti_flax.training.devices import AXIS
 from ti_flax.training.optimizer import apply_updates
+from ti_flax.training.pictures import Window, owner_of_step, pictures_in, pictures_of_update
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, TrainState
-from ti_flax.training.streaming import Window, pictures_in
 
 STEP_METRICS = ("loss", "grad_norm", "finite")
 
@@ -68,7 +58,7 @@ def update(
     frozen: dict,
     key: jax.Array,
     rate: jax.Array,
-    window: Window | None = None,
+    shown: Window,
 ) -> tuple[TrainState, dict]:
     """One update from one global batch; runs on every device, with gradients averaged over them.
 
@@ -81,7 +71,7 @@ def update(
       frozen: parameter trees `text_encoder` and `unet`, and the `examples`, a `PaddedDataset`.
       key: the run's key.
       rate: `[]` float32, the learning rate.
-      window: the pictures of this update, `[accumulation, batch, numbers]`, where the examples have none.
+      shown: the pictures of this update on this device, `[accumulation, batch, numbers]` each.
     """
     examples: PaddedDataset = frozen["examples"]
     device = jax.lax.axis_index(AXIS)
@@ -89,27 +79,20 @@ def update(
     def gradient_from(bucket: PaddedBucket, class_bucket: PaddedBucket | None, round: jax.Array | None):
         def drawn(key: jax.Array, bucket: PaddedBucket, prompts: PromptTable, numbers, positions) -> Batch:
             places = {"step": state.step, "round": round}
-
-            def chosen(position: jax.Array) -> Picture:
-                return picture_of(bucket, choose(config.draw_rules, key, bucket, position=position, **places))
-
-            pictures = jax.vmap(chosen)(positions) if numbers is None else pictures_in(numbers, bucket)
-            # Wherever they come from, what follows is compiled alike, and gives the same bits.
-            pictures = jax.lax.optimization_barrier(pictures)
             return jax.vmap(
                 lambda position, picture: draw(
                     config.draw_rules, key, bucket, prompts, position=position, picture=picture, **places
                 )
-            )(positions, pictures)
+            )(positions, pictures_in(numbers, bucket))
 
         def accumulate(total, micro):
             first = (micro * config.device_count + device) * config.batch_size
             positions = first + jnp.arange(config.batch_size)
-            numbers = Window(None) if window is None else jax.tree.map(lambda each: each[micro], window)
-            batch, class_batch = drawn(key, bucket, examples.prompts, numbers.pictures, positions), None
+            batch = drawn(key, bucket, examples.prompts, shown.pictures[micro], positions)
+            class_batch = None
             if class_bucket is not None and examples.class_prompts is not None:
-                class_key, prompts = jax.random.fold_in(key, CLASS_IMAGES), examples.class_prompts
-                class_batch = drawn(class_key, class_bucket, prompts, numbers.class_pictures, positions)
+                class_key, numbers = jax.random.fold_in(key, CLASS_IMAGES), shown.class_pictures[micro]
+                class_batch = drawn(class_key, class_bucket, examples.class_prompts, numbers, positions)
             loss_and_gradient = jax.value_and_grad(denoising_loss)(
                 state.rows, frozen, batch, config, class_batch
             )
@@ -119,12 +102,9 @@ def update(
         return jax.lax.scan(accumulate, zero, jnp.arange(config.accumulation))[0]
 
     class_buckets = examples.class_buckets or (None,) * len(examples.buckets)
-    if len(examples.buckets) == 1:
-        total = gradient_from(examples.buckets[0], class_buckets[0], None)
-    else:
-        chosen, round = bucket_of_step(jax.random.fold_in(key, BUCKETS), state.step, examples.buckets)
-        branches = [partial(gradient_from, *pair) for pair in zip(examples.buckets, class_buckets)]
-        total = jax.lax.switch(chosen, branches, round)
+    owner, round = owner_of_step(key, state.step, examples.buckets)
+    branches = [partial(gradient_from, *pair) for pair in zip(examples.buckets, class_buckets)]
+    total = branches[0](None) if round is None else jax.lax.switch(owner, branches, round)
     loss, gradient = jax.tree.map(lambda x: jax.lax.pmean(x / config.accumulation, AXIS), total)
     if config.rules.pull is not None:
         pull, its_gradient = l2_to_init(config.rules, state.rows, config.trainable)
@@ -159,6 +139,9 @@ def make_chunk(config: StepConfig, capacity: int) -> Callable:
     other ones are the same program, and so are chunks of every length, which give the same bits. The measures
     come out as `[capacity]` float32 each, of which the first `steps` are filled. The `window` has pictures
     for `capacity` updates where the examples have none.
+
+    The pictures of an update are there before it begins, so that what computes with them is compiled alike
+    wherever they come from, and gives the same bits.
     """
 
     def chunk(
@@ -171,14 +154,20 @@ def make_chunk(config: StepConfig, capacity: int) -> Callable:
     ):
         given = config.with_settings(frozen["settings"])
 
+        run_key = jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION)
+
+        def pictures(i: jax.Array, step: jax.Array) -> Window:
+            if window is not None:
+                return jax.tree.map(lambda each: each[i], window)
+            return pictures_of_update(given, frozen["examples"], run_key, step, jax.lax.axis_index(AXIS))
+
         def body(i, carry):
-            state, measured = carry
-            run_key = jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION)
-            pictures = jax.tree.map(lambda each: each[i], window)
-            state, metrics = update(given, state, frozen, run_key, rates[i], pictures)
-            return state, jax.tree.map(lambda column, x: column.at[i].set(x), measured, metrics)
+            state, measured, shown = carry
+            state, metrics = update(given, state, frozen, run_key, rates[i], shown)
+            measured = jax.tree.map(lambda column, x: column.at[i].set(x), measured, metrics)
+            return state, measured, pictures(i + 1, state.step)
 
         empty = {name: jnp.zeros(capacity, jnp.float32) for name in STEP_METRICS}
-        return jax.lax.fori_loop(0, steps, body, (state, empty))
+        return jax.lax.fori_loop(0, steps, body, (state, empty, pictures(jnp.int32(0), state.step)))[:2]
 
     return chunk

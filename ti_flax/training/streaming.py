@@ -5,58 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.data.dataset import Bucket, Dataset, PaddedBucket, padded
-from ti_flax.training.batches import (
-    BUCKETS,
-    CLASS_IMAGES,
-    Choice,
-    Picture,
-    bucket_of_step,
-    choose,
-    side_of,
-)
+from ti_flax.training.batches import CLASS_IMAGES, Choice, choose, side_of
 from ti_flax.training.devices import apart
+from ti_flax.training.pictures import Window, numbers_of, owner_of_step
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
 
 # Bytes of the pictures of a call on one device. Two calls' are there at a time.
 WINDOW_BYTES = 2**26
-
-
-class Window(NamedTuple):
-    """The pictures of a call on one device, in the order in which its samples show them.
-
-    A picture's numbers are its posterior's, then its loss weights' where its bucket has some; those of
-    smaller shapes leave room behind them.
-
-    Attributes:
-      pictures: `[updates, accumulation, batch, numbers]` float32.
-      class_pictures: the same of class images; None without them.
-    """
-
-    pictures: Any
-    class_pictures: Any = None
-
-
-def numbers_of(bucket: Bucket | PaddedBucket) -> int:
-    """How many numbers a picture of a bucket has in a window."""
-    height, width, moments = bucket.posteriors.shape[2:]
-    return height * width * (moments + (bucket.loss_weights is not None))
-
-
-def pictures_in(numbers: jax.Array, bucket: PaddedBucket) -> Picture:
-    """The pictures of a bucket out of their numbers in a window, `[batch, numbers]`; with a batch axis."""
-    height, width, moments = bucket.posteriors.shape[2:]
-    first = height * width * moments
-    posteriors = numbers[:, :first].reshape(-1, height, width, moments)
-    if bucket.loss_weights is None:
-        return Picture(posteriors, None)
-    return Picture(posteriors, numbers[:, first : first + height * width].reshape(-1, height, width))
 
 
 class Feed:
@@ -192,14 +154,12 @@ def _choices(
     buckets: tuple[PaddedBucket, ...],
     training: tuple[PaddedBucket, ...],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The choices of all samples of some updates, as `ti_flax.training.step.update` makes them."""
+    """The choices of all samples of some updates, as `pictures_of_update` makes them on a device."""
     run_key = jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION)
     sample_key = jax.random.fold_in(run_key, CLASS_IMAGES) if of_class else run_key
 
     def of_update(step: jax.Array) -> tuple[jax.Array, Choice]:
-        owner, round = jnp.int32(0), None
-        if len(buckets) > 1:
-            owner, round = bucket_of_step(jax.random.fold_in(run_key, BUCKETS), step, training)
+        owner, round = owner_of_step(run_key, step, training)
         where = {"step": step, "round": round}
 
         def of_bucket(bucket: PaddedBucket) -> Choice:
