@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from host_runs import ended, free_address, rows_of, run_on_two, start, start_several
 from tiny_folder import write_folder, write_images
+from tiny_vae import entries
 
 from ti_flax.config import RunConfig
 from ti_flax.errors import START_AGAIN, ConfigError
@@ -48,6 +49,19 @@ def test_two_processes_learn_what_one_does_and_the_first_writes(place):
     np.testing.assert_allclose(two, rows_of(place / "one"), rtol=1e-4, atol=1e-6)
     assert "compiling for 4 x cpu" in spoken and "done in" in spoken
     assert quiet == ""
+
+
+def test_hosts_share_the_encoding_and_give_their_devices_what_each_call_needs(place):
+    caches = [place / f"cache-{name}" for name in ("one", "0", "1")]
+    ended(start(place, place / "alone-cached", *FOUR_STEPS, "--latents_cache_dir", caches[0], devices=1))
+    outputs = [place / "streamed-0", place / "streamed-1"]
+    own = {host: ("--latents_cache_dir", caches[1 + host]) for host in range(2)}
+    said, _ = run_on_two(place, outputs, *FOUR_STEPS, "--stream_latents", "always", own=own)
+    assert "encoding images and mirror images 3/3" in said or "encoding images and mirror images:" in said
+    first, *others = [{path.name: path.read_bytes() for path in entries(cache)} for cache in caches]
+    assert len(first) == 6 and all(other == first for other in others)
+    resident, _ = four_steps_on_two(place, "resident")
+    assert rows_of(outputs[0]).tobytes() == resident.tobytes()
 
 
 @pytest.mark.slow

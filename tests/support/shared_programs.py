@@ -38,7 +38,7 @@ def share_programs():
     @functools.wraps(compile_step)
     def found_or_compiled(step_config, state, arguments, devices, feed=None):
         options = {name: value for name, value in run.must_match(_config.get()).items() if name not in _DATA}
-        window = None if feed is None else feed.shape()
+        window = None if feed is None else feed.empty()
         leaves, structure = jax.tree.flatten((state, arguments, window))
         key = (
             json.dumps([options, step_config.model.configs], sort_keys=True, default=str),

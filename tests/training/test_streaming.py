@@ -91,7 +91,7 @@ def run(
         feed = Feed(config, examples, KEY, places, most_updates=CAPACITY, total_steps=STEPS)
     capacity = feed.capacity if streamed else CAPACITY
     chunk = replicate((rates(0)[:capacity], np.int32(1)), places)
-    window = (feed.shape(),) if streamed else ()
+    window = (feed.empty(),) if streamed else ()
     given = (placed, *arguments, *chunk, *window)
     shapes = config, devices, str(jax.tree.map(lambda leaf: leaf.shape, given))
     if shapes not in _PROGRAMS:
@@ -168,7 +168,7 @@ def test_a_window_is_as_long_as_its_memory_allows_and_never_longer(config, monke
         assert feed.capacity == capacity
         window = feed.window(0, 1)
         assert [leaf.shape for leaf in jax.tree.leaves(window)] == [
-            leaf.shape for leaf in jax.tree.leaves(feed.shape())
+            leaf.shape for leaf in jax.tree.leaves(feed.empty())
         ]
         assert sum(leaf.nbytes for leaf in jax.tree.leaves(window)) <= max(room, of_update)
         same_bits(run(config, examples, streamed=True, steps_per_call=capacity), expected)

@@ -230,7 +230,8 @@ def encode_posteriors(
         cache.claim(keys)
         results = (InFiles if in_files else InMemory)(len(pictures), shape, cache, keys)
         missing = _look_up(results)
-        cache.make_room(int(missing.sum()) * math.prod(shape) * 4)
+        if missing.any():
+            cache.make_room(int(missing.sum()) * math.prod(shape) * np.dtype(np.float32).itemsize)
     have = hosts.gather("the encoded images", np.packbits(missing).tobytes().hex())
     lacking = np.stack([_flags(each, len(pictures)) for each in have])
     ours = _dealt(lacking)[hosts.index()]

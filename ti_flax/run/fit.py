@@ -114,6 +114,6 @@ def compile_step(
     """
     capacity = CHUNK_CAPACITY if feed is None else feed.capacity
     chunk = replicate((np.zeros(capacity, np.float32), np.int32(1)), devices)
-    window = () if feed is None else (feed.shape(),)
+    window = () if feed is None else (feed.empty(),)
     program = pmapped(make_chunk(step_config, capacity), devices)
     return program.lower(state, *arguments, *chunk, *window).compile()

@@ -68,11 +68,13 @@ class Feed:
         self._ready = (0, 0, None)
         return window
 
-    def shape(self) -> Window:
-        """The shapes of a window on the devices."""
-        config = self._config
-        shape = (len(self._devices), self.capacity, config.accumulation, config.batch_size)
-        return Window(*(jax.ShapeDtypeStruct((*shape, each.numbers), np.float32) for each in self._streams))
+    def empty(self) -> Window:
+        """A window of zeros on the devices, to compile for."""
+        config, here = self._config, jax.process_index()
+        shape = (self.capacity, config.accumulation, config.batch_size)
+        part = Window(*(np.zeros((*shape, stream.numbers), np.float32) for stream in self._streams))
+        ours = [device for device in self._devices if device.process_index == here]
+        return apart([part] * len(ours), self._devices)
 
     def _sent(self, step: int, updates: int) -> Window:
         config, here = self._config, jax.process_index()
