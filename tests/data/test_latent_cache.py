@@ -134,14 +134,15 @@ def test_an_interrupted_write_leaves_nothing(params, pixels, tmp_path, monkeypat
 
 
 def test_what_was_used_longest_ago_gives_way(tmp_path):
-    cache = kept(tmp_path, range(5), limit=5 * SIZE)
-    for number, seconds in enumerate((50, 20, 40, 30, 10)):
-        last_used(tmp_path, number, seconds)
+    cache = kept(tmp_path, range(20), limit=20 * SIZE)
+    order = np.random.default_rng(3).permutation(20).tolist()  # longest ago first
+    for age, number in enumerate(order):
+        last_used(tmp_path, number, 500 - age)
     cache.make_room(0)
-    assert numbers_in(tmp_path) == [0, 1, 2, 3, 4]
-    cache.read(KEYS[2], SHAPE)
-    cache.make_room(2 * SIZE - 1)
-    assert numbers_in(tmp_path) == [1, 2, 4]
+    assert numbers_in(tmp_path) == list(range(20))
+    cache.read(KEYS[order[2]], SHAPE)
+    cache.make_room(9 * SIZE - 1)
+    assert numbers_in(tmp_path) == sorted([order[2], *order[10:]])
 
 
 def test_encoding_makes_room_for_itself_and_keeps_what_it_uses(params, tmp_path):
