@@ -128,7 +128,7 @@ def padded_bucket(bucket: Bucket, *, streamed: bool = False) -> PaddedBucket:
         prompts=lengthened(prompts, images),
         sample_indices=lengthened(places, padded_size(len(places), FEWEST_ROWS)),
         loss_weights=weights if weights is None or streamed else lengthened(weights, images),
-        places=np.int32(len(places)),
+        places=np.asarray(len(places), np.int32),
     )
 
 
@@ -138,7 +138,7 @@ def prompt_table(token_ids: np.ndarray) -> PromptTable:
     rows = lengthened(
         token_ids.reshape(groups * variants, tokens), padded_size(groups * variants, FEWEST_ROWS)
     )
-    return PromptTable(rows, np.int32(variants))
+    return PromptTable(rows, np.asarray(variants, np.int32))
 
 
 def padded_size(count: int, fewest: int) -> int:
