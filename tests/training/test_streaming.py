@@ -10,12 +10,14 @@ from tiny_step import VOCABULARY, make_frozen, make_step_config, rates, start_ro
 from ti_flax.data.dataset import Bucket, Dataset, padded, with_class_images
 from ti_flax.data.latent_cache import LatentCache
 from ti_flax.data.posteriors import PosteriorFiles
+from ti_flax.monitoring.validation import eval_set, looked_at
 from ti_flax.training import streaming
 from ti_flax.training.devices import pmapped, replicate, unreplicate
 from ti_flax.training.loop import Hook, run_steps
 from ti_flax.training.state import init_state
 from ti_flax.training.step import make_chunk
 from ti_flax.training.streaming import Feed
+from ti_flax.training.timesteps import TimestepRules
 
 CAPACITY, STEPS = 4, 6
 KEY = np.asarray(jax.random.key_data(jax.random.key(7)))
@@ -239,3 +241,33 @@ def test_the_host_makes_the_choices_of_the_device(config):
     shown = np.concatenate(shown)
     assert len(np.unique(shown // 2)) == 3000 * samples  # an epoch shows no image twice
     assert 0.4 < np.mean(shown % 2) < 0.6
+
+
+def test_a_window_is_that_of_the_updates_that_are_asked_for(config):
+    def feed():
+        return Feed(config, PLAIN, KEY, jax.devices()[:1], most_updates=CAPACITY, total_steps=STEPS)
+
+    def pictures(made, step, updates):
+        return unreplicate(made.window(step, updates)).pictures[:updates]
+
+    for prepared, asked in (((0, 2), (2, 1)), ((0, 1), (0, 3)), ((1, 2), (0, 2))):
+        made = feed()
+        made.prepare(*prepared)
+        np.testing.assert_array_equal(pictures(made, *asked), pictures(feed(), *asked))
+
+
+def test_an_evaluation_needs_the_images_alone_that_it_looks_at():
+    buckets = [random_bucket(9, 4, 4, masked=True), random_bucket(7, 4, 6, sides=1)]
+    chosen = eval_set(
+        buckets, TimestepRules(first=0, end=1000), flip_p=0.0, samples=4, batch_size=1, devices=1
+    )
+    found, same = looked_at(buckets, chosen)
+    assert sum(len(bucket.posteriors) for bucket in found) <= 6 and same.weights is chosen.weights
+    assert max(places.image.max() for places in chosen.places) > 2
+    for bucket, old, few, new in zip(buckets, chosen.places, found, same.places, strict=True):
+        assert few.posteriors.shape[1] == bucket.posteriors.shape[1]
+        np.testing.assert_array_equal(few.posteriors[new.image], bucket.posteriors[old.image])
+        np.testing.assert_array_equal(few.prompts[new.image], bucket.prompts[old.image])
+        if bucket.loss_weights is not None:
+            np.testing.assert_array_equal(few.loss_weights[new.image], bucket.loss_weights[old.image])
+        assert new.number is old.number and new.timestep is old.timestep
