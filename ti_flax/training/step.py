@@ -13,8 +13,8 @@ from ti_flax.embedding.rows import ema_update, embed_tokens, l2_to_init, rescale
 from ti_flax.training.batches import CLASS_IMAGES, Batch, concat, draw
 from ti_flax.training.devices import AXIS
 from ti_flax.training.optimizer import apply_updates
-from ti_flax.training.pictures import Window, owner_of_step, pictures_in, pictures_of_update
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, TrainState
+from ti_flax.training.streaming import Window, owner_of_step, pictures_in, pictures_of_update
 
 STEP_METRICS = ("loss", "grad_norm", "finite")
 
