@@ -220,7 +220,8 @@ def compiled(step_config: Any, state: Any, arguments: tuple, devices: list) -> t
     """Compiles twice, into an empty cache and out of it; returns the program and both times in seconds."""
     import jax
 
-    from ti_flax.run.fit import compile_step
+    from ti_flax.hosts.compilation import compiled as compile_lowered
+    from ti_flax.run.fit import lower_step
     from ti_flax.training.devices import replicate
 
     seconds, program = [], None
@@ -228,7 +229,8 @@ def compiled(step_config: Any, state: Any, arguments: tuple, devices: list) -> t
     for _ in range(2):
         jax.clear_caches()
         began = time.perf_counter()
-        program = compile_step(step_config, replicate(state, devices), arguments, devices)
+        lowered = lower_step(step_config, replicate(state, devices), arguments, devices)
+        program = compile_lowered(lowered, devices)
         seconds.append(time.perf_counter() - began)
     return program, *seconds
 

@@ -156,7 +156,9 @@ def compile_step(target: Target, batch: int) -> Compiled:
     vocabulary, width = model.text_encoder.config.vocab_size, model.text_encoder.config.hidden_size
     count = config.concept.num_vectors or 1
     added = AddedRows(np.zeros((count, width), np.float32), np.ones(count, bool))
-    step_config, _ = make_step_config(config, model, vocabulary, added=added, devices=len(devices))
+    step_config, _ = make_step_config(
+        config, model, vocabulary, added=added, devices=len(devices), batches=len(devices)
+    )
     began = time.perf_counter()
     lowered = pmapped(make_chunk(step_config, CHUNK_CAPACITY), devices).lower(
         *abstract_arguments(config, step_config)

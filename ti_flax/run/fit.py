@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from ti_flax.config import RunConfig
 from ti_flax.console.interrupt import Interrupt
-from ti_flax.console.messages import stage
 from ti_flax.data.dataset import padded
 from ti_flax.hosts import group as hosts
+from ti_flax.hosts.compilation import Compilation, shapes_of
 from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
-from ti_flax.run.hooks import make_hooks
+from ti_flax.run.hooks import Beside, make_hooks
 from ti_flax.run.inputs import TrainingInputs
-from ti_flax.training.devices import pmapped, replicate
+from ti_flax.training.devices import batch_devices, ours, pmapped, replicate
 from ti_flax.training.learning_rate import Schedule, rates_after
 from ti_flax.training.loop import Hook, begin, run_steps
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, TrainState
@@ -39,7 +39,7 @@ def fit(
     hooks: Sequence[Hook] = (),
 ) -> TrainState:
     """Puts everything on the devices, compiles, and runs the updates; returns the last state."""
-    devices = jax.devices()
+    devices = batch_devices(config.training.train_batch_size)
     total = config.training.max_train_steps or 0
     start = int(state.step)
     frozen = replicate(
@@ -54,15 +54,21 @@ def fit(
     key = jax.random.key_data(jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION))
     arguments = (frozen, replicate(np.asarray(key), devices))
     placed = replicate(state, devices)
-    with stage(f"compiling for {len(devices)} x {devices[0].device_kind}", done="compiled"):
-        program = compile_step(step_config, placed, arguments, devices)
+    shapes = shapes_of((placed, arguments))
+    compiling = Compilation(
+        lambda: lower_step(step_config, *shapes, devices),
+        devices,
+        what=f"the update for {len(devices)} x {devices[0].device_kind}",
+    )
     monitoring: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
     if hosts.is_first():
-        monitoring += [*make_hooks(config, step_config, schedule, inputs, frozen, output_dir, start), *hooks]
+        beside = Beside(config, step_config, inputs, frozen, ours(devices), output_dir, after=compiling)
+        monitoring += [*make_hooks(beside, schedule, start), *hooks]
     else:
         step_config.model.params.clear()  # the devices have what is needed
     finished = False
     try:
+        program = compiling.program()
         begin(placed, monitoring)
         with interrupt.updates():
             last = run_steps(
@@ -87,13 +93,9 @@ def fit(
             hook.close(finished)
 
 
-def compile_step(
-    step_config: StepConfig,
-    state: TrainState,
-    arguments: tuple[Any, Any],
-    devices: Sequence[Any],
-) -> Callable[..., Any]:
-    """Compiles up to `CHUNK_CAPACITY` updates of one call, for the devices and arguments of these shapes."""
+def lower_step(
+    step_config: StepConfig, state: Any, arguments: tuple[Any, Any], devices: Sequence[Any]
+) -> Any:
+    """Lowers up to `CHUNK_CAPACITY` updates of one call, for devices and arguments of these shapes."""
     chunk = replicate((np.zeros(CHUNK_CAPACITY, np.float32), np.int32(1)), devices)
-    program = pmapped(make_chunk(step_config, CHUNK_CAPACITY), devices)
-    return program.lower(state, *arguments, *chunk).compile()
+    return pmapped(make_chunk(step_config, CHUNK_CAPACITY), devices).lower(state, *arguments, *chunk)
