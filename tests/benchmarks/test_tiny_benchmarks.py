@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import attention
+import growth
 import learning_quality
 import pytest
 import timestep_variance
@@ -25,6 +26,16 @@ def test_implementations_of_attention_are_compared(capsys):
     assert "plain" in {name.rstrip("*") for name in names} <= set(IMPLEMENTATIONS)
     assert sum(name.endswith("*") for name in names) == 2 and last.startswith("* what train_flax.py chooses")
     assert all(float(line.split()[-1]) < 1e-4 for line in lines)
+
+
+def test_draws_and_evaluations_are_timed_for_each_number(capsys):
+    growth.main("--images 3 9 --prompts 1 600 --evaluations 2 4 --rounds 2".split())
+    head, columns, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert head[:2] == ["batch", "8,"] and columns[:2] == ["images", "prompts"]
+    assert [line[:2] for line in lines[:3]] == [["3", "1"], ["9", "1"], ["3", "600"]]
+    held = [float(line[4 - 1]) for line in lines[:3]]
+    assert held[0] == held[1] < held[2] and all(float(line[2]) > 0 for line in lines[:3])
+    assert lines[3][0] == "evaluations" and [line[0] for line in lines[4:]] == ["2", "4"]
 
 
 @pytest.fixture(scope="module")

@@ -88,13 +88,13 @@ def test_padding_keeps_what_is_there_and_counts_it(masked):
     examples = with_class_images(examples, [posteriors[:3]], token_ids[0])
     found = padded(examples)
     [bucket], [class_bucket] = found.buckets, found.class_buckets
-    assert bucket.posteriors.shape == (16, 2, 4, 4, 8) and bucket.sample_indices.shape == (80,)
+    assert bucket.posteriors.shape == (16, 2, 4, 4, 8) and bucket.sample_indices.shape == (512,)
     assert bucket.places == 72 and class_bucket.places == 3 and class_bucket.posteriors.shape[0] == 8
     for long, short in zip(bucket[:4], examples.buckets[0], strict=True):
         assert long is short is None or np.array_equal(long[: len(short)], short)
     for table, ids in ((found.prompts, token_ids), (found.class_prompts, token_ids[:1])):
         groups, variants, _ = ids.shape
-        assert table.variants == variants and table.token_ids.shape == (64, 5)
+        assert table.variants == variants and table.token_ids.shape == (512, 5)
         np.testing.assert_array_equal(table.token_ids[: groups * variants].reshape(ids.shape), ids)
 
 

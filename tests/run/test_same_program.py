@@ -1,8 +1,10 @@
-"""What people tune enters the step's program as an argument: with other numbers it is the same program."""
+"""What people tune, and what they train on, are arguments of the programs: with others they are the same."""
 
 import jax
 import numpy as np
 import pytest
+from shared_programs import PROGRAMS
+from tiny_folder import write_images
 from tiny_models import SMALL
 from tiny_run import configure
 from tiny_step import VOCABULARY, make_frozen
@@ -10,8 +12,12 @@ from tiny_step import VOCABULARY, make_frozen
 from ti_flax.data.dataset import padded
 from ti_flax.embedding.rows import AddedRows
 from ti_flax.models.stable_diffusion import random_stable_diffusion
+from ti_flax.monitoring import validation
+from ti_flax.run import fit
+from ti_flax.run import train as run
 from ti_flax.run.fit import CHUNK_CAPACITY
 from ti_flax.run.step_config import make_step_config
+from ti_flax.training import devices as devices_module
 from ti_flax.training.devices import pmapped, replicate
 from ti_flax.training.state import init_state
 from ti_flax.training.step import make_chunk
@@ -70,3 +76,94 @@ def test_what_is_computed_otherwise_is_another_program(lowered):
     plain = lowered(rows())
     for changes in ({"optimizer": "lion"}, {"snr_gamma": 5.0}, {"loss_type": "l1"}, {"max_grad_norm": 1.0}):
         assert lowered(rows(), **changes) != plain
+
+
+class Lowered(BaseException):
+    """Ends a run before its first update."""
+
+
+@pytest.fixture(scope="module")
+def programs(place, tmp_path_factory):
+    """The texts of a whole run's programs, step and evaluation, before they are compiled."""
+
+    def texts(**changes):
+        found = []
+
+        class Recorded:
+            def __init__(self, program, devices, **options):
+                self._program = devices_module.pmapped(program, devices, **options)
+
+            def lower(self, *arguments):
+                found.append(self._program.lower(*arguments).as_text())
+                return self
+
+            def compile(self):
+                return None
+
+        def ended(*_):
+            raise Lowered
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Lowered):
+            for module in (fit, validation):
+                patch.setattr(module, "pmapped", Recorded)
+            patch.setattr(fit, "begin", ended)
+            PROGRAMS.clear()
+            output = tmp_path_factory.mktemp("run")
+            run.train(configure(place, output, **{"eval_steps": 2} | changes))
+        PROGRAMS.clear()
+        assert len(found) == 2
+        return found
+
+    return texts
+
+
+@pytest.fixture(scope="module")
+def plain(programs):
+    return programs()
+
+
+@pytest.fixture(scope="module")
+def five(place):
+    """A folder with five images and their captions."""
+    folder = write_images(place / "five", count=5)
+    for number in range(5):
+        (folder / f"{number}.txt").write_text(f"{number * 'red '}car")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_data_dir": "five"},
+        {"train_data_dir": "five", "captions": "files"},
+        {"learnable_property": "style"},
+        {"train_data_dir": ["pictures", "pictures/0.png"], "repeats": [3, 40]},
+        {"placeholder_token": "<other>", "initializer_token": "blue car"},
+        {"max_train_steps": 3000, "train_batch_size": 1},
+        {"max_train_steps": 3000, "max_eval_samples": 100},
+        {"seed": 9, "learning_rate": 2e-3, "train_data_dir": "five"},
+    ],
+    ids=lambda changes: " ".join(changes),
+)
+def test_another_concept_is_the_same_step_and_evaluation(place, plain, five, programs, changes):
+    named = changes.get("train_data_dir", "pictures")
+    folders = str(place / named) if isinstance(named, str) else [str(place / each) for each in named]
+    assert programs(**changes | {"train_data_dir": folders}) == plain
+
+
+def test_another_batch_size_is_another_step_and_evaluation(plain, programs):
+    for one, other in zip(plain, programs(train_batch_size=2), strict=True):
+        assert one != other
+
+
+@pytest.fixture(scope="module")
+def with_class(place):
+    """Options of runs with three class images, and with five and another prompt for them."""
+    folders = [write_images(place / f"class-{count}", count=count) for count in (3, 5)]
+    prompts = [{}, {"class_prompt": "a <thing> car"}]
+    return [{"class_data_dir": str(f), **prompt} for f, prompt in zip(folders, prompts, strict=True)]
+
+
+def test_other_class_images_are_the_same_step(programs, with_class):
+    one, other = (programs(**options) for options in with_class)
+    assert one == other

@@ -14,7 +14,7 @@ from ti_flax.errors import ConfigError
 # Places of an epoch: each is an index that every device holds, 4 MB of so many.
 MOST_SAMPLE_INDICES = 1_000_000
 # The least that arrays are padded to: images, and what is small beside them (places and prompts).
-FEWEST_IMAGES, FEWEST_ROWS = 8, 64
+FEWEST_IMAGES, FEWEST_ROWS = 8, 512
 
 
 class Bucket(NamedTuple):
@@ -118,7 +118,7 @@ def padded_bucket(bucket: Bucket) -> PaddedBucket:
         prompts=lengthened(prompts, images),
         sample_indices=lengthened(places, padded_size(len(places), FEWEST_ROWS)),
         loss_weights=None if weights is None else lengthened(weights, images),
-        places=np.int32(len(places)),
+        places=np.asarray(len(places), np.int32),
     )
 
 
@@ -128,7 +128,7 @@ def prompt_table(token_ids: np.ndarray) -> PromptTable:
     rows = lengthened(
         token_ids.reshape(groups * variants, tokens), padded_size(groups * variants, FEWEST_ROWS)
     )
-    return PromptTable(rows, np.int32(variants))
+    return PromptTable(rows, np.asarray(variants, np.int32))
 
 
 def padded_size(count: int, fewest: int) -> int:

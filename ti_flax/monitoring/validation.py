@@ -149,7 +149,8 @@ def shard_samples(table: np.ndarray, *, batch: int, devices: int) -> EvalIndices
     full[len(table) :, 0] = -1
     by_round = full.reshape(rounds, devices, batch, -1)
     columns = lengthened(by_round, padded_size(rounds, FEWEST_ROUNDS)).transpose(3, 1, 0, 2)
-    return EvalIndices(*np.ascontiguousarray(columns), np.full(devices, rounds, np.int32))
+    number, image, mirrored, timestep = np.ascontiguousarray(columns)
+    return EvalIndices(number, image, mirrored, timestep, np.full(devices, rounds, np.int32))
 
 
 def samples_for(total: int, update_samples: int) -> int:

@@ -75,7 +75,7 @@ def concat(batch: Batch, other: Batch) -> Batch:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), batch, other)
 
 
-def image_index(key: jax.Array, sample: jax.Array, images: jax.Array | int) -> jax.Array:
+def image_index(key: jax.Array, sample: jax.Array, images: jax.typing.ArrayLike) -> jax.Array:
     """Which image the n-th sample shows, `[]` int32: a fresh shuffle of all images every epoch."""
     return permuted(jax.random.fold_in(key, sample // images), sample % images, images)
 

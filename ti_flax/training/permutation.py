@@ -11,7 +11,7 @@ import jax.numpy as jnp
 ROUNDS = 32
 
 
-def permuted(key: jax.Array, place: jax.Array, size: jax.Array | int) -> jax.Array:
+def permuted(key: jax.Array, place: jax.Array, size: jax.typing.ArrayLike) -> jax.Array:
     """Where a shuffle of `size` places puts one of them, `[]` int32.
 
     The swap-or-not shuffle (Hoang, Morris, Rogaway, CRYPTO 2012, fig. 1): each round pairs place x with
