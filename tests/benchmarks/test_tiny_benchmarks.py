@@ -29,7 +29,7 @@ def test_implementations_of_attention_are_compared(capsys):
 
 
 def test_draws_and_evaluations_are_timed_for_each_number(capsys):
-    growth.main("--images 3 9 --prompts 1 600 --evaluations 2 4 --rounds 2".split())
+    growth.main(["--images", "3", "9", "--prompts", "1", "600", "--evaluations", "2", "4", "--rounds", "2"])
     head, columns, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert head[:2] == ["batch", "8,"] and columns[:2] == ["images", "prompts"]
     assert [line[:2] for line in lines[:3]] == [["3", "1"], ["9", "1"], ["3", "600"]]

@@ -12,7 +12,6 @@ from tiny_models import SMALL
 from ti_flax.data.dataset import Bucket, Dataset, padded
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import random_stable_diffusion
-from ti_flax.monitoring import validation
 from ti_flax.monitoring.validation import (
     Validation,
     chosen_images,

@@ -54,9 +54,9 @@ def fit(
     key = jax.random.key_data(jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION))
     arguments = (frozen, replicate(np.asarray(key), devices))
     placed = replicate(state, devices)
-    shapes = shapes_of((placed, arguments))
+    state_shapes, other_shapes = shapes_of((placed, arguments))
     compiling = Compilation(
-        lambda: lower_step(step_config, *shapes, devices),
+        lambda: lower_step(step_config, state_shapes, other_shapes, devices),
         devices,
         what=f"the update for {len(devices)} x {devices[0].device_kind}",
     )

@@ -16,7 +16,7 @@ _ADAMS = {"adam_beta1": "b1", "adam_beta2": "b2", "adam_epsilon": "eps", "adam_w
 
 
 def update_samples(training: TrainingOptions, devices: int | None = None) -> int:
-    """Samples of one update, over accumulated batches and all devices, of which a CPU is one (None: as here)."""
+    """Samples of one update, over accumulated batches and devices, a CPU being one (None: those here)."""
     devices = batches_at_once() if devices is None else devices
     return training.train_batch_size * training.gradient_accumulation_steps * devices
 
