@@ -118,6 +118,7 @@ def test_a_resumed_run_shows_what_an_earlier_one_drew_before_its_step(tmp_path, 
     assert [label for label, _ in sheets[-1]][2] == "step by step (before, 5, 10): a toy"
     (tmp_path / "validation" / "step-0.png").unlink()
     again.on_start(5, None)
+    again.settle()
     assert draw.asked == [11, 0]
 
 

@@ -108,20 +108,16 @@ class Evaluate(Hook):
         if self._table:
             self._write()
         else:
-            self._put_off = True
-        self._settle_if_ready()
+            self._put_off = True  # until the first updates are made
 
     def settle(self) -> None:
         if self._put_off:
             self._put_off = False
             self._evaluate(0, self._start_rows, None, None)
 
-    def _settle_if_ready(self) -> None:
+    def on_metrics(self, chunk: Chunk) -> None:
         if self._put_off and self._ready():
             self.settle()
-
-    def on_metrics(self, chunk: Chunk) -> None:
-        self._settle_if_ready()
         if chunk.finite.any():
             self._measured.append((chunk.loss[chunk.finite], chunk.grad_norm[chunk.finite]))
 

@@ -67,20 +67,17 @@ class Preview(Hook):
         self._ready, self._put_off = ready, False
 
     def on_start(self, step: int, state: TrainState) -> None:
+        # Until the first updates are made: they show soonest whether a run works.
         self._put_off = step == 0 or not (self._folder / "step-0.png").is_file()
-        self._settle_if_ready()
 
     def on_metrics(self, chunk: Chunk) -> None:
-        self._settle_if_ready()
+        if self._put_off and self._ready():
+            self.settle()
 
     def settle(self) -> None:
         if self._put_off:
             self._put_off = False
             self._show(0, self._start_rows)
-
-    def _settle_if_ready(self) -> None:
-        if self._put_off and self._ready():
-            self.settle()
 
     def on_step(self, step: int, state: TrainState) -> None:
         self.settle()
