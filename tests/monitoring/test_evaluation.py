@@ -287,11 +287,12 @@ def test_a_table_that_could_not_be_written_is_whole_again_with_the_next_line(tmp
 
 
 def test_a_resumed_run_cuts_the_table_back_and_drops_a_line_cut_short(tmp_path):
-    hook = make_hook(tmp_path, [0.5, 0.4, 0.3, 0.2])
+    hook = make_hook(tmp_path, [0.5, 0.4, 0.3, 0.2, 0.1])
     for step in range(3):
         evaluate(hook, step)
     whole = (tmp_path / TABLE).read_bytes()
     evaluate(hook, 3)
+    evaluate(hook, 4)
     (tmp_path / TABLE).write_bytes((tmp_path / TABLE).read_bytes()[:-9])
     again = make_hook(tmp_path, [0.2])
     again.on_start(2, TrainState(np.full((1, 4), 1.0, np.float32), None, np.int32(2)))

@@ -230,3 +230,7 @@ def test_an_evaluation_needs_less_memory_than_an_update():
     update = jax.jit(jax.grad(loss)).lower(rows, params).compile()
     needs = [program.memory_analysis().temp_size_in_bytes for program in (evaluation, update)]
     assert needs[0] < needs[1]
+    # One device has 20 rounds of 3, and room for more, in which nothing is computed.
+    [errors] = evaluation(rows, frozen, key, places)
+    assert places[0].rounds == 20 and errors.shape == (256, 3)
+    assert (errors[:20] > 0).all() and not errors[20:].any()

@@ -154,8 +154,7 @@ class Evaluate(Hook):
 
     def _write(self) -> None:
         """Brings the file to the table: by a line, or as a whole where more is missing or a write failed."""
-        written, self._written = self._written, 0
-        if written and written == len(self._table) - 1:
+        if self._written and self._written == len(self._table) - 1:
             append_evaluation(self._path, self._table[-1])
         else:
             write_evaluations(self._path, self._table)
