@@ -1,6 +1,7 @@
 """The shapes that are measured: the demo's model, a middle one for CPUs, Stable Diffusion 1.5 and 2.1.
 
-Two odd ones, which nobody tuned for, have channels, heads, depths and sizes that are no powers of two. A tiny one shows within seconds that everything a benchmark needs is there; its figures mean nothing.
+Two odd ones, which nobody tuned for, have channels, heads, depths and sizes that are no powers of two. A tiny
+one shows within seconds that everything a benchmark needs is there; its figures mean nothing.
 """
 
 import sys
