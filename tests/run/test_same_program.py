@@ -31,7 +31,7 @@ def lowered(tmp_path_factory):
 
     def text(added, **changes):
         config = configure(place, place / "out", **changes)
-        step_config, _ = make_step_config(config, model, VOCABULARY, added=added, devices=1)
+        step_config, _ = make_step_config(config, model, VOCABULARY, added=added, devices=1, batches=1)
         frozen = make_frozen(step_config) | {"settings": step_config.settings}
         frozen["examples"] = padded(frozen["examples"])
         key = np.asarray(jax.random.key_data(jax.random.key(config.training.seed)))
