@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any
 
-import jax
-
 from ti_flax.console.messages import detail, stage
 
 # XLA ends a process in which one CPU device waits so long for another; a step of a large model takes minutes.
@@ -39,7 +37,8 @@ class Compilation:
         what: str,
         after: Compilation | None = None,
     ):
-        self._lower, self._devices, self._what, self._after = lower, devices, what, after
+        self._lower: Callable[[], Any] | None = lower
+        self._devices, self._what, self._after = devices, what, after
         self._lowered, self._ended = threading.Event(), threading.Event()
         self._program: Any = None
         self._error: BaseException | None = None
@@ -72,7 +71,9 @@ class Compilation:
             if self._after is not None:
                 self._after._lowered.wait()
             began = time.perf_counter()
+            assert self._lower is not None
             lowered = self._lower()
+            self._lower = None  # and with it the arrays that it was lowered for
             self._lowered.set()
             between = time.perf_counter()
             self._program = compiled(lowered, self._devices)
@@ -92,10 +93,3 @@ def compiled(lowered: Any, devices: Sequence[Any]) -> Any:
         names = ("warn_stuck_seconds", "terminate_timeout_seconds")
         options = {f"xla_cpu_collective_call_{name}": _PATIENCE_OF_CORES for name in names}
     return lowered.compile(compiler_options=options) if options else lowered.compile()
-
-
-def shapes_of(tree: Any) -> Any:
-    """Shapes, dtypes and places of arrays, which is all that lowering needs of them."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree
-    )

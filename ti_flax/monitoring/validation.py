@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.data.dataset import Bucket, PaddedBucket, PaddedDataset, lengthened, padded_size
-from ti_flax.hosts.compilation import Compilation, shapes_of
+from ti_flax.hosts.compilation import Compilation
 from ti_flax.training.batches import SampleKeys, one_sample
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
@@ -249,7 +249,7 @@ class Validation:
         table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
         rows = np.zeros((len(config.trainable), table.shape[-1]), np.float32)
         program = pmapped(make_evaluation(config), self._devices, donate=())
-        arguments = shapes_of((replicate(rows, self._devices), *self._arguments))
+        arguments = (replicate(rows, self._devices), *self._arguments)
         self._compiling = Compilation(lambda: program.lower(*arguments), devices, what=what, after=after)
 
     def ready(self) -> bool:

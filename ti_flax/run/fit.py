@@ -13,7 +13,7 @@ from ti_flax.config import RunConfig
 from ti_flax.console.interrupt import Interrupt
 from ti_flax.data.dataset import padded
 from ti_flax.hosts import group as hosts
-from ti_flax.hosts.compilation import Compilation, shapes_of
+from ti_flax.hosts.compilation import Compilation
 from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
 from ti_flax.run.hooks import Beside, make_hooks
 from ti_flax.run.inputs import TrainingInputs
@@ -54,9 +54,8 @@ def fit(
     key = jax.random.key_data(jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION))
     arguments = (frozen, replicate(np.asarray(key), devices))
     placed = replicate(state, devices)
-    state_shapes, other_shapes = shapes_of((placed, arguments))
     compiling = Compilation(
-        lambda: lower_step(step_config, state_shapes, other_shapes, devices),
+        lambda: lower_step(step_config, placed, arguments, devices),
         devices,
         what=f"the update for {len(devices)} x {devices[0].device_kind}",
     )
