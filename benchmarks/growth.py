@@ -87,6 +87,7 @@ def evaluation_cost(count: int, rounds: int) -> tuple[float, int]:
             loss=lambda rows: 1.0,
             result=lambda state: np.asarray(state.rows),
             start_rows=np.ones((1, 4), np.float32),
+            vectors=1,
             vocabulary=vocabulary,
         )
         state = TrainState(jnp.ones((1, 4)), None, jnp.int32(0))

@@ -35,6 +35,7 @@ from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError  # noqa: E402
 
 _IMAGES = 5
+PRESETS = ("tiny", "mid", "odd-shallow", "odd-deep", "sd15", "sd21")
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -50,7 +51,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         metavar="PYTHON",
         help="Python of an environment with diffusers 0.39; without it the Flax script does not take part",
     )
-    add("--preset", choices=("tiny", "mid", "sd15", "sd21"), default="mid", help="shapes of the model")
+    add("--preset", choices=PRESETS, default="mid", help="shapes of the model")
     add("--batch", type=int, default=2, help="samples per step")
     add("--resolution", type=int, help="side of the images; by default the preset's")
     add("--segment", type=int, default=10, help="steps of a turn")

@@ -38,7 +38,7 @@ from peak import Matmuls, published_rate  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError  # noqa: E402
 
-PRESETS = ("tiny", "demo", "mid", "sd15", "sd21")
+PRESETS = ("tiny", "demo", "mid", "odd-shallow", "odd-deep", "sd15", "sd21")
 # Rows, images and prompts of the measured run; none of them matters for the time.
 _IMAGES, _PROMPTS = 5, 27
 
@@ -74,7 +74,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.devices and len(devices) < options.devices:
         raise ConfigError("--devices", expected=f"at most {len(devices)}", found=str(options.devices))
     step_config, state, arguments = build(options, devices)
-    flop = flop_per_sample(options, step_config, arguments)
+    flop = flop_per_sample(step_config, arguments[0])
     program, cold, warm = compiled(step_config, state, arguments, devices)
     matmuls = Matmuls(options.dtype, devices[0], devices=len(devices))
     chunks, between = timed(options, program, step_config, arguments, devices, matmuls)
@@ -185,8 +185,13 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     return step_config, jax.device_get(init_state(step_config, rows)), arguments
 
 
-def flop_per_sample(options: argparse.Namespace, step_config: Any, arguments: tuple) -> int:
-    """Counts the step's FLOP with the plain attention, so that recomputing counts for nothing."""
+def flop_per_sample(step_config: Any, frozen: Any) -> int:
+    """Counts the step's FLOP with the plain attention, so that recomputing counts for nothing.
+
+    Args:
+      step_config: of the step.
+      frozen: its frozen arrays or their shapes, with the axis of the devices.
+    """
     import dataclasses
 
     import jax
@@ -204,7 +209,7 @@ def flop_per_sample(options: argparse.Namespace, step_config: Any, arguments: tu
         text_encoder=model.text_encoder.clone(attention=plain),
     )
     step_config = dataclasses.replace(step_config, model=model)
-    frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), arguments[0])
+    frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), frozen)
     examples = frozen["examples"]
     _, _, side, _, moments = examples.buckets[0].posteriors.shape
     channels = moments // 2
@@ -220,7 +225,8 @@ def compiled(step_config: Any, state: Any, arguments: tuple, devices: list) -> t
     """Compiles twice, into an empty cache and out of it; returns the program and both times in seconds."""
     import jax
 
-    from ti_flax.run.fit import compile_step
+    from ti_flax.hosts.compilation import compiled as compile_lowered
+    from ti_flax.run.fit import lower_step
     from ti_flax.training.devices import replicate
 
     seconds, program = [], None
@@ -228,7 +234,8 @@ def compiled(step_config: Any, state: Any, arguments: tuple, devices: list) -> t
     for _ in range(2):
         jax.clear_caches()
         began = time.perf_counter()
-        program = compile_step(step_config, replicate(state, devices), arguments, devices)
+        lowered = lower_step(step_config, replicate(state, devices), arguments, devices)
+        program = compile_lowered(lowered, devices)
         seconds.append(time.perf_counter() - began)
     return program, *seconds
 

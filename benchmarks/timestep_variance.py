@@ -67,6 +67,7 @@ def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]
             inputs.concept.token_ids[0],
             added=inputs.added,
             devices=1,
+            batches=1,
         )
         frozen = {name: inputs.model.params[name] for name in ("text_encoder", "unet")}
         frozen = jax.tree.map(jnp.asarray, frozen)

@@ -5,7 +5,8 @@
 
 It compiles the very program that the slice would run: memory of a chip, whether it fits, the largest batch
 that does, work, and what the chips tell one another. Only the model's config files are read, no weights.
-Options that are not listed here are those of train_flax.py.
+With `--roofline` it predicts the step's time from the compiled operations. Options that are not listed here
+are those of train_flax.py.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Compiled:
       flop: of a device and step, as the compiler counts them.
       traffic: bytes that a device reads and writes in a step.
       collectives: each collective operation of the program with its bytes.
+      text: the compiled program.
     """
 
     batch: int
@@ -88,6 +90,7 @@ class Compiled:
     flop: float
     traffic: float
     collectives: tuple[tuple[str, int], ...]
+    text: str = ""
 
     @property
     def memory(self) -> int:
@@ -110,6 +113,7 @@ def parse_arguments(argv=None) -> tuple[argparse.Namespace, list[str]]:
         help="shapes of benchmarks/presets.py, not a model's",
     )
     add("--no_search", action="store_true", help="do not look for the largest batch")
+    add("--roofline", action="store_true", help="predict the step's time from the compiled operations")
     return parser.parse_known_args(argv)
 
 
@@ -144,22 +148,15 @@ def compile_step(target: Target, batch: int) -> Compiled:
       MemoryError: the compiler finds that it does not fit.
     """
     import jax
-    import numpy as np
 
-    from ti_flax.embedding.rows import AddedRows
     from ti_flax.run.fit import CHUNK_CAPACITY
-    from ti_flax.run.step_config import make_step_config
     from ti_flax.training.devices import pmapped
     from ti_flax.training.step import make_chunk
 
-    config, model, devices = target.config.replace(train_batch_size=batch), target.model, target.devices
-    vocabulary, width = model.text_encoder.config.vocab_size, model.text_encoder.config.hidden_size
-    count = config.concept.num_vectors or 1
-    added = AddedRows(np.zeros((count, width), np.float32), np.ones(count, bool))
-    step_config, _ = make_step_config(config, model, vocabulary, added=added, devices=len(devices))
+    step_config = step_config_of(target, batch)
     began = time.perf_counter()
-    lowered = pmapped(make_chunk(step_config, CHUNK_CAPACITY), devices).lower(
-        *abstract_arguments(config, step_config)
+    lowered = pmapped(make_chunk(step_config, CHUNK_CAPACITY), target.devices).lower(
+        *abstract_arguments(target.config, step_config)
     )
     try:
         program = lowered.compile()
@@ -167,7 +164,7 @@ def compile_step(target: Target, batch: int) -> Compiled:
         if "RESOURCE_EXHAUSTED" in str(error) or "Ran out of memory" in str(error):
             raise MemoryError from None
         raise
-    planned, cost = program.memory_analysis(), program.cost_analysis()
+    planned, cost, text = program.memory_analysis(), program.cost_analysis(), program.as_text()
     cost = cost[0] if isinstance(cost, list) else cost
     return Compiled(
         batch=step_config.batch_size,
@@ -177,8 +174,25 @@ def compile_step(target: Target, batch: int) -> Compiled:
         program=planned.generated_code_size_in_bytes,
         flop=cost.get("flops", 0.0),
         traffic=cost.get("bytes accessed", 0.0),
-        collectives=collectives(program.as_text()),
+        collectives=collectives(text),
+        text=text,
     )
+
+
+def step_config_of(target: Target, batch: int) -> Any:
+    """What the run's step is made from, with so many samples a device."""
+    import numpy as np
+
+    from ti_flax.embedding.rows import AddedRows
+    from ti_flax.run.step_config import make_step_config
+
+    config, model = target.config.replace(train_batch_size=batch), target.model
+    vocabulary, width = model.text_encoder.config.vocab_size, model.text_encoder.config.hidden_size
+    count = config.concept.num_vectors or 1
+    added = AddedRows(np.zeros((count, width), np.float32), np.ones(count, bool))
+    return make_step_config(
+        config, model, vocabulary, added=added, devices=len(target.devices), batches=len(target.devices)
+    )[0]
 
 
 def read_configs(config: RunConfig, preset_name: str | None) -> FlaxStableDiffusion:
@@ -299,17 +313,43 @@ def report(topology: str, target: Target, found: Compiled | None) -> str:
     )
 
 
+def prediction(topology: str, target: Target, found: Compiled) -> str:
+    """The time of the compiled step as the chip's peaks and the compiler predict it, as lines of text."""
+    from roofline import CHIPS, operations, shown
+    from step import flop_per_sample
+
+    step_config = step_config_of(target, found.batch)
+    frozen = abstract_arguments(target.config, step_config)[1]
+    work = flop_per_sample(step_config, frozen) * found.batch
+    return shown(operations(found.text), CHIPS[topology.partition(":")[0]], work)
+
+
 def main(argv=None) -> None:
     options, rest = parse_arguments(argv)
     config = parse_config(rest)
+    check_roofline(options)
     devices = slice_devices(options.topology)
     limit = MEMORY[options.topology.partition(":")[0]] * 2**30
     target = Target(config, read_configs(config, options.preset), devices, limit)
     found = try_batch(target, config.training.train_batch_size)
     print(report(options.topology, target, found), flush=True)
+    if options.roofline and found is not None:
+        print(prediction(options.topology, target, found), flush=True)
     if not options.no_search:
         start = found if found is not None and found.memory <= limit else None
         print(f"largest    batch {largest_batch(target, start)} a device")
+
+
+def check_roofline(options: argparse.Namespace) -> None:
+    """Refuses a prediction for a version whose peaks nobody wrote down here, before anything is compiled."""
+    from roofline import CHIPS
+
+    if (
+        options.roofline
+        and options.topology.partition(":")[0] in MEMORY
+        and options.topology.partition(":")[0] not in CHIPS
+    ):
+        raise ConfigError("--roofline", expected=f"one of {', '.join(CHIPS)}", found=options.topology)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,19 @@ def test_a_log_counts_now_and_then_and_at_the_end(capsys, time):
     assert 10 <= len(lines) <= 13
 
 
+def test_time_left_is_known_after_two_parts_and_knows_only_what_is_counted(capsys, time):
+    with stage("training", total=100) as shown:
+        for seconds in (9.0, 2.0, 4.0):
+            time.now += 50  # of which most went into previews
+            shown.advance(2, seconds=seconds)
+    # Of two parts behind the first, which also warms up, a step took 1.5 s.
+    assert capsys.readouterr().err.splitlines()[:3] == [
+        "training 2/100",
+        "training 4/100, 1:36 left",
+        "training 6/100, 2:21 left",
+    ]
+
+
 def test_lines_of_a_long_stage_are_a_minute_apart(capsys, time):
     with stage("training", total=100_000) as shown:
         for _ in range(10_000):
@@ -108,7 +121,7 @@ def test_watched_items_are_counted(capsys, time):
         assert item in "abcd"
         time.now += 20
     assert capsys.readouterr().err.splitlines() == [
-        "encoding 1/4, 1:00 left",
+        "encoding 1/4",
         "encoding 2/4, 0:40 left",
         "encoding 3/4, 0:20 left",
         "encoding 4/4",

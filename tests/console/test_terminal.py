@@ -27,6 +27,9 @@ CODE = """
             for _ in range(3):
                 time.sleep(0.15)
                 shown.advance(10, ["loss 0.1234", "12.5 samples/s", "1.2 GiB", "lr 5.00e-04"])
+                with stage("drawing the first previews", total=3) as inner:
+                    inner.advance(2)
+                    time.sleep(0.15)
         detail("fine print")
         warn("smoke")
 """
@@ -79,8 +82,9 @@ def what_stays(written):
 def test_stages_move_and_leave_one_line():
     written = on_a_terminal("NORMAL", 100)
     seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
-    assert re.search(r"[-|/\\] compiling \[/\] for <cpu> 0:00", seen)
+    assert re.search(r"compiling \[/\] for <cpu> [-|/\\] +0:00", seen)
     assert re.search(r"training .*20/40 loss 0\.1234, 12\.5 samples/s, 1\.2 GiB, lr 5\.00e-04 0:0\d", seen)
+    assert re.search(r"training .*20/40[^\n]*\s+drawing the first previews .*2/3", seen)
     left = what_stays(written)
     assert left[0] == "5 images " + "x" * 100 and left[1] == "[red]a line meanwhile[/red]"
     assert [re.sub(r"\d\.\d s", "N s", line) for line in left[2:]] == [

@@ -180,6 +180,9 @@ def test_nothing_is_written_where_links_in_the_output_folder_lead_to(tmp_path):
     class Plant(Hook):
         def on_start(self, step, state):
             for name in (*names, "concept_images"):
+                (tmp_path / "out" / name).parent.mkdir(
+                    exist_ok=True
+                )  # of the first previews, which come later
                 (tmp_path / "out" / name).unlink(missing_ok=True)
                 (tmp_path / "out" / name).symlink_to(tmp_path / "mine" / name)
 

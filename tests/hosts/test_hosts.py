@@ -47,7 +47,7 @@ def test_two_processes_learn_what_one_does_and_the_first_writes(place):
     ended(start(place, place / "one", *FOUR_STEPS, devices=4))
     two, (spoken, quiet) = four_steps_on_two(place, "two")
     np.testing.assert_allclose(two, rows_of(place / "one"), rtol=1e-4, atol=1e-6)
-    assert "compiling for 4 x cpu" in spoken and "done in" in spoken
+    assert "done in" in spoken
     assert quiet == ""
 
 

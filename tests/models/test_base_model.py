@@ -165,7 +165,7 @@ def gathered(config, output):
     """What a run learns from and the step it takes, and the files it would write with rows of zeros."""
     found = inputs.load_inputs(config)
     step_config, _ = make_step_config(
-        config, found.model, found.concept.token_ids[0], added=found.added, devices=1
+        config, found.model, found.concept.token_ids[0], added=found.added, devices=1, batches=1
     )
     output.mkdir()
     rows = np.zeros((1, found.model.text_encoder.config.hidden_size), np.float32)

@@ -105,6 +105,9 @@ def losses(monkeypatch):
         def __init__(self, *_, **__):
             pass
 
+        def ready(self):
+            return True
+
         def __call__(self, rows):
             return found.pop(0)
 
@@ -171,6 +174,7 @@ def make_hook(tmp_path, losses, **changes):
         "loss": lambda rows: losses.pop(0),
         "result": lambda state: state.rows,
         "start_rows": np.ones((1, 4), np.float32),
+        "vectors": 1,
         "vocabulary": Vocabulary(
             np.eye(4) * 0.5, [f"{letter}</w>" for letter in "abcd"], lambda i: "abcd"[i]
         ),
@@ -185,6 +189,29 @@ def evaluate(hook, step, scale=1.0):
         )
     state = TrainState(np.full((1, 4), scale, np.float32), None, np.int32(step))
     (hook.on_step if step else lambda step, state: hook.on_start(step, state))(step, state)
+
+
+@pytest.mark.parametrize("ready_after", [0, 1, 9])
+def test_the_first_evaluation_waits_for_no_compilation_and_comes_before_all_others(tmp_path, ready_after):
+    measured, looks = [], iter(range(1, 100))
+    hook = make_hook(
+        tmp_path,
+        [],
+        loss=lambda rows: measured.append(rows[0, 0]) or 0.1,
+        ready=lambda: next(looks) > ready_after,
+    )
+    hook.on_start(0, TrainState(np.ones((1, 4), np.float32), None, np.int32(0)))
+    assert measured == []
+    for step in (1, 2):
+        hook.on_metrics(
+            Chunk(step, *(np.asarray([x], np.float32) for x in (step, 1)), np.asarray([True]), 1.0)
+        )
+        assert measured == [1.0] * (step > ready_after)
+    hook.on_step(2, TrainState(np.full((1, 4), 3, np.float32), None, np.int32(2)))
+    assert measured == [1.0, 3.0]
+    # The first has no training loss before it; that of the updates meanwhile belongs to the second.
+    table = read_evaluations(tmp_path / TABLE)
+    assert [(each.step, each.loss) for each in table] == [(0, None), (2, 1.5)]
 
 
 def test_flags_are_said_once_when_they_begin_to_hold(tmp_path, capsys):

@@ -17,14 +17,15 @@ class Drawn:
     def __init__(self, prompts=2, images=3, side=SIDE):
         self.asked, self._shape = [], (prompts, images, side)
 
-    def __call__(self, rows):
+    def __call__(self, rows, shown):
         self.asked.append(float(rows[0, 0]))
         prompts, images, side = self._shape
         made = np.zeros((prompts, images, side, side, 3), np.uint8)
         made[..., 0] = round(10 * float(rows[0, 0]))
         made[..., 1] = np.arange(prompts)[:, None, None, None]
         made[..., 2] = np.arange(images)[:, None, None]
-        return list(made)
+        shown.advance(prompts * images)
+        return made
 
 
 class Shown:
@@ -50,6 +51,7 @@ def hook(folder, draw, **changes):
         "every": 5,
         "draw": draw,
         "prompts": ["a toy", "a blue toy"],
+        "images": 3,
         "training": TRAINING,
         "start_rows": START,
         "result": lambda step: START + step,
@@ -87,6 +89,22 @@ def test_before_every_so_often_and_after(tmp_path, sheets):
     assert sheets[3][0][1].shape[0] == 5 and (tmp_path / "contact_sheet.png").is_file()
 
 
+def test_the_first_previews_wait_for_no_compilation_and_come_before_all_others(tmp_path):
+    draw, ready = Drawn(), []
+    made = hook(tmp_path, draw, ready=lambda: bool(ready))
+    made.on_start(0, None)
+    made.on_metrics(None)
+    assert draw.asked == []
+    made.on_step(5, 5)
+    assert draw.asked == [0, 5]
+    again = hook(tmp_path / "again", draw, ready=lambda: bool(ready))
+    again.on_start(0, None)
+    ready.append("compiled")
+    again.on_metrics(None)
+    again.on_metrics(None)
+    assert draw.asked == [0, 5, 0]
+
+
 def test_a_resumed_run_shows_what_an_earlier_one_drew_before_its_step(tmp_path, sheets):
     first = hook(tmp_path, Drawn())
     first.on_start(0, None)
@@ -100,6 +118,7 @@ def test_a_resumed_run_shows_what_an_earlier_one_drew_before_its_step(tmp_path, 
     assert [label for label, _ in sheets[-1]][2] == "step by step (before, 5, 10): a toy"
     (tmp_path / "validation" / "step-0.png").unlink()
     again.on_start(5, None)
+    again.settle()
     assert draw.asked == [11, 0]
 
 

@@ -12,7 +12,6 @@ from tiny_models import SMALL
 from ti_flax.data.dataset import Bucket, Dataset, padded
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import random_stable_diffusion
-from ti_flax.monitoring import validation
 from ti_flax.monitoring.validation import (
     Validation,
     chosen_images,
@@ -160,10 +159,8 @@ def loss_over(config, examples, rows, *, devices, seed=3, samples=12, **layout):
         batch_size=config.batch_size,
         devices=devices,
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation.jax, "local_devices", lambda: places)
-        measure = Validation(config, replicate(frozen, places), chosen, seed=seed)
-        return [measure(each) for each in rows]
+    measure = Validation(config, replicate(frozen, places), chosen, devices=places, seed=seed)
+    return [measure(each) for each in rows]
 
 
 HUBER = Objective(loss_type="huber", huber_c=np.linspace(0.1, 1, 1000, dtype=np.float32))

@@ -57,5 +57,5 @@ def test_a_word_that_has_learned_is_not(said, tmp_path):
 def test_what_teaches_or_shows_nothing_is_said_before_the_updates(said, changes, note):
     lines = said(**changes)
     assert note in lines and lines.index(note) < min(
-        place for place, line in enumerate(lines) if line.startswith(("compiled", "compiling"))
+        place for place, line in enumerate(lines) if line.startswith(("trained", "preparing"))
     )

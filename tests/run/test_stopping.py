@@ -15,7 +15,7 @@ from ti_flax.embedding.learned_embeds import load_learned_embeds
 PROCESS = Path(__file__).parents[1] / "support" / "held_process.py"
 BEFORE = "stopped before the first update; nothing is lost, the same command goes on"
 AFTER = "stopped after the last update; --resume_from_checkpoint auto writes what the result still lacks"
-STEP = "compiling for 1 x cpu"
+STEP = "compiling the update for 1 x cpu"
 
 
 def slow(*values):

@@ -26,7 +26,11 @@ def whole(place):
 
 
 def test_a_quiet_run_says_nothing_and_a_verbose_one_its_versions(place, tmp_path, capsys):
-    for changes, words in (({"quiet": True}, ""), ({"verbose": True}, "jaxlib "), ({}, "compiled in ")):
+    for changes, words in (
+        ({"quiet": True}, ""),
+        ({"verbose": True}, "jaxlib "),
+        ({}, "trained to step 3 in "),
+    ):
         run.train(configure(place, tmp_path / (words or "quiet"), max_train_steps=3, **changes))
         said = capsys.readouterr().err
         assert words in said and bool(said) is bool(words)
@@ -317,7 +321,9 @@ def test_options_of_the_loss_reach_the_step_and_are_repeated_by_a_resumed_run(pl
         "prior_loss_weight": 0.5,
     }
     added = AddedRows(np.zeros((2, 32), np.float32), np.ones(2, bool))
-    step_config, _ = make_step_config(configure(place, tmp_path, **given), model, 100, added=added, devices=1)
+    step_config, _ = make_step_config(
+        configure(place, tmp_path, **given), model, 100, added=added, devices=1, batches=1
+    )
     assert step_config.objective.loss_type == "huber" and set(step_config.objective.huber_c) == {
         np.float32(0.2)
     }
@@ -327,7 +333,9 @@ def test_options_of_the_loss_reach_the_step_and_are_repeated_by_a_resumed_run(pl
     fingerprinted = {"class_data_dir", "class_prompt"}
     assert {each.name for each in options_of(LossOptions) if not each.rule.changes_bits} == fingerprinted
     with pytest.raises(ConfigError, match="^max_timestep: expected at most 1000"):
-        make_step_config(configure(place, tmp_path, max_timestep=1001), model, 100, added=added, devices=1)
+        make_step_config(
+            configure(place, tmp_path, max_timestep=1001), model, 100, added=added, devices=1, batches=1
+        )
 
 
 def test_a_run_with_class_images_and_other_losses(place, tmp_path, whole):

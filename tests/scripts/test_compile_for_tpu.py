@@ -34,8 +34,11 @@ def run(*flags):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 @pytest.mark.parametrize(("topology", "devices", "memory"), [("v5e:2x2", 4, 16), ("v6e:2x2", 4, 32)])
 def test_the_step_compiles_for_a_slice(topology, devices, memory):
-    done = run("--topology", topology, "--no_search")
+    done = run("--topology", topology, "--no_search", "--roofline")
     assert done.returncode == 0, done.stderr
+    assert re.search(r"^predicted +at \d+ TFLOP/s .*nothing measured$", done.stdout, re.MULTILINE)
+    rows = re.findall(r"^  (products|attention|text encoder|step) +(\S+) ", done.stdout, re.MULTILINE)
+    assert len(rows) == 4 and float(dict(rows)["step"]) > 0
     assert f"{topology}: {devices} devices of {memory} GiB" in done.stdout
     assert re.search(r"memory +0\.\d+ GiB a device .*: fits", done.stdout)
     # Loss and one row of 160 numbers, in one operation.
@@ -56,6 +59,12 @@ def test_a_version_that_does_not_exist_is_one_line():
         done.stderr
         == "error: --topology: expected one of v2, v3, v4, v5e, v5p, v6e and a shape, found v9:2x2\n"
     )
+
+
+def test_a_version_without_known_peaks_gets_no_prediction():
+    done = run("--topology", "v2:2x2", "--roofline")
+    assert done.returncode == 2
+    assert done.stderr == "error: --roofline: expected one of v4, v5e, v5p, v6e, found v2:2x2\n"
 
 
 def test_collectives_and_their_bytes_are_found(script):

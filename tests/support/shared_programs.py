@@ -28,15 +28,15 @@ def _shape(leaf):
 
 def share_programs():
     """Lets runs in this process look for a compiled step before they make one."""
-    fit, compile_step = fit_module.fit, fit_module.compile_step
+    fit, lower_step = fit_module.fit, fit_module.lower_step
 
     @functools.wraps(fit)
     def fit_with(config, *args, **options):
         _config.set(config)
         return fit(config, *args, **options)
 
-    @functools.wraps(compile_step)
-    def found_or_compiled(step_config, state, arguments, devices, feed=None):
+    @functools.wraps(lower_step)
+    def found_or_lowered(step_config, state, arguments, devices, feed=None):
         options = {name: value for name, value in run.must_match(_config.get()).items() if name not in _DATA}
         window = None if feed is None else feed.empty()
         leaves, structure = jax.tree.flatten((state, arguments, window))
@@ -45,8 +45,18 @@ def share_programs():
             (structure, *map(_shape, leaves)),
             (tuple(devices), tuple(step_config.trainable), step_config.first_added_id),
         )
-        if key not in PROGRAMS:
-            PROGRAMS[key] = compile_step(step_config, state, arguments, devices, feed)
-        return PROGRAMS[key]
+        return Shared(key, lambda: lower_step(step_config, state, arguments, devices, feed))
 
-    run.fit, fit_module.compile_step = fit_with, found_or_compiled
+    run.fit, fit_module.lower_step = fit_with, found_or_lowered
+
+
+class Shared:
+    """A lowered program that is compiled, and lowered before that, unless another run has done so."""
+
+    def __init__(self, key, lower):
+        self._key, self._lower = key, lower
+
+    def compile(self, **options):
+        if self._key not in PROGRAMS:
+            PROGRAMS[self._key] = self._lower().compile(**options)
+        return PROGRAMS[self._key]

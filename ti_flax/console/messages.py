@@ -30,9 +30,33 @@ class Stage(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def advance(self, count: int, parts: Sequence[str] = ()) -> None:
-        """Counts on; `parts` say how it goes, the most important first."""
+    def advance(self, count: int, parts: Sequence[str] = (), *, seconds: float | None = None) -> None:
+        """Counts on; `parts` say how it goes, the most important first.
+
+        What is left takes as long as what was counted, the first time left out, which also warms up: it took
+        `seconds`, or all the time since the last call.
+        """
         ...
+
+
+class Pace:
+    """How long what is left will take, once the second of two measured parts is over."""
+
+    def __init__(self) -> None:
+        self._count, self._seconds, self._first = 0, 0.0, True
+        self._last = time.perf_counter()
+
+    def add(self, count: int, seconds: float | None) -> None:
+        """Notes that so much took so long, or the time since the last call."""
+        now = time.perf_counter()
+        if not self._first:
+            self._count += count
+            self._seconds += now - self._last if seconds is None else seconds
+        self._first, self._last = False, now
+
+    def left(self, count: int) -> float | None:
+        """Seconds that so much more will take; None as long as that is not known."""
+        return count * self._seconds / self._count if self._count else None
 
 
 class Display:
@@ -67,7 +91,8 @@ class PlainStage:
 
     def __init__(self, display: Display, title: str, *, done: str, total: int | None, start: int):
         self._display, self._title, self._done = display, title, done
-        self._total, self._start, self._count = total, start, start
+        self._total, self._count = total, start
+        self._pace = Pace()
         self._began = self._spoke = time.perf_counter()
 
     def __enter__(self) -> Self:
@@ -82,19 +107,20 @@ class PlainStage:
             level = Level.NORMAL if self._done or seconds >= 1.0 else Level.DETAIL
             self._display.ended(self._title, self._done, seconds, level)
 
-    def advance(self, count: int, parts: Sequence[str] = ()) -> None:
+    def advance(self, count: int, parts: Sequence[str] = (), *, seconds: float | None = None) -> None:
         self._count += count
+        self._pace.add(count, seconds)
         now = time.perf_counter()
         elapsed = now - self._began
         # Often at first, then rarely, so that the log of a long run can be read.
-        if self._total is None or (
-            now - self._spoke < min(60.0, max(15.0, elapsed / 10)) and self._count < self._total
-        ):
+        due = now - self._spoke >= min(60.0, max(15.0, elapsed / 10))
+        ends = self._done and self._count == self._total
+        if self._total is None or not (due or ends):
             return
         self._spoke = now
-        left = (self._total - self._count) * elapsed / max(self._count - self._start, 1)
+        left = self._pace.left(self._total - self._count)
         told = [f"{self._title} {self._count}/{self._total}", *parts]
-        if self._count < self._total:
+        if self._count < self._total and left is not None:
             told.append(f"{clock(left)} left")
         self._display.line(", ".join(told), Level.NORMAL)
 

@@ -104,12 +104,12 @@ class TokenizedPrompts:
     rows: np.ndarray
     first_added_id: int
 
-    def of(self, specs: Sequence[ImageSpec]) -> dict[str, np.ndarray]:
-        """Token ids of images' prompts, `[images, tokens]` int32 each, as `ImageGenerator` takes them."""
-        return {
-            "prompt_ids": np.stack([self.ids[spec.prompt, spec.learned] for spec in specs]),
-            "negative_ids": np.stack([self.ids[spec.negative_prompt, spec.learned] for spec in specs]),
-        }
+    def of(self, specs: Sequence[ImageSpec]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of images' prompts and negative prompts, `[images, tokens]` int32 each."""
+        return (
+            np.stack([self.ids[spec.prompt, spec.learned] for spec in specs]),
+            np.stack([self.ids[spec.negative_prompt, spec.learned] for spec in specs]),
+        )
 
 
 def generate(
@@ -351,10 +351,12 @@ def draw(
             batch = places[start : start + count]
             specs = [rows[row][place] for row, place in batch]
             specs += [specs[-1]] * (count - len(specs))
+            prompt_ids, negative_ids = prompts.of(specs)
             images = generators[steps, sampler].generate(
                 params,
                 prompts.rows,
-                **prompts.of(specs),
+                prompt_ids=prompt_ids,
+                negative_ids=negative_ids,
                 seeds=[spec.seed for spec in specs],
                 size=size,
                 guidance_scale=guidance_scale,

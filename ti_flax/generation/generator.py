@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,6 +76,20 @@ class ImageGenerator:
             draw = jax.shard_map(draw, mesh=_mesh(devices), in_specs=inputs, out_specs=each, check_vma=False)
         self._draw = jax.jit(draw)
 
+    def lower(
+        self, params: Mapping[str, Any], rows: np.ndarray, prompt_ids: np.ndarray, size: tuple[int, int]
+    ) -> Any:
+        """Traces and lowers the program of a batch of this size, for `generate`; values do not count.
+
+        Args:
+          params: as of `generate`.
+          rows: `[added_tokens, width]` float32.
+          prompt_ids: `[batch, tokens]` int32, a multiple of the devices.
+          size: height and width in pixels.
+        """
+        noise = starting_noise(self._model, [0] * len(prompt_ids), size)
+        return self._draw.lower(params, rows, prompt_ids, prompt_ids, noise, np.float32(1.0))
+
     def generate(
         self,
         params: Mapping[str, Any],
@@ -86,6 +100,7 @@ class ImageGenerator:
         seeds: Sequence[int],
         size: tuple[int, int],
         guidance_scale: float = 7.5,
+        program: Callable[..., Any] | None = None,
     ) -> np.ndarray:
         """Draws one image a prompt.
 
@@ -97,6 +112,7 @@ class ImageGenerator:
           seeds: one for each image; the same seed and size give the same noise.
           size: height and width in pixels, multiples of the VAE's downsampling.
           guidance_scale: 1 is no guidance.
+          program: what `lower` gave, compiled; None compiles at the first call of a shape.
 
         Returns:
           `[batch, height, width, 3]` uint8.
@@ -105,7 +121,7 @@ class ImageGenerator:
         # A batch that the devices cannot share out evenly ends in copies of its last image.
         places = np.minimum(np.arange(-(-count // self._devices) * self._devices), count - 1)
         noise = starting_noise(self._model, [seeds[place] for place in places], size)
-        images = self._draw(
+        images = (program or self._draw)(
             params, rows, prompt_ids[places], negative_ids[places], noise, np.float32(guidance_scale)
         )
         return np.asarray(jnp.round(images * 255.0)).astype(np.uint8)[:count]

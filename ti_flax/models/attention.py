@@ -18,10 +18,13 @@ _CPU_PLAIN_SCORES = 2**14
 _PLAIN_BYTES = 2**29
 # The widest head of cuDNN's backward pass, before and since Hopper, and what widths are a multiple of.
 _CUDNN_WIDTHS, _CUDNN_MULTIPLE = (128, 256), 8
-# Tokens and widths of the Pallas kernel are multiples of this: the lanes of a TPU's vector registers.
+# Tokens of the Pallas kernels are multiples of this: the lanes of a TPU's vector registers.
 _TPU_LANES = 128
-# Tokens that the Pallas kernel takes at once; JAX's own 128 leave the matrix unit waiting.
+# Tokens that the Pallas kernels take at once; JAX's own 128 leave the matrix unit waiting.
 _TPU_BLOCK = 512
+# Bytes of keys that stay in a TPU's own memory in the backward pass, of which the kernel then takes about 14
+# times as many; a kernel has 16 MiB on v4 and v5e.
+_TPU_BACKWARD_BYTES = 2**20
 # From so many scores of one head on the TPU compiler finds the Pallas kernel better than its own code.
 _TPU_FLASH_SCORES = 2**20
 
@@ -36,7 +39,7 @@ class Attention:
     - `plain`: the formula; holds all scores, `[batch, heads, tokens, context_tokens]`.
     - `blockwise`: some heads or queries at a time, and again in the backward pass (arXiv:2205.14135).
     - `cudnn`: cuDNN's fused kernel on NVIDIA GPUs, for float16 and bfloat16.
-    - `flash`: JAX's Pallas kernel for TPUs.
+    - `flash`: JAX's Pallas kernels for TPUs (arXiv:2205.14135, as its splash attention).
 
     Attributes:
       implementation: one of `IMPLEMENTATIONS`, for the shapes that it can compute; "auto" chooses.
@@ -127,28 +130,38 @@ def cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array, *, causa
 
 
 def flash_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Compute by JAX's Pallas kernel for TPUs; arguments and result as of `Attention`."""
-    from jax.experimental.pallas.ops.tpu import flash_attention as pallas
+    """Compute by JAX's Pallas kernels for TPUs; arguments and result as of `Attention`.
 
-    width = query.shape[-1]
-    heads_first = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-    padded = [jnp.pad(x, ((0, 0),) * 3 + ((0, -width % _TPU_LANES),)) for x in heads_first]
-    q, k = (_TPU_LANES * _divisor(x.shape[1] // _TPU_LANES, _TPU_BLOCK // _TPU_LANES) for x in (query, key))
+    One kernel makes all three gradients. It writes the query's once for every block of keys, so these blocks
+    are as large as the chip's memory lets them be.
+    """
+    from jax.experimental.pallas.ops.tpu import splash_attention as pallas
+
+    (batch, tokens, heads, width), context_tokens = query.shape, key.shape[1]
+    queries, at_once = _blocks(tokens, _TPU_BLOCK), _blocks(context_tokens, _TPU_BLOCK)
+    # Squared, because the registers of a wider head spill into the same memory.
+    key_bytes = key.dtype.itemsize * _TPU_LANES * math.ceil(width / _TPU_LANES) ** 2
+    backward = at_once * _divisor(context_tokens // at_once, _TPU_BACKWARD_BYTES // key_bytes // at_once)
     sizes = pallas.BlockSizes(
-        block_b=1,
-        block_q=q,
-        block_k_major=k,
-        block_k=k,
-        block_q_major_dkv=q,
-        block_q_dkv=q,
-        block_k_major_dkv=k,
-        block_k_dkv=k,
-        block_q_dq=q,
-        block_k_major_dq=k,
-        block_k_dq=k,
+        block_q=queries,
+        block_kv=at_once,
+        block_kv_compute=at_once,
+        block_q_dkv=queries,
+        block_kv_dkv=backward,
+        block_kv_dkv_compute=at_once,
+        use_fused_bwd_kernel=True,
     )
-    mixed = pallas.flash_attention(*padded, sm_scale=width**-0.5, block_sizes=sizes)
-    return jnp.swapaxes(mixed[..., :width], 1, 2)
+    mask = pallas.MultiHeadMask([pallas.FullMask((tokens, context_tokens))] * (batch * heads))
+    attend = pallas.make_splash_mha_single_device(mask, block_sizes=sizes)
+    scaled = (query.astype(jnp.float32) * width**-0.5).astype(query.dtype)
+    heads_first = (jnp.swapaxes(x, 1, 2).reshape(-1, x.shape[1], width) for x in (scaled, key, value))
+    mixed = jnp.asarray(attend(*heads_first)).reshape(batch, heads, tokens, width)
+    return jnp.swapaxes(mixed, 1, 2)
+
+
+def _blocks(tokens: int, most: int) -> int:
+    """The largest multiple of the lanes that divides so many tokens, and is at most `most` or the lanes."""
+    return _TPU_LANES * _divisor(tokens // _TPU_LANES, most // _TPU_LANES)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -139,9 +139,13 @@ def random_stable_diffusion(
     return model
 
 
-@functools.lru_cache(maxsize=16)
 def parameter_shapes(module: nn.Module) -> dict[str, Any]:
     """Return the tree of `jax.ShapeDtypeStruct` of one of the three modules, without computing anything."""
+    return _shapes(module.clone(dtype=jnp.dtype(module.dtype), parent=None))
+
+
+@functools.lru_cache(maxsize=16)
+def _shapes(module: nn.Module) -> dict[str, Any]:
     inputs, method = _example_inputs(module)
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, method=method))
     return variables["params"]

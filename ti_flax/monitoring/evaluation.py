@@ -61,9 +61,11 @@ class Evaluate(Hook):
         loss: Callable[[np.ndarray], float],
         result: Callable[[TrainState], np.ndarray],
         start_rows: np.ndarray,
+        vectors: int,
         vocabulary: Vocabulary,
         patience: Patience | None = None,
         trackers: Sequence[Tracker] = (),
+        ready: Callable[[], bool] = lambda: True,
     ):
         """Takes, besides where and when, what measures rows and what makes them from a state.
 
@@ -74,15 +76,18 @@ class Evaluate(Hook):
           last_step: of the run.
           loss: from rows `[added_tokens, width]` to their validation loss.
           result: from a state on the host to such rows.
-          start_rows: `[vectors, width]` float32, the concept's before the first update.
+          start_rows: `[added_tokens, width]` float32 before the first update.
+          vectors: how many of them are the concept's, the first ones.
           vocabulary: to measure rows against.
           patience: when to stop; None: never.
           trackers: that are told as well.
+          ready: whether `loss` can be called without waiting; before that, updates go on.
         """
         self.every, self._last_step = every, last_step
         self._path, self._best_path = output_dir / TABLE, output_dir / BEST
         self._token, self._loss, self._result = placeholder_token, loss, result
-        self._start_rows, self._vocabulary = start_rows, vocabulary
+        self._start_rows, self._vectors, self._vocabulary = start_rows, vectors, vocabulary
+        self._ready, self._put_off = ready, False
         self._trackers = trackers
         self._patience = None if patience is None else patience.evaluations
         self._gain = GainCounter(0.0 if patience is None else patience.threshold)
@@ -103,25 +108,27 @@ class Evaluate(Hook):
         if self._table:
             self._write()
         else:
-            self.on_step(step, state)
+            self._put_off = True  # until the first updates are made
+
+    def settle(self) -> None:
+        if self._put_off:
+            self._put_off = False
+            self._evaluate(0, self._start_rows, None, None)
 
     def on_metrics(self, chunk: Chunk) -> None:
+        if self._put_off and self._ready():
+            self.settle()
         if chunk.finite.any():
             self._measured.append((chunk.loss[chunk.finite], chunk.grad_norm[chunk.finite]))
 
     def on_step(self, step: int, state: TrainState) -> None:
         if self._table and self._table[-1].step == step:
             return
-        rows = self._result(state)
-        learned = rows[: len(self._start_rows)]
+        self.settle()
         means = [float(np.concatenate(column).mean()) for column in zip(*self._measured, strict=True)]
         loss, grad_norm = means or (None, None)
         self._measured.clear()
-        signals = self._vocabulary.measure(learned, self._start_rows)
-        self._take(Evaluation(step, self._loss(rows), loss, grad_norm, signals))
-        self._write()
-        self._keep_best(learned)
-        self._tell()
+        self._evaluate(step, self._result(state), loss, grad_norm)
         if step < self._last_step and self._is_enough():
             self.stop = True
             best = best_of(self._table)
@@ -130,6 +137,15 @@ class Evaluate(Hook):
                 f"step {best.step if best else 0}; resume_from_checkpoint auto with a larger "
                 "early_stopping_patience goes on"
             )
+
+    def _evaluate(self, step: int, rows: np.ndarray, loss: float | None, grad_norm: float | None) -> None:
+        """Adds the evaluation of rows, with the means of training loss and gradient norm before it."""
+        learned, start = rows[: self._vectors], self._start_rows[: self._vectors]
+        signals = self._vocabulary.measure(learned, start)
+        self._take(Evaluation(step, self._loss(rows), loss, grad_norm, signals))
+        self._write()
+        self._keep_best(learned)
+        self._tell()
 
     def _take(self, evaluation: Evaluation) -> None:
         self._table.append(evaluation)

@@ -47,6 +47,9 @@ class NonFatalHook(Hook):
     def on_metrics(self, chunk: Chunk) -> None:
         self._try(chunk.last_step, lambda: self._hook.on_metrics(chunk))
 
+    def settle(self) -> None:
+        self._try(0, self._hook.settle)
+
     def on_step(self, step: int, state: TrainState) -> None:
         self._try(step, lambda: self._hook.on_step(step, state))
 

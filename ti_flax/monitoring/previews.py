@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ti_flax.console.messages import warn
+from ti_flax.console.messages import Stage, stage, warn
 from ti_flax.files.atomic import atomic_write
 from ti_flax.files.written_files import record
 from ti_flax.generation.image_grid import contact_sheet, image_grid_of
 from ti_flax.monitoring.trackers import Tracker
-from ti_flax.training.loop import Hook
+from ti_flax.training.loop import Chunk, Hook
 from ti_flax.training.state import TrainState
 
-# From rows to the images of each validation prompt, `[images, height, width, 3]` uint8.
-Draw = Callable[[np.ndarray], list[np.ndarray]]
+# From rows to `[prompts, images, height, width, 3]` uint8, counting images on the stage that shows it.
+Draw = Callable[[np.ndarray, Stage], np.ndarray]
 
 SHEET = "contact_sheet.png"
 
@@ -39,10 +39,12 @@ class Preview(Hook):
         every: int,
         draw: Draw,
         prompts: Sequence[str],
+        images: int,
         training: np.ndarray,
         start_rows: np.ndarray,
         result: Callable[[TrainState], np.ndarray],
         trackers: Sequence[Tracker] = (),
+        ready: Callable[[], bool] = lambda: True,
     ):
         """Takes what draws and with which rows.
 
@@ -51,25 +53,40 @@ class Preview(Hook):
           every: steps between two previews.
           draw: draws all prompts.
           prompts: in the order of what it draws.
+          images: of each prompt.
           training: `[images, height, width, 3]` uint8, for the sheet.
           start_rows: `[added_tokens, width]` float32 before the first update.
           result: from a state on the host to such rows.
           trackers: that are shown the previews as well.
+          ready: whether `draw` can be called without waiting; before that, updates go on.
         """
         self.every = every
         self._folder, self._sheet = output_dir / "validation", output_dir / SHEET
-        self._draw, self._prompts, self._training = draw, tuple(prompts), training
+        self._draw, self._prompts, self._images, self._training = draw, tuple(prompts), images, training
         self._start_rows, self._result, self._trackers = start_rows, result, trackers
+        self._ready, self._put_off = ready, False
 
     def on_start(self, step: int, state: TrainState) -> None:
-        if step == 0 or not (self._folder / "step-0.png").is_file():
+        # Until the first updates are made: they show soonest whether a run works.
+        self._put_off = step == 0 or not (self._folder / "step-0.png").is_file()
+
+    def on_metrics(self, chunk: Chunk) -> None:
+        if self._put_off and self._ready():
+            self.settle()
+
+    def settle(self) -> None:
+        if self._put_off:
+            self._put_off = False
             self._show(0, self._start_rows)
 
     def on_step(self, step: int, state: TrainState) -> None:
+        self.settle()
         self._show(step, self._result(state))
 
     def _show(self, step: int, rows: np.ndarray) -> None:
-        drawn = self._draw(rows)
+        which = f"the previews of step {step}" if step else "the first previews"
+        with stage(f"drawing {which}", total=len(self._prompts) * self._images) as shown:
+            drawn = self._draw(rows, shown)
         grid = image_grid_of(np.concatenate(drawn), columns=len(drawn[0]))
         try:
             record(self._sheet.parent, f"{self._folder.name}/step-{step}.png", SHEET)

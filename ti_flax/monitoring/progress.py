@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import jax
 
-from ti_flax.console.messages import stage
+from ti_flax.console.messages import Stage, stage
 from ti_flax.training.loop import Chunk, Hook
+from ti_flax.training.state import TrainState
 
 # Steps after which a loss counts half as much in the mean that is shown; single losses are noise.
 _HALF_LIFE = 50
@@ -21,18 +22,25 @@ class Progress(Hook):
     def __init__(self, start: int, total: int, *, samples: int, learning_rate: Callable[[int], float]):
         self._samples, self._learning_rate = samples, learning_rate
         self._sum = self._weight = 0.0
-        self._stage = stage("training", done=f"trained to step {total}", total=total, start=start)
+        self._start, self._total = start, total
+        self._stage: Stage | None = None
+
+    def on_start(self, step: int, state: TrainState) -> None:
+        done = f"trained to step {self._total}"
+        self._stage = stage("training", done=done, total=self._total, start=self._start)
         self._stage.__enter__()
 
     def on_metrics(self, chunk: Chunk) -> None:
         rate = len(chunk.loss) * self._samples / chunk.seconds
         parts = [f"loss {self._smoothed(chunk):.4f}", f"{rate:.1f} samples/s", memory_in_use()]
         parts.append(f"lr {self._learning_rate(chunk.last_step - 1):.2e}")
-        self._stage.advance(len(chunk.loss), [part for part in parts if part])
+        if self._stage is not None:
+            self._stage.advance(len(chunk.loss), [part for part in parts if part], seconds=chunk.seconds)
 
     def close(self, finished: bool) -> None:
         """Ends the display; only a run that is finished says how long it took."""
-        self._stage.__exit__(None if finished else KeyboardInterrupt, None, None)
+        if self._stage is not None:
+            self._stage.__exit__(None if finished else KeyboardInterrupt, None, None)
 
     def _smoothed(self, chunk: Chunk) -> float:
         fade = 0.5 ** (1.0 / _HALF_LIFE)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.data.dataset import Bucket, PaddedBucket, PaddedDataset, lengthened, padded_bucket, padded_size
+from ti_flax.hosts.compilation import Compilation
 from ti_flax.training.batches import Choice, SampleKeys, one_sample, picture_of
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
@@ -231,7 +232,7 @@ def make_evaluation(config: StepConfig) -> Callable:
 
 
 class Validation:
-    """The validation loss of given rows, on the devices of this process alone; compiled when made.
+    """The validation loss of given rows, on the devices of this process alone; compiled in a thread.
 
     It measures what training minimises - the run's loss, its noise and its masks - on the training images
     at fixed timesteps, noises and prompts, drawn from the seed. Class images and `pull_to_start` are left
@@ -241,8 +242,11 @@ class Validation:
       config: the run's fixed parts.
       frozen: replicated arrays, `text_encoder`, `unet`, `examples` and `settings`.
       chosen: the samples.
+      devices: of this process, on which the arrays lie.
       seed: the run's.
       streamed: the buckets as they are read, where the devices do not hold them.
+      what: it measures, in words.
+      after: a program that is needed sooner.
     """
 
     def __init__(
@@ -251,16 +255,18 @@ class Validation:
         frozen: dict[str, Any],
         chosen: EvalSet,
         *,
+        devices: Sequence[Any],
         seed: int,
         streamed: Sequence[Bucket] | None = None,
+        what: str = "the validation loss",
+        after: Compilation | None = None,
     ):
-        self._devices = jax.local_devices()
-        frozen = local_copies(frozen)
+        frozen = local_copies(frozen, devices)
         if streamed is not None:
             buckets, chosen = looked_at(streamed, chosen)
-            placed = replicate(tuple(map(padded_bucket, buckets)), self._devices)
+            placed = replicate(tuple(map(padded_bucket, buckets)), devices)
             frozen = frozen | {"examples": frozen["examples"]._replace(buckets=placed)}
-        self._chosen = chosen
+        self._devices, self._chosen = devices, chosen
         key = np.asarray(jax.random.key_data(jax.random.key(seed, impl=KEY_IMPLEMENTATION)))
         self._arguments = (
             frozen,
@@ -270,11 +276,17 @@ class Validation:
         table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
         rows = np.zeros((len(config.trainable), table.shape[-1]), np.float32)
         program = pmapped(make_evaluation(config), self._devices, donate=())
-        self._program = program.lower(replicate(rows, self._devices), *self._arguments).compile()
+        arguments = (replicate(rows, self._devices), *self._arguments)
+        self._compiling = Compilation(lambda: program.lower(*arguments), devices, what=what, after=after)
+
+    def ready(self) -> bool:
+        """Whether it can be called without waiting for the compilation."""
+        return self._compiling.ended
 
     def __call__(self, rows: np.ndarray) -> float:
         """The loss of rows `[added_tokens, width]` float32."""
-        errors = self._program(replicate(np.asarray(rows, np.float32), self._devices), *self._arguments)
+        program = self._compiling.program()
+        errors = program(replicate(np.asarray(rows, np.float32), self._devices), *self._arguments)
         by_number = np.zeros(len(self._chosen.weights))
         for measured, places in zip(errors, self._chosen.places, strict=True):
             number = places.number[:, : places.rounds[0]]

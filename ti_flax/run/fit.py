@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from ti_flax.config import RunConfig
 from ti_flax.console.interrupt import Interrupt
-from ti_flax.console.messages import stage
 from ti_flax.data.dataset import padded
 from ti_flax.hosts import group as hosts
+from ti_flax.hosts.compilation import Compilation
 from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
-from ti_flax.run.hooks import make_hooks
+from ti_flax.run.hooks import Beside, make_hooks
 from ti_flax.run.inputs import TrainingInputs
-from ti_flax.training.devices import pmapped, replicate
+from ti_flax.training.devices import batch_devices, ours, pmapped, replicate
 from ti_flax.training.learning_rate import Schedule, rates_after
 from ti_flax.training.loop import Hook, begin, run_steps
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, TrainState
@@ -40,7 +40,7 @@ def fit(
     hooks: Sequence[Hook] = (),
 ) -> TrainState:
     """Puts everything on the devices, compiles, and runs the updates; returns the last state."""
-    devices = jax.devices()
+    devices = batch_devices(config.training.train_batch_size)
     total = config.training.max_train_steps or 0
     start = int(state.step)
     frozen = replicate(
@@ -62,15 +62,20 @@ def fit(
         feed.prepare(start, config.training.steps_per_call or 1)
         capacity = feed.capacity
     placed = replicate(state, devices)
-    with stage(f"compiling for {len(devices)} x {devices[0].device_kind}", done="compiled"):
-        program = compile_step(step_config, placed, arguments, devices, feed)
+    compiling = Compilation(
+        lambda: lower_step(step_config, placed, arguments, devices, feed),
+        devices,
+        what=f"the update for {len(devices)} x {devices[0].device_kind}",
+    )
     monitoring: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
     if hosts.is_first():
-        monitoring += [*make_hooks(config, step_config, schedule, inputs, frozen, output_dir, start), *hooks]
+        beside = Beside(config, step_config, inputs, frozen, ours(devices), output_dir, after=compiling)
+        monitoring += [*make_hooks(beside, schedule, start), *hooks]
     else:
         step_config.model.params.clear()  # the devices have what is needed
     finished = False
     try:
+        program = compiling.program()
         begin(placed, monitoring)
         with interrupt.updates():
             last = run_steps(
@@ -96,14 +101,14 @@ def fit(
             hook.close(finished)
 
 
-def compile_step(
+def lower_step(
     step_config: StepConfig,
-    state: TrainState,
+    state: Any,
     arguments: tuple[Any, Any],
     devices: Sequence[Any],
     feed: Feed | None = None,
-) -> Callable[..., Any]:
-    """Compiles up to `CHUNK_CAPACITY` updates of one call, for the devices and arguments of these shapes.
+) -> Any:
+    """Lowers up to `CHUNK_CAPACITY` updates of one call, for devices and arguments of these shapes.
 
     Args:
       step_config: the run's fixed parts.
@@ -115,5 +120,4 @@ def compile_step(
     capacity = CHUNK_CAPACITY if feed is None else feed.capacity
     chunk = replicate((np.zeros(capacity, np.float32), np.int32(1)), devices)
     window = () if feed is None else (feed.empty(),)
-    program = pmapped(make_chunk(step_config, capacity), devices)
-    return program.lower(state, *arguments, *chunk, *window).compile()
+    return pmapped(make_chunk(step_config, capacity), devices).lower(state, *arguments, *chunk, *window)

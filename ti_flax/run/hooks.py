@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from ti_flax.config import RunConfig
-from ti_flax.console.messages import say, stage
+from ti_flax.console.messages import say
 from ti_flax.embedding.vocabulary import Vocabulary
 from ti_flax.export.upload import ShareCheckpoints
+from ti_flax.generation.drawing import Drawing
 from ti_flax.generation.generator import ImageGenerator
+from ti_flax.hosts.compilation import Compilation
 from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.monitoring import hooks
 from ti_flax.monitoring.evaluation import PATIENCE, Evaluate, Patience
-from ti_flax.monitoring.previews import STEPS_SHOWN, Draw, Preview
+from ti_flax.monitoring.previews import STEPS_SHOWN, Preview
 from ti_flax.monitoring.progress import Progress
 from ti_flax.monitoring.trackers import RunInfo, Tracker, chosen_trackers, open_trackers
 from ti_flax.monitoring.validation import Validation, eval_set, evaluation_interval, samples_for
@@ -30,16 +30,38 @@ from ti_flax.training.loop import Hook
 from ti_flax.training.state import StepConfig, result_rows
 
 
-def make_hooks(
-    config: RunConfig,
-    step_config: StepConfig,
-    schedule: Schedule,
-    inputs: TrainingInputs,
-    frozen: dict[str, Any],
-    output_dir: Path,
-    start: int,
-) -> list[Hook]:
-    """What happens beside the updates, in the order in which it happens."""
+@dataclass(frozen=True)
+class Beside:
+    """What the hooks of a run need of it.
+
+    Attributes:
+      config: of the run.
+      step_config: the step's fixed parts.
+      inputs: what it learns from.
+      frozen: replicated arrays, `text_encoder`, `unet`, `examples` and `settings`.
+      devices: of this process, on which they lie.
+      output_dir: where files go.
+      after: the program of the update, which is needed before those of the hooks.
+    """
+
+    config: RunConfig
+    step_config: StepConfig
+    inputs: TrainingInputs
+    frozen: dict[str, Any]
+    devices: Sequence[Any]
+    output_dir: Path
+    after: Compilation
+
+
+def make_hooks(run: Beside, schedule: Schedule, start: int) -> list[Hook]:
+    """What happens beside the updates, in the order in which it happens.
+
+    Args:
+      run: what they need.
+      schedule: learning rate of every update.
+      start: updates that were made before.
+    """
+    config, step_config, inputs, output_dir = run.config, run.step_config, run.inputs, run.output_dir
     total, samples = config.training.max_train_steps or 0, step_config.global_batch
     learning_rate = rate_of_step(schedule, total)
     trackers = find_trackers(config, output_dir)
@@ -56,22 +78,24 @@ def make_hooks(
         made.append(hooks.NonFatalHook("the trace", hooks.Profile(Path(config.monitoring.profile))))
     result = partial(result_rows, step_config)
     if config.monitoring.eval_steps != 0:
-        evaluate = evaluations(config, step_config, inputs, frozen, output_dir, trackers)
+        evaluate = evaluations(run, trackers)
         made.append(hooks.NonFatalHook("the evaluation", evaluate))
     made += saving_hooks(config, inputs, output_dir, result)
     if config.monitoring.validation_prompt is not None:
         every = config.validation_interval(sum(inputs.images.weights))
-        draw = previewer(config, step_config, inputs, frozen)
+        draw = previewer(run)
         shown = max(config.monitoring.num_validation_images, STEPS_SHOWN)
         preview = Preview(
             output_dir,
             every=every,
             draw=draw,
             prompts=config.monitoring.validation_prompt,
+            images=config.monitoring.num_validation_images,
             training=inputs.images.shown(shown, config.images.resolution),
             start_rows=inputs.added.start,
             result=result,
             trackers=trackers,
+            ready=draw.ready,
         )
         made.append(hooks.NonFatalHook("the preview", preview))
     if config.hub.push_to_hub and config.hub.hub_strategy != "end":
@@ -126,46 +150,49 @@ def find_trackers(config: RunConfig, output_dir: Path) -> list[Tracker]:
     return open_trackers(names, RunInfo(output_dir.resolve().name, folder, config.to_dict()))
 
 
-def evaluations(
-    config: RunConfig,
-    step_config: StepConfig,
-    inputs: TrainingInputs,
-    frozen: dict[str, Any],
-    output_dir: Path,
-    trackers: Sequence[Tracker],
-) -> Evaluate:
-    """The hook that evaluates the rows; compiles what it needs, and says how often and on what."""
+def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
+    """The hook that evaluates the rows; begins to compile what it needs, and says how often and on what."""
+    config, step_config, inputs = run.config, run.step_config, run.inputs
     monitoring, total = config.monitoring, config.training.max_train_steps or 0
-    update_samples = step_config.batch_size * step_config.accumulation
+    batch_size = config.training.train_batch_size
+    sharing = batch_size // step_config.batch_size  # cores of a CPU
+    update_samples = batch_size * step_config.accumulation
     chosen = eval_set(
         inputs.examples.buckets,
         step_config.draw_rules.timesteps,
         flip_p=step_config.flip_p,
         samples=monitoring.max_eval_samples or samples_for(total, update_samples),
         batch_size=step_config.batch_size,
-        devices=jax.local_device_count(),
+        devices=len(run.devices),
     )
     every = monitoring.eval_steps or evaluation_interval(
-        total=total, passes=chosen.passes, update_samples=update_samples
+        total=total, passes=chosen.passes * sharing, update_samples=update_samples
     )
-    what = f"the validation loss of {len(chosen.weights)} samples every {every} steps"
-    with stage(f"compiling {what}", done="compiled"):
-        streamed = inputs.examples.buckets if inputs.streamed else None
-        seed = config.training.seed or 0
-        validation = Validation(step_config, frozen, chosen, seed=seed, streamed=streamed)
+    say(f"validation loss of {len(chosen.weights)} samples, every {every} steps")
+    validation = Validation(
+        step_config,
+        run.frozen,
+        chosen,
+        devices=run.devices,
+        seed=config.training.seed or 0,
+        streamed=inputs.examples.buckets if inputs.streamed else None,
+        after=run.after,
+    )
     patience = None
     if monitoring.early_stopping:
         patience = Patience(
             monitoring.early_stopping_patience or PATIENCE, monitoring.early_stopping_threshold or 0.0
         )
     return Evaluate(
-        output_dir,
+        run.output_dir,
         inputs.concept.placeholder_token,
         every=every,
         last_step=total,
         loss=validation,
+        ready=validation.ready,
         result=partial(result_rows, step_config),
-        start_rows=inputs.added.start[: len(inputs.concept.tokens)],
+        start_rows=inputs.added.start,
+        vectors=len(inputs.concept.tokens),
         vocabulary=known_words(inputs),
         patience=patience,
         trackers=trackers,
@@ -183,33 +210,23 @@ def known_words(inputs: TrainingInputs) -> Vocabulary:
     )
 
 
-def previewer(
-    config: RunConfig, step_config: StepConfig, inputs: TrainingInputs, frozen: dict[str, Any]
-) -> Draw:
+def previewer(run: Beside) -> Drawing:
     """What draws the validation prompts with given rows, each with the same fixed seeds."""
-    count, side = config.monitoring.num_validation_images, config.images.resolution
-    prompts = config.monitoring.validation_prompt or ()
-    prompt_ids = [encode_prompts(inputs.tokenizer, [prompt] * count) for prompt in prompts]
-    negative_ids = encode_prompts(inputs.tokenizer, [""] * count)
-    devices = jax.local_devices()[:count]
-    generator = ImageGenerator(
-        inputs.model, first_added_id=step_config.first_added_id, devices=devices, copies=True
+    monitoring, model = run.config.monitoring, run.inputs.model
+    count, prompts = monitoring.num_validation_images, monitoring.validation_prompt or ()
+    ids = encode_prompts(run.inputs.tokenizer, [*prompts, ""])
+    devices = run.devices[:count]
+    params = local_copies({name: run.frozen[name] for name in ("text_encoder", "unet")}, devices)
+    params["vae"] = replicate(model.params["vae"], devices)
+    return Drawing(
+        ImageGenerator(model, first_added_id=run.step_config.first_added_id, devices=devices, copies=True),
+        params,
+        prompt_ids=ids[:-1],
+        negative_ids=ids[-1],
+        images=count,
+        first_seed=run.config.training.seed or 0,
+        side=run.config.images.resolution,
+        devices=devices,
+        added=run.inputs.added.start,
+        after=run.after,
     )
-    params = local_copies({name: frozen[name] for name in ("text_encoder", "unet")}, devices)
-    params["vae"] = replicate(inputs.model.params["vae"], devices)
-    first_seed = config.training.seed or 0
-
-    def draw(rows: np.ndarray) -> list[np.ndarray]:
-        return [
-            generator.generate(
-                params,
-                rows,
-                prompt_ids=ids,
-                negative_ids=negative_ids,
-                seeds=range(first_seed, first_seed + count),
-                size=(side, side),
-            )
-            for ids in prompt_ids
-        ]
-
-    return draw

@@ -44,11 +44,26 @@ def resolve_num_steps(config: RunConfig, epoch_samples: int) -> RunConfig:
 
 
 def make_step_config(
-    config: RunConfig, model: FlaxStableDiffusion, first_added_id: int, *, added: AddedRows, devices: int
+    config: RunConfig,
+    model: FlaxStableDiffusion,
+    first_added_id: int,
+    *,
+    added: AddedRows,
+    devices: int,
+    batches: int,
 ) -> tuple[StepConfig, Schedule]:
-    """Builds the step's fixed parts, for so many devices, and the learning-rate schedule."""
+    """Builds the step's fixed parts and the learning-rate schedule.
+
+    Args:
+      config: of the run.
+      model: its modules.
+      first_added_id: token id of the first added row.
+      added: the rows beside the token table.
+      devices: that compute an update, over all hosts.
+      batches: of `train_batch_size` that they compute at once: one a device, or one for several cores.
+    """
     training, options = config.training, config.optimizer
-    schedule = make_schedule(config.optimizer, config.training, devices)
+    schedule = make_schedule(config.optimizer, config.training, batches)
     arguments = read_optimizer_arguments(options)
     by_norm = options.grad_clip_value is None
 
@@ -65,7 +80,7 @@ def make_step_config(
         optimizer=optimizer,
         trainable=added.trainable,
         first_added_id=first_added_id,
-        batch_size=training.train_batch_size,
+        batch_size=training.train_batch_size * batches // devices,
         accumulation=training.gradient_accumulation_steps,
         device_count=devices,
         flip_p=config.images.flip_p,

@@ -7,8 +7,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from ti_flax.config import RunConfig
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.console.interrupt import Interrupt, listening
@@ -19,6 +17,7 @@ from ti_flax.errors import OutputError
 from ti_flax.export.convert import other_forms
 from ti_flax.export.upload import settle_repository, upload
 from ti_flax.hosts import group as hosts
+from ti_flax.hosts.devices import show_cores
 from ti_flax.monitoring.evaluation import summary, with_best
 from ti_flax.monitoring.report.page import PAGE
 from ti_flax.monitoring.trackers import chosen_trackers
@@ -30,10 +29,9 @@ from ti_flax.run.output_dir import clear_output, export, opened_output, page_of_
 from ti_flax.run.resume import Saved, agree_on_seed, saved_checkpoint, start_state
 from ti_flax.run.step_config import make_step_config, resolve_num_steps
 from ti_flax.training.compiled_programs import keep_compiled_programs, mended_programs
+from ti_flax.training.devices import batch_devices, batches_at_once
 from ti_flax.training.loop import Hook
-from ti_flax.training.settings import (
-    read_optimizer_arguments,
-)
+from ti_flax.training.settings import read_optimizer_arguments
 from ti_flax.training.state import StepConfig, TrainState, result_rows
 
 # What a signal means once the last checkpoint is there.
@@ -70,6 +68,7 @@ def train(config: RunConfig, *, hooks: Sequence[Hook] = ()) -> Path:
         make_deterministic()
     if config.monitoring.quiet:  # before the libraries that draw bars of their own are imported
         os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    show_cores()
     display = display_for(config.monitoring.level)
     with (
         listening() as interrupt,
@@ -127,7 +126,8 @@ def _train_into(
         inputs.model,
         inputs.concept.token_ids[0],
         added=inputs.added,
-        devices=jax.device_count(),
+        devices=len(batch_devices(config.training.train_batch_size)),
+        batches=batches_at_once(),
     )
     for line in before_training(config, inputs, schedule) if hosts.is_first() else ():
         say(f"note: {line}")

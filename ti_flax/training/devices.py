@@ -9,7 +9,39 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ti_flax.hosts.devices import cores_share_batch
+
 AXIS = "devices"
+
+
+# Bytes at a multiple of which XLA takes an array in a CPU's memory as it is, without a copy.
+_ALIGNMENT = 64
+
+
+def batch_devices(batch_size: int) -> list[Any]:
+    """The devices of all hosts that compute an update.
+
+    That is every device, each with a batch of its own; but of a CPU's cores, which share its batch, the most
+    that it can be divided among.
+    """
+    if not cores_share_batch():
+        return jax.devices()
+    cores = jax.local_device_count()
+    taken = max(share for share in range(1, cores + 1) if batch_size % share == 0)
+    by_host: dict[int, list[Any]] = {}
+    for device in jax.devices():
+        by_host.setdefault(device.process_index, []).append(device)
+    return [device for host in sorted(by_host) for device in by_host[host][:taken]]
+
+
+def batches_at_once() -> int:
+    """How many batches are computed at once, over all hosts: one a device, or one for the cores of a CPU."""
+    return jax.process_count() if cores_share_batch() else jax.device_count()
+
+
+def ours(devices: Sequence[Any]) -> list[Any]:
+    """Those devices that belong to this process."""
+    return [device for device in devices if device.process_index == jax.process_index()]
 
 
 def pmapped(
@@ -25,17 +57,30 @@ def pmapped(
 def replicate(tree: Any, devices: Sequence[Any]) -> Any:
     """Puts a copy of every leaf on each device: leaves get a leading axis `[devices, ...]`.
 
-    With several processes, `devices` are those of all of them, and each process fills its own.
+    With several processes, `devices` are those of all of them, and each process fills its own. The cores of a
+    CPU share one copy.
     """
     sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
-    ours = [device for device in devices if device.process_index == jax.process_index()]
+    local = ours(devices)
+    shared = len(local) > 1 and local[0].platform == "cpu"
 
     def copies(leaf: Any) -> jax.Array:
-        one = np.asarray(leaf)[None]
-        shards = [jax.device_put(one, device) for device in ours]
+        one = (aligned(np.asarray(leaf)) if shared else np.asarray(leaf))[None]
+        shards = [jax.device_put(one, device) for device in local]
         return jax.make_array_from_single_device_arrays((len(devices), *one.shape[1:]), sharding, shards)
 
     return jax.tree.map(copies, tree)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The array where XLA can use it in place, or a copy that lies so."""
+    if array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous:
+        return array
+    room = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def shard(tree: Any, devices: Sequence[Any]) -> Any:
@@ -52,31 +97,30 @@ def apart(parts: Sequence[Any], devices: Sequence[Any]) -> Any:
       devices: those of all processes.
     """
     sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
-    ours = [device for device in devices if device.process_index == jax.process_index()]
+    local = ours(devices)
 
     def joined(*leaves: np.ndarray) -> jax.Array:
-        shards = [jax.device_put(leaf[None], device) for leaf, device in zip(leaves, ours, strict=True)]
+        shards = [jax.device_put(leaf[None], device) for leaf, device in zip(leaves, local, strict=True)]
         shape = (len(devices), *leaves[0].shape)
         return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
     return jax.tree.map(joined, *parts)
 
 
-def local_copies(tree: Any, devices: Sequence[Any] | None = None) -> Any:
-    """The part of replicated arrays on all of this process's devices, or on some, without copying it."""
-    devices = jax.local_devices() if devices is None else devices
-    if len(devices) == jax.device_count():
-        return tree
+def local_copies(tree: Any, devices: Sequence[Any]) -> Any:
+    """The part of replicated arrays on some of this process's devices, without copying it."""
     sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
 
-    def ours(leaf: jax.Array) -> jax.Array:
+    def part(leaf: jax.Array) -> jax.Array:
+        if leaf.sharding.device_set == set(devices):
+            return leaf
         by_device = {shard.device: shard.data for shard in leaf.addressable_shards}
         shape = (len(devices), *leaf.shape[1:])
         return jax.make_array_from_single_device_arrays(
             shape, sharding, [by_device[each] for each in devices]
         )
 
-    return jax.tree.map(ours, tree)
+    return jax.tree.map(part, tree)
 
 
 def unreplicate(tree: Any) -> Any:

@@ -64,6 +64,9 @@ class Hook:
     def on_metrics(self, chunk: Chunk) -> None:
         """Takes the measures of a chunk, before any `on_step` of its last step."""
 
+    def settle(self) -> None:
+        """Does what it has put off; called before any hook takes a state in `on_step`."""
+
     def on_step(self, step: int, state: TrainState) -> None:
         """Takes the state (on the host) after update `step`, a multiple of `every` or the last one."""
 
@@ -162,6 +165,9 @@ def run_steps(
         due = [hook for hook in hooks if step == total_steps or (hook.every and step % hook.every == 0)]
         if due or step == total_steps:
             host_state = unreplicate(state)
+        if due:
+            for hook in hooks:
+                hook.settle()
         _reach(step, host_state, due)
         if step < total_steps and any(hook.stop for hook in due):
             _reach(step, host_state, [hook for hook in hooks if hook not in due])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-
 from ti_flax.config.options import ADAM_OPTIONS, OptimizerOptions, TrainingOptions
 from ti_flax.embedding.rows import AddedRows, RowRules
 from ti_flax.errors import ConfigError
+from ti_flax.training.devices import batches_at_once
 from ti_flax.training.learning_rate import Schedule, Shape, learning_rate_schedule, stepped_schedule
 from ti_flax.training.optimizer import optimizer_arguments
 
@@ -17,8 +16,8 @@ _ADAMS = {"adam_beta1": "b1", "adam_beta2": "b2", "adam_epsilon": "eps", "adam_w
 
 
 def update_samples(training: TrainingOptions, devices: int | None = None) -> int:
-    """Samples of one update, over all devices (None: those that JAX sees) and accumulated batches."""
-    devices = jax.device_count() if devices is None else devices
+    """Samples of one update, over accumulated batches and devices, a CPU being one (None: those here)."""
+    devices = batches_at_once() if devices is None else devices
     return training.train_batch_size * training.gradient_accumulation_steps * devices
 
 

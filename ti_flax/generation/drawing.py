@@ -1,0 +1,86 @@
+"""Images of the same prompts and seeds, drawn again and again while the rows change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ti_flax.console.messages import Stage
+from ti_flax.generation.generator import ImageGenerator
+from ti_flax.hosts.compilation import Compilation
+
+
+class Drawing:
+    """Draws some images of each prompt with given rows; its program is compiled in a thread.
+
+    Args:
+      generator: that draws.
+      params: `text_encoder`, `unet` and `vae`, on the generator's devices.
+      prompt_ids: `[prompts, tokens]` int32.
+      negative_ids: `[tokens]` int32, of the empty prompt.
+      images: of each prompt.
+      first_seed: that of each prompt's first image; the others have the next ones.
+      side: of the images, in pixels.
+      devices: of the generator.
+      added: rows beside the token table, `[added_tokens, width]`; only the shape counts.
+      after: a program that is needed sooner.
+    """
+
+    def __init__(
+        self,
+        generator: ImageGenerator,
+        params: Mapping[str, Any],
+        *,
+        prompt_ids: np.ndarray,
+        negative_ids: np.ndarray,
+        images: int,
+        first_seed: int,
+        side: int,
+        devices: Sequence[Any],
+        added: np.ndarray,
+        after: Compilation | None = None,
+    ):
+        self._generator, self._params, self._size = generator, params, (side, side)
+        self._prompt_ids, self._negative_ids = prompt_ids, negative_ids
+        self._shape, self._first_seed = (len(prompt_ids), images), first_seed
+        self._at_once = len(devices) * -(-images // len(devices))
+        ids = np.broadcast_to(negative_ids, (self._at_once, len(negative_ids)))
+        self._compiling = Compilation(
+            lambda: generator.lower(params, added, ids, self._size), devices, what="the previews", after=after
+        )
+
+    def ready(self) -> bool:
+        """Whether it can be called without waiting for the compilation."""
+        return self._compiling.ended
+
+    def __call__(self, rows: np.ndarray, shown: Stage) -> np.ndarray:
+        """Draws all images, and counts them.
+
+        Args:
+          rows: `[added_tokens, width]` float32.
+          shown: the stage that counts them.
+
+        Returns:
+          `[prompts, images, side, side, 3]` uint8.
+        """
+        program, (prompts, images) = self._compiling.program(), self._shape
+        total, drawn = prompts * images, []
+        for start in range(0, total, self._at_once):
+            # All batches have one size, so that there is one program; what is too much is drawn for nothing.
+            places = np.minimum(np.arange(start, start + self._at_once), total - 1)
+            drawn += list(
+                self._generator.generate(
+                    self._params,
+                    rows,
+                    prompt_ids=self._prompt_ids[places // images],
+                    negative_ids=np.broadcast_to(self._negative_ids, (len(places), len(self._negative_ids))),
+                    seeds=(self._first_seed + places % images).tolist(),
+                    size=self._size,
+                    program=program,
+                )
+            )
+            shown.advance(min(self._at_once, total - start))
+        stacked = np.stack(drawn[:total])
+        return stacked.reshape(prompts, images, *stacked.shape[1:])
