@@ -20,6 +20,7 @@ from ti_flax.data.latents import Encoder, Pictures, encode_posteriors, image_has
 from ti_flax.data.posteriors import Posteriors
 from ti_flax.errors import DataError
 from ti_flax.hosts import group as hosts
+from ti_flax.hosts.devices import cores_share_batch
 
 # The share of a device's memory that posteriors may take for good; the rest is the model's and the step's.
 SHARE_OF_DEVICE = 1 / 4
@@ -143,10 +144,13 @@ def settle_encoding(
 
 
 def memory_of_device() -> float:
-    """Bytes of memory of the smallest device of this host; CPU devices share what the machine has."""
+    """Bytes of memory of the smallest device of this host.
+
+    A CPU's is that of the machine, of which its cores share one copy; devices that it is split into share it.
+    """
     devices = jax.local_devices()
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
-    shared = memory_of_machine() / len(devices)
+    shared = memory_of_machine() / (1 if cores_share_batch() else len(devices))
     return min(shared if limit is None else limit for limit in limits)
 
 
