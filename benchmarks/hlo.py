@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 # Bytes of an element; what is not listed here (tokens, opaque things) takes none.
-_BYTES = {
+ELEMENT_BYTES = {
     **dict.fromkeys(("pred", "s8", "u8", "f8e4m3fn", "f8e5m2"), 1.0),
     **dict.fromkeys(("bf16", "f16", "s16", "u16"), 2.0),
     **dict.fromkeys(("f32", "s32", "u32"), 4.0),
@@ -151,7 +151,7 @@ def arrays(text: str) -> tuple[Array, ...]:
     found = []
     for dtype, numbers, layout in _ARRAY.findall(text):
         shape = tuple(int(number) for number in numbers.split(",") if number)
-        size = _BYTES.get(dtype, 0.0) * math.prod(_filled(shape, layout))
+        size = ELEMENT_BYTES.get(dtype, 0.0) * math.prod(_filled(shape, layout))
         space = re.search(r"S\((\d+)\)", layout)
         found.append(Array(dtype, shape, math.ceil(size), space is None or space[1] == "0"))
     return tuple(found)

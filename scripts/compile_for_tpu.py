@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from hlo import ELEMENT_BYTES  # noqa: E402
+
 from ti_flax.config import RunConfig, parse_config  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError  # noqa: E402
@@ -44,7 +46,6 @@ _NO_TPU_HERE = {
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "f64": 8}
 # Images that are assumed; an image's posteriors are a thousandth of a model's memory.
 _IMAGES = 5
 
@@ -261,7 +262,7 @@ def collectives(text: str) -> tuple[tuple[str, int], ...]:
 
 def _bytes(array: tuple[str, str]) -> int:
     kind, shape = array
-    return _BYTES.get(kind, 4) * math.prod(int(size) for size in shape.split(",") if size)
+    return int(ELEMENT_BYTES.get(kind, 4) * math.prod(int(size) for size in shape.split(",") if size))
 
 
 def largest_batch(target: Target, at_first: Compiled | None) -> int:
@@ -344,11 +345,8 @@ def check_roofline(options: argparse.Namespace) -> None:
     """Refuses a prediction for a version whose peaks nobody wrote down here, before anything is compiled."""
     from roofline import CHIPS
 
-    if (
-        options.roofline
-        and options.topology.partition(":")[0] in MEMORY
-        and options.topology.partition(":")[0] not in CHIPS
-    ):
+    version = options.topology.partition(":")[0]
+    if options.roofline and version in MEMORY and version not in CHIPS:
         raise ConfigError("--roofline", expected=f"one of {', '.join(CHIPS)}", found=options.topology)
 
 

@@ -119,15 +119,15 @@ def padded(examples: Dataset, *, streamed: bool = False) -> PaddedDataset:
 def padded_bucket(bucket: Bucket, *, streamed: bool = False) -> PaddedBucket:
     """A bucket in arrays of `padded_size`; see `padded`."""
     posteriors, prompts, places, weights = bucket
-    images = padded_size(len(posteriors), FEWEST_IMAGES)
+    images = held = padded_size(len(posteriors), FEWEST_IMAGES)
     if streamed:
-        posteriors = np.zeros((0, *posteriors.shape[1:]), np.float32)
+        posteriors, held = np.zeros((0, *posteriors.shape[1:]), np.float32), 0
         weights = None if weights is None else weights[:0]
     return PaddedBucket(
-        posteriors=np.asarray(posteriors) if streamed else lengthened(in_memory(posteriors), images),
+        posteriors=lengthened(in_memory(posteriors), held),
         prompts=lengthened(prompts, images),
         sample_indices=lengthened(places, padded_size(len(places), FEWEST_ROWS)),
-        loss_weights=weights if weights is None or streamed else lengthened(weights, images),
+        loss_weights=None if weights is None else lengthened(weights, held),
         places=np.asarray(len(places), np.int32),
     )
 

@@ -37,13 +37,13 @@ class Compilation:
         what: str,
         after: Compilation | None = None,
     ):
-        self._lower: Callable[[], Any] | None = lower
         self._devices, self._what, self._after = devices, what, after
         self._lowered, self._ended = threading.Event(), threading.Event()
         self._program: Any = None
         self._error: BaseException | None = None
         # Not a daemon: the interpreter must not end under XLA, which would crash.
-        threading.Thread(target=copy_context().run, args=(self._make,), name=f"compiling {what}").start()
+        call = (self._make, lower)
+        threading.Thread(target=copy_context().run, args=call, name=f"compiling {what}").start()
 
     @property
     def ended(self) -> bool:
@@ -66,14 +66,12 @@ class Compilation:
             raise self._error
         return self._program
 
-    def _make(self) -> None:
+    def _make(self, lower: Callable[[], Any]) -> None:
         try:
             if self._after is not None:
                 self._after._lowered.wait()
             began = time.perf_counter()
-            assert self._lower is not None
-            lowered = self._lower()
-            self._lower = None  # and with it the arrays that it was lowered for
+            lowered = lower()
             self._lowered.set()
             between = time.perf_counter()
             self._program = compiled(lowered, self._devices)

@@ -43,24 +43,15 @@ def fit(
     devices = batch_devices(config.training.train_batch_size)
     total = config.training.max_train_steps or 0
     start = int(state.step)
-    frozen = replicate(
-        {
-            "text_encoder": step_config.model.params["text_encoder"],
-            "unet": step_config.model.params["unet"],
-            "examples": padded(inputs.examples, streamed=inputs.streamed),
-            "settings": step_config.settings,
-        },
-        devices,
-    )
+    frozen = replicate(frozen_arrays(step_config, inputs), devices)
     key = np.asarray(jax.random.key_data(jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION)))
     arguments = (frozen, replicate(key, devices))
-    feed, capacity = None, CHUNK_CAPACITY
+    feed = None
     if inputs.streamed:
         feed = Feed(
             step_config, inputs.examples, key, devices, most_updates=CHUNK_CAPACITY, total_steps=total
         )
         feed.prepare(start, config.training.steps_per_call or 1)
-        capacity = feed.capacity
     placed = replicate(state, devices)
     compiling = Compilation(
         lambda: lower_step(step_config, placed, arguments, devices, feed),
@@ -83,8 +74,8 @@ def fit(
                 placed,
                 arguments,
                 total_steps=total,
-                capacity=capacity,
-                rates=rates_after(schedule, capacity),
+                capacity=capacity_with(feed),
+                rates=rates_after(schedule, capacity_with(feed)),
                 devices=devices,
                 hooks=monitoring,
                 steps_per_call=config.training.steps_per_call,
@@ -99,6 +90,21 @@ def fit(
     finally:
         for hook in monitoring:
             hook.close(finished)
+
+
+def frozen_arrays(step_config: StepConfig, inputs: TrainingInputs) -> dict[str, Any]:
+    """What no update changes, as the devices are to have it."""
+    return {
+        "text_encoder": step_config.model.params["text_encoder"],
+        "unet": step_config.model.params["unet"],
+        "examples": padded(inputs.examples, streamed=inputs.streamed),
+        "settings": step_config.settings,
+    }
+
+
+def capacity_with(feed: Feed | None) -> int:
+    """The most updates of one call."""
+    return CHUNK_CAPACITY if feed is None else feed.capacity
 
 
 def lower_step(
@@ -117,7 +123,7 @@ def lower_step(
       devices: of all hosts.
       feed: what each call gets, where the devices do not hold all images; it may take fewer updates.
     """
-    capacity = CHUNK_CAPACITY if feed is None else feed.capacity
+    capacity = capacity_with(feed)
     chunk = replicate((np.zeros(capacity, np.float32), np.int32(1)), devices)
     window = () if feed is None else (feed.empty(),)
     return pmapped(make_chunk(step_config, capacity), devices).lower(state, *arguments, *chunk, *window)

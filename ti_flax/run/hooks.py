@@ -18,11 +18,11 @@ from ti_flax.hosts.compilation import Compilation
 from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.monitoring import hooks
 from ti_flax.monitoring.evaluation import PATIENCE, Evaluate, Patience
-from ti_flax.monitoring.previews import STEPS_SHOWN, Preview
+from ti_flax.monitoring.previews import Preview
 from ti_flax.monitoring.progress import Progress
 from ti_flax.monitoring.trackers import RunInfo, Tracker, chosen_trackers, open_trackers
 from ti_flax.monitoring.validation import Validation, eval_set, evaluation_interval, samples_for
-from ti_flax.run.inputs import TrainingInputs, token_table
+from ti_flax.run.inputs import TrainingInputs, images_beside_previews, token_table
 from ti_flax.run.result import result_so_far
 from ti_flax.training.devices import local_copies, replicate
 from ti_flax.training.learning_rate import Schedule, rate_of_step
@@ -84,14 +84,13 @@ def make_hooks(run: Beside, schedule: Schedule, start: int) -> list[Hook]:
     if config.monitoring.validation_prompt is not None:
         every = config.validation_interval(sum(inputs.images.weights))
         draw = previewer(run)
-        shown = max(config.monitoring.num_validation_images, STEPS_SHOWN)
         preview = Preview(
             output_dir,
             every=every,
             draw=draw,
             prompts=config.monitoring.validation_prompt,
             images=config.monitoring.num_validation_images,
-            training=inputs.images.shown(shown, config.images.resolution),
+            training=inputs.images.shown(images_beside_previews(config), config.images.resolution),
             start_rows=inputs.added.start,
             result=result,
             trackers=trackers,

@@ -168,10 +168,14 @@ def encode_examples(
 
 def images_shown(config: RunConfig) -> int:
     """How many of the images previews and the result show."""
-    previews = 0
-    if config.monitoring.validation_prompt is not None:
-        previews = max(config.monitoring.num_validation_images, STEPS_SHOWN)
-    return max(previews, MOST_CONCEPT_IMAGES if config.hub.hub_concept_images else 0)
+    by_result = MOST_CONCEPT_IMAGES if config.hub.hub_concept_images else 0
+    by_previews = 0 if config.monitoring.validation_prompt is None else images_beside_previews(config)
+    return max(by_previews, by_result)
+
+
+def images_beside_previews(config: RunConfig) -> int:
+    """How many of the images the sheet of the previews shows, if there are as many."""
+    return max(config.monitoring.num_validation_images, STEPS_SHOWN)
 
 
 def refuse_uploads_through_links(hub: HubOptions, images: TrainingImages) -> None:

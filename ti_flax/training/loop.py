@@ -143,9 +143,8 @@ def run_steps(
     host_state = unreplicate(state)
     step, length = int(host_state.step), min(steps_per_call or 1, capacity)
     while step < total_steps:
-        enough = any(hook.stop for hook in hooks)
-        wanted = 0 if enough else min(length, next_stop(step, total_steps, hooks) - step)
-        steps = agree(wanted, asked())
+        left = 0 if any(hook.stop for hook in hooks) else next_stop(step, total_steps, hooks) - step
+        steps = agree(min(length, left), asked())
         if steps is None:
             _interrupt(step, unreplicate(state), hooks)
         if steps == 0:
@@ -153,10 +152,8 @@ def run_steps(
         given = replicate((rates(step), np.int32(steps)), devices)
         window = () if feed is None else (feed.window(step, steps),)
         step += steps
-        # While the devices compute, the host prepares the most that the next call may make.
         most = min(2 * max(steps, length) if steps_per_call is None else length, capacity)
-        most = min(most, next_stop(step, total_steps, hooks) - step)
-        meanwhile = partial(feed.prepare, step, most) if feed is not None and most > 0 else _nothing
+        meanwhile = _preparation(feed, step, min(most, next_stop(step, total_steps, hooks) - step))
         state, chunk = _call(
             program, state, *arguments, *given, *window, step=step - steps, steps=steps, meanwhile=meanwhile
         )
@@ -165,23 +162,19 @@ def run_steps(
         due = [hook for hook in hooks if step == total_steps or (hook.every and step % hook.every == 0)]
         if due or step == total_steps:
             host_state = unreplicate(state)
-        if due:
-            for hook in hooks:
-                hook.settle()
-        _reach(step, host_state, due)
-        if step < total_steps and any(hook.stop for hook in due):
-            _reach(step, host_state, [hook for hook in hooks if hook not in due])
+            _reach(step, host_state, due, hooks, last=step == total_steps)
         if steps_per_call is None:
             length = max(1, min(capacity, 2 * length, round(chunk.steps_in(CHUNK_SECONDS))))
     return host_state
 
 
-def _nothing() -> None:
-    pass
+def _preparation(feed: Feed | None, step: int, most: int) -> Callable[[], object]:
+    """What the host does while the devices compute: it prepares the most that the next call may make."""
+    return (lambda: None) if feed is None or most == 0 else partial(feed.prepare, step, most)
 
 
 def _call(
-    program: Callable[..., Any], *arguments: Any, step: int, steps: int, meanwhile: Callable[[], None]
+    program: Callable[..., Any], *arguments: Any, step: int, steps: int, meanwhile: Callable[[], object]
 ) -> tuple[TrainState, Chunk]:
     """Calls the program for so many updates after `step`, and waits for it; then fetches its measures."""
     start = time.perf_counter()
@@ -202,6 +195,13 @@ def _interrupt(step: int, state: TrainState, hooks: Iterable[Hook]) -> NoReturn:
     raise Stopped(f"stopped after step {step}; --resume_from_checkpoint auto goes on")
 
 
-def _reach(step: int, state: TrainState, hooks: Iterable[Hook]) -> None:
+def _reach(step: int, state: TrainState, due: Sequence[Hook], hooks: Sequence[Hook], *, last: bool) -> None:
+    """Lets the hooks that are due take a state, and all others too if one of them ends the run with it."""
     for hook in hooks:
+        hook.settle()
+    for hook in due:
         hook.on_step(step, state)
+    if not last and any(hook.stop for hook in due):
+        for hook in hooks:
+            if hook not in due:
+                hook.on_step(step, state)

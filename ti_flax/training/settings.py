@@ -15,10 +15,10 @@ from ti_flax.training.optimizer import optimizer_arguments
 _ADAMS = {"adam_beta1": "b1", "adam_beta2": "b2", "adam_epsilon": "eps", "adam_weight_decay": "weight_decay"}
 
 
-def update_samples(training: TrainingOptions, devices: int | None = None) -> int:
-    """Samples of one update, over accumulated batches and devices, a CPU being one (None: those here)."""
-    devices = batches_at_once() if devices is None else devices
-    return training.train_batch_size * training.gradient_accumulation_steps * devices
+def update_samples(training: TrainingOptions, batches: int | None = None) -> int:
+    """Samples of one update, of which so many batches are computed at once (None: as many as here)."""
+    batches = batches_at_once() if batches is None else batches
+    return training.train_batch_size * training.gradient_accumulation_steps * batches
 
 
 def row_rules(options: OptimizerOptions, added: AddedRows) -> RowRules:
@@ -34,10 +34,10 @@ def row_rules(options: OptimizerOptions, added: AddedRows) -> RowRules:
 
 
 def make_schedule(
-    options: OptimizerOptions, training: TrainingOptions, devices: int | None = None
+    options: OptimizerOptions, training: TrainingOptions, batches: int | None = None
 ) -> Schedule:
     """The learning rate of every update."""
-    factor = rate_factor(options, training, devices)
+    factor = rate_factor(options, training, batches)
     if isinstance(options.learning_rate, str):
         return stepped_schedule(options.learning_rate, factor=factor)
     shape = Shape(
@@ -54,9 +54,9 @@ def make_schedule(
     return learning_rate_schedule(shape, peak=options.learning_rate * factor)
 
 
-def rate_factor(options: OptimizerOptions, training: TrainingOptions, devices: int | None = None) -> int:
+def rate_factor(options: OptimizerOptions, training: TrainingOptions, batches: int | None = None) -> int:
     """What `scale_lr` multiplies learning_rate by: the samples of an update, as in the reference."""
-    return update_samples(training, devices) if options.scale_lr else 1
+    return update_samples(training, batches) if options.scale_lr else 1
 
 
 def describe_rate(options: OptimizerOptions, training: TrainingOptions) -> str:

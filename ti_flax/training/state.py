@@ -99,6 +99,16 @@ class StepConfig:
         """Samples that make one update, over all devices and accumulated batches."""
         return self.batch_size * self.accumulation * self.device_count
 
+    def positions(self, micro: Any, device: Any) -> Any:
+        """Places in the global batch of the samples that a device takes at once, `[..., batch]` int.
+
+        Args:
+          micro: which of the accumulated batches, `[]` or `[..., 1]` int.
+          device: which one, `[]` int.
+        """
+        first = (micro * self.device_count + device) * self.batch_size
+        return first + np.arange(self.batch_size, dtype=np.int32)
+
     @property
     def settings(self) -> Settings:
         """The numbers that the program takes as arguments."""

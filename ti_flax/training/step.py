@@ -53,12 +53,7 @@ def denoising_error(rows: jax.Array, frozen: dict, batch: Batch, config: StepCon
 
 
 def update(
-    config: StepConfig,
-    state: TrainState,
-    frozen: dict,
-    key: jax.Array,
-    rate: jax.Array,
-    shown: Window,
+    config: StepConfig, state: TrainState, frozen: dict, key: jax.Array, rate: jax.Array, shown: Window
 ) -> tuple[TrainState, dict]:
     """One update from one global batch; runs on every device, with gradients averaged over them.
 
@@ -86,8 +81,7 @@ def update(
             )(positions, pictures_in(numbers, bucket))
 
         def accumulate(total, micro):
-            first = (micro * config.device_count + device) * config.batch_size
-            positions = first + jnp.arange(config.batch_size)
+            positions = config.positions(micro, device)
             batch = drawn(key, bucket, examples.prompts, shown.pictures[micro], positions)
             class_batch = None
             if class_bucket is not None and examples.class_prompts is not None:

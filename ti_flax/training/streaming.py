@@ -22,7 +22,7 @@ from ti_flax.training.batches import (
     picture_of,
     side_of,
 )
-from ti_flax.training.devices import apart
+from ti_flax.training.devices import apart, ours
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
 
 # Bytes of the pictures of a call on one device. Two calls' are there at a time.
@@ -82,8 +82,7 @@ def pictures_of_update(
       device: `[]` int32, which one this is.
     """
     owner, round = owner_of_step(key, step, examples.buckets)
-    first = (jnp.arange(config.accumulation) * config.device_count + device) * config.batch_size
-    positions = (first[:, None] + jnp.arange(config.batch_size)).ravel()
+    positions = config.positions(jnp.arange(config.accumulation)[:, None], device).ravel()
 
     def of_buckets(key: jax.Array, buckets: Sequence[PaddedBucket]) -> jax.Array:
         most = max(map(numbers_of, buckets))
@@ -156,22 +155,20 @@ class Feed:
 
     def empty(self) -> Window:
         """A window of zeros on the devices, to compile for."""
-        config, here = self._config, jax.process_index()
+        config = self._config
         shape = (self.capacity, config.accumulation, config.batch_size)
         part = Window(*(np.zeros((*shape, stream.numbers), np.float32) for stream in self._streams))
-        ours = [device for device in self._devices if device.process_index == here]
-        return apart([part] * len(ours), self._devices)
+        return apart([part] * len(ours(self._devices)), self._devices)
 
     def _sent(self, step: int, updates: int) -> Window:
-        config, here = self._config, jax.process_index()
-        ours = [place for place, device in enumerate(self._devices) if device.process_index == here]
+        config = self._config
+        local = [self._devices.index(device) for device in ours(self._devices)]
         shape = (self.capacity, config.accumulation, config.batch_size)
-        first = np.arange(config.accumulation)[:, None] * config.device_count
-        parts = [[] for _ in ours]
+        parts = [[] for _ in local]
         for stream in self._streams:
             chosen = stream.choices(step, self.capacity)
-            for part, device in zip(parts, ours, strict=True):
-                positions = (first + device) * config.batch_size + np.arange(config.batch_size)
+            for part, device in zip(parts, local, strict=True):
+                positions = config.positions(np.arange(config.accumulation)[:, None], device)
                 numbers = np.zeros((*shape, stream.numbers), np.float32)
                 stream.fill(numbers[:updates].reshape(updates, -1, stream.numbers), chosen, positions.ravel())
                 part.append(numbers)
