@@ -1,10 +1,15 @@
-"""The added rows of the token table: where they start, and how they enter the sequence."""
+"""The added rows of the token tables: where they start, and how they enter the sequence.
+
+Rows, and what is said of each of them, are a tree: a dict from the name of a text encoder (`text_encoder`,
+and `text_encoder_2` for SDXL) to `[added_tokens, width]`, of that encoder's width.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +20,7 @@ from ti_flax.errors import TokenError
 
 @dataclass(frozen=True)
 class AddedRows:
-    """The rows beside the token table before any update, and what the vocabulary is like.
+    """The rows beside the token tables before any update, and what the vocabulary is like, by text encoder.
 
     Attributes:
       start: `[added_tokens, width]` float32: the concept's rows, then those that were loaded to stay.
@@ -24,24 +29,65 @@ class AddedRows:
       largest_norm: of the vocabulary's vectors.
     """
 
-    start: np.ndarray
-    trainable: np.ndarray
-    median_norm: float = 1.0
-    largest_norm: float = 1.0
+    start: dict[str, np.ndarray]
+    trainable: dict[str, np.ndarray]
+    median_norm: dict[str, float]
+    largest_norm: dict[str, float]
+
+    @property
+    def count(self) -> int:
+        """How many tokens are added."""
+        return len(next(iter(self.start.values())))
+
+    @property
+    def loaded(self) -> dict[str, np.ndarray]:
+        """The rows that stay as they are, `[loaded_tokens, width]`."""
+        return {encoder: rows[~self.trainable[encoder]] for encoder, rows in self.start.items()}
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width of the rows, by text encoder."""
+        return {encoder: rows.shape[1] for encoder, rows in self.start.items()}
 
 
-def add_rows(vocabulary: np.ndarray, learned: np.ndarray, loaded: Sequence[np.ndarray] = ()) -> AddedRows:
-    """Puts the rows that learn before those that stay.
+def add_rows(
+    vocabularies: Mapping[str, np.ndarray],
+    learned: Mapping[str, np.ndarray],
+    loaded: Sequence[Mapping[str, np.ndarray]] = (),
+    *,
+    learning: Sequence[str] | None = None,
+) -> AddedRows:
+    """Puts the concept's rows before those that stay.
 
     Args:
-      vocabulary: `[known_tokens, width]`, the rows of the token table that the tokenizer names.
+      vocabularies: `[known_tokens, width]`, the rows of the token tables that the tokenizer names.
       learned: `[num_vectors, width]` float32.
       loaded: `[vectors, width]` float32 each.
+      learning: the text encoders whose rows learn; None: all.
     """
-    norms = np.linalg.norm(np.asarray(vocabulary, np.float32), axis=-1)
-    start = np.concatenate([learned, *loaded])
-    trainable = np.arange(len(start)) < len(learned)
-    return AddedRows(start, trainable, float(np.median(norms)), float(norms.max()))
+    norms = {
+        encoder: np.linalg.norm(np.asarray(table, np.float32), axis=-1)
+        for encoder, table in vocabularies.items()
+    }
+    start = {
+        encoder: np.concatenate([rows, *(each[encoder] for each in loaded)])
+        for encoder, rows in learned.items()
+    }
+    count = {
+        encoder: len(rows) if learning is None or encoder in learning else 0
+        for encoder, rows in learned.items()
+    }
+    return AddedRows(
+        start,
+        {encoder: np.arange(len(rows)) < count[encoder] for encoder, rows in start.items()},
+        {encoder: float(np.median(each)) for encoder, each in norms.items()},
+        {encoder: float(each.max()) for encoder, each in norms.items()},
+    )
+
+
+def concept_rows(rows: Mapping[str, Any], num_vectors: int) -> dict[str, Any]:
+    """Those of the concept, which come first: `[num_vectors, width]` by text encoder."""
+    return {encoder: each[:num_vectors] for encoder, each in rows.items()}
 
 
 @partial(
@@ -54,56 +100,79 @@ class RowRules:
     """What is done to the rows that learn besides the optimizer's updates: a tree whose leaves are numbers.
 
     Attributes:
-      norm: `[]`, what vectors are rescaled to after each update; None for no rescaling.
+      norm: `[]` by text encoder, what vectors are rescaled to after each update; None for no rescaling.
       only_longer: rescales only vectors that are longer than `norm`.
       pull: `[]`, weight p of the pull towards the start, p / 2 x the squared distance in the loss; None
         without one.
-      start: `[added_tokens, width]` float32, where the pull is to; None without one.
+      start: `[added_tokens, width]` float32 by text encoder, where the pull is to; None without one.
       ema_decay: `[]`, largest share of the average that an update keeps; None for no average.
     """
 
-    norm: float | jax.Array | None = None
+    norm: Mapping[str, float | jax.Array] | None = None
     only_longer: bool = False
     pull: float | jax.Array | None = None
-    start: np.ndarray | jax.Array | None = None
+    start: Mapping[str, np.ndarray | jax.Array] | None = None
     ema_decay: float | jax.Array | None = None
 
 
-def l2_to_init(rules: RowRules, rows: jax.Array, trainable: np.ndarray) -> tuple[jax.Array, jax.Array]:
+def l2_to_init(
+    rules: RowRules, rows: dict[str, jax.Array], trainable: Mapping[str, np.ndarray]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss p / 2 x sum over the vectors that learn of |row - start|^2, and its gradient by the rows."""
-    assert rules.pull is not None
-    offset = jnp.where(jnp.asarray(trainable)[:, None], rows - jnp.asarray(rules.start), 0.0)
-    return 0.5 * rules.pull * jnp.sum(jnp.square(offset)), rules.pull * offset
+    pull, start = rules.pull, rules.start
+    assert pull is not None and start is not None
+    offset = {
+        encoder: jnp.where(jnp.asarray(trainable[encoder])[:, None], each - jnp.asarray(start[encoder]), 0.0)
+        for encoder, each in rows.items()
+    }
+    distance = sum(jnp.sum(jnp.square(each)) for each in offset.values())
+    return 0.5 * pull * distance, {encoder: pull * each for encoder, each in offset.items()}
 
 
-def rescale_norms(rules: RowRules, rows: jax.Array, trainable: np.ndarray) -> jax.Array:
-    """Rescales the vectors that learn; the others keep their bits."""
+def rescale_norms(
+    rules: RowRules, rows: dict[str, jax.Array], trainable: Mapping[str, np.ndarray]
+) -> dict[str, jax.Array]:
+    """Rescales the vectors that learn, each to the norm of its text encoder; the others keep their bits."""
     if rules.norm is None:
         return rows
-    norms = jnp.linalg.norm(rows, axis=-1, keepdims=True)
-    rescaled = rows * (rules.norm / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny))
-    chosen = jnp.asarray(trainable)[:, None] & (norms > rules.norm if rules.only_longer else norms > 0)
-    return jnp.where(chosen, rescaled, rows)
+    rescaled = {}
+    for encoder, each in rows.items():
+        norm = rules.norm[encoder]
+        norms = jnp.linalg.norm(each, axis=-1, keepdims=True)
+        chosen = jnp.asarray(trainable[encoder])[:, None] & (norms > norm if rules.only_longer else norms > 0)
+        scaled = each * (norm / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny))
+        rescaled[encoder] = jnp.where(chosen, scaled, each)
+    return rescaled
 
 
 def ema_update(
-    rules: RowRules, mean: jax.Array, rows: jax.Array, *, step: jax.Array, trainable: np.ndarray
-) -> jax.Array:
+    rules: RowRules,
+    mean: dict[str, jax.Array],
+    rows: dict[str, jax.Array],
+    *,
+    step: jax.Array,
+    trainable: Mapping[str, np.ndarray],
+) -> dict[str, jax.Array]:
     """Moves the mean of the rows on by an update, as diffusers' EMAModel does.
 
     The mean keeps a share of min(ema_decay, (1 + step) / (10 + step)), and nothing at the first update.
 
     Args:
       rules: hold the largest share.
-      mean: `[added_tokens, width]` float32, before.
-      rows: `[added_tokens, width]` float32, after the update.
+      mean: `[added_tokens, width]` float32 by text encoder, before.
+      rows: `[added_tokens, width]` float32 by text encoder, after the update.
       step: `[]` int32, updates made before this one.
-      trainable: `[added_tokens]` bool; the other rows keep their bits.
+      trainable: `[added_tokens]` bool by text encoder; the other rows keep their bits.
     """
     assert rules.ema_decay is not None
     warming = (1.0 + step) / (10.0 + step)
     decay = jnp.where(step == 0, 0.0, jnp.minimum(rules.ema_decay, warming))
-    return jnp.where(jnp.asarray(trainable)[:, None], rows + decay * (mean - rows), mean)
+    return {
+        encoder: jnp.where(
+            jnp.asarray(trainable[encoder])[:, None], each + decay * (mean[encoder] - each), mean[encoder]
+        )
+        for encoder, each in rows.items()
+    }
 
 
 def spread_rows(source: np.ndarray, num_vectors: int) -> np.ndarray:

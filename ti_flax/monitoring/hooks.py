@@ -23,7 +23,7 @@ from ti_flax.training.checkpoint import Checkpoint, checkpoint_steps, optimizer_
 from ti_flax.training.loop import Chunk, Hook
 from ti_flax.training.state import TrainState
 
-# From a state on the host to the rows to use, `[added_tokens, width]` float32.
+# From a state on the host to the rows to use, `[added_tokens, width]` float32 by text encoder.
 Result = Callable[[TrainState], np.ndarray]
 
 # Updates in a row that are skipped where no limit is given: none of them would have changed anything.
@@ -257,8 +257,8 @@ class SaveCheckpoint(Hook):
     def on_step(self, step: int, state: TrainState) -> None:
         self._check_folder()
         leaves = optimizer_leaves(state.opt_state)
-        mean = None if state.mean_rows is None else np.asarray(state.mean_rows)
-        checkpoint = Checkpoint(np.asarray(state.rows), leaves, step, self._config, self._fingerprint, mean)
+        rows, mean = jax.tree.map(np.asarray, (state.rows, state.mean_rows))
+        checkpoint = Checkpoint(rows, leaves, step, self._config, self._fingerprint, mean)
         save_checkpoint(self._output_dir, checkpoint, total_limit=self._total_limit)
         self._saved = step
 
@@ -285,7 +285,7 @@ class SaveEmbeds(Hook):
     """`learned_embeds-steps-N.safetensors` every so many steps."""
 
     def __init__(self, output_dir: Path, placeholder_token: str, *, every: int, result: Result):
-        """Takes, besides where and when, what gives the concept's own rows, `[num_vectors, width]`."""
+        """Takes, besides where and when, what gives the concept's own rows, by text encoder."""
         self.every = self._interval = every
         self._output_dir, self._placeholder_token, self._result = output_dir, placeholder_token, result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -273,8 +273,10 @@ class Validation:
             replicate(key, self._devices),
             shard(chosen.places, self._devices),
         )
-        table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-        rows = np.zeros((len(config.trainable), table.shape[-1]), np.float32)
+        rows = {}
+        for encoder, learns in config.trainable.items():
+            table = frozen[encoder]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+            rows[encoder] = np.zeros((len(learns), table.shape[-1]), np.float32)
         program = pmapped(make_evaluation(config), self._devices, donate=())
         arguments = (replicate(rows, self._devices), *self._arguments)
         self._compiling = Compilation(lambda: program.lower(*arguments), devices, what=what, after=after)
@@ -283,10 +285,10 @@ class Validation:
         """Whether it can be called without waiting for the compilation."""
         return self._compiling.ended
 
-    def __call__(self, rows: np.ndarray) -> float:
-        """The loss of rows `[added_tokens, width]` float32."""
+    def __call__(self, rows: Mapping[str, np.ndarray]) -> float:
+        """The loss of rows `[added_tokens, width]` float32, by text encoder."""
         program = self._compiling.program()
-        errors = program(replicate(np.asarray(rows, np.float32), self._devices), *self._arguments)
+        errors = program(replicate(dict(rows), self._devices), *self._arguments)
         by_number = np.zeros(len(self._chosen.weights))
         for measured, places in zip(errors, self._chosen.places, strict=True):
             number = places.number[:, : places.rounds[0]]

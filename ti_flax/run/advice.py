@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -21,18 +21,18 @@ def before_training(config: RunConfig, inputs: TrainingInputs, schedule: Schedul
     return [*_rate_notes(config, schedule), *_prompt_notes(config, inputs), *_stopping_notes(config)]
 
 
-def after_training(config: RunConfig, inputs: TrainingInputs, rows: np.ndarray) -> str | None:
+def after_training(
+    config: RunConfig, inputs: TrainingInputs, rows: Mapping[str, np.ndarray]
+) -> str | None:
     """What to do about a word that is still what it started as; None if it is not.
 
     Args:
       config: of the run.
       inputs: what it learned from.
-      rows: `[added_tokens, width]` float32, the result.
+      rows: `[added_tokens, width]` float32 by text encoder, the result.
     """
     count = len(inputs.concept.tokens)
-    start, learned = inputs.added.start[:count].astype(np.float64), rows[:count].astype(np.float64)
-    lengths = np.maximum(np.linalg.norm(start, axis=1), 1e-12)
-    change = float(np.max(np.linalg.norm(learned - start, axis=1) / lengths))
+    change = max(relative_change(inputs.added.start[each][:count], rows[each][:count]) for each in rows)
     if change >= UNCHANGED:
         return None
     rate = config.optimizer.learning_rate
@@ -41,6 +41,13 @@ def after_training(config: RunConfig, inputs: TrainingInputs, rows: np.ndarray) 
         f"{inputs.concept.placeholder_token} is still what it started as, {start_in_words(config.concept)} "
         f"(it {moved}): raise learning_rate, which was {rate}, or train for more steps"
     )
+
+
+def relative_change(start: np.ndarray, learned: np.ndarray) -> float:
+    """The largest change of a vector, as a share of its length; both are `[vectors, width]`."""
+    before, after = start.astype(np.float64), learned.astype(np.float64)
+    lengths = np.maximum(np.linalg.norm(before, axis=1), 1e-12)
+    return float(np.max(np.linalg.norm(after - before, axis=1) / lengths))
 
 
 def _rate_notes(config: RunConfig, schedule: Schedule) -> Iterator[str]:

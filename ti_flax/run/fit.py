@@ -156,9 +156,9 @@ def make_feed(
 
 def frozen_arrays(step_config: StepConfig, inputs: TrainingInputs, *, hollow: bool = False) -> dict[str, Any]:
     """What no update changes, as the devices are to have it; `hollow` as in `padded`."""
+    model = step_config.model
     return {
-        "text_encoder": step_config.model.params["text_encoder"],
-        "unet": step_config.model.params["unet"],
+        **{part: model.params[part] for part in (*model.text_encoders, "unet")},
         "examples": padded(inputs.examples, streamed=inputs.streamed, hollow=hollow),
         "settings": step_config.settings,
     }

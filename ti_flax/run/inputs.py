@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from ti_flax.embedding.initialization import (
     read_frozen_embeddings,
     resolve_initialization,
 )
-from ti_flax.embedding.read import checked_width
+from ti_flax.embedding.read import checked_rows
 from ti_flax.embedding.rows import AddedRows, add_rows, check_table
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.export.card_images import MOST_CONCEPT_IMAGES
@@ -77,16 +78,14 @@ class TrainingInputs:
     @property
     def fingerprint(self) -> dict[str, str]:
         """What the rows belong to; a checkpoint of anything else cannot be resumed."""
-        parts = {name: self.model.params[name] for name in ("text_encoder", "unet")}
+        parts = {name: self.model.params[name] for name in (*self.model.text_encoders, "unet")}
         buckets = (*self.examples.buckets, *(self.examples.class_buckets or ()))
         of_images = [bucket.prompts for bucket in buckets]
         prompts = (self.examples.token_ids, of_images, self.examples.class_token_ids)
         shown = [(bucket.sample_indices, bucket.loss_weights) for bucket in buckets]
         beside = "".join(f" beside {other.text}" for other in self.frozen_concepts)
         loaded = (
-            {"extra_embeds": tree_digest(self.added.start[~self.added.trainable])}
-            if self.frozen_concepts
-            else {}
+            {"extra_embeds": tree_digest(self.added.loaded)} if self.frozen_concepts else {}
         )
         return {
             "concept": f"{self.concept.text} from {self.origin}{beside}",
@@ -118,7 +117,7 @@ def read_inputs(config: RunConfig) -> TrainingInputs:
         class_token_ids = class_prompts(config.loss.class_prompt, templates, tokens.tokenizer, tokens.concept)
     with stage("loading the model"):
         model = read_model(config)
-    added = start_rows(config, tokens, token_table(model))
+    added = start_rows(config, tokens, token_tables(model))
     encoding = chosen_encoding(config, model, images, class_images)
     examples = make_examples(config, encoding, images, class_images, prompts, class_token_ids)
     if config.monitoring.validation_prompt is None or not hosts.is_first():
@@ -242,15 +241,18 @@ def read_model(config: RunConfig) -> FlaxStableDiffusion:
     )
 
 
-def start_rows(config: RunConfig, tokens: ConceptTokens, table: np.ndarray) -> AddedRows:
-    """The rows beside the token table before any update."""
+def start_rows(config: RunConfig, tokens: ConceptTokens, tables: Mapping[str, np.ndarray]) -> AddedRows:
+    """The rows beside the token tables before any update."""
     first_added_id = tokens.concept.token_ids[0]
-    check_table(table, first_added_id)
+    for table in tables.values():
+        check_table(table, first_added_id)
     key = jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION)
+    known = {encoder: table[:first_added_id] for encoder, table in tables.items()}
+    widths = {encoder: table.shape[1] for encoder, table in tables.items()}
     return add_rows(
-        table[:first_added_id],
-        tokens.start.rows(table[:first_added_id], key),
-        [checked_width(other.file, other.path, table.shape[1]) for other in tokens.embeddings],
+        known,
+        tokens.start.rows(known, key),
+        [checked_rows(other.file, other.path, widths) for other in tokens.embeddings],
     )
 
 
@@ -270,6 +272,9 @@ def chosen_attention(name: str) -> Attention:
     return Attention(name)
 
 
-def token_table(model: FlaxStableDiffusion) -> np.ndarray:
-    """The frozen token table of a model, `[vocabulary, width]`."""
-    return model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+def token_tables(model: FlaxStableDiffusion) -> dict[str, np.ndarray]:
+    """The frozen token tables of a model, `[vocabulary, width]` by text encoder."""
+    return {
+        encoder: model.params[encoder]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+        for encoder in model.text_encoders
+    }

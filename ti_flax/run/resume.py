@@ -70,7 +70,8 @@ def _restored(config: RunConfig, state: TrainState, inputs: TrainingInputs, from
     mean = checkpoints.restore_mean(state.mean_rows, saved, folder)
     optimizer = checkpoints.restore_optimizer(state.opt_state, saved.optimizer, folder)
     say(f"resuming from {folder}, step {saved.step}")
-    return TrainState(jnp.asarray(saved.rows), optimizer, jnp.int32(saved.step), mean)
+    rows = {encoder: jnp.asarray(each) for encoder, each in saved.rows.items()}
+    return TrainState(rows, optimizer, jnp.int32(saved.step), mean)
 
 
 def agree_on_seed(config: RunConfig, saved: Saved | None) -> RunConfig:

@@ -33,20 +33,20 @@ class Checkpoint:
     """What a checkpoint folder holds.
 
     Attributes:
-      rows: `[added_tokens, width]` float32.
+      rows: `[added_tokens, width]` float32 by text encoder.
       optimizer: optimizer state leaves by their path in the state tree.
       step: updates made.
       config: the resolved configuration of the run, flat.
       fingerprint: what the rows belong to: concept, model and images, each a short string.
-      mean_rows: `[added_tokens, width]` float32, average of the rows, if one is kept.
+      mean_rows: likewise, average of the rows, if one is kept.
     """
 
-    rows: np.ndarray
+    rows: dict[str, np.ndarray]
     optimizer: dict[str, np.ndarray]
     step: int
     config: dict[str, Any]
     fingerprint: dict[str, str]
-    mean_rows: np.ndarray | None = None
+    mean_rows: dict[str, np.ndarray] | None = None
 
 
 def checkpoint_steps(output_dir: Path) -> list[int]:
@@ -121,20 +121,24 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             restored = checkpointer.restore(folder.absolute(), args=arguments)
         state, belongs = restored["state"], restored["run"]
         return Checkpoint(
-            rows=np.asarray(state["rows"]),
+            rows=_rows(state["rows"]),
             optimizer={path: np.asarray(leaf) for path, leaf in state["optimizer"].items()},
             step=int(belongs["step"]),
             config=belongs["config"],
             fingerprint=belongs["fingerprint"],
-            mean_rows=np.asarray(state["mean_rows"]) if "mean_rows" in state else None,
+            mean_rows=_rows(state["mean_rows"]) if "mean_rows" in state else None,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             folder,
             expected="a checkpoint of this program",
             found=in_short(error),
             remedy="Resume from an earlier checkpoint, or start again with overwrite_output_dir.",
         ) from error
+
+
+def _rows(stored: Any) -> dict[str, np.ndarray]:
+    return {encoder: np.asarray(rows) for encoder, rows in stored.items()}
 
 
 def load_newest(output_dir: Path) -> tuple[Checkpoint, Path] | None:
@@ -223,7 +227,7 @@ def restore_optimizer(opt_state: Any, leaves: Mapping[str, np.ndarray], folder: 
     return jax.tree_util.tree_unflatten(tree, [leaves[path] for path in expected])
 
 
-def restore_mean(mean: Any, saved: Checkpoint, folder: Path) -> np.ndarray | None:
+def restore_mean(mean: Any, saved: Checkpoint, folder: Path) -> dict[str, np.ndarray] | None:
     """The average of a checkpoint, which must have one just when the run keeps one.
 
     Raises:

@@ -1,4 +1,7 @@
-"""The optimizer over the added rows: chosen by name, after a clip, behind the mask of rows that learn."""
+"""The optimizer over the added rows: chosen by name, after a clip, behind the mask of rows that learn.
+
+Rows are a tree, `[added_tokens, width]` for each text encoder; a clip by norm is over all of them together.
+"""
 
 from __future__ import annotations
 
@@ -160,51 +163,68 @@ def _try(name: str, arguments: Mapping[str, Any]) -> None:
         ) from None
 
 
-def average_rows(opt_state: Any, rows: np.ndarray, trainable: np.ndarray) -> np.ndarray:
+def average_rows(
+    opt_state: Any, rows: Mapping[str, np.ndarray], trainable: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """The rows that a schedule-free optimizer means to be used (arXiv:2405.15682, eq. 4), else the rows.
 
     Gradients are taken at y = (1 - b1) z + b1 x; the state holds z, and x is the average to use.
 
     Args:
       opt_state: of `mask_rows`, on the host.
-      rows: `[added_tokens, width]` float32, y.
-      trainable: `[added_tokens]` bool.
+      rows: `[added_tokens, width]` float32 by text encoder, y.
+      trainable: `[added_tokens]` bool by text encoder.
     """
     from optax.contrib import ScheduleFreeState
 
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ScheduleFreeState))
     states = [leaf for leaf in leaves if isinstance(leaf, ScheduleFreeState)]
+    averaged = {encoder: np.array(each) for encoder, each in rows.items()}
     if not states:
-        return rows
+        return averaged
     state: Any = states[0]
-    averaged, weight = np.array(rows), np.float32(state.b1)
-    averaged[trainable] = (rows[trainable] - (1 - weight) * np.asarray(state.z["learned"])) / weight
+    weight = np.float32(state.b1)
+    for encoder, z in state.z["learned"].items():
+        learns = trainable[encoder]
+        averaged[encoder][learns] = (averaged[encoder][learns] - (1 - weight) * np.asarray(z)) / weight
     return averaged
 
 
-def mask_rows(inner: optax.GradientTransformation, trainable: np.ndarray) -> optax.GradientTransformation:
+def mask_rows(
+    inner: optax.GradientTransformation, trainable: Mapping[str, np.ndarray]
+) -> optax.GradientTransformation:
     """Lets `inner` see and move only the added rows that learn.
 
-    The rows are cut in two leaves, learned and loaded, and `optax.masked` keeps the second from the
-    optimizer: no gradient of theirs is clipped with, no moment kept, no decay applied.
+    The rows of each text encoder are cut in two leaves, learned and loaded, and `optax.masked` keeps the
+    second from the optimizer: no gradient of theirs is clipped with, no moment kept, no decay applied.
 
     Args:
       inner: any optax transformation.
-      trainable: `[added_tokens]` bool.
+      trainable: `[added_tokens]` bool by text encoder.
 
     Returns:
-      A transformation over rows `[added_tokens, width]`; loaded rows get updates of exactly 0.
+      A transformation over rows `[added_tokens, width]` by text encoder; loaded rows get updates of exactly 0.
     """
-    places = {"learned": np.flatnonzero(trainable), "loaded": np.flatnonzero(~np.asarray(trainable))}
+    places = {
+        part: {encoder: np.flatnonzero(learns == (part == "learned")) for encoder, learns in trainable.items()}
+        for part in ("learned", "loaded")
+    }
     # A part without rows is left out: an empty gather crashes the CPU compiler of jaxlib 0.11.
-    places = {part: rows for part, rows in places.items() if rows.size}
+    places = {
+        part: {encoder: rows for encoder, rows in of_part.items() if rows.size}
+        for part, of_part in places.items()
+    }
+    places = {part: of_part for part, of_part in places.items() if of_part}
     masked = optax.chain(
         optax.masked(inner, {part: part == "learned" for part in places}),
         optax.masked(optax.set_to_zero(), {part: part == "loaded" for part in places}),
     )
 
-    def cut(rows: jax.Array) -> dict[str, jax.Array]:
-        return {part: rows[indices] for part, indices in places.items()}
+    def cut(rows: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
+        return {
+            part: {encoder: rows[encoder][indices] for encoder, indices in of_part.items()}
+            for part, of_part in places.items()
+        }
 
     def init(params: Any) -> optax.OptState:
         return masked.init(cut(params))
@@ -212,14 +232,20 @@ def mask_rows(inner: optax.GradientTransformation, trainable: np.ndarray) -> opt
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         parts: Any
         parts, state = masked.update(cut(updates), state, None if params is None else cut(params))
-        moved = jnp.zeros_like(updates)
-        for part, indices in places.items():
-            moved = moved.at[indices].set(parts[part])
+        moved = jax.tree.map(jnp.zeros_like, updates)
+        for part, of_part in places.items():
+            for encoder, indices in of_part.items():
+                moved[encoder] = moved[encoder].at[indices].set(parts[part][encoder])
         return moved, state
 
     return optax.GradientTransformation(init, update)
 
 
-def apply_updates(rows: jax.Array, updates: jax.Array, trainable: np.ndarray) -> jax.Array:
+def apply_updates(
+    rows: Mapping[str, jax.Array], updates: Mapping[str, jax.Array], trainable: Mapping[str, np.ndarray]
+) -> dict[str, jax.Array]:
     """Adds updates to the rows that learn; the others keep their bits (`-0.0 + 0.0` would not)."""
-    return jnp.where(jnp.asarray(trainable)[:, None], rows + updates, rows)
+    return {
+        encoder: jnp.where(jnp.asarray(trainable[encoder])[:, None], each + updates[encoder], each)
+        for encoder, each in rows.items()
+    }

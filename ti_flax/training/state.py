@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,13 +29,13 @@ class TrainState(NamedTuple):
     """Everything that changes from step to step.
 
     Attributes:
-      rows: `[added_tokens, width]` float32.
+      rows: `[added_tokens, width]` float32 by text encoder.
       opt_state: the optimizer's state, over the rows that learn alone.
       step: `[]` int32, updates made so far.
-      mean_rows: `[added_tokens, width]` float32, average of the rows over the updates; None if none is kept.
+      mean_rows: likewise, average of the rows over the updates; None if none is kept.
     """
 
-    rows: jax.Array
+    rows: dict[str, jax.Array]
     opt_state: Any
     step: jax.Array
     mean_rows: Any = None
@@ -63,8 +63,8 @@ class StepConfig:
       model: the modules (their parameters are passed separately, as data).
       schedule: noise schedule and prediction type.
       optimizer: from a learning rate, by update index, and what to clip to, to a transformation over
-        `[added_tokens, width]`, already masked.
-      trainable: `[added_tokens]` bool, rows that learn.
+        `[added_tokens, width]` by text encoder, already masked.
+      trainable: `[added_tokens]` bool by text encoder, rows that learn.
       first_added_id: token id of row 0.
       batch_size: samples a device takes at once.
       accumulation: batches whose gradients make one update.
@@ -81,7 +81,7 @@ class StepConfig:
     model: FlaxStableDiffusion
     schedule: NoiseSchedule
     optimizer: Callable[[Schedule, Any], optax.GradientTransformation]
-    trainable: np.ndarray
+    trainable: dict[str, np.ndarray]
     first_added_id: int
     batch_size: int
     accumulation: int = 1
@@ -133,21 +133,23 @@ class StepConfig:
         )
 
 
-def init_state(config: StepConfig, rows: np.ndarray) -> TrainState:
+def init_state(config: StepConfig, rows: Mapping[str, np.ndarray]) -> TrainState:
     """The state before the first update."""
-    started = jnp.asarray(rows, jnp.float32)
+    started = {encoder: jnp.asarray(each, jnp.float32) for encoder, each in rows.items()}
     mean = None if config.rules.ema_decay is None else started
     optimizer = config.optimizer(lambda step: 1.0, config.clip)
     return TrainState(started, optimizer.init(started), jnp.zeros((), jnp.int32), mean)
 
 
-def result_rows(config: StepConfig, state: TrainState) -> np.ndarray:
-    """The rows to use outside of training, `[added_tokens, width]` float32: averages where they are kept.
+def result_rows(config: StepConfig, state: TrainState) -> dict[str, np.ndarray]:
+    """The rows to use outside of training, `[added_tokens, width]` float32 by text encoder.
+
+    Averages where they are kept.
 
     Args:
       config: the run's fixed parts.
       state: on the host.
     """
     if state.mean_rows is not None:
-        return np.asarray(state.mean_rows)
-    return average_rows(state.opt_state, np.asarray(state.rows), config.trainable)
+        return jax.tree.map(np.asarray, state.mean_rows)
+    return average_rows(state.opt_state, jax.tree.map(np.asarray, state.rows), config.trainable)

@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ti_flax.data.dataset import PaddedBucket, PaddedDataset, PromptTable
 from ti_flax.embedding.rows import ema_update, embed_tokens, l2_to_init, rescale_norms
@@ -20,13 +21,13 @@ STEP_METRICS = ("loss", "grad_norm", "finite")
 
 
 def denoising_loss(
-    rows: jax.Array, frozen: dict, batch: Batch, config: StepConfig, class_batch: Batch | None = None
+    rows: dict[str, jax.Array], frozen: dict, batch: Batch, config: StepConfig, class_batch: Batch | None = None
 ) -> jax.Array:
     """Mean denoising error of one batch, `[]` float32 (arXiv:2208.01618, eq. 2).
 
     Args:
-      rows: `[added_tokens, width]` float32, the only thing differentiated.
-      frozen: parameter trees `text_encoder` and `unet`.
+      rows: `[added_tokens, width]` float32 by text encoder, the only thing differentiated.
+      frozen: parameter trees of the text encoders and the `unet`.
       batch: latents, noise, timesteps and token ids.
       config: modules, schedule and objective.
       class_batch: as many images of the word's class, whose mean error is added with the objective's
@@ -38,11 +39,13 @@ def denoising_loss(
     return jnp.mean(of_word) + config.objective.prior_loss_weight * jnp.mean(of_class)
 
 
-def denoising_error(rows: jax.Array, frozen: dict, batch: Batch, config: StepConfig) -> jax.Array:
+def denoising_error(
+    rows: dict[str, jax.Array], frozen: dict, batch: Batch, config: StepConfig
+) -> jax.Array:
     """The weighted error of every value, `[batch, height, width, channels]` float32; arguments as above."""
     text_encoder, unet = config.model.text_encoder, config.model.unet
     table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    embedded = embed_tokens(table, rows, batch.token_ids, first_added_id=config.first_added_id)
+    embedded = embed_tokens(table, rows["text_encoder"], batch.token_ids, first_added_id=config.first_added_id)
     hidden_states = text_encoder.apply({"params": frozen["text_encoder"]}, embedded)
     input_noise = batch.noise if batch.input_noise is None else batch.input_noise
     noisy = config.schedule.add_noise(batch.latents, input_noise, batch.timesteps)
@@ -63,13 +66,15 @@ def update(
     Args:
       config: the run's fixed parts.
       state: before the update.
-      frozen: parameter trees `text_encoder` and `unet`, and the `examples`, a `PaddedDataset`.
+      frozen: parameter trees of the text encoders and the `unet`, and the `examples`, a `PaddedDataset`.
       key: the run's key.
       rate: `[]` float32, the learning rate.
       shown: the pictures of this update on this device, `[accumulation, batch, numbers]` each.
     """
     examples: PaddedDataset = frozen["examples"]
     device = jax.lax.axis_index(AXIS)
+    # A text encoder of which no row learns is not differentiated.
+    learning = {encoder: rows for encoder, rows in state.rows.items() if config.trainable[encoder].any()}
 
     def gradient_from(bucket: PaddedBucket, class_bucket: PaddedBucket | None, round: jax.Array | None):
         def drawn(key: jax.Array, bucket: PaddedBucket, prompts: PromptTable, numbers, positions) -> Batch:
@@ -87,12 +92,12 @@ def update(
             if class_bucket is not None and examples.class_prompts is not None:
                 class_key, numbers = jax.random.fold_in(key, CLASS_IMAGES), shown.class_pictures[micro]
                 class_batch = drawn(class_key, class_bucket, examples.class_prompts, numbers, positions)
-            loss_and_gradient = jax.value_and_grad(denoising_loss)(
-                state.rows, frozen, batch, config, class_batch
-            )
+            loss_and_gradient = jax.value_and_grad(
+                lambda rows: denoising_loss({**state.rows, **rows}, frozen, batch, config, class_batch)
+            )(learning)
             return jax.tree.map(jnp.add, total, loss_and_gradient), None
 
-        zero = (jnp.zeros((), jnp.float32), jnp.zeros_like(state.rows))
+        zero = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, learning))
         return jax.lax.scan(accumulate, zero, jnp.arange(config.accumulation))[0]
 
     class_buckets = examples.class_buckets or (None,) * len(examples.buckets)
@@ -100,23 +105,43 @@ def update(
     branches = [partial(gradient_from, *pair) for pair in zip(examples.buckets, class_buckets)]
     total = branches[0](None) if round is None else jax.lax.switch(owner, branches, round)
     loss, gradient = jax.tree.map(lambda x: jax.lax.pmean(x / config.accumulation, AXIS), total)
+    gradient = {encoder: gradient.get(encoder, jnp.zeros_like(rows)) for encoder, rows in state.rows.items()}
     if config.rules.pull is not None:
         pull, its_gradient = l2_to_init(config.rules, state.rows, config.trainable)
-        loss, gradient = loss + pull, gradient + its_gradient
-    norm = jnp.linalg.norm(gradient * config.trainable[:, None])
+        loss, gradient = loss + pull, jax.tree.map(jnp.add, gradient, its_gradient)
+    norm = norm_of_learning(gradient, config.trainable)
     moved = apply_update(config, state, gradient, rate)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.all(jnp.isfinite(moved.rows))
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    for rows in moved.rows.values():
+        finite &= jnp.all(jnp.isfinite(rows))
     if config.skip_nonfinite:
         kept = state._replace(step=moved.step)
         moved = jax.tree.map(partial(jnp.where, finite), moved, kept)
     return moved, {"loss": loss, "grad_norm": norm, "finite": finite.astype(jnp.float32)}
 
 
-def apply_update(config: StepConfig, state: TrainState, gradient: jax.Array, rate: jax.Array) -> TrainState:
-    """The state after an update with the gradient `[added_tokens, width]` of a whole global batch."""
+def norm_of_learning(gradient: dict[str, jax.Array], trainable: dict[str, np.ndarray]) -> jax.Array:
+    """The norm of the gradient of all rows that learn, `[]`."""
+    squares = (
+        jnp.sum(jnp.square(each * trainable[encoder][:, None])) for encoder, each in gradient.items()
+    )
+    return jnp.sqrt(sum(squares))
+
+
+def apply_update(
+    config: StepConfig, state: TrainState, gradient: dict[str, jax.Array], rate: jax.Array
+) -> TrainState:
+    """The state after an update with the gradient of a whole global batch.
+
+    Args:
+      config: the run's fixed parts.
+      state: before the update.
+      gradient: `[added_tokens, width]` by text encoder.
+      rate: `[]` float32, the learning rate.
+    """
     optimizer = config.optimizer(lambda step: rate, config.clip)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.rows)
-    rows = apply_updates(state.rows, jnp.asarray(updates), config.trainable)
+    rows = apply_updates(state.rows, updates, config.trainable)
     rows = rescale_norms(config.rules, rows, config.trainable)
     mean = state.mean_rows
     if mean is not None:
@@ -127,7 +152,7 @@ def apply_update(config: StepConfig, state: TrainState, gradient: jax.Array, rat
 def make_chunk(config: StepConfig, capacity: int) -> Callable:
     """Builds `chunk(state, frozen, key, rates, steps, window)`: up to `capacity` updates without the host.
 
-    `frozen` has the parameter trees `text_encoder` and `unet`, the `examples` as a `PaddedDataset`, and the
+    `frozen` has the parameter trees of the model, the `examples` as a `PaddedDataset`, and the
     `settings` that take the place of those in `config`. `rates` are the learning rates of the updates,
     `[capacity]` float32, of which the first `steps` count. As all numbers that people tune are arguments,
     other ones are the same program, and so are chunks of every length, which give the same bits. The measures
