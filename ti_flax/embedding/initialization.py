@@ -13,7 +13,9 @@ import numpy as np
 
 from ti_flax.config.options import ConceptOptions
 from ti_flax.console.messages import say
-from ti_flax.embedding.read import EmbeddingFile, checked_width, load_embedding
+from ti_flax.embedding.bases import checked_rows
+from ti_flax.embedding.contents import FIRST
+from ti_flax.embedding.read import EmbeddingFile, load_embedding
 from ti_flax.embedding.rows import mean_rows, random_rows, spread_rows
 from ti_flax.errors import TokenError, WeightsError
 from ti_flax.models.tokenizer import Concept, add_concept, check_names_apart, initializer_ids, split_text
@@ -62,12 +64,12 @@ def resolve_initialization(options: ConceptOptions, tokenizer: Any) -> Initializ
         path = Path(options.init_embeds)
         file = _read(path, "init_embeds")
         _note_left_out(file, path)
-        count = _vectors(options, len(file.rows), f"init_embeds {path}", "vectors")
-        digest = hashlib.sha256(file.rows.tobytes()).hexdigest()[:16]
+        count = _vectors(options, file.vectors, f"init_embeds {path}", "vectors")
+        digest = hashlib.sha256(b"".join(rows.tobytes() for rows in file.rows.values())).hexdigest()[:16]
         return Initialization(
             f"an embedding {digest}{suffix}",
             count,
-            lambda known, key: make(checked_width(file, path, known.shape[1]), count),
+            lambda known, key: make(checked_rows(file, path, {FIRST: known.shape[1]})[FIRST], count),
         )
     text = options.initializer_token or ""
     ids = list(initializer_ids(tokenizer, text))
@@ -100,8 +102,8 @@ def _read(path: Path, option: str, token: str | None = None) -> EmbeddingFile:
 
 
 def _note_left_out(file: EmbeddingFile, path: Path) -> None:
-    if "emp_params_out" in file.details:
-        say(f"note: {path} also has emp_params_out, added behind the text encoder by OneTrainer: left out")
+    if left_out := " and ".join(file.left_out):
+        say(f"note: {path} also has {left_out}, added behind the text encoder by OneTrainer: left out")
 
 
 def _fold(key: Any) -> Any:
@@ -150,7 +152,7 @@ def add_frozen_embeddings(
         add_concept(
             tokenizer,
             placeholder_token=embedding.token,
-            num_vectors=len(embedding.file.rows),
+            num_vectors=embedding.file.vectors,
             option=option,
         )
         for embedding in embeddings

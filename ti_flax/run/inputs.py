@@ -18,6 +18,8 @@ from ti_flax.data.images.load import TrainingImages
 from ti_flax.data.latents import Encoder
 from ti_flax.data.training_images import latents_cache, make_buckets, read_class_images, read_images
 from ti_flax.data.training_prompts import TrainingPrompts, chosen_templates, class_prompts, make_prompts
+from ti_flax.embedding.bases import checked_rows
+from ti_flax.embedding.contents import FIRST
 from ti_flax.embedding.initialization import (
     FrozenEmbedding,
     Initialization,
@@ -25,7 +27,6 @@ from ti_flax.embedding.initialization import (
     read_frozen_embeddings,
     resolve_initialization,
 )
-from ti_flax.embedding.read import checked_width
 from ti_flax.embedding.rows import AddedRows, add_rows, check_table
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.export.card_images import MOST_CONCEPT_IMAGES
@@ -240,7 +241,7 @@ def start_rows(config: RunConfig, tokens: ConceptTokens, table: np.ndarray) -> A
     return add_rows(
         table[:first_added_id],
         tokens.start.rows(table[:first_added_id], key),
-        [checked_width(other.file, other.path, table.shape[1]) for other in tokens.embeddings],
+        [checked_rows(each.file, each.path, {FIRST: table.shape[1]})[FIRST] for each in tokens.embeddings],
     )
 
 
