@@ -16,6 +16,7 @@ from ti_flax.embedding.formats import (
     Embedding,
     check_new,
     embedding_bytes,
+    embedding_files,
     form_of,
     write_embedding,
 )
@@ -38,10 +39,11 @@ def random_rows(vectors, width=768, seed=0):
 
 
 def write(folder, form, suffix, rows, **more):
+    rows = rows if isinstance(rows, dict) else {"text_encoder": rows}
     made = Embedding(**({"token": "<my-cat>", "name": "<my-cat>", "rows": rows} | more))
     path = folder / f"{form}{suffix}"
     card = plain_card(made.name, "card") if suffix == ".png" else None
-    write_embedding(path, embedding_bytes(made, form, suffix, image=card), overwrite=False)
+    write_embedding(embedding_files(made, form, path, image=card), overwrite=False)
     return path
 
 
@@ -53,7 +55,7 @@ def test_every_form_comes_back_with_its_bits(tmp_path, form, suffix, dtype, vect
     path = write(tmp_path, form, suffix, rows)
     found = load_embedding(path)
     assert found.kind == READ_AS.get((form, suffix), READ_AS.get(form, form))
-    assert found.rows.tobytes() == rows.astype(np.float32).tobytes()
+    assert found.rows["text_encoder"].tobytes() == rows.astype(np.float32).tobytes()
     nameless = bool(WITHOUT_TOKEN & {form, (form, suffix)})
     assert found.token == (None if nameless else "<my-cat>")
     # JSON has no dtype, so what an image holds is float32 again.
@@ -93,20 +95,22 @@ def test_the_web_ui_finds_the_embedding_in_the_pixels_alone(tmp_path):
     tree = consumers.webui_pixels(tmp_path / "bare.png")
     assert tree["name"] == "<my-cat>" and tree["string_to_token"] == {"*": 265}
     assert tree["string_to_param"]["*"].astype(np.float32).tobytes() == rows.tobytes()
-    assert load_embedding(tmp_path / "bare.png").rows.tobytes() == rows.tobytes()
+    assert load_embedding(tmp_path / "bare.png").rows["text_encoder"].tobytes() == rows.tobytes()
     Image.open(path).save(tmp_path / "bare.webp", lossless=True)
-    assert load_embedding(tmp_path / "bare.webp").rows.tobytes() == rows.tobytes()
+    assert load_embedding(tmp_path / "bare.webp").rows["text_encoder"].tobytes() == rows.tobytes()
 
 
 @pytest.mark.parametrize("shade", [0, 1, 255])
 @pytest.mark.parametrize("height", [1, 17, 300])
 def test_images_of_any_colour_and_height_carry_it(tmp_path, shade, height):
     rows, image = random_rows(1, 32), Image.new("RGB", (64, height), (shade, shade, shade))
-    content = embedding_bytes(Embedding("<c>", "<c>", rows), "automatic1111", ".png", image=image)
+    content = embedding_bytes(
+        Embedding("<c>", "<c>", {"text_encoder": rows}), "automatic1111", ".png", image=image
+    )
     Image.open(io.BytesIO(content)).save(tmp_path / "bare.png")
     found = consumers.webui_pixels(tmp_path / "bare.png")["string_to_param"]["*"]
     assert found.astype(np.float32).tobytes() == rows.tobytes()
-    assert load_embedding(tmp_path / "bare.png").rows.tobytes() == rows.tobytes()
+    assert load_embedding(tmp_path / "bare.png").rows["text_encoder"].tobytes() == rows.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -173,20 +177,6 @@ def test_the_original_repository_trains_on(tmp_path):
     assert word == "*" and found.tobytes() == rows.tobytes()
 
 
-def test_programs_for_sdxl_find_both_encoders(tmp_path):
-    pytest.importorskip("torch")
-    rows, second = random_rows(2), random_rows(2, 1280, seed=1)
-    for form, suffix in [("kohya", ".safetensors"), ("kohya", ".pt"), ("automatic1111", ".pt")]:
-        path = write(tmp_path, form, suffix, rows, second_rows=second)
-        _, both = consumers.webui(path)
-        first, other = consumers.invoke(path)
-        assert both["clip_l"].tobytes() == first.tobytes() == rows.tobytes()
-        assert both["clip_g"].tobytes() == other.tobytes() == second.tobytes()
-        assert consumers.comfy(path, "clip_g").tobytes() == second.tobytes()
-        found = load_embedding(path)
-        assert found.second_rows is not None and found.second_rows.tobytes() == second.tobytes()
-
-
 @pytest.mark.parametrize("vectors", [1, 3])
 def test_diffusers_loads_what_it_can_load(tmp_path, vectors):
     torch = pytest.importorskip("torch")
@@ -237,7 +227,7 @@ def test_the_pickle_is_the_one_torch_itself_writes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "two", "form"),
+    ("name", "asked", "sdxl", "form"),
     [
         ("a.safetensors", None, False, "diffusers"),
         ("a.BIN", None, False, "diffusers"),
@@ -245,48 +235,48 @@ def test_the_pickle_is_the_one_torch_itself_writes(tmp_path):
         ("a.png", None, False, "automatic1111"),
         ("a.safetensors", None, True, "kohya"),
         ("a.pt", None, True, "kohya"),
+        ("a.bin", None, True, "diffusers"),
+        ("a.safetensors", "diffusers", True, "diffusers"),
         ("a.pt", "rinongal", False, "rinongal"),
         ("a.safetensors", "onetrainer", True, "onetrainer"),
     ],
 )
-def test_the_suffix_means_a_form(tmp_path, name, asked, two, form):
-    assert form_of(tmp_path / name, asked, two_encoders=two) == form
+def test_the_suffix_means_a_form(tmp_path, name, asked, sdxl, form):
+    assert form_of(tmp_path / name, asked, sdxl=sdxl) == form
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "two", "words"),
+    ("name", "asked", "sdxl", "words"),
     [
         ("a.ckpt", None, False, r"ends in .bin, .png, .pt, .safetensors, found '.ckpt'"),
         ("a", None, False, "found ''"),
         ("a.pt", "diffusers", False, r"ends in .safetensors or .bin for diffusers, found '.pt'"),
         ("a.png", "kohya", False, r"ends in .safetensors or .pt for kohya"),
-        ("a.bin", None, True, "one text encoder.*found those of two, for SDXL.*--to kohya"),
-        ("a.png", None, True, "one text encoder"),
-        ("a.safetensors", "diffusers", True, "one text encoder"),
+        ("a.png", None, True, "one text encoder.*found those for SDXL.*--to kohya"),
         ("a.pt", "rinongal", True, "one text encoder"),
     ],
 )
-def test_names_that_fit_no_form(tmp_path, name, asked, two, words):
+def test_names_that_fit_no_form(tmp_path, name, asked, sdxl, words):
     with pytest.raises(ConfigError, match=words):
-        form_of(tmp_path / name, asked, two_encoders=two)
+        form_of(tmp_path / name, asked, sdxl=sdxl)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "new" / "a.pt"
-    write_embedding(path, b"one", overwrite=False)
+    write_embedding({path: b"one"}, overwrite=False)
     with pytest.raises(OutputError, match="expected a new file.*--overwrite"):
-        write_embedding(path, b"two", overwrite=False)
+        write_embedding({path: b"two"}, overwrite=False)
     with pytest.raises(OutputError, match="new file"):
         check_new(path, overwrite=False)
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OutputError, match="No space left"):
-        write_embedding(path, b"two", overwrite=True)
+        write_embedding({path: b"two"}, overwrite=True)
     assert path.read_bytes() == b"one" and [entry.name for entry in path.parent.iterdir()] == ["a.pt"]
     monkeypatch.undo()
-    write_embedding(path, b"two", overwrite=True)
+    write_embedding({path: b"two"}, overwrite=True)
     assert path.read_bytes() == b"two"
     with pytest.raises(OutputError, match="a file that can be written"):
-        write_embedding(path / "below", b"", overwrite=False)
+        write_embedding({path / "below": b""}, overwrite=False)
 
 
 def test_a_caption_leaves_the_middle_of_the_image(tmp_path):

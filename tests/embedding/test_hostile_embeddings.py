@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from ti_flax.commands import convert as convert_embeds
 from ti_flax.console.program import exit_code
-from ti_flax.embedding import read as embedding_files
+from ti_flax.embedding import contents
 from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.embedding.png import hide_bytes
 from ti_flax.embedding.read import read_embeddings
@@ -47,7 +47,8 @@ def used(*instructions):
 
         def read():
             (found,) = read_embeddings(file)
-            return f"read: {found.token}, vectors {list(found.rows.shape)}, details {list(found.details)}"
+            shape = list(found.rows["text_encoder"].shape)
+            return f"read: {found.token}, vectors {shape}, details {list(found.details)}"
 
         return read
 
@@ -381,6 +382,6 @@ def test_many_tokens_of_the_same_bytes(tmp_path, monkeypatch):
     names = (text(name) + tensor() + b"s" for name in ("<a>", "<b>"))
     file = written(tmp_path / "a.pt", in_archive(b"\x80\x02}" + b"".join(names) + b"."))
     assert [found.token for found in read_embeddings(file)] == ["<a>", "<b>"]
-    monkeypatch.setattr(embedding_files, "_MOST_NUMBERS", 127)
+    monkeypatch.setattr(contents, "_MOST_NUMBERS", 127)
     with pytest.raises(WeightsError, match="found 2 tensors of 128 numbers"):
         read_embeddings(file)

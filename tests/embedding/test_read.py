@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from ti_flax.embedding.learned_embeds import save_learned_embeds
-from ti_flax.embedding.read import checked_width, load_embedding, read_embeddings
+from ti_flax.embedding.read import load_embedding, read_embeddings
 from ti_flax.errors import WeightsError
 
 ROWS = np.random.default_rng(0).normal(size=(3, 768)).astype(np.float32)
@@ -41,9 +41,12 @@ def test_diffusers_files(tmp_path):
         save_learned_embeds(tmp_path / name, "<cat>", ROWS)
         found = load_embedding(tmp_path / name)
         assert (found.kind, found.token) == ("diffusers", "<cat>")
-        assert found.rows.dtype == np.float32 and found.rows.tobytes() == ROWS.tobytes()
+        assert (
+            found.rows["text_encoder"].dtype == np.float32
+            and found.rows["text_encoder"].tobytes() == ROWS.tobytes()
+        )
     flat = load_embedding(safetensors(tmp_path / "flat.safetensors", **{"<cat>": ROWS[0]}))
-    assert flat.rows.shape == (1, 768)
+    assert flat.rows["text_encoder"].shape == (1, 768)
 
 
 @pytest.mark.parametrize(("key", "kind"), [("emb_params", "kohya"), ("emp_params", "onetrainer")])
@@ -51,28 +54,17 @@ def test_files_that_do_not_hold_their_token(tmp_path, key, kind):
     path = safetensors(tmp_path / "a.safetensors", {"modelspec.title": "cat"}, **{key: ROWS})
     found = load_embedding(path)
     assert (found.kind, found.token, found.details) == (kind, None, {"modelspec.title": "cat"})
-    assert found.rows.tobytes() == ROWS.tobytes()
+    assert found.rows["text_encoder"].tobytes() == ROWS.tobytes()
 
 
 def test_half_precision_becomes_float32(tmp_path):
     found = load_embedding(safetensors(tmp_path / "a.safetensors", emb_params=ROWS.astype(np.float16)))
-    np.testing.assert_array_equal(found.rows, ROWS.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(found.rows["text_encoder"], ROWS.astype(np.float16).astype(np.float32))
 
 
 def test_what_onetrainer_adds_behind_the_encoder_is_told(tmp_path):
     found = load_embedding(safetensors(tmp_path / "a.safetensors", emp_params=ROWS, emp_params_out=ROWS[:2]))
     assert found.kind == "onetrainer" and found.details == {"emp_params_out": "[2, 768]"}
-
-
-@pytest.mark.parametrize("names", [("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1")])
-def test_sdxl_files(tmp_path, names):
-    second = np.ones((3, 1280), np.float32)
-    path = safetensors(tmp_path / "xl.safetensors", **dict(zip(names, (ROWS, second), strict=True)))
-    found = load_embedding(path)
-    assert found.kind == "sdxl" and found.rows.tobytes() == ROWS.tobytes()
-    np.testing.assert_array_equal(found.second_rows, second)
-    with pytest.raises(WeightsError, match="one text encoder, 768 wide, found one for SDXL, 768 and 1280"):
-        checked_width(found, path, 768)
 
 
 def test_torch_files_of_other_trainers(tmp_path):
@@ -82,15 +74,17 @@ def test_torch_files_of_other_trainers(tmp_path):
     found = load_embedding(tmp_path / "webui.pt")
     assert (found.kind, found.token) == ("automatic1111", "old-cat")
     assert found.details == {"step": "1500", "sd_checkpoint": "e02601f3", "sd_checkpoint_name": "v1-5"}
-    assert found.rows.tobytes() == ROWS.tobytes()
+    assert found.rows["text_encoder"].tobytes() == ROWS.tobytes()
     tree = {"string_to_token": {"*": torch.tensor(265)}}
     torch.save(tree | {"string_to_param": torch.nn.ParameterDict({"*": weight})}, tmp_path / "first.pt")
     found = load_embedding(tmp_path / "first.pt")
     assert (found.kind, found.token) == ("rinongal", None)
-    assert found.rows.tobytes() == ROWS.tobytes()
+    assert found.rows["text_encoder"].tobytes() == ROWS.tobytes()
     torch.save({"<cat>": torch.tensor(ROWS.T).T}, tmp_path / "strided.bin")
     found = load_embedding(tmp_path / "strided.bin")
-    assert (found.kind, found.token) == ("diffusers", "<cat>") and found.rows.tobytes() == ROWS.tobytes()
+    assert (found.kind, found.token) == ("diffusers", "<cat>") and found.rows[
+        "text_encoder"
+    ].tobytes() == ROWS.tobytes()
 
 
 def test_a_image_with_the_embedding_as_text(tmp_path):
@@ -100,7 +94,7 @@ def test_a_image_with_the_embedding_as_text(tmp_path):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "cat.png", pnginfo=text)
     found = load_embedding(tmp_path / "cat.png")
     assert (found.kind, found.token, found.details["step"]) == ("automatic1111", "old-cat", "1500")
-    np.testing.assert_array_equal(found.rows, ROWS)
+    np.testing.assert_array_equal(found.rows["text_encoder"], ROWS)
 
 
 def pattern(count):
@@ -135,7 +129,7 @@ def test_a_image_with_the_embedding_in_its_pixels(tmp_path):
     Image.fromarray(hidden_in_pixels(json.dumps(tree).encode())).save(tmp_path / "cat.png")
     found = load_embedding(tmp_path / "cat.png")
     assert (found.kind, found.token) == ("automatic1111", "old-cat")
-    np.testing.assert_array_equal(found.rows, ROWS[:2])
+    np.testing.assert_array_equal(found.rows["text_encoder"], ROWS[:2])
 
 
 class Dangerous:
@@ -201,17 +195,21 @@ def test_the_file_of_the_first_flax_script(tmp_path, protocol, dtype):
     # As NumPy 1 names it.
     path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n"))
     found = load_embedding(path)
-    assert (found.kind, found.token, found.rows.shape) == ("flax", "<cat>", (1, 768))
-    assert found.rows.tobytes() == values.astype(np.float32).tobytes()
+    assert (found.kind, found.token, found.rows["text_encoder"].shape) == ("flax", "<cat>", (1, 768))
+    assert found.rows["text_encoder"].tobytes() == values.astype(np.float32).tobytes()
 
 
 def test_bare_vectors(tmp_path):
     found = load_embedding(saved_array(tmp_path / "rows.npy", ROWS))
-    assert (found.kind, found.token) == ("flax", None) and found.rows.tobytes() == ROWS.tobytes()
+    assert (found.kind, found.token) == ("flax", None) and found.rows[
+        "text_encoder"
+    ].tobytes() == ROWS.tobytes()
     torch = pytest.importorskip("torch")
     torch.save(torch.tensor(ROWS), tmp_path / "rows.pt")
     found = load_embedding(tmp_path / "rows.pt")
-    assert (found.kind, found.token) == ("diffusers", None) and found.rows.tobytes() == ROWS.tobytes()
+    assert (found.kind, found.token) == ("diffusers", None) and found.rows[
+        "text_encoder"
+    ].tobytes() == ROWS.tobytes()
 
 
 def test_one_of_several_tokens(tmp_path):
@@ -222,7 +220,7 @@ def test_one_of_several_tokens(tmp_path):
     torch.save({"string_to_token": ids, "string_to_param": tokens}, tmp_path / "merged.pt")
     for name in ("diffusers.bin", "merged.pt"):
         assert [found.token for found in read_embeddings(tmp_path / name)] == list(tokens)
-        assert load_embedding(tmp_path / name, "<c>").rows.tobytes() == (ROWS + 2).tobytes()
+        assert load_embedding(tmp_path / name, "<c>").rows["text_encoder"].tobytes() == (ROWS + 2).tobytes()
         with pytest.raises(
             WeightsError, match="one token, found 5, <a>, <b>, <c>, <d> and 1 more. Take one out"
         ):
@@ -235,15 +233,6 @@ def test_the_word_of_a_trigger_phrase(tmp_path):
     for phrase, token in [("<cat>", "<cat>"), ("a cat, sitting", None), ("", None)]:
         path = safetensors(tmp_path / "a.safetensors", {"modelspec.trigger_phrase": phrase}, emb_params=ROWS)
         assert load_embedding(path).token == token
-
-
-def test_onetrainers_file_for_sdxl(tmp_path):
-    second = np.ones((3, 1280), np.float32)
-    both = {"clip_l": ROWS, "clip_g": second}
-    path = safetensors(tmp_path / "a.safetensors", **both, **{f"{k}_out": v for k, v in both.items()})
-    found = load_embedding(path)
-    assert (found.kind, found.dtype) == ("sdxl", "float32")
-    assert found.details == {"clip_l_out": "[3, 768]", "clip_g_out": "[3, 1280]"}
 
 
 def test_what_was_in_the_file_before_it_was_widened(tmp_path):
@@ -288,9 +277,3 @@ def test_what_is_no_embedding_is_one_line(tmp_path, make, words):
     with pytest.raises(WeightsError, match=words) as caught:
         load_embedding(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_another_models_embedding_is_refused(tmp_path):
-    path = safetensors(tmp_path / "a.safetensors", a=ROWS)
-    with pytest.raises(WeightsError, match="vectors of 1024 numbers for this model, found 768"):
-        checked_width(load_embedding(path), path, 1024)

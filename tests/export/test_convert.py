@@ -57,7 +57,10 @@ def test_what_was_written_is_said(place, capsys, flags, said):
 
     assert re.search(said, run(capsys, "cat.safetensors", *flags))
     dtype = np.float16 if "float16" in flags else np.float32
-    assert load_embedding(place / flags[0]).rows.tobytes() == ROWS.astype(dtype).astype(np.float32).tobytes()
+    assert (
+        load_embedding(place / flags[0]).rows["text_encoder"].tobytes()
+        == ROWS.astype(dtype).astype(np.float32).tobytes()
+    )
 
 
 @pytest.mark.parametrize("form", ["invoke", "onetrainer"])
@@ -93,7 +96,7 @@ def test_a_chain_through_every_form_keeps_word_and_bits(place, capsys):
         run(capsys, last, *step.split())
         last = step.split()[0]
     found = load_embedding(place / last)
-    assert found.token == "<my-cat>" and found.rows.tobytes() == ROWS.tobytes()
+    assert found.token == "<my-cat>" and found.rows["text_encoder"].tobytes() == ROWS.tobytes()
 
 
 def test_a_file_without_a_word_goes_by_its_name(place, capsys):
@@ -108,7 +111,7 @@ def test_one_of_several_is_taken_out(place, capsys):
     safetensors(place / "both.safetensors", **{"<a>": ROWS, "<b>": ROWS + 1})
     run(capsys, "both.safetensors", "b.bin", "--token", "<b>")
     found = load_embedding(place / "b.bin")
-    assert found.token == "<b>" and found.rows.tobytes() == (ROWS + 1).tobytes()
+    assert found.token == "<b>" and found.rows["text_encoder"].tobytes() == (ROWS + 1).tobytes()
 
 
 def test_a_file_for_sdxl_stays_one(place, capsys):
@@ -117,7 +120,7 @@ def test_a_file_for_sdxl_stays_one(place, capsys):
     said = run(capsys, "xl.safetensors", "again.safetensors")
     assert "kohya form, token xl" in said and "3 vectors of 768 and 1280 numbers" in said
     found = load_embedding(place / "again.safetensors")
-    assert found.kind == "sdxl" and found.token == "xl" and (found.second_rows == second).all()
+    assert found.kind == "sdxl" and found.token == "xl" and (found.rows["text_encoder_2"] == second).all()
     assert found.details["modelspec.architecture"] == "stable-diffusion-xl-v1-base/textual-inversion"
 
 

@@ -34,7 +34,7 @@ def place(tmp_path_factory):
     save_learned_embeds(place / "part.bin", "<thing>-2", ROWS)
     save_learned_embeds(place / "wide.safetensors", "<wide>", np.zeros((1, 768)))
     save_learned_embeds(place / "known.safetensors", "cat</w>", ROWS)
-    thing = Embedding("<thing>", "<thing>", ROWS)
+    thing = Embedding("<thing>", "<thing>", {"text_encoder": ROWS})
     for form, name in [
         ("automatic1111", "webui.pt"),
         ("automatic1111", "webui.png"),
@@ -44,7 +44,7 @@ def place(tmp_path_factory):
     ]:
         content = embedding_bytes(thing, form, f".{name.split('.')[1]}", image=plain_card("", ""))
         (place / name).write_bytes(content)
-    two = Embedding("x", "x", ROWS, ROWS)
+    two = Embedding("x", "x", {"text_encoder": ROWS, "text_encoder_2": ROWS}, sdxl=True)
     (place / "xl.safetensors").write_bytes(embedding_bytes(two, "kohya", ".safetensors"))
     return place
 
@@ -229,8 +229,8 @@ def test_no_file_is_replaced_unasked(place, tmp_path, one_device, monkeypatch, c
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--learned_embeds", "{}/wide.safetensors"], "vectors of 32 numbers for this model, found 768"),
-        (["--learned_embeds", "{}/xl.safetensors"], "found one for SDXL, 32 and 32 wide"),
+        (["--learned_embeds", "{}/wide.safetensors"], r"\(32 wide\), found one for Stable Diffusion 1.x"),
+        (["--learned_embeds", "{}/xl.safetensors"], r"found one for SDXL \(32 and 32 wide\)"),
         (["--learned_embeds", "{}/known.safetensors"], "--learned_embeds 'cat</w>': expected a new word"),
         (["--learned_embeds", "{}/nothing"], "--learned_embeds .*expected an embedding file, found No such"),
         (["--learned_embeds", "cat={}/gs.pt"], "--learned_embeds 'cat': expected a new word"),

@@ -134,8 +134,10 @@ def _pickle_of(archive: bytes) -> bytes:
 
 @functools.cache
 def _embeddings() -> tuple[Sample, ...]:
-    one = Embedding("<cat>", "<cat>", ROWS, details={"step": "500", "sd_checkpoint_name": "v1-5"})
-    two = Embedding("<cat>", "<cat>", ROWS, second_rows=ROWS)
+    one = Embedding(
+        "<cat>", "<cat>", {"text_encoder": ROWS}, details={"step": "500", "sd_checkpoint_name": "v1-5"}
+    )
+    two = Embedding("<cat>", "<cat>", {"text_encoder": ROWS, "text_encoder_2": ROWS}, sdxl=True)
     made = []
     for form, suffixes in FORMS.items():
         for suffix in suffixes:
@@ -191,10 +193,11 @@ def _check_embeddings(path: Path) -> None:
     found = read_embeddings(path)
     require(bool(found), "at least one")
     for each in found:
-        for rows in (each.rows, each.second_rows):
-            if rows is not None:
-                require(rows.ndim == 2 and rows.dtype == np.float32 and rows.size > 0, "rows")
-                require(bool(np.isfinite(rows).all()), "finite rows")
+        require(bool(each.rows) and {*each.rows} <= {"text_encoder", "text_encoder_2"}, "text encoders")
+        for rows in each.rows.values():
+            require(rows.ndim == 2 and rows.dtype == np.float32 and rows.size > 0, "rows")
+            require(bool(np.isfinite(rows).all()), "finite rows")
+            require(len(rows) == each.vectors, "as many of each text encoder")
         require(each.token is None or isinstance(each.token, str), "a token is text")
         require(all(isinstance(value, str) for value in each.details.values()), "details are text")
 
@@ -220,7 +223,7 @@ def _bytes_in_image(tree: bytes) -> bytes:
 def _embedding_images() -> tuple[Sample, ...]:
     tree = tree_bytes({"string_to_param": {"*": ROWS}, "name": "cat", "step": 5})
     whole = embedding_bytes(
-        Embedding("<cat>", "cat", ROWS), "automatic1111", ".png", image=plain_card("", "")
+        Embedding("<cat>", "cat", {"text_encoder": ROWS}), "automatic1111", ".png", image=plain_card("", "")
     )
     return (
         Sample(tree, ".png", _text_in_image),

@@ -62,12 +62,15 @@ def run(options: argparse.Namespace) -> None:
     say_notes(source)
     first_added_id = len(tokenizer)
     width = load_stable_diffusion(source, components=()).text_encoder.config.hidden_size
-    rows = [add_learned_embeds(tokenizer, Path(file), width=width) for file in options.learned_embeds]
+    widths = {"text_encoder": width}
+    rows = [add_learned_embeds(tokenizer, Path(file), widths=widths) for file in options.learned_embeds]
     save_pipeline(
         source,
         output,
         tokenizer=tokenizer,
-        rows=np.concatenate(rows) if rows else np.zeros((0, width), np.float32),
+        rows=np.concatenate([each["text_encoder"] for each in rows])
+        if rows
+        else np.zeros((0, width), np.float32),
         first_added_id=first_added_id,
         layout="torch",
     )

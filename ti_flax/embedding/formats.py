@@ -9,7 +9,8 @@
 | onetrainer | .safetensors | `emp_params` |
 | rinongal | .pt | string_to_token and string_to_param as torch objects |
 
-With vectors of two text encoders the keys are `clip_l` and `clip_g` in all forms that have them.
+For SDXL the keys are `clip_l` and `clip_g` in all forms but diffusers', which writes a file for each text
+encoder, the second with `_2` in its name.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ti_flax.embedding.contents import FIRST, FIRST_WIDTH, SECOND
+from ti_flax.embedding.file_names import second_half
 from ti_flax.embedding.png import TEXT_CHUNK, hide_bytes, tree_bytes
 from ti_flax.embedding.torch_archive import Parameters, torch_bytes
 from ti_flax.errors import ConfigError, OutputError
@@ -39,8 +42,11 @@ FORMS: Mapping[str, tuple[str, ...]] = {
 }
 # Of CLIP's vocabulary, the token of "*", which stands for any word in the files that say it.
 _ANY_WORD, _ANY_WORD_ID = "*", 265
-_ARCHITECTURES = {768: "stable-diffusion-v1", 2048: "stable-diffusion-xl-v1-base"}
-_SIDES = {768: "512x512", 2048: "1024x1024"}
+# The keys of SDXL's text encoders.
+_CLIP = {FIRST: "clip_l", SECOND: "clip_g"}
+# What kohya's scripts call a base and its images (library/sai_model_spec.py). 2.x has two names for a width.
+_SD1 = ("stable-diffusion-v1", "512x512")
+_SDXL = ("stable-diffusion-xl-v1-base", "1024x1024")
 _IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 
 
@@ -51,28 +57,39 @@ class Embedding:
     Attributes:
       token: the word it stands for.
       name: its name where a form has one beside the token.
-      rows: `[vectors, width]` float32 or float16.
-      second_rows: likewise, of a second text encoder.
+      rows: `[vectors, width]` float32 or float16 by text encoder, `text_encoder` and for SDXL
+        `text_encoder_2`, of which there may be one alone.
+      sdxl: whether they are for SDXL.
       details: what another file said: step, sd_checkpoint, sd_checkpoint_name, modelspec keys.
     """
 
     token: str
     name: str
-    rows: np.ndarray
-    second_rows: np.ndarray | None = None
+    rows: Mapping[str, np.ndarray]
+    sdxl: bool = False
     details: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def vectors(self) -> int:
+        """How many there are, the same for each text encoder."""
+        return len(self.first)
 
-def form_of(path: Path, asked: str | None, *, two_encoders: bool) -> str:
+    @property
+    def first(self) -> np.ndarray:
+        """Those of the first text encoder that there is."""
+        return next(iter(self.rows.values()))
+
+
+def form_of(path: Path, asked: str | None, *, sdxl: bool) -> str:
     """Settles which form a file gets.
 
     Args:
       path: where it goes; its suffix decides between containers, and forms where none is asked for.
       asked: the form asked for.
-      two_encoders: whether there are vectors of two text encoders.
+      sdxl: whether the vectors are for SDXL.
 
     Raises:
-      ConfigError: the suffix does not go with the form, or the form has no place for two encoders.
+      ConfigError: the suffix does not go with the form, or the form has no place for SDXL's vectors.
     """
     suffix = path.suffix.lower()
     every = sorted({known for suffixes in FORMS.values() for known in suffixes})
@@ -81,7 +98,7 @@ def form_of(path: Path, asked: str | None, *, two_encoders: bool) -> str:
             raise ConfigError(path, expected=f"a name that ends in {', '.join(every)}", found=repr(suffix))
         form = next(form for form, suffixes in FORMS.items() if suffix in suffixes)
         # Files for SDXL are the same in all programs that keep both encoders in one.
-        form = "kohya" if two_encoders and suffix in FORMS["kohya"] else form
+        form = "kohya" if sdxl and suffix in FORMS["kohya"] else form
     else:
         form = asked
         if suffix not in FORMS[form]:
@@ -90,13 +107,13 @@ def form_of(path: Path, asked: str | None, *, two_encoders: bool) -> str:
                 expected=f"a name that ends in {' or '.join(FORMS[form])} for {form}",
                 found=repr(suffix),
             )
-    if two_encoders and (form in ("diffusers", "rinongal") or suffix == ".png"):
+    if sdxl and (form == "rinongal" or suffix == ".png"):
         raise ConfigError(
             path,
             expected="vectors of one text encoder, which is all this form holds",
-            found="those of two, for SDXL",
-            remedy="Write a .safetensors file with --to kohya: the Web UI, ComfyUI, InvokeAI and OneTrainer "
-            "read it, and diffusers with load_file and load_textual_inversion(..., token=...).",
+            found="those for SDXL",
+            remedy="Write a .safetensors file with --to kohya, which the Web UI, ComfyUI, InvokeAI and "
+            "OneTrainer read, or --to diffusers.",
         )
     return form
 
@@ -106,46 +123,74 @@ def has_name(form: str, suffix: str) -> bool:
     return form == "automatic1111" or (form, suffix) == ("kohya", ".safetensors")
 
 
+def embedding_files(embedding: Embedding, form: str, path: Path, *, image: Any = None) -> dict[Path, bytes]:
+    """The files of an embedding and what is in them, in the order to write them in.
+
+    Args:
+      embedding: what they hold.
+      form: one of `FORMS`.
+      path: where to, with one of its suffixes. Of two files it is the first text encoder's, and comes last,
+        so that where it is, the other is as well.
+      image: a PIL image that a .png carries it in.
+    """
+    suffix = path.suffix.lower()
+    if form != "diffusers" or len(embedding.rows) == 1:
+        return {path: embedding_bytes(embedding, form, suffix, image=image)}
+    places = {second_half(path): SECOND, path: FIRST}
+    return {
+        place: embedding_bytes(replace(embedding, rows={name: embedding.rows[name]}), form, suffix)
+        for place, name in places.items()
+    }
+
+
 def embedding_bytes(embedding: Embedding, form: str, suffix: str, *, image: Any = None) -> bytes:
     """The content of an embedding's file.
 
     Args:
-      embedding: what it holds.
+      embedding: what it holds; in diffusers' form the vectors of one text encoder.
       form: one of `FORMS`.
       suffix: one of its suffixes.
       image: a PIL image that a .png carries it in.
     """
     if suffix == ".png":
         return _image_bytes(embedding, image)
-    if embedding.second_rows is not None:
-        tensors = {"clip_l": embedding.rows, "clip_g": embedding.second_rows}
+    if form == "diffusers":
+        tensors = {embedding.token: embedding.first}
+    elif embedding.sdxl:
+        tensors = {_CLIP[name]: rows for name, rows in embedding.rows.items()}
     else:
-        key = {"diffusers": embedding.token, "onetrainer": "emp_params"}.get(form, "emb_params")
-        tensors = {key: embedding.rows}
+        tensors = {"emp_params" if form == "onetrainer" else "emb_params": embedding.first}
     if suffix == ".safetensors":
         return _safetensors_bytes(tensors, _metadata(embedding, form))
     if form == "rinongal":
         return torch_bytes(
             {
                 "string_to_token": {_ANY_WORD: np.array(_ANY_WORD_ID, np.int64)},
-                "string_to_param": Parameters({_ANY_WORD: embedding.rows}),
+                "string_to_param": Parameters({_ANY_WORD: embedding.first}),
             }
         )
-    if form == "automatic1111" and embedding.second_rows is None:
+    if form == "automatic1111" and not embedding.sdxl:
         return torch_bytes(_webui_tree(embedding), byteorder=False)
     return torch_bytes(tensors, byteorder=form == "diffusers")
 
 
-def write_embedding(path: Path, content: bytes, *, overwrite: bool) -> None:
-    """Writes a file in one rename.
+def write_embedding(files: Mapping[Path, bytes], *, overwrite: bool) -> None:
+    """Writes the files of an embedding, each in one rename.
+
+    Args:
+      files: from `embedding_files`.
+      overwrite: whether they may replace others.
 
     Raises:
-      OutputError: it cannot be written, or is there already.
+      OutputError: one cannot be written, or is there already, and then none is written.
     """
+    path = Path()
     try:
-        check_new(path, overwrite=overwrite)
-        with atomic_write(path) as file:
-            file.write(content)
+        for path in files:
+            check_new(path, overwrite=overwrite)
+        for path, content in files.items():
+            with atomic_write(path) as file:
+                file.write(content)
     except OSError as error:
         raise OutputError(
             path, expected="a file that can be written", found=error.strerror or str(error)
@@ -172,7 +217,7 @@ def _webui_tree(embedding: Embedding) -> dict[str, Any]:
     step = details.get("step", "")
     return {
         "string_to_token": {_ANY_WORD: _ANY_WORD_ID},
-        "string_to_param": {_ANY_WORD: embedding.rows},
+        "string_to_param": {_ANY_WORD: embedding.first},
         "name": embedding.name,
         "step": int(step) if step.isdecimal() and len(step) < 10 else None,
         "sd_checkpoint": details.get("sd_checkpoint"),
@@ -198,12 +243,10 @@ def _metadata(embedding: Embedding, form: str) -> dict[str, str] | None:
         return {"format": "pt"}
     if form not in ("kohya", "automatic1111"):
         return None
-    second = embedding.second_rows
-    width = embedding.rows.shape[1] + (0 if second is None else second.shape[1])
     made = {"modelspec.sai_model_spec": "1.0.1", "modelspec.implementation": _IMPLEMENTATION}
-    if width in _ARCHITECTURES:
-        made["modelspec.architecture"] = f"{_ARCHITECTURES[width]}/textual-inversion"
-        made["modelspec.resolution"] = _SIDES[width]
+    if embedding.sdxl or embedding.first.shape[1] == FIRST_WIDTH:
+        base, side = _SDXL if embedding.sdxl else _SD1
+        made |= {"modelspec.architecture": f"{base}/textual-inversion", "modelspec.resolution": side}
     kept = {name: value for name, value in embedding.details.items() if name.startswith("modelspec.")}
     named = {"modelspec.title": embedding.name, "modelspec.trigger_phrase": embedding.token}
     return {**made, **kept, **named}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 
 from ti_flax.config.options import ConceptOptions
 from ti_flax.console.messages import say
-from ti_flax.embedding.read import EmbeddingFile, checked_width, load_embedding
+from ti_flax.embedding.bases import checked_rows
+from ti_flax.embedding.read import EmbeddingFile, load_embedding
 from ti_flax.embedding.rows import mean_rows, random_rows, spread_rows
 from ti_flax.errors import TokenError, WeightsError
 from ti_flax.models.tokenizer import Concept, add_concept, check_names_apart, initializer_ids, split_text
@@ -29,12 +30,13 @@ class Initialization:
     Attributes:
       origin: what they start from, in words; part of what a checkpoint belongs to.
       num_vectors: how many rows the concept has.
-      rows: makes them, `[num_vectors, width]` float32, of the vocabulary's rows and a random key.
+      rows: makes them, `[num_vectors, width]` float32 by text encoder, of the vocabulary's rows and a random
+        key.
     """
 
     origin: str
     num_vectors: int
-    rows: Callable[[np.ndarray, Any], np.ndarray]
+    rows: Callable[[Mapping[str, np.ndarray], Any], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -55,25 +57,50 @@ def resolve_initialization(options: ConceptOptions, tokenizer: Any) -> Initializ
     """
     if options.initializer_mode == "random":
         count = options.num_vectors or 1
-        return Initialization("random rows", count, lambda known, key: random_rows(known, count, _fold(key)))
+        return Initialization("random rows", count, lambda known, key: _random(known, count, key))
     make = mean_rows if options.initializer_mode == "mean" else spread_rows
     suffix = " (mean)" if options.initializer_mode == "mean" else ""
     if options.init_embeds is not None:
         path = Path(options.init_embeds)
         file = _read(path, "init_embeds")
         _note_left_out(file, path)
-        count = _vectors(options, len(file.rows), f"init_embeds {path}", "vectors")
-        digest = hashlib.sha256(file.rows.tobytes()).hexdigest()[:16]
+        count = _vectors(options, file.vectors, f"init_embeds {path}", "vectors")
+        digest = hashlib.sha256(b"".join(rows.tobytes() for rows in file.rows.values())).hexdigest()[:16]
         return Initialization(
             f"an embedding {digest}{suffix}",
             count,
-            lambda known, key: make(checked_width(file, path, known.shape[1]), count),
+            lambda known, key: _of_each(make, checked_rows(file, path, _widths(known)), count),
         )
     text = options.initializer_token or ""
     ids = list(initializer_ids(tokenizer, text))
     shown = f"tokens, split as {split_text(tokenizer, text)}"
     count = _vectors(options, len(ids), f"initializer_token {text!r}", shown)
-    return Initialization(f"{text}{suffix}", count, lambda known, key: make(known[ids], count))
+    return Initialization(
+        f"{text}{suffix}",
+        count,
+        lambda known, key: _of_each(make, {name: table[ids] for name, table in known.items()}, count),
+    )
+
+
+def _of_each(
+    make: Callable[[np.ndarray, int], np.ndarray], source: Mapping[str, np.ndarray], count: int
+) -> dict[str, np.ndarray]:
+    return {encoder: make(rows, count) for encoder, rows in source.items()}
+
+
+def _widths(known: Mapping[str, np.ndarray]) -> dict[str, int]:
+    return {encoder: table.shape[1] for encoder, table in known.items()}
+
+
+def _random(known: Mapping[str, np.ndarray], count: int, key: Any) -> dict[str, np.ndarray]:
+    """Random rows of each text encoder, drawn apart from those of the others."""
+    import jax
+
+    drawn = jax.random.fold_in(key, _START)
+    return {
+        encoder: random_rows(table, count, jax.random.fold_in(drawn, place) if place else drawn)
+        for place, (encoder, table) in enumerate(known.items())
+    }
 
 
 def _vectors(options: ConceptOptions, found: int, where: str, what: str) -> int:
@@ -100,14 +127,8 @@ def _read(path: Path, option: str, token: str | None = None) -> EmbeddingFile:
 
 
 def _note_left_out(file: EmbeddingFile, path: Path) -> None:
-    if "emp_params_out" in file.details:
-        say(f"note: {path} also has emp_params_out, added behind the text encoder by OneTrainer: left out")
-
-
-def _fold(key: Any) -> Any:
-    import jax
-
-    return jax.random.fold_in(key, _START)
+    if left_out := " and ".join(file.left_out):
+        say(f"note: {path} also has {left_out}, added behind the text encoder by OneTrainer: left out")
 
 
 def read_frozen_embeddings(
@@ -150,7 +171,7 @@ def add_frozen_embeddings(
         add_concept(
             tokenizer,
             placeholder_token=embedding.token,
-            num_vectors=len(embedding.file.rows),
+            num_vectors=embedding.file.vectors,
             option=option,
         )
         for embedding in embeddings

@@ -1,7 +1,8 @@
 """learned_embeds files: one key, the placeholder token, and its vectors `[num_vectors, width]`.
 
 Both are what diffusers' `save_progress` writes: `.safetensors` with metadata `{"format": "pt"}`, and
-`.bin`, the zip archive of `torch.save`, here written without torch.
+`.bin`, the zip archive of `torch.save`, here written without torch. For SDXL there are two of each, the
+second text encoder's called `learned_embeds_2`, and a file named by the word that has both text encoders'.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ti_flax.embedding.read import checked_width, load_embedding
+from ti_flax.embedding.bases import rows_to_draw_with
+from ti_flax.embedding.contents import FIRST, SECOND
+from ti_flax.embedding.file_names import LEARNED_EMBEDS, second_half, word_stem
+from ti_flax.embedding.formats import Embedding, embedding_bytes
+from ti_flax.embedding.read import load_embedding
 from ti_flax.embedding.torch_archive import torch_bytes
 from ti_flax.errors import OutputError, TokenError, WeightsError
 from ti_flax.files.atomic import atomic_write
@@ -21,25 +26,81 @@ from ti_flax.models.tokenizer import vector_tokens
 
 
 def save_learned_embeds(
-    path: Path, placeholder_token: str, rows: np.ndarray, *, details: Mapping[str, str] | None = None
+    path: Path,
+    placeholder_token: str,
+    rows: np.ndarray | Mapping[str, np.ndarray],
+    *,
+    details: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes rows as a `.safetensors` or `.bin` file, by the path's suffix.
+    """Writes rows as a `.safetensors` or `.bin` file, by the path's suffix, or as two for SDXL.
 
     Args:
-      path: where to; replaced in one rename.
+      path: where to; replaced in one rename. The second text encoder's go before it into the file that
+        `second_half` names, so that who finds the first finds both.
       placeholder_token: the only key.
-      rows: `[num_vectors, width]`, saved as contiguous float32.
-      details: what else a `.safetensors` file says of them.
+      rows: `[num_vectors, width]`, saved as contiguous float32; for SDXL by text encoder.
+      details: what else a `.safetensors` file says of them. With a `step`, halves of two steps are told
+        apart, if a run ends or is read between them.
 
     Raises:
-      OutputError: the file cannot be written.
+      OutputError: a file cannot be written.
     """
+    tree = {FIRST: rows} if isinstance(rows, np.ndarray) else rows
+    if SECOND in tree:
+        _save(second_half(path), placeholder_token, tree[SECOND], details)
+    _save(path, placeholder_token, tree[FIRST], details)
+
+
+def write_learned_embeds(
+    folder: Path,
+    placeholder_token: str,
+    rows: np.ndarray | Mapping[str, np.ndarray],
+    *,
+    details: Mapping[str, str] | None = None,
+) -> None:
+    """Writes every file of an embedding into a folder, in the order in which `learned_embeds_files` has them.
+
+    Each is replaced in one rename, and `learned_embeds.safetensors` comes last: where it is for the first
+    time, all are there and whole.
+
+    Args:
+      folder: where to.
+      placeholder_token: the word.
+      rows: `[num_vectors, width]`, saved as contiguous float32; for SDXL by text encoder.
+      details: what else the `.safetensors` files say of them.
+
+    Raises:
+      OutputError: a file cannot be written.
+    """
+    save_learned_embeds(folder / f"{LEARNED_EMBEDS}.bin", placeholder_token, rows)
+    if not isinstance(rows, np.ndarray) and SECOND in rows:
+        made = {name: np.ascontiguousarray(values, np.float32) for name, values in rows.items()}
+        embedding = Embedding(placeholder_token, placeholder_token, made, sdxl=True)
+        content = embedding_bytes(embedding, "kohya", ".safetensors")
+        _write(folder / f"{word_stem(placeholder_token)}.safetensors", content)
+    save_learned_embeds(folder / f"{LEARNED_EMBEDS}.safetensors", placeholder_token, rows, details=details)
+
+
+def learned_embeds_files(placeholder_token: str, *, sdxl: bool) -> tuple[str, ...]:
+    """Names of the files that `write_learned_embeds` writes, in its order."""
+    bins, tensors = f"{LEARNED_EMBEDS}.bin", f"{LEARNED_EMBEDS}.safetensors"
+    if not sdxl:
+        return bins, tensors
+    seconds = [second_half(Path(name)).name for name in (bins, tensors)]
+    return seconds[0], bins, f"{word_stem(placeholder_token)}.safetensors", seconds[1], tensors
+
+
+def _save(path: Path, token: str, rows: np.ndarray, details: Mapping[str, str] | None) -> None:
     rows = np.ascontiguousarray(rows, np.float32)
-    content = torch_archive(placeholder_token, rows)
+    content = torch_archive(token, rows)
     if path.suffix == ".safetensors":
         from safetensors.numpy import save
 
-        content = save({placeholder_token: rows}, metadata={"format": "pt", **(details or {})})
+        content = save({token: rows}, metadata={"format": "pt", **(details or {})})
+    _write(path, content)
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
         with atomic_write(path) as file:
             file.write(content)
@@ -95,25 +156,25 @@ def load_learned_embeds(path: Path) -> tuple[str, np.ndarray]:
     return token, np.atleast_2d(rows).astype(np.float32)
 
 
-def add_learned_embeds(tokenizer: Any, path: Path, *, width: int) -> np.ndarray:
+def add_learned_embeds(tokenizer: Any, path: Path, *, widths: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Adds the tokens of an embedding file to a tokenizer.
 
     Args:
       tokenizer: a CLIP tokenizer; it learns `tok`, `tok_1`, ..., one token a vector.
       path: a file of any form; one without a token inside goes by its name.
-      width: of the text encoder the rows are for.
+      widths: of the text encoders the rows are for, by name.
 
     Returns:
-      The rows `[num_vectors, width]` float32, in the order of the new tokens.
+      The rows `[num_vectors, width]` float32 by text encoder, in the order of the new tokens.
 
     Raises:
       WeightsError: the file is no embedding, or of another width.
       TokenError: the tokenizer has the token already.
     """
     file = load_embedding(path)
-    rows = checked_width(file, path, width)
+    rows = rows_to_draw_with(file, path, widths)
     token = file.token or path.stem
-    tokens = list(vector_tokens(token, len(rows)))
+    tokens = list(vector_tokens(token, file.vectors))
     known = tokenizer.get_vocab()
     if any(name in known for name in tokens):
         raise TokenError(

@@ -1,72 +1,32 @@
-"""Embedding files of every trainer, told apart by what is in them, read as one thing.
+"""Embeddings of every trainer, read as one thing whether a file holds them or two.
 
-diffusers: `.bin` and `.safetensors` of one key, the token. AUTOMATIC1111: `.pt`, and images that carry
-the embedding as text or in their pixels. kohya and invoke-training: key `emb_params`. OneTrainer: key
-`emp_params`. SDXL files: `clip_l` and `clip_g`. rinongal: `.pt` with tokens as tensors. The first Flax
-script of diffusers: `.npy` of a mapping.
+diffusers writes an embedding for SDXL as two files, `learned_embeds.safetensors` for the first text encoder
+and `learned_embeds_2.safetensors` for the second (examples/textual_inversion/textual_inversion_sdxl.py); the
+path of either, or of their folder, stands for both.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from ti_flax.embedding.png import is_image, read_image
+from ti_flax.embedding.contents import FIRST, FIRST_WIDTH, SECOND, SECOND_WIDTH, EmbeddingFile, read_file
+from ti_flax.embedding.file_names import LEARNED_EMBEDS, PAIRED, first_half, second_half
 from ti_flax.errors import WeightsError
-from ti_flax.files.regular import open_regular
-from ti_flax.models.weights.numpy_files import NUMPY_BEGINNING, read_numpy
-from ti_flax.models.weights.tensor_files import StoredTensor, index_safetensors, safetensors_metadata
-from ti_flax.models.weights.torch_files import Empty, is_torch_file, read_torch
 
-# Keys of files that hold the vectors of two text encoders, in this order.
-_TWO_ENCODERS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
-# Keys that stand for the vectors in files that do not hold their token.
-_NAMELESS = {"emb_params": "kohya", "emp_params": "onetrainer"}
-# What OneTrainer adds to its keys for vectors that go behind the text encoder.
-_BEHIND = "_out"
-# Stands for any word in files of the Web UI and of the first implementation.
-_ANY_WORD = "*"
-# Where kohya's files can say which word they were trained with.
-_TRIGGER = "modelspec.trigger_phrase"
-# Wider than any text encoder's vectors, so that a model given by mistake is not read whole.
-_MOST_VECTORS, _MOST_WIDTH, _MOST_TOKENS = 4096, 16384, 1024
-# Of all tokens together: many names can stand for the same bytes of a file.
-_MOST_NUMBERS = _MOST_VECTORS * 4096
-_LONGEST_DETAIL, _MOST_DETAILS = 4096, 1024
+__all__ = ["EmbeddingFile", "load_embedding", "read_embeddings"]
 
-
-@dataclass(frozen=True)
-class EmbeddingFile:
-    """An embedding as a file holds it.
-
-    Attributes:
-      rows: `[vectors, width]` float32.
-      kind: diffusers, automatic1111, kohya, onetrainer, sdxl, rinongal or flax.
-      token: the word the file says it stands for, None where files of its kind do not say.
-      second_rows: `[vectors, width]` float32 of the second text encoder, in files for SDXL.
-      details: what else the file says: step, sd_checkpoint, modelspec keys, ...
-      dtype: of the numbers in the file.
-    """
-
-    rows: np.ndarray
-    kind: str
-    token: str | None = None
-    second_rows: np.ndarray | None = None
-    details: Mapping[str, str] = field(default_factory=dict)
-    dtype: str = "float32"
+_SD2_WIDTH = 1024
 
 
 def load_embedding(path: Path, token: str | None = None) -> EmbeddingFile:
-    """Reads an embedding file of any kind; nothing in it is executed.
+    """Reads an embedding of any kind; nothing in its files is executed.
 
     Args:
-      path: the file.
+      path: of the file, of either half of diffusers' pair for SDXL, or of the folder of learned_embeds.
       token: which one, where the file holds several.
 
     Raises:
@@ -89,189 +49,96 @@ def load_embedding(path: Path, token: str | None = None) -> EmbeddingFile:
 
 
 def read_embeddings(path: Path) -> list[EmbeddingFile]:
-    """Reads every token of an embedding file of any kind; nothing in it is executed.
+    """Reads every token of an embedding of any kind; nothing in its files is executed.
 
     Raises:
-      WeightsError: there is no such file, or it is no embedding.
+      WeightsError: there is no such file, it is no embedding, or half of a pair whose halves do not match.
+    """
+    path = _in_folder(path) if path.is_dir() else path
+    found = read_file(path)
+    if len(found) == 1 and _may_be_half(found[0]) and path.suffix.lower() in PAIRED:
+        found = [_joined(path, found[0])]
+    return [each if each.files else dataclasses.replace(each, files=(path,)) for each in found]
+
+
+def _in_folder(folder: Path) -> Path:
+    """The learned_embeds file of a folder, as diffusers looks for it; the folder itself if there is none."""
+    paths = [folder / f"{LEARNED_EMBEDS}{suffix}" for suffix in PAIRED]
+    return next((path for path in paths if path.is_file()), folder)
+
+
+def _may_be_half(embedding: EmbeddingFile) -> bool:
+    return embedding.kind == "diffusers" and embedding.token is not None and _width(embedding) != _SD2_WIDTH
+
+
+def _width(embedding: EmbeddingFile) -> int:
+    return next(iter(embedding.rows.values())).shape[1]
+
+
+def _joined(path: Path, embedding: EmbeddingFile) -> EmbeddingFile:
+    """The embedding with its other half if that lies beside it, or else as it is."""
+    for first, second in _pairs(path, _width(embedding)):
+        place = second if first == path else first
+        other = _other_half(place) if place.is_file() else None
+        if other is not None:
+            one, two = (embedding, other) if first == path else (other, embedding)
+            if _are_sdxls(_width(one), _width(two)):
+                return _both(first, one, second, two)
+    return embedding
+
+
+def _pairs(path: Path, width: int) -> Iterator[tuple[Path, Path]]:
+    """The pairs that a file of vectors of a width may belong to by its name."""
+    first = first_half(path)
+    if first is not None and width != FIRST_WIDTH:
+        yield first, path
+    if width != SECOND_WIDTH:
+        yield path, second_half(path)
+
+
+def _other_half(path: Path) -> EmbeddingFile | None:
+    """What lies at the place of another half, if that can be one.
+
+    Raises:
+      WeightsError: it is called as one and is damaged.
     """
     try:
-        with open_regular(path) as file:
-            start = file.read(32)
-    except OSError as error:
+        found = read_file(path)
+    except WeightsError:
+        if path.stem.startswith(LEARNED_EMBEDS):
+            raise
+        return None  # another file that happens to be called so, such as a LoRA
+    return found[0] if len(found) == 1 and _may_be_half(found[0]) else None
+
+
+def _are_sdxls(first: int, second: int) -> bool:
+    """Whether widths are those of SDXL's text encoders, or of a model with two that nobody released."""
+    known = (FIRST_WIDTH, _SD2_WIDTH, SECOND_WIDTH)
+    return (first, second) == (FIRST_WIDTH, SECOND_WIDTH) or not {first, second} & {*known}
+
+
+def _both(first: Path, one: EmbeddingFile, second: Path, other: EmbeddingFile) -> EmbeddingFile:
+    expected, found = (f"the word {half.token} with {_counted(half.vectors)}" for half in (one, other))
+    steps = [half.details.get("step") for half in (one, other)]
+    if expected == found and None not in steps:
+        expected, found = (
+            f"{said} of step {step}" for said, step in zip((expected, found), steps, strict=True)
+        )
+    if expected != found:
         raise WeightsError(
-            path,
-            expected="an embedding file",
-            found=error.strerror or str(error),
-            remedy="Relative paths start at the current folder.",
-        ) from None
-    if is_image(start):
-        return _from_tree(path, read_image(path))
-    # A safetensors header of 128 bytes begins like a pickle does, so its brace is looked for first.
-    if start[8:9] == b"{":
-        return _from_tensors(path, index_safetensors(path), safetensors_metadata(path))
-    if is_torch_file(start):
-        return _from_tree(path, read_torch(path))
-    if start.startswith(NUMPY_BEGINNING):
-        return _from_numpy(path, read_numpy(path))
-    raise _no_embedding(path, f"a file that begins with {start[:8]!r}" if start else "an empty file")
-
-
-def checked_width(file: EmbeddingFile, path: Path, width: int) -> np.ndarray:
-    """The rows of a file for a text encoder of a width.
-
-    Raises:
-      WeightsError: they belong to another model.
-    """
-    if file.second_rows is not None:
-        raise WeightsError(
-            path,
-            expected=f"an embedding of one text encoder, {width} wide",
-            found=f"one for SDXL, {file.rows.shape[1]} and {file.second_rows.shape[1]} wide",
-            remedy="Use one that was trained on the same base model.",
+            second,
+            expected=f"the second half of {first.name}, {expected}",
+            found=found,
+            remedy="Put two halves of one run beside one another, or move what is no half elsewhere.",
         )
-    if file.rows.shape[1] != width:
-        raise WeightsError(
-            path,
-            expected=f"vectors of {width} numbers for this model",
-            found=f"{file.rows.shape[1]}",
-            remedy="Embeddings fit the base they were trained on: 768 is SD 1.x, 1024 is SD 2.x.",
-        )
-    return file.rows
+    rows = {FIRST: _only(one), SECOND: _only(other)}
+    dtype = one.dtype if one.dtype == other.dtype else f"{one.dtype} and {other.dtype}"
+    return dataclasses.replace(one, rows=rows, dtype=dtype, files=(first, second))
 
 
-def _from_tree(path: Path, tree: Any) -> list[EmbeddingFile]:
-    """What `torch.save` or an image's JSON held: the Web UI's tree, rinongal's, or named tensors."""
-    if _is_array(tree):  # diffusers takes these too, with the token given beside it
-        return [EmbeddingFile(_as_rows(path, "the tensor", tree), "diffusers", dtype=str(tree.dtype))]
-    if not isinstance(tree, Mapping):
-        raise _no_embedding(path, _named(tree))
-    if "string_to_param" not in tree:
-        named = {name: values for name, values in tree.items() if isinstance(name, str)}
-        return _from_tensors(path, {k: v for k, v in named.items() if _is_array(v)}, _details(named))
-    rows = tree["string_to_param"]
-    if isinstance(rows, Empty) and isinstance(rows.state, dict):  # a torch.nn.ParameterDict
-        rows = rows.state.get("_parameters")
-    if not isinstance(rows, Mapping) or not 0 < len(rows) <= _MOST_TOKENS:
-        raise _no_embedding(path, "string_to_param without tokens")
-    kind = "automatic1111" if "name" in tree or "step" in tree else "rinongal"
-    _require_few_numbers(path, rows.values())
-    details = _details({key: tree.get(key) for key in ("step", "sd_checkpoint", "sd_checkpoint_name")})
-    name = tree.get("name")
-    made = []
-    for word, values in rows.items():
-        token = name if isinstance(name, str) and name and len(rows) == 1 else _word(path, word)
-        made.append(
-            EmbeddingFile(
-                _as_rows(path, word, values),
-                kind,
-                token if token != _ANY_WORD else None,
-                details=details,
-                dtype=str(values.dtype),
-            )
-        )
-    return made
+def _only(half: EmbeddingFile) -> np.ndarray:
+    return next(iter(half.rows.values()))
 
 
-def _from_numpy(path: Path, content: Any) -> list[EmbeddingFile]:
-    """A mapping of the token to its vectors, or bare vectors."""
-    if isinstance(content, np.ndarray):
-        return [EmbeddingFile(_as_rows(path, "the array", content), "flax", dtype=str(content.dtype))]
-    if not isinstance(content, Mapping) or not content:
-        raise _no_embedding(path, _named(content))
-    _require_few_numbers(path, content.values())
-    return [
-        EmbeddingFile(_as_rows(path, token, values), "flax", _word(path, token), dtype=str(values.dtype))
-        for token, values in content.items()
-    ]
-
-
-def _from_tensors(path: Path, tensors: Mapping[str, Any], details: Mapping[str, str]) -> list[EmbeddingFile]:
-    behind = {name for name in tensors if name.endswith(_BEHIND) and _is_known(name.removesuffix(_BEHIND))}
-    details = {**details, **{name: str(list(tensors[name].shape)) for name in sorted(behind)}}
-    inner = {name: values for name, values in tensors.items() if name not in behind}
-    if behind and not inner:
-        raise _no_embedding(path, f"only {', '.join(sorted(behind))}, which goes behind the text encoder")
-    trigger = details.get(_TRIGGER, "").strip()
-    token = trigger if trigger and not set(trigger) & set(" ,") else None
-    for names in _TWO_ENCODERS:
-        if set(names) == set(inner):
-            first, second = (_as_rows(path, name, inner[name]) for name in names)
-            dtype = str(inner[names[0]].dtype)
-            return [EmbeddingFile(first, "sdxl", token, second, details, dtype)]
-    for name, kind in _NAMELESS.items():
-        if set(inner) == {name}:
-            rows = _as_rows(path, name, inner[name])
-            return [EmbeddingFile(rows, kind, token, details=details, dtype=str(inner[name].dtype))]
-    # A model's tensors have dots in their names, and there are hundreds.
-    if not inner or len(inner) > 1 and (len(inner) > _MOST_TOKENS or any("." in name for name in inner)):
-        shown = ", ".join(sorted(inner)[:4])
-        raise _no_embedding(path, f"{len(inner)} tensors, {shown}" if inner else "no tensor")
-    _require_few_numbers(path, inner.values())
-    return [
-        EmbeddingFile(
-            _as_rows(path, name, values), "diffusers", name, details=details, dtype=str(values.dtype)
-        )
-        for name, values in inner.items()
-    ]
-
-
-def _is_known(name: str) -> bool:
-    return name in _NAMELESS or any(name in names for names in _TWO_ENCODERS)
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (StoredTensor, np.ndarray))
-
-
-def _named(value: Any) -> str:
-    """What something is that is no mapping, for messages."""
-    return value.kind if isinstance(value, Empty) else f"a {type(value).__name__}"
-
-
-def _word(path: Path, name: Any) -> str:
-    """A token that a file names."""
-    if not isinstance(name, str):
-        raise _no_embedding(path, "a token that is no text")
-    return name
-
-
-def _details(said: Mapping[str, Any]) -> dict[str, str]:
-    """What a file says beside its numbers, as far as it is a text or a number."""
-    plain = {
-        name: value
-        for name, value in said.items()
-        if isinstance(value, (str, float, bool)) or (isinstance(value, int) and abs(value) < 2**63)
-    }
-    return {
-        name: str(plain[name])[:_LONGEST_DETAIL] for name in list(plain)[:_MOST_DETAILS] if plain[name] != ""
-    }
-
-
-def _require_few_numbers(path: Path, arrays: Iterable[Any]) -> None:
-    sizes = [math.prod(values.shape) for values in arrays if _is_array(values)]
-    if len(sizes) > _MOST_TOKENS or sum(sizes) > _MOST_NUMBERS:
-        raise _no_embedding(path, f"{len(sizes)} tensors of {sum(sizes)} numbers")
-
-
-def _as_rows(path: Path, name: Any, values: Any) -> np.ndarray:
-    if not _is_array(values):
-        raise _no_embedding(path, f"{name} that is no tensor")
-    shape, floats = tuple(values.shape), values.dtype.kind == "f" or values.dtype == ml_dtypes.bfloat16
-    fits = len(shape) in (1, 2) and 0 < shape[-1] <= _MOST_WIDTH and math.prod(shape) <= _MOST_NUMBERS
-    if not floats or not fits or not all(0 < count <= _MOST_VECTORS for count in shape[:-1]):
-        raise _no_embedding(path, f"{name} of shape {list(shape)} {values.dtype}")
-    stored = values.read() if isinstance(values, StoredTensor) else values
-    with np.errstate(over="ignore"):
-        rows = np.atleast_2d(stored).astype(np.float32)
-    if not np.isfinite(rows).all():
-        raise _no_embedding(path, f"{name} with numbers that are not finite")
-    return np.ascontiguousarray(rows)
-
-
-def _no_embedding(path: Path, found: str) -> WeightsError:
-    return WeightsError(
-        path,
-        expected="an embedding: a .safetensors, .bin or .pt file of a trainer, or an image of the Web UI",
-        found=found,
-        remedy="Name the embedding itself, not a model.",
-    )
+def _counted(vectors: int) -> str:
+    return f"{vectors} vector{'' if vectors == 1 else 's'}"

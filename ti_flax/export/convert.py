@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from ti_flax.console.program import started_alike
+from ti_flax.embedding.contents import FIRST
+from ti_flax.embedding.file_names import word_stem
 from ti_flax.embedding.formats import (
     Embedding,
     check_new,
-    embedding_bytes,
+    embedding_files,
     form_of,
     has_name,
     write_embedding,
@@ -56,14 +57,13 @@ def other_forms(learned: Path, token: str) -> str:
       learned: the file.
       token: its word.
     """
-    name = re.sub(r"\W+", "-", token).strip("-") or "concept"
     program = started_alike("convert", "convert_embeds")
-    command = shlex.join([*program, str(learned), f"{name}.safetensors"])
+    command = shlex.join([*program, str(learned), f"{word_stem(token)}.safetensors"])
     return f"for InvokeAI: {command} --to invoke; for OneTrainer: --to onetrainer"
 
 
 def convert_embedding(source: Path, target: Path, request: ConvertRequest | None = None) -> str:
-    """Reads an embedding file, writes it in another form, and says in a sentence what was written.
+    """Reads an embedding, writes it in another form, and says in a sentence what was written.
 
     Raises:
       WeightsError: the source is no embedding, or its numbers do not fit the dtype.
@@ -76,7 +76,7 @@ def convert_embedding(source: Path, target: Path, request: ConvertRequest | None
         if value is not None and not value.strip():
             raise ConfigError(option, expected="a word", found="an empty one")
     found = load_embedding(source, request.token)
-    form = form_of(target, request.form, two_encoders=found.second_rows is not None)
+    form = form_of(target, request.form, sdxl=found.is_sdxl)
     suffix = target.suffix.lower()
     if request.image is not None and suffix != ".png":
         raise ConfigError("--picture", expected="a .png as the file to write", found=target.name)
@@ -86,23 +86,22 @@ def convert_embedding(source: Path, target: Path, request: ConvertRequest | None
         )
     spelled = request.token or found.token or source.stem
     # diffusers takes the word from these two forms.
-    token = stored_word(spelled, len(found.rows)) if form in ("diffusers", "automatic1111") else spelled
+    token = stored_word(spelled, found.vectors) if form in ("diffusers", "automatic1111") else spelled
     embedding = _embedding(found, source, request, token)
     image = _image(embedding, request.image) if suffix == ".png" else None
-    write_embedding(
-        target, embedding_bytes(embedding, form, suffix, image=image), overwrite=request.overwrite
-    )
+    files = embedding_files(embedding, form, target, image=image)
+    write_embedding(files, overwrite=request.overwrite)
     said = _said(embedding, found, form, suffix=suffix, chosen=request.token is not None, spelled=spelled)
-    return f"{target}: {said}. {_use(target, form, embedding)}"
+    places = " and ".join(str(path) for path in reversed(files))
+    return f"{places}: {said}. {_use(target, form, embedding)}"
 
 
 def _embedding(found: EmbeddingFile, source: Path, request: ConvertRequest, token: str) -> Embedding:
-    second = found.second_rows
     return Embedding(
         token=token,
         name=request.name or token,
-        rows=_as(source, found.rows, request.dtype),
-        second_rows=None if second is None else _as(source, second, request.dtype),
+        rows={name: _as(source, rows, request.dtype) for name, rows in found.rows.items()},
+        sdxl=found.is_sdxl,
         details=found.details,
     )
 
@@ -124,7 +123,7 @@ def _image(embedding: Embedding, file: Path | None) -> Any:
     from ti_flax.data.images.decode import decode_image
 
     step = embedding.details.get("step")
-    footer = _counted(len(embedding.rows), "vector") + f" of {embedding.rows.shape[1]}"
+    footer = _counted(embedding.vectors, "vector") + f" of {embedding.first.shape[1]}"
     footer += f", step {step}" if step else ""
     if file is None:
         return plain_card(embedding.name, footer)
@@ -140,16 +139,19 @@ def _image(embedding: Embedding, file: Path | None) -> Any:
 def _said(
     embedding: Embedding, found: EmbeddingFile, form: str, *, suffix: str, chosen: bool, spelled: str
 ) -> str:
-    rows, second = embedding.rows, embedding.second_rows
-    widths = f"{rows.shape[1]}" if second is None else f"{rows.shape[1]} and {second.shape[1]}"
+    widths = " and ".join(str(rows.shape[1]) for rows in embedding.rows.values())
     note = " (the file's name, as it holds no word)" if not (found.token or chosen) else ""
     if spelled != embedding.token:
         note = f" (for {spelled}, as diffusers finds several vectors only so)"
-    count = _counted(len(rows), "vector")
-    left_out = [name for name in found.details if name.endswith("_out")]
-    left = f", without {' and '.join(left_out)}, which goes behind the text encoder" if left_out else ""
+    count = _counted(embedding.vectors, "vector")
+    left_out = " and ".join(found.left_out)
+    left = f", without {left_out}, which goes behind the text encoder" if left_out else ""
     token = f"token {embedding.token}{note}, " if form == "diffusers" or has_name(form, suffix) else ""
-    return f"{form} form, {token}{count} of {widths} numbers in {rows.dtype}{left}"
+    said = f"{form} form, {token}{count} of {widths} numbers in {embedding.first.dtype}{left}"
+    if embedding.sdxl and len(embedding.rows) == 1:
+        there = "first" if FIRST in embedding.rows else "second"
+        said += f", for SDXL's {there} text encoder alone, which few programs but ComfyUI take"
+    return said
 
 
 def _counted(count: int, noun: str) -> str:

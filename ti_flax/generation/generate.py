@@ -17,8 +17,9 @@ from PIL import Image
 from ti_flax.config.options import ModelOptions
 from ti_flax.config.values import nearest_multiples
 from ti_flax.console.messages import say
+from ti_flax.embedding.bases import rows_to_draw_with
+from ti_flax.embedding.contents import FIRST
 from ti_flax.embedding.initialization import FrozenEmbedding, add_frozen_embeddings, read_frozen_embeddings
-from ti_flax.embedding.read import checked_width
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.files.regular import file_digest
 from ti_flax.generation.generator import ImageGenerator, on_all
@@ -284,7 +285,7 @@ def tokenize_prompts(
       TokenError: a word is known already, given twice, or part of another.
       WeightsError: an embedding is of another width.
     """
-    rows = [checked_width(embedding.file, embedding.path, width) for embedding in embeddings]
+    rows = [rows_to_draw_with(each.file, each.path, {FIRST: width})[FIRST] for each in embeddings]
     first_added_id = len(tokenizer)
     ids = _encoded(tokenizer, specs, learned=False)
     concepts = add_frozen_embeddings(tokenizer, embeddings, None, _EMBEDS)
@@ -374,7 +375,9 @@ def _provenance(
 ) -> Provenance:
     name = Path(request.model.pretrained_model_name_or_path).name
     listed = [
-        (embedding.token, embedding.path.name, file_digest(embedding.path)[1]) for embedding in embeddings
+        (embedding.token, path.name, file_digest(path)[1])
+        for embedding in embeddings
+        for path in embedding.file.files
     ]
     stem = Path(name).stem if base.file is not None else name
     return Provenance(stem, request.model.clip_skip, listed)

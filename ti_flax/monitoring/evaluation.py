@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ti_flax.console.messages import say
+from ti_flax.embedding.contents import FIRST
 from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.embedding.read import load_embedding
 from ti_flax.embedding.vocabulary import Vocabulary
@@ -201,7 +202,7 @@ def best_kept(path: Path, table: Sequence[Evaluation], step: int) -> float:
 def with_best(rows: np.ndarray, output_dir: Path) -> tuple[np.ndarray, int]:
     """Rows `[added_tokens, width]` with the best in place of the concept's own, and the step of those."""
     best = load_embedding(output_dir / BEST)
-    return np.concatenate([best.rows, rows[len(best.rows) :]]), int(best.details["step"])
+    return np.concatenate([best.rows[FIRST], rows[best.vectors :]]), int(best.details["step"])
 
 
 def summary(output_dir: Path) -> list[str]:

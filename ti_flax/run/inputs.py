@@ -20,6 +20,7 @@ from ti_flax.data.images.load import TrainingImages
 from ti_flax.data.latents import Encoder
 from ti_flax.data.training_images import latents_cache, make_buckets, read_class_images, read_images
 from ti_flax.data.training_prompts import TrainingPrompts, chosen_templates, class_prompts, make_prompts
+from ti_flax.embedding.bases import checked_rows
 from ti_flax.embedding.initialization import (
     FrozenEmbedding,
     Initialization,
@@ -27,7 +28,6 @@ from ti_flax.embedding.initialization import (
     read_frozen_embeddings,
     resolve_initialization,
 )
-from ti_flax.embedding.read import checked_rows
 from ti_flax.embedding.rows import AddedRows, add_rows, check_table
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.export.card_images import MOST_CONCEPT_IMAGES
