@@ -85,12 +85,12 @@ def evaluation_cost(count: int, rounds: int) -> tuple[float, int]:
             every=1,
             last_step=count + rounds,
             loss=lambda rows: 1.0,
-            result=lambda state: np.asarray(state.rows),
-            start_rows=np.ones((1, 4), np.float32),
+            result=lambda state: jax.tree.map(np.asarray, state.rows),
+            start_rows={"text_encoder": np.ones((1, 4), np.float32)},
             vectors=1,
-            vocabulary=vocabulary,
+            vocabularies={"text_encoder": vocabulary},
         )
-        state = TrainState(jnp.ones((1, 4)), None, jnp.int32(0))
+        state = TrainState({"text_encoder": jnp.ones((1, 4))}, None, jnp.int32(0))
         hook.on_start(0, state)
         for step in range(1, count):
             hook.on_step(step, state)

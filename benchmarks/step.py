@@ -153,7 +153,8 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
         unet=model.unet.clone(attention=attention, gradient_checkpointing=options.gradient_checkpointing),
         text_encoder=model.text_encoder.clone(attention=attention),
     )
-    text, trainable = model.text_encoder.config, np.ones(1, bool)
+    text = model.text_encoder.config
+    trainable = {encoder: np.ones(1, bool) for encoder in model.text_encoders}
 
     def optimizer(rate: Any, clip: Any) -> Any:
         adamw = optim.make_optimizer("adamw", rate, arguments={"weight_decay": 1e-2})
@@ -173,12 +174,14 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     moments = (_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels)
     token_ids = rng.integers(0, text.vocab_size + 1, (_PROMPTS, text.max_position_embeddings), np.int32)
     frozen = {
-        "text_encoder": model.params["text_encoder"],
-        "unet": model.params["unet"],
+        **{part: model.params[part] for part in (*model.text_encoders, "unet")},
         "examples": padded(one_shape(rng.standard_normal(moments, np.float32), token_ids)),
         "settings": step_config.settings,
     }
-    rows = rng.standard_normal((1, text.hidden_size), np.float32) * 0.02
+    rows = {
+        name: rng.standard_normal((1, encoder.config.hidden_size), np.float32) * 0.02
+        for name, encoder in model.text_encoders.items()
+    }
     key = np.asarray(jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION)))
     arguments = (replicate(frozen, devices), replicate(key, devices))
     model.params.clear()
@@ -216,7 +219,7 @@ def flop_per_sample(step_config: Any, frozen: Any) -> int:
     latents = jnp.zeros((1, side, side, channels))
     tokens = jnp.zeros((1, examples.prompts.token_ids.shape[-1]), jnp.int32)
     batch = Batch(latents, latents, jnp.zeros(1, jnp.int32), tokens)
-    rows = jnp.zeros((1, model.text_encoder.config.hidden_size))
+    rows = {name: jnp.zeros((1, each.config.hidden_size)) for name, each in model.text_encoders.items()}
     step = jax.value_and_grad(lambda rows, frozen, batch: denoising_loss(rows, frozen, batch, step_config))
     return count_flop(jax.make_jaxpr(step)(rows, frozen, batch).jaxpr)
 
@@ -286,7 +289,10 @@ def timed(
 
     def run(steps: int, calls: int, measure: Callable[[], None] | None = None) -> Clock:
         clock = Clock(measure)
-        rows = np.zeros((1, step_config.model.text_encoder.config.hidden_size), np.float32)
+        rows = {
+            name: np.zeros((1, encoder.config.hidden_size), np.float32)
+            for name, encoder in step_config.model.text_encoders.items()
+        }
         run_steps(
             program,
             replicate(jax.device_get(init_state(step_config, rows)), devices),

@@ -69,12 +69,12 @@ def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]
             devices=1,
             batches=1,
         )
-        frozen = {name: inputs.model.params[name] for name in ("text_encoder", "unet")}
+        frozen = {name: inputs.model.params[name] for name in (*inputs.model.text_encoders, "unet")}
         frozen = jax.tree.map(jnp.asarray, frozen)
         examples = padded(inputs.examples)
         sample = partial(draw, step_config.draw_rules, jax.random.key(0), examples.buckets[0])
         sample = partial(sample, examples.prompts)
-        positions, rows = jnp.arange(step_config.global_batch), jnp.asarray(inputs.added.start)
+        positions, rows = jnp.arange(step_config.global_batch), jax.tree.map(jnp.asarray, inputs.added.start)
 
         @jax.jit
         def draws(step, sample=sample, positions=positions):
@@ -91,12 +91,17 @@ def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]
         ]
         found[sampling] = {
             kind: (
-                float(np.var([each[i][1].ravel() for each in measured], axis=0, ddof=1).sum()),
+                float(np.var([flat(each[i][1]) for each in measured], axis=0, ddof=1).sum()),
                 float(np.var([each[i][0] for each in measured], ddof=1)),
             )
             for i, kind in enumerate(("all draws", "timesteps alone"))
         }
     return found
+
+
+def flat(gradient):
+    """The numbers of a gradient by the rows of every text encoder, one after another."""
+    return np.concatenate([each.ravel() for each in gradient.values()])
 
 
 def main(argv=None) -> None:

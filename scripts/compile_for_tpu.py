@@ -184,15 +184,23 @@ def step_config_of(target: Target, batch: int) -> Any:
     """What the run's step is made from, with so many samples a device."""
     import numpy as np
 
-    from ti_flax.embedding.rows import AddedRows
+    from ti_flax.embedding.rows import add_rows
     from ti_flax.run.step_config import make_step_config
 
     config, model = target.config.replace(train_batch_size=batch), target.model
-    vocabulary, width = model.text_encoder.config.vocab_size, model.text_encoder.config.hidden_size
+    widths = {name: encoder.config.hidden_size for name, encoder in model.text_encoders.items()}
     count = config.concept.num_vectors or 1
-    added = AddedRows(np.zeros((count, width), np.float32), np.ones(count, bool))
+    added = add_rows(
+        {name: np.zeros((1, width), np.float32) for name, width in widths.items()},
+        {name: np.zeros((count, width), np.float32) for name, width in widths.items()},
+    )
     return make_step_config(
-        config, model, vocabulary, added=added, devices=len(target.devices), batches=len(target.devices)
+        config,
+        model,
+        model.text_encoder.config.vocab_size,
+        added=added,
+        devices=len(target.devices),
+        batches=len(target.devices),
     )[0]
 
 
@@ -229,18 +237,21 @@ def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
     from ti_flax.run.fit import CHUNK_CAPACITY
     from ti_flax.training.state import init_state
 
-    model, count = step_config.model, len(step_config.trainable)
+    model = step_config.model
     side = config.images.resolution // model.vae.config.downsampling
     prompts = training_prompts(config.concept.placeholder_token, config.concept.learnable_property)
     tokens = (len(prompts), model.text_encoder.config.max_position_embeddings)
     moments = (_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels)
     frozen = {
-        "text_encoder": parameter_shapes(model.text_encoder),
+        **{name: parameter_shapes(encoder) for name, encoder in model.text_encoders.items()},
         "unet": parameter_shapes(model.unet),
         "examples": padded(one_shape(np.zeros(moments, np.float32), np.zeros(tokens, np.int32))),
         "settings": jax.eval_shape(lambda: jax.tree.map(jnp.float32, step_config.settings)),
     }
-    rows = np.zeros((count, model.text_encoder.config.hidden_size), np.float32)
+    rows = {
+        name: np.zeros((len(learns), model.text_encoders[name].config.hidden_size), np.float32)
+        for name, learns in step_config.trainable.items()
+    }
     key, steps = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((), jnp.int32)
     rates = jax.ShapeDtypeStruct((CHUNK_CAPACITY,), jnp.float32)
     state = jax.eval_shape(lambda: init_state(step_config, rows))

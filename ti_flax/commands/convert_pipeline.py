@@ -61,16 +61,14 @@ def run(options: argparse.Namespace) -> None:
     tokenizer = base_tokenizer(source, options.tokenizer_name)
     say_notes(source)
     first_added_id = len(tokenizer)
-    width = load_stable_diffusion(source, components=()).text_encoder.config.hidden_size
-    widths = {"text_encoder": width}
+    encoders = load_stable_diffusion(source, components=()).text_encoders
+    widths = {encoder: module.config.hidden_size for encoder, module in encoders.items()}
     rows = [add_learned_embeds(tokenizer, Path(file), widths=widths) for file in options.learned_embeds]
     save_pipeline(
         source,
         output,
         tokenizer=tokenizer,
-        rows=np.concatenate([each["text_encoder"] for each in rows])
-        if rows
-        else np.zeros((0, width), np.float32),
+        rows={encoder: np.concatenate([each[encoder] for each in rows]) for encoder in widths if rows},
         first_added_id=first_added_id,
         layout="torch",
     )

@@ -47,6 +47,8 @@ _CLIP = {FIRST: "clip_l", SECOND: "clip_g"}
 # What kohya's scripts call a base and its images (library/sai_model_spec.py). 2.x has two names for a width.
 _SD1 = ("stable-diffusion-v1", "512x512")
 _SDXL = ("stable-diffusion-xl-v1-base", "1024x1024")
+# What a run says of the rows that it keeps.
+_OURS = ("step", "validation_loss")
 _IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 
 
@@ -247,7 +249,11 @@ def _metadata(embedding: Embedding, form: str) -> dict[str, str] | None:
     if embedding.sdxl or embedding.first.shape[1] == FIRST_WIDTH:
         base, side = _SDXL if embedding.sdxl else _SD1
         made |= {"modelspec.architecture": f"{base}/textual-inversion", "modelspec.resolution": side}
-    kept = {name: value for name, value in embedding.details.items() if name.startswith("modelspec.")}
+    kept = {
+        name: value
+        for name, value in embedding.details.items()
+        if name.startswith("modelspec.") or name in _OURS
+    }
     named = {"modelspec.title": embedding.name, "modelspec.trigger_phrase": embedding.token}
     return {**made, **kept, **named}
 

@@ -51,6 +51,32 @@ def save_learned_embeds(
     _save(path, placeholder_token, tree[FIRST], details)
 
 
+def save_in_one_file(
+    path: Path, placeholder_token: str, rows: Mapping[str, np.ndarray], *, details: Mapping[str, str]
+) -> None:
+    """Writes rows as one `.safetensors` file, which is replaced in one rename for SDXL too.
+
+    Args:
+      path: where to.
+      placeholder_token: the word.
+      rows: `[num_vectors, width]` by text encoder, saved as contiguous float32: one is written as
+        `save_learned_embeds` does, two as `clip_l` and `clip_g`.
+      details: what else the file says of them.
+
+    Raises:
+      OutputError: the file cannot be written.
+    """
+    if SECOND not in rows:
+        save_learned_embeds(path, placeholder_token, rows, details=details)
+        return
+    _write(path, _both_encoders(placeholder_token, rows, details))
+
+
+def _both_encoders(token: str, rows: Mapping[str, np.ndarray], details: Mapping[str, str]) -> bytes:
+    made = {name: np.ascontiguousarray(values, np.float32) for name, values in rows.items()}
+    return embedding_bytes(Embedding(token, token, made, details=details, sdxl=True), "kohya", ".safetensors")
+
+
 def write_learned_embeds(
     folder: Path,
     placeholder_token: str,
@@ -74,9 +100,7 @@ def write_learned_embeds(
     """
     save_learned_embeds(folder / f"{LEARNED_EMBEDS}.bin", placeholder_token, rows)
     if not isinstance(rows, np.ndarray) and SECOND in rows:
-        made = {name: np.ascontiguousarray(values, np.float32) for name, values in rows.items()}
-        embedding = Embedding(placeholder_token, placeholder_token, made, sdxl=True)
-        content = embedding_bytes(embedding, "kohya", ".safetensors")
+        content = _both_encoders(placeholder_token, rows, details or {})
         _write(folder / f"{word_stem(placeholder_token)}.safetensors", content)
     save_learned_embeds(folder / f"{LEARNED_EMBEDS}.safetensors", placeholder_token, rows, details=details)
 

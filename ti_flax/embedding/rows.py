@@ -6,9 +6,9 @@ and `text_encoder_2` for SDXL) to `[added_tokens, width]`, of that encoder's wid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -115,6 +115,11 @@ class RowRules:
     ema_decay: float | jax.Array | None = None
 
 
+def sum_of(numbers: Iterable[jax.Array]) -> jax.Array:
+    """The sum of at least one, each `[]`."""
+    return reduce(jnp.add, numbers)
+
+
 def l2_to_init(
     rules: RowRules, rows: dict[str, jax.Array], trainable: Mapping[str, np.ndarray]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -125,7 +130,7 @@ def l2_to_init(
         encoder: jnp.where(jnp.asarray(trainable[encoder])[:, None], each - jnp.asarray(start[encoder]), 0.0)
         for encoder, each in rows.items()
     }
-    distance = sum(jnp.sum(jnp.square(each)) for each in offset.values())
+    distance = sum_of(jnp.sum(jnp.square(each)) for each in offset.values())
     return 0.5 * pull * distance, {encoder: pull * each for encoder, each in offset.items()}
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from ti_flax.embedding.contents import FIRST
 
 # Words shown as nearest to a row.
 NEAREST = 3
@@ -33,6 +35,25 @@ class RowStatistics:
     norm_percentile: float
     cosine_to_start: float
     nearest_words: str
+
+
+def measure_rows(
+    vocabularies: Mapping[str, Vocabulary], rows: Mapping[str, np.ndarray], start: Mapping[str, np.ndarray]
+) -> dict[str, RowStatistics]:
+    """What is known of the vectors of a concept, by their names.
+
+    A vector is named by its number, from 1, and of a second text encoder by that as well: `1_text_encoder_2`.
+
+    Args:
+      vocabularies: known words by text encoder.
+      rows: `[num_vectors, width]` float32 by text encoder.
+      start: likewise, before the first update.
+    """
+    return {
+        f"{number}" if encoder == FIRST else f"{number}_{encoder}": found
+        for encoder, vocabulary in vocabularies.items()
+        for number, found in enumerate(vocabulary.measure(rows[encoder], start[encoder]), 1)
+    }
 
 
 class Vocabulary:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -13,6 +12,8 @@ from typing import Any
 
 from ti_flax.config.options import ConceptOptions
 from ti_flax.console.messages import say
+from ti_flax.embedding.file_names import word_stem
+from ti_flax.embedding.usage import pipeline_code
 from ti_flax.errors import one_line, unwritable
 from ti_flax.export.hub_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
 from ti_flax.files.atomic import write_text
@@ -41,16 +42,10 @@ The word for it in prompts is {word}.
 With diffusers:
 
 ```python
-from diffusers import StableDiffusionPipeline
-
-{note_on_model}pipe = StableDiffusionPipeline.{load}({model})
-pipe.load_textual_inversion({embedding})
-pipe({prompt}{skip}).images[0].save("picture.png")
+{python}
 ```
 
-In the Stable Diffusion Web UI, put `learned_embeds.safetensors` into the folder `embeddings` under a name of
-its own, such as `{name}.safetensors`; `{name}` is then the word to use in prompts. In ComfyUI the folder is
-`models/embeddings`, and the word is `embedding:{name}`.
+{web_ui}
 
 With ti_flax, which it was learned with:
 
@@ -69,6 +64,15 @@ The options that were not left at their defaults, without paths:
 `metrics.csv` has the loss over the steps.
 """
 
+_WEB_UI = """\
+In the Stable Diffusion Web UI, put `learned_embeds.safetensors` into the folder `embeddings` under a name of
+its own, such as `{name}.safetensors`; `{name}` is then the word to use in prompts. In ComfyUI the folder is
+`models/embeddings`, and the word is `embedding:{name}`."""
+_WEB_UI_OF_SDXL = """\
+In the Stable Diffusion Web UI, Forge and InvokeAI, put `{name}.safetensors`, which has the vectors of both
+text encoders, into the folder `embeddings`; `{name}` is then the word to use in prompts. In ComfyUI the
+folder is `models/embeddings`, and the word is `embedding:{name}`."""
+
 _CLIP_SKIP = """
 It was learned with `clip_skip={skip}`, which the Web UI calls "Clip skip" {number}: use it with the same.
 """
@@ -83,7 +87,8 @@ class CardFacts:
       kind: object or style.
       start: what the rows were before the first update, in words.
       images: training images.
-      width: numbers of a vector.
+      width: numbers of a vector of the first text encoder.
+      second_width: likewise of SDXL's second; 0 without one.
       step: updates made.
       total: updates of the run, if it goes on after these.
       batch: samples of an update.
@@ -105,6 +110,7 @@ class CardFacts:
     step: int
     batch: int
     rate: str
+    second_width: int = 0
     total: int | None = None
     concept_images: int = 0
     examples: tuple[str, ...] = ()
@@ -184,20 +190,23 @@ def _body(concept: Concept, facts: CardFacts) -> str:
         kind=facts.kind,
         base=f"[{base}](https://huggingface.co/{base})" if facts.on_hub else f"the model {code(base)}",
         count="one vector" if vectors == 1 else f"{vectors} vectors",
-        width=facts.width,
+        width=f"{facts.width} and {facts.second_width}" if facts.second_width else facts.width,
         images="one image" if facts.images == 1 else f"{facts.images} images",
         steps=_steps(facts),
         batch=facts.batch,
         rate=facts.rate,
         start=plain(facts.start),
         gallery="".join(_gallery(facts)),
-        load="from_single_file" if facts.in_one_file else "from_pretrained",
-        note_on_model="" if facts.on_hub else "# The path of your copy of the model.\n",
-        model=json.dumps(base),
-        embedding=json.dumps(shared if shared and "/" in shared else "learned_embeds.safetensors"),
-        prompt=json.dumps(prompt, ensure_ascii=False),
-        skip=f", clip_skip={skip}" if skip else "",
-        name=re.sub(r"\W+", "-", token).strip("-") or "concept",
+        python=pipeline_code(
+            base,
+            prompt,
+            loader="from_single_file" if facts.in_one_file else "from_pretrained",
+            sdxl=facts.second_width > 0,
+            repository=shared if shared and "/" in shared else None,
+            clip_skip=skip or 0,
+            note="" if facts.on_hub else "# The path of your copy of the model.\n",
+        ),
+        web_ui=(_WEB_UI_OF_SDXL if facts.second_width else _WEB_UI).format(name=word_stem(token)),
         model_argument=shlex.quote(base),
         prompt_argument=shlex.quote(prompt),
         skip_argument=f" --clip_skip {skip}" if skip else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +41,7 @@ def save_pipeline(
     output_dir: Path,
     *,
     tokenizer: Any,
-    rows: np.ndarray,
+    rows: Mapping[str, np.ndarray],
     first_added_id: int,
     variant: str | None = None,
     layout: Literal["flax", "torch"] = "flax",
@@ -56,7 +57,7 @@ def save_pipeline(
       source: the base model's folder or file, or that and what was read otherwise.
       output_dir: where to.
       tokenizer: with the added tokens.
-      rows: `[added_tokens, width]` float32, possibly none.
+      rows: `[added_tokens, width]` float32 by text encoder, possibly none.
       first_added_id: token id of the first row.
       variant: of the base model's weight files, where `source` is a path.
       layout: `flax` for FlaxStableDiffusionPipeline, `torch` for StableDiffusionPipeline.
@@ -69,11 +70,13 @@ def save_pipeline(
         source = ModelSource(source, variant)
     carried_parts(source.place)
     model = load_stable_diffusion(source, dtype=None)
-    embedding = model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]
-    table = np.asarray(embedding["embedding"])
-    if len(rows):
-        embedding["embedding"] = table = grown_table(table, rows, first_added_id=first_added_id)
-    model.configs["text_encoder"]["vocab_size"] = len(table)
+    for encoder in model.text_encoders:
+        embedding = model.params[encoder]["text_model"]["embeddings"]["token_embedding"]
+        table = np.asarray(embedding["embedding"])
+        if encoder in rows and len(rows[encoder]):
+            table = grown_table(table, rows[encoder], first_added_id=first_added_id)
+            embedding["embedding"] = table
+        model.configs[encoder]["vocab_size"] = len(table)
     try:
         tidy(output_dir)
         with atomic_files(output_dir, last=_INDEX) as folder:

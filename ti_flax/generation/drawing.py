@@ -24,7 +24,7 @@ class Drawing:
       first_seed: that of each prompt's first image; the others have the next ones.
       side: of the images, in pixels.
       devices: of the generator.
-      added: rows beside the token table, `[added_tokens, width]`; only the shape counts.
+      added: rows beside the token tables, `[added_tokens, width]` by text encoder; only shapes count.
       after: a program that is needed sooner.
     """
 
@@ -39,7 +39,7 @@ class Drawing:
         first_seed: int,
         side: int,
         devices: Sequence[Any],
-        added: np.ndarray,
+        added: Mapping[str, np.ndarray],
         after: Compilation | None = None,
     ):
         self._generator, self._params, self._size = generator, params, (side, side)
@@ -55,11 +55,11 @@ class Drawing:
         """Whether it can be called without waiting for the compilation."""
         return self._compiling.ended
 
-    def __call__(self, rows: np.ndarray, shown: Stage) -> np.ndarray:
+    def __call__(self, rows: Mapping[str, np.ndarray], shown: Stage) -> np.ndarray:
         """Draws all images, and counts them.
 
         Args:
-          rows: `[added_tokens, width]` float32.
+          rows: `[added_tokens, width]` float32 by text encoder.
           shown: the stage that counts them.
 
         Returns:

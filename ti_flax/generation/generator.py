@@ -47,7 +47,7 @@ class ImageGenerator:
 
         def encode(params: Mapping[str, Any], rows: jax.Array, token_ids: jax.Array) -> jax.Array:
             table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-            embedded = embed_tokens(table, rows, token_ids, first_added_id=first_added_id)
+            embedded = embed_tokens(table, rows["text_encoder"], token_ids, first_added_id=first_added_id)
             return jnp.asarray(model.text_encoder.apply({"params": params["text_encoder"]}, embedded))
 
         def draw(params, rows, prompt_ids, negative_ids, noise, guidance_scale):

@@ -56,6 +56,11 @@ class FlaxStableDiffusion:
     source: ModelSource | None
     dtype: DTypeLike
 
+    @property
+    def text_encoders(self) -> dict[str, FlaxCLIPTextModel]:
+        """The text encoders by name."""
+        return {"text_encoder": self.text_encoder}
+
 
 def load_stable_diffusion(
     source: pathlib.Path | ModelSource,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ti_flax.console.messages import say
-from ti_flax.embedding.contents import FIRST
-from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.learned_embeds import save_in_one_file
 from ti_flax.embedding.read import load_embedding
-from ti_flax.embedding.vocabulary import Vocabulary
+from ti_flax.embedding.rows import concept_rows
+from ti_flax.embedding.vocabulary import Vocabulary, measure_rows
 from ti_flax.errors import WeightsError
 from ti_flax.files.written_files import record
 from ti_flax.monitoring.row_statistics import (
@@ -59,11 +59,11 @@ class Evaluate(Hook):
         *,
         every: int,
         last_step: int,
-        loss: Callable[[np.ndarray], float],
-        result: Callable[[TrainState], np.ndarray],
-        start_rows: np.ndarray,
+        loss: Callable[[Mapping[str, np.ndarray]], float],
+        result: Callable[[TrainState], Mapping[str, np.ndarray]],
+        start_rows: Mapping[str, np.ndarray],
         vectors: int,
-        vocabulary: Vocabulary,
+        vocabularies: Mapping[str, Vocabulary],
         patience: Patience | None = None,
         trackers: Sequence[Tracker] = (),
         ready: Callable[[], bool] = lambda: True,
@@ -75,11 +75,11 @@ class Evaluate(Hook):
           placeholder_token: the key of the best rows.
           every: steps between two evaluations.
           last_step: of the run.
-          loss: from rows `[added_tokens, width]` to their validation loss.
+          loss: from rows `[added_tokens, width]` by text encoder to their validation loss.
           result: from a state on the host to such rows.
-          start_rows: `[added_tokens, width]` float32 before the first update.
+          start_rows: such rows, float32, before the first update.
           vectors: how many of them are the concept's, the first ones.
-          vocabulary: to measure rows against.
+          vocabularies: to measure rows against, by text encoder.
           patience: when to stop; None: never.
           trackers: that are told as well.
           ready: whether `loss` can be called without waiting; before that, updates go on.
@@ -87,7 +87,7 @@ class Evaluate(Hook):
         self.every, self._last_step = every, last_step
         self._path, self._best_path = output_dir / TABLE, output_dir / BEST
         self._token, self._loss, self._result = placeholder_token, loss, result
-        self._start_rows, self._vectors, self._vocabulary = start_rows, vectors, vocabulary
+        self._start_rows, self._vectors, self._vocabularies = start_rows, vectors, vocabularies
         self._ready, self._put_off = ready, False
         self._trackers = trackers
         self._patience = None if patience is None else patience.evaluations
@@ -139,10 +139,12 @@ class Evaluate(Hook):
                 "early_stopping_patience goes on"
             )
 
-    def _evaluate(self, step: int, rows: np.ndarray, loss: float | None, grad_norm: float | None) -> None:
+    def _evaluate(
+        self, step: int, rows: Mapping[str, np.ndarray], loss: float | None, grad_norm: float | None
+    ) -> None:
         """Adds the evaluation of rows, with the means of training loss and gradient norm before it."""
-        learned, start = rows[: self._vectors], self._start_rows[: self._vectors]
-        signals = self._vocabulary.measure(learned, start)
+        learned, start = (concept_rows(each, self._vectors) for each in (rows, self._start_rows))
+        signals = measure_rows(self._vocabularies, learned, start)
         self._take(Evaluation(step, self._loss(rows), loss, grad_norm, signals))
         self._write()
         self._keep_best(learned)
@@ -161,20 +163,20 @@ class Evaluate(Hook):
             write_evaluations(self._path, self._table)
         self._written = len(self._table)
 
-    def _keep_best(self, learned: np.ndarray) -> None:
+    def _keep_best(self, learned: Mapping[str, np.ndarray]) -> None:
         last = self._table[-1]
         if last.step == 0 or not last.validation_loss < self._best:
             return
         self._best = last.validation_loss
         details = {"step": str(last.step), "validation_loss": f"{last.validation_loss:.9g}"}
-        save_learned_embeds(self._best_path, self._token, learned, details=details)
+        save_in_one_file(self._best_path, self._token, learned, details=details)
 
     def _tell(self) -> None:
         last = self._table[-1]
         values = {"validation_loss": last.validation_loss}
-        for index, row in enumerate(last.rows, 1):
-            values[f"norm_to_median/{index}"] = row.norm_to_median
-            values[f"cosine_to_start/{index}"] = row.cosine_to_start
+        for vector, row in last.rows.items():
+            values[f"norm_to_median/{vector}"] = row.norm_to_median
+            values[f"cosine_to_start/{vector}"] = row.cosine_to_start
         for tracker in self._trackers:
             tracker.scalars(values, last.step)
         for step, sentence in self._unsaid:
@@ -199,10 +201,13 @@ def best_kept(path: Path, table: Sequence[Evaluation], step: int) -> float:
     return best.validation_loss if best is not None and best.step == kept <= step else float("inf")
 
 
-def with_best(rows: np.ndarray, output_dir: Path) -> tuple[np.ndarray, int]:
+def with_best(rows: Mapping[str, np.ndarray], output_dir: Path) -> tuple[dict[str, np.ndarray], int]:
     """Rows `[added_tokens, width]` with the best in place of the concept's own, and the step of those."""
     best = load_embedding(output_dir / BEST)
-    return np.concatenate([best.rows[FIRST], rows[best.vectors :]]), int(best.details["step"])
+    replaced = {
+        encoder: np.concatenate([best.rows[encoder], each[best.vectors :]]) for encoder, each in rows.items()
+    }
+    return replaced, int(best.details["step"])
 
 
 def summary(output_dir: Path) -> list[str]:

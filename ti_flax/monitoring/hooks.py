@@ -6,10 +6,11 @@ import contextlib
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 import numpy as np
 
 from ti_flax.console.messages import say, warn
@@ -24,7 +25,7 @@ from ti_flax.training.loop import Chunk, Hook
 from ti_flax.training.state import TrainState
 
 # From a state on the host to the rows to use, `[added_tokens, width]` float32 by text encoder.
-Result = Callable[[TrainState], np.ndarray]
+Result = Callable[[TrainState], Mapping[str, np.ndarray]]
 
 # Updates in a row that are skipped where no limit is given: none of them would have changed anything.
 MOST_SKIPPED_IN_A_ROW = 10

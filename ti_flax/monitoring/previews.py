@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from ti_flax.training.loop import Chunk, Hook
 from ti_flax.training.state import TrainState
 
 # From rows to `[prompts, images, height, width, 3]` uint8, counting images on the stage that shows it.
-Draw = Callable[[np.ndarray, Stage], np.ndarray]
+Draw = Callable[[Mapping[str, np.ndarray], Stage], np.ndarray]
 
 SHEET = "contact_sheet.png"
 
@@ -41,8 +41,8 @@ class Preview(Hook):
         prompts: Sequence[str],
         images: int,
         training: np.ndarray,
-        start_rows: np.ndarray,
-        result: Callable[[TrainState], np.ndarray],
+        start_rows: Mapping[str, np.ndarray],
+        result: Callable[[TrainState], Mapping[str, np.ndarray]],
         trackers: Sequence[Tracker] = (),
         ready: Callable[[], bool] = lambda: True,
     ):
@@ -55,7 +55,7 @@ class Preview(Hook):
           prompts: in the order of what it draws.
           images: of each prompt.
           training: `[images, height, width, 3]` uint8, for the sheet.
-          start_rows: `[added_tokens, width]` float32 before the first update.
+          start_rows: `[added_tokens, width]` float32 by text encoder, before the first update.
           result: from a state on the host to such rows.
           trackers: that are shown the previews as well.
           ready: whether `draw` can be called without waiting; before that, updates go on.
@@ -83,7 +83,7 @@ class Preview(Hook):
         self.settle()
         self._show(step, self._result(state))
 
-    def _show(self, step: int, rows: np.ndarray) -> None:
+    def _show(self, step: int, rows: Mapping[str, np.ndarray]) -> None:
         which = f"the previews of step {step}" if step else "the first previews"
         with stage(f"drawing {which}", total=len(self._prompts) * self._images) as shown:
             drawn = self._draw(rows, shown)

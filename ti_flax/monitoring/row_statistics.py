@@ -39,14 +39,14 @@ class Evaluation:
       validation_loss: over the fixed set.
       loss: training loss, its mean over the updates since the last evaluation; None before the first.
       grad_norm: like it, of the gradient's norm.
-      rows: of each of the concept's vectors.
+      rows: of each of the concept's vectors, by their names as `measure_rows` gives them.
     """
 
     step: int
     validation_loss: float
     loss: float | None
     grad_norm: float | None
-    rows: tuple[RowStatistics, ...]
+    rows: dict[str, RowStatistics]
 
 
 def write_evaluations(path: Path, table: Sequence[Evaluation]) -> None:
@@ -55,8 +55,8 @@ def write_evaluations(path: Path, table: Sequence[Evaluation]) -> None:
     Raises:
       OutputError: the file cannot be written.
     """
-    vectors = len(table[0].rows) if table else 0
-    head = [*_OF_EVALUATION, *(f"{name}_{i + 1}" for i in range(vectors) for name in _OF_ROW)]
+    vectors = table[0].rows if table else ()
+    head = [*_OF_EVALUATION, *(f"{column}_{vector}" for vector in vectors for column in _OF_ROW)]
     try:
         with atomic_write(path) as file:
             file.write(_lines([head, *map(_columns, table)]))
@@ -81,7 +81,7 @@ def append_evaluation(path: Path, evaluation: Evaluation) -> None:
 
 
 def _columns(evaluation: Evaluation) -> list[str]:
-    rows = [_text(getattr(row, name)) for row in evaluation.rows for name in _OF_ROW]
+    rows = [_text(getattr(row, column)) for row in evaluation.rows.values() for column in _OF_ROW]
     return [*(_text(getattr(evaluation, name)) for name in _OF_EVALUATION), *rows]
 
 
@@ -127,8 +127,9 @@ def _text(value: str | float | None) -> str:
 
 
 def _signals(line: dict[str, str]) -> Evaluation:
-    vectors = (len(line) - len(_OF_EVALUATION)) // len(_OF_ROW)
-    rows = [[line[f"{name}_{i + 1}"] for name in _OF_ROW] for i in range(vectors)]
+    marked = f"{_OF_ROW[-1]}_"
+    vectors = [column.removeprefix(marked) for column in line if str(column).startswith(marked)]
+    rows = {vector: _row_signals(*(line[f"{column}_{vector}"] for column in _OF_ROW)) for vector in vectors}
     step = int(line["step"])
     if not 0 <= step < _MOST_STEPS:
         raise ValueError("a step that no run reaches")
@@ -137,7 +138,7 @@ def _signals(line: dict[str, str]) -> Evaluation:
         validation_loss=float(line["validation_loss"]),
         loss=float(line["loss"]) if line["loss"] else None,
         grad_norm=float(line["grad_norm"]) if line["grad_norm"] else None,
-        rows=tuple(_row_signals(*row) for row in rows),
+        rows=rows,
     )
 
 
@@ -189,7 +190,7 @@ class Flags:
         if since is not None:
             found.append((each.step, f"no longer improving since step {since}"))
             self._may_end = False
-        longest = max((row.norm_to_median for row in each.rows), default=0.0)
+        longest = max((row.norm_to_median for row in each.rows.values()), default=0.0)
         if self._in_range and each.step > 0 and longest >= OUT_OF_RANGE:
             sentence = "the rows have left the range of known words: over-training is likely"
             found.append((each.step, sentence))

@@ -206,7 +206,9 @@ def make_evaluation(config: StepConfig) -> Callable:
     their number is an argument, another set is the same program, and nothing is computed for padding.
     """
 
-    def evaluate(rows: jax.Array, frozen: dict, key: jax.Array, places: tuple[EvalIndices, ...]) -> tuple:
+    def evaluate(
+        rows: dict[str, jax.Array], frozen: dict, key: jax.Array, places: tuple[EvalIndices, ...]
+    ) -> tuple:
         examples: PaddedDataset = frozen["examples"]
         given = config.with_settings(frozen["settings"])
         root = jax.random.fold_in(jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION), VALIDATION)

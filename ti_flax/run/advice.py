@@ -21,9 +21,7 @@ def before_training(config: RunConfig, inputs: TrainingInputs, schedule: Schedul
     return [*_rate_notes(config, schedule), *_prompt_notes(config, inputs), *_stopping_notes(config)]
 
 
-def after_training(
-    config: RunConfig, inputs: TrainingInputs, rows: Mapping[str, np.ndarray]
-) -> str | None:
+def after_training(config: RunConfig, inputs: TrainingInputs, rows: Mapping[str, np.ndarray]) -> str | None:
     """What to do about a word that is still what it started as; None if it is not.
 
     Args:

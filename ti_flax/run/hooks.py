@@ -10,6 +10,7 @@ from typing import Any
 
 from ti_flax.config import RunConfig
 from ti_flax.console.messages import say
+from ti_flax.embedding.rows import concept_rows
 from ti_flax.embedding.vocabulary import Vocabulary
 from ti_flax.export.upload import ShareCheckpoints
 from ti_flax.generation.drawing import Drawing
@@ -22,7 +23,7 @@ from ti_flax.monitoring.previews import Preview
 from ti_flax.monitoring.progress import Progress
 from ti_flax.monitoring.trackers import RunInfo, Tracker, chosen_trackers, open_trackers
 from ti_flax.monitoring.validation import Validation, eval_set, evaluation_interval, samples_for
-from ti_flax.run.inputs import TrainingInputs, images_beside_previews, token_table
+from ti_flax.run.inputs import TrainingInputs, images_beside_previews, token_tables
 from ti_flax.run.result import result_so_far
 from ti_flax.training.devices import local_copies, replicate
 from ti_flax.training.learning_rate import Schedule, rate_of_step
@@ -38,7 +39,7 @@ class Beside:
       config: of the run.
       step_config: the step's fixed parts.
       inputs: what it learns from.
-      frozen: replicated arrays, `text_encoder`, `unet`, `examples` and `settings`.
+      frozen: replicated arrays: the parts of the model but the VAE, `examples` and `settings`.
       devices: of this process, on which they lie.
       output_dir: where files go.
       after: the program of the update, which is needed before those of the hooks.
@@ -128,7 +129,7 @@ def saving_hooks(
             output_dir,
             inputs.concept.placeholder_token,
             every=output.save_steps,
-            result=lambda state: result(state)[:vectors],
+            result=lambda state: concept_rows(result(state), vectors),
         ),
         hooks.SaveCheckpoint(
             output_dir,
@@ -192,21 +193,21 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         result=partial(result_rows, step_config),
         start_rows=inputs.added.start,
         vectors=len(inputs.concept.tokens),
-        vocabulary=known_words(inputs),
+        vocabularies=known_words(inputs),
         patience=patience,
         trackers=trackers,
     )
 
 
-def known_words(inputs: TrainingInputs) -> Vocabulary:
-    """The words of the tokenizer before anything was added to it, and their vectors."""
+def known_words(inputs: TrainingInputs) -> dict[str, Vocabulary]:
+    """The words of the tokenizer before anything was added to it, and their vectors, by text encoder."""
     tokenizer, known = inputs.tokenizer, inputs.concept.token_ids[0]
-    return Vocabulary(
-        token_table(inputs.model)[:known],
-        tokenizer.convert_ids_to_tokens(list(range(known))),
-        lambda token_id: tokenizer.decode([token_id]),
-        [token_id for token_id in tokenizer.all_special_ids if token_id < known],
-    )
+    names = tokenizer.convert_ids_to_tokens(list(range(known)))
+    special = [token_id for token_id in tokenizer.all_special_ids if token_id < known]
+    return {
+        encoder: Vocabulary(table[:known], names, lambda token_id: tokenizer.decode([token_id]), special)
+        for encoder, table in token_tables(inputs.model).items()
+    }
 
 
 def previewer(run: Beside) -> Drawing:
@@ -215,7 +216,8 @@ def previewer(run: Beside) -> Drawing:
     count, prompts = monitoring.num_validation_images, monitoring.validation_prompt or ()
     ids = encode_prompts(run.inputs.tokenizer, [*prompts, ""])
     devices = run.devices[:count]
-    params = local_copies({name: run.frozen[name] for name in ("text_encoder", "unet")}, devices)
+    parts = (*model.text_encoders, "unet")
+    params = local_copies({name: run.frozen[name] for name in parts}, devices)
     params["vae"] = replicate(model.params["vae"], devices)
     return Drawing(
         ImageGenerator(model, first_added_id=run.step_config.first_added_id, devices=devices, copies=True),

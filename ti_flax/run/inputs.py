@@ -84,9 +84,7 @@ class TrainingInputs:
         prompts = (self.examples.token_ids, of_images, self.examples.class_token_ids)
         shown = [(bucket.sample_indices, bucket.loss_weights) for bucket in buckets]
         beside = "".join(f" beside {other.text}" for other in self.frozen_concepts)
-        loaded = (
-            {"extra_embeds": tree_digest(self.added.loaded)} if self.frozen_concepts else {}
-        )
+        loaded = {"extra_embeds": tree_digest(self.added.loaded)} if self.frozen_concepts else {}
         return {
             "concept": f"{self.concept.text} from {self.origin}{beside}",
             **loaded,

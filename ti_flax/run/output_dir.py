@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 from ti_flax.config import RunConfig
 from ti_flax.console.messages import stage, stage_times, warn
 from ti_flax.console.versions import versions
+from ti_flax.embedding.contents import FIRST, SECOND
 from ti_flax.errors import TiFlaxError, unwritable
 from ti_flax.export.model_card import start_in_words
 from ti_flax.export.pipeline import save_pipeline
@@ -91,7 +92,7 @@ def clear_output(config: RunConfig, output_dir: Path) -> None:
 def export(
     config: RunConfig,
     inputs: TrainingInputs,
-    rows: np.ndarray,
+    rows: Mapping[str, np.ndarray],
     output_dir: Path,
     *,
     samples: int,
@@ -103,8 +104,8 @@ def export(
     Args:
       config: of the run.
       inputs: what it learned from.
-      rows: `[added_tokens, width]` float32; the pipeline holds all that its tokenizer names, and
-        learned_embeds the concept's own alone.
+      rows: `[added_tokens, width]` float32 by text encoder; the pipeline holds all that its tokenizer names,
+        and learned_embeds the concept's own alone.
       output_dir: where to.
       samples: of an update.
       steps: after how many updates the rows were so.
@@ -153,7 +154,8 @@ def write_facts(
         token=inputs.concept.placeholder_token,
         kind=config.concept.learnable_property,
         vectors=len(inputs.concept.tokens),
-        width=inputs.added.start.shape[1],
+        width=inputs.added.widths[FIRST],
+        second_width=inputs.added.widths.get(SECOND, 0),
         base=base,
         single_file=Path(base).is_file(),
         start=start_in_words(config.concept),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy as np
 from ti_flax.config import RunConfig
 from ti_flax.config.run_config import GROUPS
 from ti_flax.config.values import options_of
-from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.contents import FIRST, SECOND
+from ti_flax.embedding.learned_embeds import learned_embeds_files, write_learned_embeds
+from ti_flax.embedding.rows import concept_rows
 from ti_flax.errors import unwritable
 from ti_flax.export.card_images import MOST_CONCEPT_IMAGES, write_concept_images, write_example_images
 from ti_flax.export.hub_files import result_files
@@ -25,13 +27,13 @@ from ti_flax.training.state import StepConfig, TrainState, result_rows
 
 # The groups of options that say how the concept was learned.
 _SETTINGS = ("model", "concept", "images", "prompts", "training", "optimizer", "loss")
-_NAMES = ("token_identifier.txt", "type_of_concept.txt", "learned_embeds.bin", "learned_embeds.safetensors")
+_NAMES = ("token_identifier.txt", "type_of_concept.txt")
 
 
 def write_result(
     config: RunConfig,
     inputs: TrainingInputs,
-    rows: np.ndarray,
+    rows: Mapping[str, np.ndarray],
     folder: Path,
     *,
     step: int,
@@ -43,7 +45,8 @@ def write_result(
     Args:
       config: of the run.
       inputs: what it learned from.
-      rows: `[added_tokens, width]` float32; the concept's own come first and are what is written.
+      rows: `[added_tokens, width]` float32 by text encoder; the concept's own come first and are what is
+        written.
       folder: where to; previews and contact sheet in it are shown by the card.
       step: updates made.
       samples: of an update.
@@ -61,7 +64,8 @@ def write_result(
     facts = CardFacts(
         **of_configuration(config),
         images=len(inputs.images.names),
-        width=rows.shape[1],
+        width=inputs.added.widths[FIRST],
+        second_width=inputs.added.widths.get(SECOND, 0),
         step=step,
         total=config.training.max_train_steps if goes_on else None,
         batch=samples,
@@ -72,15 +76,13 @@ def write_result(
     )
     write_model_card(folder, inputs.concept, facts)
     try:
-        record(folder, *_NAMES)
+        record(folder, *_NAMES, *learned_embeds_files(token, sdxl=len(rows) > 1))
         write_text(folder / "token_identifier.txt", token)
         write_text(folder / "type_of_concept.txt", config.concept.learnable_property)
     except OSError as error:
         raise unwritable(folder, error) from error
     # Last, because learned_embeds.safetensors is what marks a run as finished.
-    learned = rows[: len(inputs.concept.tokens)]
-    save_learned_embeds(folder / "learned_embeds.bin", token, learned)
-    save_learned_embeds(folder / "learned_embeds.safetensors", token, learned)
+    write_learned_embeds(folder, token, concept_rows(rows, len(inputs.concept.tokens)))
 
 
 def of_configuration(config: RunConfig) -> dict[str, Any]:

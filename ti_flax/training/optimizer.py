@@ -203,10 +203,13 @@ def mask_rows(
       trainable: `[added_tokens]` bool by text encoder.
 
     Returns:
-      A transformation over rows `[added_tokens, width]` by text encoder; loaded rows get updates of exactly 0.
+      A transformation over rows `[added_tokens, width]` by text encoder; loaded rows get updates of
+      exactly 0.
     """
     places = {
-        part: {encoder: np.flatnonzero(learns == (part == "learned")) for encoder, learns in trainable.items()}
+        part: {
+            encoder: np.flatnonzero(learns == (part == "learned")) for encoder, learns in trainable.items()
+        }
         for part in ("learned", "loaded")
     }
     # A part without rows is left out: an empty gather crashes the CPU compiler of jaxlib 0.11.

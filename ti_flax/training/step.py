@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.data.dataset import PaddedBucket, PaddedDataset, PromptTable
-from ti_flax.embedding.rows import ema_update, embed_tokens, l2_to_init, rescale_norms
+from ti_flax.embedding.rows import ema_update, embed_tokens, l2_to_init, rescale_norms, sum_of
 from ti_flax.training.batches import CLASS_IMAGES, Batch, concat, draw
 from ti_flax.training.devices import AXIS
 from ti_flax.training.optimizer import apply_updates
@@ -21,7 +22,11 @@ STEP_METRICS = ("loss", "grad_norm", "finite")
 
 
 def denoising_loss(
-    rows: dict[str, jax.Array], frozen: dict, batch: Batch, config: StepConfig, class_batch: Batch | None = None
+    rows: dict[str, jax.Array],
+    frozen: dict,
+    batch: Batch,
+    config: StepConfig,
+    class_batch: Batch | None = None,
 ) -> jax.Array:
     """Mean denoising error of one batch, `[]` float32 (arXiv:2208.01618, eq. 2).
 
@@ -39,13 +44,13 @@ def denoising_loss(
     return jnp.mean(of_word) + config.objective.prior_loss_weight * jnp.mean(of_class)
 
 
-def denoising_error(
-    rows: dict[str, jax.Array], frozen: dict, batch: Batch, config: StepConfig
-) -> jax.Array:
+def denoising_error(rows: dict[str, jax.Array], frozen: dict, batch: Batch, config: StepConfig) -> jax.Array:
     """The weighted error of every value, `[batch, height, width, channels]` float32; arguments as above."""
     text_encoder, unet = config.model.text_encoder, config.model.unet
     table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    embedded = embed_tokens(table, rows["text_encoder"], batch.token_ids, first_added_id=config.first_added_id)
+    embedded = embed_tokens(
+        table, rows["text_encoder"], batch.token_ids, first_added_id=config.first_added_id
+    )
     hidden_states = text_encoder.apply({"params": frozen["text_encoder"]}, embedded)
     input_noise = batch.noise if batch.input_noise is None else batch.input_noise
     noisy = config.schedule.add_noise(batch.latents, input_noise, batch.timesteps)
@@ -122,10 +127,8 @@ def update(
 
 def norm_of_learning(gradient: dict[str, jax.Array], trainable: dict[str, np.ndarray]) -> jax.Array:
     """The norm of the gradient of all rows that learn, `[]`."""
-    squares = (
-        jnp.sum(jnp.square(each * trainable[encoder][:, None])) for encoder, each in gradient.items()
-    )
-    return jnp.sqrt(sum(squares))
+    squares = (jnp.sum(jnp.square(each * trainable[encoder][:, None])) for encoder, each in gradient.items())
+    return jnp.sqrt(sum_of(squares))
 
 
 def apply_update(
@@ -141,7 +144,7 @@ def apply_update(
     """
     optimizer = config.optimizer(lambda step: rate, config.clip)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.rows)
-    rows = apply_updates(state.rows, updates, config.trainable)
+    rows = apply_updates(state.rows, cast(dict[str, jax.Array], updates), config.trainable)
     rows = rescale_norms(config.rules, rows, config.trainable)
     mean = state.mean_rows
     if mean is not None:

@@ -37,7 +37,8 @@ class RunFacts:
       token: the new word.
       kind: object or style.
       vectors: rows it has.
-      width: numbers of a row.
+      width: numbers of a row of the first text encoder.
+      second_width: likewise of SDXL's second; 0 without one.
       base: the model's name, as given.
       single_file: whether that is one file.
       start: what the rows were before, in words.
@@ -68,6 +69,7 @@ class RunFacts:
     versions: dict[str, str] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=dict)
     finished: bool = False
+    second_width: int = 0
 
     def write(self, folder: Path) -> None:
         """Writes the file."""
@@ -152,6 +154,7 @@ _RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "kind": (" or ".join(KINDS), lambda value: value in KINDS),
     "vectors": _COUNT,
     "width": _COUNT,
+    "second_width": _COUNT,
     "base": _TEXT,
     "single_file": _TRUTH,
     "start": _TEXT,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import re
 import shlex
 from collections.abc import Iterable, Sequence
 from html import escape as _escape
@@ -16,6 +14,8 @@ import numpy as np
 from ti_flax.config.run_config import GROUPS, OPTIONS
 from ti_flax.config.values import options_of
 from ti_flax.console.messages import clock, warn
+from ti_flax.embedding.file_names import word_stem
+from ti_flax.embedding.usage import pipeline_code
 from ti_flax.errors import printable, shortened
 from ti_flax.files.atomic import atomic_write
 from ti_flax.files.written_files import record
@@ -109,9 +109,10 @@ def _head(facts: RunFacts) -> str:
     images = "one image" if facts.images == 1 else f"{facts.images} images"
     steps = "one step" if facts.steps == 1 else f"{facts.steps} steps"
     samples = "one sample" if facts.batch == 1 else f"{facts.batch} samples"
+    second = f" and {facts.second_width}" if facts.second_width else ""
     learned = (
-        f": {vectors} of {facts.width} numbers, learned from {images} in {steps} of {samples} at learning "
-        f"rate {facts.rate}, starting from {facts.start}."
+        f": {vectors} of {facts.width}{second} numbers, learned from {images} in {steps} of {samples} at "
+        f"learning rate {facts.rate}, starting from {facts.start}."
     )
     return (
         f"<header><h1>{escape(facts.token)}</h1><p>A Textual Inversion concept ({escape(facts.kind)}) for "
@@ -233,13 +234,13 @@ def _curves_of_evaluations(table: Sequence[Evaluation]) -> Iterable[str]:
         explanation="With the same images, timesteps and noise each time: only learning moves it.",
         mark=(best.step, f"best, step {best.step}") if gained(table) else None,
     )
-    count = min(len(table[-1].rows), _MOST_ROWS_DRAWN)
-    names = [f"vector {index + 1}" if count > 1 else "" for index in range(count)]
+    shown = list(table[-1].rows)[:_MOST_ROWS_DRAWN]
+    names = {vector: vector_name(vector) if len(shown) > 1 else "" for vector in shown}
     yield chart(
         "Length",
         [
-            Curve(name, step, np.asarray([each.rows[index].norm_to_median for each in table]))
-            for index, name in enumerate(names)
+            Curve(name, step, np.asarray([each.rows[vector].norm_to_median for each in table]))
+            for vector, name in names.items()
         ],
         explanation="As a multiple of the known words' median length.",
         limit=(OUT_OF_RANGE, "out of the range of known words"),
@@ -247,11 +248,16 @@ def _curves_of_evaluations(table: Sequence[Evaluation]) -> Iterable[str]:
     yield chart(
         "Likeness to the start",
         [
-            Curve(name, step, np.asarray([each.rows[index].cosine_to_start for each in table]))
-            for index, name in enumerate(names)
+            Curve(name, step, np.asarray([each.rows[vector].cosine_to_start for each in table]))
+            for vector, name in names.items()
         ],
         explanation="Cosine of the angle to what it started as: 1 is the same direction.",
     )
+
+
+def vector_name(vector: str) -> str:
+    """The name of a vector in words: `1_text_encoder_2` is `vector 1, text_encoder_2`."""
+    return f"vector {vector.replace('_', ', ', 1)}"
 
 
 def _rows(table: Sequence[Evaluation]) -> str:
@@ -261,32 +267,28 @@ def _rows(table: Sequence[Evaluation]) -> str:
     names = ("vector", "length", "x median", "longer than", "cosine to start", "nearest words", "at first")
     head = "".join(f"<th>{name}</th>" for name in names)
     lines = []
-    for index, (row, before) in enumerate(zip(last.rows, first.rows, strict=True), 1):
+    for vector, row in last.rows.items():
         cells = (
-            str(index),
+            escape(vector_name(vector).removeprefix("vector ")),
             f"{row.norm:.3f}",
             f"{row.norm_to_median:.2f}",
             f"{row.norm_percentile:.0f}% of words",
             f"{row.cosine_to_start:.3f}",
             escape(row.nearest_words),
-            escape(before.nearest_words),
+            escape(first.rows[vector].nearest_words),
         )
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return _section("Vectors", f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>')
 
 
 def _usage(facts: RunFacts) -> str:
-    name = re.sub(r"[^\w-]+", "", facts.token) or "concept"
+    name = word_stem(facts.token)
     article = "a painting in the style of" if facts.kind == "style" else "a photo of a"
     prompt, skip = f"{article} {facts.token}", _clip_skip(facts)
     base = _shown(facts.base)
     load = "from_single_file" if facts.single_file else "from_pretrained"
-    python = (
-        "from diffusers import StableDiffusionPipeline\n\n"
-        f"pipe = StableDiffusionPipeline.{load}({json.dumps(base)})\n"
-        'pipe.load_textual_inversion("learned_embeds.safetensors")\n'
-        f'pipe({json.dumps(prompt)}{f", clip_skip={skip}" if skip else ""}).images[0].save("picture.png")'
-    )
+    xl = facts.second_width > 0
+    python = pipeline_code(base, prompt, loader=load, sdxl=xl, clip_skip=skip)
     command = (
         f"python scripts/generate.py --pretrained_model_name_or_path {shlex.quote(base)} \\\n"
         f"  --learned_embeds learned_embeds.safetensors --prompt {shlex.quote(prompt)}"
@@ -294,12 +296,13 @@ def _usage(facts: RunFacts) -> str:
     )
     skipped = f' It was learned with "Clip skip" {skip + 1}: set the same.' if skip else ""
     file, word = f"<code>{escape(name)}.safetensors</code>", f"<code>{escape(name)}</code>"
+    copied = file if xl else f"<code>learned_embeds.safetensors</code> as {file}"
     return _section(
         "Use it",
         f"<h3>diffusers</h3><pre>{escape(python)}</pre>",
-        "<h3>Stable Diffusion Web UI</h3><p>Copy <code>learned_embeds.safetensors</code> as "
-        f"{file} into the folder <code>embeddings</code> and write {word} in prompts.{escape(skipped)}</p>",
-        f"<h3>ComfyUI</h3><p>Copy it as {file} into <code>models/embeddings</code> and write "
+        f"<h3>Stable Diffusion Web UI</h3><p>Copy {copied} into the folder <code>embeddings</code> and write "
+        f"{word} in prompts.{escape(skipped)}</p>",
+        f"<h3>ComfyUI</h3><p>Copy {copied} into <code>models/embeddings</code> and write "
         f"<code>embedding:{escape(name)}</code>.</p>",
         f"<h3>ti_flax</h3><pre>{escape(command)}</pre>",
     )
