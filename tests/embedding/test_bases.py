@@ -103,3 +103,9 @@ def test_a_second_half_alone_names_the_first(tmp_path):
     path = tmp_path / "learned_embeds_2.safetensors"
     with pytest.raises(WeightsError, match="put learned_embeds.safetensors beside it"):
         checked_rows(load_embedding(path), path, SDXL)
+
+
+def test_a_folder_with_half_of_a_pair_names_the_other_half(tmp_path):
+    save_learned_embeds(tmp_path / "learned_embeds.bin", "<a>", ROWS[FIRST])
+    with pytest.raises(WeightsError, match="put learned_embeds_2.bin beside it"):
+        checked_rows(load_embedding(tmp_path), tmp_path, SDXL)

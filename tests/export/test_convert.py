@@ -12,7 +12,7 @@ from tiny_folder import write_folder
 
 from ti_flax.commands import convert as convert_embeds
 from ti_flax.embedding.inspect import Model, describe_embeddings
-from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.learned_embeds import save_learned_embeds, write_learned_embeds
 from ti_flax.embedding.read import load_embedding
 from ti_flax.embedding.vocabulary import Vocabulary
 from ti_flax.errors import TiFlaxError
@@ -83,6 +83,14 @@ def test_the_line_at_the_end_of_a_run_is_a_command_for_tools_that_need_another_f
     assert read(place / words[3]).tobytes() == ROWS.tobytes()
     with pytest.raises((AssertionError, KeyError)):
         read(place / "cat.safetensors")
+
+
+def test_the_line_at_the_end_of_a_run_for_sdxl_names_the_file_that_is_there(place):
+    write_learned_embeds(place / "run", "<My Cat>", sdxl_rows())
+    line = other_forms(place / "run" / "learned_embeds.safetensors", "<My Cat>", sdxl=True)
+    programs, _, path = line.partition(": ")
+    assert programs == "for the Web UI, Forge, ComfyUI, InvokeAI, kohya's scripts and OneTrainer"
+    assert path.endswith("My-Cat.safetensors") and same(load_embedding(Path(path)).rows, sdxl_rows())
 
 
 def test_a_chain_through_every_form_keeps_word_and_bits(place, capsys):

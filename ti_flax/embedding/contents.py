@@ -27,8 +27,9 @@ from ti_flax.models.weights.torch_files import Empty, is_torch_file, read_torch
 
 # The text encoders that rows can be of; SDXL alone has the second.
 FIRST, SECOND = "text_encoder", "text_encoder_2"
-# Of SDXL's encoders. Only its second is as wide as that, so a file of such vectors needs to say no more.
-FIRST_WIDTH, SECOND_WIDTH = 768, 1280
+# Of SDXL's encoders, whose first is that of 1.x too, and of 2.x. Only SDXL's second is as wide as that, so a
+# file of such vectors needs to say no more.
+FIRST_WIDTH, SECOND_WIDTH, SD2_WIDTH = 768, 1280, 1024
 # Keys of files that hold the vectors of SDXL's text encoders, in this order.
 _TWO_ENCODERS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
 # Keys that stand for the vectors in files that do not hold their token.

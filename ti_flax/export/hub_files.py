@@ -24,7 +24,6 @@ _RESULT = (
     "learned_embeds-best.safetensors",
     "learned_embeds_2.bin",
     "learned_embeds_2.safetensors",
-    "learned_embeds_2-best.safetensors",
     "token_identifier.txt",
     "type_of_concept.txt",
     "metrics.csv",
