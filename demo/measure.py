@@ -66,7 +66,7 @@ class Studio:
         tokenizer = self._load_tokenizer()
         rows = np.zeros((1, self.width), np.float32)
         if embeds is not None:
-            rows = add_learned_embeds(tokenizer, embeds, width=self.width)
+            rows = add_learned_embeds(tokenizer, embeds, widths={"text_encoder": self.width})["text_encoder"]
             texts = [expand_known(tokenizer, text) for text in texts]
         whole = [*texts, *[""] * (-len(texts) % _AT_ONCE)]
         token_ids = encode_prompts(tokenizer, whole)

@@ -16,6 +16,7 @@ from fuzzed_readers import ROWS, in_archive
 from hostile_cases import Case, check, train, written
 from made_images import png as png_of_size
 from PIL import Image, PngImagePlugin
+from safetensors.numpy import save_file
 
 from ti_flax.commands import convert as convert_embeds
 from ti_flax.console.program import exit_code
@@ -231,6 +232,43 @@ def wide(option):
     return run
 
 
+def beside(content, rows=None):
+    """A first half for SDXL, shown, with something at the place of the second."""
+
+    def make(file):
+        save_learned_embeds(file, "<cat>", XL if rows is None else rows)
+        second = file.with_name("learned_embeds_2.safetensors")
+        second.unlink(missing_ok=True)
+        content(second) if callable(content) else written(second, content)
+
+    return shown(make, "learned_embeds.safetensors")
+
+
+def tensors_file(path):
+    """A model's file."""
+    save_file({f"unet.{n}.weight": np.zeros((2, 2), np.float32) for n in range(5)}, path)
+
+
+def half(token, vectors):
+    """A second half for SDXL."""
+    return lambda path: save_learned_embeds(path, token, np.ones((vectors, 1280), np.float32))
+
+
+def for_sdxl(option):
+    """Both halves, given to a run of another base."""
+
+    def run(folder):
+        save_learned_embeds(
+            folder / "learned_embeds.bin", "<wide>", {name: rows[:1] for name, rows in XL.items()}
+        )
+        start = {} if option == "extra_embeds" else {"initializer_token": None}
+        return train(folder, **{option: folder / "learned_embeds_2.bin"}, **start)
+
+    return run
+
+
+XL = {"text_encoder": np.ones((2, 768), np.float32), "text_encoder_2": np.ones((2, 1280), np.float32)}
+
 CASES = [
     Case("missing", "a file that is not there", shown(lambda path: None)),
     Case("empty", "a file of zero bytes", shown(b"")),
@@ -360,6 +398,18 @@ CASES = [
         loose=r"\d{6,}(?= pixels)",
     ),
     Case("terminal", "details with commands for the terminal", described),
+    Case(
+        "uneven",
+        "more vectors for one text encoder than for the other",
+        tensors(clip_l=("F32", (2, 768)), clip_g=("F32", (1, 1280))),
+    ),
+    Case("flux", "an embedding of Flux", tensors(clip_l=("F32", (1, 768)), t5=("F32", (1, 4096)))),
+    Case("half_empty", "a second half for SDXL of zero bytes", beside(b"")),
+    Case("half_model", "a model at the place of the second half", beside(tensors_file)),
+    Case("half_word", "halves of two words", beside(half("<dog>", 2))),
+    Case("half_vectors", "halves of different length", beside(half("<cat>", 3))),
+    Case("init_sdxl", "init_embeds for SDXL, given to another model", for_sdxl("init_embeds")),
+    Case("extra_sdxl", "extra_embeds for SDXL, given to another model", for_sdxl("extra_embeds")),
     Case("init_width", "init_embeds of another model", wide("init_embeds")),
     Case("extra_width", "extra_embeds of another model", wide("extra_embeds")),
     Case("token_outside", "a token that points out of a folder", converted("../../x")),

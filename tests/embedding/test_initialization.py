@@ -1,8 +1,11 @@
 """What a concept starts from, and embeddings beside it."""
 
+import hashlib
+
 import jax
 import numpy as np
 import pytest
+from sdxl_rows import FIRST, SECOND, sdxl_rows, write_safetensors
 
 from ti_flax.config.options import ConceptOptions
 from ti_flax.embedding.initialization import (
@@ -29,6 +32,35 @@ def ids(tokenizer, *words):
 def embeds(path, rows=TABLE[:3], token="<old>"):
     save_learned_embeds(path, token, rows)
     return str(path)
+
+
+def test_a_checkpoint_of_an_embedding_goes_on_belonging_to_it(tokenizer, tmp_path):
+    """Its origin is the digest of the rows, of two text encoders one after the other."""
+    path = embeds(tmp_path / "one.bin")
+    digest = hashlib.sha256(TABLE[:3].tobytes()).hexdigest()[:16]
+    assert start(tokenizer, init_embeds=path, num_vectors=None).origin == f"an embedding {digest}"
+    rows = sdxl_rows()
+    path = embeds(tmp_path / "learned_embeds.bin", rows)
+    digest = hashlib.sha256(rows[FIRST].tobytes() + rows[SECOND].tobytes()).hexdigest()[:16]
+    found = start(tokenizer, init_embeds=path, num_vectors=None)
+    assert (found.origin, found.num_vectors) == (f"an embedding {digest}", 3)
+    with pytest.raises(
+        WeightsError, match=r"this model \(8 wide\), found one for SDXL \(768 and 1280 wide\)"
+    ):
+        found.rows(TABLE, KEY)
+
+
+def test_what_onetrainer_has_behind_the_text_encoders_is_told(tokenizer, tmp_path, capsys):
+    rows = sdxl_rows()
+    both = {"clip_l": rows[FIRST], "clip_g": rows[SECOND]}
+    behind = {f"{key}_out": values for key, values in both.items()}
+    path = write_safetensors(tmp_path / "xl.safetensors", **both, **behind)
+    (found,) = read_frozen_embeddings([str(path)])
+    assert (found.token, found.file.vectors) == ("xl", 3)
+    said = "".join(capsys.readouterr())
+    assert f"note: {path} also has clip_g_out and clip_l_out, added behind the text encoder" in said
+    (concept,) = add_frozen_embeddings(tokenizer, [found], None)
+    assert concept.tokens == ("xl", "xl_1", "xl_2")
 
 
 def test_words_are_spread_over_the_vectors(tokenizer):

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sdxl_rows import FIRST, SECOND, same, sdxl_rows, write_pair
 from tiny_folder import write_folder
 
 from ti_flax.commands import convert as convert_embeds
-from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.inspect import Model, describe_embeddings
+from ti_flax.embedding.learned_embeds import save_learned_embeds, write_learned_embeds
 from ti_flax.embedding.read import load_embedding
+from ti_flax.embedding.vocabulary import Vocabulary
 from ti_flax.errors import TiFlaxError
 from ti_flax.export.convert import other_forms
 
@@ -82,6 +85,14 @@ def test_the_line_at_the_end_of_a_run_is_a_command_for_tools_that_need_another_f
         read(place / "cat.safetensors")
 
 
+def test_the_line_at_the_end_of_a_run_for_sdxl_names_the_file_that_is_there(place):
+    write_learned_embeds(place / "run", "<My Cat>", sdxl_rows())
+    line = other_forms(place / "run" / "learned_embeds.safetensors", "<My Cat>", sdxl=True)
+    programs, _, path = line.partition(": ")
+    assert programs == "for the Web UI, Forge, ComfyUI, InvokeAI, kohya's scripts and OneTrainer"
+    assert path.endswith("My-Cat.safetensors") and same(load_embedding(Path(path)).rows, sdxl_rows())
+
+
 def test_a_chain_through_every_form_keeps_word_and_bits(place, capsys):
     steps = [
         "1.bin",
@@ -122,6 +133,106 @@ def test_a_file_for_sdxl_stays_one(place, capsys):
     found = load_embedding(place / "again.safetensors")
     assert found.kind == "sdxl" and found.token == "xl" and (found.rows["text_encoder_2"] == second).all()
     assert found.details["modelspec.architecture"] == "stable-diffusion-xl-v1-base/textual-inversion"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_a_pair_for_sdxl_there_and_back(place, capsys, suffix):
+    rows = sdxl_rows()
+    safetensors(place / "onetrainer.safetensors", clip_l=rows[FIRST], clip_g=rows[SECOND])
+    target = place / "xl" / f"learned_embeds-steps-500{suffix}"
+    second = target.with_name(f"learned_embeds_2-steps-500{suffix}")
+    said = run(capsys, "onetrainer.safetensors", target, "--to", "diffusers", "--token", "<cat>")
+    assert said == (
+        f"{target} and {second}: diffusers form, token <cat>, 3 vectors of 768 and 1280 numbers in float32. "
+        "The word in prompts is <cat>."
+    )
+    for given in (target, second):
+        said = run(capsys, given, "back.safetensors", "--overwrite")
+        assert said.startswith("back.safetensors: kohya form, token <cat>, 3 vectors of 768 and 1280")
+        found = load_embedding(place / "back.safetensors")
+        assert found.kind == "sdxl" and found.token == "<cat>" and same(found.rows, rows)
+    with pytest.raises(TiFlaxError, match=f"learned_embeds-steps-500{suffix}: expected a new file"):
+        run(capsys, "onetrainer.safetensors", target, "--to", "diffusers")
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["1.bin", "1.safetensors", "1.safetensors --to diffusers", "1.pt", "1.pt --to automatic1111"]
+    + [f"1.safetensors --to {form}" for form in ("automatic1111", "invoke", "onetrainer")],
+)
+def test_every_form_for_sdxl_comes_from_every_other(place, capsys, step):
+    pytest.importorskip("torch")
+    rows = sdxl_rows(2)
+    sources = {
+        "kohya.safetensors": {"clip_l": rows[FIRST], "clip_g": rows[SECOND]},
+        "old.safetensors": {"text_encoders_0": rows[FIRST], "text_encoders_1": rows[SECOND]},
+        "one.safetensors": {"clip_l": rows[FIRST], "clip_g": rows[SECOND], "clip_g_out": rows[SECOND]},
+    }
+    for name, tensors in sources.items():
+        safetensors(place / name, **tensors)
+    write_pair(place / "learned_embeds.bin", "<cat>", rows)
+    run(capsys, "kohya.safetensors", "webui.pt", "--to", "automatic1111")
+    for source in (*sources, "learned_embeds.bin", "webui.pt"):
+        target, *flags = step.split()
+        target = Path(source).stem + target
+        said = run(capsys, source, target, *flags)
+        assert same(load_embedding(place / target).rows, rows)
+        assert ("without clip_g_out, which goes behind" in said) == (source == "one.safetensors")
+
+
+@pytest.mark.parametrize(("key", "there"), [("clip_l", "first"), ("clip_g", "second")])
+def test_one_text_encoder_of_sdxl_is_told(place, capsys, key, there):
+    safetensors(place / "half.safetensors", **{key: sdxl_rows()[FIRST if key == "clip_l" else SECOND]})
+    said = run(capsys, "half.safetensors", "a.safetensors")
+    assert f"in float32, for SDXL's {there} text encoder alone, which few programs but ComfyUI take" in said
+    shown = run(capsys, "--inspect", "half.safetensors")
+    assert f"fits        the {there} text encoder of SDXL alone" in shown and f"({key})" in shown
+
+
+def test_both_files_of_a_pair_are_shown(place, capsys):
+    pytest.importorskip("torch")
+    rows = sdxl_rows(2)
+    second = write_pair(place / "learned_embeds.safetensors", "<cat>", rows)
+    for given in ("learned_embeds.safetensors", "learned_embeds_2.safetensors", "."):
+        shown = run(capsys, "--inspect", given)
+        assert "form        diffusers: the token is the key, a file for each text encoder" in shown
+        lines = [line for line in shown.splitlines() if line.startswith("  file  ")]
+        assert len(lines) == 2 and f"{second.stat().st_size:,} bytes, sha256 " in lines[1]
+        assert (second.name in lines[1]) == (given != second.name)
+        assert "widths      768 (clip_l) and 1280 (clip_g)" in shown
+        assert "fits        SDXL (768 and 1280 wide)" in shown
+        norms = [", ".join(f"{norm:.4g}" for norm in np.linalg.norm(each, axis=1)) for each in rows.values()]
+        assert f"norms       clip_l {norms[0]}; clip_g {norms[1]}" in shown
+
+
+def test_the_nearest_words_of_both_text_encoders(place):
+    words = ["cat", "dog", "toy"]
+    tables = {name: rows * 0.1 for name, rows in sdxl_rows(3, (32, 48)).items()}
+    vocabularies = {
+        name: Vocabulary(table, [f"{word}</w>" for word in words], lambda at: words[at])
+        for name, table in tables.items()
+    }
+    model = Model("xl", {FIRST: 32, SECOND: 48}, 3, vocabularies)
+    rows = {FIRST: tables[FIRST][:2] * 9, SECOND: tables[SECOND][1:] * 9}
+    save_learned_embeds(place / "learned_embeds.bin", "<x>", rows)
+    found = [load_embedding(place / "learned_embeds.bin")]
+    shown = describe_embeddings(place / "learned_embeds.bin", found, model).splitlines()
+    assert "              xl: yes, its text encoders are 32 and 48 wide" in shown
+    first, second = shown.index("  clip_l"), shown.index("  clip_g")
+    assert [line.split("% of words")[1].split()[:2] for line in shown[first:second] if "% of" in line] == [
+        ["cat", "1.00,"],
+        ["dog", "1.00,"],
+    ]
+    assert [line.split("% of words")[1].split()[0] for line in shown[second:] if "% of" in line] == [
+        "dog",
+        "toy",
+    ]
+    one = Model("v1", {FIRST: 32}, 3, {FIRST: vocabularies[FIRST]})
+    shown = describe_embeddings(place / "learned_embeds.bin", found, one)
+    assert "not v1, whose text encoder is 32 wide" in shown and "norms       clip_l" in shown
+    save_learned_embeds(place / "one.bin", "<x>", rows[FIRST])
+    shown = describe_embeddings(place / "one.bin", [load_embedding(place / "one.bin")], model)
+    assert "not xl, whose text encoders are 32 and 48 wide" in shown and "cosine" not in shown
 
 
 def test_a_image_is_drawn_upon(place, capsys):

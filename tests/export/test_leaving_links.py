@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hub_run import ROWS, TOKEN, options
 from PIL import Image
+from sdxl_rows import sdxl_rows
 from tiny_folder import write_folder, write_images
 from tiny_run import configure
 
@@ -15,7 +16,11 @@ from ti_flax.data.images.load import load_images
 from ti_flax.data.prompts.captions import CaptionedImage, captions_beside
 from ti_flax.data.sources.table_options import ALL_AS_FOUND
 from ti_flax.data.sources.tables import hub_images
-from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.learned_embeds import (
+    learned_embeds_files,
+    save_learned_embeds,
+    write_learned_embeds,
+)
 from ti_flax.errors import DataError, OutputError, WeightsError
 from ti_flax.export.hub import RefusedError
 from ti_flax.export.hub import upload as upload_here
@@ -377,6 +382,25 @@ def test_rows_of_a_data_set_on_the_hub_name_files_of_its_own(datasets, monkeypat
             DataError, match="expected an image in the dataset's folder, found a path out of it"
         ):
             row_of_hub(datasets, monkeypatch, path)
+
+
+def test_every_file_of_an_embedding_for_sdxl_is_uploaded_and_no_other(finished, secret):
+    token, more = "<my-cat>", ("cat.safetensors", "learned_embeds_3.safetensors")
+    write_learned_embeds(finished, token, sdxl_rows())
+    (finished / "token_identifier.txt").write_text(token)
+    for name in more:
+        (finished / name).write_text("mine")
+    whole = {*learned_embeds_files(token, sdxl=True), "token_identifier.txt", "README.md"}
+    assert len(whole) == 7 and set(result_files(finished)) == whole
+    (finished / "token_identifier.txt").unlink()
+    assert set(result_files(finished)) == whole - {"token_identifier.txt", "my-cat.safetensors"}
+    (finished / "token_identifier.txt").write_text(token)
+    (finished / "my-cat.safetensors").unlink()
+    (finished / "my-cat.safetensors").symlink_to(secret)
+    with pytest.raises(LeavingLinkError):
+        result_files(finished)
+    (finished / "learned_embeds_2.safetensors").unlink()  # then it is no run for SDXL
+    assert "my-cat.safetensors" not in result_files(finished)
 
 
 def test_what_the_user_put_beside_the_result_is_not_uploaded(finished):

@@ -80,7 +80,7 @@ def test_load_textual_inversion_of_diffusers_gives_our_hidden_states(tmp_path, v
         save_learned_embeds(tmp_path / name, "<thing>", rows)
     tokenizer = load_tokenizer(base)
     first_added_id = len(tokenizer)
-    add_learned_embeds(tokenizer, tmp_path / "learned_embeds.safetensors", width=32)
+    add_learned_embeds(tokenizer, tmp_path / "learned_embeds.safetensors", widths={"text_encoder": 32})
     expected = our_hidden_states(base, tokenizer, rows, first_added_id)
 
     pipeline = StableDiffusionPipeline.from_pretrained(base)

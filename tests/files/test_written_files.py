@@ -24,6 +24,7 @@ OTHERS = (
     "holiday_images/1.jpeg",
     "cat_images/2.png",
     "learned_embeds_from_friend.pt",
+    "learned_embeds_3.safetensors",
     "validation/step-by-step.png",
 )
 
@@ -52,6 +53,23 @@ def test_only_what_is_listed_is_deleted_and_folders_that_are_empty_then(tmp_path
         fill(tmp_path, "unet/a/b.json")
         delete_written(tmp_path)
     assert not (tmp_path / "unet").exists() and files(tmp_path) == {*unlisted[:2], *OTHERS}
+
+
+@pytest.mark.parametrize("word", ["my-cat.safetensors", "Katze_2.safetensors"])
+def test_the_file_named_by_a_word_is_a_runs_where_it_is_listed(tmp_path, word):
+    """Nothing of that name is in the way of a run with another word."""
+    names = (
+        "learned_embeds_2.bin",
+        "learned_embeds_2-best.safetensors",
+        "learned_embeds_2-steps-5.safetensors",
+    )
+    assert all(map(can_be_written, names)) and not can_be_written(word)
+    assert can_be_written(word, word_file=word) and not can_be_written(word, word_file="cat.safetensors")
+    with only_run(tmp_path):
+        record(tmp_path, *names, word)
+        fill(tmp_path, *names, word, "other-cat.safetensors")
+        delete_written(tmp_path)
+    assert files(tmp_path) == {"other-cat.safetensors"}
 
 
 @pytest.mark.parametrize("name", [*OTHERS, "main.py", ".bashrc", "checkpoint-5/notes.txt", "unet", LIST])

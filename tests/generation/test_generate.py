@@ -1,16 +1,20 @@
 """The script that makes images, from its options to the files it leaves."""
 
+import hashlib
 import json
 import re
+import types
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from sdxl_rows import sdxl_rows
 from tiny_folder import write_folder
 
 from ti_flax.commands import generate
 from ti_flax.embedding.formats import Embedding, embedding_bytes
+from ti_flax.embedding.initialization import read_frozen_embeddings
 from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import TiFlaxError
 from ti_flax.export.embedding_card import plain_card
@@ -125,6 +129,24 @@ def test_embeddings_of_every_form_draw_the_same(place, tmp_path, one_device, cap
     assert (draw(place, tmp_path / "a.png", *flags, prompt="a onetrainer") == expected).all()
     draw(place, tmp_path / "a.png", *flags)
     assert "note: no prompt has onetrainer, the word of" in capsys.readouterr().err
+
+
+def test_a_folder_stands_for_the_embedding_in_it(place, tmp_path, one_device):
+    expected = draw(place, tmp_path / "a.png", "--learned_embeds", place / "thing.safetensors")
+    save_learned_embeds(tmp_path / "run" / "learned_embeds.bin", "<thing>", ROWS)
+    assert (draw(place, tmp_path / "a.png", "--learned_embeds", tmp_path / "run") == expected).all()
+
+
+def test_an_image_names_every_file_of_an_embedding(place, tmp_path):
+    save_learned_embeds(tmp_path / "learned_embeds.bin", "<xl>", sdxl_rows())
+    embeddings = read_frozen_embeddings([str(tmp_path), str(place / "other.bin")])
+    model = types.SimpleNamespace(pretrained_model_name_or_path="models/xl", clip_skip=0)
+    base, request = types.SimpleNamespace(file=None), types.SimpleNamespace(model=model)
+    named = generation._provenance(base, request, embeddings).embeddings
+    names = ("learned_embeds.bin", "learned_embeds_2.bin")
+    digests = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in names]
+    pair = [("<xl>", name, digest) for name, digest in zip(names, digests, strict=True)]
+    assert named[:2] == pair and [each[:2] for each in named[2:]] == [("<other>", "other.bin")]
 
 
 def test_a_prompt_may_spell_the_word_as_the_tokenizer_reads_it(place, tmp_path, one_device, capsys):

@@ -91,6 +91,14 @@ def webui(path, *, before_1_7=True):
     return name, rows[None] if rows.ndim == 1 else rows
 
 
+def webui_sdxl(path):
+    """The same with a model for SDXL, whose shape is the sum of both widths; Forge does so too."""
+    _, found = webui(path)
+    widths = [found["clip_g"].shape[-1], found["clip_l"].shape[-1]] if isinstance(found, dict) else []
+    assert sum(widths) == 2048, "the embedding is skipped"
+    return {"text_encoder": found["clip_l"], "text_encoder_2": found["clip_g"]}
+
+
 def comfy(path, key="clip_l"):
     """comfy/sd1_clip.py: load_embed."""
     tree = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
@@ -99,11 +107,33 @@ def comfy(path, key="clip_l"):
     return (tree[key] if key in tree else next(iter(tree.values()))).numpy()
 
 
+def comfy_sdxl(path):
+    """The same by each of SDXL's text encoders, then process_tokens, which leaves other widths out."""
+    found = {"text_encoder": comfy(path, "clip_l"), "text_encoder_2": comfy(path, "clip_g")}
+    widths = {"text_encoder": 768, "text_encoder_2": 1280}
+    return {name: rows for name, rows in found.items() if rows.shape[1] == widths[name]}
+
+
 def kohya(path):
     """train_textual_inversion.py: load_weights."""
     tree = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
     tree = tree.get("string_to_param", tree)
     return next(iter(tree.values())).numpy()
+
+
+def kohya_sdxl(path):
+    """sdxl_train_textual_inversion.py: load_weights, and what is done with both in train."""
+    tree = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    first, second = tree.get("clip_l"), tree.get("clip_g")
+    assert first is not None or second is not None
+    assert len(first) == len(list(second))
+    return {"text_encoder": first.numpy(), "text_encoder_2": second.numpy()}
+
+
+def kohya_sdxl_images(path):
+    """sdxl_gen_img.py, --textual_inversion_embeddings."""
+    tree = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    return {"text_encoder": tree["clip_l"].numpy(), "text_encoder_2": tree["clip_g"].numpy()}
 
 
 def invoke(path):
@@ -123,6 +153,24 @@ def invoke(path):
     if "clip_g" in tree and "clip_l" in tree:
         return tree["clip_l"].numpy(), tree["clip_g"].numpy()
     return next(iter(tree.values())).numpy()
+
+
+def invoke_sdxl(path):
+    """The same, then model_patcher.py: apply_ti, by the widths of SDXL's text encoders."""
+    first, second = invoke(path)
+    assert (first.shape[1], second.shape[1]) == (768, 1280)
+    return {"text_encoder": first, "text_encoder_2": second}
+
+
+def onetrainer_sdxl(path):
+    """EmbeddingLoaderMixin.py, then modules/modelSetup/BaseStableDiffusionXLSetup.py."""
+    try:
+        tree = _torch(path)
+    except Exception:
+        tree = _safetensors(path)
+    first = tree.get("clip_l_out", tree.get("clip_l", None))
+    second = tree.get("clip_g_out", tree.get("clip_g", None))
+    return {"text_encoder": first.detach().numpy(), "text_encoder_2": second.detach().numpy()}
 
 
 def onetrainer(path):

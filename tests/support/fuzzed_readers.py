@@ -26,6 +26,7 @@ from ti_flax.data.sources.table_options import ALL_AS_FOUND
 from ti_flax.embedding.formats import FORMS, Embedding, embedding_bytes
 from ti_flax.embedding.png import hide_bytes, tree_bytes
 from ti_flax.embedding.read import read_embeddings
+from ti_flax.errors import TiFlaxError
 from ti_flax.export.embedding_card import plain_card
 from ti_flax.generation.prompt_file import PromptLine, read_prompt_file
 from ti_flax.models.noise_schedule import NoiseSchedule
@@ -187,6 +188,32 @@ def _numpy() -> tuple[Sample, ...]:
 def _check_numpy(path: Path) -> None:
     made = read_numpy(path)
     require(not isinstance(made, np.ndarray) or not made.dtype.hasobject, "no objects")
+
+
+@functools.cache
+def _halves() -> tuple[Sample, ...]:
+    """Of diffusers' two files for SDXL, with widths that only the name tells apart."""
+    suffixes = FORMS["diffusers"]
+    half = Embedding("<cat>", "<cat>", {"text_encoder": ROWS})
+    return tuple(Sample(embedding_bytes(half, "diffusers", suffix), suffix) for suffix in suffixes)
+
+
+def _check_pair(path: Path) -> None:
+    """Reads a file as each half beside a valid other one."""
+    wrong: list[TiFlaxError] = []
+    for places in (("learned_embeds", "learned_embeds_2"), ("learned_embeds_2", "learned_embeds")):
+        with tempfile.TemporaryDirectory() as folder:
+            mine, other = (Path(folder) / f"{name}{path.suffix}" for name in places)
+            mine.write_bytes(path.read_bytes())
+            valid = next(each for each in _halves() if each.suffix == path.suffix)
+            other.write_bytes(valid.content)
+            for given in (mine, other):
+                try:
+                    _check_embeddings(given)
+                except TiFlaxError as error:
+                    wrong.append(error)
+    if wrong:
+        raise wrong[0]
 
 
 def _check_embeddings(path: Path) -> None:
@@ -383,6 +410,7 @@ READERS = {
     "torch": Reader(_torch, _check_torch),
     "numpy": Reader(_numpy, _check_numpy),
     "embedding": Reader(_embeddings, _check_embeddings),
+    "embedding_pair": Reader(_halves, _check_pair),
     "embedding_picture": Reader(_embedding_images, _check_embeddings),
     "config": Reader(_always((_CONFIG, ".yaml")), _check_config),
     "model_config": Reader(

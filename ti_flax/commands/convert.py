@@ -3,11 +3,14 @@
     %(prog)s learned_embeds.safetensors my-cat.pt
     %(prog)s my-cat.png learned_embeds.bin --token "<my-cat>"
     %(prog)s embeddings_gs-6099.pt my-cat.safetensors --to kohya
+    %(prog)s my-sdxl-cat.safetensors learned_embeds.safetensors --to diffusers
     %(prog)s --inspect my-cat.pt --pretrained_model_name_or_path MODEL
 
 What IN is, its content says: files of diffusers, of AUTOMATIC1111's Web UI (.pt, .safetensors, and images
 that carry an embedding), of kohya's scripts, InvokeAI, OneTrainer, the original repository and diffusers'
-first Flax script. No PyTorch is needed, and nothing in a file is executed.
+first Flax script. For SDXL diffusers has two files, learned_embeds and learned_embeds_2: either of them, or
+their folder, stands for both, and OUT is the first of them. No PyTorch is needed, and nothing in a file is
+executed.
 """
 
 import argparse
@@ -30,7 +33,13 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
         usage="%(prog)s IN OUT [--to FORM] [--name value ...]\n       %(prog)s --inspect FILE",
     )
     add = parser.add_argument
-    add("input", metavar="IN", type=Path, nargs="?", help="embedding file of any kind")
+    add(
+        "input",
+        metavar="IN",
+        type=Path,
+        nargs="?",
+        help="embedding file of any kind, or a folder of learned_embeds",
+    )
     add("output", metavar="OUT", type=Path, nargs="?", help="file to write")
     add(
         "--to",
@@ -38,8 +47,8 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
         choices=_FORMS,
         help="diffusers (.safetensors, .bin), automatic1111 (.pt, .safetensors, .png), kohya (.safetensors, "
         ".pt), invoke (.safetensors), onetrainer (.safetensors) or rinongal (.pt), the original repository; "
-        "if left out, .safetensors and .bin are diffusers', .pt and .png the Web UI's, and a file for SDXL "
-        "kohya's",
+        "if left out, .safetensors and .bin are diffusers', .pt and .png the Web UI's, and for SDXL "
+        ".safetensors and .pt kohya's",
     )
     add(
         "--token",

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from ti_flax.console.messages import say
-from ti_flax.embedding.contents import FIRST, FIRST_WIDTH, SECOND, EmbeddingFile
+from ti_flax.embedding.contents import FIRST, FIRST_WIDTH, SD2_WIDTH, SECOND, EmbeddingFile
 from ti_flax.embedding.file_names import first_half, second_half
 from ti_flax.errors import WeightsError
 
 SDXL = "SDXL"
-_ONE_ENCODER = {FIRST_WIDTH: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}
+_ONE_ENCODER = {FIRST_WIDTH: "Stable Diffusion 1.x", SD2_WIDTH: "Stable Diffusion 2.x"}
 _ORDINALS = {FIRST: "first", SECOND: "second"}
 
 
@@ -102,13 +102,10 @@ def _wide(widths: Mapping[str, int]) -> str:
 
 def _other_half_remedy(file: EmbeddingFile, path: Path, widths: Mapping[str, int]) -> str:
     """What to do where a file can be half of diffusers' pair for SDXL and the other half is not there."""
-    ((name, rows),) = [*file.rows.items()][:1]
-    if (
-        file.kind != "diffusers"
-        or len(file.rows) > 1
-        or len(widths) == 1
-        or widths.get(name) != rows.shape[1]
-    ):
+    name, rows = next(iter(file.rows.items()))
+    alone = file.kind == "diffusers" and len(file.rows) == 1
+    if not alone or len(widths) == 1 or widths[name] != rows.shape[1]:
         return ""
+    path = file.files[0] if file.files else path
     other = second_half(path) if name == FIRST else first_half(path)
     return f"If it is half of a pair for SDXL, put {other.name} beside it." if other is not None else ""

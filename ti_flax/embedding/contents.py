@@ -27,8 +27,9 @@ from ti_flax.models.weights.torch_files import Empty, is_torch_file, read_torch
 
 # The text encoders that rows can be of; SDXL alone has the second.
 FIRST, SECOND = "text_encoder", "text_encoder_2"
-# Of SDXL's encoders. Only its second is as wide as that, so a file of such vectors needs to say no more.
-FIRST_WIDTH, SECOND_WIDTH = 768, 1280
+# Of SDXL's encoders, whose first is that of 1.x too, and of 2.x. Only SDXL's second is as wide as that, so a
+# file of such vectors needs to say no more.
+FIRST_WIDTH, SECOND_WIDTH, SD2_WIDTH = 768, 1280, 1024
 # Keys of files that hold the vectors of SDXL's text encoders, in this order.
 _TWO_ENCODERS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
 # Keys that stand for the vectors in files that do not hold their token.
@@ -170,24 +171,33 @@ def _from_tensors(path: Path, tensors: Mapping[str, Any], details: Mapping[str, 
             both = {name: inner[name] for name in names if name in inner}
             dtype = str(next(iter(both.values())).dtype)
             return [EmbeddingFile(_rows_of_both(path, both, names), "sdxl", token, details, dtype)]
-    if len(inner) > 1 and (known := [name for name in inner if name in _TWO_ENCODERS[0]]):
-        others = ", ".join(sorted(set(inner) - set(known))[:4])
-        raise _no_embedding(
-            path, f"{' and '.join(known)} with {others}, for neither Stable Diffusion nor SDXL"
-        )
     for name, kind in _NAMELESS.items():
         if set(inner) == {name}:
             rows = _rows(path, name, inner[name])
             return [EmbeddingFile(rows, kind, token, details=details, dtype=str(inner[name].dtype))]
-    # A model's tensors have dots in their names, and there are hundreds.
-    if not inner or len(inner) > 1 and (len(inner) > _MOST_TOKENS or any("." in name for name in inner)):
-        shown = ", ".join(sorted(inner)[:4])
-        raise _no_embedding(path, f"{len(inner)} tensors, {shown}" if inner else "no tensor")
-    _require_few_numbers(path, inner.values())
+    _require_tokens(path, inner)
     return [
         EmbeddingFile(_rows(path, name, values), "diffusers", name, details=details, dtype=str(values.dtype))
         for name, values in inner.items()
     ]
+
+
+def _require_tokens(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Refuses tensors whose names are not those of tokens."""
+    known = sorted(set(tensors) & {*_TWO_ENCODERS[0]})
+    if known:
+        others = ", ".join(sorted(set(tensors) - {*known})[:4])
+        raise WeightsError(
+            path,
+            expected="an embedding for Stable Diffusion 1.x, 2.x or SDXL",
+            found=f"{' and '.join(known)} with {others}, of another model",
+            remedy="Use one that was trained on the same base.",
+        )
+    # A model's tensors have dots in their names, and there are hundreds.
+    names = sorted(tensors)
+    if not names or len(names) > 1 and (len(names) > _MOST_TOKENS or any("." in name for name in names)):
+        raise _no_embedding(path, f"{len(names)} tensors, {', '.join(names[:4])}" if names else "no tensor")
+    _require_few_numbers(path, tensors.values())
 
 
 def _is_behind(name: str) -> bool:
@@ -239,8 +249,11 @@ def _rows_of_both(path: Path, tensors: Mapping[str, Any], names: tuple[str, str]
     """The rows under keys that say their text encoder, of one or both."""
     read = {name: _as_rows(path, name, values) for name, values in tensors.items()}
     if len({len(rows) for rows in read.values()}) > 1:
-        raise _no_embedding(
-            path, " and ".join(f"{name} of {len(rows)} vectors" for name, rows in read.items())
+        raise WeightsError(
+            path,
+            expected="as many vectors for each text encoder",
+            found=" and ".join(f"{name} of {len(rows)}" for name, rows in read.items()),
+            remedy="Take the file as its trainer wrote it.",
         )
     return {encoder: read[name] for encoder, name in zip((FIRST, SECOND), names, strict=True) if name in read}
 

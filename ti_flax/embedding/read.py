@@ -13,13 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ti_flax.embedding.contents import FIRST, FIRST_WIDTH, SECOND, SECOND_WIDTH, EmbeddingFile, read_file
+from ti_flax.embedding.contents import (
+    FIRST,
+    FIRST_WIDTH,
+    SD2_WIDTH,
+    SECOND,
+    SECOND_WIDTH,
+    EmbeddingFile,
+    read_file,
+)
 from ti_flax.embedding.file_names import LEARNED_EMBEDS, PAIRED, first_half, second_half
 from ti_flax.errors import WeightsError
 
 __all__ = ["EmbeddingFile", "load_embedding", "read_embeddings"]
-
-_SD2_WIDTH = 1024
 
 
 def load_embedding(path: Path, token: str | None = None) -> EmbeddingFile:
@@ -68,7 +74,7 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _may_be_half(embedding: EmbeddingFile) -> bool:
-    return embedding.kind == "diffusers" and embedding.token is not None and _width(embedding) != _SD2_WIDTH
+    return embedding.kind == "diffusers" and embedding.token is not None and _width(embedding) != SD2_WIDTH
 
 
 def _width(embedding: EmbeddingFile) -> int:
@@ -113,7 +119,7 @@ def _other_half(path: Path) -> EmbeddingFile | None:
 
 def _are_sdxls(first: int, second: int) -> bool:
     """Whether widths are those of SDXL's text encoders, or of a model with two that nobody released."""
-    known = (FIRST_WIDTH, _SD2_WIDTH, SECOND_WIDTH)
+    known = (FIRST_WIDTH, SD2_WIDTH, SECOND_WIDTH)
     return (first, second) == (FIRST_WIDTH, SECOND_WIDTH) or not {first, second} & {*known}
 
 

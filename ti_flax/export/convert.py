@@ -50,13 +50,17 @@ class ConvertRequest:
     overwrite: bool = False
 
 
-def other_forms(learned: Path, token: str) -> str:
-    """The line with the command for the tools that do not read a run's own file.
+def other_forms(learned: Path, token: str, *, sdxl: bool = False) -> str:
+    """The line for the tools that do not read a run's own file: a command, or for SDXL where theirs is.
 
     Args:
       learned: the file.
       token: its word.
+      sdxl: whether it is for SDXL.
     """
+    if sdxl:
+        made = learned.with_name(f"{word_stem(token)}.safetensors")
+        return f"for the Web UI, Forge, ComfyUI, InvokeAI, kohya's scripts and OneTrainer: {made}"
     program = started_alike("convert", "convert_embeds")
     command = shlex.join([*program, str(learned), f"{word_stem(token)}.safetensors"])
     return f"for InvokeAI: {command} --to invoke; for OneTrainer: --to onetrainer"

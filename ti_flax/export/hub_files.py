@@ -9,8 +9,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from ti_flax.embedding.file_names import word_stem
 from ti_flax.files.atomic_folders import sealed_files
 from ti_flax.files.folder_files import require_inside
+from ti_flax.files.regular import read_regular
 from ti_flax.files.written_files import CARD, recorded
 
 CONCEPT_IMAGES, EXAMPLE_IMAGES = "concept_images", "example_images"
@@ -20,6 +22,8 @@ _RESULT = (
     "learned_embeds.bin",
     "learned_embeds.safetensors",
     "learned_embeds-best.safetensors",
+    "learned_embeds_2.bin",
+    "learned_embeds_2.safetensors",
     "token_identifier.txt",
     "type_of_concept.txt",
     "metrics.csv",
@@ -31,6 +35,7 @@ _RESULT = (
 _WITH_CONCEPT_IMAGES = (f"{CONCEPT_IMAGES}/*.jpeg", "contact_sheet*.png", "report.html")
 _PIPELINE = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
 _CARRIED = ("safety_checker", "feature_extractor")
+_LONGEST_TOKEN = 2**16
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 # Images of an earlier upload, which go where a new one has none of the name; regular expressions.
@@ -40,7 +45,7 @@ REPLACED = (rf"({CONCEPT_IMAGES}|{EXAMPLE_IMAGES})/\d+\.jpeg", r"validation/step
 def result_files(folder: Path) -> list[str]:
     """The embedding, its card, curves and images; training images only if `concept_images/` has some."""
     shows = any((folder / CONCEPT_IMAGES).glob("*.jpeg"))
-    return _found(folder, [*_RESULT, *(_WITH_CONCEPT_IMAGES if shows else ())])
+    return _found(folder, [*_RESULT, *_word_file(folder), *(_WITH_CONCEPT_IMAGES if shows else ())])
 
 
 def pipeline_files(folder: Path) -> list[str]:
@@ -57,6 +62,17 @@ def checkpoint_files(folder: Path) -> list[str]:
         inside = _found(folder, [name, f"{name}/**/*"], listed=False)
         found += [each for each in inside if sealed is None or each.removeprefix(f"{name}/") in sealed]
     return found
+
+
+def _word_file(folder: Path) -> list[str]:
+    """The name of the file that has both text encoders of SDXL, in a run's folder for SDXL."""
+    if not (folder / "learned_embeds_2.safetensors").is_file():
+        return []
+    try:
+        token = read_regular(folder / "token_identifier.txt", _LONGEST_TOKEN).decode(errors="replace")
+    except OSError:
+        return []
+    return [f"{word_stem(token)}.safetensors"]
 
 
 def megabytes(folder: Path, files: Iterable[str]) -> float:

@@ -33,15 +33,23 @@ _LONGEST_LIST = 2**26
 _NAMES = re.compile(
     r"README\.md|run\.json|report\.html|metrics\.csv|signals\.csv|contact_sheet\.png"
     r"|token_identifier\.txt|type_of_concept\.txt"
-    r"|learned_embeds(-best|-steps-\d+)?\.(safetensors|bin)"
+    r"|learned_embeds(_2)?(-best|-steps-\d+)?\.(safetensors|bin)"
     r"|validation/step-\d+\.png|(concept|example)_images/\d+\.jpeg"
 )
+# What a file of both text encoders of SDXL can be called, by its word (ti_flax/embedding/file_names.py).
+_WORD_FILE = re.compile(r"(?!learned_embeds)[\w-]+\.safetensors", re.IGNORECASE)
 _PIPELINE = re.compile(rf"model_index\.json|({'|'.join(PARTS)})/.+", re.DOTALL)
 
 
-def can_be_written(name: str, *, pipeline: bool = True) -> bool:
-    """Whether a run may write a file of that name, relative to its folder; checkpoints apart."""
-    return bool(_NAMES.fullmatch(name) or (pipeline and _PIPELINE.fullmatch(name)))
+def can_be_written(name: str, *, pipeline: bool = True, word_file: str | None = None) -> bool:
+    """Whether a run may write a file of that name, relative to its folder; checkpoints apart.
+
+    Args:
+      name: of the file.
+      pipeline: whether the run writes the whole pipeline.
+      word_file: what it calls the file that is named by its word, for SDXL.
+    """
+    return bool(name == word_file or _NAMES.fullmatch(name) or (pipeline and _PIPELINE.fullmatch(name)))
 
 
 def is_list(folder: Path) -> bool:
@@ -61,7 +69,8 @@ def written(folder: Path) -> set[str]:
     Names that no run writes, and what lies behind a link to elsewhere, are left out whatever the list says.
     """
     entries = _entries(folder) or {}
-    names = (name for name in entries if can_be_written(name) and _is_inside(folder, name))
+    possible = (name for name in entries if can_be_written(name) or _WORD_FILE.fullmatch(name))
+    names = (name for name in possible if _is_inside(folder, name))
     return {name for name in names if _is_unedited(folder / name, entries[name])}
 
 
