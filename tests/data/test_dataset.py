@@ -77,21 +77,32 @@ def test_few_sizes_hold_every_number_and_a_large_set_wastes_little():
     assert padded_size(65, 256) == padded_size(256, 256) == 256 and padded_size(257, 256) == 320
 
 
+@pytest.mark.parametrize("sized", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_padding_keeps_what_is_there_and_counts_it(masked):
+def test_padding_keeps_what_is_there_and_counts_it(masked, sized):
     rng = np.random.default_rng(0)
     posteriors = rng.normal(size=(9, 2, 4, 4, 8)).astype(np.float32)
     weights = rng.uniform(size=(9, 2, 4, 4)).astype(np.float32) if masked else None
     groups, places = np.arange(9, dtype=np.int32)[::-1], np.repeat(np.arange(9, dtype=np.int32), 8)
     token_ids = rng.integers(0, 99, (9, 7, 5)).astype(np.int32)
-    examples = Dataset((Bucket(posteriors, groups, places, weights),), token_ids)
-    examples = with_class_images(examples, [posteriors[:3]], token_ids[0])
+    sizes = rng.uniform(size=(9, 2, 6)).astype(np.float32) if sized else None
+    examples = Dataset((Bucket(posteriors, groups, places, weights, sizes),), token_ids)
+    class_sizes = [sizes[3:6]] if sized else None
+    examples = with_class_images(examples, [posteriors[:3]], token_ids[0], class_sizes)
     found = padded(examples)
     [bucket], [class_bucket] = found.buckets, found.class_buckets
     assert bucket.posteriors.shape == (16, 2, 4, 4, 8) and bucket.sample_indices.shape == (512,)
     assert bucket.places == 72 and class_bucket.places == 3 and class_bucket.posteriors.shape[0] == 8
-    for long, short in zip(bucket[:4], examples.buckets[0], strict=True):
+    for long, short in zip(bucket[:5], examples.buckets[0], strict=True):
         assert long is short is None or np.array_equal(long[: len(short)], short)
+    # Sizes are small: they stay where posteriors are sent call by call.
+    streamed = padded(examples, streamed=True).buckets[0]
+    assert len(streamed.posteriors) == 0
+    if sized:
+        np.testing.assert_array_equal(streamed.time_ids, bucket.time_ids)
+        np.testing.assert_array_equal(class_bucket.time_ids[:3], sizes[3:6])
+    else:
+        assert streamed.time_ids is class_bucket.time_ids is None
     for table, ids in ((found.prompts, token_ids), (found.class_prompts, token_ids[:1])):
         groups, variants, _ = ids.shape
         assert table.variants == variants and table.token_ids.shape == (512, 5)

@@ -28,12 +28,17 @@ def said(monkeypatch):
     return lines
 
 
+def sizes_of(pixels):
+    """Any: nothing of them is encoded."""
+    return np.zeros((len(pixels), 2, 6), np.float32)
+
+
 def images_of(*counts, masked=False):
     groups, first = [], 0
     for number, count in enumerate(counts):
         pixels = random_pixels(count, seed=number)
         masks = np.full(pixels.shape[:3], 255, np.uint8) if masked else None
-        groups.append(ImageGroup(np.arange(first, first + count), pixels, masks))
+        groups.append(ImageGroup(np.arange(first, first + count), pixels, sizes_of(pixels), masks))
         first += count
     return TrainingImages(tuple(groups), tuple(map(str, range(first))))
 
@@ -112,7 +117,8 @@ def test_what_exceeds_the_machine_stays_in_files_where_there_is_room(params, sai
 def test_nothing_is_encoded_to_know_it_and_wrong_sides_are_refused(params, monkeypatch):
     monkeypatch.setattr(Encoder, "encode", lambda *_: 1 / 0)
     settled(params, images_of(2))
-    odd = TrainingImages((ImageGroup(np.arange(1), np.zeros((1, 17, 17, 3), np.uint8)),), ("a",))
+    pixels = np.zeros((1, 17, 17, 3), np.uint8)
+    odd = TrainingImages((ImageGroup(np.arange(1), pixels, sizes_of(pixels)),), ("a",))
     with pytest.raises(ConfigError, match="^resolution: expected a multiple of 2"):
         settled(params, odd)
 

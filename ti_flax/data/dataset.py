@@ -29,12 +29,15 @@ class Bucket(NamedTuple):
       sample_indices: `[samples]` int32, indices of images, each as often as an epoch shows it.
       loss_weights: `[images, 2, height, width]` float32, of mean 1 over an image, what a place in the
         image counts in the loss; None if all count the same.
+      time_ids: `[images, sides, 6]` float32, the micro-conditioning of the pictures in `posteriors`: original
+        height and width, crop top and left, target height and width; None for models that take none.
     """
 
     posteriors: Posteriors
     prompts: np.ndarray
     sample_indices: np.ndarray
     loss_weights: np.ndarray | None = None
+    time_ids: np.ndarray | None = None
 
 
 class Dataset(NamedTuple):
@@ -63,6 +66,7 @@ class PaddedBucket(NamedTuple):
       prompts: `[padded images]` int32.
       sample_indices: `[padded places]` int32.
       loss_weights: `[padded images, 2, height, width]` float32, or none likewise; None without masks.
+      time_ids: `[padded images, sides, 6]` float32; None for models that take none.
       places: `[]` int32, how many of `sample_indices` count.
     """
 
@@ -70,6 +74,7 @@ class PaddedBucket(NamedTuple):
     prompts: jax.Array | np.ndarray
     sample_indices: jax.Array | np.ndarray
     loss_weights: jax.Array | np.ndarray | None
+    time_ids: jax.Array | np.ndarray | None
     places: jax.Array | np.ndarray
 
 
@@ -119,7 +124,7 @@ def padded(examples: Dataset, *, streamed: bool = False, hollow: bool = False) -
 
 def padded_bucket(bucket: Bucket, *, streamed: bool = False, hollow: bool = False) -> PaddedBucket:
     """A bucket in arrays of `padded_size`; see `padded`."""
-    posteriors, prompts, places, weights = bucket
+    posteriors, prompts, places, weights, time_ids = bucket
     images = held = padded_size(len(posteriors), FEWEST_IMAGES)
     if hollow:
         posteriors = np.broadcast_to(np.float32(0.0), (images, *posteriors.shape[1:]))
@@ -131,6 +136,7 @@ def padded_bucket(bucket: Bucket, *, streamed: bool = False, hollow: bool = Fals
         prompts=lengthened(prompts, images),
         sample_indices=lengthened(places, padded_size(len(places), FEWEST_ROWS)),
         loss_weights=None if weights is None else lengthened(weights, held),
+        time_ids=None if time_ids is None else lengthened(time_ids, images),
         places=np.asarray(len(places), np.int32),
     )
 
@@ -197,17 +203,24 @@ def encoded(examples: Dataset) -> Dataset:
     )
 
 
-def with_class_images(examples: Dataset, posteriors: Sequence[Posteriors], token_ids: np.ndarray) -> Dataset:
+def with_class_images(
+    examples: Dataset,
+    posteriors: Sequence[Posteriors],
+    token_ids: np.ndarray,
+    time_ids: Sequence[np.ndarray | None] | None = None,
+) -> Dataset:
     """The examples with images of the word's class beside them.
 
     Args:
       examples: the training images.
       posteriors: for each bucket, `[images, sides, height, width, 2 * channels]` float32 of its shape.
       token_ids: `[prompts, tokens]` int32, of which a class image takes any.
+      time_ids: for each bucket, `[images, sides, 6]` float32 as in a `Bucket`; None where a model takes none.
     """
+    told = [None] * len(posteriors) if time_ids is None else time_ids
     buckets = tuple(
-        Bucket(each, np.zeros(len(each), np.int32), np.arange(len(each), dtype=np.int32))
-        for each in posteriors
+        Bucket(each, np.zeros(len(each), np.int32), np.arange(len(each), dtype=np.int32), time_ids=its)
+        for each, its in zip(posteriors, told, strict=True)
     )
     return examples._replace(class_buckets=buckets, class_token_ids=token_ids[None])
 

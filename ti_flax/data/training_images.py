@@ -13,7 +13,7 @@ from ti_flax.console.messages import say, warn
 from ti_flax.data.dataset import Bucket, weighted_sample_indices
 from ti_flax.data.encoding import Encoding
 from ti_flax.data.images.buckets import Shape, ShapeRules
-from ti_flax.data.images.load import TrainingImages, load_images
+from ti_flax.data.images.load import ImageGroup, TrainingImages, load_images
 from ti_flax.data.images.masks import MASK_SUFFIX, MaskRules, loss_weights
 from ti_flax.data.latent_cache import FOLDER, LatentCache
 from ti_flax.data.prompts.captions import CAPTION_EXTENSIONS
@@ -23,7 +23,7 @@ from ti_flax.files.cache import default_cache_dir, private_folder, why_not_defau
 
 
 def read_images(
-    options: ImageOptions, captions: str, roles: Sequence[tuple[str, Path]] = ()
+    options: ImageOptions, captions: str, roles: Sequence[tuple[str, Path]] = (), *, of_sdxl: bool = False
 ) -> TrainingImages:
     """Reads the training images, and says what was found.
 
@@ -31,8 +31,9 @@ def read_images(
       options: of images.
       captions: the option of that name.
       roles: files and folders that other options name, each with its option.
+      of_sdxl: whether they are for an SDXL model, which has shapes of its own (`ShapeRules`).
     """
-    shapes = ShapeRules(reso_steps=options.bucket_reso_steps, max_shapes=options.max_buckets)
+    shapes = ShapeRules(reso_steps=options.bucket_reso_steps, max_shapes=options.max_buckets, of_sdxl=of_sdxl)
     folder = Path(options.mask_dir) if options.mask_dir is not None else None
     images = load_images(
         options.train_data_dir,
@@ -125,6 +126,7 @@ def make_buckets(
     *,
     prompts: Sequence[int],
     weights: Sequence[int],
+    sizes: bool = False,
 ) -> tuple[Bucket, ...]:
     """Puts the images of each shape into a bucket, not encoded yet, and turns their masks into weights.
 
@@ -134,6 +136,7 @@ def make_buckets(
       encoding: of these images.
       prompts: for each image the group of token ids that describes it.
       weights: for each image how often it is shown; only the ratios matter.
+      sizes: whether the model takes the images' sizes and crops (SDXL).
     """
     places = weighted_sample_indices(weights, [group.indices for group in images.groups])
     buckets = []
@@ -146,11 +149,18 @@ def make_buckets(
             weighed = loss_weights(
                 group.masks, factor=factor, unmasked_weight=options.unmasked_weight, names=names
             )
-        buckets.append(Bucket(posteriors, np.asarray(prompts, np.int32)[group.indices], shown, weighed))
+        described = np.asarray(prompts, np.int32)[group.indices]
+        told = sizes_told(group, encoding) if sizes else None
+        buckets.append(Bucket(posteriors, described, shown, weighed, told))
     masked = options.alpha_mask or options.mask_dir is not None
     if masked and all(bucket.loss_weights is None for bucket in buckets):
         say("note: the masks change nothing: every part of every image counts the same")
     return tuple(buckets)
+
+
+def sizes_told(group: ImageGroup, encoding: Encoding) -> np.ndarray:
+    """The micro-conditioning of the pictures of a group that are encoded, `[images, sides, 6]` float32."""
+    return group.time_ids[:, list(encoding.sides)]
 
 
 def latents_cache(options: ImageOptions) -> LatentCache | None:

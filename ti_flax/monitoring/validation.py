@@ -13,7 +13,7 @@ import numpy as np
 
 from ti_flax.data.dataset import Bucket, PaddedBucket, PaddedDataset, lengthened, padded_bucket, padded_size
 from ti_flax.hosts.compilation import Compilation
-from ti_flax.training.batches import Choice, SampleKeys, one_sample, picture_of
+from ti_flax.training.batches import Choice, SampleKeys, one_sample, picture_of, time_ids_of
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
 from ti_flax.training.step import denoising_error
@@ -141,6 +141,7 @@ def looked_at(buckets: Sequence[Bucket], chosen: EvalSet) -> tuple[list[Bucket],
                 bucket.prompts[images],
                 np.arange(len(images), dtype=np.int32),
                 None if bucket.loss_weights is None else bucket.loss_weights[images],
+                None if bucket.time_ids is None else bucket.time_ids[images],
             )
         )
         places.append(indices._replace(image=np.searchsorted(images, indices.image).astype(np.int32)))
@@ -216,9 +217,12 @@ def make_evaluation(config: StepConfig) -> Callable:
         def errors_of(bucket: PaddedBucket, chosen: EvalIndices) -> jax.Array:
             def sample(number, image, mirrored, timestep):
                 keys = SampleKeys(*jax.random.split(jax.random.fold_in(root, number), 4))
-                picture = picture_of(bucket, Choice(image, mirrored))
+                choice = Choice(image, mirrored)
+                picture, time_ids = picture_of(bucket, choice), time_ids_of(bucket, choice)
                 drawn = {"group": jnp.asarray(bucket.prompts)[image], "timestep": timestep}
-                return one_sample(given.draw_rules, keys, picture, examples.prompts, **drawn)
+                return one_sample(
+                    given.draw_rules, keys, picture, examples.prompts, time_ids=time_ids, **drawn
+                )
 
             def one_round(index: jax.Array, errors: jax.Array) -> jax.Array:
                 batch = jax.vmap(sample)(*(column[index] for column in columns))

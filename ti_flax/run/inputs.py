@@ -18,7 +18,13 @@ from ti_flax.data.dataset import Dataset, encoded, with_class_images
 from ti_flax.data.encoding import Encoding, settle_encoding
 from ti_flax.data.images.load import TrainingImages
 from ti_flax.data.latents import Encoder
-from ti_flax.data.training_images import latents_cache, make_buckets, read_class_images, read_images
+from ti_flax.data.training_images import (
+    latents_cache,
+    make_buckets,
+    read_class_images,
+    read_images,
+    sizes_told,
+)
 from ti_flax.data.training_prompts import TrainingPrompts, chosen_templates, class_prompts, make_prompts
 from ti_flax.embedding.bases import checked_rows
 from ti_flax.embedding.initialization import (
@@ -82,7 +88,7 @@ class TrainingInputs:
         buckets = (*self.examples.buckets, *(self.examples.class_buckets or ()))
         of_images = [bucket.prompts for bucket in buckets]
         prompts = (self.examples.token_ids, of_images, self.examples.class_token_ids)
-        shown = [(bucket.sample_indices, bucket.loss_weights) for bucket in buckets]
+        shown = [(bucket.sample_indices, bucket.loss_weights, bucket.time_ids) for bucket in buckets]
         beside = "".join(f" beside {other.text}" for other in self.frozen_concepts)
         loaded = {"extra_embeds": tree_digest(self.added.loaded)} if self.frozen_concepts else {}
         return {
@@ -158,10 +164,20 @@ def make_examples(
     class_images: TrainingImages | None,
     prompts: TrainingPrompts,
     class_token_ids: np.ndarray | None,
+    *,
+    sizes: bool = False,
 ) -> Dataset:
-    """Images in buckets, not encoded yet, and what prompts describe them."""
+    """Images in buckets, not encoded yet, and what prompts describe them.
+
+    With `sizes` the examples tell the model the sizes and crops of the images (SDXL).
+    """
     buckets = make_buckets(
-        config.images, images, encoding, prompts=prompts.groups.tolist(), weights=images.weights
+        config.images,
+        images,
+        encoding,
+        prompts=prompts.groups.tolist(),
+        weights=images.weights,
+        sizes=sizes,
     )
     examples = Dataset(buckets, prompts.token_ids)
     if class_images is None or class_token_ids is None:
@@ -170,7 +186,8 @@ def make_examples(
         encoding.unencoded(group, len(buckets) + number, class_images.names)
         for number, group in enumerate(class_images.groups)
     ]
-    return with_class_images(examples, class_posteriors, class_token_ids)
+    told = [sizes_told(group, encoding) for group in class_images.groups] if sizes else None
+    return with_class_images(examples, class_posteriors, class_token_ids, told)
 
 
 def images_shown(config: RunConfig) -> int:

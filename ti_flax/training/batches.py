@@ -38,6 +38,8 @@ class Batch(NamedTuple):
       token_ids: `[batch, tokens]` int32.
       loss_weights: `[batch, height, width]` float32, or None.
       input_noise: like `noise`, what the model sees in its place; None: the same.
+      time_ids: `[batch, 6]` float32, micro-conditioning: original height and width, crop top and left, target
+        height and width; None for models that take none.
     """
 
     latents: jax.Array
@@ -46,6 +48,7 @@ class Batch(NamedTuple):
     token_ids: jax.Array
     loss_weights: jax.Array | None = None
     input_noise: jax.Array | None = None
+    time_ids: jax.Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +163,13 @@ def picture_of(bucket: PaddedBucket, choice: Choice) -> Picture:
     )
 
 
+def time_ids_of(bucket: PaddedBucket, choice: Choice) -> jax.Array | None:
+    """The micro-conditioning of the picture that was chosen, `[6]` float32, if the model takes any."""
+    if bucket.time_ids is None:
+        return None
+    return jnp.asarray(bucket.time_ids)[choice.image, side_of(choice.mirrored, bucket.time_ids.shape[1])]
+
+
 def _sample_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> tuple[jax.Array, ...]:
     """The sample's key, and those of posterior, noise, timestep, template and flip."""
     sample_key = jax.random.fold_in(jax.random.fold_in(key, step), position)
@@ -204,6 +214,7 @@ def draw(
         prompts,
         group=jnp.asarray(bucket.prompts)[choice.image],
         timestep=rules.timesteps.draw(time_key, update_key, position=position, samples=rules.global_batch),
+        time_ids=time_ids_of(bucket, choice),
     )
 
 
@@ -224,6 +235,7 @@ def one_sample(
     *,
     group: jax.Array,
     timestep: jax.Array,
+    time_ids: jax.Array | None = None,
 ) -> Batch:
     """A sample of one picture at one timestep; latents, noise and prompt are drawn.
 
@@ -234,6 +246,7 @@ def one_sample(
       prompts: of the images.
       group: `[]` int32, the group of prompts that describes the image.
       timestep: `[]` int32.
+      time_ids: `[6]` float32, the picture's micro-conditioning, or None.
 
     Returns:
       A `Batch` without the batch axis.
@@ -250,4 +263,5 @@ def one_sample(
         token_ids=jnp.asarray(prompts.token_ids)[group * prompts.variants + variant],
         loss_weights=picture.loss_weights,
         input_noise=input_noise,
+        time_ids=time_ids,
     )

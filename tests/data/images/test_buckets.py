@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ti_flax.data.images.buckets import Shape, ShapeRules, choose_shapes, lost_area, possible_shapes
+from ti_flax.data.images.buckets import (
+    Shape,
+    ShapeRules,
+    choose_shapes,
+    lost_area,
+    possible_shapes,
+    sdxl_shapes,
+)
 from ti_flax.data.images.resize import cropped, fit_to_shape, in_square, squeezed
 
 SQUARE, LANDSCAPE, PORTRAIT = (600, 600), (800, 1200), (1200, 800)
@@ -130,3 +137,42 @@ def test_a_image_is_shown_whole_in_a_white_square():
     shown = in_square(pixels, 32)
     assert (shown[8:24] == 90).all() and (shown[:8] == 255).all() and (shown[24:] == 255).all()
     np.testing.assert_array_equal(in_square(pixels[:, :16], 16), pixels[:, :16])
+
+
+SDXL = ShapeRules(reso_steps=64, max_shapes=4, of_sdxl=True)
+
+
+def test_the_shapes_of_sdxl_are_those_of_its_paper():
+    """arXiv:2307.01952, section 2.3 and appendix I: about 1024^2 pixels, multiples of 64, 1:4 to 4:1."""
+    shapes = sdxl_shapes()
+    assert len(shapes) == len(set(shapes)) == 40 and Shape(1024, 1024) in shapes
+    for height, width in shapes:
+        assert height % 64 == width % 64 == 0
+        assert 0.9 * 1024**2 < height * width <= 1024**2
+    ratios = [shape.height / shape.width for shape in shapes]
+    assert ratios == sorted(set(ratios), reverse=True) and (ratios[0], ratios[-1]) == (4, 0.25)
+    # The table's column of height by width.
+    listed = (
+        "0.25 0.26 0.27 0.28 0.32 0.33 0.35 0.4 0.42 0.48 0.5 0.52 0.57 0.6 0.68 0.72 0.78 0.82 0.88 0.94 "
+    )
+    listed += "1.0 1.07 1.13 1.21 1.29 1.38 1.46 1.67 1.75 2.0 2.09 2.4 2.5 2.89 3.0 3.11 3.62 3.75 3.88 4.0"
+    assert [round(ratio, 2) for ratio in reversed(ratios)] == list(map(float, listed.split()))
+    # All that the general rule gives, and others.
+    assert set(possible_shapes(1024, 64)) < set(shapes)
+
+
+def test_sdxl_takes_its_own_shapes_where_it_was_trained_and_the_rule_of_all_elsewhere():
+    assert SDXL.possible(1024) == sdxl_shapes()
+    assert SDXL.possible(768) == possible_shapes(768, 64)
+    finer = ShapeRules(reso_steps=32, max_shapes=4, of_sdxl=True)
+    assert finer.possible(1024) == possible_shapes(1024, 32)
+    other = ShapeRules(reso_steps=64, max_shapes=4)
+    assert other.possible(1024) == possible_shapes(1024, 64) != sdxl_shapes()
+
+
+def test_long_images_keep_more_in_the_shapes_of_sdxl():
+    sizes = [(1000, 3000), (2000, 1000), (1500, 1500)]
+    found = choose_shapes(sizes, 1024, SDXL)
+    assert found.shapes == (Shape(1408, 704), Shape(1024, 1024), Shape(576, 1728))
+    assert found.of_image.tolist() == [2, 0, 1] and found.cropped.max() == 0
+    assert chosen(sizes, 1024).cropped.max() > 0.3

@@ -358,7 +358,9 @@ def test_content_hash_follows_pixels_and_shape(tmp_path):
     assert one.content_hash() == load_images(tmp_path, resolution=8).content_hash()
     save(tmp_path, "b.png", 255 - photograph())
     assert one.content_hash() != load_images(tmp_path, resolution=8).content_hash()
-    reshaped = TrainingImages((ImageGroup(np.arange(4), one.pixels.reshape(4, 4, 4, 3)),), one.names)
+    [group] = one.groups
+    reshaped = ImageGroup(np.arange(4), one.pixels.reshape(4, 4, 4, 3), group.time_ids)
+    reshaped = TrainingImages((reshaped,), one.names)
     assert one.content_hash() != reshaped.content_hash()
 
 

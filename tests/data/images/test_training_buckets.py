@@ -1,5 +1,7 @@
 """Whole runs in several shapes and with masks, on a tiny model."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from tiny_run import compilations, configure, learned, train_until
 
 from ti_flax.errors import ConfigError
 from ti_flax.monitoring import previews
+from ti_flax.run import inputs
 from ti_flax.run import train as run
 from ti_flax.run.inputs import load_inputs
 
@@ -112,6 +115,25 @@ def test_class_images_have_every_shape_of_the_training_images(place, tmp_path):
         (2, *each.posteriors.shape[1:]) for each in plain.buckets
     ]
     assert [each.sample_indices.tolist() for each in found.class_buckets] == [[0, 1], [0, 1]]
+
+
+def test_sizes_reach_all_examples_and_tell_runs_apart(place, tmp_path, monkeypatch):
+    write_images(tmp_path / "class", count=2)
+    config = in_shapes(place, tmp_path, class_data_dir=str(tmp_path / "class"), flip_p=0.0)
+    plain = run.load_inputs(config)
+    monkeypatch.setattr(inputs, "encode_examples", functools.partial(inputs.encode_examples, sizes=True))
+    sized = run.load_inputs(config)
+    # Of what a checkpoint belongs to, sizes change the images alone.
+    assert plain.fingerprint.keys() == sized.fingerprint.keys()
+    changed = [name for name, value in sized.fingerprint.items() if plain.fingerprint[name] != value]
+    assert changed == ["images"]
+    square, wide = sized.examples.buckets
+    assert square.time_ids.tolist() == [[[40, 40, 0, 0, 32, 32]]] * 2
+    assert wide.time_ids.tolist() == [[[60, 90, 1, 0, 24, 40]]] * 2  # becomes 40 x 26.7
+    of_class = [bucket.time_ids.tolist() for bucket in sized.examples.class_buckets]
+    assert of_class == [[[[40, 40, 0, 0, 32, 32]]] * 2, [[[40, 40, 8, 0, 24, 40]]] * 2]
+    buckets = (*plain.examples.buckets, *plain.examples.class_buckets)
+    assert all(bucket.time_ids is None for bucket in buckets)
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,9 @@ class ImageOptions(Options):
         excludes=("enable_bucket",),
     )
     enable_bucket: bool = option(
-        False, help="Train in a few aspect ratios near the images' own instead of squares, squeezing nothing."
+        False,
+        help="Train in a few aspect ratios near the images' own instead of squares, squeezing nothing; "
+        "SDXL at 1024 takes the shapes that it was trained in.",
     )
     bucket_reso_steps: int = option(
         64,

@@ -10,6 +10,21 @@ import numpy as np
 
 # The longer side of a shape over its shorter one, at most; what is longer than that is cropped.
 LARGEST_RATIO = 2
+# The square and the steps of the shapes that SDXL was trained in, and their longer sides by the shorter one
+# (arXiv:2307.01952, appendix I); there are all upright too, but for one.
+SDXL_RESOLUTION, SDXL_STEPS = 1024, 64
+_SDXL_SIDES = {
+    512: (2048, 1984, 1920, 1856),
+    576: (1792, 1728, 1664),
+    640: (1600, 1536),
+    704: (1472, 1408, 1344),
+    768: (1344, 1280),
+    832: (1216, 1152),
+    896: (1152, 1088),
+    960: (1088, 1024),
+    1024: (1024,),
+}
+_ONLY_WIDE = (704, 1344)
 # Area that another shape has to save, in images, before it is worth a compilation.
 _WORTH = 1e-6
 
@@ -31,10 +46,19 @@ class ShapeRules:
     Attributes:
       reso_steps: pixels by which sides differ.
       max_shapes: how many at most.
+      of_sdxl: whether they are for an SDXL model. Those that it was trained in are then the possible ones at
+        its resolution and steps, as long as 4 to 1; elsewhere the rule is the same for all models.
     """
 
     reso_steps: int
     max_shapes: int
+    of_sdxl: bool = False
+
+    def possible(self, resolution: int) -> list[Shape]:
+        """The shapes to choose from, tallest first."""
+        if self.of_sdxl and (resolution, self.reso_steps) == (SDXL_RESOLUTION, SDXL_STEPS):
+            return sdxl_shapes()
+        return possible_shapes(resolution, self.reso_steps)
 
 
 @dataclass(frozen=True)
@@ -89,6 +113,13 @@ def possible_shapes(resolution: int, reso_steps: int) -> list[Shape]:
     return [shapes[ratio] for ratio in sorted(shapes)]
 
 
+def sdxl_shapes() -> list[Shape]:
+    """The shapes that SDXL was trained in, tallest first (arXiv:2307.01952, appendix I)."""
+    wide = {Shape(height, width) for height, widths in _SDXL_SIDES.items() for width in widths}
+    upright = {Shape(*reversed(shape)) for shape in wide if shape != _ONLY_WIDE}
+    return sorted(wide | upright, key=lambda shape: shape.width / shape.height)
+
+
 def lost_area(sizes: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
     """The part of each image that is outside, once it covers a shape: `[images, shapes]` in [0, 1).
 
@@ -113,7 +144,7 @@ def choose_shapes(sizes: Sequence[tuple[int, int]], resolution: int, rules: Shap
       resolution: side of the square; no shape has more area.
       rules: which shapes there may be.
     """
-    possible = possible_shapes(resolution, rules.reso_steps)
+    possible = rules.possible(resolution)
     loss = lost_area(np.asarray(sizes), possible)
     found = _best_sets(loss, np.asarray(sizes, np.float64), possible, rules.max_shapes)
     least = min(total for _, total in found)

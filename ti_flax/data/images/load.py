@@ -24,7 +24,8 @@ from ti_flax.data.images.decode import (
     upright_with_alpha,
 )
 from ti_flax.data.images.masks import MaskFolder, MaskRules, same_aspect
-from ti_flax.data.images.resize import cropped, fit_to_shape, in_square, squeezed
+from ti_flax.data.images.resize import COVERED, CROPPED, SQUEEZED, Fit, in_square
+from ti_flax.data.images.sizes import conditioning_of
 from ti_flax.data.sources.duplicates import duplicate_notes
 from ti_flax.data.sources.find import Found, find_images
 from ti_flax.data.sources.formats import is_named_as_image
@@ -52,11 +53,14 @@ class ImageGroup:
     Attributes:
       indices: `[images]` int, places in the order of all images.
       pixels: `[images, height, width, 3]` uint8 RGB.
+      time_ids: `[images, 2, 6]` float32, the micro-conditioning of each image and of its mirror image:
+        original height and width, crop top and left, target height and width.
       masks: `[images, height, width]` uint8, 255 where the image counts in the loss; None if everywhere.
     """
 
     indices: np.ndarray
     pixels: np.ndarray
+    time_ids: np.ndarray
     masks: np.ndarray | None = None
 
 
@@ -112,7 +116,10 @@ class TrainingImages:
         """The same with the pixels of the first images alone, once the others are encoded."""
         groups = (
             ImageGroup(
-                group.indices[kept], group.pixels[kept], None if group.masks is None else group.masks[kept]
+                group.indices[kept],
+                group.pixels[kept],
+                group.time_ids[kept],
+                None if group.masks is None else group.masks[kept],
             )
             for group in self.groups
             if (kept := group.indices < count).any()
@@ -212,7 +219,7 @@ class _Plan:
 
     shapes: Sequence[Shape]
     members: Sequence[np.ndarray]
-    fit: Callable[..., np.ndarray]
+    fit: Fit
     chosen: ChosenShapes | None = None
 
 
@@ -243,12 +250,12 @@ def _planned(
 ) -> _Plan:
     everything = np.arange(len(images))
     if into:
-        return _Plan(into, [everything] * len(into), fit_to_shape)
+        return _Plan(into, [everything] * len(into), COVERED)
     if shapes is not None:
         chosen = choose_shapes([_opened(each, upright_size) for each in images], resolution, shapes)
         members = [np.flatnonzero(chosen.of_image == group) for group in range(len(chosen.shapes))]
-        return _Plan(chosen.shapes, members, fit_to_shape, chosen)
-    return _Plan([Shape(resolution, resolution)], [everything], cropped if center_crop else squeezed)
+        return _Plan(chosen.shapes, members, COVERED, chosen)
+    return _Plan([Shape(resolution, resolution)], [everything], CROPPED if center_crop else SQUEEZED)
 
 
 def _in_order(groups: Iterable[ImageGroup]) -> list[np.ndarray]:
@@ -325,24 +332,30 @@ def _fitted(
     members: Sequence[tuple[SourceImage, Path | None]],
     shape: Shape,
     *,
-    fit: Callable[..., np.ndarray],
+    fit: Fit,
     resample: Image.Resampling,
     alpha: bool,
     notes: dict[SourceImage, tuple[str, ...]],
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Decode images and their masks one by one, bring each at once into its shape, and fill in notes."""
-    pixels = _room_for(len(members), shape)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Decode images and their masks one by one, bring each at once into its shape, and fill in notes.
+
+    Returns:
+      Pixels, micro-conditioning and masks, as an `ImageGroup` has them.
+    """
+    pixels, time_ids = _room_for(len(members), shape), np.empty((len(members), 2, 6), np.float32)
     masks = None
     for index, (source, mask_path) in enumerate(members):
         made = _opened(source, upright_with_alpha if alpha else upright_alone)
-        pixels[index], mask = fit(made.image, shape, resample), made.alpha
+        pixels[index], mask = fit.pixels(made.image, shape, resample), made.alpha
+        size = made.image.size
+        time_ids[index] = conditioning_of(size, fit.box(size, shape), shape)
         notes[source] = made.notes
         if mask_path is not None:
-            mask = _mask_for(mask_path, made.image.size, source.name)
+            mask = _mask_for(mask_path, size, source.name)
         if mask is not None:
             masks = np.full(pixels.shape[:3], 255, np.uint8) if masks is None else masks
-            masks[index] = fit(mask, shape, Image.Resampling.BOX)
-    return pixels, masks
+            masks[index] = fit.pixels(mask, shape, Image.Resampling.BOX)
+    return pixels, time_ids, masks
 
 
 def _room_for(images: int, shape: Shape) -> np.ndarray:
