@@ -381,7 +381,12 @@ def test_rows_of_a_data_set_on_the_hub_name_files_of_its_own(datasets, monkeypat
 
 def test_what_the_user_put_beside_the_result_is_not_uploaded(finished):
     result = {"learned_embeds.safetensors", "concept_images/0.jpeg"}
-    pipeline = {"model_index.json", "unet/config.json"}
+    pipeline = {
+        "model_index.json",
+        "unet/config.json",
+        "text_encoder_2/config.json",
+        "tokenizer_2/vocab.json",
+    }
     checkpoint = finished / "checkpoint-3"
     with only_run(finished):
         record(finished, *result, *pipeline)

@@ -54,6 +54,16 @@ def test_only_what_is_listed_is_deleted_and_folders_that_are_empty_then(tmp_path
     assert not (tmp_path / "unet").exists() and files(tmp_path) == {*unlisted[:2], *OTHERS}
 
 
+@pytest.mark.parametrize("name", ["text_encoder_2/config.json", "tokenizer_2/vocab.json"])
+def test_parts_of_an_sdxl_pipeline_are_a_runs(tmp_path, name):
+    with only_run(tmp_path):
+        record(tmp_path, name)
+        fill(tmp_path, name)
+        assert can_be_written(name) and not can_be_written(name, pipeline=False)
+        delete_written(tmp_path)
+    assert files(tmp_path) == set()
+
+
 @pytest.mark.parametrize("name", [*OTHERS, "main.py", ".bashrc", "checkpoint-5/notes.txt", "unet", LIST])
 def test_a_list_that_names_what_no_run_writes_deletes_nothing(tmp_path, name):
     with only_run(tmp_path):

@@ -98,9 +98,10 @@ def base_tokenizers(source: ModelSource, name: str | None = None) -> BaseTokeniz
       TokenError: there is no readable CLIP tokenizer, or the encoders' vocabularies differ.
       WeightsError: a folder or single file that is no model of ours.
     """
+    sdxl = source.is_sdxl  # asked first: what is no model of ours has other tokenizers
     first = _tokenizer(source, name)
     pad_token_ids = {"text_encoder": first.pad_token_id}
-    if source.is_sdxl:
+    if sdxl:
         pad_token_ids["text_encoder_2"] = _second_pad_token_id(source, first)
     return BaseTokenizers(first, pad_token_ids, first.eos_token_id)
 

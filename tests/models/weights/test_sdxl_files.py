@@ -3,9 +3,11 @@
 import inspect
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -18,7 +20,9 @@ torch = pytest.importorskip("torch")
 
 from sdxl_folder import PARTS, sdxl_model, state_of_module, write_sdxl_folder  # noqa: E402
 
+from ti_flax.config.options import ModelOptions  # noqa: E402
 from ti_flax.errors import ConfigError, WeightsError  # noqa: E402
+from ti_flax.models.base_model import MODEL_PARTS, find_base_model  # noqa: E402
 from ti_flax.models.stable_diffusion import parameter_shapes  # noqa: E402
 from ti_flax.models.text_encoder import CLIPTextConfig, FlaxCLIPTextModel  # noqa: E402
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL  # noqa: E402
@@ -218,6 +222,32 @@ def test_folders_with_a_variant_and_in_shards(place, expected, variant, shards, 
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, *read)))
 
 
+def test_a_variant_of_some_parts_is_said_of_all_parts(place, tmp_path, capsys):
+    folder = shutil.copytree(place / "folder", tmp_path / "mixed")
+    for file in folder.glob("unet/*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    options = ModelOptions(pretrained_model_name_or_path=str(folder), variant="fp16")
+    source = find_base_model(options, MODEL_PARTS)
+    plain = "text_encoder, text_encoder_2, vae"
+    note = f"note: there is no variant fp16 of {plain}: the plain files are read\n"
+    assert capsys.readouterr().err == note
+    assert source.is_sdxl
+
+
+def test_the_converter_names_the_pipeline_that_loads_its_folder(place, tmp_path, capsys, monkeypatch):
+    from ti_flax.commands import convert_pipeline
+
+    # What it reads and writes has tests of its own; the modules of an SDXL model are not asked for here.
+    monkeypatch.setattr("ti_flax.export.pipeline.save_pipeline", lambda *_, **__: None)
+    module = FlaxCLIPTextModel(CLIPTextConfig(hidden_size=64))
+    model = types.SimpleNamespace(text_encoder=module)
+    monkeypatch.setattr("ti_flax.models.stable_diffusion.load_stable_diffusion", lambda *_, **__: model)
+    convert_pipeline.run(convert_pipeline.parse_arguments([str(place / "folder"), str(tmp_path / "out")]))
+    assert capsys.readouterr().out.endswith(
+        f'StableDiffusionXLPipeline.from_pretrained("{tmp_path / "out"}")\n'
+    )
+
+
 # With every size of base 1.0 and no numbers: a hole in the disk.
 RELEASED = {
     "text_encoder": TEXT_ENCODER_XL,
@@ -329,8 +359,9 @@ def test_a_distilled_unet_is_refused(state, tmp_path):
     with pytest.raises(WeightsError) as caught:
         open_single_file(written(tmp_path, left))
     assert str(caught.value) == (
-        f"{tmp_path / 'changed.safetensors'}: expected transformers of equally many layers in each level of the "
-        "UNet, found [2, 3] in level 2, as distilled models have (SSD-1B). Use the model that it was made from."
+        f"{tmp_path / 'changed.safetensors'}: expected transformers of equally many layers in each level of "
+        "the UNet, found [2, 3] in level 2, as distilled models have (SSD-1B). Use the model that it was "
+        "made from."
     )
 
 
