@@ -200,6 +200,10 @@ def test_what_a_source_says_of_itself(place, tmp_path):
     index = json.loads((place / "folder" / "model_index.json").read_text())
     (tmp_path / "model_index.json").write_text(json.dumps(index | {"force_zeros_for_empty_prompt": False}))
     assert not ModelSource(tmp_path).force_zeros_for_empty_prompt
+    for part in (*PARTS, "scheduler"):
+        shutil.copytree(place / "folder" / part, tmp_path / part)
+    described = ModelSource(place / "model.safetensors", config_folder=tmp_path)
+    assert described.is_sdxl and not described.force_zeros_for_empty_prompt
     assert ModelSource(place / "folder").configs(("vae",)).keys() == {"vae", "scheduler"}
 
 

@@ -239,7 +239,7 @@ def _no_weights(names: Collection[str], component: str, variant: str | None, whe
     elif others and all(name.endswith((".bin", ".ckpt")) for name in others):
         remedy = (
             "Pickled .bin files are not read. Take a revision with safetensors, or convert once, where "
-            "PyTorch is installed: StableDiffusionPipeline.from_pretrained(...).save_pretrained(folder)."
+            "PyTorch is installed: DiffusionPipeline.from_pretrained(...).save_pretrained(folder)."
         )
     return WeightsError(where, expected=wanted, found=", ".join(others) or "no weights", remedy=remedy)
 

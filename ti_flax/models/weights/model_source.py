@@ -80,7 +80,8 @@ class ModelSource:
     @property
     def force_zeros_for_empty_prompt(self) -> bool:
         """Whether zeros stand for an empty prompt's encoding, as SDXL base 1.0 was trained."""
-        said = {} if self.file is not None else read_index(self.place)
+        folder = self.place if self.file is None else self.config_folder
+        said = {} if folder is None else read_index(folder)
         return self.is_sdxl and said.get("force_zeros_for_empty_prompt", True) is not False
 
     def configs(self, components: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:

@@ -40,6 +40,8 @@ from ti_flax.models.weights.torch_files import is_torch_file, named_tensors, rea
 _TEXT = "cond_stage_model."
 _CLIP, _OPEN_CLIP = f"{_TEXT}transformer.", f"{_TEXT}model."
 _SDXL_CLIP, _SDXL_OPEN_CLIP = f"{SDXL_TEXT}0.transformer.", f"{SDXL_TEXT}1.model."
+# Empty tensors by which trainers mark a file: its UNet predicts velocity; its last timestep is pure noise.
+_VELOCITY, _ZERO_SNR = "v_pred", "ztsnr"
 
 Tensors = dict[str, StoredTensor]
 
@@ -249,7 +251,6 @@ def _derived(
     yaml_file = path.with_suffix(".yaml")
     written = read_description(yaml_file) if yaml_file.is_file() else {}
     said = [f"{yaml_file.name} beside it describes the model"] if written else []
-    # Some trainers mark what a UNet predicts with an empty tensor of this name.
     marked = "v_prediction" if _VELOCITY in marks else None
     prediction_type = prediction_type or marked or predicted(written, yaml_file)
     if prediction_type is None:
@@ -264,10 +265,6 @@ def _derived(
         configs["unet"]["sample_size"] = 96
     apply_description(configs, written, yaml_file)
     return configs, said
-
-
-# Empty tensors by which trainers mark a file: its UNet predicts velocity; its last timestep is pure noise.
-_VELOCITY, _ZERO_SNR = "v_pred", "ztsnr"
 
 
 def _apply_marks(
