@@ -405,7 +405,12 @@ def test_every_file_of_an_embedding_for_sdxl_is_uploaded_and_no_other(finished, 
 
 def test_what_the_user_put_beside_the_result_is_not_uploaded(finished):
     result = {"learned_embeds.safetensors", "concept_images/0.jpeg"}
-    pipeline = {"model_index.json", "unet/config.json"}
+    pipeline = {
+        "model_index.json",
+        "unet/config.json",
+        "text_encoder_2/config.json",
+        "tokenizer_2/vocab.json",
+    }
     checkpoint = finished / "checkpoint-3"
     with only_run(finished):
         record(finished, *result, *pipeline)

@@ -72,6 +72,16 @@ def test_the_file_named_by_a_word_is_a_runs_where_it_is_listed(tmp_path, word):
     assert files(tmp_path) == {"other-cat.safetensors"}
 
 
+@pytest.mark.parametrize("name", ["text_encoder_2/config.json", "tokenizer_2/vocab.json"])
+def test_parts_of_an_sdxl_pipeline_are_a_runs(tmp_path, name):
+    with only_run(tmp_path):
+        record(tmp_path, name)
+        fill(tmp_path, name)
+        assert can_be_written(name) and not can_be_written(name, pipeline=False)
+        delete_written(tmp_path)
+    assert files(tmp_path) == set()
+
+
 @pytest.mark.parametrize("name", [*OTHERS, "main.py", ".bashrc", "checkpoint-5/notes.txt", "unet", LIST])
 def test_a_list_that_names_what_no_run_writes_deletes_nothing(tmp_path, name):
     with only_run(tmp_path):

@@ -129,7 +129,7 @@ def test_the_tokenizer_of_a_single_file(place, monkeypatch):
     alone = ModelSource(file)
     # A file that is opened without a description would be refused for its sizes, which are not asked here.
     for second, padding in ((False, "<|endoftext|>"), (True, "!")):
-        alone.__dict__["file"] = type("File", (), {"second": second})
+        alone.__dict__["file"] = type("File", (), {"second": second, "is_sdxl": False})
         with pytest.raises(
             TokenError, match="openai/clip-vit-large-patch14: expected .* tokenizer_name"
         ) as caught:

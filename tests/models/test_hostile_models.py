@@ -98,12 +98,12 @@ def folder_to_secret(path, secret):
     path.symlink_to(secret.parent / "private")
 
 
-def indexed(entry, name="safety_checker"):
-    """A run that will write the pipeline of a model whose index has an entry."""
+def indexed(entry, name="safety_checker", **others):
+    """A run that will write the pipeline of a model whose index has an entry, and others."""
 
     def run(folder):
         model = shutil.copytree(place() / "model", folder / "model")
-        index = json.loads((model / "model_index.json").read_text()) | {name: entry}
+        index = json.loads((model / "model_index.json").read_text()) | {name: entry} | others
         (model / "model_index.json").write_text(json.dumps(index))
         return train(folder, pretrained_model_name_or_path=model, only_save_embeds=None)
 
@@ -170,6 +170,11 @@ CASES = [
         "index_class",
         "a model_index.json of another kind of model",
         holding("model_index.json", '{"_class_name": "FluxPipeline", "transformer": ["a", "b"]}'),
+    ),
+    Case(
+        "index_refiner",
+        "one of the SDXL refiner",
+        indexed(["transformers", "CLIPTextModelWithProjection"], "text_encoder_2", text_encoder=[None, None]),
     ),
     Case("index_number", "one whose class is a number", holding("model_index.json", '{"_class_name": 5}')),
     Case("index_deep", "one of 100,000 brackets", holding("model_index.json", DEEP)),

@@ -322,6 +322,17 @@ _MODEL_YAML = b"""model:
         num_head_channels: 64
         num_heads: 8
 """
+_SDXL_YAML = b"""model:
+  params:
+    scale_factor: 0.13025
+    denoiser_config:
+      params:
+        scaling_config:
+          target: sgm.modules.diffusionmodules.denoiser_scaling.EpsScaling
+    network_config:
+      params:
+        num_head_channels: 64
+"""
 
 
 def _check_model_yaml(path: Path) -> None:
@@ -417,7 +428,7 @@ READERS = {
         _always(*((json.dumps(each).encode(), f"-{part}.json") for part, each in _CONFIGS.items())),
         _check_model_config,
     ),
-    "model_yaml": Reader(_always((_MODEL_YAML, ".yaml")), _check_model_yaml),
+    "model_yaml": Reader(_always((_MODEL_YAML, ".yaml"), (_SDXL_YAML, ".yaml")), _check_model_yaml),
     "prompt_file": Reader(_always((_PROMPTS, ".txt")), _check_prompts),
     "caption_file": Reader(_always(*_CAPTIONS), _check_captions),
     "metadata": Reader(_always(*_CAPTIONS[1:4]), _check_table),

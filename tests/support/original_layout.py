@@ -30,6 +30,8 @@ def unet_places(config):
     """Yields (diffusers' place, the original's place) of a UNet's parts."""
     yield "time_embedding.linear_1", "time_embed.0"
     yield "time_embedding.linear_2", "time_embed.2"
+    yield "add_embedding.linear_1", "label_emb.0.0"
+    yield "add_embedding.linear_2", "label_emb.0.2"
     yield "conv_in", "input_blocks.0.0"
     yield "conv_norm_out", "out.0"
     yield "conv_out", "out.2"
@@ -105,7 +107,7 @@ def original_vae(state, config):
 
 
 def open_clip(state, *, layers=24):
-    """A text encoder's state dict as OpenCLIP has it, filled up with unused layers."""
+    """A text encoder's state dict as OpenCLIP has it, filled up with unused layers where it has fewer."""
     result, fused = {}, {}
     for name, values in state.items():
         name = name.removeprefix("text_model.")
@@ -125,12 +127,13 @@ def open_clip(state, *, layers=24):
     for index in range(used + 1, layers):
         result |= {name.replace(f".{used}.", f".{index}."): -values for name, values in last.items()}
     width = state["text_model.final_layer_norm.weight"].shape[0]
+    projection = state.get("text_projection.weight", np.ones((width, width), np.float32))
     return result | {
         "token_embedding.weight": state["text_model.embeddings.token_embedding.weight"],
         "positional_embedding": state["text_model.embeddings.position_embedding.weight"],
         "ln_final.weight": state["text_model.final_layer_norm.weight"],
         "ln_final.bias": state["text_model.final_layer_norm.bias"],
-        "text_projection": np.ones((width, width), np.float32),
+        "text_projection": projection.T,
         "logit_scale": np.float32(4.6),
     }
 
@@ -152,6 +155,21 @@ def original_state(model, *, second):
         **text,
         "betas": np.zeros(1000, np.float32),
         "alphas_cumprod": np.zeros(1000, np.float32),
+    }
+
+
+def original_sdxl_state(states, configs):
+    """An SDXL model's state dict as the original training code saves it, of PyTorch's states by component."""
+    unet = renamed(states["unet"], unet_places(configs["unet"]))
+    vae = original_vae(states["vae"], configs["vae"])
+    embedders, second = "conditioner.embedders", open_clip(states["text_encoder_2"], layers=0)
+    return {
+        **{f"model.diffusion_model.{name}": values for name, values in unet.items()},
+        **{f"first_stage_model.{name}": values for name, values in vae.items()},
+        **{f"{embedders}.0.transformer.{name}": values for name, values in states["text_encoder"].items()},
+        f"{embedders}.0.transformer.text_model.embeddings.position_ids": np.arange(77)[None],
+        **{f"{embedders}.1.model.{name}": values for name, values in second.items()},
+        "denoiser.sigmas": np.zeros(1000, np.float32),
     }
 
 

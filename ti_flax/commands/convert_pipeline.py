@@ -1,4 +1,4 @@
-"""Convert a model, with learned embeddings or without, into a PyTorch StableDiffusionPipeline folder.
+"""Convert a model, with learned embeddings or without, into the folder of a PyTorch pipeline of diffusers.
 
     %(prog)s outputs/demo pipeline-for-torch
     %(prog)s stable-diffusion-v1-5/stable-diffusion-v1-5 cat-pipeline \\
@@ -72,7 +72,8 @@ def run(options: argparse.Namespace) -> None:
         first_added_id=first_added_id,
         layout="torch",
     )
-    print(f'{output}: load it with StableDiffusionPipeline.from_pretrained("{output}")')
+    pipeline = "StableDiffusionXLPipeline" if source.is_sdxl else "StableDiffusionPipeline"
+    print(f'{output}: load it with {pipeline}.from_pretrained("{output}")')
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:

@@ -33,7 +33,10 @@ _RESULT = (
 )
 # The training images themselves, and what shows them too.
 _WITH_CONCEPT_IMAGES = (f"{CONCEPT_IMAGES}/*.jpeg", "contact_sheet*.png", "report.html")
-_PIPELINE = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
+_PIPELINE = (
+    *("model_index.json", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
+    *("unet", "vae"),
+)
 _CARRIED = ("safety_checker", "feature_extractor")
 _LONGEST_TOKEN = 2**16
 _CHECKPOINT = re.compile(r"checkpoint-\d+")

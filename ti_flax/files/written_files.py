@@ -23,7 +23,10 @@ from ti_flax.files.regular import file_digest, read_regular
 LIST = "written_files.txt"
 CARD = "README.md"
 # Folders of a whole pipeline.
-PARTS = ("feature_extractor", "safety_checker", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
+PARTS = (
+    *("feature_extractor", "safety_checker", "scheduler", "text_encoder", "text_encoder_2"),
+    *("tokenizer", "tokenizer_2", "unet", "vae"),
+)
 
 _FIRST_LINE = "# Files that ti_flax wrote in this folder. overwrite_output_dir deletes these and no others."
 _TITLE = f"{_FIRST_LINE}\n# A file with a digest counts as yours once you have edited it.\n"

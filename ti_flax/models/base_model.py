@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ti_flax.config.options import ModelOptions
 from ti_flax.console.messages import say
-from ti_flax.errors import ConfigError
+from ti_flax.errors import ConfigError, TokenError
 from ti_flax.models.tokenizer import load_tokenizer
 from ti_flax.models.weights.hub import resolve_model, resolve_vae
-from ti_flax.models.weights.model_folder import names_in, parts_without
+from ti_flax.models.weights.model_folder import folder_parts, names_in, parts_without, with_second_parts
 from ti_flax.models.weights.model_source import ModelSource
 
-# Files of the original layout have no tokenizer in them; this is the one all 1.x and 2.x models use.
+# Files of the original layout have no tokenizer in them; this is the one all models use.
 STANDARD_TOKENIZER = "openai/clip-vit-large-patch14"
-# Stable Diffusion 2.x was trained with prompts filled up by token 0, not by the end of the text.
+# Stable Diffusion 2.x and SDXL's second encoder were trained with prompts filled up by token 0, not by the
+# end of the text.
 _SECOND_PAD_TOKEN = "!"
+# What is read of a model folder; of an SDXL model the second tokenizer and text encoder come with the first.
 MODEL_PARTS = ("tokenizer", "scheduler", "text_encoder", "unet", "vae")
 
 
@@ -67,24 +70,73 @@ def find_base_model(options: ModelOptions, components: Sequence[str], *, weights
 def _note_plain_parts(place: Path, options: ModelOptions, components: Sequence[str]) -> None:
     """Tells which parts the variant is not there for."""
     read = [part for part in components if part != "vae" or options.pretrained_vae_model_name_or_path is None]
+    read = with_second_parts(read, folder_parts(place))
     plain = parts_without(names_in(place), options.variant or "", read)
     if plain:
         say(f"note: there is no variant {options.variant} of {', '.join(plain)}: the plain files are read")
 
 
-def base_tokenizer(source: ModelSource, name: str | None = None) -> Any:
-    """Loads the tokenizer that goes with a base model, or the one that the user names.
+@dataclass(frozen=True)
+class BaseTokenizers:
+    """The tokenizer of a base model's text encoders, which all have one vocabulary.
+
+    Attributes:
+      tokenizer: the first encoder's, which cuts prompts into tokens for all of them.
+      pad_token_ids: what fills prompts up, by encoder: `text_encoder`, and of an SDXL model `text_encoder_2`.
+      eos_token_id: the end of the text.
+    """
+
+    tokenizer: Any
+    pad_token_ids: dict[str, int]
+    eos_token_id: int
+
+
+def base_tokenizers(source: ModelSource, name: str | None = None) -> BaseTokenizers:
+    """Loads the tokenizers that go with a base model, or the one that the user names for all encoders.
 
     Raises:
-      TokenError: there is no readable CLIP tokenizer.
-      WeightsError: a single file that is no model.
+      TokenError: there is no readable CLIP tokenizer, or the encoders' vocabularies differ.
+      WeightsError: a folder or single file that is no model of ours.
     """
+    sdxl = source.is_sdxl  # asked first: what is no model of ours has other tokenizers
+    first = _tokenizer(source, name)
+    pad_token_ids = {"text_encoder": first.pad_token_id}
+    if sdxl:
+        pad_token_ids["text_encoder_2"] = _second_pad_token_id(source, first)
+    return BaseTokenizers(first, pad_token_ids, first.eos_token_id)
+
+
+def base_tokenizer(source: ModelSource, name: str | None = None) -> Any:
+    """Loads the tokenizer that cuts prompts into tokens, as `base_tokenizers` does."""
+    return base_tokenizers(source, name).tokenizer
+
+
+def _tokenizer(source: ModelSource, name: str | None) -> Any:
     if source.file is None or name is not None:
         return load_tokenizer(source.place, name)
     if source.config_folder is not None:
         return load_tokenizer(source.config_folder)
     pad_token = _SECOND_PAD_TOKEN if source.file.second else None
     return load_tokenizer(source.place, STANDARD_TOKENIZER, pad_token=pad_token)
+
+
+def _second_pad_token_id(source: ModelSource, first: Any) -> int:
+    """Returns what fills prompts up for SDXL's second encoder, whose vocabulary must be that of the first."""
+    folder = source.place if source.file is None else source.config_folder
+    if folder is None:
+        return first.convert_tokens_to_ids(_SECOND_PAD_TOKEN)
+    second = load_tokenizer(folder, part="tokenizer_2")
+    words, others = first.get_vocab(), second.get_vocab()
+    if words != others or first.eos_token_id != second.eos_token_id:
+        differing = sorted(word for word in {*words, *others} if words.get(word) != others.get(word))
+        example = repr(differing[0]) if differing else "the end of the text"
+        raise TokenError(
+            folder / "tokenizer_2",
+            expected=f"the {len(words)} tokens of the first text encoder's tokenizer, with the same ids",
+            found=f"{len(others)} tokens; {len(differing)} differ, such as {example}",
+            remedy="Take both tokenizers from one model, and a tokenizer_name from the same.",
+        )
+    return second.pad_token_id
 
 
 def say_notes(source: ModelSource) -> None:

@@ -40,7 +40,7 @@ class NoiseSchedule:
         """Reads the schedule out of any diffusers scheduler's configuration.
 
         Raises:
-          WeightsError: a beta schedule, spacing or prediction type that no Stable Diffusion 1.x/2.x uses.
+          WeightsError: a beta schedule, spacing or prediction type that no Stable Diffusion uses.
         """
         config = fields.given(config)
         # For the samplers; what is wrong with it is said here, before any training.
@@ -52,7 +52,7 @@ class NoiseSchedule:
                 f"{where}: prediction_type",
                 expected=" or ".join(PREDICTION_TYPES),
                 found=repr(prediction_type),
-                remedy="Use a Stable Diffusion 1.x or 2.x model.",
+                remedy="Use a Stable Diffusion 1.x, 2.x or XL model.",
             )
         betas = _checked_betas(config, where)
         if config.get("rescale_betas_zero_snr"):
@@ -121,7 +121,7 @@ def _betas(config: Mapping[str, Any], where: str) -> np.ndarray:
         f"{where}: beta_schedule",
         expected=" or ".join(BETA_SCHEDULES),
         found=repr(schedule),
-        remedy="Use a Stable Diffusion 1.x or 2.x model.",
+        remedy="Use a Stable Diffusion 1.x, 2.x or XL model.",
     )
 
 

@@ -73,13 +73,16 @@ def expand_known(tokenizer: Any, prompt: str) -> str:
     return _written_out(tokenizer, [prompt])[0]
 
 
-def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | None = None) -> Any:
+def load_tokenizer(
+    folder: Path, name: str | None = None, *, pad_token: str | None = None, part: str = "tokenizer"
+) -> Any:
     """Loads the CLIP tokenizer of a model folder, or another one by name or path.
 
     Args:
       folder: the model's.
       name: folder or Hub id of another tokenizer.
       pad_token: what fills short prompts up, where that is not the tokenizer's own choice.
+      part: which of the model's, `tokenizer` or `tokenizer_2`.
 
     Raises:
       TokenError: there is no readable CLIP tokenizer.
@@ -88,7 +91,7 @@ def load_tokenizer(folder: Path, name: str | None = None, *, pad_token: str | No
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPTokenizer
 
-    place = name or str(folder / "tokenizer")
+    place = name or str(folder / part)
     try:
         _require_plain_files(Path(place))
         # In place of what tokenizer_config.json says, which may be the path of any file on this machine.
@@ -152,6 +155,23 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     _write(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False))
     _write(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
     _write(folder / "added_tokens.json", json.dumps(added, ensure_ascii=False, indent=2) + "\n")
+
+
+def save_tokenizers(tokenizer: Any, folder: Path, pad_token_ids: Mapping[str, int]) -> None:
+    """Writes the tokenizer folder of each text encoder: one vocabulary, and each encoder's own pad token.
+
+    Args:
+      tokenizer: the model's first; it is as before afterwards.
+      folder: the model's.
+      pad_token_ids: by encoder, `text_encoder` and of an SDXL model `text_encoder_2`.
+    """
+    own = tokenizer.pad_token
+    try:
+        for encoder, pad_token_id in pad_token_ids.items():
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_token_id)
+            save_tokenizer(tokenizer, folder / encoder.replace("text_encoder", "tokenizer"))
+    finally:
+        tokenizer.pad_token = own
 
 
 def _drop_local_keys(path: Path) -> None:

@@ -104,9 +104,93 @@ def test_flax_weights_where_there_are_no_others():
     assert chosen == ["model_index.json", "unet/config.json", *shards]
 
 
+# What stabilityai/stable-diffusion-xl-base-1.0 holds, shortened.
+XL_REPOSITORY = [
+    "README.md",
+    "model_index.json",
+    "sd_xl_base_1.0.safetensors",
+    "scheduler/scheduler_config.json",
+    *(
+        f"{part}/{name}"
+        for part in ("text_encoder", "text_encoder_2")
+        for name in (
+            "config.json",
+            "flax_model.msgpack",
+            "model.fp16.safetensors",
+            "model.onnx",
+            "model.safetensors",
+            "openvino_model.xml",
+        )
+    ),
+    *(
+        f"{part}/{name}"
+        for part in ("tokenizer", "tokenizer_2")
+        for name in ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")
+    ),
+    *(
+        f"{part}/{name}"
+        for part in ("unet", "vae", "vae_1_0")
+        for name in (
+            "config.json",
+            "diffusion_pytorch_model.fp16.safetensors",
+            "diffusion_pytorch_model.safetensors",
+        )
+    ),
+    "vae_decoder/model.onnx",
+]
+
+
+@pytest.mark.parametrize(
+    ("components", "second"),
+    [
+        (("tokenizer",), ("tokenizer_2",)),
+        (("text_encoder",), ("text_encoder_2",)),
+        (("unet", "vae"), ()),
+        (COMPONENTS, ("tokenizer_2", "text_encoder_2")),
+    ],
+)
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("weights", [True, False])
+def test_of_an_sdxl_repository_the_second_parts_come_with_the_first(components, second, variant, weights):
+    chosen = needed_files(XL_REPOSITORY, variant=variant, components=components, where="m", weights=weights)
+    kind = ".fp16.safetensors" if variant else ".safetensors"
+    expected = {
+        name
+        for name in XL_REPOSITORY
+        if name.partition("/")[0] in (*components, *second)
+        if name.endswith((".json", ".txt"))
+        or (weights and name.endswith(kind) and (variant is not None or ".fp16." not in name))
+    }
+    assert len(chosen) == len(set(chosen)) and set(chosen) == {"model_index.json", *expected}
+
+
+@pytest.mark.parametrize("missing", ["tokenizer_2", "text_encoder_2"])
+def test_a_second_part_that_is_missing_is_said_before_a_download(missing):
+    names = [name for name in XL_REPOSITORY if not name.startswith(f"{missing}/")]
+    with pytest.raises(
+        WeightsError, match=f"expected the folder {missing}/ of a diffusers model, found none"
+    ):
+        needed_files(names, variant=None, components=COMPONENTS, where="model a/b")
+
+
+def test_a_variant_of_one_part_of_an_sdxl_repository():
+    names = [name for name in XL_REPOSITORY if ".fp16." not in name or name.startswith("text_encoder_2/")]
+    names.remove("text_encoder_2/model.safetensors")
+    names.remove("text_encoder_2/flax_model.msgpack")
+    chosen = needed_files(names, variant="fp16", components=COMPONENTS, where="model a/b")
+    assert (
+        "text_encoder_2/model.fp16.safetensors" in chosen
+        and "unet/diffusion_pytorch_model.safetensors" in chosen
+    )
+
+
 def test_other_kinds_are_refused_before_a_download():
-    with pytest.raises(WeightsError, match="a Stable Diffusion XL model"):
+    with pytest.raises(
+        WeightsError, match=r"the SDXL refiner \(it has text_encoder_2 alone\). .* base model"
+    ):
         needed_files(["text_encoder_2/config.json"], variant=None, components=COMPONENTS, where="model a/b")
+    with pytest.raises(WeightsError, match=r"a diffusion transformer.* \(it has transformer\)"):
+        needed_files(["transformer/config.json"], variant=None, components=COMPONENTS, where="model a/b")
     with pytest.raises(WeightsError, match=r"model a/b: expected the folder tokenizer/ .* found none"):
         needed_files(["unet/config.json"], variant=None, components=COMPONENTS, where="model a/b")
 

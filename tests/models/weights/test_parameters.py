@@ -276,9 +276,9 @@ def test_models_of_the_right_kind_are_let_through(tmp_path):
 @pytest.mark.parametrize(
     ("index", "words"),
     [
-        ({"text_encoder_2": ["transformers", "CLIPTextModel"]}, "a Stable Diffusion XL model"),
         (PARTS | {"_class_name": "StableDiffusionInpaintPipeline"}, "a StableDiffusionInpaintPipeline"),
-        ({"_class_name": "FluxPipeline", "transformer": ["diffusers", "X"]}, "transformer"),
+        ({"_class_name": "FluxPipeline", "transformer": ["diffusers", "X"]}, "a FluxPipeline, a Flux model"),
+        ({"_class_name": "SanaPipeline", "transformer": ["diffusers", "X"]}, "transformer"),
         ({"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}, "a DDPMPipeline"),
     ],
 )

@@ -313,10 +313,9 @@ def test_sizes_that_no_released_model_has_need_configs(place):
 VECTOR, MATRIX, KERNEL = np.zeros(4), np.zeros((4, 4)), np.zeros((4, 4, 3, 3))
 OTHERS = [
     (
-        {"conditioner.embedders.0.transformer.x": MATRIX},
-        "a Stable Diffusion XL model. SDXL is not supported yet",
+        {"model.diffusion_model.label_emb.0.0.weight": MATRIX},
+        "an SDXL model without its text encoders, or one",
     ),
-    ({"model.diffusion_model.label_emb.0.0.weight": MATRIX}, "a Stable Diffusion XL model"),
     ({"lora_unet_down_blocks_0.lora_up.weight": MATRIX, "a.alpha": VECTOR, "b": KERNEL}, "found a LoRA"),
     ({"unet.mid_block.attn.to_q.lora.down.weight": MATRIX}, "found a LoRA"),
     ({"emb_params": MATRIX}, "found a learned embedding"),
@@ -325,7 +324,12 @@ OTHERS = [
     ({"controlnet_cond_embedding.conv_in.weight": KERNEL}, "found a ControlNet"),
     ({"encoder.conv_in.weight": KERNEL, "decoder.conv_in.weight": KERNEL}, "found a VAE alone"),
     ({"down_blocks.0.resnets.0.conv1.weight": KERNEL}, "found a UNet alone"),
-    ({"model.diffusion_model.joint_blocks.0.x": MATRIX}, "diffusion transformer"),
+    ({"model.diffusion_model.joint_blocks.0.x": MATRIX}, "found a Stable Diffusion 3 model"),
+    ({"joint_blocks.0.x": MATRIX}, "found a Stable Diffusion 3 model"),
+    ({"model.diffusion_model.double_blocks.0.x": MATRIX}, "found a Flux model"),
+    ({"double_blocks.0.x": MATRIX}, "found a Flux model"),
+    ({"model.diffusion_model.clf.1.weight": KERNEL}, "found a Stable Cascade model"),
+    ({"t_block.1.weight": MATRIX}, r"\(a diffusion transformer, as PixArt is\)"),
     ({"something.weight": KERNEL}, r"found no tensors model.diffusion_model.\*"),
     ({"model.diffusion_model.out.2.weight": KERNEL}, r"found no tensors cond_stage_model.\*"),
 ]

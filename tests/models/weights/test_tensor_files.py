@@ -132,3 +132,13 @@ def test_an_unfinished_file_never_shows(tmp_path):
     with pytest.raises(TypeError):
         tensor_files.write_msgpack(path, {"a": np.zeros(3), 1j: np.zeros(3)})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4), (5,), (0, 3), ()])
+def test_a_tensor_is_read_transposed(shape, tmp_path):
+    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    safetensors.numpy.save_file({"before": np.ones(7, np.float32), "a": values}, tmp_path / "m.safetensors")
+    tensor = tensor_files.index_safetensors(tmp_path / "m.safetensors")["a"].transposed()
+    assert tensor.shape == values.T.shape
+    np.testing.assert_array_equal(tensor.read(), values.T)
+    np.testing.assert_array_equal(tensor.transposed().read(), values)

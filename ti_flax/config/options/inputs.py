@@ -14,8 +14,8 @@ class ModelOptions(Options):
     pretrained_model_name_or_path: str = option(
         metavar="ID_OR_PATH",
         path="input",
-        help="Stable Diffusion 1.x or 2.x model: a Hub repository id, a folder in diffusers' layout, or one "
-        ".safetensors or .ckpt file in the original layout.",
+        help="Stable Diffusion 1.x, 2.x or XL model: a Hub repository id, a folder in diffusers' layout, or "
+        "one .safetensors or .ckpt file in the original layout.",
     )
     revision: str | None = option(
         None, when_unset="the main branch", help="Branch, tag or commit of the Hub repository."

@@ -12,11 +12,14 @@ from ti_flax.models.weights.model_folder import (
     WITH_WEIGHTS,
     choose_weights,
     names_in,
-    refuse_foreign_parts,
     require_variant,
+    with_second_parts,
 )
+from ti_flax.models.weights.other_kinds import refuse_parts
 
 _COMPONENTS = ("tokenizer", "scheduler", "text_encoder", "unet", "vae")
+# Parts without which a model cannot be used; an SDXL model has the last two as well.
+_NEEDED = frozenset({*_COMPONENTS, "tokenizer_2", "text_encoder_2"})
 _DEMO = "python train_flax.py --config configs/demo.yaml needs no download."
 
 
@@ -30,8 +33,9 @@ def resolve_model(
 ) -> pathlib.Path:
     """Return the folder or file of a model, downloaded first where the name is that of a Hub repository.
 
-    Only the named components are downloaded, with one format of weights each or none. Where the Hub cannot be
-    reached, files downloaded before are used.
+    Only the named components are downloaded, with one format of weights each or none; of an SDXL model the
+    second text encoder and tokenizer come with the first. Where the Hub cannot be reached, files downloaded
+    before are used.
 
     Args:
       name_or_path: a local folder or file, or `owner/name`.
@@ -121,15 +125,18 @@ def needed_files(
 ) -> list[str]:
     """Choose the files of a repository that the components need, one format of weights each or none.
 
+    Of an SDXL model the second text encoder and tokenizer are chosen with the first.
+
     Raises:
       WeightsError: when a component is missing or the model is of another kind.
     """
-    refuse_foreign_parts({name.split("/")[0] for name in names if "/" in name}, where)
+    parts = {name.split("/")[0] for name in names if "/" in name}
+    refuse_parts(parts, where)
     require_variant(names, variant, where)
     chosen = [name for name in names if name == "model_index.json"]
-    for component in components:
+    for component in with_second_parts(components, parts):
         inside = [name.removeprefix(f"{component}/") for name in names if name.startswith(f"{component}/")]
-        if not inside and component in _COMPONENTS:
+        if not inside and component in _NEEDED:
             raise WeightsError(where, expected=f"the folder {component}/ of a diffusers model", found="none")
         wanted = [name for name in inside if name.endswith((".json", ".txt")) and ".index." not in name]
         if weights and component in WITH_WEIGHTS and inside:
@@ -143,7 +150,7 @@ def _weights(inside: list[str], component: str, variant: str | None, where: str)
     try:
         return choose_weights(inside, component, variant, f"{where}/{component}")
     except WeightsError:
-        if component in _COMPONENTS:
+        if component in _NEEDED:
             raise
         return []
 

@@ -5,23 +5,25 @@ One list for folders and single files, in the names that diffusers and transform
 
 import re
 
+# Beside the text model: what compares its answer with an image, and tables that count 0, 1, 2, ...
+_BESIDE_TEXT = (
+    r"logit_scale|logit_bias|attn_mask|(.+\.)?position_ids|(vision_model|visual)\..+|visual_projection\..+"
+)
 _IGNORED = {
-    # Beside the text model: what compares its answer with an image, and tables that count 0, 1, 2, ...
-    "text_encoder": re.compile(
-        r"(text_model\.)*(text_projection(\.(weight|bias|kernel))?|logit_scale|logit_bias|attn_mask"
-        r"|(.+\.)?position_ids|(vision_model|visual)\..+|visual_projection\..+)"
-    ),
+    "text_encoder": re.compile(rf"(text_model\.)*(text_projection(\.(weight|bias|kernel))?|{_BESIDE_TEXT})"),
+    # SDXL's UNet is given the second encoder's projection.
+    "text_encoder_2": re.compile(rf"(text_model\.)*({_BESIDE_TEXT})"),
     # What the autoencoder was trained against, and running means of its weights.
     "vae": re.compile(r"(loss|model_ema)\..+"),
 }
 
 
 def is_ignored(name: str, component: str) -> bool:
-    """Tell whether a tensor of `text_encoder`, `unet` or `vae` is none of the component's parameters.
+    """Tell whether a tensor of a component is none of its parameters.
 
     Args:
       name: with dots, or slashes as in Flax files.
-      component: whose file it lies in.
+      component: whose file it lies in, such as `text_encoder`.
     """
     pattern = _IGNORED.get(component)
     return pattern is not None and pattern.fullmatch(name.replace("/", ".")) is not None

@@ -9,20 +9,20 @@ from typing import Any
 from ti_flax.errors import WeightsError
 from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, require_inside
 from ti_flax.files.regular import read_regular
+from ti_flax.models.weights.other_kinds import refuse_index, refuse_parts
 
 SAFETENSORS = ".safetensors"
 MSGPACK = ".msgpack"
 
+_INDEX = "model_index.json"
 _LONGEST_JSON = 2**24
 
 # Parts that have files of weights.
-WITH_WEIGHTS = frozenset({"text_encoder", "unet", "vae", "safety_checker"})
+WITH_WEIGHTS = frozenset({"text_encoder", "text_encoder_2", "unet", "vae", "safety_checker"})
+# Parts that an SDXL model has twice, and the second of each.
+_SECOND_PARTS = {"tokenizer": "tokenizer_2", "text_encoder": "text_encoder_2"}
 # Stands for files that are no variant.
 _PLAIN = "none"
-
-_PIPELINES = ("StableDiffusionPipeline", "FlaxStableDiffusionPipeline")
-# Parts that other kinds of models have and that no text-to-image Stable Diffusion 1.x or 2.x has.
-_FOREIGN_PARTS = ("text_encoder_2", "transformer", "prior", "image_encoder", "controlnet", "depth_estimator")
 
 
 def torch_stem(component: str) -> str:
@@ -45,7 +45,7 @@ def choose_weights(names: Collection[str], component: str, variant: str | None, 
 
     Args:
       names: of the files in the component's folder.
-      component: `text_encoder`, `unet`, `vae`, `safety_checker`.
+      component: `text_encoder`, `text_encoder_2`, `unet`, `vae`, `safety_checker`.
       variant: as in `model.fp16.safetensors`, where the component has it; else its plain files are chosen, as
         diffusers does. None: the plain files.
       where: the folder, for messages.
@@ -136,46 +136,63 @@ def read_config(folder: pathlib.Path, component: str) -> dict[str, Any]:
 
 
 def check_kind(folder: pathlib.Path) -> None:
-    """Check that a folder holds a text-to-image Stable Diffusion 1.x or 2.x model.
+    """Check that a folder holds a text-to-image Stable Diffusion 1.x, 2.x or XL model.
 
-    A folder without `model_index.json` is left to the checks of the config files.
+    What neither `model_index.json` nor the names of the parts tell is left to the checks of the config files.
 
     Raises:
       WeightsError: naming what it holds instead.
     """
-    path = folder / "model_index.json"
-    if not path.exists():
-        return
-    index = read_json(path)
-    present = [part for part in index if not part.startswith("_") and _is_present(index[part])]
-    refuse_foreign_parts(present, folder)
-    pipeline = str(index.get("_class_name", _PIPELINES[0]))
-    if pipeline not in _PIPELINES and not {"unet", "vae", "text_encoder"} <= set(present):
-        raise _foreign(folder, f"a {pipeline}")
-    if "Inpaint" in pipeline or "Upscale" in pipeline or "XL" in pipeline:
-        raise _foreign(folder, f"a {pipeline}")
+    index, parts = read_index(folder), folder_parts(folder)
+    if index:
+        refuse_index(index, parts, folder)
+    else:
+        refuse_parts(parts, folder)
 
 
-def refuse_foreign_parts(parts: Iterable[str], where: object) -> None:
-    """Raise a WeightsError if one of the named parts belongs to another kind of model."""
-    foreign = [part for part in parts if part in _FOREIGN_PARTS]
-    if foreign:
-        kind = "a Stable Diffusion XL model" if "text_encoder_2" in foreign else "another kind of model"
-        raise _foreign(where, f"{kind} (it has {foreign[0]})")
+def read_index(folder: pathlib.Path) -> dict[str, Any]:
+    """Return the parsed `model_index.json` of a model folder; empty where there is none.
+
+    Raises:
+      WeightsError: when it is no JSON object.
+    """
+    path = folder / _INDEX
+    return read_json(path) if path.exists() else {}
+
+
+def folder_parts(folder: pathlib.Path) -> set[str]:
+    """Name the parts of a model folder: those that `model_index.json` does not switch off, else its folders.
+
+    Raises:
+      WeightsError: when `model_index.json` is no JSON object.
+    """
+    index = read_index(folder)
+    if not index:
+        return {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    return {part for part in index if not part.startswith("_") and _is_present(index[part])}
+
+
+def has_second_parts(parts: Collection[str]) -> bool:
+    """Tell the parts of an SDXL model, which has two text encoders and tokenizers, from others."""
+    return any(part in parts for part in _SECOND_PARTS.values())
+
+
+def with_second_parts(components: Iterable[str], parts: Collection[str]) -> tuple[str, ...]:
+    """Add to components the second text encoder and tokenizer behind the first, where the model has them.
+
+    Args:
+      components: such as `text_encoder`.
+      parts: all parts of the model.
+    """
+    if not has_second_parts(parts):
+        return tuple(components)
+    doubled = [(part, _SECOND_PARTS.get(part, part)) for part in components]
+    return tuple(dict.fromkeys(part for pair in doubled for part in pair))
 
 
 def _is_present(entry: Any) -> bool:
     """Tell a part from one that is switched off: `null`, `[null, null]` or `[library, null]`."""
     return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
-
-
-def _foreign(where: object, found: str) -> WeightsError:
-    return WeightsError(
-        where,
-        expected="a text-to-image Stable Diffusion 1.x or 2.x model",
-        found=found,
-        remedy="Use one such as stable-diffusion-v1-5/stable-diffusion-v1-5.",
-    )
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -222,7 +239,7 @@ def _no_weights(names: Collection[str], component: str, variant: str | None, whe
     elif others and all(name.endswith((".bin", ".ckpt")) for name in others):
         remedy = (
             "Pickled .bin files are not read. Take a revision with safetensors, or convert once, where "
-            "PyTorch is installed: StableDiffusionPipeline.from_pretrained(...).save_pretrained(folder)."
+            "PyTorch is installed: DiffusionPipeline.from_pretrained(...).save_pretrained(folder)."
         )
     return WeightsError(where, expected=wanted, found=", ".join(others) or "no weights", remedy=remedy)
 

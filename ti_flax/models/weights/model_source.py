@@ -3,26 +3,27 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from jax.typing import DTypeLike
 
 from ti_flax.errors import ConfigError
-from ti_flax.models.weights.model_folder import check_kind, read_config, read_json
+from ti_flax.models.weights.derived_configs import with_zero_snr
+from ti_flax.models.weights.model_folder import (
+    check_kind,
+    folder_parts,
+    has_second_parts,
+    read_config,
+    read_index,
+    read_json,
+)
+from ti_flax.models.weights.other_kinds import refuse_configs
 from ti_flax.models.weights.parameters import Tree, read_place, read_tensors
 from ti_flax.models.weights.single_file import SingleFile, open_single_file, open_vae_file
 
-# Schedulers of diffusers that know `rescale_betas_zero_snr`; others would pass over it.
-_ZERO_SNR_SCHEDULERS = frozenset(
-    {
-        "DDIMScheduler",
-        "DDPMScheduler",
-        "DPMSolverMultistepScheduler",
-        "EulerAncestralDiscreteScheduler",
-        "EulerDiscreteScheduler",
-        "UniPCMultistepScheduler",
-    }
-)
+COMPONENTS = ("text_encoder", "unet", "vae")
+SDXL_COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,18 +60,47 @@ class ModelSource:
             with_vae=self.vae is None,
         )
 
-    def configs(self, components: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    @functools.cached_property
+    def is_sdxl(self) -> bool:
+        """Whether it is an SDXL model, told by its parts.
+
+        Raises:
+          WeightsError: it is another kind of model than Stable Diffusion 1.x, 2.x and XL.
+        """
+        if self.file is not None:
+            return self.file.is_sdxl
+        check_kind(self.place)
+        return has_second_parts(folder_parts(self.place))
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The model's parts that have parameters, in the order of its bundle."""
+        return SDXL_COMPONENTS if self.is_sdxl else COMPONENTS
+
+    @property
+    def force_zeros_for_empty_prompt(self) -> bool:
+        """Whether zeros stand for an empty prompt's encoding, as SDXL base 1.0 was trained."""
+        folder = self.place if self.file is None else self.config_folder
+        said = {} if folder is None else read_index(folder)
+        return self.is_sdxl and said.get("force_zeros_for_empty_prompt", True) is not False
+
+    def configs(self, components: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         """Return the configs of components and of the scheduler, with the user's changes.
+
+        Args:
+          components: None for all that the model has.
 
         Raises:
           WeightsError: a config is missing, or this is another kind of model.
           ConfigError: the changes contradict what the model is.
         """
+        sdxl = self.is_sdxl
         if self.file is None:
-            check_kind(self.place)
-            configs = {part: read_config(self.place, part) for part in (*components, "scheduler")}
+            parts = self.components if components is None else components
+            configs = {part: read_config(self.place, part) for part in (*parts, "scheduler")}
         else:
             configs = {part: dict(config) for part, config in self.file.configs.items()}
+        refuse_configs(configs, self.place, sdxl=sdxl)
         if self.vae is not None:
             configs["vae"] = self._vae_config()
         configs["scheduler"] = self._scheduler(configs["scheduler"])
@@ -89,7 +119,7 @@ class ModelSource:
         place = self._vae_place()
         if place.is_dir():
             return read_json(place / "config.json")
-        return open_vae_file(place)[0]
+        return open_vae_file(place, sdxl=self.is_sdxl)[0]
 
     def _vae_params(self, expected: Tree, dtype: DTypeLike | None) -> dict[str, Any]:
         place = self._vae_place()
@@ -105,14 +135,10 @@ class ModelSource:
         config = dict(config)
         if self.prediction_type is not None:
             config["prediction_type"] = self.prediction_type
-        if self.rescale_betas_zero_snr is not None:
-            config["rescale_betas_zero_snr"] = self.rescale_betas_zero_snr
         if self.rescale_betas_zero_snr:
-            # Only so does a sampler begin at the timestep that is pure noise (section 3.3 of the paper).
-            config["timestep_spacing"] = "trailing"
-            name = str(config.get("_class_name", "")).removeprefix("Flax")
-            if name not in _ZERO_SNR_SCHEDULERS:
-                config["_class_name"] = "DDIMScheduler"
+            config = with_zero_snr(config)
+        elif self.rescale_betas_zero_snr is not None:
+            config["rescale_betas_zero_snr"] = False
         predicts_noise = (config.get("prediction_type") or "epsilon") == "epsilon"
         if predicts_noise and config.get("rescale_betas_zero_snr"):
             raise ConfigError(

@@ -29,8 +29,13 @@ _UNET_PLACES = {
     "middle_block.2": "mid_block.resnets.1",
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
+    # SDXL's pooled text and sizes.
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
 }
-_UNET_PLACE = re.compile(r"((?:time_embed|middle_block|out|(?:in|out)put_blocks\.\d+)\.\d+)\.(.+)")
+_UNET_PLACE = re.compile(
+    r"((?:time_embed|label_emb\.0|middle_block|out|(?:in|out)put_blocks\.\d+)\.\d+)\.(.+)"
+)
 _RESNET = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -61,7 +66,7 @@ _TEXT_LAYER_MODULES = {
 # The words in a name of averaged weights, which are written without the dots between them. The number of a
 # block has one or two digits, that of a part of it one.
 _AVERAGED_WORDS = re.compile(
-    r"(?<=put_blocks)\d+(?=\d)|\d|input_blocks|output_blocks|middle_block|transformer_blocks|time_embed"
+    r"(?<=put_blocks)\d+(?=\d)|\d|input_blocks|output_blocks|middle_block|transformer_blocks|time_embed|label_emb"
     r"|in_layers|out_layers|emb_layers|skip_connection|proj_in|proj_out|to_out|to_[qkv]"
     r"|(?:attn|norm)\d|norm|ff|net|proj|op|out|conv|weight|bias"
 )
@@ -126,24 +131,46 @@ def _vae_name(name: str, last: int) -> str:
 
 
 def clip_names(names: Collection[str]) -> dict[str, str]:
-    """Return the names of CLIP's parameters (without `cond_stage_model.transformer.`), prefix included."""
+    """Return the names of CLIP's parameters (without the encoder's prefix), `text_model.` included."""
     return {name: name if name.startswith("text_model.") else f"text_model.{name}" for name in names}
 
 
 def open_clip_tensors(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return OpenCLIP's text tensors (without `cond_stage_model.model.`) under the names CLIP's have.
+    """Return the tensors of Stable Diffusion 2.x's text encoder (without `cond_stage_model.model.`).
 
-    Its query, key and value are one matrix, which is cut. The last layer of the whole model, which Stable
-    Diffusion 2.x does not use, is left out.
+    The last layer of the whole OpenCLIP, which 2.x does not use, is left out.
     """
     layers = {int(match[1]) for name in tensors if (match := _TEXT_LAYER.fullmatch(name))}
-    unused = _OPEN_CLIP_LAYERS - 1 if len(layers) == _OPEN_CLIP_LAYERS else None
+    unused = f"transformer.resblocks.{_OPEN_CLIP_LAYERS - 1}."
+    if len(layers) == _OPEN_CLIP_LAYERS:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(unused)}
+    return _like_clip(tensors)
+
+
+def projected_open_clip_tensors(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Return the tensors of SDXL's second text encoder (without `conditioner.embedders.1.model.`).
+
+    What the pooled text is multiplied by lies `[width, projection]` in the file; some programs write it as a
+    linear layer's weight.
+    """
+    own = "text_projection"
+    projection = {f"{own}.weight": tensors[own].transposed()} if own in tensors else {}
+    projection |= {name: tensor for name, tensor in tensors.items() if name == f"{own}.weight"}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in (own, f"{own}.weight")}
+    return _like_clip(rest) | projection
+
+
+def _like_clip(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Give OpenCLIP's text tensors the names that CLIP's have.
+
+    Its query, key and value are one matrix, which is cut.
+    """
     renamed = {}
     for name, tensor in tensors.items():
         match = _TEXT_LAYER.fullmatch(name)
         if match is None:
             renamed[f"text_model.{_TEXT_MODULES.get(name, name)}"] = tensor
-        elif int(match[1]) != unused:
+        else:
             place = f"text_model.encoder.layers.{match[1]}"
             renamed |= {f"{place}.{inner}": part for inner, part in _layer_tensors(match, tensor)}
     return renamed

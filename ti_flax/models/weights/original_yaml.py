@@ -9,6 +9,8 @@ from ti_flax.files.regular import read_regular
 
 _LONGEST = 2**20
 _PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
+# SDXL's code names a class in place of a word.
+_SCALINGS = {"EpsScaling": "epsilon", "VScaling": "v_prediction"}
 _BETA_SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear"}
 
 
@@ -35,11 +37,24 @@ def read_description(path: pathlib.Path) -> dict[str, Any]:
 def predicted(written: Mapping[str, Any], path: pathlib.Path) -> str | None:
     """Return what a description says that the UNet predicts, or None where there is no description."""
     value = written.get("parameterization")
+    if value is None and (scaling := _scaling(written)):
+        if scaling not in _SCALINGS:
+            known = " or ".join(_SCALINGS)
+            raise WeightsError(f"{path}: scaling_config", expected=known, found=repr(scaling))
+        return _SCALINGS[scaling]
     if value is None:
         return "epsilon" if written else None  # the original code's default
     if not isinstance(value, str) or value not in _PREDICTIONS:
         raise WeightsError(f"{path}: parameterization", expected="eps or v", found=repr(value))
     return _PREDICTIONS[value]
+
+
+def _scaling(written: Mapping[str, Any]) -> str:
+    """Return the class by which SDXL's code scales what its UNet predicts; empty where none is named."""
+    node: Any = written
+    for name in ("denoiser_config", "params", "scaling_config", "target"):
+        node = node.get(name) if isinstance(node, dict) else None
+    return str(node).rpartition(".")[2] if node is not None else ""
 
 
 def apply_description(
@@ -53,7 +68,7 @@ def apply_description(
             known = " or ".join(_BETA_SCHEDULES)
             raise WeightsError(f"{path}: beta_schedule", expected=known, found=repr(schedule))
         scheduler["beta_schedule"] = _BETA_SCHEDULES[schedule]
-    described = written.get("unet_config")
+    described = written.get("unet_config") or written.get("network_config")  # the latter is SDXL's
     unet = described.get("params") if isinstance(described, dict) else None
     unet = unet if isinstance(unet, dict) else {}
     channels = configs["unet"]["block_out_channels"]

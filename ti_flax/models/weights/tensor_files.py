@@ -114,6 +114,11 @@ class StoredTensor:
             shape=(stop - start, *self.shape[1:]),
         )
 
+    def transposed(self) -> "StoredTensor":
+        """Return the tensor with its axes in reverse order."""
+        steps = self.strides or tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        return dataclasses.replace(self, shape=self.shape[::-1], strides=steps[::-1])
+
     def __setstate__(self, state: Any) -> None:
         """Raise a ValueError: a pickle that sets attributes could name any file and place."""
         raise ValueError("attributes of a tensor")
