@@ -14,6 +14,7 @@ from ti_flax.data.encoding import settle_encoding, sides_of
 from ti_flax.data.images.load import ImageGroup, TrainingImages
 from ti_flax.data.latent_cache import LatentCache
 from ti_flax.data.latents import Encoder
+from ti_flax.data.posteriors import in_memory
 from ti_flax.errors import ConfigError, DataError
 
 PICTURE = 8 * 8 * 8 * 4  # bytes of a posterior
@@ -107,7 +108,7 @@ def test_what_exceeds_the_machine_stays_in_files_where_there_is_room(params, sai
     free(12 * PICTURE)
     found = settled(params, images, cache=cache)
     assert found.streamed and found.in_files and "stay in files" in said[-1]
-    found.encode(images.groups[0], 0, images.names)
+    in_memory(found.unencoded(images.groups[0], 0, images.names))
     assert len(entries(tmp_path)) == 12
     free(0)  # all are there
     assert settled(params, images, cache=cache).in_files

@@ -14,6 +14,7 @@ from ti_flax.errors import CheckpointError, DataError
 from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.run import resume
 from ti_flax.run import train as run
+from ti_flax.run.inputs import load_inputs
 from ti_flax.training.checkpoint import checkpoint_steps
 
 CAPTIONS = ["red, blue, a toy, table", "cat, house, red car", "the <thing>, dog, blue, red"]
@@ -51,7 +52,7 @@ def decoded(plain, rows):
 
 @pytest.fixture(scope="module")
 def plain(place):
-    return run.load_inputs(configure(place))
+    return load_inputs(configure(place))
 
 
 def test_without_captions_the_table_is_one_group_of_templates(plain):
@@ -100,7 +101,7 @@ def test_an_option_changes_the_prompts(place, plain, base, change, shape):
 
 def test_captions_change_the_prompts_and_nothing_else(place, plain):
     drawn = {"shuffle_caption": True, "caption_tag_dropout_rate": 0.1, "caption_dropout_rate": 0.1}
-    made = run.load_inputs(configure(place, captions="files", **drawn, enable_wildcard=True))
+    made = load_inputs(configure(place, captions="files", **drawn, enable_wildcard=True))
     then, now = plain.fingerprint, made.fingerprint
     assert then.pop("prompts") != now.pop("prompts") and then == now
     for old, new in zip(plain.examples.buckets, made.examples.buckets, strict=True):

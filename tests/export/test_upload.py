@@ -121,7 +121,7 @@ def test_processes_other_than_the_first_leave_the_hub_alone(place, hub, tmp_path
         raise InterruptedError("far enough")
 
     monkeypatch.setattr(run.hosts, "is_first", lambda: False)
-    monkeypatch.setattr(run, "load_inputs", reading)
+    monkeypatch.setattr(run, "read_inputs", reading)
     changes = {"push_to_hub": True, "hub_model_id": "me/thing", "hub_token": TOKEN}
     with pytest.raises(InterruptedError):
         run.train(configure(place, tmp_path / "out", **changes))

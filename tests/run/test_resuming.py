@@ -38,7 +38,7 @@ def contents(folder):
 
 @pytest.fixture
 def nothing_read(monkeypatch):
-    monkeypatch.setattr(run, "load_inputs", lambda config: pytest.fail("something is read"))
+    monkeypatch.setattr(run, "read_inputs", lambda config: pytest.fail("something is read"))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_run_of_epochs_ends_before_anything_is_compiled(again, capsys):
     before = contents(folder)
     shown = {"images": SimpleNamespace(weights=(8, 8, 8)), "fingerprint": {}}
     with pytest.MonkeyPatch.context() as patch, compilations() as messages:
-        patch.setattr(run, "load_inputs", lambda config: SimpleNamespace(**shown))
+        patch.setattr(run, "read_inputs", lambda config: SimpleNamespace(**shown))
         patch.setattr(run, "surely_the_same", lambda config, before: True)
         patch.setattr(run, "make_step_config", lambda *args, **named: pytest.fail("the step is made"))
         run.train(config)

@@ -13,6 +13,7 @@ from ti_flax.errors import CheckpointError, ConfigError
 from ti_flax.models.stable_diffusion import load_stable_diffusion
 from ti_flax.models.tokenizer import load_tokenizer
 from ti_flax.run import train as run
+from ti_flax.run.inputs import load_inputs
 from ti_flax.training.checkpoint import load_checkpoint
 
 
@@ -51,7 +52,7 @@ def test_every_way_of_moving_rows_is_in_a_whole_run_and_resumes(place, tmp_path)
     saved = load_checkpoint(tmp_path / "out" / "checkpoint-3")
     assert saved.rows.shape == (5, 32) and saved.rows[3:].tobytes() == old.tobytes()
     assert rows.tobytes() == saved.mean_rows[:3].tobytes() != saved.rows[:3].tobytes()
-    median = run.load_inputs(config).added.median_norm
+    median = load_inputs(config).added.median_norm
     np.testing.assert_allclose(np.linalg.norm(saved.rows[:3], axis=1), median, rtol=1e-5)
     # The pipeline holds all that training prompts could name.
     table = load_stable_diffusion(tmp_path / "out").params["text_encoder"]["text_model"]["embeddings"]
@@ -79,8 +80,7 @@ def test_random_starts_follow_the_seed_which_is_drawn_before_them(place, tmp_pat
     assert f"seed {seed}" in capsys.readouterr().err
     assert "starting from random vectors" in (tmp_path / "out" / "README.md").read_text()
     starts = [
-        run.load_inputs(configure(place, tmp_path / "x", **changes, seed=each)).added.start
-        for each in (seed, 4)
+        load_inputs(configure(place, tmp_path / "x", **changes, seed=each)).added.start for each in (seed, 4)
     ]
     assert drawn.tobytes() == starts[0].tobytes() != starts[1].tobytes()
 

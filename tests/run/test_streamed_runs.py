@@ -12,6 +12,7 @@ from ti_flax.data.posteriors import PosteriorFiles
 from ti_flax.errors import DataError
 from ti_flax.monitoring.row_statistics import read_evaluations
 from ti_flax.run import train as run
+from ti_flax.run.inputs import load_inputs
 
 SHAPES = {"enable_bucket": True, "bucket_reso_steps": 8, "eval_steps": 2, "max_eval_samples": 6}
 
@@ -68,7 +69,7 @@ def test_what_exceeds_the_memory_is_read_from_the_cache(place, tmp_path, monkeyp
     expected = learned(run.train(config))
     monkeypatch.setattr(encoding, "memory_of_device", lambda: 1)
     monkeypatch.setattr(encoding, "memory_of_machine", lambda: 1)
-    assert isinstance(run.load_inputs(config).examples.buckets[0].posteriors, PosteriorFiles)
+    assert isinstance(load_inputs(config).examples.buckets[0].posteriors, PosteriorFiles)
     again = config.replace(output_dir=str(tmp_path / "again"))
     assert learned(run.train(again)).tobytes() == expected.tobytes()
     assert "stay in files; each call sends" in capsys.readouterr().err
@@ -91,8 +92,8 @@ def test_what_fits_nowhere_is_refused_before_anything_is_encoded(place, tmp_path
 def test_a_run_keeps_the_pixels_that_it_shows(place, tmp_path):
     write_images(tmp_path / "many", count=30)
     config = configure(place, tmp_path / "out", train_data_dir=str(tmp_path / "many"))
-    assert [len(group.pixels) for group in run.load_inputs(config).images.groups] == [20]
+    assert [len(group.pixels) for group in load_inputs(config).images.groups] == [20]
     few = config.replace(hub_concept_images=False, validation_prompt="a <thing>", validation_steps=3)
-    assert [len(group.pixels) for group in run.load_inputs(few).images.groups] == [5]
+    assert [len(group.pixels) for group in load_inputs(few).images.groups] == [5]
     none = config.replace(hub_concept_images=False)
-    assert run.load_inputs(none).images.groups == ()
+    assert load_inputs(none).images.groups == ()

@@ -12,6 +12,7 @@ from tiny_run import configure_scheduled as configure
 from ti_flax.embedding.rows import AddedRows
 from ti_flax.errors import CheckpointError, ConfigError, DataError, OutputError, TiFlaxError
 from ti_flax.run import train as run
+from ti_flax.run.inputs import load_inputs
 from ti_flax.run.step_config import make_step_config, resolve_num_steps
 from ti_flax.training.checkpoint import checkpoint_steps
 from ti_flax.training.settings import describe_rate, make_schedule
@@ -170,7 +171,7 @@ def test_resuming_without_a_checkpoint_starts_from_the_beginning(place, tmp_path
 def test_epochs_count_images_times_repeats(place, tmp_path):
     changes = {"max_train_steps": None, "num_train_epochs": 2, "repeats": 8, "lr_warmup_steps": 0}
     config = configure(place, place / "x", **changes)
-    images = run.load_inputs(config).images
+    images = load_inputs(config).images
     # 3 images x 8 repeats over 8 devices are 3 updates an epoch.
     assert resolve_num_steps(config, sum(images.weights)).training.max_train_steps == 6
 
@@ -178,7 +179,7 @@ def test_epochs_count_images_times_repeats(place, tmp_path):
 def test_sources_are_shown_in_proportion_to_their_repeats(place, tmp_path, capsys):
     one = str(place / "pictures" / "0.png")
     config = configure(place, tmp_path, train_data_dir=[str(place / "pictures"), one], repeats=[8, 40])
-    inputs = run.load_inputs(config)
+    inputs = load_inputs(config)
     assert inputs.images.weights == (8, 8, 8, 40)
     (bucket,) = inputs.examples.buckets
     np.testing.assert_array_equal(bucket.sample_indices, (0, 1, 2, 3, 3, 3, 3, 3))
@@ -200,7 +201,7 @@ def test_scale_lr_counts_all_samples_of_an_update(place):
 
 
 def test_the_vae_is_dropped_before_training(place, tmp_path):
-    inputs = run.load_inputs(configure(place, tmp_path))
+    inputs = load_inputs(configure(place, tmp_path))
     assert set(inputs.model.params) == {"text_encoder", "unet"}
 
 
@@ -274,15 +275,15 @@ def test_compiled_programs_are_kept_in_the_users_cache_unless_told_otherwise(mon
 
 def test_class_images_are_gathered_with_prompts_that_hold_the_word(place, tmp_path, capsys):
     write_images(tmp_path / "class", count=2)
-    plain = run.load_inputs(configure(place, tmp_path))
+    plain = load_inputs(configure(place, tmp_path))
     changes = {"class_data_dir": str(tmp_path / "class")}
-    inputs = run.load_inputs(configure(place, tmp_path, **changes))
+    inputs = load_inputs(configure(place, tmp_path, **changes))
     assert "2 class images" in capsys.readouterr().err
     [bucket] = inputs.examples.class_buckets
     assert bucket.posteriors.shape == (2, *plain.examples.buckets[0].posteriors.shape[1:])
     np.testing.assert_array_equal(inputs.examples.token_ids, plain.examples.token_ids)
     np.testing.assert_array_equal(inputs.examples.class_token_ids, plain.examples.token_ids)
-    prompted = run.load_inputs(configure(place, tmp_path, class_prompt="my <thing>", **changes))
+    prompted = load_inputs(configure(place, tmp_path, class_prompt="my <thing>", **changes))
     first = plain.concept.token_ids[0]
     [tokens] = prompted.examples.class_token_ids
     assert (tokens == tokens[0]).all() and list(tokens[0, 2:4]) == [first, first + 1]
@@ -293,7 +294,7 @@ def test_class_images_are_gathered_with_prompts_that_hold_the_word(place, tmp_pa
 def test_a_class_folder_that_is_not_there_is_named_by_its_option(place, tmp_path):
     config = configure(place, tmp_path, class_data_dir=str(tmp_path / "nothing"))
     with pytest.raises(TiFlaxError, match="^class_data_dir .*nothing: found no such folder"):
-        run.load_inputs(config)
+        load_inputs(config)
 
 
 def test_options_of_the_loss_reach_the_step_and_are_repeated_by_a_resumed_run(place, tmp_path):

@@ -28,12 +28,12 @@ def _shape(leaf):
 
 def share_programs():
     """Lets runs in this process look for a compiled step before they make one."""
-    fit, lower_step = fit_module.fit, fit_module.lower_step
+    begin, lower_step = run.begin_compiling, fit_module.lower_step
 
-    @functools.wraps(fit)
-    def fit_with(config, *args, **options):
+    @functools.wraps(begin)
+    def begin_with(config, *args):
         _config.set(config)
-        return fit(config, *args, **options)
+        return begin(config, *args)
 
     @functools.wraps(lower_step)
     def found_or_lowered(step_config, state, arguments, devices, feed=None):
@@ -47,7 +47,7 @@ def share_programs():
         )
         return Shared(key, lambda: lower_step(step_config, state, arguments, devices, feed))
 
-    run.fit, fit_module.lower_step = fit_with, found_or_lowered
+    run.begin_compiling, fit_module.lower_step = begin_with, found_or_lowered
 
 
 class Shared:

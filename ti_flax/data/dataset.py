@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ti_flax.data.posteriors import Posteriors, in_memory
+from ti_flax.data.posteriors import Posteriors, Unencoded, in_memory
 from ti_flax.errors import ConfigError
 
 # Places of an epoch: each is an index that every device holds, 4 MB of so many.
@@ -106,14 +106,15 @@ class PaddedDataset(NamedTuple):
     class_prompts: PromptTable | None = None
 
 
-def padded(examples: Dataset, *, streamed: bool = False) -> PaddedDataset:
+def padded(examples: Dataset, *, streamed: bool = False, hollow: bool = False) -> PaddedDataset:
     """The examples in arrays of sizes that many datasets share.
 
     Args:
       examples: as they are read.
       streamed: without posteriors and loss weights, which come with each call.
+      hollow: zeros that take no memory stand for the posteriors, where shapes are enough.
     """
-    made = partial(padded_bucket, streamed=streamed)
+    made = partial(padded_bucket, streamed=streamed, hollow=hollow)
     of_class = (None, None)
     if examples.class_buckets is not None and examples.class_token_ids is not None:
         buckets = tuple(map(made, examples.class_buckets))
@@ -121,10 +122,12 @@ def padded(examples: Dataset, *, streamed: bool = False) -> PaddedDataset:
     return PaddedDataset(tuple(map(made, examples.buckets)), prompt_table(examples.token_ids), *of_class)
 
 
-def padded_bucket(bucket: Bucket, *, streamed: bool = False) -> PaddedBucket:
+def padded_bucket(bucket: Bucket, *, streamed: bool = False, hollow: bool = False) -> PaddedBucket:
     """A bucket in arrays of `padded_size`; see `padded`."""
     posteriors, prompts, places, weights, time_ids = bucket
     images = held = padded_size(len(posteriors), FEWEST_IMAGES)
+    if hollow:
+        posteriors = np.broadcast_to(np.float32(0.0), (images, *posteriors.shape[1:]))
     if streamed:
         posteriors, held = np.zeros((0, *posteriors.shape[1:]), np.float32), 0
         weights = None if weights is None else weights[:0]
@@ -184,6 +187,20 @@ def one_shape(posteriors: np.ndarray, token_ids: np.ndarray, weights: Sequence[i
     images = len(posteriors)
     bucket = Bucket(posteriors, np.zeros(images, np.int32), epoch_sample_indices(weights or [1] * images))
     return Dataset((bucket,), token_ids[None])
+
+
+def encoded(examples: Dataset) -> Dataset:
+    """The examples with everything encoded that was not yet: the training images first, bucket by bucket."""
+
+    def of_bucket(bucket: Bucket) -> Bucket:
+        posteriors = bucket.posteriors
+        return bucket._replace(posteriors=posteriors.encoded) if isinstance(posteriors, Unencoded) else bucket
+
+    of_class = examples.class_buckets
+    return examples._replace(
+        buckets=tuple(map(of_bucket, examples.buckets)),
+        class_buckets=None if of_class is None else tuple(map(of_bucket, of_class)),
+    )
 
 
 def with_class_images(

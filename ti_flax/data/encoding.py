@@ -17,7 +17,7 @@ from ti_flax.console.messages import say, watched
 from ti_flax.data.images.load import ImageGroup, TrainingImages, memory_of_machine
 from ti_flax.data.latent_cache import LatentCache
 from ti_flax.data.latents import Encoder, Pictures, encode_posteriors, image_hashes, posterior_shape
-from ti_flax.data.posteriors import Posteriors
+from ti_flax.data.posteriors import Unencoded
 from ti_flax.errors import DataError
 from ti_flax.hosts import group as hosts
 from ti_flax.hosts.devices import cores_share_batch
@@ -58,15 +58,16 @@ class Encoding:
         """What is encoded, in words."""
         return " and ".join(("images", "mirror images")[side] for side in self.sides)
 
-    def encode(self, group: ImageGroup, number: int, names: Sequence[str]) -> Posteriors:
-        """Encodes a group; see `encode_posteriors`.
+    def unencoded(self, group: ImageGroup, number: int, names: Sequence[str]) -> Unencoded:
+        """What a group will be encoded to; see `encode_posteriors`.
 
         Args:
           group: images of one shape.
           number: of the group, in the order of `hashes`.
           names: of its images.
         """
-        return encode_posteriors(
+        encode = partial(
+            encode_posteriors,
             self.encoder,
             Pictures(group.pixels, self.sides, names),
             cache=self.cache,
@@ -74,6 +75,7 @@ class Encoding:
             in_files=self.in_files,
             progress=partial(watched, title=f"encoding {self.kinds}"),
         )
+        return Unencoded(self.shape(*group.pixels.shape[:3]), encode)
 
     @property
     def digest(self) -> str:

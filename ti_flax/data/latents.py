@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 
 from ti_flax.data.images.load import pixels_hash
 from ti_flax.data.latent_cache import LatentCache
-from ti_flax.data.posteriors import InFiles, InMemory, Posteriors, sample_digest
+from ti_flax.data.posteriors import InFiles, InMemory, PosteriorFiles, sample_digest
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.hosts import group as hosts
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
@@ -199,7 +199,7 @@ def encode_posteriors(
     hashes: Sequence[str] | None = None,
     in_files: bool = False,
     progress: Callable[[Sequence], Iterable] | None = None,
-) -> Posteriors:
+) -> np.ndarray | PosteriorFiles:
     """Encode pictures of one shape, once each: all devices of all hosts share those that no cache has.
 
     What was encoded is kept at once, so that a run that is killed goes on from there. It may run in a thread

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import numpy as np
 
@@ -51,11 +52,39 @@ class PosteriorFiles:
         return found
 
 
-Posteriors = np.ndarray | PosteriorFiles
+class Unencoded:
+    """Posteriors of pictures that are encoded when they are first read, and whose shape is known before.
+
+    Args:
+      shape: `(images, sides, height, width, 2 * channels)`.
+      encode: makes them.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, shape: tuple[int, ...], encode: Callable[[], np.ndarray | PosteriorFiles]):
+        self.shape, self._encode = shape, encode
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, places: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """The posteriors of these images and sides, as of `PosteriorFiles`."""
+        return self.encoded[places]
+
+    @cached_property
+    def encoded(self) -> np.ndarray | PosteriorFiles:
+        """The posteriors, encoded once."""
+        return self._encode()
+
+
+Posteriors = np.ndarray | PosteriorFiles | Unencoded
 
 
 def in_memory(posteriors: Posteriors) -> np.ndarray:
     """All posteriors, `[images, sides, height, width, 2 * channels]` float32."""
+    if isinstance(posteriors, Unencoded):
+        posteriors = posteriors.encoded
     if isinstance(posteriors, np.ndarray):
         return posteriors
     images, sides = np.indices(posteriors.shape[:2]).reshape(2, -1)
@@ -114,7 +143,7 @@ class InMemory:
         """A picture's posterior that is there."""
         return self._array[number]
 
-    def finished(self, shape: tuple[int, ...]) -> Posteriors:
+    def finished(self, shape: tuple[int, ...]) -> np.ndarray | PosteriorFiles:
         """All of them, `(images, sides, height, width, 2 * channels)`."""
         return self._array.reshape(shape)
 
@@ -150,7 +179,7 @@ class InFiles:
         """A picture's posterior that is there."""
         return read(self._cache, self._keys[number], self._shape)
 
-    def finished(self, shape: tuple[int, ...]) -> Posteriors:
+    def finished(self, shape: tuple[int, ...]) -> np.ndarray | PosteriorFiles:
         """What reads them, `(images, sides, height, width, 2 * channels)`."""
         return PosteriorFiles(self._cache, self._keys, shape)
 

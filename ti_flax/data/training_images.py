@@ -128,7 +128,7 @@ def make_buckets(
     weights: Sequence[int],
     sizes: bool = False,
 ) -> tuple[Bucket, ...]:
-    """Encodes the images of each shape, and turns their masks into weights.
+    """Puts the images of each shape into a bucket, not encoded yet, and turns their masks into weights.
 
     Args:
       options: of masks.
@@ -142,7 +142,7 @@ def make_buckets(
     buckets = []
     for number, (group, shown) in enumerate(zip(images.groups, places, strict=True)):
         names = [images.names[index] for index in group.indices]
-        posteriors = encoding.encode(group, number, names)
+        posteriors = encoding.unencoded(group, number, names)
         weighed = None
         if group.masks is not None:
             factor = encoding.encoder.config.downsampling

@@ -17,7 +17,7 @@ from ti_flax.hosts.compilation import Compilation
 from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
 from ti_flax.run.hooks import Beside, make_hooks
 from ti_flax.run.inputs import TrainingInputs
-from ti_flax.training.devices import batch_devices, ours, pmapped, replicate
+from ti_flax.training.devices import batch_devices, ours, pmapped, replicate, shapes_on
 from ti_flax.training.learning_rate import Schedule, rates_after
 from ti_flax.training.loop import Hook, begin, run_steps
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, TrainState
@@ -37,27 +37,33 @@ def fit(
     output_dir: Path,
     *,
     interrupt: Interrupt,
+    compiling: Compilation | None = None,
     hooks: Sequence[Hook] = (),
 ) -> TrainState:
-    """Puts everything on the devices, compiles, and runs the updates; returns the last state."""
+    """Puts everything on the devices and runs the updates; returns the last state.
+
+    Args:
+      config: of the run.
+      step_config: the step's fixed parts.
+      schedule: learning rate of every update.
+      inputs: what it learns from, encoded.
+      state: to begin with, on the host.
+      output_dir: where files go.
+      interrupt: tells whether a signal asks for an end.
+      compiling: what `begin_compiling` began; None: it begins here.
+      hooks: what else is to happen beside the updates.
+    """
     devices = batch_devices(config.training.train_batch_size)
     total = config.training.max_train_steps or 0
     start = int(state.step)
     frozen = replicate(frozen_arrays(step_config, inputs), devices)
-    key = np.asarray(jax.random.key_data(jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION)))
-    arguments = (frozen, replicate(key, devices))
-    feed = None
-    if inputs.streamed:
-        feed = Feed(
-            step_config, inputs.examples, key, devices, most_updates=CHUNK_CAPACITY, total_steps=total
-        )
+    arguments = (frozen, replicate(run_key(config), devices))
+    feed = make_feed(config, step_config, inputs, devices)
+    if feed is not None:
         feed.prepare(start, config.training.steps_per_call or 1)
     placed = replicate(state, devices)
-    compiling = Compilation(
-        lambda: lower_step(step_config, placed, arguments, devices, feed),
-        devices,
-        what=f"the update for {len(devices)} x {devices[0].device_kind}",
-    )
+    if compiling is None:
+        compiling = compilation(step_config, placed, arguments, devices, feed)
     monitoring: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
     if hosts.is_first():
         beside = Beside(config, step_config, inputs, frozen, ours(devices), output_dir, after=compiling)
@@ -92,12 +98,68 @@ def fit(
             hook.close(finished)
 
 
-def frozen_arrays(step_config: StepConfig, inputs: TrainingInputs) -> dict[str, Any]:
-    """What no update changes, as the devices are to have it."""
+def begin_compiling(
+    config: RunConfig, step_config: StepConfig, inputs: TrainingInputs, state: TrainState
+) -> Compilation | None:
+    """Begins to compile the updates, for which shapes are enough, while images are still to be encoded.
+
+    Of several processes none can: there JAX lowers `pmap` for arrays alone.
+
+    Args:
+      config: of the run.
+      step_config: the step's fixed parts.
+      inputs: what it learns from; the images need not be encoded.
+      state: to begin with, on the host.
+    """
+    if jax.process_count() > 1:
+        return None
+    devices = batch_devices(config.training.train_batch_size)
+    frozen = frozen_arrays(step_config, inputs, hollow=True)
+    placed, arguments = shapes_on((state, (frozen, run_key(config))), devices)
+    return compilation(
+        step_config, placed, arguments, devices, make_feed(config, step_config, inputs, devices)
+    )
+
+
+def compilation(
+    step_config: StepConfig, state: Any, arguments: tuple[Any, Any], devices: Sequence[Any], feed: Feed | None
+) -> Compilation:
+    """Compiles the updates in a thread of its own; the arguments are those of `lower_step`."""
+    return Compilation(
+        lambda: lower_step(step_config, state, arguments, devices, feed),
+        devices,
+        what=f"the update for {len(devices)} x {devices[0].device_kind}",
+    )
+
+
+def run_key(config: RunConfig) -> np.ndarray:
+    """The run's key, its data as `[2]` uint32."""
+    key = jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION)
+    return np.asarray(jax.random.key_data(key))
+
+
+def make_feed(
+    config: RunConfig, step_config: StepConfig, inputs: TrainingInputs, devices: Sequence[Any]
+) -> Feed | None:
+    """What sends the devices the posteriors that each call needs; None if they hold all of them."""
+    if not inputs.streamed:
+        return None
+    return Feed(
+        step_config,
+        inputs.examples,
+        run_key(config),
+        devices,
+        most_updates=CHUNK_CAPACITY,
+        total_steps=config.training.max_train_steps or 0,
+    )
+
+
+def frozen_arrays(step_config: StepConfig, inputs: TrainingInputs, *, hollow: bool = False) -> dict[str, Any]:
+    """What no update changes, as the devices are to have it; `hollow` as in `padded`."""
     return {
         "text_encoder": step_config.model.params["text_encoder"],
         "unet": step_config.model.params["unet"],
-        "examples": padded(inputs.examples, streamed=inputs.streamed),
+        "examples": padded(inputs.examples, streamed=inputs.streamed, hollow=hollow),
         "settings": step_config.settings,
     }
 
@@ -118,8 +180,8 @@ def lower_step(
 
     Args:
       step_config: the run's fixed parts.
-      state: replicated.
-      arguments: replicated frozen arrays and key.
+      state: replicated, or its shapes.
+      arguments: replicated frozen arrays and key, or their shapes.
       devices: of all hosts.
       feed: what each call gets, where the devices do not hold all images; it may take fewer updates.
     """

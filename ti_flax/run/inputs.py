@@ -1,7 +1,8 @@
-"""What a run learns from: concept, images and model, read and encoded."""
+"""What a run learns from: concept, images and model, read, and then encoded."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from ti_flax.config import RunConfig
 from ti_flax.config.options import HubOptions
 from ti_flax.console.messages import stage
-from ti_flax.data.dataset import Dataset, with_class_images
+from ti_flax.data.dataset import Dataset, encoded, with_class_images
 from ti_flax.data.encoding import Encoding, settle_encoding
 from ti_flax.data.images.load import TrainingImages
 from ti_flax.data.latents import Encoder
@@ -49,14 +50,14 @@ from ti_flax.training.state import KEY_IMPLEMENTATION
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What a run learns from, read and encoded.
+    """What a run learns from.
 
     Attributes:
       concept: the new word.
       tokenizer: with the concept's tokens.
       images: names, captions and weights, and on the first host the pixels of those that are shown.
       model: modules and parameters; those of the VAE only if previews need them, on the first host.
-      examples: encoded images and prompts.
+      examples: images, encoded or to be encoded, and prompts.
       images_digest: stands for the images and for what encoded them.
       streamed: whether each call sends the devices the posteriors that it needs.
       added: the rows beside the token table before any update: the concept's, then loaded ones.
@@ -74,6 +75,10 @@ class TrainingInputs:
     added: AddedRows
     frozen_concepts: tuple[Concept, ...]
     origin: str
+
+    def encoded(self) -> TrainingInputs:
+        """The same with the images encoded, once each."""
+        return dataclasses.replace(self, examples=encoded(self.examples))
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -99,7 +104,12 @@ class TrainingInputs:
 
 
 def load_inputs(config: RunConfig) -> TrainingInputs:
-    """Reads tokenizer, images and weights, cheap things that can be wrong first, and encodes the images."""
+    """Reads everything that a run learns from, and encodes the images."""
+    return read_inputs(config).encoded()
+
+
+def read_inputs(config: RunConfig) -> TrainingInputs:
+    """Reads tokenizer, images and weights, cheap things that can be wrong first; encodes nothing."""
     tokens = add_concept_tokens(config)
     templates = chosen_templates(config.prompts, config.concept.learnable_property)
     images = read_images(config.images, config.prompts.captions, other_roles(config, "train_data_dir"))
@@ -116,7 +126,7 @@ def load_inputs(config: RunConfig) -> TrainingInputs:
         model = read_model(config)
     added = start_rows(config, tokens, token_table(model))
     encoding = chosen_encoding(config, model, images, class_images)
-    examples = encode_examples(config, encoding, images, class_images, prompts, class_token_ids)
+    examples = make_examples(config, encoding, images, class_images, prompts, class_token_ids)
     if config.monitoring.validation_prompt is None or not hosts.is_first():
         del model.params["vae"]
     return TrainingInputs(
@@ -150,7 +160,7 @@ def chosen_encoding(
     )
 
 
-def encode_examples(
+def make_examples(
     config: RunConfig,
     encoding: Encoding,
     images: TrainingImages,
@@ -160,7 +170,7 @@ def encode_examples(
     *,
     sizes: bool = False,
 ) -> Dataset:
-    """Encodes all images, once each; may run in a thread beside other work (`encode_posteriors`).
+    """Images in buckets, not encoded yet, and what prompts describe them.
 
     With `sizes` the examples tell the model the sizes and crops of the images (SDXL).
     """
@@ -176,7 +186,7 @@ def encode_examples(
     if class_images is None or class_token_ids is None:
         return examples
     class_posteriors = [
-        encoding.encode(group, len(buckets) + number, class_images.names)
+        encoding.unencoded(group, len(buckets) + number, class_images.names)
         for number, group in enumerate(class_images.groups)
     ]
     told = [sizes_told(group, encoding) for group in class_images.groups] if sizes else None

@@ -23,8 +23,8 @@ from ti_flax.monitoring.report.page import PAGE
 from ti_flax.monitoring.trackers import chosen_trackers
 from ti_flax.run.advice import after_training, before_training
 from ti_flax.run.done import is_finished, nothing_to_do, surely_the_same
-from ti_flax.run.fit import fit
-from ti_flax.run.inputs import TrainingInputs, load_inputs
+from ti_flax.run.fit import begin_compiling, fit
+from ti_flax.run.inputs import TrainingInputs, read_inputs
 from ti_flax.run.output_dir import clear_output, export, opened_output, page_of_run, write_facts
 from ti_flax.run.resume import Saved, agree_on_seed, saved_checkpoint, start_state
 from ti_flax.run.step_config import make_step_config, resolve_num_steps
@@ -115,7 +115,7 @@ def _train_into(
         return
     # Prompts are drawn from the seed, so it is settled before anything is read.
     config = agree_on_seed(config, saved)
-    inputs = load_inputs(config)
+    inputs = read_inputs(config)
     hosts.check_same("images, prompts and model", inputs.fingerprint, patience=hosts.PREPARING)
     # Images decide how many steps an epoch has, so only now is the length of the run known.
     counted, config = config, resolve_num_steps(config, sum(inputs.images.weights))
@@ -137,14 +137,26 @@ def _train_into(
         say(nothing_to_do(config, saved.checkpoint.step, saved.folder, output_dir) or "")
     if int(state.step) > total:
         return
+    learns, compiling = int(state.step) < total, None
+    if learns:
+        compiling = begin_compiling(config, step_config, inputs, state)
+        inputs = inputs.encoded()
     if hosts.is_first():
         with interrupt.unbroken():
             if saved is None:
                 clear_output(config, output_dir)
             write_facts(config, inputs, output_dir, steps=total, samples=step_config.global_batch)
-    if int(state.step) < total:
+    if learns:
         state = fit(
-            config, step_config, schedule, inputs, state, output_dir, interrupt=interrupt, hooks=hooks
+            config,
+            step_config,
+            schedule,
+            inputs,
+            state,
+            output_dir,
+            compiling=compiling,
+            interrupt=interrupt,
+            hooks=hooks,
         )
     if hosts.is_first():
         finish(config, step_config, inputs, state, output_dir, began, interrupt=interrupt)

@@ -72,6 +72,17 @@ def replicate(tree: Any, devices: Sequence[Any]) -> Any:
     return jax.tree.map(copies, tree)
 
 
+def shapes_on(tree: Any, devices: Sequence[Any]) -> Any:
+    """What `replicate` would give, as shapes alone: a tree of `jax.ShapeDtypeStruct`."""
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
+
+    def shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+        dtype = jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype)
+        return jax.ShapeDtypeStruct((len(devices), *np.shape(leaf)), dtype, sharding=sharding)
+
+    return jax.tree.map(shape_of, tree)
+
+
 def aligned(array: np.ndarray) -> np.ndarray:
     """The array where XLA can use it in place, or a copy that lies so."""
     if array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous:

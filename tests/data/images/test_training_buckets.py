@@ -13,6 +13,7 @@ from ti_flax.errors import ConfigError
 from ti_flax.monitoring import previews
 from ti_flax.run import inputs
 from ti_flax.run import train as run
+from ti_flax.run.inputs import load_inputs
 
 BUCKETS = {"enable_bucket": True, "bucket_reso_steps": 8}
 
@@ -82,7 +83,7 @@ def test_previews_stay_square_and_the_sheet_shows_whole_images(whole):
 
 
 def test_masks_weigh_the_places_that_are_left_of_the_image(place, tmp_path):
-    inputs = run.load_inputs(in_shapes(place, tmp_path))
+    inputs = load_inputs(in_shapes(place, tmp_path))
     square, wide = inputs.examples.buckets
     assert square.loss_weights is None
     assert wide.posteriors.shape == (2, 2, 6, 10, 8) and wide.loss_weights.shape == (2, 2, 6, 10)
@@ -94,7 +95,7 @@ def test_masks_weigh_the_places_that_are_left_of_the_image(place, tmp_path):
 
 
 def test_unmasked_weight_reaches_the_examples(place, tmp_path):
-    _, wide = run.load_inputs(in_shapes(place, tmp_path, unmasked_weight=0.5)).examples.buckets
+    _, wide = load_inputs(in_shapes(place, tmp_path, unmasked_weight=0.5)).examples.buckets
     ratio = wide.loss_weights[0, 0, 0] / wide.loss_weights[0, 0, 0, 2]
     np.testing.assert_allclose(ratio, [0.5, 0.5, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
 
@@ -108,8 +109,8 @@ def test_a_resumed_run_without_previews_ends_with_the_same_bits(place, tmp_path,
 
 def test_class_images_have_every_shape_of_the_training_images(place, tmp_path):
     write_images(tmp_path / "class", count=2)
-    plain = run.load_inputs(in_shapes(place, tmp_path)).examples
-    found = run.load_inputs(in_shapes(place, tmp_path, class_data_dir=str(tmp_path / "class"))).examples
+    plain = load_inputs(in_shapes(place, tmp_path)).examples
+    found = load_inputs(in_shapes(place, tmp_path, class_data_dir=str(tmp_path / "class"))).examples
     assert [each.posteriors.shape for each in found.class_buckets] == [
         (2, *each.posteriors.shape[1:]) for each in plain.buckets
     ]
@@ -119,9 +120,9 @@ def test_class_images_have_every_shape_of_the_training_images(place, tmp_path):
 def test_sizes_reach_all_examples_and_tell_runs_apart(place, tmp_path, monkeypatch):
     write_images(tmp_path / "class", count=2)
     config = in_shapes(place, tmp_path, class_data_dir=str(tmp_path / "class"), flip_p=0.0)
-    plain = run.load_inputs(config)
-    monkeypatch.setattr(inputs, "encode_examples", functools.partial(inputs.encode_examples, sizes=True))
-    sized = run.load_inputs(config)
+    plain = load_inputs(config)
+    monkeypatch.setattr(inputs, "make_examples", functools.partial(inputs.make_examples, sizes=True))
+    sized = load_inputs(config)
     # Of what a checkpoint belongs to, sizes change the images alone.
     assert plain.fingerprint.keys() == sized.fingerprint.keys()
     changed = [name for name, value in sized.fingerprint.items() if plain.fingerprint[name] != value]
@@ -158,8 +159,8 @@ def test_opaque_images_with_alpha_give_the_examples_of_images_without(place, tmp
         with Image.open(path) as image:
             image.convert("RGBA").save(tmp_path / "pictures" / path.name)
     changes = {"train_data_dir": str(tmp_path / "pictures"), "alpha_mask": True}
-    opaque = run.load_inputs(configure(place, tmp_path, **changes)).examples
-    plain = run.load_inputs(configure(place, tmp_path)).examples
+    opaque = load_inputs(configure(place, tmp_path, **changes)).examples
+    plain = load_inputs(configure(place, tmp_path)).examples
     assert jax.tree.structure(opaque) == jax.tree.structure(plain)
     for one, other in zip(jax.tree.leaves(opaque), jax.tree.leaves(plain), strict=True):
         assert one.dtype == other.dtype and one.tobytes() == other.tobytes()
@@ -171,13 +172,13 @@ def test_captions_beside_the_images_are_mentioned_or_used(place, tmp_path, monke
     folder = write_images(tmp_path / "pictures", count=1)
     (folder / "0.txt").write_text("a thing")
     (folder / "other.txt").write_text("a thing")
-    run.load_inputs(configure(place, tmp_path, train_data_dir=str(folder)))
+    load_inputs(configure(place, tmp_path, train_data_dir=str(folder)))
     assert said == [
         "1 image, 2 other files passed over",
         "note: 0.txt and the like are captions, used with --captions files",
     ]
     said.clear()
-    run.load_inputs(configure(place, tmp_path, train_data_dir=str(folder), captions="files"))
+    load_inputs(configure(place, tmp_path, train_data_dir=str(folder), captions="files"))
     assert said == ["1 image, 1 other file passed over"]
 
 
@@ -186,7 +187,7 @@ def test_masks_beside_the_images_are_mentioned(place, tmp_path, monkeypatch):
     monkeypatch.setattr("ti_flax.data.training_images.say", said.append)
     folder = write_images(tmp_path / "pictures", count=1)
     Image.new("L", (40, 40), "white").save(folder / "0-masklabel.png")
-    run.load_inputs(configure(place, tmp_path, train_data_dir=str(folder)))
+    load_inputs(configure(place, tmp_path, train_data_dir=str(folder)))
     assert said[1] == f"note: 0-masklabel.png and the like are masks, used with --mask_dir {folder}"
 
 
