@@ -120,9 +120,9 @@ def test_class_images_have_every_shape_of_the_training_images(place, tmp_path):
 def test_sizes_reach_all_examples_and_tell_runs_apart(place, tmp_path, monkeypatch):
     write_images(tmp_path / "class", count=2)
     config = in_shapes(place, tmp_path, class_data_dir=str(tmp_path / "class"), flip_p=0.0)
-    plain = run.load_inputs(config)
-    monkeypatch.setattr(inputs, "encode_examples", functools.partial(inputs.encode_examples, sizes=True))
-    sized = run.load_inputs(config)
+    plain = load_inputs(config)
+    monkeypatch.setattr(inputs, "make_examples", functools.partial(inputs.make_examples, sizes=True))
+    sized = load_inputs(config)
     # Of what a checkpoint belongs to, sizes change the images alone.
     assert plain.fingerprint.keys() == sized.fingerprint.keys()
     changed = [name for name, value in sized.fingerprint.items() if plain.fingerprint[name] != value]
