@@ -11,13 +11,18 @@ _IGNORED = {
         r"(text_model\.)*(text_projection(\.(weight|bias|kernel))?|logit_scale|logit_bias|attn_mask"
         r"|(.+\.)?position_ids|(vision_model|visual)\..+|visual_projection\..+)"
     ),
+    # The second encoder of SDXL needs its projection.
+    "text_encoder_2": re.compile(
+        r"(text_model\.)*(logit_scale|logit_bias|attn_mask|(.+\.)?position_ids"
+        r"|(vision_model|visual)\..+|visual_projection\..+)"
+    ),
     # What the autoencoder was trained against, and running means of its weights.
     "vae": re.compile(r"(loss|model_ema)\..+"),
 }
 
 
 def is_ignored(name: str, component: str) -> bool:
-    """Tell whether a tensor of `text_encoder`, `unet` or `vae` is none of the component's parameters.
+    """Tell whether a tensor of a component is none of the component's parameters.
 
     Args:
       name: with dots, or slashes as in Flax files.

@@ -20,7 +20,12 @@ WITH_WEIGHTS = frozenset({"text_encoder", "unet", "vae", "safety_checker"})
 # Stands for files that are no variant.
 _PLAIN = "none"
 
-_PIPELINES = ("StableDiffusionPipeline", "FlaxStableDiffusionPipeline")
+_PIPELINES = (
+    "StableDiffusionPipeline",
+    "FlaxStableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
+    "FlaxStableDiffusionXLPipeline",
+)
 # Parts that other kinds of models have and that no text-to-image Stable Diffusion 1.x or 2.x has.
 _FOREIGN_PARTS = ("text_encoder_2", "transformer", "prior", "image_encoder", "controlnet", "depth_estimator")
 
@@ -148,8 +153,10 @@ def check_kind(folder: pathlib.Path) -> None:
         return
     index = read_json(path)
     present = [part for part in index if not part.startswith("_") and _is_present(index[part])]
-    refuse_foreign_parts(present, folder)
     pipeline = str(index.get("_class_name", _PIPELINES[0]))
+    if pipeline in _PIPELINES and "XL" in pipeline:
+        return
+    refuse_foreign_parts(present, folder)
     if pipeline not in _PIPELINES and not {"unet", "vae", "text_encoder"} <= set(present):
         raise _foreign(folder, f"a {pipeline}")
     if "Inpaint" in pipeline or "Upscale" in pipeline or "XL" in pipeline:

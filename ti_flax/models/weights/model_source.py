@@ -59,6 +59,12 @@ class ModelSource:
             with_vae=self.vae is None,
         )
 
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The parts with parameters that the model has, told by its files."""
+        second = ("text_encoder_2",) if (self.place / "text_encoder_2").is_dir() else ()
+        return ("text_encoder", *second, "unet", "vae")
+
     def configs(self, components: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """Return the configs of components and of the scheduler, with the user's changes.
 
