@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from ti_flax.generation.prompt_file import PromptLine, read_prompt_file
 from ti_flax.generation.samplers import SAMPLERS
 from ti_flax.hosts.devices import start_devices
 from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
+from ti_flax.models.prompt_encoding import SpecialTokens
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
 from ti_flax.models.tokenizer import encode_prompts, prompts_cut_off
 from ti_flax.models.weights.model_source import ModelSource
@@ -96,13 +97,15 @@ class TokenizedPrompts:
 
     Attributes:
       ids: `[tokens]` int32 of every text, with and without the words of embeddings.
-      rows: `[added_tokens, width]` float32.
+      rows: `[added_tokens, width]` float32 for each text encoder, by name.
       first_added_id: token id of the first row.
+      special: what ends and pads prompts.
     """
 
     ids: dict[tuple[str, bool], np.ndarray]
-    rows: np.ndarray
+    rows: dict[str, np.ndarray]
     first_added_id: int
+    special: SpecialTokens
 
     def of(self, specs: Sequence[ImageSpec]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids of images' prompts and negative prompts, `[images, tokens]` int32 each."""
@@ -170,7 +173,7 @@ def _drawn(request: GenerateRequest) -> tuple[list[list[ImageSpec]], list[list[n
     side = request.resolution or _side(described)
     rows = [_specs(line, request, side, described.vae.config.downsampling) for line in lines]
     prompts = tokenize_prompts(
-        tokenizer, embeddings, [spec for row in rows for spec in row], _width(described)
+        tokenizer, embeddings, [spec for row in rows for spec in row], _widths(described)
     )
     provenance = _provenance(base, request, embeddings)
     devices = jax.local_devices()
@@ -218,8 +221,8 @@ def _embeddings(request: GenerateRequest) -> list[FrozenEmbedding]:
     return [dataclasses.replace(embedding, token=request.placeholder_token)]
 
 
-def _width(model: FlaxStableDiffusion) -> int:
-    return model.text_encoder.config.hidden_size
+def _widths(model: FlaxStableDiffusion) -> dict[str, int]:
+    return {name: encoder.config.hidden_size for name, encoder in model.text_encoders.items()}
 
 
 def _side(model: FlaxStableDiffusion) -> int:
@@ -270,7 +273,10 @@ def _specs(line: PromptLine, request: GenerateRequest, side: int, multiple: int)
 
 
 def tokenize_prompts(
-    tokenizer: Any, embeddings: Sequence[FrozenEmbedding], specs: Sequence[ImageSpec], width: int
+    tokenizer: Any,
+    embeddings: Sequence[FrozenEmbedding],
+    specs: Sequence[ImageSpec],
+    widths: Mapping[str, int],
 ) -> TokenizedPrompts:
     """Adds the words of embeddings to the tokenizer and encodes what is asked for.
 
@@ -278,13 +284,13 @@ def tokenize_prompts(
       tokenizer: of the base model.
       embeddings: embeddings.
       specs: all images.
-      width: of the text encoder.
+      widths: of the text encoders, by name.
 
     Raises:
       TokenError: a word is known already, given twice, or part of another.
       WeightsError: an embedding is of another width.
     """
-    rows = [checked_width(embedding.file, embedding.path, width) for embedding in embeddings]
+    rows = [checked_width(each.file, each.path, widths["text_encoder"]) for each in embeddings]
     first_added_id = len(tokenizer)
     ids = _encoded(tokenizer, specs, learned=False)
     concepts = add_frozen_embeddings(tokenizer, embeddings, None, _EMBEDS)
@@ -294,8 +300,11 @@ def tokenize_prompts(
         if not any(map(concept.named_in, texts)):
             word = concept.placeholder_token
             say(f"note: no prompt has {word}, the word of {embedding.path}: write it as it is here")
-    stacked = np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
-    return TokenizedPrompts(ids, stacked, first_added_id)
+    count = sum(map(len, rows)) or 1
+    stacked = {name: np.zeros((count, width), np.float32) for name, width in widths.items()}
+    if rows:
+        stacked["text_encoder"] = np.concatenate(rows)
+    return TokenizedPrompts(ids, stacked, first_added_id, SpecialTokens(tokenizer.eos_token_id))
 
 
 def _encoded(
@@ -343,7 +352,12 @@ def draw(
     for (steps, sampler, size, guidance_scale), places in groups.items():
         if (steps, sampler) not in generators:
             generators[steps, sampler] = ImageGenerator(
-                model, first_added_id=prompts.first_added_id, steps=steps, sampler=sampler, devices=devices
+                model,
+                first_added_id=prompts.first_added_id,
+                steps=steps,
+                sampler=sampler,
+                special=prompts.special,
+                devices=devices,
             )
         # All batches have one size, so that there is one compilation; what is too much is drawn for nothing.
         count = min(at_once, len(places))

@@ -26,6 +26,9 @@ class SpecialTokens:
     second_pad: int = 0
 
 
+CLIP_TOKENS = SpecialTokens()
+
+
 class PromptEncoding(NamedTuple):
     """What the UNet takes of prompts.
 
@@ -39,7 +42,7 @@ class PromptEncoding(NamedTuple):
 
 
 def token_ids_by_encoder(
-    model: FlaxStableDiffusion, token_ids: jax.Array, special: SpecialTokens = SpecialTokens()
+    model: FlaxStableDiffusion, token_ids: jax.Array, special: SpecialTokens = CLIP_TOKENS
 ) -> dict[str, jax.Array]:
     """Return what each text encoder is given for prompts: the vocabularies are one, what pads them differs.
 
@@ -60,7 +63,7 @@ def encode_prompt(
     params: Mapping[str, Any],
     embedded: Mapping[str, jax.Array],
     token_ids: jax.Array,
-    special: SpecialTokens = SpecialTokens(),
+    special: SpecialTokens = CLIP_TOKENS,
 ) -> PromptEncoding:
     """Encode prompts whose tokens are embedded.
 
@@ -90,7 +93,7 @@ def without_empty(
     model: FlaxStableDiffusion,
     encoding: PromptEncoding,
     token_ids: jax.Array,
-    special: SpecialTokens = SpecialTokens(),
+    special: SpecialTokens = CLIP_TOKENS,
 ) -> PromptEncoding:
     """Put zeros in the place of empty negative prompts, if the model was made for that.
 

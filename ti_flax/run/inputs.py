@@ -135,7 +135,7 @@ def chosen_encoding(
 ) -> Encoding:
     """Settles how the images are encoded and where the result goes, and says it."""
     return settle_encoding(
-        Encoder(model.vae, model.params["vae"], model.dtype),
+        Encoder(model.vae, model.params["vae"], model.vae.dtype),
         images,
         class_images,
         flip_p=config.images.flip_p,
