@@ -161,7 +161,7 @@ def test_the_last_flax_pipeline_of_diffusers_draws_the_same_image(tmp_path, fami
     generator = ImageGenerator(model, first_added_id=len(tokenizer), steps=20, sampler="ddim")
     image = generator.generate(
         model.params,
-        np.zeros((1, model.text_encoder.config.hidden_size), np.float32),
+        {"text_encoder": np.zeros((1, model.text_encoder.config.hidden_size), np.float32)},
         prompt_ids=prompt_ids,
         negative_ids=negative_ids,
         seeds=[5],

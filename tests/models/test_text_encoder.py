@@ -1,15 +1,21 @@
 """The text encoder against PyTorch's, in bfloat16, and the configs it takes and refuses."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from released_configs import TEXT_ENCODER_1_5, TEXT_ENCODER_2_1
-from tiny_models import FAMILIES, SD1, SD2
+from tiny_models import FAMILIES, SD1, SD2, SDXL
 
 from ti_flax.errors import WeightsError
 from ti_flax.models.stable_diffusion import parameter_shapes, random_stable_diffusion
-from ti_flax.models.text_encoder import CLIPTextConfig, FlaxCLIPTextModel
+from ti_flax.models.text_encoder import (
+    CLIPTextConfig,
+    FlaxCLIPTextModel,
+    FlaxCLIPTextModelWithProjection,
+)
 from ti_flax.models.weights.parameters import read_params
 
 
@@ -50,6 +56,66 @@ def test_skipped_layers_as_in_diffusers(clip_skip, tmp_path):
         expected = norm(outputs.hidden_states[-(clip_skip + 1)]).numpy()
     found = jax.jit(module.apply, static_argnames="method")({"params": params}, ids, method="encode_ids")
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("clip_skip", [0, 1])
+@pytest.mark.parametrize("component", ["text_encoder", "text_encoder_2"])
+def test_sdxls_hidden_states_and_pooled_equal_pytorchs(component, clip_skip, tmp_path):
+    """diffusers takes `hidden_states[-(clip_skip + 2)]` of both, and the second's pooled output as it is."""
+    torch = pytest.importorskip("torch")
+    from torch_models import torch_model
+
+    end = 119
+    config = SDXL[component] | {"eos_token_id": end}
+    reference = torch_model(component, config)
+    reference.save_pretrained(tmp_path / component)
+    ids = np.random.default_rng(0).integers(0, end, (3, 77))
+    ends = np.array([5, 76, 1], np.int32)
+    for row, place in zip(ids, ends, strict=True):
+        row[place:] = end if component == "text_encoder" else 0
+        row[place] = end
+    with torch.no_grad():
+        outputs = reference(torch.from_numpy(ids), output_hidden_states=True)
+    expected = outputs.hidden_states[-(clip_skip + 2)].numpy()
+
+    if component == "text_encoder":
+        module = FlaxCLIPTextModel(CLIPTextConfig.from_dict(config), clip_skip=clip_skip, penultimate=True)
+    else:
+        read = CLIPTextConfig.from_dict(config, projected=True)
+        module = FlaxCLIPTextModelWithProjection(read, clip_skip=clip_skip)
+    params = read_params(tmp_path, component, parameter_shapes(module), dtype=jnp.float32)
+    given = (ids,) if component == "text_encoder" else (ids, ends)
+    found = jax.jit(module.apply, static_argnames="method")({"params": params}, *given, method="encode_ids")
+    if component == "text_encoder_2":
+        found, pooled = found
+        assert pooled.shape == (3, 28)
+        np.testing.assert_allclose(pooled, outputs.text_embeds.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_sdxls_first_encoder_computes_no_last_layer():
+    module = random_stable_diffusion(SDXL, seed=0, components=()).text_encoder
+    shapes = parameter_shapes(module)
+    assert "final_layer_norm" in shapes["text_model"] and "2" in shapes["text_model"]["encoder"]["layers"]
+    inputs = jax.ShapeDtypeStruct((1, 77, 24), jnp.float32)
+
+    def products(penultimate):
+        lowered = jax.jit(module.clone(penultimate=penultimate).apply).lower({"params": shapes}, inputs)
+        return lowered.as_text().count("dot_general")
+
+    assert products(True) * 3 == products(False) * 2
+
+
+def test_the_second_encoders_layers_are_one_program():
+    """Its program is as long with one more layer."""
+    config = CLIPTextConfig.from_dict(SDXL["text_encoder_2"], projected=True)
+
+    def text(layers):
+        module = FlaxCLIPTextModelWithProjection(dataclasses.replace(config, num_hidden_layers=layers))
+        given = jax.ShapeDtypeStruct((1, 77, 40), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+        return jax.jit(module.apply).lower({"params": parameter_shapes(module)}, *given).as_text()
+
+    assert len(text(4).splitlines()) == len(text(9).splitlines())
 
 
 def test_skipped_layers_are_not_computed():

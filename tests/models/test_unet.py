@@ -5,48 +5,102 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from released_configs import UNET_1_5, UNET_2_1
-from tiny_models import FAMILIES, SD1, SD2
+from tiny_models import FAMILIES, SD1, SD2, SDXL
 
 from ti_flax.errors import WeightsError
 from ti_flax.models.stable_diffusion import parameter_shapes, random_stable_diffusion
 from ti_flax.models.unet import FlaxUNet2DConditionModel, UNet2DConditionConfig, timestep_embedding
 from ti_flax.models.weights.parameters import read_params
 
+MODELS = FAMILIES | {"sdxl": SDXL}
 
-def inputs(width, size=(8, 8)):
+
+def inputs(config, size=(8, 8)):
+    """The arguments of a UNet: sample, timesteps, encoded prompt, and for SDXL pooled prompt and sizes."""
     rng = np.random.default_rng(0)
     sample = rng.standard_normal((2, *size, 4), dtype=np.float32)
-    return sample, np.array([3, 900]), rng.standard_normal((2, 77, width), dtype=np.float32)
+    context = rng.standard_normal((2, 77, config["cross_attention_dim"]), dtype=np.float32)
+    given = (sample, np.array([3, 900]), context)
+    if "addition_embed_type" not in config:
+        return given
+    sizes = np.array([[731, 1024, 0, 13, 1024, 1024], [512, 768, 40, 0, 896, 1152]], np.float32)
+    return *given, rng.standard_normal((2, 28), dtype=np.float32), sizes
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+def torch_prediction(reference, arguments):
+    """What PyTorch's UNet predicts, `[batch, channels, height, width]`; tensors among the arguments stay."""
+    from torch_models import as_tensors, channels_first
+
+    sample, timesteps, context, *added = as_tensors(arguments)
+    names = ("text_embeds", "time_ids")
+    more = {"added_cond_kwargs": dict(zip(names, added, strict=True))} if added else {}
+    return reference(channels_first(sample.numpy()), timesteps, context, **more).sample
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def with_reference(request, tmp_path_factory):
     """A family's UNet with the parameters of PyTorch's, and PyTorch's."""
     pytest.importorskip("torch")
     from torch_models import torch_model
 
-    config = FAMILIES[request.param]["unet"]
+    config = MODELS[request.param]["unet"]
     reference = torch_model("unet", config)
     folder = tmp_path_factory.mktemp(request.param)
     reference.save_pretrained(folder / "unet")
     module = FlaxUNet2DConditionModel(UNet2DConditionConfig.from_dict(config))
     params = read_params(folder, "unet", parameter_shapes(module), dtype=jnp.float32)
-    return module, params, reference
+    return module, params, reference, config
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 7)])
 def test_prediction_equals_pytorchs(with_reference, size):
     import torch
-    from torch_models import channels_first, channels_last
+    from torch_models import channels_last
 
-    module, params, reference = with_reference
-    sample, timesteps, context = inputs(module.config.cross_attention_dim, size)
+    module, params, reference, config = with_reference
+    arguments = inputs(config, size)
     with torch.no_grad():
-        expected = reference(
-            channels_first(sample), torch.from_numpy(timesteps), torch.from_numpy(context)
-        ).sample
-    found = jax.jit(module.apply)({"params": params}, sample, timesteps, context)
+        expected = torch_prediction(reference, arguments)
+    found = jax.jit(module.apply)({"params": params}, *arguments)
     np.testing.assert_allclose(found, channels_last(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("with_reference", ["sdxl"], indirect=True)
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_gradients_by_the_prompt_equal_pytorchs(with_reference, checkpointed):
+    """Of the squared prediction by hidden states and pooled, through the stacked layers."""
+    from torch_models import as_tensors
+
+    module, params, reference, config = with_reference
+    arguments = inputs(config)
+    tensors = as_tensors(arguments)
+    prompt = tensors[2:4]
+    for tensor in prompt:
+        tensor.requires_grad_()
+    torch_prediction(reference, tensors).square().mean().backward()
+
+    differentiated = module.clone(gradient_checkpointing=checkpointed)
+
+    def loss(prompt):
+        given = (*arguments[:2], *prompt, *arguments[4:])
+        return jnp.mean(jnp.square(differentiated.apply({"params": params}, *given)))
+
+    found = jax.jit(jax.grad(loss))(arguments[2:4])
+    for ours, theirs in zip(found, prompt, strict=True):
+        scale = np.abs(theirs.grad.numpy()).max()
+        assert scale > 0
+        np.testing.assert_allclose(ours / scale, theirs.grad.numpy() / scale, atol=1e-4)
+
+
+@pytest.mark.parametrize("with_reference", ["sdxl"], indirect=True)
+def test_a_prompt_as_a_whole_and_sizes_count(with_reference):
+    module, params, _, config = with_reference
+    arguments = list(inputs(config))
+    apply = jax.jit(module.apply)
+    before = apply({"params": params}, *arguments)
+    for place in (3, 4):
+        changed = [*arguments[:place], arguments[place] + 1, *arguments[place + 1 :]]
+        assert np.abs(apply({"params": params}, *changed) - before).max() > 1e-4
 
 
 @pytest.mark.parametrize(("flip", "shift", "channels"), [(True, 0, 32), (False, 1, 32), (True, 0, 33)])
@@ -64,7 +118,7 @@ def test_timestep_embedding_equals_pytorchs(flip, shift, channels):
 
 def test_bfloat16_stays_near_float32():
     model = random_stable_diffusion(SD2, seed=0)
-    arguments = inputs(48)
+    arguments = inputs(SD2["unet"])
     expected = jax.jit(model.unet.apply)({"params": model.params["unet"]}, *arguments)
     lower = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.params["unet"])
     found = jax.jit(model.unet.clone(dtype=jnp.bfloat16).apply)({"params": lower}, *arguments)
@@ -75,7 +129,7 @@ def test_bfloat16_stays_near_float32():
 
 def test_gradient_checkpointing_changes_nothing_but_memory():
     model = random_stable_diffusion(SD1, seed=0)
-    sample, timesteps, context = inputs(32)
+    sample, timesteps, context = inputs(SD1["unet"])
 
     def loss(context, module):
         return jnp.sum(module.apply({"params": model.params["unet"]}, sample, timesteps, context) ** 2)
@@ -126,7 +180,8 @@ def test_single_numbers_and_lists_mean_the_same():
     ("changes", "words"),
     [
         ({"class_embed_type": "timestep"}, ["class_embed_type", "'timestep'", "None"]),
-        ({"addition_embed_type": "text_time"}, ["addition_embed_type", "'text_time'"]),
+        ({"addition_embed_type": "image"}, ["addition_embed_type", "'image'", "None or 'text_time'"]),
+        ({"addition_embed_type": "text_time"}, ["the field addition_time_embed_dim", "none"]),
         ({"center_input_sample": True}, ["center_input_sample", "True", "False"]),
         ({"dual_cross_attention": True}, ["dual_cross_attention"]),
         ({"only_cross_attention": [False, True, False]}, ["only_cross_attention"]),

@@ -1,4 +1,4 @@
-"""Config files of tiny models with the shapes of Stable Diffusion 1.x and 2.x, as the tests need them."""
+"""Config files of tiny models with the shapes of Stable Diffusion 1.x, 2.x and XL, as the tests need them."""
 
 SD1 = {
     "text_encoder": {
@@ -80,6 +80,60 @@ SD2 = {
         "steps_offset": 1,
         "trained_betas": None,
         "clip_sample": False,
+    },
+}
+
+# No size is a power of two, and no two levels are alike.
+SDXL = {
+    "text_encoder": SD1["text_encoder"]
+    | {"hidden_size": 24, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 3},
+    "text_encoder_2": SD1["text_encoder"]
+    | {
+        "architectures": ["CLIPTextModelWithProjection"],
+        "hidden_size": 40,
+        "intermediate_size": 72,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 5,
+        "hidden_act": "gelu",
+        "projection_dim": 28,
+    },
+    "unet": {
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "block_out_channels": [24, 36, 60],
+        "layers_per_block": 1,
+        "transformer_layers_per_block": [1, 2, 3],
+        "norm_num_groups": 6,
+        "cross_attention_dim": 64,
+        "attention_head_dim": [2, 3, 5],
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_embed_type_num_heads": 64,
+        "addition_time_embed_dim": 10,
+        "projection_class_embeddings_input_dim": 88,
+    },
+    "vae": SD1["vae"] | {"scaling_factor": 0.13025, "force_upcast": True},
+    "scheduler": {
+        "_class_name": "EulerDiscreteScheduler",
+        "_diffusers_version": "0.19.0.dev0",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "clip_sample": False,
+        "interpolation_type": "linear",
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "sample_max_value": 1.0,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+        "trained_betas": None,
+        "use_karras_sigmas": False,
     },
 }
 

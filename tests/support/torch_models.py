@@ -8,11 +8,13 @@ torch = pytest.importorskip("torch")
 def torch_model(component, config):
     """Make one PyTorch module of a tiny config with random parameters, none of them zero or one."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     torch.manual_seed(0)
     if component == "text_encoder":
         module = CLIPTextModel(CLIPTextConfig(**config))
+    elif component == "text_encoder_2":
+        module = CLIPTextModelWithProjection(CLIPTextConfig(**config))
     else:
         module = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[component].from_config(config)
     with torch.no_grad():
@@ -24,11 +26,16 @@ def torch_model(component, config):
 
 
 def write_torch_models(folder, configs):
-    """Write the three modules of a family into `folder` and return them by component."""
-    modules = {part: torch_model(part, configs[part]) for part in ("text_encoder", "unet", "vae")}
+    """Write the modules of a family into `folder` and return them by component."""
+    modules = {part: torch_model(part, configs[part]) for part in configs if part != "scheduler"}
     for part, module in modules.items():
         module.save_pretrained(folder / part)
     return modules
+
+
+def as_tensors(values):
+    """Turn arrays into tensors; tensors stay as they are."""
+    return [value if torch.is_tensor(value) else torch.from_numpy(value) for value in values]
 
 
 def channels_first(values):

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
 
     from ti_flax.embedding.learned_embeds import add_learned_embeds
     from ti_flax.export.pipeline import save_pipeline
-    from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
+    from ti_flax.models.base_model import MODEL_PARTS, base_tokenizers, find_base_model, say_notes
     from ti_flax.models.stable_diffusion import load_stable_diffusion
 
     output = options.output
@@ -58,7 +58,8 @@ def run(options: argparse.Namespace) -> None:
         pretrained_vae_model_name_or_path=options.pretrained_vae_model_name_or_path,
     )
     source = find_base_model(named, components=MODEL_PARTS)
-    tokenizer = base_tokenizer(source, options.tokenizer_name)
+    tokenizers = base_tokenizers(source, options.tokenizer_name)
+    tokenizer = tokenizers.tokenizer
     say_notes(source)
     first_added_id = len(tokenizer)
     encoders = load_stable_diffusion(source, components=()).text_encoders
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
     save_pipeline(
         source,
         output,
-        tokenizer=tokenizer,
+        tokenizers=tokenizers,
         rows={encoder: np.concatenate([each[encoder] for each in rows]) for encoder in widths if rows},
         first_added_id=first_added_id,
         layout="torch",

@@ -94,7 +94,7 @@ def _add_drawing_options(add) -> None:
     add("--guidance_scale", metavar="X", type=float, default=7.5, help="1 is no guidance (7.5)")
     add(
         "--sampler",
-        choices=("ddim", "dpmsolver++"),
+        choices=("ddim", "dpmsolver++", "euler"),
         default="dpmsolver++",
         help="dpmsolver++, the default, is the 2M solver",
     )

@@ -17,6 +17,9 @@ import numpy as np
 
 from ti_flax.errors import TokenError
 
+# Rows by text encoder.
+Rows = Mapping[str, np.ndarray | jax.Array]
+
 
 @dataclass(frozen=True)
 class AddedRows:
@@ -231,7 +234,7 @@ def check_table(table: np.ndarray, first_added_id: int) -> None:
 
 
 def embed_tokens(
-    table: jax.Array, rows: jax.Array, token_ids: jax.Array, *, first_added_id: int
+    table: jax.Array, rows: np.ndarray | jax.Array, token_ids: jax.Array, *, first_added_id: int
 ) -> jax.Array:
     """Looks token ids up in the frozen table and, for added tokens, in the rows.
 

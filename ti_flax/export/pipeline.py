@@ -16,8 +16,9 @@ from ti_flax.files.atomic import atomic_write
 from ti_flax.files.atomic_folders import atomic_files, tidy
 from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, copy_folder, files_of
 from ti_flax.files.written_files import record
+from ti_flax.models.base_model import BaseTokenizers
 from ti_flax.models.stable_diffusion import load_stable_diffusion, save_stable_diffusion
-from ti_flax.models.tokenizer import save_tokenizer
+from ti_flax.models.tokenizer import save_tokenizers
 from ti_flax.models.weights.model_folder import read_json
 from ti_flax.models.weights.model_source import ModelSource
 
@@ -40,7 +41,7 @@ def save_pipeline(
     source: Path | ModelSource,
     output_dir: Path,
     *,
-    tokenizer: Any,
+    tokenizers: BaseTokenizers,
     rows: Mapping[str, np.ndarray],
     first_added_id: int,
     variant: str | None = None,
@@ -56,7 +57,7 @@ def save_pipeline(
     Args:
       source: the base model's folder or file, or that and what was read otherwise.
       output_dir: where to.
-      tokenizer: with the added tokens.
+      tokenizers: with the added tokens.
       rows: `[added_tokens, width]` float32 by text encoder, possibly none.
       first_added_id: token id of the first row.
       variant: of the base model's weight files, where `source` is a path.
@@ -80,8 +81,8 @@ def save_pipeline(
     try:
         tidy(output_dir)
         with atomic_files(output_dir, last=_INDEX) as folder:
-            save_stable_diffusion(model, folder, layout=layout)
-            save_tokenizer(tokenizer, folder / "tokenizer")
+            save_stable_diffusion(model, folder, layout=layout, eos_token_id=tokenizers.eos_token_id)
+            save_tokenizers(tokenizers.tokenizer, folder, tokenizers.pad_token_ids)
             _carry(source, folder, layout)
             paths = (path for path in folder.rglob("*") if not path.is_dir())
             record(output_dir, *(path.relative_to(folder).as_posix() for path in paths))

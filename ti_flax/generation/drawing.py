@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ti_flax.console.messages import Stage
+from ti_flax.embedding.rows import Rows
 from ti_flax.generation.generator import ImageGenerator
 from ti_flax.hosts.compilation import Compilation
 
@@ -17,14 +18,14 @@ class Drawing:
 
     Args:
       generator: that draws.
-      params: `text_encoder`, `unet` and `vae`, on the generator's devices.
+      params: of the model's components, on the generator's devices.
       prompt_ids: `[prompts, tokens]` int32.
       negative_ids: `[tokens]` int32, of the empty prompt.
       images: of each prompt.
       first_seed: that of each prompt's first image; the others have the next ones.
       side: of the images, in pixels.
       devices: of the generator.
-      added: rows beside the token tables, `[added_tokens, width]` by text encoder; only shapes count.
+      added: rows beside the token tables, by text encoder, `[added_tokens, width]`; only shapes count.
       after: a program that is needed sooner.
     """
 
@@ -39,7 +40,7 @@ class Drawing:
         first_seed: int,
         side: int,
         devices: Sequence[Any],
-        added: Mapping[str, np.ndarray],
+        added: Rows,
         after: Compilation | None = None,
     ):
         self._generator, self._params, self._size = generator, params, (side, side)
@@ -55,11 +56,11 @@ class Drawing:
         """Whether it can be called without waiting for the compilation."""
         return self._compiling.ended
 
-    def __call__(self, rows: Mapping[str, np.ndarray], shown: Stage) -> np.ndarray:
+    def __call__(self, rows: Rows, shown: Stage) -> np.ndarray:
         """Draws all images, and counts them.
 
         Args:
-          rows: `[added_tokens, width]` float32 by text encoder.
+          rows: `[added_tokens, width]` float32 for each text encoder, by name.
           shown: the stage that counts them.
 
         Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ from ti_flax.generation.png_metadata import (
 from ti_flax.generation.prompt_file import PromptLine, read_prompt_file
 from ti_flax.generation.samplers import SAMPLERS
 from ti_flax.hosts.devices import start_devices
-from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
+from ti_flax.models.base_model import MODEL_PARTS, BaseTokenizers, base_tokenizers, find_base_model, say_notes
+from ti_flax.models.prompt_encoding import SpecialTokens
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
 from ti_flax.models.tokenizer import encode_prompts, prompts_cut_off
 from ti_flax.models.weights.model_source import ModelSource
@@ -97,13 +98,15 @@ class TokenizedPrompts:
 
     Attributes:
       ids: `[tokens]` int32 of every text, with and without the words of embeddings.
-      rows: `[added_tokens, width]` float32.
+      rows: `[added_tokens, width]` float32 for each text encoder, by name.
       first_added_id: token id of the first row.
+      special: what ends and pads prompts.
     """
 
     ids: dict[tuple[str, bool], np.ndarray]
-    rows: np.ndarray
+    rows: dict[str, np.ndarray]
     first_added_id: int
+    special: SpecialTokens
 
     def of(self, specs: Sequence[ImageSpec]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids of images' prompts and negative prompts, `[images, tokens]` int32 each."""
@@ -163,7 +166,7 @@ def _drawn(request: GenerateRequest) -> tuple[list[list[ImageSpec]], list[list[n
     embeddings = _embeddings(request)
     start_devices()
     base = find_base_model(request.model, components=MODEL_PARTS)
-    tokenizer = base_tokenizer(base, request.model.tokenizer_name)
+    tokenizers = base_tokenizers(base, request.model.tokenizer_name)
     say_notes(base)
     dtype = jnp.float32 if request.model.mixed_precision == "no" else jnp.bfloat16
     # What does not fit is found before the weights are read.
@@ -171,7 +174,7 @@ def _drawn(request: GenerateRequest) -> tuple[list[list[ImageSpec]], list[list[n
     side = request.resolution or _side(described)
     rows = [_specs(line, request, side, described.vae.config.downsampling) for line in lines]
     prompts = tokenize_prompts(
-        tokenizer, embeddings, [spec for row in rows for spec in row], _width(described)
+        tokenizers, embeddings, [spec for row in rows for spec in row], _widths(described)
     )
     provenance = _provenance(base, request, embeddings)
     devices = jax.local_devices()
@@ -219,8 +222,8 @@ def _embeddings(request: GenerateRequest) -> list[FrozenEmbedding]:
     return [dataclasses.replace(embedding, token=request.placeholder_token)]
 
 
-def _width(model: FlaxStableDiffusion) -> int:
-    return model.text_encoder.config.hidden_size
+def _widths(model: FlaxStableDiffusion) -> dict[str, int]:
+    return {name: encoder.config.hidden_size for name, encoder in model.text_encoders.items()}
 
 
 def _side(model: FlaxStableDiffusion) -> int:
@@ -271,21 +274,25 @@ def _specs(line: PromptLine, request: GenerateRequest, side: int, multiple: int)
 
 
 def tokenize_prompts(
-    tokenizer: Any, embeddings: Sequence[FrozenEmbedding], specs: Sequence[ImageSpec], width: int
+    tokenizers: BaseTokenizers,
+    embeddings: Sequence[FrozenEmbedding],
+    specs: Sequence[ImageSpec],
+    widths: Mapping[str, int],
 ) -> TokenizedPrompts:
     """Adds the words of embeddings to the tokenizer and encodes what is asked for.
 
     Args:
-      tokenizer: of the base model.
+      tokenizers: of the base model.
       embeddings: embeddings.
       specs: all images.
-      width: of the text encoder.
+      widths: of the text encoders, by name.
 
     Raises:
       TokenError: a word is known already, given twice, or part of another.
       WeightsError: an embedding is of another width.
     """
-    rows = [rows_to_draw_with(each.file, each.path, {FIRST: width})[FIRST] for each in embeddings]
+    rows = [rows_to_draw_with(each.file, each.path, widths) for each in embeddings]
+    tokenizer = tokenizers.tokenizer
     first_added_id = len(tokenizer)
     ids = _encoded(tokenizer, specs, learned=False)
     concepts = add_frozen_embeddings(tokenizer, embeddings, None, _EMBEDS)
@@ -295,8 +302,9 @@ def tokenize_prompts(
         if not any(map(concept.named_in, texts)):
             word = concept.placeholder_token
             say(f"note: no prompt has {word}, the word of {embedding.path}: write it as it is here")
-    stacked = np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
-    return TokenizedPrompts(ids, stacked, first_added_id)
+    nothing = {name: np.zeros((1, width), np.float32) for name, width in widths.items()}
+    stacked = {name: np.concatenate([each[name] for each in rows or [nothing]]) for name in widths}
+    return TokenizedPrompts(ids, stacked, first_added_id, tokenizers.special)
 
 
 def _encoded(
@@ -344,7 +352,12 @@ def draw(
     for (steps, sampler, size, guidance_scale), places in groups.items():
         if (steps, sampler) not in generators:
             generators[steps, sampler] = ImageGenerator(
-                model, first_added_id=prompts.first_added_id, steps=steps, sampler=sampler, devices=devices
+                model,
+                first_added_id=prompts.first_added_id,
+                steps=steps,
+                sampler=sampler,
+                special=prompts.special,
+                devices=devices,
             )
         # All batches have one size, so that there is one compilation; what is too much is drawn for nothing.
         count = min(at_once, len(places))

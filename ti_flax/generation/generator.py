@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ti_flax.embedding.rows import embed_tokens
+from ti_flax.embedding.conditioning import encode_with_rows
+from ti_flax.embedding.rows import Rows
 from ti_flax.generation.samplers import sample_images, sampling_steps
 from ti_flax.models.noise_schedule import NoiseSchedule
+from ti_flax.models.prompt_encoding import CLIP_TOKENS, SpecialTokens, without_empty
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 
 _AXIS = "images"
@@ -25,7 +28,8 @@ class ImageGenerator:
       model: the modules and scheduler configuration (parameters are passed to `generate`).
       first_added_id: token id of the first added row.
       steps: denoising steps.
-      sampler: `ddim` or `dpmsolver++`.
+      sampler: one of `samplers.SAMPLERS`.
+      special: token ids that SDXL's second text encoder depends on.
       devices: that share a batch out among them; none: the one that holds the parameters.
       copies: the parameters come with an axis of the devices in front, as `step.replicate` makes them.
     """
@@ -37,6 +41,7 @@ class ImageGenerator:
         first_added_id: int,
         steps: int = 25,
         sampler: str = "dpmsolver++",
+        special: SpecialTokens = CLIP_TOKENS,
         devices: Sequence[Any] = (),
         copies: bool = False,
     ):
@@ -45,21 +50,19 @@ class ImageGenerator:
         spaced = sampling_steps(schedule, scheduler_config, steps=steps, sampler=sampler)
         self._model = model
 
-        def encode(params: Mapping[str, Any], rows: jax.Array, token_ids: jax.Array) -> jax.Array:
-            table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-            embedded = embed_tokens(table, rows["text_encoder"], token_ids, first_added_id=first_added_id)
-            return jnp.asarray(model.text_encoder.apply({"params": params["text_encoder"]}, embedded))
+        encode = partial(encode_with_rows, model, first_added_id=first_added_id, special=special)
 
         def draw(params, rows, prompt_ids, negative_ids, noise, guidance_scale):
             # Replicated parameters come with their device axis of 1, which is cheaper to drop in here.
             params = jax.tree.map(
                 lambda leaf, rank: leaf.reshape(leaf.shape[leaf.ndim - rank :]), params, ranks
             )
+            prompt, negative = (encode(params, rows, ids) for ids in (prompt_ids, negative_ids))
             return sample_images(
                 model,
                 params,
-                prompt=encode(params, rows, prompt_ids),
-                negative_prompt=encode(params, rows, negative_ids),
+                prompt=prompt,
+                negative_prompt=without_empty(model, negative, negative_ids, special),
                 noise=noise,
                 steps=spaced,
                 sampler=sampler,
@@ -77,13 +80,13 @@ class ImageGenerator:
         self._draw = jax.jit(draw)
 
     def lower(
-        self, params: Mapping[str, Any], rows: np.ndarray, prompt_ids: np.ndarray, size: tuple[int, int]
+        self, params: Mapping[str, Any], rows: Rows, prompt_ids: np.ndarray, size: tuple[int, int]
     ) -> Any:
         """Traces and lowers the program of a batch of this size, for `generate`; values do not count.
 
         Args:
           params: as of `generate`.
-          rows: `[added_tokens, width]` float32.
+          rows: `[added_tokens, width]` float32 for each text encoder, by name.
           prompt_ids: `[batch, tokens]` int32, a multiple of the devices.
           size: height and width in pixels.
         """
@@ -93,7 +96,7 @@ class ImageGenerator:
     def generate(
         self,
         params: Mapping[str, Any],
-        rows: np.ndarray,
+        rows: Rows,
         *,
         prompt_ids: np.ndarray,
         negative_ids: np.ndarray,
@@ -105,8 +108,8 @@ class ImageGenerator:
         """Draws one image a prompt.
 
         Args:
-          params: `text_encoder`, `unet` and `vae`; leaves may have an axis of the devices in front.
-          rows: `[added_tokens, width]` float32.
+          params: of the model's components; leaves may have an axis of the devices in front.
+          rows: `[added_tokens, width]` float32 for each text encoder, by name.
           prompt_ids: `[batch, tokens]` int32.
           negative_ids: `[batch, tokens]` int32.
           seeds: one for each image; the same seed and size give the same noise.

@@ -18,7 +18,7 @@ from ti_flax.errors import OutputError
 from ti_flax.files.atomic import atomic_write
 
 # The Web UI's names of the same samplers.
-_SAMPLERS = {"ddim": "DDIM", "dpmsolver++": "DPM++ 2M"}
+_SAMPLERS = {"ddim": "DDIM", "dpmsolver++": "DPM++ 2M", "euler": "Euler"}
 _NUMBERED = re.compile(r"(\d{5,})\D.*\.png")
 
 

@@ -1,6 +1,6 @@
-"""Samplers: DDIM and DPM-Solver++(2M), pure mathematics over a denoiser.
+"""Samplers: DDIM, DPM-Solver++(2M) and Euler, pure mathematics over a denoiser.
 
-Both start from noise at the last of their timesteps and walk to x_0; a denoiser maps noisy latents
+All start from noise at the last of their timesteps and walk to x_0; a denoiser maps noisy latents
 and one timestep to the UNet's answer. Timesteps are spaced as Stable Diffusion's own schedulers do.
 """
 
@@ -17,10 +17,13 @@ import numpy as np
 from ti_flax.errors import ConfigError
 from ti_flax.models.config_fields import given
 from ti_flax.models.noise_schedule import NoiseSchedule
+from ti_flax.models.prompt_encoding import PromptEncoding
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
-SAMPLERS = ("ddim", "dpmsolver++")
+SAMPLERS = ("ddim", "dpmsolver++", "euler")
+# What diffusers' EulerDiscreteScheduler puts in the place of abar = 0, where its noise level were infinite.
+_LEAST_ABAR = 2.0**-24
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +31,16 @@ class Steps:
     """The coefficients of a sampler's steps; each is one entry of a scan.
 
     Attributes:
-      timesteps: `[steps]` int32, falling.
+      timesteps: `[steps]`, falling; int32, or float32 where they lie between the schedule's.
       alpha: sqrt(abar) at each timestep and after the last step, `[steps + 1]` float32.
       sigma: sqrt(1 - abar), likewise.
+      start: what standard normal noise is multiplied by to begin with.
     """
 
     timesteps: np.ndarray
     alpha: np.ndarray
     sigma: np.ndarray
+    start: float = 1.0
 
 
 def sampling_steps(
@@ -52,6 +57,8 @@ def sampling_steps(
     if not 1 <= steps <= total:
         raise ConfigError("num_inference_steps", expected=f"1 to {total}", found=str(steps))
     scheduler_config = given(scheduler_config)
+    if sampler == "euler":
+        return _euler_steps(schedule, scheduler_config, steps)
     spacing = scheduler_config.get("timestep_spacing", "leading" if sampler == "ddim" else "linspace")
     timesteps = _timesteps(
         spacing, total, steps, offset=int(scheduler_config.get("steps_offset", 0)), sampler=sampler
@@ -81,6 +88,35 @@ def _timesteps(spacing: str, total: int, steps: int, *, offset: int, sampler: st
     else:
         raise ConfigError("timestep_spacing", expected="leading, trailing or linspace", found=repr(spacing))
     return np.clip(places, 0, total - 1).astype(np.int64)
+
+
+def _euler_steps(schedule: NoiseSchedule, config: Mapping[str, Any], steps: int) -> Steps:
+    """As diffusers' EulerDiscreteScheduler: `linspace` puts timesteps between those of the schedule."""
+    total, spacing = schedule.num_train_timesteps, config.get("timestep_spacing", "linspace")
+    if spacing == "linspace":
+        timesteps = np.linspace(0, total - 1, steps)[::-1]
+    else:
+        offset = int(config.get("steps_offset", 0))
+        timesteps = _timesteps(spacing, total, steps, offset=offset, sampler="ddim").astype(np.int32)
+    abar = np.maximum(schedule.alphas_cumprod.astype(np.float64), _LEAST_ABAR)
+    levels = np.append(np.interp(timesteps, np.arange(total), np.sqrt((1.0 - abar) / abar)), 0.0)
+    alpha = 1.0 / np.sqrt(levels**2 + 1.0)
+    # Leading timesteps begin with noise of variance one; others with none of the image in it.
+    start = 1.0 if spacing == "leading" else float(levels[0] * alpha[0])
+    if spacing == "linspace":
+        timesteps = timesteps.astype(np.float32)
+    return Steps(timesteps, alpha.astype(np.float32), (levels * alpha).astype(np.float32), start)
+
+
+def euler(denoise: Denoiser, noise: jax.Array, steps: Steps, prediction_type: str) -> jax.Array:
+    """Euler's method without churn (arXiv:2206.00364, alg. 1 with S_churn = 0).
+
+    The paper's x is ours divided by alpha, and its noise level is sigma / alpha. Its step adds the difference
+    of two levels times the noise: in our x that is DDIM's step (arXiv:2010.02502, section 4.3).
+
+    Arguments and result are those of `ddim`.
+    """
+    return ddim(denoise, steps.start * noise, steps, prediction_type)
 
 
 def ddim(denoise: Denoiser, noise: jax.Array, steps: Steps, prediction_type: str) -> jax.Array:
@@ -151,8 +187,8 @@ def sample_images(
     model: FlaxStableDiffusion,
     params: Mapping[str, Any],
     *,
-    prompt: jax.Array,
-    negative_prompt: jax.Array,
+    prompt: PromptEncoding,
+    negative_prompt: PromptEncoding,
     noise: jax.Array,
     steps: Steps,
     sampler: str,
@@ -164,27 +200,32 @@ def sample_images(
     Args:
       model: the modules.
       params: parameter trees `unet` and `vae`.
-      prompt: `[batch, tokens, width]`, encoded.
+      prompt: what the text encoders make of it.
       negative_prompt: likewise, what to move away from.
       noise: `[batch, height, width, channels]` standard normal, float32.
       steps: from `sampling_steps`.
-      sampler: `ddim` or `dpmsolver++`.
+      sampler: one of `SAMPLERS`.
       schedule: the model's noise schedule.
       guidance_scale: 1 is no guidance.
 
     Returns:
       `[batch, height x downsampling, width x downsampling, 3]` float32 in [0, 1].
     """
-    both = jnp.concatenate([negative_prompt, prompt])
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), negative_prompt, prompt)
+    conditioning = tuple(both) if model.is_sdxl else (both.hidden_states,)
+    if model.is_sdxl:
+        height, width = (side * model.vae.config.downsampling for side in noise.shape[1:3])
+        sizes = jnp.asarray([height, width, 0, 0, height, width], jnp.float32)
+        conditioning += (jnp.broadcast_to(sizes, (2 * len(noise), len(sizes))),)
 
     def denoise(x: jax.Array, timestep: jax.Array) -> jax.Array:
         twice = jnp.concatenate([x, x])
         timesteps = jnp.full(twice.shape[0], timestep)
-        answer = model.unet.apply({"params": params["unet"]}, twice, timesteps, both)
+        answer = model.unet.apply({"params": params["unet"]}, twice, timesteps, *conditioning)
         unguided, guided = jnp.split(jnp.asarray(answer).astype(jnp.float32), 2)
         return unguided + guidance_scale * (guided - unguided)
 
-    sample = ddim if sampler == "ddim" else dpmsolver_multistep
+    sample = {"ddim": ddim, "dpmsolver++": dpmsolver_multistep, "euler": euler}[sampler]
     latents = sample(denoise, noise, steps, schedule.prediction_type)
     latents = latents / model.vae.config.scaling_factor
     images = model.vae.apply({"params": params["vae"]}, latents, method=model.vae.decode)

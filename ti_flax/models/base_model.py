@@ -10,6 +10,7 @@ from typing import Any
 from ti_flax.config.options import ModelOptions
 from ti_flax.console.messages import say
 from ti_flax.errors import ConfigError, TokenError
+from ti_flax.models.prompt_encoding import SpecialTokens
 from ti_flax.models.tokenizer import load_tokenizer
 from ti_flax.models.weights.hub import resolve_model, resolve_vae
 from ti_flax.models.weights.model_folder import folder_parts, names_in, parts_without, with_second_parts
@@ -89,6 +90,11 @@ class BaseTokenizers:
     tokenizer: Any
     pad_token_ids: dict[str, int]
     eos_token_id: int
+
+    @property
+    def special(self) -> SpecialTokens:
+        """What the text encoders depend on beside the text."""
+        return SpecialTokens(self.eos_token_id, self.pad_token_ids.get("text_encoder_2", 0))
 
 
 def base_tokenizers(source: ModelSource, name: str | None = None) -> BaseTokenizers:

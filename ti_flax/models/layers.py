@@ -1,6 +1,7 @@
 """Layers the models share. Names and shapes of parameters are those of diffusers' Flax classes."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,6 +9,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ti_flax.models.convolution import convolution
+
+# In a name in memory: parameters of all the identical layers that files number, stacked along a first axis.
+STACKED = "*"
 
 
 def dense(features: int, dtype: DTypeLike, name: str | None = None, *, use_bias: bool = True) -> nn.Dense:
@@ -59,6 +63,32 @@ def quick_gelu(hidden_states: jax.Array) -> jax.Array:
 
 
 gelu = functools.partial(jax.nn.gelu, approximate=False)
+
+
+def run_stacked(
+    layer: nn.Module, count: int, hidden_states: jax.Array, *context: jax.Array, checkpointed: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Run identical layers one after the other by one scan: compilation takes as long as for one of them.
+
+    Args:
+      layer: maps hidden states and context to hidden states; its parameters are those of all layers, stacked.
+      count: of the layers.
+      hidden_states: the first layer's input.
+      context: what every layer is given besides.
+      checkpointed: compute a layer's activations again in the backward pass, and keep its input alone.
+
+    Returns:
+      The last layer's output, and the input of every layer, `[count, ...]`.
+    """
+
+    def run(layer, hidden_states, *context):
+        return layer(hidden_states, *context), hidden_states
+
+    # A loop's body needs no barrier against the compiler's taking both computations for the same.
+    run = nn.remat(run, prevent_cse=False) if checkpointed else run
+    axes: dict[str, Any] = {"variable_axes": {"params": 0}, "in_axes": nn.broadcast}
+    scan = nn.scan(run, **axes, split_rngs={"params": True}, length=count)
+    return scan(layer, hidden_states, *context)
 
 
 class ResnetBlock(nn.Module):

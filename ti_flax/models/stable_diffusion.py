@@ -1,10 +1,9 @@
-"""A Stable Diffusion model: three modules, their frozen parameters and configs in one bundle."""
+"""A Stable Diffusion model: its modules, their frozen parameters and configs in one bundle."""
 
 import dataclasses
-import functools
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,22 +15,31 @@ from jax.typing import DTypeLike
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.models.attention import AUTO, Attention
 from ti_flax.models.config_fields import given
+from ti_flax.models.layers import STACKED
+from ti_flax.models.matching_parts import check_latents, check_prompts
 from ti_flax.models.noise_schedule import NoiseSchedule
-from ti_flax.models.text_encoder import CLIPTextConfig, FlaxCLIPTextModel
+from ti_flax.models.parameter_shapes import parameter_shapes
+from ti_flax.models.pipeline_config import component_config, model_index, scheduler_config
+from ti_flax.models.text_encoder import (
+    END_OF_TEXT,
+    CLIPTextConfig,
+    FlaxCLIPTextModel,
+    FlaxCLIPTextModelWithProjection,
+)
 from ti_flax.models.unet import FlaxUNet2DConditionModel, UNet2DConditionConfig
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
+from ti_flax.models.weights.model_folder import read_json
 from ti_flax.models.weights.model_source import ModelSource
 from ti_flax.models.weights.parameters import write_flax_params, write_torch_params
 
+# Of Stable Diffusion 1.x and 2.x, and of SDXL.
 COMPONENTS = ("text_encoder", "unet", "vae")
+SDXL_COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 # Of the transformers library, for token and position tables (`initializer_range` of CLIPTextConfig).
 _EMBEDDING_DEVIATION = 0.02
 
-# Schedulers that diffusers 0.39 has in Flax; DDIM reads the config of any of the others.
-_FLAX_SCHEDULERS = ("DDIM", "DDPM", "DPMSolverMultistep", "EulerDiscrete", "LMSDiscrete", "PNDM")
-_LIBRARIES = {"text_encoder": "transformers", "unet": "diffusers", "vae": "diffusers"}
-_CLASSES = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+TextEncoder = FlaxCLIPTextModel | FlaxCLIPTextModelWithProjection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,27 +47,46 @@ class FlaxStableDiffusion:
     """The modules of a model with their parameters.
 
     Attributes:
-      text_encoder: maps token embeddings to the prompt's encoding.
+      text_encoders: map token embeddings to the prompt's encoding; SDXL has `text_encoder` and
+        `text_encoder_2`, others `text_encoder`.
       unet: predicts noise or velocity in latents.
-      vae: maps images to latents and back.
-      params: parameter trees by component, `text_encoder`, `unet`, `vae`; only what was asked for.
+      vae: maps images to latents and back; SDXL's computes in float32, as its activations overflow in float16
+        and lose too much in bfloat16.
+      params: parameter trees by component; only what was asked for.
       configs: parsed config files by component, and `scheduler`.
       source: the files the model was read from; None for a random model.
       dtype: of parameters and computation.
+      zeros_for_empty_prompt: whether SDXL's UNet gets zeros in the place of an empty negative prompt.
     """
 
-    text_encoder: FlaxCLIPTextModel
+    text_encoders: dict[str, TextEncoder]
     unet: FlaxUNet2DConditionModel
     vae: FlaxAutoencoderKL
     params: dict[str, Any]
     configs: dict[str, dict[str, Any]]
     source: ModelSource | None
     dtype: DTypeLike
+    zeros_for_empty_prompt: bool = True
 
     @property
-    def text_encoders(self) -> dict[str, FlaxCLIPTextModel]:
-        """The text encoders by name."""
-        return {"text_encoder": self.text_encoder}
+    def is_sdxl(self) -> bool:
+        return "text_encoder_2" in self.text_encoders
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The names of the parts that have parameters."""
+        return SDXL_COMPONENTS if self.is_sdxl else COMPONENTS
+
+    @property
+    def text_encoder(self) -> FlaxCLIPTextModel:
+        """The first text encoder."""
+        first = self.text_encoders["text_encoder"]
+        assert isinstance(first, FlaxCLIPTextModel)
+        return first
+
+    def module(self, component: str) -> nn.Module:
+        """Return the module of a component."""
+        return {**self.text_encoders, "unet": self.unet, "vae": self.vae}[component]
 
 
 def load_stable_diffusion(
@@ -67,17 +94,17 @@ def load_stable_diffusion(
     *,
     dtype: DTypeLike | None = jnp.float32,
     variant: str | None = None,
-    components: Sequence[str] = COMPONENTS,
+    components: Sequence[str] | None = None,
     attention: Attention = AUTO,
 ) -> FlaxStableDiffusion:
     """Read a model folder or a single file: all configs, and the parameters of the named components.
 
     Args:
       source: what `weights.resolve_model` returns, or that and what is to be read otherwise.
-      dtype: of parameters and computation, float32 or bfloat16; files of another dtype are converted.
-        None keeps each file's dtype, and computes in float32.
+      dtype: of parameters and computation, float32 or bfloat16; files of another dtype are converted. SDXL's
+        autoencoder is float32 in any case. None keeps each file's dtype, and computes in float32.
       variant: as in `model.fp16.safetensors`, where `source` is a path.
-      components: whose parameters to read.
+      components: whose parameters to read; None: all.
       attention: how the modules compute it.
 
     Raises:
@@ -86,33 +113,57 @@ def load_stable_diffusion(
     """
     if not isinstance(source, ModelSource):
         source = ModelSource(pathlib.Path(source), variant)
-    model = _build(source.configs(COMPONENTS), source, dtype, str(source.place), attention)
-    for component in components:
-        shapes = parameter_shapes(getattr(model, component))
-        model.params[component] = source.params(component, shapes, dtype)
+    configs = source.configs(source.components)
+    model = _build(configs, source, dtype, str(source.place), attention)
+    for component in model.components if components is None else components:
+        module = model.module(component)
+        kept = None if dtype is None else module.dtype
+        model.params[component] = source.params(component, parameter_shapes(module), kept)
     return model
 
 
 def save_stable_diffusion(
-    model: FlaxStableDiffusion, folder: pathlib.Path, *, layout: str = "torch"
+    model: FlaxStableDiffusion,
+    folder: pathlib.Path,
+    *,
+    layout: str = "torch",
+    eos_token_id: int = END_OF_TEXT,
 ) -> pathlib.Path:
-    """Write a diffusers folder without a tokenizer, whose files come from elsewhere.
+    """Write a diffusers folder without tokenizers, whose files come from elsewhere.
 
     Args:
-      model: with the parameters of all three components.
+      model: with the parameters of all components.
       folder: made where it does not exist.
-      layout: `torch` for StableDiffusionPipeline, `flax` for FlaxStableDiffusionPipeline (diffusers 0.39).
+      layout: `torch` for StableDiffusionPipeline or StableDiffusionXLPipeline, `flax` for those of Flax
+        (diffusers 0.39).
+      eos_token_id: the tokenizer's end of the text, where PyTorch is to pool SDXL's second encoder.
     """
     write = {"torch": write_torch_params, "flax": write_flax_params}[layout]
     folder = pathlib.Path(folder)
-    for component in COMPONENTS:
+    for component in model.components:
         write(folder, component, model.params[component])
-        _write_json(folder / component / "config.json", _component_config(model, component, layout))
-    scheduler = model.configs["scheduler"]
-    scheduler = {**scheduler, "_class_name": _scheduler_class(scheduler, layout)}
+        config = dict(model.configs[component])
+        if component in model.text_encoders:
+            config["vocab_size"] = len(token_table(model.params, component))
+        if component == "text_encoder_2":
+            # Released models have 2 here, which makes PyTorch pool at the largest id: at an added word.
+            config["eos_token_id"] = eos_token_id
+        _write_json(folder / component / "config.json", component_config(config, component, layout))
+    scheduler = scheduler_config(model.configs["scheduler"], layout)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    _write_json(folder / "model_index.json", _model_index(scheduler["_class_name"], layout))
+    index = model_index(
+        model.components,
+        scheduler["_class_name"],
+        layout,
+        zeros_for_empty_prompt=model.zeros_for_empty_prompt,
+    )
+    _write_json(folder / "model_index.json", index)
     return folder
+
+
+def token_table(params: Mapping[str, Any], encoder: str) -> Any:
+    """Return the token table of a text encoder, `[vocabulary, width]`, out of the trees by component."""
+    return params[encoder]["text_model"]["embeddings"]["token_embedding"]["embedding"]
 
 
 def random_stable_diffusion(
@@ -120,7 +171,7 @@ def random_stable_diffusion(
     *,
     seed: int,
     dtype: DTypeLike = jnp.float32,
-    components: Sequence[str] = COMPONENTS,
+    components: Sequence[str] | None = None,
     attention: Attention = AUTO,
 ) -> FlaxStableDiffusion:
     """Make a model with random parameters, the same for the same seed, for tests and benchmarks.
@@ -128,32 +179,21 @@ def random_stable_diffusion(
     Nothing is zero and no scale is exactly one, so that a parameter which is not used, or used twice, shows.
 
     Args:
-      configs: parsed config files of `text_encoder`, `unet`, `vae` and `scheduler`.
+      configs: parsed config files of `text_encoder`, `unet`, `vae` and `scheduler`, and of `text_encoder_2`
+        for an SDXL model.
       seed: of the generator.
       dtype: of parameters and computation.
-      components: whose parameters to make.
+      components: whose parameters to make; None: all.
       attention: how the modules compute it.
     """
     model = _build(configs, None, dtype, "the configuration", attention)
     generator = np.random.default_rng(seed)
-    for component in components:
-        shapes = parameter_shapes(getattr(model, component))
+    for component in model.components if components is None else components:
+        shapes = parameter_shapes(model.module(component))
         model.params[component] = jax.tree_util.tree_map_with_path(
-            lambda path, shape: _random_leaf(generator, path[-1].key, shape), shapes
+            lambda path, shape: _random_leaf(generator, [key.key for key in path], shape), shapes
         )
     return model
-
-
-def parameter_shapes(module: nn.Module) -> dict[str, Any]:
-    """Return the tree of `jax.ShapeDtypeStruct` of one of the three modules, without computing anything."""
-    return _shapes(module.clone(dtype=jnp.dtype(module.dtype), parent=None))
-
-
-@functools.lru_cache(maxsize=16)
-def _shapes(module: nn.Module) -> dict[str, Any]:
-    inputs, method = _example_inputs(module)
-    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, method=method))
-    return variables["params"]
 
 
 def _build(
@@ -165,7 +205,11 @@ def _build(
 ) -> FlaxStableDiffusion:
     """Make the modules, without parameters, and check that they fit one another."""
     configs = {component: given(config) for component, config in configs.items()}
-    text = CLIPTextConfig.from_dict(configs["text_encoder"], f"{where}: text_encoder/config.json")
+    texts = {
+        name: CLIPTextConfig.from_dict(configs[name], f"{where}: {name}/config.json", projected=projected)
+        for name, projected in (("text_encoder", False), ("text_encoder_2", True))
+        if name in configs
+    }
     unet = UNet2DConditionConfig.from_dict(configs["unet"], f"{where}: unet/config.json")
     vae = AutoencoderKLConfig.from_dict(configs["vae"], f"{where}: vae/config.json")
     if source is not None and source.vae is not None and vae.latent_channels != unet.in_channels:
@@ -174,118 +218,72 @@ def _build(
             expected=f"a VAE of {unet.in_channels} latent channels, as the UNet takes",
             found=f"{vae.latent_channels}",
         )
-    _check_fit(text, unet, vae, where)
+    check_latents(unet, vae, where)
+    check_prompts(unet, texts, where)
     # For what is wrong with it, before any weights are read.
     NoiseSchedule.from_config(configs["scheduler"], f"{where}: scheduler/scheduler_config.json")
     computing: DTypeLike = jnp.float32 if dtype is None else dtype
-    clip_skip = 0 if source is None else source.clip_skip
-    if clip_skip >= text.num_hidden_layers:
-        raise ConfigError(
-            "clip_skip",
-            expected=f"at most {text.num_hidden_layers - 1}, as this text encoder has "
-            f"{text.num_hidden_layers} layers",
-            found=str(clip_skip),
-            remedy="The Web UI's and kohya's number is one more than this one.",
-        )
     return FlaxStableDiffusion(
-        text_encoder=FlaxCLIPTextModel(text, computing, attention, clip_skip),
+        text_encoders=_text_encoders(texts, computing, attention, 0 if source is None else source.clip_skip),
         unet=FlaxUNet2DConditionModel(unet, computing, attention=attention),
-        vae=FlaxAutoencoderKL(vae, computing, attention),
+        vae=FlaxAutoencoderKL(vae, jnp.float32 if len(texts) > 1 else computing, attention),
         params={},
         configs=configs,
         source=source,
         dtype=computing,
+        zeros_for_empty_prompt=_zeros_for_empty_prompt(source),
     )
 
 
-def _check_fit(
-    text: CLIPTextConfig, unet: UNet2DConditionConfig, vae: AutoencoderKLConfig, where: str
-) -> None:
-    if unet.in_channels != vae.latent_channels or unet.out_channels != vae.latent_channels:
-        raise WeightsError(
-            f"{where}: unet/config.json",
-            expected=f"in_channels and out_channels {vae.latent_channels}, the latent_channels of the VAE",
-            found=f"{unet.in_channels} and {unet.out_channels}",
-            remedy="Inpainting, depth and upscaling models cannot be trained; use the text-to-image model.",
+def _text_encoders(
+    texts: Mapping[str, CLIPTextConfig], dtype: DTypeLike, attention: Attention, clip_skip: int
+) -> dict[str, TextEncoder]:
+    layers = min(config.num_hidden_layers for config in texts.values())
+    # SDXL leaves the last layer out as it is.
+    most = layers - len(texts)
+    if clip_skip > most:
+        raise ConfigError(
+            "clip_skip",
+            expected=f"at most {most}, as this text encoder has {layers} layers",
+            found=str(clip_skip),
+            remedy="The Web UI's and kohya's number is one more than this one.",
         )
-    if unet.cross_attention_dim != text.hidden_size:
-        raise WeightsError(
-            f"{where}: unet/config.json",
-            expected=f"cross_attention_dim {text.hidden_size}, the hidden_size of the text encoder",
-            found=str(unet.cross_attention_dim),
+    encoders: dict[str, TextEncoder] = {
+        "text_encoder": FlaxCLIPTextModel(
+            texts["text_encoder"], dtype, attention, clip_skip, penultimate=len(texts) > 1
         )
+    }
+    if "text_encoder_2" in texts:
+        second = texts["text_encoder_2"]
+        encoders["text_encoder_2"] = FlaxCLIPTextModelWithProjection(second, dtype, attention, clip_skip)
+    return encoders
 
 
-def _example_inputs(module: nn.Module) -> tuple[tuple, Callable | None]:
-    """Give the smallest inputs that touch every parameter of a module, and the method to give them to."""
-    if isinstance(module, FlaxCLIPTextModel):
-        return (jnp.zeros((1, 1), jnp.int32),), FlaxCLIPTextModel.encode_ids
-    if isinstance(module, FlaxAutoencoderKL):
-        side = module.config.downsampling
-        return (jnp.zeros((1, side, side, module.config.in_channels)),), None
-    if isinstance(module, FlaxUNet2DConditionModel):
-        config = module.config
-        side = 2 ** (len(config.block_out_channels) - 1)
-        sample = jnp.zeros((1, side, side, config.in_channels))
-        return (sample, jnp.zeros((1,)), jnp.zeros((1, 1, config.cross_attention_dim))), None
-    raise TypeError(f"not a module of Stable Diffusion: {type(module).__name__}")
+def _zeros_for_empty_prompt(source: ModelSource | None) -> bool:
+    """What the model's index says; diffusers' default where it says nothing."""
+    index = None if source is None else source.place / "model_index.json"
+    if index is None or not index.is_file():
+        return True
+    return read_json(index).get("force_zeros_for_empty_prompt") is not False
 
 
-def _random_leaf(generator: np.random.Generator, name: str, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+def _random_leaf(
+    generator: np.random.Generator, path: Sequence[str], shape: jax.ShapeDtypeStruct
+) -> np.ndarray:
     """Draw one parameter: kernels keep the variance of what they are applied to, scales stay near one."""
-    if name == "kernel":
-        deviation, centre = 1 / np.sqrt(np.prod(shape.shape[:-1])), 0.0
-    elif name == "embedding":
+    if path[-1] == "kernel":
+        stacked = any(STACKED in module for module in path)
+        deviation, centre = 1 / np.sqrt(np.prod(shape.shape[int(stacked) : -1])), 0.0
+    elif path[-1] == "embedding":
         deviation, centre = _EMBEDDING_DEVIATION, 0.0
     else:
-        deviation, centre = 0.1, float(name == "scale")
+        deviation, centre = 0.1, float(path[-1] == "scale")
     # Uniform numbers are some times cheaper than normal ones, which shows with a thousand million of them.
     values = generator.random(shape.shape, dtype=np.float32)
     values -= np.float32(0.5)
     values *= np.float32(deviation * np.sqrt(12.0))
     values += np.float32(centre)
     return values.astype(shape.dtype, copy=False)
-
-
-def _component_config(model: FlaxStableDiffusion, component: str, layout: str) -> dict[str, Any]:
-    """Return the config to write: the source's, with class names of the layout and what was changed since."""
-    config = dict(model.configs[component])
-    class_name = ("Flax" if layout == "flax" else "") + _CLASSES[component]
-    if component == "text_encoder":
-        table = model.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-        return config | {
-            "architectures": [class_name],
-            "model_type": "clip_text_model",
-            "vocab_size": table.shape[0],
-        }
-    if component == "unet" and config.get("num_attention_heads") is not None:
-        # PyTorch's class refuses `num_attention_heads` and means the same by `attention_head_dim`.
-        config |= {"attention_head_dim": config["num_attention_heads"], "num_attention_heads": None}
-    return config | {"_class_name": class_name}
-
-
-def _scheduler_class(config: Mapping[str, Any], layout: str) -> str:
-    name = str(config.get("_class_name", "DDIMScheduler")).removeprefix("Flax")
-    if layout == "torch":
-        return name
-    known = name.removesuffix("Scheduler") in _FLAX_SCHEDULERS
-    return f"Flax{name}" if known else "FlaxDDIMScheduler"
-
-
-def _model_index(scheduler: str, layout: str) -> dict[str, Any]:
-    prefix = "Flax" if layout == "flax" else ""
-    parts = {component: [_LIBRARIES[component], prefix + _CLASSES[component]] for component in COMPONENTS}
-    # In a Flax folder diffusers 0.39 takes [null, null] for a part that was forgotten, and a library without
-    # a class for one that is switched off.
-    absent = {"safety_checker": "stable_diffusion", "feature_extractor": "transformers"}
-    index = {
-        "_class_name": f"{prefix}StableDiffusionPipeline",
-        **{part: [library if layout == "flax" else None, None] for part, library in absent.items()},
-        "scheduler": ["diffusers", scheduler],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        **parts,
-    }
-    return index if layout == "flax" else index | {"requires_safety_checker": False}
 
 
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

@@ -1,12 +1,14 @@
-"""Denoising UNet of Stable Diffusion 1.x and 2.x (arXiv:2112.10752, appendix E.2).
+"""Denoising UNet of Stable Diffusion (arXiv:2112.10752, appendix E.2) and SDXL (arXiv:2307.01952, section 2).
 
-The parameter tree is that of diffusers' FlaxUNet2DConditionModel; the numbers are those of PyTorch's
-UNet2DConditionModel, which differs in the epsilon of the transformers' group norm and in the exact GELU.
+The parameter tree is that of diffusers' FlaxUNet2DConditionModel, but that a transformer's layers are stacked
+where there are several; the numbers are those of PyTorch's UNet2DConditionModel, which differs in the epsilon
+of the transformers' group norm and in the exact GELU.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -16,20 +18,20 @@ from jax.typing import DTypeLike
 
 from ti_flax.models import config_fields as fields
 from ti_flax.models.attention import AUTO, Attention
-from ti_flax.models.layers import (
-    Downsample,
-    ResnetBlock,
-    Upsample,
-    conv,
-    dense,
-    gelu,
-    group_norm,
-    layer_norm,
-)
+from ti_flax.models.layers import Downsample, ResnetBlock, Upsample, conv, dense, group_norm
+from ti_flax.models.transformer import Transformer
 
-# Not in the config of any UNet: constants of PyTorch's Transformer2DModel and BasicTransformerBlock.
-_TRANSFORMER_GROUP_NORM_EPSILON = 1e-6
-_TRANSFORMER_LAYER_NORM_EPSILON = 1e-5
+# The kind of embedding that SDXL adds to that of the timestep: of the prompt as a whole, and of sizes.
+TEXT_TIME = "text_time"
+# Original height and width, crop top and left, target height and width (arXiv:2307.01952, section 2.2).
+SIZES = 6
+
+
+def _added_embedding(value: Any) -> str:
+    if value != TEXT_TIME:
+        raise ValueError(f"None or {TEXT_TIME!r}")
+    return value
+
 
 _READ = {
     "in_channels": fields.integer,
@@ -45,10 +47,12 @@ _READ = {
     "norm_eps": fields.number,
     "cross_attention_dim": fields.one_or_more_integers,
     "use_linear_projection": fields.boolean,
+    "addition_embed_type": _added_embedding,
+    "addition_time_embed_dim": fields.integer,
+    "projection_class_embeddings_input_dim": fields.integer,
 }
 _FIXED = {
     "act_fn": ("silu", "swish"),
-    "addition_embed_type": (None,),
     "attention_type": ("default",),
     "center_input_sample": (False,),
     "class_embed_type": (None,),
@@ -81,15 +85,14 @@ _FIXED = {
 _INFORMATIONAL = frozenset(
     {
         "addition_embed_type_num_heads",
-        "addition_time_embed_dim",
         "dtype",
-        "projection_class_embeddings_input_dim",
         "sample_size",
         "split_head_dim",
         "upcast_attention",
         "use_memory_efficient_attention",
     }
 )
+_ADDITION_SIZES = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +100,9 @@ class UNet2DConditionConfig:
     """Shape of a UNet; the defaults are those of diffusers.
 
     `num_attention_heads` is the number of heads in every block. Configs call it `attention_head_dim` more
-    often than not, a name that stayed from an early mistake and does not mean the heads' width.
+    often than not, a name that stayed from an early mistake and does not mean the heads' width. The last
+    three are SDXL's: `addition_embed_type` is `text_time`, and the others are the width of one size's
+    embedding, and that of the pooled prompt and all sizes together.
     """
 
     in_channels: int = 4
@@ -114,6 +119,15 @@ class UNet2DConditionConfig:
     cross_attention_dim: int = 1280
     num_attention_heads: tuple[int, ...] = (8, 8, 8, 8)
     use_linear_projection: bool = False
+    addition_embed_type: str | None = None
+    addition_time_embed_dim: int | None = None
+    projection_class_embeddings_input_dim: int | None = None
+
+    @property
+    def pooled_dim(self) -> int:
+        """The width of the pooled prompt that an SDXL UNet takes."""
+        assert self.projection_class_embeddings_input_dim and self.addition_time_embed_dim
+        return self.projection_class_embeddings_input_dim - SIZES * self.addition_time_embed_dim
 
     @classmethod
     def from_dict(cls, config_json: Mapping[str, Any], where: str = "unet/config.json"):
@@ -133,11 +147,16 @@ class UNet2DConditionConfig:
             values[name] = fields.per_block(values.get(name, default), blocks, f"{where}, field {name}")
         values["num_attention_heads"] = fields.per_block(heads, blocks, f"{where}, the number of heads")
         values["cross_attention_dim"] = _single(values.get("cross_attention_dim", 1280), where)
+        if "addition_embed_type" not in values:  # the sizes of what is not there say nothing
+            for name in _ADDITION_SIZES:
+                values.pop(name, None)
         config = cls(**values)
         config._check(where)
         return config
 
     def _check(self, where: str) -> None:
+        for name in _ADDITION_SIZES if self.addition_embed_type else ():
+            fields.require(getattr(self, name) is not None, where, f"the field {name}", "none")
         blocks = len(self.block_out_channels)
         for name in ("down_block_types", "up_block_types"):
             types = getattr(self, name)
@@ -193,7 +212,8 @@ class FlaxUNet2DConditionModel(nn.Module):
     Attributes:
       config: shape of the model.
       dtype: of parameters and computation.
-      gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+      gradient_checkpointing: compute activations again in the backward pass instead of keeping them: those of
+        a block at once, or of each layer by itself in blocks whose transformers have many.
       attention: how to compute it.
     """
 
@@ -204,7 +224,12 @@ class FlaxUNet2DConditionModel(nn.Module):
 
     @nn.compact
     def __call__(
-        self, sample: jax.Array, timesteps: jax.Array, encoder_hidden_states: jax.Array
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        encoder_hidden_states: jax.Array,
+        pooled: jax.Array | None = None,
+        time_ids: jax.Array | None = None,
     ) -> jax.Array:
         """Return the prediction `[batch, height, width, out_channels]` in the compute dtype.
 
@@ -212,33 +237,40 @@ class FlaxUNet2DConditionModel(nn.Module):
           sample: noisy latents `[batch, height, width, in_channels]`.
           timesteps: `[batch]`.
           encoder_hidden_states: the encoded prompt `[batch, tokens, width]`.
+          pooled: SDXL's prompt as a whole, `[batch, pooled_dim]`; None for other models.
+          time_ids: SDXL's sizes, `[batch, 6]` float32: original height and width, crop top and left, target
+            height and width, in pixels; None for other models.
         """
         config = self.config
         context = encoder_hidden_states.astype(self.dtype)
         embedded = _TimeEmbedding(config, self.dtype, name="time_embedding")(timesteps)
+        if config.addition_embed_type is not None:
+            embedded += _AddedEmbedding(config, self.dtype, name="add_embedding")(pooled, time_ids)
         hidden_states = conv(config.block_out_channels[0], 3, self.dtype, "conv_in")(
             sample.astype(self.dtype)
         )
         hidden_states, skips = self._down(hidden_states, embedded, context)
-        hidden_states = self._block(_MidBlock)(config, self.dtype, self.attention, name="mid_block")(
-            hidden_states, embedded, context
-        )
+        last = len(config.block_out_channels) - 1
+        mid_block = self._block(_MidBlock, last, "CrossAttn")(name="mid_block")
+        hidden_states = mid_block(hidden_states, embedded, context)
         hidden_states = self._up(hidden_states, skips, embedded, context)
         hidden_states = group_norm(config.norm_num_groups, config.norm_eps, self.dtype, "conv_norm_out")(
             hidden_states
         )
         return conv(config.out_channels, 3, self.dtype, "conv_out")(nn.silu(hidden_states))
 
-    def _block(self, block: type[nn.Module]) -> type[nn.Module]:
-        return nn.remat(block) if self.gradient_checkpointing else block
+    def _block(self, block: type[nn.Module], level: int, kind: str) -> Callable[..., nn.Module]:
+        """Give the block of a level; computed again is all of it at once, or each of its many layers."""
+        many = "CrossAttn" in kind and self.config.transformer_layers_per_block[level] > 1
+        whole = nn.remat(block) if self.gradient_checkpointing and not many else block
+        parts = _Parts(self.config, level, self.dtype, self.attention, self.gradient_checkpointing and many)
+        return functools.partial(whole, parts, kind)
 
     def _down(self, hidden_states, embedded, context):
         """Run the blocks that shrink; every layer's output is kept for the block that grows it back."""
         skips = (hidden_states,)
-        for index in range(len(self.config.block_out_channels)):
-            block = self._block(_DownBlock)(
-                self.config, index, self.dtype, self.attention, name=f"down_blocks_{index}"
-            )
+        for index, kind in enumerate(self.config.down_block_types):
+            block = self._block(_DownBlock, index, kind)(name=f"down_blocks_{index}")
             hidden_states, outputs = block(hidden_states, embedded, context)
             skips += outputs
         return hidden_states, skips
@@ -246,14 +278,13 @@ class FlaxUNet2DConditionModel(nn.Module):
     def _up(self, hidden_states, skips, embedded, context):
         """Run the blocks that grow, the last skips first."""
         blocks = len(self.config.block_out_channels)
-        for index in range(blocks):
-            layers = self.config.layers_per_block[blocks - 1 - index] + 1
+        for index, kind in enumerate(self.config.up_block_types):
+            level = blocks - 1 - index
+            layers = self.config.layers_per_block[level] + 1
             skips, own = skips[:-layers], skips[-layers:]
             # An odd height or width was rounded up on the way down: the skip knows the size it had.
             size = skips[-1].shape[1:3] if skips else None
-            block = self._block(_UpBlock)(
-                self.config, index, size, self.dtype, self.attention, name=f"up_blocks_{index}"
-            )
+            block = self._block(_UpBlock, level, kind)(size, name=f"up_blocks_{index}")
             hidden_states = block(hidden_states, own, embedded, context)
         return hidden_states
 
@@ -275,158 +306,97 @@ class _TimeEmbedding(nn.Module):
         return dense(4 * channels, self.dtype, "linear_2")(nn.silu(hidden_states))
 
 
-def _resnet(config: UNet2DConditionConfig, channels: int, dtype: DTypeLike, name: str) -> ResnetBlock:
-    return ResnetBlock(channels, config.norm_num_groups, config.norm_eps, dtype, name=name)
+class _AddedEmbedding(nn.Module):
+    config: UNet2DConditionConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, pooled, time_ids):
+        config = self.config
+        encoded = timestep_embedding(
+            time_ids.reshape(-1),
+            config.addition_time_embed_dim or 0,
+            flip_sin_to_cos=config.flip_sin_to_cos,
+            freq_shift=config.freq_shift,
+        )
+        parts = (pooled.astype(self.dtype), encoded.reshape(len(pooled), -1).astype(self.dtype))
+        width = 4 * config.block_out_channels[0]
+        hidden_states = dense(width, self.dtype, "linear_1")(jnp.concatenate(parts, axis=-1))
+        return dense(width, self.dtype, "linear_2")(nn.silu(hidden_states))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """What the blocks of a level are made of; `checkpointed` computes each part again by itself."""
+
+    config: UNet2DConditionConfig
+    level: int
+    dtype: DTypeLike
+    attention: Attention
+    checkpointed: bool
+
+    def resnet(self, number: int) -> nn.Module:
+        config = self.config
+        channels = config.block_out_channels[self.level]
+        block = nn.remat(ResnetBlock) if self.checkpointed else ResnetBlock
+        return block(channels, config.norm_num_groups, config.norm_eps, self.dtype, name=f"resnets_{number}")
+
+    def transformer(self, number: int) -> nn.Module:
+        config = self.config
+        return Transformer(
+            config.transformer_layers_per_block[self.level],
+            config.num_attention_heads[self.level],
+            config.norm_num_groups,
+            config.use_linear_projection,
+            self.dtype,
+            self.attention,
+            self.checkpointed,
+            name=f"attentions_{number}",
+        )
 
 
 class _DownBlock(nn.Module):
-    config: UNet2DConditionConfig
-    index: int
-    dtype: DTypeLike
-    attention: Attention
+    parts: _Parts
+    kind: str
 
     @nn.compact
     def __call__(self, hidden_states, embedded, context):
-        config, index = self.config, self.index
+        config, level = self.parts.config, self.parts.level
         outputs = ()
-        for layer in range(config.layers_per_block[index]):
-            resnet = _resnet(config, config.block_out_channels[index], self.dtype, f"resnets_{layer}")
-            hidden_states = resnet(hidden_states, embedded)
-            if config.down_block_types[index] == "CrossAttnDownBlock2D":
-                attention = _Transformer(
-                    config, index, self.dtype, self.attention, name=f"attentions_{layer}"
-                )
-                hidden_states = attention(hidden_states, context)
+        for layer in range(config.layers_per_block[level]):
+            hidden_states = self.parts.resnet(layer)(hidden_states, embedded)
+            if self.kind == "CrossAttnDownBlock2D":
+                hidden_states = self.parts.transformer(layer)(hidden_states, context)
             outputs += (hidden_states,)
-        if index < len(config.block_out_channels) - 1:
-            hidden_states = Downsample(False, self.dtype, name="downsamplers_0")(hidden_states)
+        if level < len(config.block_out_channels) - 1:
+            hidden_states = Downsample(False, self.parts.dtype, name="downsamplers_0")(hidden_states)
             outputs += (hidden_states,)
         return hidden_states, outputs
 
 
 class _MidBlock(nn.Module):
-    config: UNet2DConditionConfig
-    dtype: DTypeLike
-    attention: Attention
+    parts: _Parts
+    kind: str
 
     @nn.compact
     def __call__(self, hidden_states, embedded, context):
-        last = len(self.config.block_out_channels) - 1
-        channels = self.config.block_out_channels[last]
-        hidden_states = _resnet(self.config, channels, self.dtype, "resnets_0")(hidden_states, embedded)
-        attention = _Transformer(self.config, last, self.dtype, self.attention, name="attentions_0")
-        hidden_states = attention(hidden_states, context)
-        return _resnet(self.config, channels, self.dtype, "resnets_1")(hidden_states, embedded)
+        hidden_states = self.parts.resnet(0)(hidden_states, embedded)
+        hidden_states = self.parts.transformer(0)(hidden_states, context)
+        return self.parts.resnet(1)(hidden_states, embedded)
 
 
 class _UpBlock(nn.Module):
-    config: UNet2DConditionConfig
-    index: int
+    parts: _Parts
+    kind: str
     size: tuple[int, int] | None
-    dtype: DTypeLike
-    attention: Attention
 
     @nn.compact
     def __call__(self, hidden_states, skips, embedded, context):
-        config = self.config
-        mirrored = len(config.block_out_channels) - 1 - self.index
         for layer, skip in enumerate(reversed(skips)):
             hidden_states = jnp.concatenate([hidden_states, skip], axis=-1)
-            resnet = _resnet(config, config.block_out_channels[mirrored], self.dtype, f"resnets_{layer}")
-            hidden_states = resnet(hidden_states, embedded)
-            if config.up_block_types[self.index] == "CrossAttnUpBlock2D":
-                attention = _Transformer(
-                    config, mirrored, self.dtype, self.attention, name=f"attentions_{layer}"
-                )
-                hidden_states = attention(hidden_states, context)
+            hidden_states = self.parts.resnet(layer)(hidden_states, embedded)
+            if self.kind == "CrossAttnUpBlock2D":
+                hidden_states = self.parts.transformer(layer)(hidden_states, context)
         if self.size is not None:
-            hidden_states = Upsample(self.dtype, name="upsamplers_0")(hidden_states, self.size)
+            hidden_states = Upsample(self.parts.dtype, name="upsamplers_0")(hidden_states, self.size)
         return hidden_states
-
-
-class _Transformer(nn.Module):
-    """Attention over an image's positions; `index` is the block whose heads and depth it takes."""
-
-    config: UNet2DConditionConfig
-    index: int
-    dtype: DTypeLike
-    attention: Attention
-
-    @nn.compact
-    def __call__(self, hidden_states, context):
-        shape, residual = hidden_states.shape, hidden_states
-        flat = (shape[0], shape[1] * shape[2], shape[3])
-        groups = self.config.norm_num_groups
-        hidden_states = group_norm(groups, _TRANSFORMER_GROUP_NORM_EPSILON, self.dtype, "norm")(hidden_states)
-        hidden_states = self._projection("proj_in", shape[-1])(hidden_states).reshape(flat)
-        for layer in range(self.config.transformer_layers_per_block[self.index]):
-            heads = self.config.num_attention_heads[self.index]
-            block = _TransformerBlock(heads, self.dtype, self.attention, name=f"transformer_blocks_{layer}")
-            hidden_states = block(hidden_states, context)
-        return residual + self._projection("proj_out", shape[-1])(hidden_states.reshape(shape))
-
-    def _projection(self, name: str, channels: int) -> nn.Module:
-        """SD 1.x keeps the projections as 1x1 convolutions, SD 2.x as linear layers: the same numbers."""
-        if self.config.use_linear_projection:
-            return dense(channels, self.dtype, name)
-        return conv(channels, 1, self.dtype, name)
-
-
-class _TransformerBlock(nn.Module):
-    heads: int
-    dtype: DTypeLike
-    attention: Attention
-
-    @nn.compact
-    def __call__(self, hidden_states, context):
-        norms = (
-            layer_norm(_TRANSFORMER_LAYER_NORM_EPSILON, self.dtype, f"norm{index}") for index in (1, 2, 3)
-        )
-        normed = next(norms)(hidden_states)
-        to_itself = _Attention(self.heads, self.dtype, self.attention, name="attn1")
-        hidden_states = hidden_states + to_itself(normed, normed)
-        normed = next(norms)(hidden_states)
-        to_prompt = _Attention(self.heads, self.dtype, self.attention, name="attn2")
-        hidden_states = hidden_states + to_prompt(normed, context)
-        normed = next(norms)(hidden_states)
-        return hidden_states + _FeedForward(self.dtype, name="ff")(normed)
-
-
-class _Attention(nn.Module):
-    heads: int
-    dtype: DTypeLike
-    attention: Attention
-
-    @nn.compact
-    def __call__(self, hidden_states, context):
-        channels = hidden_states.shape[-1]
-
-        def split(name, tokens):
-            projected = dense(channels, self.dtype, name, use_bias=False)(tokens)
-            return projected.reshape(*tokens.shape[:2], self.heads, channels // self.heads)
-
-        attended = self.attention(
-            split("to_q", hidden_states), split("to_k", context), split("to_v", context)
-        )
-        return dense(channels, self.dtype, "to_out_0")(attended.reshape(hidden_states.shape))
-
-
-class _FeedForward(nn.Module):
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, hidden_states):
-        gated = _GatedGelu(self.dtype, name="net_0")(hidden_states)
-        return dense(hidden_states.shape[-1], self.dtype, "net_2")(gated)
-
-
-class _GatedGelu(nn.Module):
-    """GEGLU of four times the width (arXiv:2002.05202, eq. 6)."""
-
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, hidden_states):
-        projected = dense(8 * hidden_states.shape[-1], self.dtype, "proj")(hidden_states)
-        linear, gate = jnp.split(projected, 2, axis=-1)
-        return linear * gelu(gate)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ti_flax.data.dataset import Bucket, PaddedBucket, PaddedDataset, lengthened, padded_bucket, padded_size
 from ti_flax.hosts.compilation import Compilation
+from ti_flax.models.stable_diffusion import token_table
 from ti_flax.training.batches import Choice, SampleKeys, one_sample, picture_of, time_ids_of
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
@@ -281,8 +282,8 @@ class Validation:
         )
         rows = {}
         for encoder, learns in config.trainable.items():
-            table = frozen[encoder]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-            rows[encoder] = np.zeros((len(learns), table.shape[-1]), np.float32)
+            width = token_table(frozen, encoder).shape[-1]
+            rows[encoder] = np.zeros((len(learns), width), np.float32)
         program = pmapped(make_evaluation(config), self._devices, donate=())
         arguments = (replicate(rows, self._devices), *self._arguments)
         self._compiling = Compilation(lambda: program.lower(*arguments), devices, what=what, after=after)

@@ -88,7 +88,7 @@ def make_hooks(run: Beside, schedule: Schedule, start: int) -> list[Hook]:
         preview = Preview(
             output_dir,
             every=every,
-            draw=draw,
+            draw=lambda rows, shown: draw({"text_encoder": rows}, shown),
             prompts=config.monitoring.validation_prompt,
             images=config.monitoring.num_validation_images,
             training=inputs.images.shown(images_beside_previews(config), config.images.resolution),
@@ -220,7 +220,13 @@ def previewer(run: Beside) -> Drawing:
     params = local_copies({name: run.frozen[name] for name in parts}, devices)
     params["vae"] = replicate(model.params["vae"], devices)
     return Drawing(
-        ImageGenerator(model, first_added_id=run.step_config.first_added_id, devices=devices, copies=True),
+        ImageGenerator(
+            model,
+            first_added_id=run.step_config.first_added_id,
+            special=run.step_config.special,
+            devices=devices,
+            copies=True,
+        ),
         params,
         prompt_ids=ids[:-1],
         negative_ids=ids[-1],
@@ -228,6 +234,6 @@ def previewer(run: Beside) -> Drawing:
         first_seed=run.config.training.seed or 0,
         side=run.config.images.resolution,
         devices=devices,
-        added=run.inputs.added.start,
+        added={"text_encoder": run.inputs.added.start},
         after=run.after,
     )

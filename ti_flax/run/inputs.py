@@ -40,8 +40,8 @@ from ti_flax.export.card_images import MOST_CONCEPT_IMAGES
 from ti_flax.export.pipeline import CARRIED, carried_parts
 from ti_flax.hosts import group as hosts
 from ti_flax.models.attention import Attention
-from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_model, say_notes
-from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
+from ti_flax.models.base_model import MODEL_PARTS, BaseTokenizers, base_tokenizers, find_base_model, say_notes
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion, token_table
 from ti_flax.models.tokenizer import Concept, add_concept
 from ti_flax.monitoring.previews import STEPS_SHOWN
 from ti_flax.run.named_paths import other_roles
@@ -55,7 +55,7 @@ class TrainingInputs:
 
     Attributes:
       concept: the new word.
-      tokenizer: with the concept's tokens.
+      tokenizers: with the concept's tokens.
       images: names, captions and weights, and on the first host the pixels of those that are shown.
       model: modules and parameters; those of the VAE only if previews need them, on the first host.
       examples: images, encoded or to be encoded, and prompts.
@@ -67,7 +67,7 @@ class TrainingInputs:
     """
 
     concept: Concept
-    tokenizer: Any
+    tokenizers: BaseTokenizers
     images: TrainingImages
     model: FlaxStableDiffusion
     examples: Dataset
@@ -76,6 +76,11 @@ class TrainingInputs:
     added: AddedRows
     frozen_concepts: tuple[Concept, ...]
     origin: str
+
+    @property
+    def tokenizer(self) -> Any:
+        """What cuts prompts into tokens."""
+        return self.tokenizers.tokenizer
 
     def encoded(self) -> TrainingInputs:
         """The same with the images encoded, once each."""
@@ -109,7 +114,12 @@ def read_inputs(config: RunConfig) -> TrainingInputs:
     """Reads tokenizer, images and weights, cheap things that can be wrong first; encodes nothing."""
     tokens = add_concept_tokens(config)
     templates = chosen_templates(config.prompts, config.concept.learnable_property)
-    images = read_images(config.images, config.prompts.captions, other_roles(config, "train_data_dir"))
+    images = read_images(
+        config.images,
+        config.prompts.captions,
+        other_roles(config, "train_data_dir"),
+        of_sdxl=tokens.of_sdxl,
+    )
     refuse_uploads_through_links(config.hub, images)
     class_images = read_class_images(
         config.loss.class_data_dir, config.images, images, other_roles(config, "class_data_dir")
@@ -123,12 +133,14 @@ def read_inputs(config: RunConfig) -> TrainingInputs:
         model = read_model(config)
     added = start_rows(config, tokens, token_tables(model))
     encoding = chosen_encoding(config, model, images, class_images)
-    examples = make_examples(config, encoding, images, class_images, prompts, class_token_ids)
+    examples = make_examples(
+        config, encoding, images, class_images, prompts, class_token_ids, sizes=model.is_sdxl
+    )
     if config.monitoring.validation_prompt is None or not hosts.is_first():
         del model.params["vae"]
     return TrainingInputs(
         concept=tokens.concept,
-        tokenizer=tokens.tokenizer,
+        tokenizers=tokens.tokenizers,
         images=images.with_pixels_of(images_shown(config) if hosts.is_first() else 0),
         model=model,
         examples=examples,
@@ -148,7 +160,7 @@ def chosen_encoding(
 ) -> Encoding:
     """Settles how the images are encoded and where the result goes, and says it."""
     return settle_encoding(
-        Encoder(model.vae, model.params["vae"], model.dtype),
+        Encoder(model.vae, model.params["vae"], model.vae.dtype),
         images,
         class_images,
         flip_p=config.images.flip_p,
@@ -219,28 +231,34 @@ def refuse_uploads_through_links(hub: HubOptions, images: TrainingImages) -> Non
 
 @dataclass(frozen=True)
 class ConceptTokens:
-    """The tokenizer with the new word and loaded ones, and what they start from."""
+    """The tokenizer with the new word and loaded ones, what they start from, and whether they are SDXL's."""
 
-    tokenizer: Any
+    tokenizers: BaseTokenizers
+    of_sdxl: bool
     concept: Concept
     start: Initialization
     embeddings: list[FrozenEmbedding]
     frozen_concepts: tuple[Concept, ...]
 
+    @property
+    def tokenizer(self) -> Any:
+        """What cuts prompts into tokens."""
+        return self.tokenizers.tokenizer
+
 
 def add_concept_tokens(config: RunConfig) -> ConceptTokens:
     """Adds the concept's tokens, and those of loaded embeddings, to the tokenizer."""
     source = find_base_model(config.model, components=("tokenizer",))
-    tokenizer = base_tokenizer(source, config.model.tokenizer_name)
+    tokenizers = base_tokenizers(source, config.model.tokenizer_name)
+    tokenizer = tokenizers.tokenizer
     say_notes(source)
     start = resolve_initialization(config.concept, tokenizer)
     embeddings = read_frozen_embeddings(config.concept.extra_embeds)
     concept = add_concept(
         tokenizer, placeholder_token=config.concept.placeholder_token, num_vectors=start.num_vectors
     )
-    return ConceptTokens(
-        tokenizer, concept, start, embeddings, add_frozen_embeddings(tokenizer, embeddings, concept)
-    )
+    frozen_concepts = add_frozen_embeddings(tokenizer, embeddings, concept)
+    return ConceptTokens(tokenizers, source.is_sdxl, concept, start, embeddings, frozen_concepts)
 
 
 def read_model(config: RunConfig) -> FlaxStableDiffusion:
@@ -289,7 +307,4 @@ def chosen_attention(name: str) -> Attention:
 
 def token_tables(model: FlaxStableDiffusion) -> dict[str, np.ndarray]:
     """The frozen token tables of a model, `[vocabulary, width]` by text encoder."""
-    return {
-        encoder: model.params[encoder]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-        for encoder in model.text_encoders
-    }
+    return {encoder: token_table(model.params, encoder) for encoder in model.text_encoders}

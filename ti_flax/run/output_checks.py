@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ti_flax.config import RunConfig
+from ti_flax.embedding.file_names import word_stem
 from ti_flax.errors import OutputError
 from ti_flax.files.atomic_folders import is_sealed
 from ti_flax.files.written_files import CARD, LIST, PARTS, can_be_written, is_list, written
@@ -136,6 +137,22 @@ def _is_harmless(path: Path) -> bool:
 def _is_empty(path: Path) -> bool:
     """Whether it is the list that a run was about to begin."""
     return path.name == LIST and path.is_file() and not path.stat().st_size
+
+
+def refuse_file_of_word(output_dir: Path, placeholder_token: str) -> None:
+    """Refuses to write an embedding for SDXL over a file of the word's name that no run wrote.
+
+    Raises:
+      OutputError: there is one.
+    """
+    name = f"{word_stem(placeholder_token)}.safetensors"
+    if os.path.lexists(output_dir / name) and name not in written(output_dir):
+        raise OutputError(
+            output_dir / name,
+            expected="no file that this run would write over",
+            found="one that no run wrote or somebody has edited since",
+            remedy="Move it, or choose another output_dir.",
+        )
 
 
 def _refuse_replacing(output_dir: Path, *, pipeline: bool, resumed: bool) -> None:

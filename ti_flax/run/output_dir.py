@@ -121,7 +121,7 @@ def export(
             save_pipeline(
                 inputs.model.source or ModelSource(Path()),
                 output_dir,
-                tokenizer=inputs.tokenizer,
+                tokenizers=inputs.tokenizers,
                 rows=rows,
                 first_added_id=inputs.concept.token_ids[0],
             )

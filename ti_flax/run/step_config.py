@@ -13,6 +13,7 @@ from ti_flax.config.values import LARGEST_INT
 from ti_flax.embedding.rows import AddedRows
 from ti_flax.errors import ConfigError
 from ti_flax.models.noise_schedule import NoiseSchedule
+from ti_flax.models.prompt_encoding import CLIP_TOKENS, SpecialTokens
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.training import optimizer as optim
 from ti_flax.training.learning_rate import Schedule
@@ -49,6 +50,7 @@ def make_step_config(
     first_added_id: int,
     *,
     added: AddedRows,
+    special: SpecialTokens = CLIP_TOKENS,
     devices: int,
     batches: int,
 ) -> tuple[StepConfig, Schedule]:
@@ -58,7 +60,8 @@ def make_step_config(
       config: of the run.
       model: its modules.
       first_added_id: token id of the first added row.
-      added: the rows beside the token table.
+      added: the rows beside the token tables.
+      special: token ids that SDXL's second text encoder depends on.
       devices: that compute an update, over all hosts.
       batches: of `train_batch_size` that they compute at once: one a device, or one for several cores.
     """
@@ -90,5 +93,6 @@ def make_step_config(
         rules=row_rules(config.optimizer, added),
         clip=options.max_grad_norm if by_norm else options.grad_clip_value,
         skip_nonfinite=training.on_nonfinite == "skip",
+        special=special,
     )
     return step_config, schedule

@@ -25,6 +25,7 @@ from ti_flax.run.advice import after_training, before_training
 from ti_flax.run.done import is_finished, nothing_to_do, surely_the_same
 from ti_flax.run.fit import begin_compiling, fit
 from ti_flax.run.inputs import TrainingInputs, read_inputs
+from ti_flax.run.output_checks import refuse_file_of_word
 from ti_flax.run.output_dir import clear_output, export, opened_output, page_of_run, write_facts
 from ti_flax.run.resume import Saved, agree_on_seed, saved_checkpoint, start_state
 from ti_flax.run.step_config import make_step_config, resolve_num_steps
@@ -116,6 +117,8 @@ def _train_into(
     # Prompts are drawn from the seed, so it is settled before anything is read.
     config = agree_on_seed(config, saved)
     inputs = read_inputs(config)
+    if hosts.is_first() and inputs.model.is_sdxl:
+        refuse_file_of_word(output_dir, inputs.concept.placeholder_token)
     hosts.check_same("images, prompts and model", inputs.fingerprint, patience=hosts.PREPARING)
     # Images decide how many steps an epoch has, so only now is the length of the run known.
     counted, config = config, resolve_num_steps(config, sum(inputs.images.weights))
@@ -126,6 +129,7 @@ def _train_into(
         inputs.model,
         inputs.concept.token_ids[0],
         added=inputs.added,
+        special=inputs.tokenizers.special,
         devices=len(batch_devices(config.training.train_batch_size)),
         batches=batches_at_once(),
     )
@@ -223,7 +227,8 @@ def finish(
         warn(str(error))
     page_of_run(output_dir)
     say(f"done in {time.perf_counter() - began:.0f} s: {output_dir}/learned_embeds.safetensors")
-    say(other_forms(output_dir / "learned_embeds.safetensors", inputs.concept.placeholder_token))
+    learned, token = output_dir / "learned_embeds.safetensors", inputs.concept.placeholder_token
+    say(other_forms(learned, token, sdxl=inputs.model.is_sdxl))
     say(f"all about it: {output_dir}/{PAGE}")
     if config.hub.push_to_hub:
         upload(config.hub, output_dir)

@@ -14,6 +14,7 @@ import optax
 
 from ti_flax.embedding.rows import RowRules
 from ti_flax.models.noise_schedule import NoiseSchedule
+from ti_flax.models.prompt_encoding import CLIP_TOKENS, SpecialTokens
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.training.batches import DrawRules
 from ti_flax.training.noise import NoiseRules
@@ -66,6 +67,7 @@ class StepConfig:
         `[added_tokens, width]` by text encoder, already masked.
       trainable: `[added_tokens]` bool by text encoder, rows that learn.
       first_added_id: token id of row 0.
+      special: token ids that SDXL's second text encoder depends on.
       batch_size: samples a device takes at once.
       accumulation: batches whose gradients make one update.
       device_count: devices over all hosts.
@@ -93,6 +95,7 @@ class StepConfig:
     rules: RowRules = RowRules()
     clip: float | jax.Array | None = None
     skip_nonfinite: bool = False
+    special: SpecialTokens = CLIP_TOKENS
 
     @property
     def global_batch(self) -> int:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.data.dataset import PaddedBucket, PaddedDataset, PromptTable
-from ti_flax.embedding.rows import ema_update, embed_tokens, l2_to_init, rescale_norms, sum_of
+from ti_flax.embedding.conditioning import encode_with_rows
+from ti_flax.embedding.rows import ema_update, l2_to_init, rescale_norms, sum_of
 from ti_flax.training.batches import CLASS_IMAGES, Batch, concat, draw
 from ti_flax.training.devices import AXIS
 from ti_flax.training.optimizer import apply_updates
@@ -46,15 +47,18 @@ def denoising_loss(
 
 def denoising_error(rows: dict[str, jax.Array], frozen: dict, batch: Batch, config: StepConfig) -> jax.Array:
     """The weighted error of every value, `[batch, height, width, channels]` float32; arguments as above."""
-    text_encoder, unet = config.model.text_encoder, config.model.unet
-    table = frozen["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
-    embedded = embed_tokens(
-        table, rows["text_encoder"], batch.token_ids, first_added_id=config.first_added_id
+    told = encode_with_rows(
+        config.model,
+        frozen,
+        rows,
+        batch.token_ids,
+        first_added_id=config.first_added_id,
+        special=config.special,
     )
-    hidden_states = text_encoder.apply({"params": frozen["text_encoder"]}, embedded)
+    conditioning = (*told, batch.time_ids) if config.model.is_sdxl else (told.hidden_states,)
     input_noise = batch.noise if batch.input_noise is None else batch.input_noise
     noisy = config.schedule.add_noise(batch.latents, input_noise, batch.timesteps)
-    predicted = unet.apply({"params": frozen["unet"]}, noisy, batch.timesteps, hidden_states)
+    predicted = config.model.unet.apply({"params": frozen["unet"]}, noisy, batch.timesteps, *conditioning)
     target = config.schedule.target(batch.latents, batch.noise, batch.timesteps)
     error = config.objective.error(jnp.asarray(predicted), target, batch.timesteps)
     return error if batch.loss_weights is None else error * batch.loss_weights[..., None]

@@ -2,16 +2,14 @@
 
 A Flax leaf has one PyTorch name, which `torch_name` works out; reading and writing both go through it.
 Flax kernels are `[height, width, in, out]` or `[in, out]`, PyTorch's weights `[out, in, height, width]` or
-`[out, in]`.
+`[out, in]`. Leaves in memory may be those of many layers, which files have one by one (`stacked_layers`).
 """
 
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
-import flax.traverse_util
-import jax
 import numpy as np
 from jax.typing import DTypeLike
 
@@ -27,6 +25,7 @@ from ti_flax.models.weights.model_folder import (
     read_config,
     torch_stem,
 )
+from ti_flax.models.weights.stacked_layers import Gathered, Path, Tree, flat, unstacked, unstacked_places
 from ti_flax.models.weights.tensor_files import (
     StoredTensor,
     index_msgpack,
@@ -48,9 +47,6 @@ __all__ = [
     "write_torch_params",
 ]
 
-Tree = Mapping[str, Any]
-Path = tuple[str, ...]
-
 # Names in an error message before "and N more".
 _NAMES_SHOWN = 8
 # Numbers looked at together, so that no second copy of a large parameter is made.
@@ -59,6 +55,7 @@ _PORTION = 2**20
 _NUMBERED = re.compile(
     r"(down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|transformer_blocks|to_out|net)_(\d+)"
 )
+_CLIP, _OF_CLIP = ("text_encoder", "text_encoder_2"), ("text_model.", "text_projection.")
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 # The autoencoder's attention: Flax kept the names PyTorch had before diffusers 0.13.
 _VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -79,7 +76,7 @@ def read_params(
 
     Args:
       folder: the model folder.
-      component: `text_encoder`, `unet` or `vae`.
+      component: `text_encoder`, `text_encoder_2`, `unet` or `vae`.
       expected: tree of `jax.ShapeDtypeStruct` the file has to match, name by name and shape by shape.
       dtype: of the result; None keeps the file's.
       variant: as in `model.fp16.safetensors`.
@@ -105,7 +102,7 @@ def read_place(
     names = [entry.name for entry in place.iterdir()] if place.is_dir() else []
     chosen = [place / name for name in choose_weights(names, component, variant, str(place))]
     if chosen[0].suffix == MSGPACK:
-        return _read_flax(chosen[0], component, _flat(expected), dtype)
+        return _read_flax(chosen[0], component, expected, dtype)
     where = chosen[0] if len(chosen) == 1 else place
     return read_tensors(_index_shards(chosen, component), component, expected, dtype=dtype, where=where)
 
@@ -122,7 +119,7 @@ def read_tensors(
 
     Args:
       stored: by name.
-      component: `text_encoder`, `unet` or `vae`.
+      component: `text_encoder`, `text_encoder_2`, `unet` or `vae`.
       expected: tree of `jax.ShapeDtypeStruct` they have to match, name by name and shape by shape.
       dtype: of the result; None keeps the file's.
       where: the file, for messages.
@@ -130,18 +127,16 @@ def read_tensors(
     Raises:
       WeightsError: listing what is missing, left over or of another shape.
     """
-    leaves = _flat(expected)
-    wanted = {torch_name(path, component): path for path in leaves}
-    shapes = {name: _torch_shape(path, leaves[path].shape) for name, path in wanted.items()}
+    wanted = {torch_name(each.path, component): each for each in unstacked_places(expected)}
+    shapes = {name: _torch_shape(each.path, each.shape) for name, each in wanted.items()}
     found = {name: _linear_shape(tensor.shape, shapes.get(name)) for name, tensor in stored.items()}
     _check_account(where, shapes, found)
-    read = {}
+    read = Gathered(expected, dtype)
     for name, tensor in stored.items():
-        path = wanted[name]
         values = tensor.read().reshape(shapes[name])
         _require_finite(values, name, where)
-        read[path] = np.ascontiguousarray(_to_flax(path, values), dtype=dtype)
-    return flax.traverse_util.unflatten_dict({path: read[path] for path in leaves})
+        read.put(wanted[name], _to_flax(wanted[name].path, values))
+    return read.tree()
 
 
 def torch_state(params: Tree, component: str) -> dict[str, np.ndarray]:
@@ -150,14 +145,15 @@ def torch_state(params: Tree, component: str) -> dict[str, np.ndarray]:
     The arrays are views, transposed in place of copied. Names of the text encoder begin with `text_model.`.
     """
     return {
-        torch_name(path, component): _to_torch(path, np.asarray(leaf)) for path, leaf in _flat(params).items()
+        torch_name(path, component): _to_torch(path, np.asarray(leaf))
+        for path, leaf in flat(unstacked(params)).items()
     }
 
 
 def write_flax_params(folder: pathlib.Path, component: str, params: Tree) -> pathlib.Path:
     """Write a component in the msgpack format of FlaxStableDiffusionPipeline and return the file."""
     path = folder / component / flax_name(component)
-    write_msgpack(path, params)
+    write_msgpack(path, unstacked(params))
     return path
 
 
@@ -177,36 +173,26 @@ def torch_name(path: Path, component: str) -> str:
     return ".".join([*numbered, _LEAVES[leaf]])
 
 
-def _flat(tree: Tree) -> dict[Path, Any]:
-    """Return a tree's leaves by path."""
-    return cast(dict[Path, Any], flax.traverse_util.flatten_dict(dict(tree)))
-
-
 def _current_name(name: str, component: str) -> str:
     """Translate what older and newer files call a parameter to the name that `torch_name` gives it."""
-    if component == "text_encoder" and not name.startswith("text_model."):
+    if component in _CLIP and not name.startswith(_OF_CLIP):
         return f"text_model.{name}"
     if component == "vae":
         return _OLD_VAE_ATTENTION.sub(lambda match: _VAE_ATTENTION[match[1]], name)
     return name
 
 
-def _read_flax(
-    file: pathlib.Path,
-    component: str,
-    leaves: Mapping[Path, jax.ShapeDtypeStruct],
-    dtype: DTypeLike | None,
-) -> dict[str, Any]:
+def _read_flax(file: pathlib.Path, component: str, expected: Tree, dtype: DTypeLike | None) -> dict[str, Any]:
     stored = {name: tensor for name, tensor in index_msgpack(file).items() if not is_ignored(name, component)}
-    wanted = {"/".join(path): path for path in leaves}
-    shapes = {name: leaves[path].shape for name, path in wanted.items()}
+    wanted = {"/".join(each.path): each for each in unstacked_places(expected)}
+    shapes = {name: each.shape for name, each in wanted.items()}
     _check_account(file, shapes, {name: tensor.shape for name, tensor in stored.items()})
-    read = {}
+    read = Gathered(expected, dtype)
     for name, tensor in stored.items():
         values = tensor.read()
         _require_finite(values, name, file)
-        read[wanted[name]] = np.asarray(values, dtype=dtype)
-    return flax.traverse_util.unflatten_dict({path: read[path] for path in leaves})
+        read.put(wanted[name], values)
+    return read.tree()
 
 
 # Of a float's bits, those that are all set in infinities and in what is no number.

@@ -1,0 +1,118 @@
+"""What the UNet is told of a prompt, made of embedded tokens by a model's text encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+from ti_flax.models.text_encoder import END_OF_TEXT, FlaxCLIPTextModelWithProjection
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Token ids that SDXL's second text encoder depends on; the defaults are those of CLIP's vocabulary.
+
+    Attributes:
+      end_of_text: ends every prompt, and is where the second encoder's output is pooled.
+      second_pad: fills prompts up for the second encoder, `!`.
+    """
+
+    end_of_text: int = END_OF_TEXT
+    second_pad: int = 0
+
+
+CLIP_TOKENS = SpecialTokens()
+
+
+class PromptEncoding(NamedTuple):
+    """What the UNet takes of prompts.
+
+    Attributes:
+      hidden_states: `[batch, tokens, width]`, those of both encoders side by side for SDXL.
+      pooled: `[batch, projection_dim]` for SDXL; None for other models.
+    """
+
+    hidden_states: jax.Array
+    pooled: jax.Array | None = None
+
+
+def token_ids_by_encoder(
+    model: FlaxStableDiffusion, token_ids: jax.Array, special: SpecialTokens = CLIP_TOKENS
+) -> dict[str, jax.Array]:
+    """Return what each text encoder is given for prompts: the vocabularies are one, what pads them differs.
+
+    Args:
+      model: the modules.
+      token_ids: `[batch, tokens]` int32 as the first tokenizer pads them.
+      special: what ends and pads prompts.
+    """
+    ids = dict.fromkeys(model.text_encoders, token_ids)
+    if model.is_sdxl:
+        behind = jnp.arange(token_ids.shape[1]) > _ends(token_ids, special)[:, None]
+        ids["text_encoder_2"] = jnp.where(behind, special.second_pad, token_ids)
+    return ids
+
+
+def encode_prompt(
+    model: FlaxStableDiffusion,
+    params: Mapping[str, Any],
+    embedded: Mapping[str, jax.Array],
+    token_ids: jax.Array,
+    special: SpecialTokens = CLIP_TOKENS,
+) -> PromptEncoding:
+    """Encode prompts whose tokens are embedded.
+
+    Args:
+      model: the modules.
+      params: parameter trees of the text encoders, by name.
+      embedded: `[batch, tokens, width]` for each text encoder, of its own token ids.
+      token_ids: `[batch, tokens]` int32 as of `token_ids_by_encoder`.
+      special: what ends prompts.
+    """
+    hidden_states: list[jax.Array] = []
+    pooled: Any = None
+    for name, encoder in model.text_encoders.items():
+        variables, given = {"params": params[name]}, embedded[name]
+        if isinstance(encoder, FlaxCLIPTextModelWithProjection):
+            # The first end of the text, whatever the config names: added words have larger ids than it.
+            found, pooled = encoder.apply(variables, given, _ends(token_ids, special))
+        else:
+            found = encoder.apply(variables, given)
+        hidden_states.append(jnp.asarray(found))
+    if len(hidden_states) == 1:
+        return PromptEncoding(hidden_states[0])
+    return PromptEncoding(jnp.concatenate(hidden_states, axis=-1), pooled)
+
+
+def without_empty(
+    model: FlaxStableDiffusion,
+    encoding: PromptEncoding,
+    token_ids: jax.Array,
+    special: SpecialTokens = CLIP_TOKENS,
+) -> PromptEncoding:
+    """Put zeros in the place of empty negative prompts, if the model was made for that.
+
+    Args:
+      model: the modules and settings.
+      encoding: of the negative prompts.
+      token_ids: theirs, `[batch, tokens]` int32.
+      special: what ends prompts.
+    """
+    if not (model.is_sdxl and model.zeros_for_empty_prompt):
+        return encoding
+    # The place before the end is that of the token which begins every prompt.
+    empty = _ends(token_ids, special) == 1
+    return jax.tree.map(
+        lambda each: jnp.where(empty.reshape(-1, *(1,) * (each.ndim - 1)), jnp.zeros_like(each), each),
+        encoding,
+    )
+
+
+def _ends(token_ids: jax.Array, special: SpecialTokens) -> jax.Array:
+    """The place of each prompt's first end of the text, `[batch]` int32."""
+    return jnp.argmax(token_ids == special.end_of_text, axis=1)
