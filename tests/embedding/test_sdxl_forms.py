@@ -70,7 +70,7 @@ def test_one_text_encoder_stays_one(tmp_path, encoder):
 
 
 def test_what_the_header_says_is_kohyas(tmp_path):
-    path = write(tmp_path, "kohya", ".safetensors", ROWS, details={"modelspec.author": "me", "step": "5"})
+    path = write(tmp_path, "kohya", ".safetensors", ROWS, details={"modelspec.author": "me"})
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     assert json.loads(content[8 : 8 + length])["__metadata__"] == {
