@@ -121,11 +121,12 @@ def _inspect(options: argparse.Namespace) -> str:
     named = ModelOptions(
         pretrained_model_name_or_path=model, revision=options.revision, variant=options.variant
     )
-    # All parts' configs say what kind of model it is; of weights only the text encoder's are fetched.
-    find_base_model(named, components=MODEL_PARTS, weights=False)
-    base = find_base_model(named, components=("tokenizer", "text_encoder"))
+    # All parts' configs say what kind of model it is; of weights only the text encoders' are fetched.
+    parts = find_base_model(named, components=MODEL_PARTS, weights=False).components
+    encoders = [part for part in parts if part.startswith("text_encoder")]
+    base = find_base_model(named, components=("tokenizer", *encoders))
     tokenizer = base_tokenizer(base, options.tokenizer_name)
-    return describe_embeddings(options.inspect, found, load_model(base, tokenizer, model))
+    return describe_embeddings(options.inspect, found, load_model(base, tokenizer, model, encoders=encoders))
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:

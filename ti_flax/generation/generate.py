@@ -18,7 +18,6 @@ from ti_flax.config.options import ModelOptions
 from ti_flax.config.values import nearest_multiples
 from ti_flax.console.messages import say
 from ti_flax.embedding.bases import rows_to_draw_with
-from ti_flax.embedding.contents import FIRST
 from ti_flax.embedding.initialization import FrozenEmbedding, add_frozen_embeddings, read_frozen_embeddings
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.files.regular import file_digest

@@ -88,7 +88,7 @@ def make_hooks(run: Beside, schedule: Schedule, start: int) -> list[Hook]:
         preview = Preview(
             output_dir,
             every=every,
-            draw=lambda rows, shown: draw({"text_encoder": rows}, shown),
+            draw=draw,
             prompts=config.monitoring.validation_prompt,
             images=config.monitoring.num_validation_images,
             training=inputs.images.shown(images_beside_previews(config), config.images.resolution),
@@ -234,6 +234,6 @@ def previewer(run: Beside) -> Drawing:
         first_seed=run.config.training.seed or 0,
         side=run.config.images.resolution,
         devices=devices,
-        added={"text_encoder": run.inputs.added.start},
+        added=run.inputs.added.start,
         after=run.after,
     )
