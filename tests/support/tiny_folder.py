@@ -18,13 +18,16 @@ WORDS = "cat dog toy car house red blue table"
 @functools.cache
 def _made(family, wide):
     folder = Path(tempfile.mkdtemp(prefix="ti_flax-tiny-"))
-    vocabulary = write_tokenizer(folder / "tokenizer", words=WORDS, pad_token=END if family == "sd1" else "!")
+    vocabulary = write_tokenizer(folder / "tokenizer", words=WORDS, pad_token="!" if family == "sd2" else END)
+    configs = dict(SMALL[family])
+    if family == "sdxl":
+        write_tokenizer(folder / "tokenizer_2", words=WORDS, pad_token="!")
     ids = {"bos_token_id": vocabulary[START], "eos_token_id": vocabulary[END], "pad_token_id": 0}
-    text_encoder = SMALL[family]["text_encoder"] | {"vocab_size": len(vocabulary)} | ids
-    # The UNet of diffusers 0.39 in Flax has 32 groups, whatever its config says.
-    unet = SMALL[family]["unet"] | ({"block_out_channels": [32, 64], "norm_num_groups": 32} if wide else {})
-    model = random_stable_diffusion(SMALL[family] | {"text_encoder": text_encoder, "unet": unet}, seed=0)
-    save_stable_diffusion(model, folder, layout="torch")
+    for part in [each for each in configs if each.startswith("text_encoder")]:
+        configs[part] = configs[part] | {"vocab_size": len(vocabulary)} | ids
+    if wide:  # the UNet of diffusers 0.39 in Flax has 32 groups, whatever its config says
+        configs["unet"] = configs["unet"] | {"block_out_channels": [32, 64], "norm_num_groups": 32}
+    save_stable_diffusion(random_stable_diffusion(configs, seed=0), folder, layout="torch")
     return folder
 
 

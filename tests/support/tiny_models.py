@@ -149,4 +149,15 @@ _SMALL_UNET = {
 SMALL = {
     "sd1": SD1 | {"unet": SD1["unet"] | _SMALL_UNET},
     "sd2": SD2 | {"unet": SD2["unet"] | _SMALL_UNET | {"attention_head_dim": [2, 4]}},
+    "sdxl": SDXL
+    | {
+        "unet": SDXL["unet"]
+        | {
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+            "block_out_channels": [24, 36],
+            "transformer_layers_per_block": [1, 2],
+            "attention_head_dim": [2, 3],
+        }
+    },
 }
