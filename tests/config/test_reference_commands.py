@@ -41,6 +41,29 @@ FLAX_GUIDE = """
 """
 
 
+# The guide's command for SDXL, with every switch of its script that has nothing to switch here.
+SDXL_GUIDE = """
+  --pretrained_model_name_or_path=stabilityai/stable-diffusion-xl-base-1.0 \\
+  --train_data_dir=./cat \\
+  --learnable_property="object" \\
+  --placeholder_token="<cat-toy>" \\
+  --initializer_token="toy" \\
+  --mixed_precision="bf16" \\
+  --resolution=768 \\
+  --train_batch_size=1 \\
+  --gradient_accumulation_steps=4 \\
+  --max_train_steps=500 \\
+  --learning_rate=5.0e-04 \\
+  --scale_lr \\
+  --lr_scheduler="constant" \\
+  --lr_warmup_steps=0 \\
+  --variant=fp16 --gradient_checkpointing --use_8bit_adam --allow_tf32 --dataloader_num_workers=2 --local_rank=-1 \\
+  --enable_xformers_memory_efficient_attention \\
+  --save_as_full_pipeline \\
+  --output_dir="./textual_inversion_cat_sdxl"
+"""
+
+
 # Defaults of the PyTorch script, which hold where the Flax script disagrees.
 REFERENCE_DEFAULTS = {
     "save_steps": 500,
@@ -106,6 +129,17 @@ def test_guide_commands_parse(command, style, capsys):
     assert config.hub.push_to_hub is (command is PYTORCH_GUIDE)
     assert config.output.output_dir == "textual_inversion_cat"
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_command_for_sdxl_parses_and_says_what_has_no_effect(capsys):
+    config = parse_config(shlex.split(SDXL_GUIDE.replace("\\\n", " ")))
+    assert (config.images.resolution, config.training.max_train_steps) == (768, 500)
+    assert config.model.variant == "fp16" and config.concept.learned_text_encoders == "both"
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 6 and all(line.startswith("note: ") for line in notes)
+    assert "note: use_8bit_adam has no effect: the optimizer has state for the new rows alone" in "\n".join(
+        notes
+    )
 
 
 def test_defaults_are_those_of_the_reference(capsys):

@@ -29,6 +29,10 @@ _REFERENCE_ONLY: dict[str, tuple[type, str]] = {
         "learned_embeds.safetensors and learned_embeds.bin are both written, always",
     ),
     "save_as_full_pipeline": (bool, "the full pipeline is written unless only_save_embeds is given"),
+    "use_8bit_adam": (
+        bool,
+        "the optimizer has state for the new rows alone, kilobytes of float32, so 8 bits would save nothing",
+    ),
     "use_auth_token": (bool, "the token of `hf auth login` is used by itself"),
 }
 REFERENCE_ONLY: dict[str, Option] = {

@@ -14,11 +14,18 @@ from ti_flax.training.learning_rate import Schedule
 
 # A change of the vectors, as a share of their length, that no image shows.
 UNCHANGED = 0.01
+# Of the side that SDXL was trained at; diffusers' guide takes 768 of 1024 pixels.
+SMALLEST_SHARE = 0.75
 
 
 def before_training(config: RunConfig, inputs: TrainingInputs, schedule: Schedule) -> list[str]:
     """Notes on what this run can only teach or show in vain, a sentence each."""
-    return [*_rate_notes(config, schedule), *_prompt_notes(config, inputs), *_stopping_notes(config)]
+    return [
+        *_rate_notes(config, schedule),
+        *_prompt_notes(config, inputs),
+        *_stopping_notes(config),
+        *_resolution_notes(config, inputs),
+    ]
 
 
 def after_training(config: RunConfig, inputs: TrainingInputs, rows: Mapping[str, np.ndarray]) -> str | None:
@@ -54,6 +61,19 @@ def _rate_notes(config: RunConfig, schedule: Schedule) -> Iterator[str]:
     steps = np.unique(np.linspace(0, total - 1, min(total, 500)).astype(np.int32))
     if not np.any(np.asarray(schedule(steps))):
         yield "learning_rate is 0 at every step: nothing is learned"
+
+
+def _resolution_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str]:
+    model, resolution = inputs.model, config.images.resolution
+    side = model.configs["unet"].get("sample_size")
+    if not model.is_sdxl or type(side) is not int:
+        return
+    trained = side * model.vae.config.downsampling
+    if resolution < SMALLEST_SHARE * trained:
+        yield (
+            f"resolution {resolution} is far below the {trained} pixels that this SDXL model was trained at, "
+            "and it draws small images badly: learn at a resolution that you would draw at"
+        )
 
 
 def _prompt_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str]:

@@ -27,6 +27,7 @@ from ti_flax.data.training_images import (
 )
 from ti_flax.data.training_prompts import TrainingPrompts, chosen_templates, class_prompts, make_prompts
 from ti_flax.embedding.bases import checked_rows
+from ti_flax.embedding.contents import FIRST, SECOND
 from ti_flax.embedding.initialization import (
     FrozenEmbedding,
     Initialization,
@@ -43,6 +44,7 @@ from ti_flax.models.attention import Attention
 from ti_flax.models.base_model import MODEL_PARTS, BaseTokenizers, base_tokenizers, find_base_model, say_notes
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion, token_table
 from ti_flax.models.tokenizer import Concept, add_concept
+from ti_flax.models.weights.model_source import ModelSource
 from ti_flax.monitoring.previews import STEPS_SHOWN
 from ti_flax.run.named_paths import other_roles
 from ti_flax.training.checkpoint import tree_digest
@@ -249,6 +251,7 @@ class ConceptTokens:
 def add_concept_tokens(config: RunConfig) -> ConceptTokens:
     """Adds the concept's tokens, and those of loaded embeddings, to the tokenizer."""
     source = find_base_model(config.model, components=("tokenizer",))
+    refuse_second_alone(config, source)
     tokenizers = base_tokenizers(source, config.model.tokenizer_name)
     tokenizer = tokenizers.tokenizer
     say_notes(source)
@@ -259,6 +262,20 @@ def add_concept_tokens(config: RunConfig) -> ConceptTokens:
     )
     frozen_concepts = add_frozen_embeddings(tokenizer, embeddings, concept)
     return ConceptTokens(tokenizers, source.is_sdxl, concept, start, embeddings, frozen_concepts)
+
+
+def refuse_second_alone(config: RunConfig, source: ModelSource) -> None:
+    """Refuses to learn for a second text encoder that the model does not have.
+
+    Raises:
+      ConfigError: it is no SDXL model.
+    """
+    if config.concept.learned_text_encoders == "second" and not source.is_sdxl:
+        raise ConfigError(
+            "learned_text_encoders",
+            expected="both or first for a model with one text encoder",
+            found="second, which SDXL models have",
+        )
 
 
 def read_model(config: RunConfig) -> FlaxStableDiffusion:
@@ -286,7 +303,13 @@ def start_rows(config: RunConfig, tokens: ConceptTokens, tables: Mapping[str, np
         known,
         tokens.start.rows(known, key),
         [checked_rows(other.file, other.path, widths) for other in tokens.embeddings],
+        learning=learning_encoders(config.concept.learned_text_encoders),
     )
+
+
+def learning_encoders(learned_text_encoders: str) -> tuple[str, ...]:
+    """The names of the text encoders whose rows learn."""
+    return {"both": (FIRST, SECOND), "first": (FIRST,), "second": (SECOND,)}[learned_text_encoders]
 
 
 def chosen_attention(name: str) -> Attention:

@@ -130,6 +130,11 @@ class ConceptOptions(Options):
         help="Existing embedding that prompts may use and that stays as it is; "
         "without TOKEN=, the file says its token",
     )
+    learned_text_encoders: Literal["both", "first", "second"] = option(
+        "both",
+        help="Whose vectors are learned, of SDXL's two text encoders: those of the other keep their start.",
+        changes_bits=True,
+    )
     learnable_property: Literal["object", "style"] = option(
         "object", help="What the images have in common, which chooses the built-in prompt templates."
     )
