@@ -136,7 +136,13 @@ def test_shipped_configurations_parse(path, capsys):
 
 
 def test_shipped_configurations_are_there():
-    assert [path.name for path in CONFIGS] == ["cat.yaml", "demo.yaml", "style.yaml"]
+    assert [path.name for path in CONFIGS] == [
+        "cat.yaml",
+        "demo.yaml",
+        "sdxl-style.yaml",
+        "sdxl.yaml",
+        "style.yaml",
+    ]
 
 
 # What is noted
