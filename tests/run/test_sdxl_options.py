@@ -1,4 +1,4 @@
-"""What an SDXL run takes and refuses that others do not: text encoders, resolution, the file named by the word."""
+"""What an SDXL run takes and refuses: text encoders, resolution, the file named by the word."""
 
 import numpy as np
 import pytest
