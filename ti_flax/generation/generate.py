@@ -97,12 +97,12 @@ class TokenizedPrompts:
 
     Attributes:
       ids: `[tokens]` int32 of every text, with and without the words of embeddings.
-      rows: `[added_tokens, width]` float32.
+      rows: `[added_tokens, width]` float32 by text encoder.
       first_added_id: token id of the first row.
     """
 
     ids: dict[tuple[str, bool], np.ndarray]
-    rows: np.ndarray
+    rows: dict[str, np.ndarray]
     first_added_id: int
 
     def of(self, specs: Sequence[ImageSpec]) -> tuple[np.ndarray, np.ndarray]:
@@ -296,7 +296,7 @@ def tokenize_prompts(
             word = concept.placeholder_token
             say(f"note: no prompt has {word}, the word of {embedding.path}: write it as it is here")
     stacked = np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
-    return TokenizedPrompts(ids, stacked, first_added_id)
+    return TokenizedPrompts(ids, {FIRST: stacked}, first_added_id)
 
 
 def _encoded(

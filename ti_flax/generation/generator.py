@@ -45,7 +45,9 @@ class ImageGenerator:
         spaced = sampling_steps(schedule, scheduler_config, steps=steps, sampler=sampler)
         self._model = model
 
-        def encode(params: Mapping[str, Any], rows: jax.Array, token_ids: jax.Array) -> jax.Array:
+        def encode(
+            params: Mapping[str, Any], rows: Mapping[str, jax.Array], token_ids: jax.Array
+        ) -> jax.Array:
             table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
             embedded = embed_tokens(table, rows["text_encoder"], token_ids, first_added_id=first_added_id)
             return jnp.asarray(model.text_encoder.apply({"params": params["text_encoder"]}, embedded))
@@ -77,13 +79,17 @@ class ImageGenerator:
         self._draw = jax.jit(draw)
 
     def lower(
-        self, params: Mapping[str, Any], rows: np.ndarray, prompt_ids: np.ndarray, size: tuple[int, int]
+        self,
+        params: Mapping[str, Any],
+        rows: Mapping[str, np.ndarray],
+        prompt_ids: np.ndarray,
+        size: tuple[int, int],
     ) -> Any:
         """Traces and lowers the program of a batch of this size, for `generate`; values do not count.
 
         Args:
           params: as of `generate`.
-          rows: `[added_tokens, width]` float32.
+          rows: `[added_tokens, width]` float32 by text encoder.
           prompt_ids: `[batch, tokens]` int32, a multiple of the devices.
           size: height and width in pixels.
         """
@@ -93,7 +99,7 @@ class ImageGenerator:
     def generate(
         self,
         params: Mapping[str, Any],
-        rows: np.ndarray,
+        rows: Mapping[str, np.ndarray],
         *,
         prompt_ids: np.ndarray,
         negative_ids: np.ndarray,
@@ -106,7 +112,7 @@ class ImageGenerator:
 
         Args:
           params: `text_encoder`, `unet` and `vae`; leaves may have an axis of the devices in front.
-          rows: `[added_tokens, width]` float32.
+          rows: `[added_tokens, width]` float32 by text encoder.
           prompt_ids: `[batch, tokens]` int32.
           negative_ids: `[batch, tokens]` int32.
           seeds: one for each image; the same seed and size give the same noise.
