@@ -24,7 +24,7 @@ rates = rates_after(_SCHEDULE, CAPACITY)
 
 def make_step_config(family="sd1", *, trainable=(True, True), **changes):
     model = random_stable_diffusion(SMALL[family], seed=0)
-    trainable = tree(np.array(trainable))
+    trainable = trainable if isinstance(trainable, dict) else tree(np.array(trainable))
 
     def optimizer(rate, clip):
         adamw = optim.make_optimizer("adamw", rate, arguments={"weight_decay": 1e-2}, max_grad_norm=clip)
