@@ -64,9 +64,9 @@ class Studio:
         from ti_flax.models.tokenizer import encode_prompts, expand_known
 
         tokenizer = self._load_tokenizer()
-        rows = np.zeros((1, self.width), np.float32)
+        rows = {"text_encoder": np.zeros((1, self.width), np.float32)}
         if embeds is not None:
-            rows = add_learned_embeds(tokenizer, embeds, widths={"text_encoder": self.width})["text_encoder"]
+            rows = add_learned_embeds(tokenizer, embeds, widths={"text_encoder": self.width})
             texts = [expand_known(tokenizer, text) for text in texts]
         whole = [*texts, *[""] * (-len(texts) % _AT_ONCE)]
         token_ids = encode_prompts(tokenizer, whole)

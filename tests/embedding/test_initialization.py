@@ -5,6 +5,7 @@ import hashlib
 import jax
 import numpy as np
 import pytest
+from row_trees import ENCODER, SECOND_ENCODER, only, tree
 from sdxl_rows import FIRST, SECOND, sdxl_rows, write_safetensors
 
 from ti_flax.config.options import ConceptOptions
@@ -13,7 +14,8 @@ from ti_flax.embedding.initialization import (
     read_frozen_embeddings,
     resolve_initialization,
 )
-from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.learned_embeds import save_in_one_file, save_learned_embeds
+from ti_flax.embedding.rows import random_rows
 from ti_flax.errors import TokenError, WeightsError
 from ti_flax.models.tokenizer import add_concept, encode_prompts, expand_known
 
@@ -23,6 +25,11 @@ KEY = jax.random.key(0)
 
 def start(tokenizer, **options):
     return resolve_initialization(ConceptOptions(placeholder_token="<x>", **options), tokenizer)
+
+
+def made(found, table=TABLE, key=KEY):
+    """The rows that a start makes for a single text encoder."""
+    return only(found.rows(tree(table), key))
 
 
 def ids(tokenizer, *words):
@@ -68,38 +75,36 @@ def test_words_are_spread_over_the_vectors(tokenizer):
     for count, expected in [(2, [red, car]), (3, [red, red, car]), (None, [red, car])]:
         found = start(tokenizer, initializer_token="red car", num_vectors=count)
         assert (found.origin, found.num_vectors) == ("red car", len(expected))
-        np.testing.assert_array_equal(found.rows(TABLE, KEY), expected)
+        np.testing.assert_array_equal(made(found), expected)
 
 
 def test_words_are_averaged(tokenizer):
     words = TABLE[ids(tokenizer, "red", "car")]
     found = start(tokenizer, initializer_token="red car", initializer_mode="mean")
     assert (found.origin, found.num_vectors) == ("red car (mean)", 1)
-    np.testing.assert_allclose(found.rows(TABLE, KEY), words.mean(axis=0)[None], rtol=1e-6)
+    np.testing.assert_allclose(made(found), words.mean(axis=0)[None], rtol=1e-6)
 
 
 def test_random_rows_need_no_word(tokenizer):
     found = start(tokenizer, initializer_mode="random", num_vectors=2)
-    rows = found.rows(TABLE, KEY)
+    rows = made(found)
     assert (found.origin, rows.shape) == ("random rows", (2, 8))
-    assert (
-        rows.tobytes() == found.rows(TABLE, KEY).tobytes() != found.rows(TABLE, jax.random.key(1)).tobytes()
-    )
+    assert rows.tobytes() == made(found).tobytes() != made(found, key=jax.random.key(1)).tobytes()
 
 
 def test_an_embedding_is_gone_on_from(tokenizer, tmp_path):
     path = embeds(tmp_path / "old.bin")
     found = start(tokenizer, init_embeds=path, num_vectors=None)
     assert found.num_vectors == 3 and found.origin.startswith("an embedding ")
-    np.testing.assert_array_equal(found.rows(TABLE, KEY), TABLE[:3])
+    np.testing.assert_array_equal(made(found), TABLE[:3])
     more = start(tokenizer, init_embeds=path, num_vectors=4)
-    np.testing.assert_array_equal(more.rows(TABLE, KEY), TABLE[[0, 0, 1, 2]])
+    np.testing.assert_array_equal(made(more), TABLE[[0, 0, 1, 2]])
     other = start(tokenizer, init_embeds=embeds(tmp_path / "other.bin", TABLE[1:4]), num_vectors=3)
     assert other.origin != found.origin
     with pytest.raises(
         WeightsError, match=r"this model \(9 wide\), found one for an unknown base \(8 wide\)"
     ):
-        found.rows(np.zeros((5, 9), np.float32), KEY)
+        made(found, np.zeros((5, 9), np.float32))
 
 
 @pytest.mark.parametrize(
@@ -123,6 +128,51 @@ def test_starts_that_do_not_fit(tokenizer, tmp_path, monkeypatch, options, messa
     embeds(tmp_path / "old.bin")
     with pytest.raises(TokenError, match=message):
         start(tokenizer, **options)
+
+
+@pytest.fixture
+def two_tables():
+    """Token tables of two text encoders, of which the second is wider."""
+    return {
+        ENCODER: TABLE,
+        SECOND_ENCODER: np.random.default_rng(1).normal(size=(700, 12)).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("mode", ["spread", "mean"])
+def test_a_word_is_the_same_in_both_tables(tokenizer, two_tables, mode):
+    found = start(tokenizer, initializer_token="red car", initializer_mode=mode, num_vectors=2)
+    rows, words = found.rows(two_tables, KEY), ids(tokenizer, "red", "car")
+    assert list(rows) == [ENCODER, SECOND_ENCODER]
+    for encoder, table in two_tables.items():
+        expected = table[words] if mode == "spread" else [table[words].mean(axis=0)] * 2
+        np.testing.assert_allclose(rows[encoder], expected, rtol=1e-6)
+        assert rows[encoder].dtype == np.float32
+
+
+def test_random_rows_of_two_encoders_are_drawn_apart_and_the_first_are_what_they_are_alone(tokenizer):
+    # Of tables that are alike, so that the same draw would give the same rows.
+    found = start(tokenizer, initializer_mode="random", num_vectors=3)
+    rows = found.rows({ENCODER: TABLE, SECOND_ENCODER: TABLE}, KEY)
+    assert rows[ENCODER].tobytes() == made(found).tobytes()
+    assert rows[SECOND_ENCODER].shape == (3, 8) and rows[SECOND_ENCODER].dtype == np.float32
+    drawn = [(each - TABLE.mean(axis=0)) / TABLE.std(axis=0) for each in rows.values()]
+    assert abs(np.corrcoef(np.ravel(drawn[0]), np.ravel(drawn[1]))[0, 1]) < 0.6
+    # The bits of runs of one text encoder from before there were two.
+    expected = random_rows(TABLE, 3, jax.random.fold_in(KEY, 0x57A27))
+    assert rows[ENCODER].tobytes() == expected.tobytes()
+
+
+def test_an_embedding_of_two_encoders_is_gone_on_from(tokenizer, two_tables, tmp_path):
+    path = tmp_path / "old.safetensors"
+    old = {ENCODER: TABLE[:2], SECOND_ENCODER: two_tables[SECOND_ENCODER][5:7]}
+    save_in_one_file(path, "<old>", old, details={})
+    rows = start(tokenizer, init_embeds=str(path), num_vectors=3).rows(two_tables, KEY)
+    for encoder, each in old.items():
+        np.testing.assert_array_equal(rows[encoder], each[[0, 0, 1]])
+    one = start(tokenizer, init_embeds=str(path), num_vectors=2)
+    with pytest.raises(WeightsError, match=r"this model \(8 wide\), found one for SDXL \(8 and 12 wide\)"):
+        made(one)
 
 
 def test_extra_embeddings_stand_behind_the_concept_and_prompts_may_name_them(tokenizer, tmp_path):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from row_trees import ENCODER, SECOND_ENCODER, only, tree
 
 from ti_flax.embedding.rows import (
     RowRules,
@@ -78,39 +79,39 @@ def test_random_rows_have_the_vocabularys_scale_and_depend_on_the_key():
 
 
 def test_loaded_rows_stand_behind_those_that_learn_and_the_vocabulary_is_measured():
-    added = add_rows(TABLE, ROWS, [ROWS[:1] * 2, ROWS * 3])
-    np.testing.assert_array_equal(added.start, np.concatenate([ROWS, ROWS[:1] * 2, ROWS * 3]))
-    assert added.trainable.tolist() == [True, True, False, False, False]
+    added = add_rows(tree(TABLE), tree(ROWS), [tree(ROWS[:1] * 2), tree(ROWS * 3)])
+    np.testing.assert_array_equal(only(added.start), np.concatenate([ROWS, ROWS[:1] * 2, ROWS * 3]))
+    assert only(added.trainable).tolist() == [True, True, False, False, False]
     norms = np.sqrt((TABLE.astype(np.float64) ** 2).sum(axis=1))
-    assert added.median_norm == pytest.approx(np.median(norms), rel=1e-6)
-    assert added.largest_norm == pytest.approx(norms.max(), rel=1e-6)
+    assert only(added.median_norm) == pytest.approx(np.median(norms), rel=1e-6)
+    assert only(added.largest_norm) == pytest.approx(norms.max(), rel=1e-6)
 
 
-TRAINABLE = np.array([True, False, True])
+TRAINABLE = tree(np.array([True, False, True]))
 THREE = np.float32([[3, 4, 0, 0], [30, 40, 0, 0], [0.3, 0.4, 0, 0]])
 
 
 def test_norms_are_kept_or_limited():
-    kept = np.asarray(rescale_norms(RowRules(norm=2.0), jnp.asarray(THREE), TRAINABLE))
+    kept = np.asarray(only(rescale_norms(RowRules(norm=tree(2.0)), tree(jnp.asarray(THREE)), TRAINABLE)))
     np.testing.assert_allclose(kept, [[1.2, 1.6, 0, 0], THREE[1], [1.2, 1.6, 0, 0]], rtol=1e-6)
-    rule = RowRules(norm=2.0, only_longer=True)
-    limited = np.asarray(rescale_norms(rule, jnp.asarray(THREE), TRAINABLE))
+    rule = RowRules(norm=tree(2.0), only_longer=True)
+    limited = np.asarray(only(rescale_norms(rule, tree(jnp.asarray(THREE)), TRAINABLE)))
     np.testing.assert_allclose(limited, [[1.2, 1.6, 0, 0], THREE[1], THREE[2]], rtol=1e-6)
     assert limited[1:].tobytes() == THREE[1:].tobytes()
-    zero = jnp.zeros((3, 4))
-    assert not np.asarray(rescale_norms(RowRules(norm=2.0), zero, TRAINABLE)).any()
+    zero = tree(jnp.zeros((3, 4)))
+    assert not np.asarray(only(rescale_norms(RowRules(norm=tree(2.0)), zero, TRAINABLE))).any()
 
 
 def test_the_pull_and_its_gradient_are_the_formula():
     start = THREE + np.float32([[1, 0, -2, 0]])
-    rules = RowRules(pull=0.3, start=start)
-    loss, gradient = l2_to_init(rules, jnp.asarray(THREE), TRAINABLE)
+    rules = RowRules(pull=0.3, start=tree(start))
+    loss, gradient = l2_to_init(rules, tree(jnp.asarray(THREE)), TRAINABLE)
     assert float(loss) == pytest.approx(0.3 / 2 * (5 + 5))  # two rows learn, each 1 + 4 from its start
     expected = jax.grad(
-        lambda rows: 0.15 * jnp.sum(jnp.square(rows - start) * jnp.asarray(TRAINABLE)[:, None])
+        lambda rows: 0.15 * jnp.sum(jnp.square(rows - start) * jnp.asarray(only(TRAINABLE))[:, None])
     )(jnp.asarray(THREE))
-    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
-    assert not np.asarray(gradient)[1].any()
+    np.testing.assert_allclose(only(gradient), expected, rtol=1e-6)
+    assert not np.asarray(only(gradient))[1].any()
 
 
 @pytest.mark.parametrize("decay", [0.9999, 0.3])
@@ -120,17 +121,94 @@ def test_averages_are_those_of_diffusers(decay):
 
     weight = torch.nn.Parameter(torch.tensor(THREE))
     reference = EMAModel([weight], decay=decay)
-    mean = jnp.asarray(THREE)
+    mean = tree(jnp.asarray(THREE))
     for step in range(12):
         rows = np.random.default_rng(step).normal(size=THREE.shape).astype(np.float32)
+        given = tree(jnp.asarray(rows))
         weight.data = torch.tensor(rows)
         reference.step([weight])
-        mean = ema_update(
-            RowRules(ema_decay=decay), mean, jnp.asarray(rows), step=jnp.int32(step), trainable=TRAINABLE
-        )
+        mean = ema_update(RowRules(ema_decay=decay), mean, given, step=jnp.int32(step), trainable=TRAINABLE)
     expected = reference.shadow_params[0].numpy()
-    np.testing.assert_allclose(mean[TRAINABLE], expected[TRAINABLE], rtol=1e-5, atol=1e-6)
-    assert np.asarray(mean)[1].tobytes() == THREE[1].tobytes()
+    learns = only(TRAINABLE)
+    np.testing.assert_allclose(only(mean)[learns], expected[learns], rtol=1e-5, atol=1e-6)
+    assert np.asarray(only(mean))[1].tobytes() == THREE[1].tobytes()
+
+
+# Of two text encoders of differing widths: all rows learn of the first, two of the second.
+TWO_TABLES = {
+    ENCODER: TABLE,
+    SECOND_ENCODER: np.random.default_rng(2).normal(size=(10, 6)).astype(np.float32),
+}
+TWO = {
+    ENCODER: ROWS,
+    SECOND_ENCODER: np.float32([[0, 3, 4, 0, 0, 0], [6, 8, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0.5]]),
+}
+TWO_LEARN = {ENCODER: np.array([True, True]), SECOND_ENCODER: np.array([True, False, True])}
+
+
+def on_device(rows):
+    return jax.tree.map(jnp.asarray, rows)
+
+
+@pytest.mark.parametrize(
+    ("learning", "learns"),
+    [(None, [True, True]), ([ENCODER], [True, False]), ([SECOND_ENCODER], [False, True])],
+)
+def test_rows_of_two_encoders_stand_apart_and_those_of_one_may_stay(learning, learns):
+    second = np.random.default_rng(3).normal(size=(2, 6)).astype(np.float32)
+    learned = {ENCODER: ROWS, SECOND_ENCODER: second}
+    loaded = [jax.tree.map(lambda rows: rows[:1] * 2, learned), jax.tree.map(lambda rows: rows * 3, learned)]
+    added = add_rows(TWO_TABLES, learned, loaded, learning=learning)
+    for encoder, its_rows, its_learn in zip(TWO_TABLES, (ROWS, second), learns, strict=True):
+        behind = np.concatenate([its_rows[:1] * 2, its_rows * 3])
+        np.testing.assert_array_equal(added.start[encoder], np.concatenate([its_rows, behind]))
+        assert added.trainable[encoder].tolist() == [its_learn] * 2 + [False] * 3
+        if its_learn:
+            np.testing.assert_array_equal(added.loaded[encoder], behind)
+        norms = np.linalg.norm(TWO_TABLES[encoder].astype(np.float64), axis=1)
+        assert added.median_norm[encoder] == pytest.approx(np.median(norms), rel=1e-6)
+        assert added.largest_norm[encoder] == pytest.approx(norms.max(), rel=1e-6)
+    assert added.median_norm[ENCODER] != pytest.approx(added.median_norm[SECOND_ENCODER], rel=0.01)
+    assert added.count == 5 and added.widths == {ENCODER: 4, SECOND_ENCODER: 6}
+
+
+def test_every_encoder_has_its_norm():
+    rules = RowRules(norm={ENCODER: 2.0, SECOND_ENCODER: 0.25})
+    kept = jax.device_get(rescale_norms(rules, on_device(TWO), TWO_LEARN))
+    np.testing.assert_allclose(np.linalg.norm(kept[ENCODER], axis=1), [2, 2], rtol=1e-6)
+    expected = np.float32([[0, 0.15, 0.2, 0, 0, 0], [6, 8, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0.25]])
+    np.testing.assert_allclose(kept[SECOND_ENCODER], expected, rtol=1e-6)
+    assert kept[SECOND_ENCODER][1].tobytes() == TWO[SECOND_ENCODER][1].tobytes()
+    limit = RowRules(norm={ENCODER: 99.0, SECOND_ENCODER: 1.0}, only_longer=True)
+    limited = jax.device_get(rescale_norms(limit, on_device(TWO), TWO_LEARN))
+    assert limited[ENCODER].tobytes() == ROWS.tobytes()
+    np.testing.assert_allclose(np.linalg.norm(limited[SECOND_ENCODER], axis=1), [1, 10, 0.5], rtol=1e-6)
+
+
+def test_the_pull_is_over_both_encoders():
+    start = {ENCODER: ROWS - 1, SECOND_ENCODER: TWO[SECOND_ENCODER] + 2}
+    rules = RowRules(pull=0.3, start=start)
+    loss, gradient = l2_to_init(rules, on_device(TWO), TWO_LEARN)
+    # Two rows of 4 numbers are 1 away each, and two that learn of 6 numbers 2 each.
+    assert float(loss) == pytest.approx(0.3 / 2 * (2 * 4 * 1 + 2 * 6 * 4), rel=1e-6)
+    np.testing.assert_allclose(gradient[ENCODER], np.full((2, 4), 0.3), rtol=1e-6)
+    np.testing.assert_allclose(
+        gradient[SECOND_ENCODER], np.float32([[-0.6] * 6, [0] * 6, [-0.6] * 6]), rtol=1e-6
+    )
+
+
+def test_every_encoder_has_its_average():
+    rules, mean = RowRules(ema_decay=0.9), on_device(TWO)
+    moved = jax.tree.map(lambda rows: rows + 1, TWO)
+    first = jax.device_get(ema_update(rules, mean, on_device(moved), step=jnp.int32(0), trainable=TWO_LEARN))
+    later = jax.device_get(ema_update(rules, mean, on_device(moved), step=jnp.int32(5), trainable=TWO_LEARN))
+    for encoder, learns in TWO_LEARN.items():
+        assert first[encoder][learns].tobytes() == moved[encoder][learns].tobytes()
+        np.testing.assert_allclose(
+            later[encoder][learns], TWO[encoder][learns] + 0.6, rtol=1e-5
+        )  # 1 - 6 / 15
+        for mean in (first, later):
+            assert mean[encoder][~learns].tobytes() == TWO[encoder][~learns].tobytes()
 
 
 def test_a_tokenizer_larger_than_the_table_is_refused():

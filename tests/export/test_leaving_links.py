@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hub_run import ROWS, TOKEN, options
 from PIL import Image
+from row_trees import tree
 from sdxl_rows import sdxl_rows
 from tiny_folder import write_folder, write_images
 from tiny_run import configure
@@ -62,7 +63,7 @@ def model(tmp_path):
 
 def exported(model, output):
     tokenizer = load_tokenizer(model)
-    rows = np.zeros((0, 32), np.float32)
+    rows = tree(np.zeros((0, 32), np.float32))
     save_pipeline(model, output, tokenizer=tokenizer, rows=rows, first_added_id=len(tokenizer))
     return output
 

@@ -68,6 +68,34 @@ def test_the_commands_are_whole(tmp_path):
     assert 'calls "Clip skip" 2' in body
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_word_of_two_text_encoders_is_loaded_in_two_calls(tmp_path, shared):
+    hub = {"push_to_hub": True, "hub_model_id": "me/cat"} if shared else {}
+    _, body = card(tmp_path, FACTS | {"second_width": 1280}, **hub)
+    assert "one vector of 768 and 1280 numbers" in body
+    code = ast.unparse(ast.parse(block(body, "python"))).splitlines()
+    first, second = (
+        f"'me/cat', weight_name='{name}'" if shared else f"'{name}'"
+        for name in ("learned_embeds.safetensors", "learned_embeds_2.safetensors")
+    )
+    of_second = "text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2"
+    assert code == [
+        "from diffusers import StableDiffusionXLPipeline",
+        "pipe = StableDiffusionXLPipeline.from_pretrained('some/model')",
+        "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id",
+        f"pipe.load_textual_inversion({first})",
+        f"pipe.load_textual_inversion({second}, {of_second})",
+        "pipe('a photo of a <cat: toy>').images[0].save('picture.png')",
+    ]
+    text = " ".join(body.split())
+    assert "put `cat-toy.safetensors`, which has the vectors of both text encoders, into the folder" in text
+    assert "`cat-toy` is then the word" in text and "the word is `embedding:cat-toy`" in text
+    assert "learned_embeds.safetensors` into" not in text
+    _, of_one = card(tmp_path)
+    assert "StableDiffusionPipeline." in block(of_one, "python")
+    assert "put `learned_embeds.safetensors` into" in " ".join(of_one.split())
+
+
 def test_images_and_settings(tmp_path):
     facts = {
         "images": 40,

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from exported import export, random_rows
+from row_trees import only, tree
 from tiny_folder import write_folder
 
 from ti_flax.embedding.learned_embeds import add_learned_embeds, save_learned_embeds
@@ -80,7 +81,8 @@ def test_load_textual_inversion_of_diffusers_gives_our_hidden_states(tmp_path, v
         save_learned_embeds(tmp_path / name, "<thing>", rows)
     tokenizer = load_tokenizer(base)
     first_added_id = len(tokenizer)
-    add_learned_embeds(tokenizer, tmp_path / "learned_embeds.safetensors", widths={"text_encoder": 32})
+    file = tmp_path / "learned_embeds.safetensors"
+    assert only(add_learned_embeds(tokenizer, file, widths=tree(32))).tobytes() == rows.tobytes()
     expected = our_hidden_states(base, tokenizer, rows, first_added_id)
 
     pipeline = StableDiffusionPipeline.from_pretrained(base)
@@ -129,7 +131,7 @@ def test_a_safety_checker_in_a_variant_alone_loads_from_the_export(tmp_path, var
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     (base / "model_index.json").write_text(json.dumps(index))
     tokenizer = load_tokenizer(base)
-    none = np.zeros((0, 32), np.float32)
+    none = tree(np.zeros((0, 32), np.float32))
     save_pipeline(
         ModelSource(base, variant=variant),
         tmp_path / "out",
@@ -161,7 +163,7 @@ def test_the_last_flax_pipeline_of_diffusers_draws_the_same_image(tmp_path, fami
     generator = ImageGenerator(model, first_added_id=len(tokenizer), steps=20, sampler="ddim")
     image = generator.generate(
         model.params,
-        {"text_encoder": np.zeros((1, model.text_encoder.config.hidden_size), np.float32)},
+        tree(np.zeros((1, model.text_encoder.config.hidden_size), np.float32)),
         prompt_ids=prompt_ids,
         negative_ids=negative_ids,
         seeds=[5],

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from row_trees import tree
 from sdxl_rows import sdxl_rows
 from tiny_folder import write_folder
 
@@ -360,7 +361,7 @@ def test_devices_share_one_compilation_a_shape(place):
     for count in (4, 3, 4):
         images = generator.generate(
             params,
-            {"text_encoder": np.zeros((1, 32), np.float32)},
+            tree(np.zeros((1, 32), np.float32)),
             prompt_ids=ids[:count],
             negative_ids=ids[:count],
             seeds=range(count),
@@ -373,7 +374,7 @@ def test_devices_share_one_compilation_a_shape(place):
 def test_copies_that_a_run_has_on_its_devices_draw_the_same_images(place):
     model, ids = load_stable_diffusion(place / "model"), np.full((3, 77), 5, np.int32)
     given = {"prompt_ids": ids, "negative_ids": ids - 1, "seeds": range(3), "size": (16, 16)}
-    rows = {"text_encoder": np.zeros((1, 32), np.float32)}
+    rows = tree(np.zeros((1, 32), np.float32))
     alone = ImageGenerator(model, first_added_id=500, steps=2).generate(model.params, rows, **given)
     copies = replicate(model.params, jax.devices())
     for count in (1, 3, len(jax.devices())):

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import tiny_run
+from row_trees import only, tree
 from safetensors import safe_open
 from tiny_run import compilations, learned, train_until
 
@@ -14,7 +15,7 @@ from ti_flax.embedding.learned_embeds import load_learned_embeds, save_learned_e
 from ti_flax.embedding.vocabulary import Vocabulary
 from ti_flax.errors import OutputError
 from ti_flax.monitoring import evaluation
-from ti_flax.monitoring.evaluation import BEST, TABLE, Evaluate, Patience, best_kept, summary, with_best
+from ti_flax.monitoring.evaluation import BEST, TABLE, Evaluate, Patience, best_kept, summary
 from ti_flax.monitoring.row_statistics import best_of, read_evaluations
 from ti_flax.run import hooks as monitoring
 from ti_flax.run import train as run
@@ -53,14 +54,15 @@ def test_the_table_of_a_run(whole):
     assert [each.step for each in table] == [0, 2, 4, 6]
     first, *others = table
     assert (first.loss, first.grad_norm) == (None, None)
-    assert [row.cosine_to_start for row in first.rows] == pytest.approx([1, 1])
-    assert all(row.nearest_words.startswith("toy 1.00, ") for row in first.rows)
+    assert list(first.rows) == ["1", "2"]
+    assert [row.cosine_to_start for row in first.rows.values()] == pytest.approx([1, 1])
+    assert all(row.nearest_words.startswith("toy 1.00, ") for row in first.rows.values())
     with (whole[0] / "metrics.csv").open() as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     means = [np.mean(losses[i : i + 2]) for i in (0, 2, 4)]
     assert [each.loss for each in others] == pytest.approx(means, rel=1e-5)
     assert len({each.validation_loss for each in table}) == 4
-    last = others[-1].rows[0]
+    last = others[-1].rows["1"]
     assert last.norm == pytest.approx(np.linalg.norm(learned(whole[0])[0]), rel=1e-6)
 
 
@@ -72,7 +74,12 @@ def test_the_best_rows_are_those_of_the_table(whole):
     assert token == "<thing>" and details["format"] == "pt"
     assert int(details["step"]) == best.step
     assert float(details["validation_loss"]) == best.validation_loss
-    np.testing.assert_array_equal(rows, load_checkpoint(folder / f"checkpoint-{best.step}").rows)
+    np.testing.assert_array_equal(rows, rows_after(folder, best.step))
+
+
+def rows_after(folder, step):
+    """The rows in the checkpoint of a step, `[added_tokens, width]`."""
+    return only(load_checkpoint(folder / f"checkpoint-{step}").rows)
 
 
 def stopped_after(place, output, after, **changes):
@@ -91,9 +98,7 @@ def test_a_resumed_run_keeps_the_rows_before_its_step_and_ends_the_same(place, t
         assert (tmp_path / name).read_bytes() == (whole[0] / name).read_bytes()
     table = read_evaluations(tmp_path / TABLE)
     after = best_of([each for each in table if each.step > 2])
-    np.testing.assert_array_equal(
-        load_learned_embeds(tmp_path / BEST)[1], load_checkpoint(tmp_path / f"checkpoint-{after.step}").rows
-    )
+    np.testing.assert_array_equal(load_learned_embeds(tmp_path / BEST)[1], rows_after(tmp_path, after.step))
 
 
 @pytest.fixture
@@ -127,7 +132,7 @@ def test_early_stopping_ends_a_run_that_can_be_gone_on_with(place, tmp_path, los
     assert checkpoint_steps(folder) == [4]
     assert (folder / "contact_sheet.png").exists() and (folder / "validation" / "step-4.png").exists()
     assert "4 steps" in (folder / "README.md").read_text()
-    np.testing.assert_array_equal(learned(folder), load_checkpoint(folder / "checkpoint-4").rows)
+    np.testing.assert_array_equal(learned(folder), rows_after(folder, 4))
 
     losses += [0.31, 0.29]
     more = EARLY | {"early_stopping_patience": 9, "resume_from_checkpoint": "latest"}
@@ -148,7 +153,7 @@ def test_a_killed_run_stops_early_where_it_would_have(place, tmp_path, losses):
 def test_the_best_rows_become_the_result_where_that_is_asked_for(place, tmp_path, losses, whole, capsys):
     losses += [0.5, 0.4, 0.2, 0.45]
     folder = run.train(configure(place, tmp_path, load_best_model_at_end=True))
-    best = load_checkpoint(whole[0] / "checkpoint-4").rows
+    best = rows_after(whole[0], 4)
     assert learned(folder).tobytes() == best.tobytes() != learned(whole[0]).tobytes()
     assert "4 steps" in (folder / "README.md").read_text()
     said = capsys.readouterr().err
@@ -156,15 +161,16 @@ def test_the_best_rows_become_the_result_where_that_is_asked_for(place, tmp_path
     assert "validation loss 0.5000 at step 0, 0.4500 at step 6, best 0.2000 at step 4" in said
 
 
-def test_loaded_rows_stay_behind_the_best_ones(tmp_path):
-    save_learned_embeds(tmp_path / BEST, "<thing>", np.ones((2, 4)), details={"step": "7"})
-    rows, step = with_best(np.zeros((3, 4), np.float32), tmp_path)
-    assert step == 7 and rows.tolist() == [[1] * 4, [1] * 4, [0] * 4]
-
-
 def test_nothing_is_said_of_a_run_without_a_table(tmp_path):
     assert summary(tmp_path) == []
     assert best_kept(tmp_path / BEST, [], 3) == float("inf")
+
+
+def letters(count):
+    """A vocabulary of words of one letter, each a direction of its own."""
+    return Vocabulary(
+        np.eye(count) * 0.5, [f"{letter}</w>" for letter in "abcdef"[:count]], "abcdef".__getitem__
+    )
 
 
 def make_hook(tmp_path, losses, **changes):
@@ -173,13 +179,15 @@ def make_hook(tmp_path, losses, **changes):
         "last_step": 100,
         "loss": lambda rows: losses.pop(0),
         "result": lambda state: state.rows,
-        "start_rows": np.ones((1, 4), np.float32),
+        "start_rows": tree(np.ones((1, 4), np.float32)),
         "vectors": 1,
-        "vocabulary": Vocabulary(
-            np.eye(4) * 0.5, [f"{letter}</w>" for letter in "abcd"], lambda i: "abcd"[i]
-        ),
+        "vocabularies": tree(letters(4)),
     }
     return Evaluate(tmp_path, "<thing>", **(arguments | changes))
+
+
+def state_of(step, scale=1.0):
+    return TrainState(tree(np.full((1, 4), scale, np.float32)), None, np.int32(step))
 
 
 def evaluate(hook, step, scale=1.0):
@@ -187,7 +195,7 @@ def evaluate(hook, step, scale=1.0):
         hook.on_metrics(
             Chunk(step, np.asarray([0.1], np.float32), np.asarray([1.0], np.float32), np.asarray([True]), 1.0)
         )
-    state = TrainState(np.full((1, 4), scale, np.float32), None, np.int32(step))
+    state = state_of(step, scale)
     (hook.on_step if step else lambda step, state: hook.on_start(step, state))(step, state)
 
 
@@ -197,17 +205,17 @@ def test_the_first_evaluation_waits_for_no_compilation_and_comes_before_all_othe
     hook = make_hook(
         tmp_path,
         [],
-        loss=lambda rows: measured.append(rows[0, 0]) or 0.1,
+        loss=lambda rows: measured.append(only(rows)[0, 0]) or 0.1,
         ready=lambda: next(looks) > ready_after,
     )
-    hook.on_start(0, TrainState(np.ones((1, 4), np.float32), None, np.int32(0)))
+    hook.on_start(0, state_of(0))
     assert measured == []
     for step in (1, 2):
         hook.on_metrics(
             Chunk(step, *(np.asarray([x], np.float32) for x in (step, 1)), np.asarray([True]), 1.0)
         )
         assert measured == [1.0] * (step > ready_after)
-    hook.on_step(2, TrainState(np.full((1, 4), 3, np.float32), None, np.int32(2)))
+    hook.on_step(2, state_of(2, 3))
     assert measured == [1.0, 3.0]
     # The first has no training loss before it; that of the updates meanwhile belongs to the second.
     table = read_evaluations(tmp_path / TABLE)
@@ -229,7 +237,7 @@ def test_flags_are_said_once_when_they_begin_to_hold(tmp_path, capsys):
     ]
     # A run that goes on has said it already.
     again = make_hook(tmp_path, [0.1])
-    again.on_start(5, TrainState(np.ones((1, 4), np.float32), None, np.int32(5)))
+    again.on_start(5, state_of(5))
     evaluate(again, 6, 3.0)
     assert capsys.readouterr().err == ""
 
@@ -282,7 +290,7 @@ def test_a_table_that_could_not_be_written_is_whole_again_with_the_next_line(tmp
     (tmp_path / TABLE).unlink()  # somebody else did that
     with pytest.raises(OutputError):
         evaluate(hook, 4)
-    hook.on_step(5, TrainState(np.ones((1, 4), np.float32), None, np.int32(5)))
+    hook.on_step(5, state_of(5))
     assert [each.step for each in read_evaluations(tmp_path / TABLE)] == [0, 1, 2, 3, 4, 5]
 
 
@@ -295,7 +303,7 @@ def test_a_resumed_run_cuts_the_table_back_and_drops_a_line_cut_short(tmp_path):
     evaluate(hook, 4)
     (tmp_path / TABLE).write_bytes((tmp_path / TABLE).read_bytes()[:-9])
     again = make_hook(tmp_path, [0.2])
-    again.on_start(2, TrainState(np.full((1, 4), 1.0, np.float32), None, np.int32(2)))
+    again.on_start(2, state_of(2))
     assert (tmp_path / TABLE).read_bytes() == whole
     evaluate(again, 3)
     assert [each.step for each in read_evaluations(tmp_path / TABLE)] == [0, 1, 2, 3]

@@ -5,13 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
+from row_trees import tree
 
 from ti_flax.errors import OutputError, TrainingError
 from ti_flax.monitoring import hooks
 from ti_flax.training.loop import Chunk, Hook
 from ti_flax.training.state import TrainState
 
-STATE = TrainState(np.ones((1, 4), np.float32), (), np.int32(7))
+STATE = TrainState(tree(np.ones((1, 4), np.float32)), (), np.int32(7))
 
 
 def chunk(*losses, first=1, finite=None):

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 from PIL import Image
+from row_trees import only, tree
 
 from ti_flax.monitoring import previews
 from ti_flax.monitoring.previews import Preview, evenly, sheet_rows
 
-START, SIDE = np.zeros((1, 4), np.float32), 8
+START, SIDE = tree(np.zeros((1, 4), np.float32)), 8
 TRAINING = np.full((6, SIDE, SIDE, 3), 200, np.uint8)
 
 
@@ -18,10 +19,11 @@ class Drawn:
         self.asked, self._shape = [], (prompts, images, side)
 
     def __call__(self, rows, shown):
-        self.asked.append(float(rows[0, 0]))
+        red = float(only(rows)[0, 0])
+        self.asked.append(red)
         prompts, images, side = self._shape
         made = np.zeros((prompts, images, side, side, 3), np.uint8)
-        made[..., 0] = round(10 * float(rows[0, 0]))
+        made[..., 0] = round(10 * red)
         made[..., 1] = np.arange(prompts)[:, None, None, None]
         made[..., 2] = np.arange(images)[:, None, None]
         shown.advance(prompts * images)
@@ -54,7 +56,7 @@ def hook(folder, draw, **changes):
         "images": 3,
         "training": TRAINING,
         "start_rows": START,
-        "result": lambda step: START + step,
+        "result": lambda step: tree(only(START) + step),
     }
     return Preview(folder, **given | changes)
 

@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from row_trees import ENCODER, SECOND_ENCODER
 
-from ti_flax.embedding.vocabulary import RowStatistics, Vocabulary
+from ti_flax.embedding.vocabulary import RowStatistics, Vocabulary, measure_rows
 from ti_flax.errors import OutputError
 from ti_flax.monitoring.row_statistics import (
     EVALUATIONS_TO_TELL,
@@ -23,9 +24,9 @@ NAMES = ["cat</w>", "ca", "dog</w>", "end</w>", "zero</w>", "Cat</w>"]
 TABLE = np.asarray([[1, 0], [1, 0.01], [0, 2], [3, 0], [0, 0], [2, 0.1]], np.float32)
 
 
-def vocabulary():
+def vocabulary(table=TABLE):
     return Vocabulary(
-        TABLE, NAMES, lambda index: NAMES[index].removesuffix("</w>").lower() + " ", special=[3]
+        table, NAMES, lambda index: NAMES[index].removesuffix("</w>").lower() + " ", special=[3]
     )
 
 
@@ -55,7 +56,8 @@ def row(to_median=1.5, nearest='ring 0.50, "x, y" 0.40'):
 def table_of(losses, every=20, ratios=None):
     return [
         Evaluation(
-            i * every, loss, None if i == 0 else 0.15, None if i == 0 else 1e-3, (row(ratio), row(1.0))
+            *(i * every, loss, None if i == 0 else 0.15, None if i == 0 else 1e-3),
+            {"1": row(ratio), "2": row(1.0)},
         )
         for i, (loss, ratio) in enumerate(zip(losses, ratios or [1.5] * len(losses), strict=True))
     ]
@@ -66,6 +68,73 @@ def test_the_table_comes_back_from_its_file(tmp_path):
     write_evaluations(tmp_path / "signals.csv", table)
     assert read_evaluations(tmp_path / "signals.csv") == table
     assert [path.name for path in tmp_path.iterdir()] == ["signals.csv"]
+
+
+def measured(scale):
+    """The signals of two vectors of two text encoders, the second of three numbers."""
+    wide = np.asarray([[0, 0, 1], [1, 1, 1], [0, 5, 0], [3, 0, 0], [0, 0, 0], [0, 0, 3]], np.float32)
+    vocabularies = {ENCODER: vocabulary(), SECOND_ENCODER: vocabulary(wide)}
+    start = {ENCODER: np.float32([[1, 0], [0, 1]]), SECOND_ENCODER: np.float32([[0, 0, 1], [0, 1, 0]])}
+    rows = {ENCODER: start[ENCODER] * scale, SECOND_ENCODER: start[SECOND_ENCODER][::-1] * 2 * scale}
+    return measure_rows(vocabularies, rows, start)
+
+
+def test_vectors_are_named_by_number_and_those_of_a_second_encoder_by_that_as_well():
+    found = measured(3.0)
+    assert list(found) == ["1", "2", "1_text_encoder_2", "2_text_encoder_2"]
+    assert [each.norm for each in found.values()] == pytest.approx([3, 3, 6, 6])
+    assert [each.cosine_to_start for each in found.values()] == pytest.approx([1, 1, 0, 0])
+    nearest = [each.nearest_words.partition(",")[0] for each in found.values()]
+    assert nearest == ["cat 1.00", "dog 1.00", "dog 1.00", "cat 1.00"]
+    assert found["1"].norm_to_median == pytest.approx(3 / np.mean([1.00005, 2]), rel=1e-4)
+    assert found["1_text_encoder_2"].norm_to_median == pytest.approx(6 / np.mean([np.sqrt(3), 3]), rel=1e-6)
+
+
+def test_the_table_of_two_encoders_comes_back(tmp_path):
+    path = tmp_path / "signals.csv"
+    table = [Evaluation(step, 0.5, None, None, measured(1.0 + step)) for step in (0, 1)]
+    write_evaluations(path, table[:1])
+    append_evaluation(path, table[1])
+    found = read_evaluations(path)
+    assert [list(each.rows) for each in found] == [list(table[0].rows)] * 2
+    for each, wanted in zip(found, table, strict=True):
+        for vector, signals in wanted.rows.items():
+            assert each.rows[vector].nearest_words == signals.nearest_words
+            for name in ("norm", "norm_to_median", "norm_percentile", "cosine_to_start"):
+                assert getattr(each.rows[vector], name) == pytest.approx(getattr(signals, name), rel=1e-8)
+    head = path.read_text().splitlines()[0].split(",")
+    assert head[4] == "norm_1" and head[-1] == "nearest_words_2_text_encoder_2"
+    flagged = [dataclasses.replace(table[1], rows=table[1].rows | {"2_text_encoder_2": row(12.0)})]
+    assert [sentence.partition(":")[0] for _, sentence in flags(flagged)] == [
+        "the rows have left the range of known words"
+    ]
+
+
+def test_as_many_vectors_as_a_prompt_has_places_come_back_of_two_encoders(tmp_path):
+    names = [f"{number}{encoder}" for encoder in ("", "_text_encoder_2") for number in range(1, 76)]
+    table = [Evaluation(0, 0.5, None, None, {name: row(1.0) for name in names})]
+    write_evaluations(tmp_path / "signals.csv", table)
+    assert read_evaluations(tmp_path / "signals.csv") == table
+
+
+OLD = """\
+step,validation_loss,loss,grad_norm,\
+norm_1,norm_to_median_1,norm_percentile_1,cosine_to_start_1,nearest_words_1,\
+norm_2,norm_to_median_2,norm_percentile_2,cosine_to_start_2,nearest_words_2
+0,0.14,,,0.5,1.25,90,1,"cat 1.00, dog 0.50",0.6,1.5,91,1,dog 1.00
+20,0.13,0.15,0.001,0.7,1.75,95,0.5,ring 0.50,0.8,2,96,0.25,toy 0.40
+"""
+
+
+def test_a_table_from_before_there_were_two_encoders_is_read_and_written_the_same(tmp_path):
+    path = tmp_path / "signals.csv"
+    path.write_text(OLD)
+    first, last = read_evaluations(path)
+    assert list(first.rows) == list(last.rows) == ["1", "2"]
+    assert first.rows["1"] == RowStatistics(0.5, 1.25, 90.0, 1.0, "cat 1.00, dog 0.50")
+    assert last.rows["2"] == RowStatistics(0.8, 2.0, 96.0, 0.25, "toy 0.40")
+    write_evaluations(path, [first, last])
+    assert path.read_text() == OLD
 
 
 def test_a_line_more_is_the_table_with_it(tmp_path):
@@ -164,7 +233,7 @@ def test_a_learning_rate_that_is_too_large_is_flagged_once_when_it_begins():
 
 
 def test_one_vector_out_of_range_is_enough_and_a_start_out_of_range_is_not():
-    start = [dataclasses.replace(each, rows=(row(20.0),)) for each in table_of([0.14])]
+    start = [dataclasses.replace(each, rows={"1": row(20.0)}) for each in table_of([0.14])]
     assert flags(start) == []
     assert len(flags([*start, *table_of([0.13, 0.12], ratios=[1.0, 11.0])[1:]])) == 1
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from row_trees import tree
 from tiny_models import SMALL
 
 from ti_flax.data.dataset import Bucket, Dataset, padded
@@ -127,7 +128,7 @@ def make_step_config(family="sd1", **changes):
         model=model,
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
         optimizer=types.SimpleNamespace(),
-        trainable=np.asarray([True, True]),
+        trainable=tree(np.asarray([True, True])),
         first_added_id=VOCABULARY,
         batch_size=3,
     )
@@ -141,7 +142,9 @@ def examples_of(*buckets):
 
 
 def rows_of(config, seed=2):
-    return np.random.default_rng(seed).normal(size=(2, config.model.text_encoder.config.hidden_size)) * 0.02
+    width = config.model.text_encoder.config.hidden_size
+    rows = np.random.default_rng(seed).normal(size=(2, width)) * 0.02
+    return tree(rows.astype(np.float32))
 
 
 def loss_over(config, examples, rows, *, devices, seed=3, samples=12, **layout):
@@ -187,7 +190,7 @@ def test_it_is_the_same_at_every_evaluation_and_on_any_number_of_devices(two_buc
 def test_it_is_the_loss_that_training_minimises():
     config = make_step_config(objective=HUBER, batch_size=60)
     examples = examples_of(bucket(4, seed=1))
-    rows = jnp.asarray(rows_of(config), jnp.float32)
+    rows = jax.tree.map(jnp.asarray, rows_of(config))
     # So many samples that only their noise is between the two.
     (found,) = loss_over(config, examples, [rows], devices=1, samples=480)
     given = padded(examples)
@@ -215,7 +218,7 @@ def test_an_evaluation_needs_less_memory_than_an_update():
     chosen = eval_set(examples.buckets, ALL, flip_p=0.5, samples=60, batch_size=3, devices=1)
     params = {name: config.model.params[name] for name in ("text_encoder", "unet")}
     frozen = {**params, "examples": given, "settings": config.settings}
-    rows = jnp.asarray(rows_of(config), jnp.float32)
+    rows = jax.tree.map(jnp.asarray, rows_of(config))
     key = jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION))
     places = jax.tree.map(lambda leaf: leaf[0], chosen.places)
     evaluation = jax.jit(make_evaluation(config)).lower(rows, frozen, key, places).compile()

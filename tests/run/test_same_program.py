@@ -5,6 +5,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from row_trees import tree
 from shared_programs import PROGRAMS
 from tiny_folder import write_images
 from tiny_models import SMALL
@@ -46,7 +47,8 @@ def lowered(tmp_path_factory):
 
 def rows(scale=1.0):
     start = np.full((2, 32), 0.02 * scale, np.float32)
-    return AddedRows(start, np.array([True, True]), median_norm=0.4 * scale, largest_norm=0.6 * scale)
+    learns, norms = np.array([True, True]), (0.4 * scale, 0.6 * scale)
+    return AddedRows(tree(start), tree(learns), *map(tree, norms))
 
 
 @pytest.mark.parametrize(

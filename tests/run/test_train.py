@@ -5,11 +5,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from row_trees import tree
 from tiny_folder import write_images
 from tiny_run import compilations, learned
 from tiny_run import configure_scheduled as configure
 
-from ti_flax.embedding.rows import AddedRows
+from ti_flax.embedding.rows import add_rows
 from ti_flax.errors import CheckpointError, ConfigError, DataError, OutputError, TiFlaxError
 from ti_flax.run import train as run
 from ti_flax.run.inputs import load_inputs
@@ -321,7 +322,7 @@ def test_options_of_the_loss_reach_the_step_and_are_repeated_by_a_resumed_run(pl
         "class_data_dir": "x",
         "prior_loss_weight": 0.5,
     }
-    added = AddedRows(np.zeros((2, 32), np.float32), np.ones(2, bool))
+    added = add_rows(*[tree(np.zeros((2, 32), np.float32))] * 2)
     step_config, _ = make_step_config(
         configure(place, tmp_path, **given), model, 100, added=added, devices=1, batches=1
     )

@@ -1,6 +1,7 @@
 """A pipeline with the rows of a new word."""
 
 import numpy as np
+from row_trees import tree
 
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.models.stable_diffusion import load_stable_diffusion
@@ -20,7 +21,7 @@ def export(folder, output, *, vectors=2, layout="flax"):
         folder,
         output,
         tokenizer=tokenizer,
-        rows=rows,
+        rows=tree(rows),
         first_added_id=concept.token_ids[0],
         layout=layout,
     )

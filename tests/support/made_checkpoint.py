@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from row_trees import tree
 
 from ti_flax.training import optimizer as optim
 from ti_flax.training.checkpoint import (
@@ -10,7 +11,7 @@ from ti_flax.training.checkpoint import (
 )
 from ti_flax.training.optimizer import mask_rows
 
-ROWS = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+ROWS = tree(np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32))
 
 
 FINGERPRINT = {"concept": "<cat> from cat", "model": "abc", "images": "def"}
@@ -18,7 +19,7 @@ FINGERPRINT = {"concept": "<cat> from cat", "model": "abc", "images": "def"}
 
 def make_optimizer(learned=3):
     inner = optim.make_optimizer("adamw", lambda step: 1e-3, arguments={"weight_decay": 1e-2})
-    return mask_rows(inner, np.arange(3) < learned)
+    return mask_rows(inner, tree(np.arange(3) < learned))
 
 
 def make_checkpoint(step=5):

@@ -43,7 +43,7 @@ def share_programs():
         key = (
             json.dumps([options, step_config.model.configs], sort_keys=True, default=str),
             (structure, *map(_shape, leaves)),
-            (tuple(devices), tuple(step_config.trainable), step_config.first_added_id),
+            (tuple(devices), str(step_config.trainable), step_config.first_added_id),
         )
         return Shared(key, lambda: lower_step(step_config, state, arguments, devices, feed))
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from row_trees import tree
 from tiny_models import SMALL
 
 from ti_flax.data.dataset import one_shape
@@ -23,7 +24,7 @@ rates = rates_after(_SCHEDULE, CAPACITY)
 
 def make_step_config(family="sd1", *, trainable=(True, True), **changes):
     model = random_stable_diffusion(SMALL[family], seed=0)
-    trainable = np.array(trainable)
+    trainable = trainable if isinstance(trainable, dict) else tree(np.array(trainable))
 
     def optimizer(rate, clip):
         adamw = optim.make_optimizer("adamw", rate, arguments={"weight_decay": 1e-2}, max_grad_norm=clip)
@@ -52,4 +53,5 @@ def make_frozen(config, images=3):
 
 
 def start_rows(config):
-    return np.random.default_rng(2).normal(size=(2, config.model.text_encoder.config.hidden_size)) * 0.02
+    width = config.model.text_encoder.config.hidden_size
+    return tree(np.random.default_rng(2).normal(size=(2, width)) * 0.02)

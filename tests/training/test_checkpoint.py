@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 from made_checkpoint import FINGERPRINT, ROWS, make_checkpoint, make_optimizer
+from row_trees import ENCODER, SECOND_ENCODER, bits, only, tree
 
 from ti_flax.errors import CheckpointError
+from ti_flax.training import optimizer as optim
 from ti_flax.training.checkpoint import (
     check_same_run,
     checkpoint_steps,
@@ -19,13 +21,15 @@ from ti_flax.training.checkpoint import (
     tree_digest,
 )
 
+DOUBLED = tree(only(ROWS) * 2)
+
 
 def test_everything_comes_back_with_its_bits(tmp_path):
     saved = make_checkpoint()
     folder = save_checkpoint(tmp_path, saved)
     assert folder.name == "checkpoint-5"
     loaded = load_checkpoint(folder)
-    assert loaded.rows.tobytes() == saved.rows.tobytes()
+    assert bits(loaded.rows) == bits(saved.rows)
     assert (loaded.step, loaded.config, loaded.fingerprint) == (5, saved.config, FINGERPRINT)
     assert loaded.optimizer.keys() == saved.optimizer.keys()
     for path, leaf in saved.optimizer.items():
@@ -38,16 +42,52 @@ def test_everything_comes_back_with_its_bits(tmp_path):
 def test_an_average_comes_back_just_where_one_is_kept(tmp_path):
     (tmp_path / "b").mkdir()
     without = load_checkpoint(save_checkpoint(tmp_path, make_checkpoint()))
-    saved = dataclasses.replace(make_checkpoint(), mean_rows=ROWS * 2)
+    saved = dataclasses.replace(make_checkpoint(), mean_rows=DOUBLED)
     folder = save_checkpoint(tmp_path / "b", saved)
     kept = load_checkpoint(folder)
-    assert restore_mean(ROWS, kept, folder).tobytes() == (ROWS * 2).tobytes()
+    assert bits(restore_mean(ROWS, kept, folder)) == bits(DOUBLED)
     assert restore_mean(None, without, folder) is None
     for fresh, other in ((None, kept), (ROWS, without)):
         with pytest.raises(
             CheckpointError, match="Resume with the use_ema that the checkpoint was made with"
         ):
             restore_mean(fresh, other, folder)
+
+
+def two_encoders(width=6):
+    """Rows of two text encoders, and the optimizer over them; a row of the second stays."""
+    second = np.random.default_rng(1).normal(size=(3, width)).astype(np.float32)
+    learns = {ENCODER: np.array([True] * 3), SECOND_ENCODER: np.array([True, True, False])}
+    inner = optim.make_optimizer("adamw", lambda step: 1e-3)
+    return ROWS | {SECOND_ENCODER: second}, optim.mask_rows(inner, learns)
+
+
+def test_rows_of_two_encoders_come_back_and_those_of_other_widths_are_refused(tmp_path):
+    rows, optimizer = two_encoders()
+    state = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.1), optimizer.init(rows))
+    mean = {encoder: each * 2 for encoder, each in rows.items()}
+    leaves = optimizer_leaves(state)
+    assert {leaf.shape for leaf in leaves.values()} == {(), (3, 8), (2, 6)}
+    saved = dataclasses.replace(make_checkpoint(), rows=rows, optimizer=leaves, mean_rows=mean)
+    folder = save_checkpoint(tmp_path, saved)
+    loaded = load_checkpoint(folder)
+    assert bits(loaded.rows) == bits(rows)
+    assert bits(restore_mean(rows, loaded, folder)) == bits(mean)
+    restored = restore_optimizer(optimizer.init(rows), loaded.optimizer, folder)
+    for found, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert np.asarray(found).tobytes() == np.asarray(wanted).tobytes()
+    wider, of_wider = two_encoders(width=7)
+    for other, its_optimizer in ((wider, of_wider), (ROWS, make_optimizer())):
+        with pytest.raises(CheckpointError, match="expected optimizer state .*Resume with the optimizer"):
+            restore_optimizer(its_optimizer.init(other), loaded.optimizer, folder)
+
+
+@pytest.mark.parametrize("damaged", ["rows", "mean_rows"])
+def test_rows_that_are_no_tree_are_no_checkpoint_of_this_program(tmp_path, damaged):
+    saved = dataclasses.replace(make_checkpoint(), mean_rows=ROWS)
+    folder = save_checkpoint(tmp_path, dataclasses.replace(saved, **{damaged: only(ROWS)}))
+    with pytest.raises(CheckpointError, match="checkpoint-5: expected a checkpoint of this program"):
+        load_checkpoint(folder)
 
 
 def test_only_the_newest_are_kept_and_the_order_is_numeric(tmp_path):

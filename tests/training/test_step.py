@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from row_trees import bits, only, tree
 from tiny_step import CAPACITY, make_frozen, make_step_config, rates, start_rows
 
 from ti_flax.data.dataset import Dataset, one_shape, padded
@@ -70,7 +71,7 @@ def test_device_count_changes_only_rounding(one_device, devices):
     split = dataclasses.replace(config, batch_size=8 // devices, device_count=devices)
     state, losses, _ = run(split, frozen, [6], devices=devices)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
-    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(only(state.rows), only(expected.rows), rtol=1e-4, atol=1e-6)
 
 
 def test_accumulation_changes_only_rounding(one_device):
@@ -78,14 +79,14 @@ def test_accumulation_changes_only_rounding(one_device):
     split = dataclasses.replace(config, batch_size=2, accumulation=4)
     state, losses, _ = run(split, frozen, [6])
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
-    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(only(state.rows), only(expected.rows), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("chunks", [[1, 5], [2, 2, 2], [1] * 6])
 def test_chunk_length_does_not_change_a_bit(one_device, chunks):
     config, frozen, (expected, expected_losses, _) = one_device
     state, losses, _ = run(config, frozen, chunks)
-    assert state.rows.tobytes() == expected.rows.tobytes()
+    assert bits(state.rows) == bits(expected.rows)
     assert losses.tobytes() == expected_losses.tobytes()
 
 
@@ -102,10 +103,10 @@ def test_frozen_things_keep_their_bits():
     config = make_step_config(trainable=(True, False))
     frozen = make_frozen(config)
     state, losses, frozen_after = run(config, frozen, [4])
-    start = start_rows(config).astype(np.float32)
+    start, rows = only(start_rows(config)).astype(np.float32), only(state.rows)
     assert np.isfinite(losses).all()
-    assert state.rows[1].tobytes() == start[1].tobytes()
-    assert (state.rows[0] != start[0]).all()
+    assert rows[1].tobytes() == start[1].tobytes()
+    assert (rows[0] != start[0]).all()
     frozen = frozen | {"examples": padded(frozen["examples"])}
     kept = {name: frozen_after[name] for name in frozen}
     for leaf, wanted in zip(jax.tree.leaves(kept), jax.tree.leaves(frozen), strict=True):
@@ -155,7 +156,7 @@ def test_gradient_checkpointing_changes_only_rounding(one_device):
     config, frozen, (expected, _, _) = one_device
     model = dataclasses.replace(config.model, unet=config.model.unet.clone(gradient_checkpointing=True))
     state, _, _ = run(dataclasses.replace(config, model=model), frozen, [6])
-    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(only(state.rows), only(expected.rows), rtol=1e-4, atol=1e-6)
 
 
 def test_one_all_reduce_and_no_other_collective(one_device):
@@ -212,7 +213,7 @@ def test_buckets_give_the_same_rows_on_every_number_of_devices(one_device):
     split = dataclasses.replace(config, batch_size=1, device_count=8)
     state, split_losses, _ = run(split, frozen, [6], devices=8)
     np.testing.assert_allclose(split_losses, losses, rtol=1e-5)
-    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(only(state.rows), only(expected.rows), rtol=1e-4, atol=1e-7)
 
 
 def test_weights_of_one_change_nothing_and_others_weigh_the_error(one_device):
@@ -226,7 +227,7 @@ def test_weights_of_one_change_nothing_and_others_weigh_the_error(one_device):
     ones = np.ones((3, 2, 4, 4), np.float32)
     state, ones_losses, _ = weighted(ones)
     np.testing.assert_allclose(ones_losses, losses, rtol=1e-6)
-    np.testing.assert_allclose(state.rows, expected.rows, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(only(state.rows), only(expected.rows), rtol=1e-4, atol=1e-7)
     _, doubled, _ = weighted(2 * ones)
     np.testing.assert_allclose(doubled[0], 2 * losses[0], rtol=1e-6)
 
@@ -237,36 +238,38 @@ def row_rules(config, **changes):
 
 def test_the_pull_is_part_of_the_loss_and_of_the_gradient():
     """One plain gradient step with and without the pull: they differ by its formula."""
-    sgd = optim.mask_rows(optim.make_optimizer("sgd", lambda step: 1.0), np.array([True, True]))
+    sgd = optim.mask_rows(optim.make_optimizer("sgd", lambda step: 1.0), tree(np.array([True, True])))
     config = make_step_config(optimizer=lambda rate, clip: sgd)
     frozen, anchor = make_frozen(config), np.full((2, 32), 0.5, np.float32)
     plain, loss, _ = run(config, frozen, [1])
-    pulled, pulled_loss, _ = run(row_rules(config, pull=0.1, start=anchor), frozen, [1])
-    offset = start_rows(config) - anchor
+    pulled, pulled_loss, _ = run(row_rules(config, pull=0.1, start=tree(anchor)), frozen, [1])
+    offset = only(start_rows(config)) - anchor
     np.testing.assert_allclose(pulled_loss - loss, 0.05 * (offset**2).sum(), rtol=1e-5)
-    np.testing.assert_allclose(pulled.rows, plain.rows - 0.1 * offset, atol=1e-6)
+    np.testing.assert_allclose(only(pulled.rows), only(plain.rows) - 0.1 * offset, atol=1e-6)
 
 
 def test_norms_are_held_once_an_update_and_averages_follow(one_device):
     config, frozen, (plain, _, _) = one_device
-    split = dataclasses.replace(row_rules(config, norm=0.5, ema_decay=0.9), batch_size=4, accumulation=2)
+    split = dataclasses.replace(
+        row_rules(config, norm=tree(0.5), ema_decay=0.9), batch_size=4, accumulation=2
+    )
     first, _, _ = run(split, frozen, [1])
-    np.testing.assert_allclose(np.linalg.norm(first.rows, axis=1), 0.5, rtol=1e-6)
-    assert first.mean_rows.tobytes() == first.rows.tobytes()
+    np.testing.assert_allclose(np.linalg.norm(only(first.rows), axis=1), 0.5, rtol=1e-6)
+    assert bits(first.mean_rows) == bits(first.rows)
     # The learning rate of the first update is 0, so it rescales the start and does nothing else.
-    start = start_rows(config)
+    start = only(start_rows(config))
     expected = 0.5 * start / np.linalg.norm(start, axis=1, keepdims=True)
-    np.testing.assert_allclose(first.rows, expected, rtol=1e-5)
+    np.testing.assert_allclose(only(first.rows), expected, rtol=1e-5)
     whole, _, _ = run(split, frozen, [6])
     half, _, _ = run(split, frozen, [3])
     again, _, _ = run(split, frozen, [3], state=half)
-    assert again.mean_rows.tobytes() == whole.mean_rows.tobytes() != whole.rows.tobytes()
-    assert result_rows(split, whole).tobytes() == whole.mean_rows.tobytes()
+    assert bits(again.mean_rows) == bits(whole.mean_rows) != bits(whole.rows)
+    assert bits(result_rows(split, whole)) == bits(whole.mean_rows)
     assert plain.mean_rows is None and len(jax.tree.leaves(plain)) == len(jax.tree.leaves(whole)) - 1
-    assert result_rows(config, plain).tobytes() == plain.rows.tobytes()
+    assert bits(result_rows(config, plain)) == bits(plain.rows)
 
 
 def test_an_average_does_not_change_the_rows(one_device):
     config, frozen, (plain, losses, _) = one_device
     averaged, its_losses, _ = run(row_rules(config, ema_decay=0.9), frozen, [6])
-    assert averaged.rows.tobytes() == plain.rows.tobytes() and its_losses.tobytes() == losses.tobytes()
+    assert bits(averaged.rows) == bits(plain.rows) and its_losses.tobytes() == losses.tobytes()

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from diffusers.training_utils import compute_snr  # noqa: E402
+from row_trees import only, tree  # noqa: E402
 from tiny_models import SMALL  # noqa: E402
 from tiny_step import VOCABULARY, make_frozen, make_step_config, start_rows  # noqa: E402
 from torch_models import channels_first, write_torch_models  # noqa: E402
@@ -78,7 +79,7 @@ def test_masks_and_min_snr_have_pytorchs_gradient(tmp_path, family):
     config = make_step_config(family)
     model = load_stable_diffusion(tmp_path)
     frozen = {name: jax.tree.map(jnp.asarray, model.params[name]) for name in ("text_encoder", "unet")}
-    rows = start_rows(config).astype(np.float32)
+    rows = only(start_rows(config)).astype(np.float32)
     weight = learn_rows(modules, rows)
 
     rng = np.random.default_rng(4)
@@ -90,14 +91,14 @@ def test_masks_and_min_snr_have_pytorchs_gradient(tmp_path, family):
     objective = Objective.from_options(LossOptions(snr_gamma=5.0), config.schedule)
     weighted = dataclasses.replace(config, objective=objective)
     differentiate = jax.jit(jax.value_and_grad(denoising_loss), static_argnums=3)
-    loss, gradient = differentiate(jnp.asarray(rows), frozen, batch, weighted)
+    loss, gradient = differentiate(tree(jnp.asarray(rows)), frozen, batch, weighted)
     plain = reference_step(modules, scheduler, batch._replace(loss_weights=None))
     unweighted = weight.grad[VOCABULARY:].numpy().copy()
     weight.grad = None
     expected = reference_step(modules, scheduler, batch, snr_gamma=5.0)
     wanted = weight.grad[VOCABULARY:].numpy()
     assert abs(float(loss) - expected) < 1e-5 * expected
-    difference = np.linalg.norm(gradient - wanted) / np.linalg.norm(wanted)
+    difference = np.linalg.norm(only(gradient) - wanted) / np.linalg.norm(wanted)
     assert difference < 1e-4
     # The weights matter, and do not merely scale.
     assert abs(expected / plain - 1) > 0.05
@@ -117,7 +118,7 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
     frozen = make_frozen(config) | {name: model.params[name] for name in ("text_encoder", "unet")}
     examples = padded(frozen.pop("examples"))
     frozen = jax.tree.map(jnp.asarray, frozen)
-    rows = start_rows(config).astype(np.float32)
+    rows = only(start_rows(config)).astype(np.float32)
 
     weight = learn_rows(modules, rows)
     original = weight.detach().clone()
@@ -127,7 +128,8 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
     import optax
 
     ours = optax.adamw(RATE, weight_decay=1e-2)
-    state, rows = ours.init(jnp.asarray(rows)), jnp.asarray(rows)
+    rows = tree(jnp.asarray(rows))
+    state = ours.init(rows)
     positions = jnp.arange(2)
     draw_batch = jax.jit(
         lambda step: jax.vmap(
@@ -153,16 +155,16 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
             wanted = weight.grad[VOCABULARY:].numpy()
             assert abs(float(loss) - expected) < 1e-5 * expected
             assert np.linalg.norm(wanted) > 1e-6
-            first_difference = np.linalg.norm(gradient - wanted) / np.linalg.norm(wanted)
+            first_difference = np.linalg.norm(only(gradient) - wanted) / np.linalg.norm(wanted)
             assert first_difference < 1e-4
         optimizer.step()
         with torch.no_grad():
             weight[:VOCABULARY] = original[:VOCABULARY]
         updates, state = ours.update(gradient, state, rows)
-        rows = apply_updates(rows, updates, np.array([True, True]))
+        rows = apply_updates(rows, updates, tree(np.array([True, True])))
     wanted = weight[VOCABULARY:].detach().numpy()
-    moved = np.linalg.norm(wanted - start_rows(config))
+    moved = np.linalg.norm(wanted - only(start_rows(config)))
     assert moved > 0.1
-    difference = np.linalg.norm(np.asarray(rows) - wanted) / np.linalg.norm(wanted)
+    difference = np.linalg.norm(np.asarray(only(rows)) - wanted) / np.linalg.norm(wanted)
     assert difference < 1e-3, difference
     print(family, "gradient", first_difference, "rows", difference)

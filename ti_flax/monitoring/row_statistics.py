@@ -23,9 +23,10 @@ OUT_OF_RANGE = 10.0
 # The share of all that was gained below which a further gain does not count, and over how many evaluations.
 WORTH_HAVING = 0.05
 EVALUATIONS_TO_TELL = 3
-# What a table may have: bytes, evaluations, steps and vectors; a prompt has 77 tokens.
+# What a table may have: bytes, evaluations, steps and vectors, of which a prompt has room for 77, of
+# two text encoders.
 LARGEST_TABLE = 2**26
-_MOST_EVALUATIONS, _MOST_STEPS, _MOST_VECTORS = 100_000, 2**31, 77
+_MOST_EVALUATIONS, _MOST_STEPS, _MOST_VECTORS = 100_000, 2**31, 2 * 77
 _OF_EVALUATION = ("step", "validation_loss", "loss", "grad_norm")
 _OF_ROW = ("norm", "norm_to_median", "norm_percentile", "cosine_to_start", "nearest_words")
 

@@ -65,6 +65,44 @@ def test_what_the_page_says(folder):
         assert f"<figcaption>{title}</figcaption>" in text
 
 
+def test_a_word_of_two_text_encoders(folder):
+    vectors = ("1", "2", "1_text_encoder_2", "2_text_encoder_2")
+    table = [evaluation(step, loss, vectors=vectors) for step, loss in ((0, 0.2), (100, 0.1))]
+    write_evaluations(folder / "signals.csv", table)
+    text = html.unescape(written(folder, token="<my cat>", width=768, second_width=1280))
+    plain = re.sub(r"\s+", " ", re.sub(r"<(?!my cat>)[^>]+>", " ", text.partition("</style>")[2]))
+    assert "2 vectors of 768 and 1280 numbers, learned from 5 images" in plain
+    for name in ("vector 1", "vector 2", "vector 1, text_encoder_2", "vector 2, text_encoder_2"):
+        assert text.count(f'">{name}</span>') == 2, name  # length, and likeness to the start
+    assert "<td>1, text_encoder_2</td><td>0.600</td>" in text and "<td>2</td><td>0.600</td>" in text
+    python = text.partition("<h3>diffusers</h3><pre>")[2].partition("</pre>")[0]
+    assert python.splitlines() == [
+        "from diffusers import StableDiffusionXLPipeline",
+        "",
+        'pipe = StableDiffusionXLPipeline.from_pretrained("somebody/model")',
+        "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id",
+        'pipe.load_textual_inversion("learned_embeds.safetensors")',
+        "pipe.load_textual_inversion(",
+        '    "learned_embeds_2.safetensors", text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2',
+        ")",
+        'pipe("a photo of a <my cat>").images[0].save("picture.png")',
+    ]
+    assert "Copy my-cat.safetensors into the folder embeddings and write my-cat in prompts" in " ".join(
+        plain.split()
+    )
+    assert "embedding:my-cat" in plain and "Copy learned_embeds.safetensors" not in plain
+
+
+def test_facts_of_a_run_from_before_there_were_two_encoders_are_read(tmp_path):
+    facts().write(tmp_path)
+    content = json.loads((tmp_path / "run.json").read_text())
+    assert content.pop("second_width") == 0
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    assert RunFacts.read(tmp_path) == facts()
+    facts(second_width=1280).write(tmp_path)
+    assert RunFacts.read(tmp_path).second_width == 1280
+
+
 def test_the_page_needs_nothing_else_and_runs_nothing(folder):
     text = written(folder)
     page = Balanced(text)
