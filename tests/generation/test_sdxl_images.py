@@ -53,7 +53,10 @@ def pipeline(place):
 
     pipeline = StableDiffusionXLPipeline.from_pretrained(place[0], add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
-    assert pipeline.vae.config.force_upcast and pipeline.text_encoder_2.eos_token_id == place[1].end_of_text
+    assert (
+        pipeline.vae.config.force_upcast
+        and pipeline.text_encoder_2.config.eos_token_id == place[1].end_of_text
+    )
     return pipeline
 
 

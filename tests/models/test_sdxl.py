@@ -1,4 +1,4 @@
-"""SDXL's bundle: what fits together, folders in both layouts, stacked layers that files have one by one."""
+"""SDXL's bundle: what fits together, folders in both layouts, and layers that files have one by one."""
 
 import json
 

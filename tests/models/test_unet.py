@@ -8,7 +8,9 @@ from released_configs import UNET_1_5, UNET_2_1
 from tiny_models import FAMILIES, SD1, SD2, SDXL
 
 from ti_flax.errors import WeightsError
+from ti_flax.models.attention import AUTO
 from ti_flax.models.stable_diffusion import parameter_shapes, random_stable_diffusion
+from ti_flax.models.transformer import Transformer
 from ti_flax.models.unet import FlaxUNet2DConditionModel, UNet2DConditionConfig, timestep_embedding
 from ti_flax.models.weights.parameters import read_params
 
@@ -141,6 +143,25 @@ def test_gradient_checkpointing_changes_nothing_but_memory():
     found = gradient(context, checkpointed)
     assert np.abs(expected).max() > 0
     np.testing.assert_allclose(found, expected, atol=1e-4 * float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_stacked_parameters_are_not_copied(checkpointed):
+    """Neither for the forward pass nor for the backward one: beside them there is room for a layer's."""
+    layers = 16
+    transformer = Transformer(layers, 2, 4, True, jnp.float32, AUTO, checkpointed)
+    image, prompt = (
+        jax.ShapeDtypeStruct((1, 2, 2, 64), jnp.float32),
+        jax.ShapeDtypeStruct((1, 3, 64), jnp.float32),
+    )
+    params = jax.eval_shape(transformer.init, jax.random.key(0), image, prompt)
+
+    def loss(params, image, prompt):
+        return jnp.sum(transformer.apply(params, image, prompt) ** 2)
+
+    program = jax.jit(jax.grad(loss, argnums=2)).lower(params, image, prompt).compile()
+    memory = program.memory_analysis()
+    assert memory.temp_size_in_bytes < memory.argument_size_in_bytes / 3
 
 
 def test_reads_the_configs_of_released_models():

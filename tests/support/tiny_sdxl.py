@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_tokenizer import END, START, write_tokenizer
 from tiny_folder import WORDS
-from tiny_models import SDXL
+from tiny_models import SMALL_SDXL
 
 from ti_flax.models.prompt_encoding import SpecialTokens
 from ti_flax.models.stable_diffusion import random_stable_diffusion, save_stable_diffusion
@@ -17,7 +17,7 @@ def sdxl_configs(vocabulary):
     """The tiny configs with a tokenizer's vocabulary; ends of text are 2, as Hub copies of SDXL have it."""
     encoders = ("text_encoder", "text_encoder_2")
     ids = {"bos_token_id": vocabulary[START], "eos_token_id": 2, "pad_token_id": 0}
-    return SDXL | {name: SDXL[name] | ids | {"vocab_size": len(vocabulary)} for name in encoders}
+    return SMALL_SDXL | {name: SMALL_SDXL[name] | ids | {"vocab_size": len(vocabulary)} for name in encoders}
 
 
 @functools.cache
