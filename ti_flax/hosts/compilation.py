@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any
 
+from ti_flax.console.alarms import without_alarms
 from ti_flax.console.messages import detail, stage
 
 # XLA ends a process in which one CPU device waits so long for another; a step of a large model takes minutes.
 _PATIENCE_OF_CORES = 24 * 3600
 # Seconds in which a program that was compiled before is lowered and read.
 _READING = 2.0
+# Seconds after which a compilation may alarm XLA, which counts two minutes.
+_ALARM = 90.0
 
 
 class Compilation:
@@ -61,10 +64,15 @@ class Compilation:
                 self._ended.wait(_READING)
         if not self.ended:
             with stage(f"compiling {self._what}, the first time only", done=f"compiled {self._what}"):
-                self._ended.wait()
+                self._wait()
         if self._error is not None:
             raise self._error
         return self._program
+
+    def _wait(self) -> None:
+        if not self._ended.wait(_ALARM):
+            with without_alarms():
+                self._ended.wait()
 
     def _make(self, lower: Callable[[], Any]) -> None:
         try:
