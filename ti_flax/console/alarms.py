@@ -8,9 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-# Passes on what it reads as it comes, so that lines that are drawn again and again are; XLA writes an alarm at
-# once, and so what the operation took in the end. It is a process of its own, so that the last words of one that
-# crashes get through.
+# Passes on what it reads as it comes, so that lines that are drawn again and again are; XLA writes an alarm
+# at once. It is a process of its own, so that the last words of one that crashes get through.
 _FILTER = r"""
 import os, re, signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
