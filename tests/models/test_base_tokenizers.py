@@ -56,6 +56,16 @@ def test_vocabularies_that_differ_are_refused(tmp_path):
     )
 
 
+def test_two_words_that_changed_places_are_refused(tmp_path):
+    vocabulary = write_tokenizers(tmp_path)
+    swapped = vocabulary | {"cat</w>": vocabulary["dog</w>"], "dog</w>": vocabulary["cat</w>"]}
+    (tmp_path / "tokenizer_2" / "vocab.json").write_text(json.dumps(swapped))
+    with pytest.raises(
+        TokenError, match=f"found {len(vocabulary)} tokens; 2 differ, such as 'cat</w>'. Take"
+    ):
+        base_tokenizers(ModelSource(tmp_path))
+
+
 def test_ends_of_text_that_differ_are_refused(tmp_path):
     write_tokenizers(tmp_path)
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
@@ -110,11 +120,14 @@ def test_a_single_file_takes_the_standard_tokenizer_twice(file, tmp_path):
 
 
 def test_a_single_file_takes_the_tokenizers_that_describe_it(file, tmp_path):
-    write_tokenizers(tmp_path / "described", words="house", second_words="house")
+    vocabulary = write_tokenizers(tmp_path / "described", words="house", second_words="house")
+    # Another pad than all SDXL models have shows whose it is.
+    write_tokenizer(tmp_path / "described" / "tokenizer_2", words="house", pad_token=START)
     described = ModelSource(file.place, config_folder=tmp_path / "described")
     described.__dict__["file"] = file.file
     found = base_tokenizers(described)
-    assert "house</w>" in found.tokenizer.get_vocab() and found.pad_token_ids["text_encoder_2"] == 0
+    assert "house</w>" in found.tokenizer.get_vocab()
+    assert found.pad_token_ids == {"text_encoder": vocabulary[END], "text_encoder_2": vocabulary[START]}
 
 
 def test_both_tokenizers_are_written_with_their_pads(tmp_path):
