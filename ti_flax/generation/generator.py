@@ -56,7 +56,9 @@ class ImageGenerator:
         spaced = sampling_steps(schedule, scheduler_config, steps=steps, sampler=sampler)
         self._model = model
 
-        def encode(params: Mapping[str, Any], rows: Rows, token_ids: jax.Array) -> PromptEncoding:
+        def encode(
+            params: Mapping[str, Any], rows: Mapping[str, jax.Array], token_ids: jax.Array
+        ) -> PromptEncoding:
             embedded = {
                 name: embed_tokens(token_table(params, name), rows[name], ids, first_added_id=first_added_id)
                 for name, ids in token_ids_by_encoder(model, token_ids, special).items()

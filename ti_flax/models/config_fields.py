@@ -159,7 +159,7 @@ def _refuse(name: str, value: Any, where: str, fixed: Mapping[str, tuple]) -> No
     if name not in fixed:
         raise WeightsError(
             where,
-            expected="only fields of Stable Diffusion 1.x and 2.x models",
+            expected="only fields of Stable Diffusion 1.x, 2.x and XL models",
             found=f"the unknown field {name}: {value!r}",
             remedy="This kind of model is not supported.",
         )
