@@ -305,13 +305,13 @@ def test_no_file_is_replaced_unasked(place, tmp_path, one_device, monkeypatch, c
         ),
         (
             ["--prompt_file", "{}/sampler.txt"],
-            "prompt 'a cat', --ss: expected ddim or dpmsolver.., found euler",
+            "prompt 'a cat', --ss: expected ddim or dpmsolver.. or euler, found heun",
         ),
     ],
 )
 def test_mistakes(place, tmp_path, one_device, flags, message):
     (place / "size.txt").write_text("a cat --w 15")
-    (place / "sampler.txt").write_text("a cat --ss euler")
+    (place / "sampler.txt").write_text("a cat --ss heun")
     with pytest.raises(TiFlaxError, match=message) as caught:
         draw(place, tmp_path / "a.png", *(flag.format(place) for flag in flags))
     assert not (tmp_path / "a.png").exists() and "\n" not in str(caught.value)

@@ -145,15 +145,10 @@ def test_gradient_checkpointing_changes_nothing_but_memory():
     np.testing.assert_allclose(found, expected, atol=1e-4 * float(np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_stacked_parameters_are_not_copied(checkpointed):
-    """Neither for the forward pass nor for the backward one: beside them there is room for a layer's."""
-    layers = 16
-    transformer = Transformer(layers, 2, 4, True, jnp.float32, AUTO, checkpointed)
-    image, prompt = (
-        jax.ShapeDtypeStruct((1, 2, 2, 64), jnp.float32),
-        jax.ShapeDtypeStruct((1, 3, 64), jnp.float32),
-    )
+def memory_of_gradient(checkpointed, side):
+    """Bytes that the gradient of 12 stacked layers by the prompt takes, and those of its arguments."""
+    transformer = Transformer(12, 2, 4, True, jnp.float32, AUTO, checkpointed)
+    image, prompt = (jax.ShapeDtypeStruct((1, *shape, 48), jnp.float32) for shape in ((side, side), (3,)))
     params = jax.eval_shape(transformer.init, jax.random.key(0), image, prompt)
 
     def loss(params, image, prompt):
@@ -161,7 +156,19 @@ def test_stacked_parameters_are_not_copied(checkpointed):
 
     program = jax.jit(jax.grad(loss, argnums=2)).lower(params, image, prompt).compile()
     memory = program.memory_analysis()
-    assert memory.temp_size_in_bytes < memory.argument_size_in_bytes / 3
+    return memory.temp_size_in_bytes, memory.argument_size_in_bytes
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_stacked_parameters_are_not_copied(checkpointed):
+    """Neither for the forward pass nor for the backward one: beside them there is room for a layer's."""
+    taken, given = memory_of_gradient(checkpointed, side=2)
+    assert taken < given / 3
+
+
+def test_gradient_checkpointing_keeps_only_the_input_of_a_layer():
+    plain, checkpointed = (memory_of_gradient(each, side=16)[0] for each in (False, True))
+    assert checkpointed < plain / 3
 
 
 def test_reads_the_configs_of_released_models():

@@ -294,16 +294,20 @@ MEASURE = """
     import jax, numpy as np
     from ti_flax.models.weights import parameters as weights
     folder, write, stored, dtype = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
-    SIDE, LAYERS = 2500, 8
+    SIDE, LAYERS, stacked = 2500, 8, sys.argv[5] == "stacked"
     def status(name):
         text = pathlib.Path("/proc/self/status").read_text()
         return int(re.search(name + r":\\s+(\\d+) kB", text)[1]) * 1024
     if write != "read":
-        tree = {f"resnets_{i}": {"kernel": np.full((SIDE, SIDE), i, stored)} for i in range(LAYERS)}
+        name = "transformer_blocks" if stacked else "resnets"
+        tree = {f"{name}_{i}": {"kernel": np.full((SIDE, SIDE), i, stored)} for i in range(LAYERS)}
         getattr(weights, write)(folder, "unet", tree)
     else:
         shape = jax.ShapeDtypeStruct((SIDE, SIDE), np.float32)
         expected = {f"resnets_{i}": {"kernel": shape} for i in range(LAYERS)}
+        if stacked:
+            stack = jax.ShapeDtypeStruct((LAYERS, SIDE, SIDE), np.float32)
+            expected = {"transformer_blocks_*": {"kernel": stack}}
         pathlib.Path("/proc/self/clear_refs").write_text("5")
         before = status("VmRSS")
         params = weights.read_params(folder, "unet", expected, dtype=dtype)
@@ -313,10 +317,21 @@ MEASURE = """
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.parametrize("write", ["write_torch_params", "write_flax_params"])
-@pytest.mark.parametrize("stored", ["float32", "float16"])
-def test_loading_holds_little_more_than_the_parameters(write, stored, tmp_path):
+@pytest.mark.parametrize(
+    ("stored", "layers"), [("float32", "one"), ("float16", "one"), ("float16", "stacked")]
+)
+def test_loading_holds_little_more_than_the_parameters(write, stored, layers, tmp_path):
     def measure(what):
-        command = [sys.executable, "-c", textwrap.dedent(MEASURE), str(tmp_path), what, stored, "float32"]
+        command = [
+            sys.executable,
+            "-c",
+            textwrap.dedent(MEASURE),
+            str(tmp_path),
+            what,
+            stored,
+            "float32",
+            layers,
+        ]
         root = pathlib.Path(weights.__file__).parents[3]
         return subprocess.run(command, check=True, capture_output=True, text=True, cwd=root).stdout
 
