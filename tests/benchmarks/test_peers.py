@@ -125,7 +125,8 @@ def test_ours_learns_beside_the_script_for_sdxl(tmp_path, monkeypatch, capsys):
         (["--script", "sdxl", "--flax-python", "python"], "--flax-python: expected none with --script sdxl"),
     ],
 )
-def test_shapes_and_scripts_that_do_not_go_together_are_one_line(flags, message):
+def test_shapes_and_scripts_that_do_not_go_together_are_one_line(flags, message, monkeypatch):
+    monkeypatch.setattr(peers, "write_materials", lambda options: pytest.fail("it began"))
     with pytest.raises(ConfigError, match=message):
         peers.main(["--examples", "nowhere", *flags])
 
