@@ -3,12 +3,13 @@
     git clone https://github.com/huggingface/diffusers
     python benchmarks/peers.py --examples diffusers/examples --preset mid --batch 2
     python benchmarks/peers.py --examples diffusers/examples --flax-python ENVIRONMENT/bin/python
+    python benchmarks/peers.py --examples diffusers/examples --script sdxl --batch 1
 
 The scripts run unchanged, each in a process of its own that stops after every few steps and waits for its
 turn. The model has random weights. The PyTorch script needs torch, accelerate and diffusers here; the Flax
-script needs an environment of its own with diffusers 0.39 and transformers 4.57.6, the last with Flax
-classes. Where torchvision is missing, a stand-in does the one thing that they use it for: it mirrors an
-image with probability p.
+script, which knows no SDXL, needs an environment of its own with diffusers 0.39 and transformers 4.57.6, the
+last with Flax classes. Where torchvision is missing, a stand-in does what they use it for: it mirrors an
+image with probability p, or cuts a square out of it.
 """
 
 import argparse
@@ -35,7 +36,15 @@ from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError  # noqa: E402
 
 _IMAGES = 5
-PRESETS = ("tiny", "mid", "odd-shallow", "odd-deep", "sd15", "sd21")
+# The first is measured where none is named.
+PRESETS = {
+    "sd": ("mid", "tiny", "odd-shallow", "odd-deep", "sd15", "sd21"),
+    "sdxl": ("sdxl-mid", "sdxl-tiny", "sdxl"),
+}
+REFERENCE = {
+    "sd": {"pytorch": "textual_inversion.py", "flax": "textual_inversion_flax.py"},
+    "sdxl": {"pytorch": "textual_inversion_sdxl.py"},
+}
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -51,7 +60,12 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         metavar="PYTHON",
         help="Python of an environment with diffusers 0.39; without it the Flax script does not take part",
     )
-    add("--preset", choices=PRESETS, default="mid", help="shapes of the model")
+    add("--script", choices=REFERENCE, default="sd", help="which scripts: for SD 1.x and 2.x, or for SDXL")
+    add(
+        "--preset",
+        choices=[name for names in PRESETS.values() for name in names],
+        help="shapes of the model; by default mid or sdxl-mid",
+    )
     add("--batch", type=int, default=2, help="samples per step")
     add("--resolution", type=int, help="side of the images; by default the preset's")
     add("--segment", type=int, default=10, help="steps of a turn")
@@ -152,29 +166,33 @@ class Script:
 
 
 def write_materials(options: argparse.Namespace) -> dict[str, Path]:
-    """Writes images and a random model, for PyTorch and for the old Flax classes; returns the folders."""
+    """Writes images and a random model, for PyTorch and the old Flax classes; returns the folders."""
     from PIL import Image
     from presets import preset, write_tokenizer_of
 
     from ti_flax.models.stable_diffusion import random_stable_diffusion, save_stable_diffusion
 
-    folders = {name: options.work / name for name in ("images", "torch", "flax")}
+    layouts = ("torch", "flax") if "flax" in REFERENCE[options.script] else ("torch",)
+    folders = {name: options.work / name for name in ("images", *layouts)}
     folders["images"].mkdir(parents=True, exist_ok=True)
     rng, side = np.random.default_rng(0), options.resolution
     for index in range(_IMAGES):
         noise = rng.integers(0, 256, (side // 8, side // 8, 3), np.uint8)
         Image.fromarray(noise).resize((side, side)).save(folders["images"] / f"{index}.png")
     model = random_stable_diffusion(preset(options.preset), seed=0)
-    for layout in ("torch", "flax"):
-        save_stable_diffusion(model, folders[layout], layout=layout)
-        write_tokenizer_of(folders[layout] / "tokenizer", model.text_encoder.config.vocab_size)
+    tokens = model.text_encoder.config.vocab_size
+    for layout in layouts:
+        save_stable_diffusion(model, folders[layout], layout=layout, eos_token_id=tokens - 1)
+        write_tokenizer_of(folders[layout] / "tokenizer", tokens)
+        if model.is_sdxl:
+            write_tokenizer_of(folders[layout] / "tokenizer_2", tokens, second=True)
     return folders
 
 
 def scripts(options: argparse.Namespace, folders: dict[str, Path]) -> list[Script]:
     """The scripts that take part."""
     examples = options.examples / "textual_inversion"
-    reference = {"pytorch": "textual_inversion.py", "flax": "textual_inversion_flax.py"}
+    reference = REFERENCE[options.script]
     for name in reference.values():
         if not (examples / name).is_file():
             raise ConfigError("--examples", expected=f"textual_inversion/{name} in it", found=str(examples))
@@ -225,7 +243,20 @@ def scripts(options: argparse.Namespace, folders: dict[str, Path]) -> list[Scrip
 def _note_torchvision(python: str) -> None:
     check = subprocess.run([python, "-c", "import torchvision.transforms"], capture_output=True)
     if check.returncode != 0:
-        print(f"note: {python} has no torchvision; a stand-in mirrors the images", file=sys.stderr)
+        print(f"note: {python} has no torchvision; a stand-in mirrors and cuts images", file=sys.stderr)
+
+
+def check_script(options: argparse.Namespace) -> None:
+    """Fills in the preset, and refuses what does not go with the scripts."""
+    presets = PRESETS[options.script]
+    options.preset = options.preset or presets[0]
+    if options.preset not in presets:
+        expected = f"one of {', '.join(presets)} with --script {options.script}"
+        raise ConfigError("--preset", expected=expected, found=options.preset)
+    if options.flax_python and "flax" not in REFERENCE[options.script]:
+        raise ConfigError(
+            "--flax-python", expected=f"none with --script {options.script}", remedy="Leave it out."
+        )
 
 
 def take_turns(running: Sequence[Script], turns: int) -> None:
@@ -243,6 +274,7 @@ def main(argv=None) -> None:
     from presets import RESOLUTIONS
 
     options = parse_arguments(argv)
+    check_script(options)
     options.resolution = options.resolution or RESOLUTIONS[options.preset]
     if options.segment * options.batch % _IMAGES:
         raise ConfigError("--segment", expected=f"segment x batch to be a multiple of {_IMAGES}")

@@ -1,7 +1,7 @@
-"""The shapes that are measured: the demo's model, a middle one for CPUs, Stable Diffusion 1.5 and 2.1.
+"""The shapes that are measured: the demo's model, middle ones for CPUs, Stable Diffusion 1.5, 2.1 and XL.
 
-Two odd ones, which nobody tuned for, have channels, heads, depths and sizes that are no powers of two. A tiny
-one shows within seconds that everything a benchmark needs is there; its figures mean nothing.
+Two odd ones, which nobody tuned for, have channels, heads, depths and sizes that are no powers of two. Tiny
+ones show within seconds that everything a benchmark needs is there; their figures mean nothing.
 """
 
 import sys
@@ -193,6 +193,89 @@ SD21 = {
     "vae": SD15["vae"] | {"sample_size": 768},
     "scheduler": _SCHEDULER | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
 }
+_SDXL_SCHEDULER = _SCHEDULER | {
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": "0.19.0.dev0",
+    "interpolation_type": "linear",
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "timestep_spacing": "leading",
+    "use_karras_sigmas": False,
+}
+_SDXL_UNET = _UNET | {
+    "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_embed_type_num_heads": 64,
+}
+_PROJECTED = {"architectures": ["CLIPTextModelWithProjection"], "hidden_act": "gelu"}
+SDXL_TINY = {
+    "text_encoder": TINY["text_encoder"] | {"num_hidden_layers": 2},
+    "text_encoder_2": TINY["text_encoder"] | _PROJECTED | {"num_hidden_layers": 2},
+    "unet": _SDXL_UNET
+    | {
+        "sample_size": 8,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "block_out_channels": [32, 32],
+        "layers_per_block": 1,
+        "transformer_layers_per_block": [1, 2],
+        "cross_attention_dim": 64,
+        "attention_head_dim": [2, 4],
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 32 + 6 * 8,
+    },
+    "vae": TINY["vae"] | {"scaling_factor": 0.13025, "force_upcast": True},
+    "scheduler": _SDXL_SCHEDULER,
+}
+SDXL_MID = {
+    "text_encoder": MID["text_encoder"] | {"num_attention_heads": 4},
+    "text_encoder_2": _CLIP
+    | _PROJECTED
+    | {
+        "hidden_size": 320,
+        "intermediate_size": 1280,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 5,
+        "projection_dim": 320,
+    },
+    "unet": _SDXL_UNET
+    | {
+        "sample_size": 48,
+        "block_out_channels": [64, 128, 256],
+        "cross_attention_dim": 256 + 320,
+        "attention_head_dim": [1, 2, 4],
+        "addition_time_embed_dim": 64,
+        "projection_class_embeddings_input_dim": 320 + 6 * 64,
+    },
+    "vae": MID["vae"] | {"scaling_factor": 0.13025, "force_upcast": True, "sample_size": 384},
+    "scheduler": _SDXL_SCHEDULER,
+}
+SDXL = {
+    "text_encoder": SD15["text_encoder"],
+    "text_encoder_2": _CLIP
+    | _PROJECTED
+    | {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 20,
+        "projection_dim": 1280,
+    },
+    "unet": _SDXL_UNET
+    | {
+        "sample_size": 128,
+        "block_out_channels": [320, 640, 1280],
+        "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20],
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 1280 + 6 * 256,
+    },
+    "vae": SD15["vae"] | {"scaling_factor": 0.13025, "force_upcast": True, "sample_size": 1024},
+    "scheduler": _SDXL_SCHEDULER,
+}
 RESOLUTIONS = {
     "tiny": 32,
     "demo": 64,
@@ -201,6 +284,9 @@ RESOLUTIONS = {
     "odd-deep": 320,
     "sd15": 512,
     "sd21": 768,
+    "sdxl-tiny": 32,
+    "sdxl-mid": 384,
+    "sdxl": 1024,
 }
 _CONFIGS = {
     "tiny": TINY,
@@ -209,6 +295,9 @@ _CONFIGS = {
     "odd-deep": ODD_DEEP,
     "sd15": SD15,
     "sd21": SD21,
+    "sdxl-tiny": SDXL_TINY,
+    "sdxl-mid": SDXL_MID,
+    "sdxl": SDXL,
 }
 
 
@@ -223,13 +312,27 @@ def preset(name: str) -> dict[str, dict[str, Any]]:
     return base_configs({str(index): index for index in range(790)} | {START: 790, END: 791})
 
 
-def write_tokenizer_of(folder: Path, tokens: int) -> None:
-    """Writes a CLIP tokenizer with a vocabulary of so many tokens; those without a word are never used."""
+def sizes(images: int, side: int) -> Any:
+    """What an SDXL model is told of square images that nothing was cut from, `[images, 2, 6]` float32."""
+    import numpy as np
+
+    return np.broadcast_to(np.float32([side, side, 0, 0, side, side]), (images, 2, 6))
+
+
+def write_tokenizer_of(folder: Path, tokens: int, *, second: bool = False) -> None:
+    """Writes a CLIP tokenizer with a vocabulary of so many tokens; those without a word are never used.
+
+    Args:
+      folder: made where it does not exist.
+      tokens: of the vocabulary.
+      second: whether it is that of SDXL's second text encoder, which fills prompts up with "!".
+    """
     import json
 
     from clip_tokenizer import END, START, write_tokenizer
 
-    known = [token for token in write_tokenizer(folder, words="photo") if token not in (START, END)]
+    written = write_tokenizer(folder, words="photo", pad_token="!" if second else END)
+    known = [token for token in written if token not in (START, END)]
     unused = [f"unused{index}</w>" for index in range(tokens - len(known) - 2)]
     vocabulary = {token: index for index, token in enumerate([*known, *unused, START, END])}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")

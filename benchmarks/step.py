@@ -39,6 +39,7 @@ from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError  # noqa: E402
 
 PRESETS = ("tiny", "demo", "mid", "odd-shallow", "odd-deep", "sd15", "sd21")
+PRESETS += ("sdxl-tiny", "sdxl-mid", "sdxl")
 # Rows, images and prompts of the measured run; none of them matters for the time.
 _IMAGES, _PROMPTS = 5, 27
 
@@ -132,11 +133,9 @@ def resolution(options: argparse.Namespace) -> int:
 
 def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     """Makes the step_config, its first state and the frozen arrays, on the devices."""
-    import dataclasses
-
     import jax
     import jax.numpy as jnp
-    from presets import preset
+    from presets import preset, sizes
 
     from ti_flax.data.dataset import one_shape, padded
     from ti_flax.models.attention import Attention
@@ -147,11 +146,8 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, init_state
 
     model = random_stable_diffusion(preset(options.preset), seed=0, dtype=jnp.dtype(options.dtype))
-    attention = Attention(options.attention)
-    model = dataclasses.replace(
-        model,
-        unet=model.unet.clone(attention=attention, gradient_checkpointing=options.gradient_checkpointing),
-        text_encoder=model.text_encoder.clone(attention=attention),
+    model = with_attention(
+        model, Attention(options.attention), gradient_checkpointing=options.gradient_checkpointing
     )
     text = model.text_encoder.config
     trainable = {encoder: np.ones(1, bool) for encoder in model.text_encoders}
@@ -173,9 +169,10 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     side = resolution(options) // model.vae.config.downsampling
     moments = (_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels)
     token_ids = rng.integers(0, text.vocab_size + 1, (_PROMPTS, text.max_position_embeddings), np.int32)
+    time_ids = sizes(_IMAGES, resolution(options)) if model.is_sdxl else None
     frozen = {
         **{part: model.params[part] for part in (*model.text_encoders, "unet")},
-        "examples": padded(one_shape(rng.standard_normal(moments, np.float32), token_ids)),
+        "examples": padded(one_shape(rng.standard_normal(moments, np.float32), token_ids, time_ids=time_ids)),
         "settings": step_config.settings,
     }
     rows = {
@@ -186,6 +183,19 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     arguments = (replicate(frozen, devices), replicate(key, devices))
     model.params.clear()
     return step_config, jax.device_get(init_state(step_config, rows)), arguments
+
+
+def with_attention(model: Any, attention: Any, *, gradient_checkpointing: bool) -> Any:
+    """The model with modules that compute attention so."""
+    import dataclasses
+
+    return dataclasses.replace(
+        model,
+        unet=model.unet.clone(attention=attention, gradient_checkpointing=gradient_checkpointing),
+        text_encoders={
+            name: encoder.clone(attention=attention) for name, encoder in model.text_encoders.items()
+        },
+    )
 
 
 def flop_per_sample(step_config: Any, frozen: Any) -> int:
@@ -205,12 +215,7 @@ def flop_per_sample(step_config: Any, frozen: Any) -> int:
     from ti_flax.training.batches import Batch
     from ti_flax.training.step import denoising_loss
 
-    model, plain = step_config.model, Attention("plain")
-    model = dataclasses.replace(
-        model,
-        unet=model.unet.clone(attention=plain, gradient_checkpointing=False),
-        text_encoder=model.text_encoder.clone(attention=plain),
-    )
+    model = with_attention(step_config.model, Attention("plain"), gradient_checkpointing=False)
     step_config = dataclasses.replace(step_config, model=model)
     frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), frozen)
     examples = frozen["examples"]
@@ -218,7 +223,8 @@ def flop_per_sample(step_config: Any, frozen: Any) -> int:
     channels = moments // 2
     latents = jnp.zeros((1, side, side, channels))
     tokens = jnp.zeros((1, examples.prompts.token_ids.shape[-1]), jnp.int32)
-    batch = Batch(latents, latents, jnp.zeros(1, jnp.int32), tokens)
+    time_ids = jnp.zeros((1, 6)) if model.is_sdxl else None
+    batch = Batch(latents, latents, jnp.zeros(1, jnp.int32), tokens, time_ids=time_ids)
     rows = {name: jnp.zeros((1, each.config.hidden_size)) for name, each in model.text_encoders.items()}
     step = jax.value_and_grad(lambda rows, frozen, batch: denoising_loss(rows, frozen, batch, step_config))
     return count_flop(jax.make_jaxpr(step)(rows, frozen, batch).jaxpr)

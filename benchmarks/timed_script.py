@@ -79,7 +79,7 @@ def follow_our_updates() -> None:
 
 
 def stand_in_for_torchvision() -> None:
-    """Gives the script the one thing that it takes from torchvision, where there is none."""
+    """Gives the script what it takes from torchvision, where there is none: a mirror image, and a crop."""
     if importlib.util.find_spec("torchvision") is not None:
         return
     from PIL import ImageOps
@@ -91,10 +91,25 @@ def stand_in_for_torchvision() -> None:
         def __call__(self, image):
             return ImageOps.mirror(image) if random.random() < self.p else image
 
+    class RandomCrop:
+        def __init__(self, size):
+            pass
+
+        @staticmethod
+        def get_params(image, output_size):
+            height, width = output_size
+            places = (random.randint(0, whole) for whole in (image.height - height, image.width - width))
+            return *places, height, width
+
+    def crop(image, top, left, height, width):
+        return image.crop((left, top, left + width, top + height))
+
     # This remembers that there is none: to transformers it would not be enough.
     importlib.import_module("transformers.utils").is_torchvision_available()
     transforms: Any = types.ModuleType("torchvision.transforms")
-    transforms.RandomHorizontalFlip = RandomHorizontalFlip
+    for kind in (RandomHorizontalFlip, RandomCrop):
+        setattr(transforms, kind.__name__, kind)
+    transforms.functional = types.SimpleNamespace(crop=crop)
     torchvision: Any = types.ModuleType("torchvision")
     torchvision.transforms = transforms
     sys.modules |= {"torchvision": torchvision, "torchvision.transforms": transforms}

@@ -110,7 +110,7 @@ def parse_arguments(argv=None) -> tuple[argparse.Namespace, list[str]]:
     add("--topology", default="v5e:2x4", help="version and shape of the slice, such as v4:2x2x1")
     add(
         "--preset",
-        choices=("demo", "mid", "sd15", "sd21"),
+        choices=("demo", "mid", "sd15", "sd21", "sdxl-tiny", "sdxl-mid", "sdxl"),
         help="shapes of benchmarks/presets.py, not a model's",
     )
     add("--no_search", action="store_true", help="do not look for the largest batch")
@@ -230,6 +230,7 @@ def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
     import jax
     import jax.numpy as jnp
     import numpy as np
+    from presets import sizes
 
     from ti_flax.data.dataset import one_shape, padded
     from ti_flax.data.prompts.templates import training_prompts
@@ -242,10 +243,12 @@ def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
     prompts = training_prompts(config.concept.placeholder_token, config.concept.learnable_property)
     tokens = (len(prompts), model.text_encoder.config.max_position_embeddings)
     moments = (_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels)
+    time_ids = sizes(_IMAGES, config.images.resolution) if model.is_sdxl else None
+    examples = one_shape(np.zeros(moments, np.float32), np.zeros(tokens, np.int32), time_ids=time_ids)
     frozen = {
         **{name: parameter_shapes(encoder) for name, encoder in model.text_encoders.items()},
         "unet": parameter_shapes(model.unet),
-        "examples": padded(one_shape(np.zeros(moments, np.float32), np.zeros(tokens, np.int32))),
+        "examples": padded(examples),
         "settings": jax.eval_shape(lambda: jax.tree.map(jnp.float32, step_config.settings)),
     }
     rows = {

@@ -29,6 +29,27 @@ for step in range(options.max_train_steps):
     bar.update(1)
     bar.set_postfix(loss=1.0)
 """
+# That for SDXL cuts squares besides, and wants a second tokenizer, which pads otherwise than the first.
+SDXL = f"""
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torchvision import transforms
+
+image = Image.fromarray(np.arange(6 * 7 * 3, dtype=np.uint8).reshape(6, 7, 3))
+top, left, height, width = transforms.RandomCrop(4).get_params(image, (4, 5))
+cut = np.asarray(transforms.functional.crop(image, top, left, height, width))
+np.testing.assert_array_equal(cut, np.asarray(image)[top : top + 4, left : left + 5])
+assert transforms.RandomHorizontalFlip(p=0.0)(image) is image
+
+(model,) = (flag.partition("=")[2] for flag in sys.argv if flag.startswith("--pretrained_model"))
+configs = [Path(model) / name / "tokenizer_config.json" for name in ("tokenizer", "tokenizer_2")]
+assert [json.loads(file.read_text())["pad_token"] for file in configs] == ["<|endoftext|>", "!"]
+{PYTORCH}
+"""
 # A bar of epochs, one of each epoch's steps, and a line with the loss at the end of an epoch.
 FLAX = f"""{OPTIONS}
 steps = 5 * options.repeats // options.train_batch_size
@@ -80,6 +101,34 @@ def test_each_script_makes_the_steps_of_its_turns_and_the_last_line_has_the_rati
     rates = json.loads((tmp_path / "peers.json").read_text())
     assert {name: len(found) for name, found in rates.items()} == {"ours": 2, "pytorch": 2, "flax": 2}
     assert of_flax == pytest.approx(ours / flax, abs=0.02 + ours / flax * 0.01)
+
+
+def test_ours_learns_beside_the_script_for_sdxl(tmp_path, monkeypatch, capsys):
+    (tmp_path / "textual_inversion").mkdir()
+    (tmp_path / "textual_inversion" / "textual_inversion_sdxl.py").write_text(SDXL)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    flags = ["--examples", str(tmp_path), "--work", str(tmp_path / "work"), "--script", "sdxl"]
+    peers.main([*flags, "--preset", "sdxl-tiny", "--batch", "1", "--segment", "5", "--turns", "1"])
+    assert capsys.readouterr().out.splitlines()[-1].split()[1::2] == ["ours", "pytorch", "ratio-pytorch"]
+    assert not (tmp_path / "work" / "flax").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--script", "sdxl", "--preset", "mid"],
+            "expected one of sdxl-mid, sdxl-tiny, sdxl with --script sdxl",
+        ),
+        (["--preset", "sdxl"], "expected one of mid, .* with --script sd, found sdxl"),
+        (["--script", "sdxl", "--flax-python", "python"], "--flax-python: expected none with --script sdxl"),
+    ],
+)
+def test_shapes_and_scripts_that_do_not_go_together_are_one_line(flags, message, monkeypatch):
+    monkeypatch.setattr(peers, "write_materials", lambda options: pytest.fail("it began"))
+    with pytest.raises(ConfigError, match=message):
+        peers.main(["--examples", "nowhere", *flags])
 
 
 @pytest.mark.parametrize(

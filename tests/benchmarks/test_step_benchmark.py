@@ -3,8 +3,10 @@
 import json
 import time
 
+import jax
 import numpy as np
 import peak
+import presets
 import pytest
 import step as benchmark
 
@@ -41,6 +43,27 @@ def test_figures(tmp_path, monkeypatch, capsys):
     assert figures["planned_arguments_gb"] > 0 and {"jax", "python"} <= set(figures["versions"])
     published = benchmark.against_peak(work, 1.0, [2e11], 3e12)
     assert "peak           3 TFLOP/s a device: published for" in benchmark.shown(figures | published)
+
+
+def test_sdxl_is_measured_and_each_of_its_layers_counts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "keep_in_empty_folder", lambda: None)
+    monkeypatch.setattr(benchmark, "Matmuls", Slow)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    file = tmp_path / "step.json"
+    tiny = ["--preset", "sdxl-tiny", "--devices", "1", "--calls", "1", "--seconds", "0.01"]
+    benchmark.main([*tiny, "--json", str(file)])
+    work = json.loads(file.read_text())["flop_per_sample"]
+    assert "sdxl-tiny, 32 px, batch 1, float32" in capsys.readouterr().out
+    # Each layer of a scan counts: twelve in place of two add five times what two more add.
+    assert layers_work(monkeypatch, tiny, 12) - work == 5 * (layers_work(monkeypatch, tiny, 4) - work) > 0
+
+
+def layers_work(monkeypatch, tiny, layers):
+    """FLOP of a sample with so many layers in a transformer of the inner level."""
+    deep = presets.SDXL_TINY["unet"] | {"transformer_layers_per_block": [1, layers]}
+    monkeypatch.setitem(presets.SDXL_TINY, "unet", deep)
+    step_config, _, arguments = benchmark.build(benchmark.parse_arguments(tiny), jax.devices()[:1])
+    return benchmark.flop_per_sample(step_config, arguments[0])
 
 
 def test_the_step_is_held_against_a_published_peak_where_there_is_one():

@@ -7,7 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+from tiny_folder import write_folder
+
+from ti_flax.config import parse_config
+from ti_flax.run.fit import CHUNK_CAPACITY
+from ti_flax.training.devices import pmapped
+from ti_flax.training.step import make_chunk
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "compile_for_tpu.py"
@@ -32,18 +39,25 @@ def run(*flags):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-@pytest.mark.parametrize(("topology", "devices", "memory"), [("v5e:2x2", 4, 16), ("v6e:2x2", 4, 32)])
-def test_the_step_compiles_for_a_slice(topology, devices, memory):
-    done = run("--topology", topology, "--no_search", "--roofline")
+@pytest.mark.parametrize(
+    ("topology", "devices", "memory", "numbers", "flags"),
+    [
+        ("v5e:2x2", 4, 16, 160, ()),
+        ("v6e:2x2", 4, 32, 160, ()),
+        ("v5e:2x2", 4, 16, 32 + 32, ("--preset", "sdxl-tiny", "--resolution", "32")),
+    ],
+)
+def test_the_step_compiles_for_a_slice(topology, devices, memory, numbers, flags):
+    done = run("--topology", topology, "--no_search", "--roofline", *flags)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^predicted +at \d+ TFLOP/s .*nothing measured$", done.stdout, re.MULTILINE)
     rows = re.findall(r"^  (products|attention|text encoder|step) +(\S+) ", done.stdout, re.MULTILINE)
     assert len(rows) == 4 and float(dict(rows)["step"]) > 0
     assert f"{topology}: {devices} devices of {memory} GiB" in done.stdout
     assert re.search(r"memory +0\.\d+ GiB a device .*: fits", done.stdout)
-    # Loss and one row of 160 numbers, in one operation.
+    # Loss and one row of so many numbers, in one operation.
     (size,) = re.findall(r"between +all-reduce of ([\d,]+) bytes$", done.stdout, re.MULTILINE)
-    assert 4 * 161 <= int(size.replace(",", "")) <= 4096
+    assert 4 * (1 + numbers) <= int(size.replace(",", "")) <= 4096
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -65,6 +79,25 @@ def test_a_version_without_known_peaks_gets_no_prediction():
     done = run("--topology", "v2:2x2", "--roofline")
     assert done.returncode == 2
     assert done.stderr == "error: --roofline: expected one of v4, v5e, v5p, v6e, found v2:2x2\n"
+
+
+@pytest.mark.parametrize("named", ["preset", "folder"])
+def test_the_step_of_sdxl_is_lowered_from_shapes_alone(script, named, tmp_path):
+    flags = ["--config", str(ROOT / "configs" / "demo.yaml"), "--resolution", "32", "--num_vectors", "2"]
+    if named == "folder":
+        flags += ["--pretrained_model_name_or_path", str(write_folder(tmp_path / "model", "sdxl"))]
+    config = parse_config(flags)
+    model = script.read_configs(config, "sdxl-tiny" if named == "preset" else None)
+    target = script.Target(config, model, jax.devices()[:2], 0)
+    step_config = script.step_config_of(target, 1)
+    arguments = state, frozen, *_ = script.abstract_arguments(config, step_config)
+    widths = (32, 32) if named == "preset" else (24, 40)
+    assert [rows.shape for rows in state.rows.values()] == [(2, 2, width) for width in widths]
+    assert {*frozen} == {"text_encoder", "text_encoder_2", "unet", "examples", "settings"}
+    (bucket,) = frozen["examples"].buckets
+    assert bucket.time_ids.shape == (*bucket.posteriors.shape[:3], 6)
+    chunk = pmapped(make_chunk(step_config, CHUNK_CAPACITY), target.devices)
+    assert "all_reduce" in chunk.lower(*arguments).as_text()
 
 
 def test_collectives_and_their_bytes_are_found(script):

@@ -173,19 +173,26 @@ def lengthened(array: np.ndarray, count: int) -> np.ndarray:
     return longer
 
 
-def one_shape(posteriors: np.ndarray, token_ids: np.ndarray, weights: Sequence[int] | None = None) -> Dataset:
+def one_shape(
+    posteriors: np.ndarray,
+    token_ids: np.ndarray,
+    weights: Sequence[int] | None = None,
+    time_ids: np.ndarray | None = None,
+) -> Dataset:
     """Examples of one shape, where every image takes any prompt.
 
     Args:
       posteriors: `[images, sides, height, width, 2 * channels]` float32.
       token_ids: `[prompts, tokens]` int32.
       weights: how often each image is shown, relative to the others; None: all the same.
+      time_ids: `[images, sides, 6]` float32 as in a `Bucket`; None for models that take none.
 
     Raises:
       ConfigError: the weights have so little in common that an epoch of them is too long.
     """
     images = len(posteriors)
-    bucket = Bucket(posteriors, np.zeros(images, np.int32), epoch_sample_indices(weights or [1] * images))
+    places = epoch_sample_indices(weights or [1] * images)
+    bucket = Bucket(posteriors, np.zeros(images, np.int32), places, time_ids=time_ids)
     return Dataset((bucket,), token_ids[None])
 
 
