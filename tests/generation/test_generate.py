@@ -22,7 +22,8 @@ from ti_flax.export.embedding_card import plain_card
 from ti_flax.generation import generate as generation
 from ti_flax.generation.generator import ImageGenerator, on_all
 from ti_flax.generation.image_grid import image_grid_of
-from ti_flax.models.stable_diffusion import COMPONENTS, load_stable_diffusion
+from ti_flax.models.stable_diffusion import load_stable_diffusion
+from ti_flax.models.weights.model_source import COMPONENTS
 from ti_flax.training.devices import local_copies, replicate
 
 ROWS = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)

@@ -11,14 +11,13 @@ from tiny_models import SD1, SDXL
 
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.models.stable_diffusion import (
-    SDXL_COMPONENTS,
     load_stable_diffusion,
     parameter_shapes,
     random_stable_diffusion,
     save_stable_diffusion,
     token_table,
 )
-from ti_flax.models.weights.model_source import ModelSource
+from ti_flax.models.weights.model_source import SDXL_COMPONENTS, ModelSource
 from ti_flax.models.weights.parameters import torch_state
 from ti_flax.models.weights.tensor_files import index_msgpack
 

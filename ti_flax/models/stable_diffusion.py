@@ -28,13 +28,8 @@ from ti_flax.models.text_encoder import (
 )
 from ti_flax.models.unet import FlaxUNet2DConditionModel, UNet2DConditionConfig
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
-from ti_flax.models.weights.model_folder import read_json
-from ti_flax.models.weights.model_source import ModelSource
+from ti_flax.models.weights.model_source import COMPONENTS, SDXL_COMPONENTS, ModelSource
 from ti_flax.models.weights.parameters import write_flax_params, write_torch_params
-
-# Of Stable Diffusion 1.x and 2.x, and of SDXL.
-COMPONENTS = ("text_encoder", "unet", "vae")
-SDXL_COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 # Of the transformers library, for token and position tables (`initializer_range` of CLIPTextConfig).
 _EMBEDDING_DEVIATION = 0.02
@@ -231,7 +226,7 @@ def _build(
         configs=configs,
         source=source,
         dtype=computing,
-        zeros_for_empty_prompt=_zeros_for_empty_prompt(source),
+        zeros_for_empty_prompt=source is None or source.force_zeros_for_empty_prompt,
     )
 
 
@@ -257,14 +252,6 @@ def _text_encoders(
         second = texts["text_encoder_2"]
         encoders["text_encoder_2"] = FlaxCLIPTextModelWithProjection(second, dtype, attention, clip_skip)
     return encoders
-
-
-def _zeros_for_empty_prompt(source: ModelSource | None) -> bool:
-    """What the model's index says; diffusers' default where it says nothing."""
-    index = None if source is None else source.place / "model_index.json"
-    if index is None or not index.is_file():
-        return True
-    return read_json(index).get("force_zeros_for_empty_prompt") is not False
 
 
 def _random_leaf(

@@ -15,8 +15,9 @@ import safetensors.numpy
 from tiny_models import FAMILIES, SD1
 
 from ti_flax.errors import WeightsError
-from ti_flax.models.stable_diffusion import COMPONENTS, parameter_shapes, random_stable_diffusion
+from ti_flax.models.stable_diffusion import parameter_shapes, random_stable_diffusion
 from ti_flax.models.weights import parameters as weights
+from ti_flax.models.weights.model_source import COMPONENTS
 
 STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 
