@@ -140,8 +140,8 @@ def test_without_the_line_on_the_end_of_text_pytorch_draws_something_else(place,
     image, other = drawn_by(by_the_lines, latents), drawn_by(without, latents)
     levels = np.abs(image - other)
     print(
-        f"\n{vectors} vectors, without the line: pooled {apart:.2f} apart, image {relative(other, image):.3f} "
-        f"apart, by {levels.mean():.1f} levels and at most {levels.max():.0f}"
+        f"\n{vectors} vectors, without the line: pooled {apart:.2f} apart, image {relative(other, image):.3f}"
+        f" apart, by {levels.mean():.1f} levels and at most {levels.max():.0f}"
     )
     assert apart > 0.1 and levels.max() > 2
     assert np.abs(drawn_by_us(told) - image).max() <= 1

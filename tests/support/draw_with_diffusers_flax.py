@@ -39,6 +39,6 @@ image = pipeline._generate(
     32,
     7.5,
     latents=given["latents"],
-    neg_prompt_ids=given["negative_ids"] if "negative_ids" in given else None,
+    neg_prompt_ids=given.get("negative_ids"),
 )
 np.save(folder / "image.npy", np.asarray(image))

@@ -15,7 +15,7 @@ from ti_flax.models.weights.model_source import ModelSource
 
 
 def write_place(place):
-    """Writes `model`, whose config names 2 for the end of the text as Hub copies of SDXL do, and `pictures`."""
+    """Writes `pictures` and `model`, whose config has 2 for the end of the text, as Hub copies of SDXL do."""
     write_folder(place / "model", "sdxl")
     path = place / "model" / "text_encoder_2" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 2}))
