@@ -171,7 +171,10 @@ def test_the_last_flax_pipeline_of_diffusers_draws_the_same_image(tmp_path, fami
     )
     latents = np.asarray(starting_noise(model, [5], (32, 32))).transpose(0, 3, 1, 2)
     np.savez(tmp_path / "given.npz", latents=latents, prompt_ids=prompt_ids, negative_ids=negative_ids)
-    command = [os.environ["TI_FLAX_DIFFUSERS_039"], str(ROOT / "tests" / "draw_with_diffusers_flax.py")]
+    command = [
+        os.environ["TI_FLAX_DIFFUSERS_039"],
+        str(ROOT / "tests" / "support" / "draw_with_diffusers_flax.py"),
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     subprocess.run([*command, str(tmp_path)], check=True, env=environment)
     theirs = np.load(tmp_path / "image.npy")

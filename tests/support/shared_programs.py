@@ -19,6 +19,7 @@ PROGRAMS = {}
 # Decide what a program is given, not what it is; where they change a shape, the key has it.
 _DATA = {"seed", "train_data_dir", "init_embeds", "initializer_token", "placeholder_token"}
 _DATA |= {"learning_rate", "scale_lr", "lr_scheduler", "lr_warmup_steps", "max_train_steps"}
+_DATA |= {"prior_loss_weight"}
 _config = contextvars.ContextVar("config")
 
 

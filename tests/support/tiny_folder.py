@@ -27,6 +27,7 @@ def _made(family, wide):
         configs[part] = configs[part] | {"vocab_size": len(vocabulary)} | ids
     if wide:  # the UNet of diffusers 0.39 in Flax has 32 groups, whatever its config says
         configs["unet"] = configs["unet"] | {"block_out_channels": [32, 64], "norm_num_groups": 32}
+        configs["unet"] |= {"attention_head_dim": [2, 4]} if family == "sdxl" else {}
     save_stable_diffusion(random_stable_diffusion(configs, seed=0), folder, layout="torch")
     return folder
 
