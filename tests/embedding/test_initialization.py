@@ -54,7 +54,7 @@ def test_a_checkpoint_of_an_embedding_goes_on_belonging_to_it(tokenizer, tmp_pat
     with pytest.raises(
         WeightsError, match=r"this model \(8 wide\), found one for SDXL \(768 and 1280 wide\)"
     ):
-        found.rows(TABLE, KEY)
+        found.rows({FIRST: TABLE}, KEY)
 
 
 def test_what_onetrainer_has_behind_the_text_encoders_is_told(tokenizer, tmp_path, capsys):

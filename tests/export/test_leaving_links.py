@@ -2,11 +2,9 @@
 
 import json
 
-import numpy as np
 import pytest
 from hub_run import ROWS, TOKEN, options
 from PIL import Image
-from row_trees import tree
 from sdxl_rows import sdxl_rows
 from tiny_folder import write_folder, write_images
 from tiny_run import configure
@@ -32,7 +30,9 @@ from ti_flax.files.atomic_folders import atomic_folder
 from ti_flax.files.folder_files import LeavingLinkError
 from ti_flax.files.written_files import only_run, record
 from ti_flax.hosts import group as hosts
+from ti_flax.models.base_model import base_tokenizers
 from ti_flax.models.tokenizer import load_tokenizer
+from ti_flax.models.weights.model_source import ModelSource
 from ti_flax.run import inputs as inputs
 from ti_flax.run import train as run
 from ti_flax.training.loop import Hook
@@ -62,9 +62,8 @@ def model(tmp_path):
 
 
 def exported(model, output):
-    tokenizer = load_tokenizer(model)
-    rows = tree(np.zeros((0, 32), np.float32))
-    save_pipeline(model, output, tokenizer=tokenizer, rows=rows, first_added_id=len(tokenizer))
+    tokenizers = base_tokenizers(ModelSource(model))
+    save_pipeline(model, output, tokenizers=tokenizers, rows={}, first_added_id=len(tokenizers.tokenizer))
     return output
 
 

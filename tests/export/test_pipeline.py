@@ -16,6 +16,7 @@ from tiny_folder import write_folder
 from ti_flax.embedding.learned_embeds import add_learned_embeds, save_learned_embeds
 from ti_flax.embedding.rows import embed_tokens
 from ti_flax.export.pipeline import save_pipeline
+from ti_flax.models.base_model import base_tokenizers
 from ti_flax.models.stable_diffusion import load_stable_diffusion
 from ti_flax.models.tokenizer import add_concept, encode_prompts, expand_known, load_tokenizer
 from ti_flax.models.weights.model_source import ModelSource
@@ -130,14 +131,14 @@ def test_a_safety_checker_in_a_variant_alone_loads_from_the_export(tmp_path, var
     index = json.loads((base / "model_index.json").read_text())
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     (base / "model_index.json").write_text(json.dumps(index))
-    tokenizer = load_tokenizer(base)
-    none = tree(np.zeros((0, 32), np.float32))
+    source = ModelSource(base, variant=variant)
+    tokenizers = base_tokenizers(source)
     save_pipeline(
-        ModelSource(base, variant=variant),
+        source,
         tmp_path / "out",
-        tokenizer=tokenizer,
-        rows=none,
-        first_added_id=len(tokenizer),
+        tokenizers=tokenizers,
+        rows=tree(np.zeros((0, 32), np.float32)),
+        first_added_id=len(tokenizers.tokenizer),
         layout="torch",
     )
     index = json.loads((tmp_path / "out" / "model_index.json").read_text())

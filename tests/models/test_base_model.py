@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import original_layout
 import pytest
+from row_trees import tree
 from tiny_folder import write_folder, write_images
 
 from ti_flax.config import RunConfig
@@ -168,7 +169,7 @@ def gathered(config, output):
         config, found.model, found.concept.token_ids[0], added=found.added, devices=1, batches=1
     )
     output.mkdir()
-    rows = np.zeros((1, found.model.text_encoder.config.hidden_size), np.float32)
+    rows = tree(np.zeros((1, found.model.text_encoder.config.hidden_size), np.float32))
     export(config, found, rows, output, samples=1, steps=1)
     return found, step_config
 

@@ -4,8 +4,10 @@ import numpy as np
 from row_trees import tree
 
 from ti_flax.export.pipeline import save_pipeline
+from ti_flax.models.base_model import base_tokenizers
 from ti_flax.models.stable_diffusion import load_stable_diffusion
-from ti_flax.models.tokenizer import add_concept, load_tokenizer
+from ti_flax.models.tokenizer import add_concept
+from ti_flax.models.weights.model_source import ModelSource
 
 
 def random_rows(vectors, width=32):
@@ -13,14 +15,15 @@ def random_rows(vectors, width=32):
 
 
 def export(folder, output, *, vectors=2, layout="flax"):
-    tokenizer = load_tokenizer(folder)
+    tokenizers = base_tokenizers(ModelSource(folder))
+    tokenizer = tokenizers.tokenizer
     concept = add_concept(tokenizer, placeholder_token="<thing>", num_vectors=vectors)
     width = load_stable_diffusion(folder, components=()).text_encoder.config.hidden_size
     rows = random_rows(vectors, width)
     save_pipeline(
         folder,
         output,
-        tokenizer=tokenizer,
+        tokenizers=tokenizers,
         rows=tree(rows),
         first_added_id=concept.token_ids[0],
         layout=layout,

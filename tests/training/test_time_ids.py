@@ -76,13 +76,13 @@ def test_samples_of_updates_are_told_the_sizes_of_their_pictures(config, monkeyp
         factor = config.draw_rules.scaling_factor
         both = jnp.concatenate([told_wrongly(batch, factor), told_wrongly(class_batch, factor)])
         assert batch.time_ids.shape == class_batch.time_ids.shape == (config.batch_size, 6)
-        return jnp.max(both) + 0 * jnp.sum(rows)
+        return jnp.max(both) + 0 * jnp.sum(rows["text_encoder"])
 
     monkeypatch.setattr(step, "denoising_loss", wrong)
     config = dataclasses.replace(config, device_count=2)
     devices = jax.devices()[:2]
     frozen = {"examples": padded(examples, streamed=streamed), "settings": config.settings}
-    rows = np.zeros((2, 8), np.float32)
+    rows = {"text_encoder": np.zeros((2, 8), np.float32)}
     arguments = [replicate(init_state(config, rows), devices), replicate(frozen, devices)]
     feed = Feed(config, examples, KEY, devices, most_updates=CAPACITY, total_steps=CAPACITY)
     windows = [feed.window(0, feed.capacity)] if streamed else []
