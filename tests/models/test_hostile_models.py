@@ -111,6 +111,11 @@ def indexed(entry, name="safety_checker", **others):
 
 
 BERT = {"model_type": "bert", "hidden_size": 768, "num_hidden_layers": 12, "vocab_size": 30522}
+OF_SDXL = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
 LIBRARY = r"(?<=tokenizer_config.json\), found ).*(?=\. Check)"
 
 CASES = [
@@ -153,7 +158,7 @@ CASES = [
         loose=r"Exceeds.*",
     ),
     Case("other_text_encoder", "the config of a BERT", holding("text_encoder/config.json", json.dumps(BERT))),
-    Case("other_unet", "a UNet of SDXL", changed("unet", addition_embed_type="text_time")),
+    Case("other_unet", "a UNet of SDXL", changed("unet", **OF_SDXL)),
     Case("vocabulary", "1,000,000,000,000 words", changed("text_encoder", vocab_size=10**12)),
     Case("many_layers", "1,000,000,000 layers", changed("text_encoder", num_hidden_layers=10**9)),
     Case("many_blocks", "100,000 blocks", changed("unet", block_out_channels=[32] * 100_000)),

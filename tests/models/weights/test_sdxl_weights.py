@@ -7,7 +7,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import jax
@@ -238,14 +237,9 @@ def test_a_variant_of_some_parts_is_said_of_all_parts(place, tmp_path, capsys):
     assert source.is_sdxl
 
 
-def test_the_converter_names_the_pipeline_that_loads_its_folder(place, tmp_path, capsys, monkeypatch):
+def test_the_converter_names_the_pipeline_that_loads_its_folder(place, tmp_path, capsys):
     from ti_flax.commands import convert_pipeline
 
-    # What it reads and writes has tests of its own; the modules of an SDXL model are not asked for here.
-    monkeypatch.setattr("ti_flax.export.pipeline.save_pipeline", lambda *_, **__: None)
-    module = FlaxCLIPTextModel(CLIPTextConfig(hidden_size=64))
-    model = types.SimpleNamespace(text_encoder=module)
-    monkeypatch.setattr("ti_flax.models.stable_diffusion.load_stable_diffusion", lambda *_, **__: model)
     convert_pipeline.run(convert_pipeline.parse_arguments([str(place / "folder"), str(tmp_path / "out")]))
     assert capsys.readouterr().out.endswith(
         f'StableDiffusionXLPipeline.from_pretrained("{tmp_path / "out"}")\n'
