@@ -316,7 +316,7 @@ def sizes(images: int, side: int) -> Any:
     """What an SDXL model is told of square images that nothing was cut from, `[images, 2, 6]` float32."""
     import numpy as np
 
-    return np.broadcast_to(np.asarray([side, side, 0, 0, side, side], np.float32), (images, 2, 6))
+    return np.broadcast_to(np.array([side, side, 0, 0, side, side], np.float32), (images, 2, 6))
 
 
 def write_tokenizer_of(folder: Path, tokens: int, *, second: bool = False) -> None:
