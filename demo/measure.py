@@ -74,7 +74,7 @@ class Studio:
         drawn = [
             self._painter.generate(
                 self._params,
-                {"text_encoder": rows},
+                rows,
                 prompt_ids=token_ids[start : start + _AT_ONCE],
                 negative_ids=empty,
                 seeds=range(seed + start, seed + start + _AT_ONCE),

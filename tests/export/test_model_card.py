@@ -71,7 +71,8 @@ def test_the_commands_are_whole(tmp_path):
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_word_of_two_text_encoders_is_loaded_in_two_calls(tmp_path, shared):
     hub = {"push_to_hub": True, "hub_model_id": "me/cat"} if shared else {}
-    _, body = card(tmp_path, FACTS | {"second_width": 1280}, **hub)
+    front, body = card(tmp_path, FACTS | {"second_width": 1280}, **hub)
+    assert front["tags"][:3] == ["stable-diffusion-xl", "stable-diffusion-xl-diffusers", "text-to-image"]
     assert "one vector of 768 and 1280 numbers" in body
     code = ast.unparse(ast.parse(block(body, "python"))).splitlines()
     first, second = (

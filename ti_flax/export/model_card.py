@@ -20,9 +20,10 @@ from ti_flax.files.atomic import write_text
 from ti_flax.files.written_files import CARD, record_text
 from ti_flax.models.tokenizer import Concept
 
+# Of the base: those of diffusers' two scripts.
+_BASE_TAGS = ("stable-diffusion", "stable-diffusion-diffusers")
+_BASE_TAGS_OF_SDXL = ("stable-diffusion-xl", "stable-diffusion-xl-diffusers")
 _TAGS = (
-    "stable-diffusion",
-    "stable-diffusion-diffusers",
     "text-to-image",
     "diffusers",
     "textual_inversion",
@@ -167,7 +168,7 @@ def _front_matter(concept: Concept, facts: CardFacts) -> str:
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
         "instance_prompt": concept.placeholder_token,
-        "tags": list(_TAGS),
+        "tags": [*(_BASE_TAGS_OF_SDXL if facts.second_width else _BASE_TAGS), *_TAGS],
     }
     if facts.examples:
         fields["widget"] = [
