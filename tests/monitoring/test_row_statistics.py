@@ -179,7 +179,15 @@ def test_a_write_that_fails_leaves_the_table_before(tmp_path, monkeypatch):
     assert read_evaluations(path) == table_of([0.14])
 
 
-@pytest.mark.parametrize("text", ["", "step,loss\n1,2\n", "step,validation_loss,loss,grad_norm\nx,1,1,1\n"])
+NAMELESS = """\
+step,validation_loss,loss,grad_norm,norm_x,norm_to_median_x,norm_percentile_x,cosine_to_start_x,nearest_words_x
+0,0.14,,,0.5,1.25,90,1,cat 1.00
+"""
+
+
+@pytest.mark.parametrize(
+    "text", ["", "step,loss\n1,2\n", "step,validation_loss,loss,grad_norm\nx,1,1,1\n", NAMELESS]
+)
 def test_another_table_counts_as_none(tmp_path, text):
     (tmp_path / "signals.csv").write_text(text)
     assert read_evaluations(tmp_path / "signals.csv") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ EVALUATIONS_TO_TELL = 3
 # two text encoders.
 LARGEST_TABLE = 2**26
 _MOST_EVALUATIONS, _MOST_STEPS, _MOST_VECTORS = 100_000, 2**31, 2 * 77
+# Names of vectors, as `measure_rows` gives them.
+_VECTOR = re.compile(r"[1-9]\d?(_text_encoder_2)?", re.ASCII)
 _OF_EVALUATION = ("step", "validation_loss", "loss", "grad_norm")
 _OF_ROW = ("norm", "norm_to_median", "norm_percentile", "cosine_to_start", "nearest_words")
 
@@ -130,6 +133,8 @@ def _text(value: str | float | None) -> str:
 def _signals(line: dict[str, str]) -> Evaluation:
     marked = f"{_OF_ROW[-1]}_"
     vectors = [column.removeprefix(marked) for column in line if str(column).startswith(marked)]
+    if not all(map(_VECTOR.fullmatch, vectors)):
+        raise ValueError("no table of evaluations (a vector without a number)")
     rows = {vector: _row_signals(*(line[f"{column}_{vector}"] for column in _OF_ROW)) for vector in vectors}
     step = int(line["step"])
     if not 0 <= step < _MOST_STEPS:

@@ -14,7 +14,7 @@ from shown_commands import commands_of, complaint
 
 from ti_flax.errors import DataError
 from ti_flax.monitoring.report.facts import RunFacts
-from ti_flax.monitoring.report.page import write_report
+from ti_flax.monitoring.report.page import drawn_vectors, write_report
 from ti_flax.monitoring.row_statistics import write_evaluations
 
 HOSTILE = '<img src=x onerror="alert(1)">'
@@ -75,6 +75,9 @@ def test_a_word_of_two_text_encoders(folder):
     for name in ("vector 1", "vector 2", "vector 1, text_encoder_2", "vector 2, text_encoder_2"):
         assert text.count(f'">{name}</span>') == 2, name  # length, and likeness to the start
     assert "<td>1, text_encoder_2</td><td>0.600</td>" in text and "<td>2</td><td>0.600</td>" in text
+    many = [f"{number}{encoder}" for encoder in ("", "_text_encoder_2") for number in range(1, 9)]
+    assert drawn_vectors(many) == ["1", "2", "3", "1_text_encoder_2", "2_text_encoder_2", "3_text_encoder_2"]
+    assert drawn_vectors(many[:8]) == ["1", "2", "3", "4", "5", "6"]
     python = text.partition("<h3>diffusers</h3><pre>")[2].partition("</pre>")[0]
     assert python.splitlines() == [
         "from diffusers import StableDiffusionXLPipeline",

@@ -234,7 +234,7 @@ def _curves_of_evaluations(table: Sequence[Evaluation]) -> Iterable[str]:
         explanation="With the same images, timesteps and noise each time: only learning moves it.",
         mark=(best.step, f"best, step {best.step}") if gained(table) else None,
     )
-    shown = list(table[-1].rows)[:_MOST_ROWS_DRAWN]
+    shown = drawn_vectors(table[-1].rows)
     names = {vector: vector_name(vector) if len(shown) > 1 else "" for vector in shown}
     yield chart(
         "Length",
@@ -253,6 +253,13 @@ def _curves_of_evaluations(table: Sequence[Evaluation]) -> Iterable[str]:
         ],
         explanation="Cosine of the angle to what it started as: 1 is the same direction.",
     )
+
+
+def drawn_vectors(vectors: Iterable[str]) -> list[str]:
+    """The vectors that have curves, as many of each text encoder: the first ones."""
+    names = [(*vector.partition("_"), vector) for vector in vectors]
+    encoders = {encoder for _, _, encoder, _ in names}
+    return [vector for number, _, _, vector in names if int(number) <= _MOST_ROWS_DRAWN // len(encoders)]
 
 
 def vector_name(vector: str) -> str:
