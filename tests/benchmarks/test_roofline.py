@@ -112,8 +112,8 @@ def test_padding_and_holes_are_nobodys_work(inputs, outputs, window, expected):
     assert _pairs(inputs, outputs, _WINDOW | window) == expected
 
 
-# A scan over ten layers in a loop over accumulated batches, as a TPU's compiler writes both. Each layer's weights
-# are cut out of all by a fusion within that of its product, and what it keeps is put into a stack.
+# A scan over ten layers in a loop over accumulated batches, as a TPU's compiler writes both. Each layer's
+# weights are cut out of all by a fusion within that of its product, and what it keeps is put into a stack.
 SCAN = (Path(__file__).resolve().parent / "scan.hlo").read_text(encoding="utf-8")
 
 
@@ -122,8 +122,8 @@ def test_layers_of_a_scan_count_each_with_its_own_weights_and_accumulated_batche
 
     (layer,) = operations(SCAN)
     assert (layer.times, layer.kind, layer.flop) == (10, "products", 2 * 8 * 128 * 128)
-    # One layer's weights are read and one place of the stack is written; its input and output lie on the chip.
-    assert layer.traffic == 2 * 128 * 128 + 2 * 8 * 128 + 4  # and the layer's number
+    # One layer's weights and its number are read, one place of the stack is written; the rest is on the chip.
+    assert layer.traffic == 2 * 128 * 128 + 4 + 2 * 8 * 128
 
 
 def test_what_is_more_than_cut_from_is_read_whole():
