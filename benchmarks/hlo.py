@@ -17,6 +17,7 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.-]+) = (.*)$")
 _NAME = re.compile(r"%([\w.-]+)")
+_WHOLE, _NUMBERED = re.compile(r"-?\d+"), ("parameter", "constant")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Instruction:
       results: its arrays; several where it gives a tuple.
       operands: names of the instructions whose results it takes.
       attributes: the rest of its line.
-      number: of a parameter; None for everything else.
+      number: of a parameter, or that a constant is, if it is whole; None for everything else.
     """
 
     name: str
@@ -132,7 +133,7 @@ def _instruction(name: str, text: str) -> Instruction:
         results=arrays(text[:kept]),
         operands=tuple(_NAME.findall(inside)),
         attributes=text[closes + 1 :],
-        number=int(inside) if opcode == "parameter" else None,
+        number=int(inside) if opcode in _NUMBERED and _WHOLE.fullmatch(inside) else None,
     )
 
 

@@ -17,6 +17,8 @@ from work import Body, flop, is_free, traffic
 KINDS = ("products", "attention", "norms and elementwise", "copies and layout", "between chips")
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _PROJECTIONS = r"to_q|to_k|to_v|to_out_0|q_proj|k_proj|v_proj|out_proj"
+# What belongs to no model.
+_OUTSIDE = "samples and update"
 # Instructions that leave numbers as they are.
 _LAYOUT = frozenset(
     ("parameter", "constant", "copy", "copy-start", "slice-start", "transpose", "bitcast", "reshape", "pad")
@@ -91,9 +93,9 @@ def operations(text: str) -> list[Operation]:
     """The operations of one step of a compiled chunk, in the order of running.
 
     Where the program begins a loop, as a chunk does, what is outside of it belongs to a call and not to a
-    step, and is left out. A loop whose number of rounds the program does not know counts one round: the
-    chunk's own loop is one, and so is that over accumulated batches. Of a conditional the branch with the
-    most operations counts.
+    step, and is left out. A loop over a model's layers counts all of its rounds. Any other whose number the
+    program does not say counts one round: the chunk's own loop is one, and so is that over accumulated
+    batches. Of a conditional the branch with the most operations counts.
 
     Args:
       text: what `jax.stages.Compiled.as_text` returns.
@@ -108,9 +110,8 @@ def _of_computation(program: Program, name: str, times: int) -> Iterable[Operati
     body, fetched = program.computations[name], set[str]()
     for instruction in body.values():
         if instruction.opcode == "while":
-            rounds = int(instruction.attribute(r'known_trip_count":\{"n":"(\d+)"') or 1)
             for inner in instruction.called("body"):
-                yield from _of_computation(program, inner, times * rounds)
+                yield from _of_computation(program, inner, times * _rounds(program, instruction))
         elif instruction.opcode == "conditional":
             branches = instruction.called("branch_computations", "true_computation", "false_computation")
             yield from max((list(_of_computation(program, each, times)) for each in branches), key=len)
@@ -119,6 +120,21 @@ def _of_computation(program: Program, name: str, times: int) -> Iterable[Operati
                 yield from _of_computation(program, inner, times)
         elif not is_free(instruction):
             yield _operation(program, body, instruction, fetched, times)
+
+
+def _rounds(program: Program, loop: Instruction) -> int:
+    """How often a loop runs: as the program says, or up to what a scan's condition compares with."""
+    known = loop.attribute(r'known_trip_count":\{"n":"(\d+)"')
+    if known:
+        return int(known)
+    for name in loop.called("condition") if _part(loop.op_name) != _OUTSIDE else ():
+        condition = program.computations[name]
+        last = list(condition.values())[-1]
+        compared = [condition[operand] for operand in last.operands if operand in condition]
+        numbers = [each.number for each in compared if each.opcode == "constant"]
+        if numbers and "direction=LT" in last.attributes:
+            return numbers[0] or 1
+    return 1
 
 
 def _operation(
@@ -179,7 +195,7 @@ def _part(path: str) -> str:
     found = re.search(r"/(down|up|mid)_blocks?(?:_(\d+))?/", path)
     if found:
         return f"UNet {found[1]} {found[2] or ''}".strip()
-    return "UNet, the rest" if "UNet2D" in path else "samples and update"
+    return "UNet, the rest" if "UNet2D" in path else _OUTSIDE
 
 
 @dataclasses.dataclass

@@ -116,8 +116,7 @@ def traffic(program: Program, body: Body, instruction: Instruction, fetched: set
     total = sum(part for name, part in used if part is not None) + sum(
         _read(body, name, fetched) for name, part in used if part is None
     )
-    update = _updated(program, body, instruction)
-    return total + (_in_memory(instruction.results) if update is None else update)
+    return total + _written(program, body, instruction)
 
 
 def _in_memory(arrays: tuple[Array, ...]) -> int:
@@ -153,39 +152,58 @@ def _used(program: Program, body: Body, instruction: Instruction) -> Iterator[tu
     inner = [program.computations[name] for name in instruction.called("calls")]
     for index, name in enumerate(instruction.operands):
         array = body[name].results[:1] if name in body else ()
-        pieces = _pieces(inner[0], index) if inner else None
+        pieces = _pieces(program, inner[0], index) if inner else None
         if instruction.opcode == "dynamic-update-slice" and index == 0:
             pieces = 0
         yield name, pieces if pieces is not None and array and array[0].in_memory else None
 
 
-def _pieces(inner: Body, index: int) -> int | None:
+def _pieces(program: Program, inner: Body, index: int) -> int | None:
     """Bytes cut from a parameter of a fusion; None if it is used in another way too."""
     parameter = next((name for name, each in inner.items() if _is_parameter(each, index)), None)
     users = [each for each in inner.values() if parameter in each.operands]
-    if not users:
-        return 0
     found = 0
     for user in users:
         first = user.operands[0] == parameter and parameter not in user.operands[1:]
         if user.opcode in _SLICES and first:
             found += user.results[0].size
+        elif user.opcode == "fusion":
+            # A layer of stacked weights is often cut out by a fusion within that of its product.
+            nested = [program.computations[name] for name in user.called("calls")]
+            places = [place for place, name in enumerate(user.operands) if name == parameter]
+            pieces = [_pieces(program, called, place) for called in nested for place in places]
+            if None in pieces:
+                return None
+            found += sum(each for each in pieces if each)
         elif not (user.opcode == "dynamic-update-slice" and first):
             return None
     return found
 
 
 def _is_parameter(instruction: Instruction, index: int) -> bool:
-    # The number is between the parentheses, which hold no operand's name.
     return instruction.opcode == "parameter" and instruction.number == index
 
 
-def _updated(program: Program, body: Body, instruction: Instruction) -> int | None:
-    """Bytes that an update in place writes; None for all other instructions."""
+def _written(program: Program, body: Body, instruction: Instruction) -> int:
+    """Bytes of main memory that an instruction writes; of an update in place, those of what is put in."""
+    update = _update(program, body, instruction)
+    if update is not None:
+        return update if instruction.results[0].in_memory else 0
+    inner = [program.computations[name] for name in instruction.called("calls")]
+    last = list(inner[0].values())[-1] if inner else None
+    if last is None or last.opcode != "tuple" or len(last.operands) != len(instruction.results):
+        return _in_memory(instruction.results)
+    updates = [_update(program, inner[0], inner[0][name]) for name in last.operands]
+    pairs = zip(instruction.results, updates, strict=True)
+    return sum(array.size if update is None else update for array, update in pairs if array.in_memory)
+
+
+def _update(program: Program, body: Body, instruction: Instruction) -> int | None:
+    """Bytes that an update in place, or a fusion that ends in one, puts in; None for all others."""
     last, where = instruction, body
     for name in instruction.called("calls"):
         where = program.computations[name]
         last = list(where.values())[-1]
     if last.opcode != "dynamic-update-slice":
         return None
-    return where[last.operands[1]].results[0].size if instruction.results[0].in_memory else 0
+    return where[last.operands[1]].results[0].size

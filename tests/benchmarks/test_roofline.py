@@ -112,6 +112,28 @@ def test_padding_and_holes_are_nobodys_work(inputs, outputs, window, expected):
     assert _pairs(inputs, outputs, _WINDOW | window) == expected
 
 
+# A scan over ten layers in a loop over accumulated batches, as a TPU's compiler writes both. Each layer's
+# weights are cut out of all by a fusion within that of its product, and what it keeps is put into a stack.
+SCAN = (Path(__file__).resolve().parent / "scan.hlo").read_text(encoding="utf-8")
+
+
+def test_layers_of_a_scan_count_each_with_its_own_weights_and_accumulated_batches_once():
+    from roofline import operations
+
+    (layer,) = operations(SCAN)
+    assert (layer.times, layer.kind, layer.flop) == (10, "products", 2 * 8 * 128 * 128)
+    # One layer's weights and its number are read, one place of the stack is written; the rest is on the chip.
+    assert layer.traffic == 2 * 128 * 128 + 4 + 2 * 8 * 128
+
+
+def test_what_is_more_than_cut_from_is_read_whole():
+    from roofline import operations
+
+    text = SCAN.replace("dynamic-slice(%stack, %layer)", "convert(%stack)")
+    (layer,) = operations(text)
+    assert layer.traffic == 10 * 2 * 128 * 128 + 2 * 8 * 128 + 4
+
+
 def test_a_program_of_this_machine():
     from hlo import read_program
     from roofline import operations
