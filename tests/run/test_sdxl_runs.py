@@ -32,8 +32,8 @@ def place(tmp_path_factory):
     rng = np.random.default_rng(1)
     for name in ("wide", "wider"):
         pixels = rng.integers(0, 256, (6, 9, 3)).astype(np.uint8)
-        Image.fromarray(pixels).resize((96, 60)).save(place / "mixed" / f"{name}.png")
-        mask = np.zeros((60, 96), np.uint8)
+        Image.fromarray(pixels).resize((107, 60)).save(place / "mixed" / f"{name}.png")
+        mask = np.zeros((60, 107), np.uint8)
         mask[:, 18:36] = 255
         Image.fromarray(mask).save(place / "masks" / f"{name}.png")
     (place / "old").mkdir()
@@ -122,9 +122,11 @@ def test_shapes_with_masks_tell_their_sizes(place, whole, inputs, tmp_path):
     config = configure(place, tmp_path / "out", **options)
     square, wide = load_inputs(config).examples.buckets
     assert wide.loss_weights.shape == (2, 2, 6, 10) and (wide.loss_weights == 0).any()
-    # Original size, crop top and left, target size. Resized images are 24 high and 38.4 wide: nothing is cut.
+    # Original size, crop top and left, target size. Of three columns too many the image loses one at
+    # its left, and so the mirror image two.
     np.testing.assert_array_equal(square.time_ids, np.broadcast_to([40, 40, 0, 0, 32, 32], (2, 2, 6)))
-    assert (wide.time_ids[..., [0, 1, 4, 5]] == [60, 96, 24, 40]).all()
+    of_sides = [[60, 107, 0, 1, 24, 40], [60, 107, 0, 2, 24, 40]]
+    np.testing.assert_array_equal(wide.time_ids, np.broadcast_to(of_sides, (2, 2, 6)))
     rows = learned_rows(run.train(config))
     assert moved(rows, inputs.added.start) and same_bits(rows, learned_rows(whole)) == [False, False]
 
@@ -140,36 +142,39 @@ def test_class_images_count_with_their_weight(place, whole, tmp_path):
         assert np.abs(rows[1.0][name] - rows[0.0][name]).max() > 1e-3
 
 
-def test_the_rows_of_a_loaded_pair_keep_their_bits(place, inputs, tmp_path):
-    (tmp_path / "prompts.txt").write_text("a photo of a {} on a <old>\n")
-    options = {"extra_embeds": [str(place / "old")], "template_file": str(tmp_path / "prompts.txt")}
+@pytest.fixture(scope="module")
+def beside(place):
+    """The configuration of a run in bfloat16 beside a loaded pair, and its folder with the whole pipeline."""
+    (place / "prompts.txt").write_text("a photo of a {} on a <old>\n")
+    options = {"extra_embeds": [str(place / "old")], "template_file": str(place / "prompts.txt")}
     options |= {"only_save_embeds": False, "max_train_steps": 3, "optimizer_args": ["weight_decay=0.1"]}
-    config = configure(place, tmp_path / "out", **options)
-    folder = run.train(config)
+    options |= {"mixed_precision": "bf16", "latents_cache_dir": str(place / "cache of half")}
+    config = configure(place, place / "beside", **options)
+    return config, run.train(config)
+
+
+def test_the_rows_of_a_loaded_pair_keep_their_bits(beside, inputs):
+    _, folder = beside
     rows, saved = learned_rows(folder), load_checkpoint(folder / "checkpoint-3").rows
     assert moved(rows, inputs.added.start)
     assert {len(each) for each in rows.values()} == {2} and {len(each) for each in saved.values()} == {4}
     assert same_bits({name: saved[name][2:] for name in ENCODERS}, old_rows()) == [True, True]
     told = Told(folder)
-    assert told.tokenizer.convert_tokens_to_ids(["<thing>", "<old>_1"]) == [
-        told.first_added_id - 4,
-        told.first_added_id - 1,
-    ]
+    tokens = told.tokenizer.convert_tokens_to_ids(["<thing>", "<old>_1"])
+    assert tokens == [told.first_added_id - 4, told.first_added_id - 1]
     for name in ENCODERS:
         table = told.model.params[name]["text_model"]["embeddings"]["token_embedding"]["embedding"]
         np.testing.assert_array_equal(table[-4:], np.concatenate([rows[name], old_rows()[name]]))
 
 
-def test_bfloat16_computes_latents_in_float32(place, inputs, tmp_path):
-    half = {"mixed_precision": "bf16", "latents_cache_dir": str(tmp_path / "cache")}
-    config = configure(place, tmp_path / "out", max_train_steps=3, **half)
-    of_half = load_inputs(config)
-    [latents], [expected] = of_half.examples.buckets, inputs.examples.buckets
+def test_bfloat16_computes_latents_in_float32(beside, inputs):
+    config, folder = beside
+    half = load_inputs(config)
+    [latents], [expected] = half.examples.buckets, inputs.examples.buckets
     assert latents.posteriors.dtype == np.float32
     assert latents.posteriors.tobytes() == expected.posteriors.tobytes()
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(of_half.model.params)} == {"bfloat16"}
-    rows = learned_rows(run.train(config))
-    assert moved(rows, of_half.added.start) and {each.dtype.name for each in rows.values()} == {"float32"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.model.params)} == {"bfloat16"}
+    assert {each.dtype.name for each in load_checkpoint(folder / "checkpoint-3").rows.values()} == {"float32"}
 
 
 def test_prompts_with_several_embeddings_are_drawn(place, whole):
