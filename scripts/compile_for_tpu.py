@@ -191,8 +191,7 @@ def step_config_of(target: Target, batch: int) -> Any:
     from ti_flax.run.step_config import make_step_config
 
     config, model = target.config.replace(train_batch_size=batch), target.model
-    widths = {name: encoder.config.hidden_size for name, encoder in model.text_encoders.items()}
-    count = config.concept.num_vectors or 1
+    count, widths = config.concept.num_vectors or 1, model.widths
     added = add_rows(
         {name: np.zeros((1, width), np.float32) for name, width in widths.items()},
         {name: np.zeros((count, width), np.float32) for name, width in widths.items()},

@@ -62,8 +62,7 @@ def run(options: argparse.Namespace) -> None:
     tokenizer = tokenizers.tokenizer
     say_notes(source)
     first_added_id = len(tokenizer)
-    encoders = load_stable_diffusion(source, components=()).text_encoders
-    widths = {encoder: module.config.hidden_size for encoder, module in encoders.items()}
+    widths = load_stable_diffusion(source, components=()).widths
     rows = [add_learned_embeds(tokenizer, Path(file), widths=widths) for file in options.learned_embeds]
     save_pipeline(
         source,

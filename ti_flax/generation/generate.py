@@ -173,7 +173,7 @@ def _drawn(request: GenerateRequest) -> tuple[list[list[ImageSpec]], list[list[n
     side = request.resolution or _side(described)
     rows = [_specs(line, request, side, described.vae.config.downsampling) for line in lines]
     prompts = tokenize_prompts(
-        tokenizers, embeddings, [spec for row in rows for spec in row], _widths(described)
+        tokenizers, embeddings, [spec for row in rows for spec in row], described.widths
     )
     provenance = _provenance(base, request, embeddings)
     devices = jax.local_devices()
@@ -219,10 +219,6 @@ def _embeddings(request: GenerateRequest) -> list[FrozenEmbedding]:
             "--placeholder_token", expected=f"to be left out beside {_EMBEDS} TOKEN=FILE", found="both"
         )
     return [dataclasses.replace(embedding, token=request.placeholder_token)]
-
-
-def _widths(model: FlaxStableDiffusion) -> dict[str, int]:
-    return {name: encoder.config.hidden_size for name, encoder in model.text_encoders.items()}
 
 
 def _side(model: FlaxStableDiffusion) -> int:
@@ -348,16 +344,10 @@ def draw(
     drawn: list[list[Any]] = [[None] * len(specs) for specs in rows]
     generators: dict[tuple[int, str], ImageGenerator] = {}
     done, total = 0, sum(len(specs) for specs in rows)
+    fixed = {"first_added_id": prompts.first_added_id, "special": prompts.special, "devices": devices}
     for (steps, sampler, size, guidance_scale), places in groups.items():
         if (steps, sampler) not in generators:
-            generators[steps, sampler] = ImageGenerator(
-                model,
-                first_added_id=prompts.first_added_id,
-                steps=steps,
-                sampler=sampler,
-                special=prompts.special,
-                devices=devices,
-            )
+            generators[steps, sampler] = ImageGenerator(model, steps=steps, sampler=sampler, **fixed)
         # All batches have one size, so that there is one compilation; what is too much is drawn for nothing.
         count = min(at_once, len(places))
         for start in range(0, len(places), count):

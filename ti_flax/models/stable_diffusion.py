@@ -16,20 +16,19 @@ from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.models.attention import AUTO, Attention
 from ti_flax.models.config_fields import given
 from ti_flax.models.layers import STACKED
-from ti_flax.models.matching_parts import check_latents, check_prompts
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.parameter_shapes import parameter_shapes
-from ti_flax.models.pipeline_config import component_config, model_index, scheduler_config
 from ti_flax.models.text_encoder import (
     END_OF_TEXT,
     CLIPTextConfig,
     FlaxCLIPTextModel,
     FlaxCLIPTextModelWithProjection,
 )
-from ti_flax.models.unet import FlaxUNet2DConditionModel, UNet2DConditionConfig
+from ti_flax.models.unet import SIZES, FlaxUNet2DConditionModel, UNet2DConditionConfig
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
 from ti_flax.models.weights.model_source import COMPONENTS, SDXL_COMPONENTS, ModelSource
 from ti_flax.models.weights.parameters import write_flax_params, write_torch_params
+from ti_flax.models.weights.pipeline_config import component_config, model_index, scheduler_config
 
 # Of the transformers library, for token and position tables (`initializer_range` of CLIPTextConfig).
 _EMBEDDING_DEVIATION = 0.02
@@ -78,6 +77,11 @@ class FlaxStableDiffusion:
         first = self.text_encoders["text_encoder"]
         assert isinstance(first, FlaxCLIPTextModel)
         return first
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width of a token's vector, by text encoder."""
+        return {name: encoder.config.hidden_size for name, encoder in self.text_encoders.items()}
 
     def module(self, component: str) -> nn.Module:
         """Return the module of a component."""
@@ -213,8 +217,8 @@ def _build(
             expected=f"a VAE of {unet.in_channels} latent channels, as the UNet takes",
             found=f"{vae.latent_channels}",
         )
-    check_latents(unet, vae, where)
-    check_prompts(unet, texts, where)
+    _check_latents(unet, vae, where)
+    _check_prompts(unet, texts, where)
     # For what is wrong with it, before any weights are read.
     NoiseSchedule.from_config(configs["scheduler"], f"{where}: scheduler/scheduler_config.json")
     computing: DTypeLike = jnp.float32 if dtype is None else dtype
@@ -252,6 +256,45 @@ def _text_encoders(
         second = texts["text_encoder_2"]
         encoders["text_encoder_2"] = FlaxCLIPTextModelWithProjection(second, dtype, attention, clip_skip)
     return encoders
+
+
+def _check_latents(unet: UNet2DConditionConfig, vae: AutoencoderKLConfig, where: str) -> None:
+    """Raise a WeightsError unless the UNet takes and gives the autoencoder's latents."""
+    if unet.in_channels != vae.latent_channels or unet.out_channels != vae.latent_channels:
+        raise WeightsError(
+            f"{where}: unet/config.json",
+            expected=f"in_channels and out_channels {vae.latent_channels}, the latent_channels of the VAE",
+            found=f"{unet.in_channels} and {unet.out_channels}",
+            remedy="Inpainting, depth and upscaling models cannot be trained; use the text-to-image model.",
+        )
+
+
+def _check_prompts(unet: UNet2DConditionConfig, texts: Mapping[str, CLIPTextConfig], where: str) -> None:
+    """Raise a WeightsError unless the UNet takes what the text encoders, by name, make of a prompt."""
+    width = sum(config.hidden_size for config in texts.values())
+    if unet.cross_attention_dim != width:
+        of = "the text encoder" if len(texts) == 1 else "both text encoders together"
+        raise WeightsError(
+            f"{where}: unet/config.json",
+            expected=f"cross_attention_dim {width}, the hidden_size of {of}",
+            found=str(unet.cross_attention_dim),
+        )
+    pooled = texts["text_encoder_2"].projection_dim if "text_encoder_2" in texts else None
+    if (pooled is None) != (unet.addition_embed_type is None):
+        raise WeightsError(
+            f"{where}: unet/config.json, field addition_embed_type",
+            expected="text_time beside two text encoders, and nothing beside one",
+            found=f"{unet.addition_embed_type} beside {len(texts)}",
+            remedy="Use a text-to-image model; refiners cannot be trained.",
+        )
+    if pooled is not None and unet.pooled_dim != pooled:
+        sizes = unet.addition_time_embed_dim or 0
+        raise WeightsError(
+            f"{where}: unet/config.json",
+            expected=f"projection_class_embeddings_input_dim {pooled + SIZES * sizes}: the projection_dim of "
+            f"text_encoder_2, {pooled}, and {SIZES} times addition_time_embed_dim, {sizes}",
+            found=str(unet.projection_class_embeddings_input_dim),
+        )
 
 
 def _random_leaf(

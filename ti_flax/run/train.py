@@ -117,8 +117,6 @@ def _train_into(
     # Prompts are drawn from the seed, so it is settled before anything is read.
     config = agree_on_seed(config, saved)
     inputs = read_inputs(config)
-    if hosts.is_first() and inputs.model.is_sdxl:
-        refuse_file_of_word(output_dir, inputs.concept.placeholder_token)
     hosts.check_same("images, prompts and model", inputs.fingerprint, patience=hosts.PREPARING)
     # Images decide how many steps an epoch has, so only now is the length of the run known.
     counted, config = config, resolve_num_steps(config, sum(inputs.images.weights))
@@ -135,6 +133,8 @@ def _train_into(
     )
     for line in before_training(config, inputs, schedule) if hosts.is_first() else ():
         say(f"note: {line}")
+    if hosts.is_first() and inputs.model.is_sdxl:
+        refuse_file_of_word(output_dir, inputs.concept.placeholder_token)
     state = start_state(config, step_config, inputs, saved)
     total = config.training.max_train_steps or 0
     if saved is not None and int(state.step) > total:

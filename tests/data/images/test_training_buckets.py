@@ -1,7 +1,5 @@
 """Whole runs in several shapes and with masks, on a tiny model."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -121,7 +119,8 @@ def test_sizes_reach_all_examples_and_tell_runs_apart(place, tmp_path, monkeypat
     write_images(tmp_path / "class", count=2)
     config = in_shapes(place, tmp_path, class_data_dir=str(tmp_path / "class"), flip_p=0.0)
     plain = load_inputs(config)
-    monkeypatch.setattr(inputs, "make_examples", functools.partial(inputs.make_examples, sizes=True))
+    make_examples = inputs.make_examples
+    monkeypatch.setattr(inputs, "make_examples", lambda *given, sizes: make_examples(*given, sizes=True))
     sized = load_inputs(config)
     # Of what a checkpoint belongs to, sizes change the images alone.
     assert plain.fingerprint.keys() == sized.fingerprint.keys()
