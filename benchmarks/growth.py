@@ -31,7 +31,7 @@ from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.data.dataset import one_shape, padded  # noqa: E402
 from ti_flax.embedding.vocabulary import Vocabulary  # noqa: E402
 from ti_flax.monitoring.evaluation import Evaluate  # noqa: E402
-from ti_flax.training.batches import DrawRules, draw  # noqa: E402
+from ti_flax.training.batches import DrawRules, choose, draw, example_of  # noqa: E402
 from ti_flax.training.state import TrainState  # noqa: E402
 from ti_flax.training.timesteps import TimestepRules  # noqa: E402
 
@@ -62,11 +62,14 @@ def draw_cost(images: int, prompts: int, rounds: int) -> tuple[float, int, int]:
 
     def batch(examples: Any, step: jax.Array) -> Any:
         key = jax.random.key(0)
-        return jax.vmap(
-            lambda position: draw(
-                rules, key, examples.buckets[0], examples.prompts, step=step, position=position
-            )
-        )(jnp.arange(BATCH))
+        bucket, prompts = examples.buckets[0], examples.prompts
+
+        def sample(position: jax.Array) -> Any:
+            where = {"step": step, "position": position}
+            choice = choose(rules, key, bucket, prompts, **where)
+            return draw(rules, key, example_of(bucket, prompts, choice), **where)
+
+        return jax.vmap(sample)(jnp.arange(BATCH))
 
     program = jax.jit(batch).lower(examples, jnp.int32(0)).compile()
     planned = program.memory_analysis()

@@ -143,7 +143,8 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     from ti_flax.models.stable_diffusion import random_stable_diffusion
     from ti_flax.training import optimizer as optim
     from ti_flax.training.devices import replicate
-    from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, init_state
+    from ti_flax.training.slots import Slots, stacked
+    from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught, init_state
 
     model = random_stable_diffusion(preset(options.preset), seed=0, dtype=jnp.dtype(options.dtype))
     model = with_attention(
@@ -173,14 +174,14 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     frozen = {
         **{part: model.params[part] for part in (*model.text_encoders, "unet")},
         "examples": padded(one_shape(rng.standard_normal(moments, np.float32), token_ids, time_ids=time_ids)),
-        "settings": step_config.settings,
     }
     rows = {
         name: rng.standard_normal((1, encoder.config.hidden_size), np.float32) * 0.02
         for name, encoder in model.text_encoders.items()
     }
     key = np.asarray(jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION)))
-    arguments = (replicate(frozen, devices), replicate(key, devices))
+    taught = Slots(1, devices).place(stacked([Taught(key, step_config.settings)]))
+    arguments = (replicate(frozen, devices), taught)
     model.params.clear()
     return step_config, jax.device_get(init_state(step_config, rows)), arguments
 
@@ -236,14 +237,16 @@ def compiled(step_config: Any, state: Any, arguments: tuple, devices: list) -> t
 
     from ti_flax.hosts.compilation import compiled as compile_lowered
     from ti_flax.run.fit import lower_step
-    from ti_flax.training.devices import replicate
+    from ti_flax.training.slots import Slots
+    from ti_flax.training.streaming import shapes_of
 
+    shapes = shapes_of(arguments[0]["examples"])
     seconds, program = [], None
     keep_in_empty_folder()
     for _ in range(2):
         jax.clear_caches()
         began = time.perf_counter()
-        lowered = lower_step(step_config, replicate(state, devices), arguments, devices)
+        lowered = lower_step(step_config, shapes, Slots(1, devices), state, arguments)
         program = compile_lowered(lowered, devices)
         seconds.append(time.perf_counter() - began)
     return program, *seconds
@@ -275,8 +278,8 @@ def timed(
     import jax
 
     from ti_flax.run.fit import CHUNK_CAPACITY
-    from ti_flax.training.devices import replicate
-    from ti_flax.training.loop import Hook, run_steps
+    from ti_flax.training.loop import Hook, Seat, run_steps
+    from ti_flax.training.slots import Slots, stacked
     from ti_flax.training.state import init_state
 
     class Clock(Hook):
@@ -299,15 +302,14 @@ def timed(
             name: np.zeros((1, encoder.config.hidden_size), np.float32)
             for name, encoder in step_config.model.text_encoders.items()
         }
+        slots = Slots(1, devices)
         run_steps(
             program,
-            replicate(jax.device_get(init_state(step_config, rows)), devices),
+            slots.place(stacked([jax.device_get(init_state(step_config, rows))])),
             arguments,
-            total_steps=steps * calls,
-            rates=lambda step: np.full(CHUNK_CAPACITY, 1e-4, np.float32),
+            seats=[Seat(steps * calls, lambda step: np.full(CHUNK_CAPACITY, 1e-4, np.float32), [clock])],
+            slots=slots,
             capacity=CHUNK_CAPACITY,
-            devices=devices,
-            hooks=[clock],
             steps_per_call=steps,
         )
         return clock

@@ -32,7 +32,7 @@ from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.data.dataset import padded  # noqa: E402
 from ti_flax.run.inputs import load_inputs  # noqa: E402
 from ti_flax.run.step_config import make_step_config  # noqa: E402
-from ti_flax.training.batches import draw  # noqa: E402
+from ti_flax.training.batches import choose, draw, example_of  # noqa: E402
 from ti_flax.training.step import denoising_loss  # noqa: E402
 
 SAMPLINGS = get_args(get_type_hints(LossOptions)["timestep_sampling"])
@@ -72,8 +72,8 @@ def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]
         frozen = {name: inputs.model.params[name] for name in (*inputs.model.text_encoders, "unet")}
         frozen = jax.tree.map(jnp.asarray, frozen)
         examples = padded(inputs.examples)
-        sample = partial(draw, step_config.draw_rules, jax.random.key(0), examples.buckets[0])
-        sample = partial(sample, examples.prompts)
+
+        sample = partial(sample_of, step_config.draw_rules, examples)
         positions, rows = jnp.arange(step_config.global_batch), jax.tree.map(jnp.asarray, inputs.added.start)
 
         @jax.jit
@@ -97,6 +97,13 @@ def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]
             for i, kind in enumerate(("all draws", "timesteps alone"))
         }
     return found
+
+
+def sample_of(rules, examples, step, position):
+    """One sample of the first bucket, without the batch axis."""
+    bucket, key, where = examples.buckets[0], jax.random.key(0), {"step": step, "position": position}
+    choice = choose(rules, key, bucket, examples.prompts, **where)
+    return draw(rules, key, example_of(bucket, examples.prompts, choice), **where)
 
 
 def flat(gradient):

@@ -154,12 +154,13 @@ def compile_step(target: Target, batch: int) -> Compiled:
     from ti_flax.run.fit import CHUNK_CAPACITY
     from ti_flax.training.devices import pmapped
     from ti_flax.training.step import make_chunk
+    from ti_flax.training.streaming import shapes_of
 
     step_config = step_config_of(target, batch)
     began = time.perf_counter()
-    lowered = pmapped(make_chunk(step_config, CHUNK_CAPACITY), target.devices).lower(
-        *abstract_arguments(target.config, step_config)
-    )
+    arguments = abstract_arguments(target.config, step_config)
+    shapes = shapes_of(arguments[1]["examples"])
+    lowered = pmapped(make_chunk(step_config, CHUNK_CAPACITY, shapes), target.devices).lower(*arguments)
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -238,7 +239,7 @@ def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
     from ti_flax.data.prompts.templates import training_prompts
     from ti_flax.models.stable_diffusion import parameter_shapes
     from ti_flax.run.fit import CHUNK_CAPACITY
-    from ti_flax.training.state import init_state
+    from ti_flax.training.state import Taught, init_state
 
     model = step_config.model
     side = config.images.resolution // model.vae.config.downsampling
@@ -251,19 +252,25 @@ def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
         **{name: parameter_shapes(encoder) for name, encoder in model.text_encoders.items()},
         "unet": parameter_shapes(model.unet),
         "examples": padded(examples),
-        "settings": jax.eval_shape(lambda: jax.tree.map(jnp.float32, step_config.settings)),
     }
     rows = {
         name: np.zeros((len(learns), model.text_encoders[name].config.hidden_size), np.float32)
         for name, learns in step_config.trainable.items()
     }
-    key, steps = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((), jnp.int32)
-    rates = jax.ShapeDtypeStruct((CHUNK_CAPACITY,), jnp.float32)
+    settings = jax.eval_shape(lambda: jax.tree.map(jnp.float32, step_config.settings))
+    taught = Taught(jax.ShapeDtypeStruct((2,), jnp.uint32), settings)
+    rates, steps = jax.ShapeDtypeStruct((CHUNK_CAPACITY,), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
     state = jax.eval_shape(lambda: init_state(step_config, rows))
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((step_config.device_count, *leaf.shape), leaf.dtype),
-        (state, frozen, key, rates, steps),
-    )
+    of_slots = with_axis((state, taught, rates, steps), step_config.slots)
+    state, taught, rates, steps = with_axis(of_slots, step_config.device_count)
+    return state, with_axis(frozen, step_config.device_count), taught, rates, steps
+
+
+def with_axis(tree: Any, length: int) -> Any:
+    """Shapes with one more axis in front."""
+    import jax
+
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype), tree)
 
 
 def collectives(text: str) -> tuple[tuple[str, int], ...]:

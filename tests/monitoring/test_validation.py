@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chunks import draw_sample
 from row_trees import tree
 from tiny_models import SMALL
 
@@ -21,10 +22,9 @@ from ti_flax.monitoring.validation import (
     make_evaluation,
     samples_for,
 )
-from ti_flax.training.batches import draw
 from ti_flax.training.devices import replicate
 from ti_flax.training.objective import Objective
-from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
+from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught
 from ti_flax.training.step import denoising_loss
 from ti_flax.training.timesteps import TimestepRules
 
@@ -153,7 +153,6 @@ def loss_over(config, examples, rows, *, devices, seed=3, samples=12, **layout):
     params = config.model.params
     frozen = {"text_encoder": params["text_encoder"], "unet": params["unet"]}
     frozen["examples"] = padded(examples)
-    frozen["settings"] = config.settings
     chosen = eval_set(
         examples.buckets,
         config.draw_rules.timesteps,
@@ -162,7 +161,8 @@ def loss_over(config, examples, rows, *, devices, seed=3, samples=12, **layout):
         batch_size=config.batch_size,
         devices=devices,
     )
-    measure = Validation(config, replicate(frozen, places), chosen, devices=places, seed=seed)
+    taught = Taught(np.asarray(jax.random.key_data(jax.random.key(seed))), config.settings)
+    measure = Validation(config, replicate(frozen, places), taught, chosen, devices=places)
     return [measure(each) for each in rows]
 
 
@@ -203,7 +203,7 @@ def test_it_is_the_loss_that_training_minimises():
     def trained(first):
         def one(position):
             where = {"step": jnp.int32(0), "position": position}
-            return draw(rules, jax.random.key(11), given.buckets[0], given.prompts, **where)
+            return draw_sample(rules, jax.random.key(11), given.buckets[0], given.prompts, **where)
 
         return denoising_loss(rows, params, jax.vmap(one)(first + jnp.arange(60)), config)
 
@@ -217,16 +217,17 @@ def test_an_evaluation_needs_less_memory_than_an_update():
     given = padded(examples)
     chosen = eval_set(examples.buckets, ALL, flip_p=0.5, samples=60, batch_size=3, devices=1)
     params = {name: config.model.params[name] for name in ("text_encoder", "unet")}
-    frozen = {**params, "examples": given, "settings": config.settings}
+    frozen = {**params, "examples": given}
     rows = jax.tree.map(jnp.asarray, rows_of(config))
     key = jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION))
+    taught = Taught(key, config.settings)
     places = jax.tree.map(lambda leaf: leaf[0], chosen.places)
-    evaluation = jax.jit(make_evaluation(config)).lower(rows, frozen, key, places).compile()
+    evaluation = jax.jit(make_evaluation(config)).lower(rows, frozen, taught, places).compile()
 
     def loss(rows, frozen):
         def one(position):
             where = {"step": jnp.int32(0), "position": position}
-            return draw(config.draw_rules, jax.random.key(0), given.buckets[0], given.prompts, **where)
+            return draw_sample(config.draw_rules, jax.random.key(0), given.buckets[0], given.prompts, **where)
 
         return denoising_loss(rows, frozen, jax.vmap(one)(jnp.arange(3)), config)
 
@@ -234,6 +235,6 @@ def test_an_evaluation_needs_less_memory_than_an_update():
     needs = [program.memory_analysis().temp_size_in_bytes for program in (evaluation, update)]
     assert needs[0] < needs[1]
     # One device has 20 rounds of 3, and room for more, in which nothing is computed.
-    [errors] = evaluation(rows, frozen, key, places)
+    [errors] = evaluation(rows, frozen, taught, places)
     assert places[0].rounds == 20 and errors.shape == (256, 3)
     assert (errors[:20] > 0).all() and not errors[20:].any()

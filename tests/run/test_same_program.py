@@ -5,6 +5,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from chunks import chunk_arguments, chunk_of
 from row_trees import tree
 from shared_programs import PROGRAMS
 from tiny_folder import write_images
@@ -21,9 +22,7 @@ from ti_flax.run import train as run
 from ti_flax.run.fit import CHUNK_CAPACITY
 from ti_flax.run.step_config import make_step_config
 from ti_flax.training import devices as devices_module
-from ti_flax.training.devices import pmapped, replicate
 from ti_flax.training.state import init_state
-from ti_flax.training.step import make_chunk
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +34,12 @@ def lowered(tmp_path_factory):
     def text(added, **changes):
         config = configure(place, place / "out", **changes)
         step_config, _ = make_step_config(config, model, VOCABULARY, added=added, devices=1, batches=1)
-        frozen = make_frozen(step_config) | {"settings": step_config.settings}
+        frozen = make_frozen(step_config)
         frozen["examples"] = padded(frozen["examples"])
         key = np.asarray(jax.random.key_data(jax.random.key(config.training.seed)))
-        state, rates = init_state(step_config, added.start), np.zeros(CHUNK_CAPACITY, np.float32)
-        arguments = replicate((state, frozen, key, rates, np.int32(1)), devices)
-        return pmapped(make_chunk(step_config, CHUNK_CAPACITY), devices).lower(*arguments).as_text()
+        state, rates = init_state(step_config, added.start), np.zeros(CHUNK_CAPACITY)
+        arguments = chunk_arguments(step_config, frozen, state, rates, 1, devices, key)
+        return chunk_of(step_config, CHUNK_CAPACITY, frozen, devices).lower(*arguments).as_text()
 
     return text
 

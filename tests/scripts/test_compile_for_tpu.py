@@ -15,6 +15,7 @@ from ti_flax.config import parse_config
 from ti_flax.run.fit import CHUNK_CAPACITY
 from ti_flax.training.devices import pmapped
 from ti_flax.training.step import make_chunk
+from ti_flax.training.streaming import shapes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "compile_for_tpu.py"
@@ -92,11 +93,11 @@ def test_the_step_of_sdxl_is_lowered_from_shapes_alone(script, named, tmp_path):
     step_config = script.step_config_of(target, 1)
     arguments = state, frozen, *_ = script.abstract_arguments(config, step_config)
     widths = (32, 32) if named == "preset" else (24, 40)
-    assert [rows.shape for rows in state.rows.values()] == [(2, 2, width) for width in widths]
-    assert {*frozen} == {"text_encoder", "text_encoder_2", "unet", "examples", "settings"}
+    assert [rows.shape for rows in state.rows.values()] == [(2, 1, 2, width) for width in widths]
+    assert {*frozen} == {"text_encoder", "text_encoder_2", "unet", "examples"}
     (bucket,) = frozen["examples"].buckets
     assert bucket.time_ids.shape == (*bucket.posteriors.shape[:3], 6)
-    chunk = pmapped(make_chunk(step_config, CHUNK_CAPACITY), target.devices)
+    chunk = pmapped(make_chunk(step_config, CHUNK_CAPACITY, shapes_of(frozen["examples"])), target.devices)
     assert "all_reduce" in chunk.lower(*arguments).as_text()
 
 

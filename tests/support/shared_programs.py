@@ -37,19 +37,21 @@ def share_programs():
         return begin(config, *args)
 
     @functools.wraps(lower_step)
-    def found_or_lowered(step_config, state, arguments, devices, feed=None):
+    def found_or_lowered(step_config, shapes, slots, state, arguments, sender=None):
+        given = step_config, shapes, slots, state, arguments, sender
         config = _config.get(None)
         if config is None:  # not a run: a benchmark that compiles for itself
-            return lower_step(step_config, state, arguments, devices, feed)
+            return lower_step(*given)
         options = {name: value for name, value in run.must_match(config).items() if name not in _DATA}
-        window = None if feed is None else feed.empty()
+        window = None if sender is None else sender.empty()
         leaves, structure = jax.tree.flatten((state, arguments, window))
         key = (
             json.dumps([options, step_config.model.configs], sort_keys=True, default=str),
             (structure, *map(_shape, leaves)),
-            (tuple(devices), str(step_config.trainable), step_config.first_added_id),
+            (tuple(slots.devices), slots.count, slots.whole, shapes),
+            (str(step_config.trainable), step_config.first_added_id),
         )
-        return Shared(key, lambda: lower_step(step_config, state, arguments, devices, feed))
+        return Shared(key, lambda: lower_step(*given))
 
     run.begin_compiling, fit_module.lower_step = begin_with, found_or_lowered
 

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chunks import draw_sample
 
 from ti_flax.config.options import LossOptions
 from ti_flax.data.dataset import one_shape, padded
-from ti_flax.training.batches import DrawRules, draw
+from ti_flax.training.batches import DrawRules
 from ti_flax.training.noise import NoiseRules, multires_noise
 from ti_flax.training.timesteps import TimestepRules
 
@@ -32,7 +33,7 @@ def draws(**options):
 
     def one(step, position):
         key = jax.random.key(3)
-        return draw(rules, key, EXAMPLES.buckets[0], EXAMPLES.prompts, step=step, position=position)
+        return draw_sample(rules, key, EXAMPLES.buckets[0], EXAMPLES.prompts, step=step, position=position)
 
     # Not as one program: XLA fuses what lies around a draw into it, which may change the draw's last bit.
     whole = jax.vmap(jax.vmap(one, (None, 0)), (0, None))

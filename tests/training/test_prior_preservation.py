@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chunks import chunk_arguments, chunk_of, draw_sample, fetched
 from row_trees import only
 from tiny_step import CAPACITY, VOCABULARY, make_frozen, make_step_config, rates, start_rows
 
 from ti_flax.config.options import LossOptions
 from ti_flax.data.dataset import padded, with_class_images
 from ti_flax.training import step
-from ti_flax.training.batches import Batch, concat, draw
-from ti_flax.training.devices import pmapped, replicate, unreplicate
+from ti_flax.training.batches import Batch, concat
 from ti_flax.training.noise import NoiseRules
 from ti_flax.training.objective import Objective
 from ti_flax.training.state import init_state
-from ti_flax.training.step import denoising_loss, make_chunk
+from ti_flax.training.step import denoising_loss
 from ti_flax.training.timesteps import TimestepRules
 
 
@@ -55,7 +55,7 @@ def test_class_prompts_are_a_group_of_their_own_with_even_odds(config, prompts):
     for number in range(16 * prompts):
         where = {"step": jnp.int32(number), "position": jnp.int32(0)}
         key = jax.random.key(0)
-        batch = draw(config.draw_rules, key, given.class_buckets[0], given.class_prompts, **where)
+        batch = draw_sample(config.draw_rules, key, given.class_buckets[0], given.class_prompts, **where)
         drawn.append(both.class_token_ids[0].tolist().index(batch.token_ids.tolist()))
     assert np.bincount(drawn, minlength=prompts).min() > 8
 
@@ -66,7 +66,7 @@ def test_training_images_are_drawn_as_without_class_images(config):
     for position in range(4):
         where = {"step": jnp.int32(3), "position": jnp.int32(position)}
         drawn = [
-            draw(config.draw_rules, jax.random.key(0), each.buckets[0], each.prompts, **where)
+            draw_sample(config.draw_rules, jax.random.key(0), each.buckets[0], each.prompts, **where)
             for each in (padded(examples), padded(both))
         ]
         for found, wanted in zip(*map(jax.tree.leaves, drawn), strict=True):
@@ -108,12 +108,11 @@ def losses_of(monkeypatch, config, frozen, measure, devices=1):
 
     monkeypatch.setattr(step, "denoising_loss", loss)
     places = jax.devices()[:devices]
-    state = replicate(init_state(config, start_rows(config)), places)
-    key = np.asarray(jax.random.key_data(jax.random.key(7)))
-    frozen = {"examples": padded(frozen["examples"]), "settings": config.settings}
-    arguments = (replicate(each, places) for each in (frozen, key, rates(0), np.int32(4)))
-    measures = pmapped(make_chunk(config, CAPACITY), places)(state, *arguments)[1]
-    return unreplicate(measures)["loss"][:4]
+    frozen = {"examples": padded(frozen["examples"])}
+    state = init_state(config, start_rows(config))
+    arguments = chunk_arguments(config, frozen, state, rates(0), 4, places)
+    measures = chunk_of(config, CAPACITY, frozen, places)(*arguments)[1]
+    return fetched(measures, places)["loss"][:4]
 
 
 def all_of_a_sample(batch, class_batch):

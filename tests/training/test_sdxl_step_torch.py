@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from chunks import draw_sample  # noqa: E402
 from tiny_models import SMALL  # noqa: E402
 from torch_models import channels_first, write_torch_models  # noqa: E402
 
@@ -19,7 +20,7 @@ from ti_flax.models.noise_schedule import NoiseSchedule  # noqa: E402
 from ti_flax.models.prompt_encoding import SpecialTokens  # noqa: E402
 from ti_flax.models.stable_diffusion import load_stable_diffusion  # noqa: E402
 from ti_flax.training import optimizer as optim  # noqa: E402
-from ti_flax.training.batches import Batch, draw  # noqa: E402
+from ti_flax.training.batches import Batch  # noqa: E402
 from ti_flax.training.objective import Objective  # noqa: E402
 from ti_flax.training.state import StepConfig, init_state  # noqa: E402
 from ti_flax.training.step import apply_update, denoising_loss  # noqa: E402
@@ -251,7 +252,7 @@ def batches(config):
     @jax.jit
     def drawn(step):
         key, bucket = jax.random.key(0), given.buckets[0]
-        one = lambda p: draw(config.draw_rules, key, bucket, given.prompts, step=step, position=p)  # noqa: E731
+        one = lambda p: draw_sample(config.draw_rules, key, bucket, given.prompts, step=step, position=p)  # noqa: E731
         return jax.vmap(one)(positions)
 
     return [drawn(jnp.int32(step)) for step in range(STEPS)]

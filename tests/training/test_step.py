@@ -6,23 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chunks import chunk_arguments, chunk_of, draw_sample, fetched
 from row_trees import bits, only, tree
 from tiny_step import CAPACITY, make_frozen, make_step_config, rates, start_rows
 
 from ti_flax.data.dataset import Dataset, one_shape, padded
 from ti_flax.embedding.rows import RowRules
 from ti_flax.training import optimizer as optim
-from ti_flax.training.batches import bucket_of_step, draw, image_index
-from ti_flax.training.devices import pmapped, replicate, unreplicate
+from ti_flax.training.batches import bucket_of_step, image_index
+from ti_flax.training.devices import unreplicate
+from ti_flax.training.slots import Slots
 from ti_flax.training.state import init_state, result_rows
-from ti_flax.training.step import make_chunk
 
 
 def draw_one(config, seed, examples, *, step=0, position=0):
     places = {"step": jnp.int32(step), "position": jnp.int32(position)}
     key = jax.random.key(seed)
     given = padded(examples)
-    return draw(config.draw_rules, key, given.buckets[0], given.prompts, **places)
+    return draw_sample(config.draw_rules, key, given.buckets[0], given.prompts, **places)
 
 
 # Compiled updates by step, shapes and devices, for this file's tests.
@@ -39,23 +40,23 @@ def run(config, frozen, chunks, *, devices=1, state=None):
     """Runs chunks of the given lengths and returns the last state and all losses, on the host."""
     frozen = frozen | {"examples": padded(frozen["examples"])}
     places = jax.devices()[:devices]
-    key = np.asarray(jax.random.key_data(jax.random.key(7)))
-    state = replicate(state or init_state(config, start_rows(config)), places)
-    arguments = replicate(frozen | {"settings": config.settings}, places), replicate(key, places)
+    state = state or init_state(config, start_rows(config))
+    step = int(state.step)
+    state, *arguments = chunk_arguments(config, frozen, state, rates(0), 1, places)[:3]
     shapes = str(jax.tree.map(np.shape, frozen["examples"]))
     if (id(config), shapes, devices) not in _PROGRAMS:
-        program = pmapped(make_chunk(config, CAPACITY), places)
-        program = program.lower(state, *arguments, *replicate((rates(0), np.int32(1)), places)).compile()
+        given = Slots(1, places).place((rates(0)[None], np.ones(1, np.int32)))
+        program = chunk_of(config, CAPACITY, frozen, places).lower(state, *arguments, *given).compile()
         _PROGRAMS[id(config), shapes, devices] = program, config  # which keeps its id its own
     program, _ = _PROGRAMS[id(config), shapes, devices]
-    losses, step = [], int(unreplicate(state).step)
+    losses = []
     for steps in chunks:
-        given = replicate((rates(step), np.int32(steps)), places)
+        given = Slots(1, places).place((rates(step)[None], np.full(1, steps, np.int32)))
         with jax.transfer_guard("disallow"):
             state, measures = program(state, *arguments, *given)
         step += steps
-        losses.append(unreplicate(measures)["loss"][:steps])
-    return unreplicate(state), np.concatenate(losses), unreplicate(arguments[0])
+        losses.append(fetched(measures, places)["loss"][:steps])
+    return fetched(state, places), np.concatenate(losses), unreplicate(arguments[0])
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +164,10 @@ def test_one_all_reduce_and_no_other_collective(one_device):
     config, frozen, _ = one_device
     places = jax.devices()[:2]
     split = dataclasses.replace(config, batch_size=4, device_count=2)
-    program = pmapped(make_chunk(split, CAPACITY), places)
-    key = np.asarray(jax.random.key_data(jax.random.key(7)))
-    frozen = frozen | {"settings": split.settings, "examples": padded(frozen["examples"])}
-    arguments = (init_state(split, start_rows(split)), frozen, key, rates(0), np.int32(1))
-    text = program.lower(*(replicate(argument, places) for argument in arguments)).compile().as_text()
+    frozen = frozen | {"examples": padded(frozen["examples"])}
+    state = init_state(split, start_rows(split))
+    arguments = chunk_arguments(split, frozen, state, rates(0), 1, places)
+    text = chunk_of(split, CAPACITY, frozen, places).lower(*arguments).compile().as_text()
     # One line of the program for the loss and the gradient, combined or not.
     assert 1 <= text.count(" all-reduce(") <= 2
     assert "all-gather" not in text and "all-to-all" not in text

@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from chunks import draw_sample  # noqa: E402
 from diffusers.training_utils import compute_snr  # noqa: E402
 from row_trees import only, tree  # noqa: E402
 from tiny_models import SMALL  # noqa: E402
@@ -18,7 +19,7 @@ from torch_models import channels_first, write_torch_models  # noqa: E402
 from ti_flax.config.options import LossOptions  # noqa: E402
 from ti_flax.data.dataset import padded  # noqa: E402
 from ti_flax.models.stable_diffusion import load_stable_diffusion  # noqa: E402
-from ti_flax.training.batches import Batch, draw  # noqa: E402
+from ti_flax.training.batches import Batch  # noqa: E402
 from ti_flax.training.objective import Objective  # noqa: E402
 from ti_flax.training.optimizer import apply_updates  # noqa: E402
 from ti_flax.training.step import denoising_loss  # noqa: E402
@@ -133,7 +134,7 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
     positions = jnp.arange(2)
     draw_batch = jax.jit(
         lambda step: jax.vmap(
-            lambda p: draw(
+            lambda p: draw_sample(
                 config.draw_rules,
                 jax.random.key(0),
                 examples.buckets[0],

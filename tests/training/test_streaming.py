@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from chunks import KEY, chunk_arguments, chunk_of
 from tiny_step import VOCABULARY, make_frozen, make_step_config, rates, start_rows
 
 from ti_flax.data.dataset import Bucket, Dataset, padded, with_class_images
@@ -12,15 +13,14 @@ from ti_flax.data.latent_cache import LatentCache
 from ti_flax.data.posteriors import PosteriorFiles
 from ti_flax.monitoring.validation import eval_set, looked_at
 from ti_flax.training import streaming
-from ti_flax.training.devices import pmapped, replicate, unreplicate
-from ti_flax.training.loop import Hook, run_steps
+from ti_flax.training.devices import unreplicate
+from ti_flax.training.loop import Hook, Seat, run_steps
+from ti_flax.training.slots import Slots, of_slot
 from ti_flax.training.state import init_state
-from ti_flax.training.step import make_chunk
-from ti_flax.training.streaming import Feed
+from ti_flax.training.streaming import Feed, Sender, shapes_of, window_capacity
 from ti_flax.training.timesteps import TimestepRules
 
 CAPACITY, STEPS = 4, 6
-KEY = np.asarray(jax.random.key_data(jax.random.key(7)))
 RNG = np.random.default_rng(5)
 # Compiled updates by configuration, devices and shapes, for this file's tests.
 _PROGRAMS = {}
@@ -81,37 +81,43 @@ class Every(Hook):
         self.every = every
 
 
+def sender_of(config, examples, places, *, kind=Sender, most_updates=CAPACITY):
+    """What sends these devices the images of one concept."""
+    shapes = shapes_of(examples)
+    capacity = window_capacity(config, shapes, most_updates)
+    sender = kind(config, shapes, Slots(1, places), capacity)
+    sender.seat(0, Feed(config, examples, KEY, shapes, capacity=capacity))
+    return sender
+
+
 def run(
-    config, examples, *, streamed, devices=1, steps_per_call=3, state=None, until=STEPS, hooks=(), feed=None
+    config, examples, *, streamed, devices=1, steps_per_call=3, state=None, until=STEPS, hooks=(), sender=None
 ):
     """The last state on the host, and the loss of every update."""
     places = jax.devices()[:devices]
     frozen = make_frozen(config) | {"examples": padded(examples, streamed=streamed)}
-    arguments = replicate(frozen | {"settings": config.settings}, places), replicate(KEY, places)
-    placed = replicate(state or init_state(config, start_rows(config)), places)
-    if streamed and feed is None:
-        feed = Feed(config, examples, KEY, places, most_updates=CAPACITY, total_steps=STEPS)
-    capacity = feed.capacity if streamed else CAPACITY
-    chunk = replicate((rates(0)[:capacity], np.int32(1)), places)
-    window = (feed.empty(),) if streamed else ()
-    given = (placed, *arguments, *chunk, *window)
+    state = state or init_state(config, start_rows(config))
+    if streamed and sender is None:
+        sender = sender_of(config, examples, places)
+    capacity = sender.capacity if streamed else CAPACITY
+    window = (sender.empty(),) if streamed else ()
+    given = (*chunk_arguments(config, frozen, state, rates(0)[:capacity], 1, places), *window)
     shapes = config, devices, str(jax.tree.map(lambda leaf: leaf.shape, given))
     if shapes not in _PROGRAMS:
-        _PROGRAMS[shapes] = pmapped(make_chunk(config, capacity), places).lower(*given).compile()
+        _PROGRAMS[shapes] = chunk_of(config, capacity, frozen, places).lower(*given).compile()
     losses = Losses()
+    seat = Seat(until, lambda step: rates(step)[:capacity], [losses, *hooks], int(state.step))
     last = run_steps(
         _PROGRAMS[shapes],
-        placed,
-        arguments,
-        rates=lambda step: rates(step)[:capacity],
-        total_steps=until,
+        given[0],
+        given[1:3],
+        seats=[seat],
+        slots=Slots(1, places),
         capacity=capacity,
-        devices=places,
-        hooks=[losses, *hooks],
         steps_per_call=steps_per_call,
-        feed=feed,
+        sender=sender,
     )
-    return last, np.concatenate(losses.losses)
+    return of_slot(last, 0), np.concatenate(losses.losses)
 
 
 def same_bits(one, other):
@@ -166,9 +172,9 @@ def test_a_window_is_as_long_as_its_memory_allows_and_never_longer(config, monke
     of_update = 4 * 4 * (2 * 4 * 4 * 8)  # samples, bytes, numbers of a picture and a class image
     for room, capacity in ((3 * of_update - 1, 2), (1, 1), (10**9, CAPACITY)):
         monkeypatch.setattr(streaming, "WINDOW_BYTES", room)
-        feed = Feed(config, examples, KEY, jax.devices()[:1], most_updates=CAPACITY, total_steps=STEPS)
+        feed = sender_of(config, examples, jax.devices()[:1])
         assert feed.capacity == capacity
-        window = feed.window(0, 1)
+        window = feed.window([0], 1)
         assert [leaf.shape for leaf in jax.tree.leaves(window)] == [
             leaf.shape for leaf in jax.tree.leaves(feed.empty())
         ]
@@ -192,21 +198,21 @@ def test_exactly_what_the_updates_need_is_read_and_while_the_devices_work(config
     examples = PLAIN._replace(buckets=(bucket._replace(posteriors=posteriors),))
     events = []
 
-    class Watched(Feed):
-        def prepare(self, step, updates):
-            events.append(("prepare", step, updates))
-            super().prepare(step, updates)
+    class Watched(Sender):
+        def prepare(self, steps, updates):
+            events.append(("prepare", *steps, updates))
+            super().prepare(steps, updates)
 
-        def window(self, step, updates):
-            events.append(("window", step, updates))
-            return super().window(step, updates)
+        def window(self, steps, updates):
+            events.append(("window", *steps, updates))
+            return super().window(steps, updates)
 
     class Metrics(Hook):
         def on_metrics(self, chunk):
             events.append(("done", chunk.last_step))
 
-    feed = Watched(config, examples, KEY, jax.devices()[:1], most_updates=CAPACITY, total_steps=STEPS)
-    run(config, examples, streamed=True, steps_per_call=2, hooks=[Metrics()], feed=feed)
+    sender = sender_of(config, examples, jax.devices()[:1], kind=Watched)
+    run(config, examples, streamed=True, steps_per_call=2, hooks=[Metrics()], sender=sender)
     assert posteriors.asked == [2 * 4] * 3  # updates of a call, samples of an update
     assert events == [
         *(("window", 0, 2), ("prepare", 2, 2), ("done", 2)),
@@ -233,11 +239,11 @@ def test_the_host_makes_the_choices_of_the_device(config):
     posteriors = np.arange(2 * images, dtype=np.float32).reshape(images, 2, 1, 1, 1)
     bucket = Bucket(posteriors, np.zeros(images, np.int32), np.arange(images, dtype=np.int32))
     examples = Dataset((bucket,), token_ids(1))
-    feed = Feed(config, examples, KEY, jax.devices()[:1], most_updates=500, total_steps=10**6)
+    sender = sender_of(config, examples, jax.devices()[:1], most_updates=500)
     shown = []
     for step in range(0, 3000, 500):
-        window = unreplicate(feed.window(step, 500))
-        shown.append(window.pictures.ravel())
+        window = unreplicate(sender.window([step], 500))
+        shown.append(window.training.pictures.ravel())
     shown = np.concatenate(shown)
     assert len(np.unique(shown // 2)) == 3000 * samples  # an epoch shows no image twice
     assert 0.4 < np.mean(shown % 2) < 0.6

@@ -6,17 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chunks import chunk_arguments, chunk_of, draw_sample, fetched
 from tiny_step import CAPACITY, VOCABULARY, make_step_config, rates
 
 from ti_flax.data.dataset import Bucket, Dataset, padded, with_class_images
 from ti_flax.monitoring import validation
 from ti_flax.monitoring.validation import eval_set, looked_at, make_evaluation
 from ti_flax.training import step
-from ti_flax.training.batches import Batch, concat, draw
-from ti_flax.training.devices import pmapped, replicate, shard, unreplicate
-from ti_flax.training.state import init_state
-from ti_flax.training.step import make_chunk
-from ti_flax.training.streaming import Feed
+from ti_flax.training.batches import Batch, concat
+from ti_flax.training.devices import pmapped, replicate, shard
+from ti_flax.training.slots import Slots
+from ti_flax.training.state import Taught, init_state
+from ti_flax.training.streaming import Feed, Sender, shapes_of, window_capacity
 from ti_flax.training.timesteps import TimestepRules
 
 KEY = np.asarray(jax.random.key_data(jax.random.key(7)))
@@ -81,15 +82,17 @@ def test_samples_of_updates_are_told_the_sizes_of_their_pictures(config, monkeyp
     monkeypatch.setattr(step, "denoising_loss", wrong)
     config = dataclasses.replace(config, device_count=2)
     devices = jax.devices()[:2]
-    frozen = {"examples": padded(examples, streamed=streamed), "settings": config.settings}
+    frozen = {"examples": padded(examples, streamed=streamed)}
     rows = {"text_encoder": np.zeros((2, 8), np.float32)}
-    arguments = [replicate(init_state(config, rows), devices), replicate(frozen, devices)]
-    feed = Feed(config, examples, KEY, devices, most_updates=CAPACITY, total_steps=CAPACITY)
-    windows = [feed.window(0, feed.capacity)] if streamed else []
-    capacity = feed.capacity
-    arguments += replicate((KEY, rates(0)[:capacity], np.int32(capacity)), devices)
-    _, measured = pmapped(make_chunk(config, capacity), devices)(*arguments, *windows)
-    losses = unreplicate(measured)["loss"]
+    shapes = shapes_of(examples)
+    capacity = window_capacity(config, shapes, CAPACITY)
+    sender = Sender(config, shapes, Slots(1, devices), capacity)
+    sender.seat(0, Feed(config, examples, KEY, shapes, capacity=capacity))
+    windows = [sender.window([0], capacity)] if streamed else []
+    state, capacity_rates = init_state(config, rows), rates(0)[:capacity]
+    arguments = chunk_arguments(config, frozen, state, capacity_rates, capacity, devices, KEY)
+    _, measured = chunk_of(config, capacity, frozen, devices)(*arguments, *windows)
+    losses = fetched(measured, devices)["loss"]
     assert len(losses) > 4 and losses.max() < 1e-2  # a wrong picture is off by 1 at least
 
 
@@ -106,7 +109,7 @@ def test_where_one_side_is_drawn_its_sizes_alone_are_needed(config, flip_p):
 
 def drawn(config, given, count):
     key = jax.random.key(0)
-    one = lambda number: draw(  # noqa: E731
+    one = lambda number: draw_sample(  # noqa: E731
         config.draw_rules, key, given.buckets[0], given.prompts, step=number // 4, position=number % 4
     )
     return jax.vmap(one)(jnp.arange(count))
@@ -153,8 +156,8 @@ def test_evaluations_tell_the_sizes_of_what_they_look_at(config, monkeypatch, pi
     assert not picked or sum(len(bucket.posteriors) for bucket in buckets) < 8
     examples = padded(SEVERAL._replace(buckets=tuple(buckets), class_buckets=None, class_token_ids=None))
     devices = jax.local_devices()[:1]
-    frozen = replicate({"examples": examples, "settings": config.settings}, devices)
-    given = (replicate(np.zeros((2, 8), np.float32), devices), frozen, replicate(KEY, devices))
+    frozen, taught = replicate(({"examples": examples}, Taught(KEY, config.settings)), devices)
+    given = (replicate(np.zeros((2, 8), np.float32), devices), frozen, taught)
     errors = pmapped(make_evaluation(config), devices, donate=())(*given, shard(chosen.places, devices))
     for measured, places in zip(errors, chosen.places, strict=True):
         assert np.max(measured) < 1e-2 and (places.number >= 0).any()

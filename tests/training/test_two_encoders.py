@@ -4,16 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chunks import chunk_arguments, chunk_of, fetched
 from row_trees import ENCODER, SECOND_ENCODER, bits
 from tiny_step import make_frozen, make_step_config
 
 from ti_flax.data.dataset import padded
 from ti_flax.embedding.rows import RowRules
 from ti_flax.training import step as step_module
-from ti_flax.training.devices import pmapped, replicate, unreplicate
 from ti_flax.training.optimizer import apply_updates, average_rows, make_optimizer, mask_rows
 from ti_flax.training.state import init_state, result_rows
-from ti_flax.training.step import make_chunk, norm_of_learning
+from ti_flax.training.step import norm_of_learning
 
 _RNG = np.random.default_rng(0)
 START = {
@@ -103,11 +103,9 @@ def test_a_schedule_free_optimizer_gives_the_average_of_each_encoder(trainable):
 def updated(config, start, steps):
     """The state after updates at a rate of 0.1, with what was measured, on the host."""
     examples = padded(make_frozen(config)["examples"])
-    frozen = {"examples": examples, "settings": config.settings}
-    devices, key = jax.devices()[:1], np.asarray(jax.random.key_data(jax.random.key(7)))
-    given = (init_state(config, start), frozen, key, np.full(steps, 0.1, np.float32), np.int32(steps))
-    program = pmapped(make_chunk(config, steps), devices)
-    return unreplicate(program(*(replicate(each, devices) for each in given)))
+    frozen, devices = {"examples": examples}, jax.devices()[:1]
+    given = chunk_arguments(config, frozen, init_state(config, start), np.full(steps, 0.1), steps, devices)
+    return fetched(chunk_of(config, steps, frozen, devices)(*given), devices)
 
 
 @pytest.mark.parametrize("learning", [(True, True), (True, False), (False, True)])

@@ -14,9 +14,9 @@ import numpy as np
 from ti_flax.data.dataset import Bucket, PaddedBucket, PaddedDataset, lengthened, padded_bucket, padded_size
 from ti_flax.hosts.compilation import Compilation
 from ti_flax.models.stable_diffusion import token_table
-from ti_flax.training.batches import Choice, SampleKeys, one_sample, picture_of, time_ids_of
+from ti_flax.training.batches import Choice, NoiseKeys, example_of, noised, prompt_of
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
-from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
+from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught
 from ti_flax.training.step import denoising_error
 from ti_flax.training.timesteps import TimestepRules
 
@@ -201,7 +201,7 @@ def evaluation_interval(*, total: int, passes: int, update_samples: int) -> int:
 
 
 def make_evaluation(config: StepConfig) -> Callable:
-    """Builds `evaluate(rows, frozen, key, places)`: the error of every sample, on one device of several.
+    """Builds `evaluate(rows, frozen, taught, places)`: the error of every sample, on one device of several.
 
     `places` is a `EvalIndices` of `[padded rounds, batch]` for each bucket; the errors come out in the same
     shape, `[padded rounds, batch]` float32, the mean over an image, and 0 for rounds that there are not. As
@@ -209,21 +209,19 @@ def make_evaluation(config: StepConfig) -> Callable:
     """
 
     def evaluate(
-        rows: dict[str, jax.Array], frozen: dict, key: jax.Array, places: tuple[EvalIndices, ...]
+        rows: dict[str, jax.Array], frozen: dict, taught: Taught, places: tuple[EvalIndices, ...]
     ) -> tuple:
         examples: PaddedDataset = frozen["examples"]
-        given = config.with_settings(frozen["settings"])
-        root = jax.random.fold_in(jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION), VALIDATION)
+        given = config.with_settings(taught.settings)
+        key = jax.random.wrap_key_data(taught.key, impl=KEY_IMPLEMENTATION)
+        root = jax.random.fold_in(key, VALIDATION)
 
         def errors_of(bucket: PaddedBucket, chosen: EvalIndices) -> jax.Array:
             def sample(number, image, mirrored, timestep):
-                keys = SampleKeys(*jax.random.split(jax.random.fold_in(root, number), 4))
-                choice = Choice(image, mirrored)
-                picture, time_ids = picture_of(bucket, choice), time_ids_of(bucket, choice)
-                drawn = {"group": jnp.asarray(bucket.prompts)[image], "timestep": timestep}
-                return one_sample(
-                    given.draw_rules, keys, picture, examples.prompts, time_ids=time_ids, **drawn
-                )
+                posterior, noise, prompt, shaping = jax.random.split(jax.random.fold_in(root, number), 4)
+                choice = Choice(image, mirrored, prompt_of(prompt, bucket, examples.prompts, image))
+                example = example_of(bucket, examples.prompts, choice)
+                return noised(given.draw_rules, NoiseKeys(posterior, noise, shaping), example, timestep)
 
             def one_round(index: jax.Array, errors: jax.Array) -> jax.Array:
                 batch = jax.vmap(sample)(*(column[index] for column in columns))
@@ -247,10 +245,10 @@ class Validation:
 
     Args:
       config: the run's fixed parts.
-      frozen: replicated arrays, `text_encoder`, `unet`, `examples` and `settings`.
+      frozen: replicated arrays, the text encoders, `unet` and `examples`.
+      taught: of the concept, on the host.
       chosen: the samples.
       devices: of this process, on which the arrays lie.
-      seed: the run's.
       streamed: the buckets as they are read, where the devices do not hold them.
       what: it measures, in words.
       after: a program that is needed sooner.
@@ -260,10 +258,10 @@ class Validation:
         self,
         config: StepConfig,
         frozen: dict[str, Any],
+        taught: Taught,
         chosen: EvalSet,
         *,
         devices: Sequence[Any],
-        seed: int,
         streamed: Sequence[Bucket] | None = None,
         what: str = "the validation loss",
         after: Compilation | None = None,
@@ -274,10 +272,9 @@ class Validation:
             placed = replicate(tuple(map(padded_bucket, buckets)), devices)
             frozen = frozen | {"examples": frozen["examples"]._replace(buckets=placed)}
         self._devices, self._chosen = devices, chosen
-        key = np.asarray(jax.random.key_data(jax.random.key(seed, impl=KEY_IMPLEMENTATION)))
         self._arguments = (
             frozen,
-            replicate(key, self._devices),
+            replicate(taught, self._devices),
             shard(chosen.places, self._devices),
         )
         rows = {}

@@ -19,10 +19,11 @@ from ti_flax.run.hooks import Beside, make_hooks
 from ti_flax.run.inputs import TrainingInputs
 from ti_flax.training.devices import batch_devices, ours, pmapped, replicate, shapes_on
 from ti_flax.training.learning_rate import Schedule, rates_after
-from ti_flax.training.loop import Hook, begin, run_steps
-from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, TrainState
+from ti_flax.training.loop import Hook, Seat, begin, run_steps
+from ti_flax.training.slots import Slots, of_slot, stacked
+from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught, TrainState
 from ti_flax.training.step import make_chunk
-from ti_flax.training.streaming import Feed
+from ti_flax.training.streaming import Feed, Sender, Shapes, shapes_of, window_capacity
 
 # The most updates one call of the device program makes, and so the length of its measures.
 CHUNK_CAPACITY = 500
@@ -54,41 +55,43 @@ def fit(
       hooks: what else is to happen beside the updates.
     """
     devices = batch_devices(config.training.train_batch_size)
-    total = config.training.max_train_steps or 0
-    start = int(state.step)
-    frozen = replicate(frozen_arrays(step_config, inputs), devices)
-    arguments = (frozen, replicate(run_key(config), devices))
-    feed = make_feed(config, step_config, inputs, devices)
-    if feed is not None:
-        feed.prepare(start, config.training.steps_per_call or 1)
-    placed = replicate(state, devices)
+    slots = Slots(1, devices)
+    total, start = config.training.max_train_steps or 0, int(state.step)
+    frozen, taught = frozen_arrays(step_config, inputs), taught_of(config, step_config)
+    shapes, sender = shapes_of(inputs.examples), make_sender(config, step_config, inputs, slots)
+    if sender is not None:
+        sender.prepare([start], config.training.steps_per_call or 1)
+    arguments = replicate(frozen, devices), slots.place(stacked([taught]))
     if compiling is None:
-        compiling = compilation(step_config, placed, arguments, devices, feed)
+        compiling = compilation(step_config, shapes, slots, state, arguments, sender)
     monitoring: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
     if hosts.is_first():
-        beside = Beside(config, step_config, inputs, frozen, ours(devices), output_dir, after=compiling)
+        beside = Beside(
+            config, step_config, inputs, arguments[0], taught, ours(devices), output_dir, after=compiling
+        )
         monitoring += [*make_hooks(beside, schedule, start), *hooks]
     else:
         step_config.model.params.clear()  # the devices have what is needed
+    capacity = capacity_with(sender)
+    seat = Seat(total, rates_after(schedule, capacity), monitoring, start)
     finished = False
     try:
         program = compiling.program()
-        begin(placed, monitoring)
+        begin(state, monitoring)
         with interrupt.updates():
-            last = run_steps(
+            states = run_steps(
                 program,
-                placed,
+                slots.place(stacked([state])),
                 arguments,
-                total_steps=total,
-                capacity=capacity_with(feed),
-                rates=rates_after(schedule, capacity_with(feed)),
-                devices=devices,
-                hooks=monitoring,
+                seats=[seat],
+                slots=slots,
+                capacity=capacity,
                 steps_per_call=config.training.steps_per_call,
                 asked=lambda: interrupt.asked,
                 agree=hosts.agree_on_steps,
-                feed=feed,
+                sender=sender,
             )
+        last = of_slot(states, 0)
         finished = int(last.step) == total
         if not finished:
             check_state(int(last.step), last)
@@ -113,45 +116,47 @@ def begin_compiling(
     """
     if jax.process_count() > 1:
         return None
-    devices = batch_devices(config.training.train_batch_size)
-    frozen = frozen_arrays(step_config, inputs, hollow=True)
-    placed, arguments = shapes_on((state, (frozen, run_key(config))), devices)
-    return compilation(
-        step_config, placed, arguments, devices, make_feed(config, step_config, inputs, devices)
-    )
+    slots = Slots(1, batch_devices(config.training.train_batch_size))
+    frozen = shapes_on(frozen_arrays(step_config, inputs, hollow=True), slots.devices)
+    taught = slots.shapes(stacked([taught_of(config, step_config)]))
+    sender = make_sender(config, step_config, inputs, slots)
+    return compilation(step_config, shapes_of(inputs.examples), slots, state, (frozen, taught), sender)
 
 
 def compilation(
-    step_config: StepConfig, state: Any, arguments: tuple[Any, Any], devices: Sequence[Any], feed: Feed | None
+    step_config: StepConfig,
+    shapes: Shapes,
+    slots: Slots,
+    state: TrainState,
+    arguments: tuple[Any, Any],
+    sender: Sender | None,
 ) -> Compilation:
     """Compiles the updates in a thread of its own; the arguments are those of `lower_step`."""
+    devices = slots.devices
     return Compilation(
-        lambda: lower_step(step_config, state, arguments, devices, feed),
+        lambda: lower_step(step_config, shapes, slots, state, arguments, sender),
         devices,
         what=f"the update for {len(devices)} x {devices[0].device_kind}",
     )
 
 
-def run_key(config: RunConfig) -> np.ndarray:
-    """The run's key, its data as `[2]` uint32."""
+def taught_of(config: RunConfig, step_config: StepConfig) -> Taught:
+    """What is the concept's own and stays as it is."""
     key = jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION)
-    return np.asarray(jax.random.key_data(key))
+    return Taught(np.asarray(jax.random.key_data(key)), step_config.settings)
 
 
-def make_feed(
-    config: RunConfig, step_config: StepConfig, inputs: TrainingInputs, devices: Sequence[Any]
-) -> Feed | None:
-    """What sends the devices the posteriors that each call needs; None if they hold all of them."""
+def make_sender(
+    config: RunConfig, step_config: StepConfig, inputs: TrainingInputs, slots: Slots
+) -> Sender | None:
+    """What sends the devices the images that each call needs; None if they hold all of them."""
     if not inputs.streamed:
         return None
-    return Feed(
-        step_config,
-        inputs.examples,
-        run_key(config),
-        devices,
-        most_updates=CHUNK_CAPACITY,
-        total_steps=config.training.max_train_steps or 0,
-    )
+    shapes, key = shapes_of(inputs.examples), taught_of(config, step_config).key
+    capacity = window_capacity(step_config, shapes, CHUNK_CAPACITY)
+    sender = Sender(step_config, shapes, slots, capacity)
+    sender.seat(0, Feed(step_config, inputs.examples, key, shapes, capacity=capacity))
+    return sender
 
 
 def frozen_arrays(step_config: StepConfig, inputs: TrainingInputs, *, hollow: bool = False) -> dict[str, Any]:
@@ -160,32 +165,35 @@ def frozen_arrays(step_config: StepConfig, inputs: TrainingInputs, *, hollow: bo
     return {
         **{part: model.params[part] for part in (*model.text_encoders, "unet")},
         "examples": padded(inputs.examples, streamed=inputs.streamed, hollow=hollow),
-        "settings": step_config.settings,
     }
 
 
-def capacity_with(feed: Feed | None) -> int:
+def capacity_with(sender: Sender | None) -> int:
     """The most updates of one call."""
-    return CHUNK_CAPACITY if feed is None else feed.capacity
+    return CHUNK_CAPACITY if sender is None else sender.capacity
 
 
 def lower_step(
     step_config: StepConfig,
-    state: Any,
+    shapes: Shapes,
+    slots: Slots,
+    state: TrainState,
     arguments: tuple[Any, Any],
-    devices: Sequence[Any],
-    feed: Feed | None = None,
+    sender: Sender | None = None,
 ) -> Any:
     """Lowers up to `CHUNK_CAPACITY` updates of one call, for devices and arguments of these shapes.
 
     Args:
       step_config: the run's fixed parts.
-      state: replicated, or its shapes.
-      arguments: replicated frozen arrays and key, or their shapes.
-      devices: of all hosts.
-      feed: what each call gets, where the devices do not hold all images; it may take fewer updates.
+      shapes: of the pictures.
+      slots: and their devices.
+      state: of a slot, on the host, or its shapes.
+      arguments: frozen arrays and what concepts are taught with, placed, or their shapes.
+      sender: what each call gets, where the devices do not hold all images; it may take fewer updates.
     """
-    capacity = capacity_with(feed)
-    chunk = replicate((np.zeros(capacity, np.float32), np.int32(1)), devices)
-    window = () if feed is None else (feed.empty(),)
-    return pmapped(make_chunk(step_config, capacity), devices).lower(state, *arguments, *chunk, *window)
+    capacity = capacity_with(sender)
+    chunk = np.zeros((slots.count, capacity), np.float32), np.zeros(slots.count, np.int32)
+    window = () if sender is None else (sender.empty(),)
+    program = pmapped(make_chunk(step_config, capacity, shapes), slots.devices)
+    states = slots.place(stacked([state] * slots.count))
+    return program.lower(states, *arguments, *slots.place(chunk), *window)

@@ -28,7 +28,7 @@ from ti_flax.run.result import result_so_far
 from ti_flax.training.devices import local_copies, replicate
 from ti_flax.training.learning_rate import Schedule, rate_of_step
 from ti_flax.training.loop import Hook
-from ti_flax.training.state import StepConfig, result_rows
+from ti_flax.training.state import StepConfig, Taught, result_rows
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Beside:
       config: of the run.
       step_config: the step's fixed parts.
       inputs: what it learns from.
-      frozen: replicated arrays: the parts of the model but the VAE, `examples` and `settings`.
+      frozen: replicated arrays: the parts of the model but the VAE, and `examples`.
+      taught: of the concept, on the host.
       devices: of this process, on which they lie.
       output_dir: where files go.
       after: the program of the update, which is needed before those of the hooks.
@@ -49,6 +50,7 @@ class Beside:
     step_config: StepConfig
     inputs: TrainingInputs
     frozen: dict[str, Any]
+    taught: Taught
     devices: Sequence[Any]
     output_dir: Path
     after: Compilation
@@ -172,9 +174,9 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
     validation = Validation(
         step_config,
         run.frozen,
+        run.taught,
         chosen,
         devices=run.devices,
-        seed=config.training.seed or 0,
         streamed=inputs.examples.buckets if inputs.streamed else None,
         after=run.after,
     )

@@ -107,45 +107,94 @@ def bucket_of_step(
 
 
 class Choice(NamedTuple):
-    """Which picture a sample shows, each `[]` int32.
+    """What a sample shows and says, each `[]` int32.
 
     Attributes:
       image: index of the image in its bucket.
       mirrored: 1 for the mirror image.
+      prompt: row of the table of prompts.
     """
 
     image: jax.Array
     mirrored: jax.Array
+    prompt: jax.Array
 
 
-class Picture(NamedTuple):
-    """An image or mirror image as it is encoded.
+class Example(NamedTuple):
+    """A picture as it is encoded, and what is said of it: a sample before its noise is drawn.
 
     Attributes:
       posterior: `[height, width, 2 * channels]` float32, mean and log-variance.
+      token_ids: `[tokens]` int32.
       loss_weights: `[height, width]` float32, or None.
+      time_ids: `[6]` float32, micro-conditioning; None for models that take none.
     """
 
     posterior: jax.Array
-    loss_weights: jax.Array | None
+    token_ids: jax.Array
+    loss_weights: jax.Array | None = None
+    time_ids: jax.Array | None = None
+
+
+class NoiseKeys(NamedTuple):
+    """Keys of a sample's numbers: latents from its posterior, its noise, and what shapes that."""
+
+    posterior: jax.Array
+    noise: jax.Array
+    shaping: jax.Array
+
+
+class SampleKeys(NamedTuple):
+    """Keys of all that is drawn about a sample."""
+
+    numbers: NoiseKeys
+    timestep: jax.Array
+    prompt: jax.Array
+    flip: jax.Array
+
+
+def sample_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> SampleKeys:
+    """Those of one sample, out of the run's key."""
+    _, samples_key = jax.random.split(key)
+    sample_key = jax.random.fold_in(jax.random.fold_in(samples_key, step), position)
+    posterior, noise, timestep, prompt, flip = jax.random.split(sample_key, 5)
+    shaping = jax.random.fold_in(sample_key, NOISE_SHAPING)
+    return SampleKeys(NoiseKeys(posterior, noise, shaping), timestep, prompt, flip)
 
 
 def choose(
     rules: DrawRules,
     key: jax.Array,
     bucket: PaddedBucket,
+    prompts: PromptTable,
     *,
     step: jax.Array,
     position: jax.Array,
     round: jax.Array | None = None,
 ) -> Choice:
-    """Chooses the picture of one sample, by integers: every device agrees. Arguments as for `draw`."""
-    order_key, sample_key = jax.random.split(key)
-    *_, flip_key = _sample_keys(sample_key, step, position)
+    """Chooses what one sample shows and says, by integers: every device and every host agrees.
+
+    Args:
+      rules: of drawing.
+      key: the run's key.
+      bucket: the images to choose from.
+      prompts: of its images.
+      step: `[]` int32, update index.
+      position: `[]` int32, place in the global batch.
+      round: `[]` int32, which round of this bucket the update is; None: `step`, as with a single bucket.
+    """
+    order_key, _ = jax.random.split(key)
+    keys = sample_keys(key, step, position)
     sample = (step if round is None else round) * rules.global_batch + position
-    place = image_index(order_key, sample, bucket.places)
-    mirrored = jax.random.bernoulli(flip_key, rules.flip_p).astype(jnp.int32)
-    return Choice(jnp.asarray(bucket.sample_indices)[place], mirrored)
+    image = jnp.asarray(bucket.sample_indices)[image_index(order_key, sample, bucket.places)]
+    mirrored = jax.random.bernoulli(keys.flip, rules.flip_p).astype(jnp.int32)
+    return Choice(image, mirrored, prompt_of(keys.prompt, bucket, prompts, image))
+
+
+def prompt_of(key: jax.Array, bucket: PaddedBucket, prompts: PromptTable, image: jax.Array) -> jax.Array:
+    """Draws one of an image's prompts: its row of the table, `[]` int32."""
+    variant = jax.random.randint(key, (), 0, prompts.variants)
+    return jnp.asarray(bucket.prompts)[image] * prompts.variants + variant
 
 
 def side_of(mirrored: Any, sides: int) -> Any:
@@ -153,115 +202,58 @@ def side_of(mirrored: Any, sides: int) -> Any:
     return mirrored if sides == 2 else mirrored * 0
 
 
-def picture_of(bucket: PaddedBucket, choice: Choice) -> Picture:
-    """The picture that was chosen, out of a bucket that holds all."""
+def example_of(bucket: PaddedBucket, prompts: PromptTable, choice: Choice) -> Example:
+    """What was chosen, out of a bucket that holds its pictures."""
     side = side_of(choice.mirrored, bucket.posteriors.shape[1])
-    weights = bucket.loss_weights
-    return Picture(
+    weights, time_ids = bucket.loss_weights, bucket.time_ids
+    return Example(
         jnp.asarray(bucket.posteriors)[choice.image, side],
+        jnp.asarray(prompts.token_ids)[choice.prompt],
         None if weights is None else jnp.asarray(weights)[choice.image, choice.mirrored],
+        None if time_ids is None else jnp.asarray(time_ids)[choice.image, side],
     )
 
 
-def time_ids_of(bucket: PaddedBucket, choice: Choice) -> jax.Array | None:
-    """The micro-conditioning of the picture that was chosen, `[6]` float32, if the model takes any."""
-    if bucket.time_ids is None:
-        return None
-    return jnp.asarray(bucket.time_ids)[choice.image, side_of(choice.mirrored, bucket.time_ids.shape[1])]
-
-
-def _sample_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> tuple[jax.Array, ...]:
-    """The sample's key, and those of posterior, noise, timestep, template and flip."""
-    sample_key = jax.random.fold_in(jax.random.fold_in(key, step), position)
-    return sample_key, *jax.random.split(sample_key, 5)
-
-
 def draw(
-    rules: DrawRules,
-    key: jax.Array,
-    bucket: PaddedBucket,
-    prompts: PromptTable,
-    *,
-    step: jax.Array,
-    position: jax.Array,
-    round: jax.Array | None = None,
-    picture: Picture | None = None,
+    rules: DrawRules, key: jax.Array, example: Example, *, step: jax.Array, position: jax.Array
 ) -> Batch:
-    """Draws one sample; everything in it depends on (key, step, position in the global batch) alone.
+    """Draws one sample; with what it shows, all of it depends on (key, step, position) alone.
 
     Args:
       rules: of drawing.
       key: the run's key.
-      bucket: the images to draw from.
-      prompts: of its images.
+      example: what `choose` chooses.
       step: `[]` int32, update index.
       position: `[]` int32, place in the global batch.
-      round: `[]` int32, which round of this bucket the update is; None: `step`, as with a single bucket.
-      picture: what `choose` chooses, where the bucket does not hold it.
 
     Returns:
       A `Batch` without the batch axis.
     """
-    _, sample_key = jax.random.split(key)
-    sample_key, posterior_key, noise_key, time_key, template_key, _ = _sample_keys(sample_key, step, position)
+    keys = sample_keys(key, step, position)
     update_key = jax.random.fold_in(jax.random.fold_in(key, TIMESTEPS_OF_UPDATE), step)
-    shaping_key = jax.random.fold_in(sample_key, NOISE_SHAPING)
-    choice = choose(rules, key, bucket, step=step, position=position, round=round)
-    return one_sample(
-        rules,
-        SampleKeys(posterior_key, noise_key, template_key, shaping_key),
-        picture_of(bucket, choice) if picture is None else picture,
-        prompts,
-        group=jnp.asarray(bucket.prompts)[choice.image],
-        timestep=rules.timesteps.draw(time_key, update_key, position=position, samples=rules.global_batch),
-        time_ids=time_ids_of(bucket, choice),
-    )
+    timestep = rules.timesteps.draw(keys.timestep, update_key, position=position, samples=rules.global_batch)
+    return noised(rules, keys.numbers, example, timestep)
 
 
-class SampleKeys(NamedTuple):
-    """Keys of what is drawn about a sample whose image and timestep are settled."""
-
-    posterior: jax.Array
-    noise: jax.Array
-    template: jax.Array
-    shaping: jax.Array
-
-
-def one_sample(
-    rules: DrawRules,
-    keys: SampleKeys,
-    picture: Picture,
-    prompts: PromptTable,
-    *,
-    group: jax.Array,
-    timestep: jax.Array,
-    time_ids: jax.Array | None = None,
-) -> Batch:
-    """A sample of one picture at one timestep; latents, noise and prompt are drawn.
+def noised(rules: DrawRules, keys: NoiseKeys, example: Example, timestep: jax.Array) -> Batch:
+    """A sample at one timestep; latents and noise are drawn. Without the batch axis.
 
     Args:
       rules: of drawing.
       keys: of the sample.
-      picture: as it is encoded.
-      prompts: of the images.
-      group: `[]` int32, the group of prompts that describes the image.
+      example: what it shows.
       timestep: `[]` int32.
-      time_ids: `[6]` float32, the picture's micro-conditioning, or None.
-
-    Returns:
-      A `Batch` without the batch axis.
     """
-    mean, log_variance = jnp.split(picture.posterior, 2, axis=-1)
+    mean, log_variance = jnp.split(example.posterior, 2, axis=-1)
     sampled = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(keys.posterior, mean.shape)
-    variant = jax.random.randint(keys.template, (), 0, prompts.variants)
     latents = sampled * rules.scaling_factor
     noise, input_noise = rules.noise.apply(keys.shaping, jax.random.normal(keys.noise, mean.shape), latents)
     return Batch(
         latents=latents,
         noise=noise,
         timesteps=timestep,
-        token_ids=jnp.asarray(prompts.token_ids)[group * prompts.variants + variant],
-        loss_weights=picture.loss_weights,
+        token_ids=example.token_ids,
+        loss_weights=example.loss_weights,
         input_noise=input_noise,
-        time_ids=time_ids,
+        time_ids=example.time_ids,
     )

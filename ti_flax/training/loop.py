@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ti_flax.errors import Stopped
-from ti_flax.training.devices import replicate, unreplicate
+from ti_flax.training.slots import Slots, of_slot
 from ti_flax.training.state import TrainState
 from ti_flax.training.step import STEP_METRICS
 
@@ -41,10 +41,6 @@ class Chunk:
     @property
     def last_step(self) -> int:
         return self.first_step + len(self.loss) - 1
-
-    def steps_in(self, seconds: float) -> float:
-        """Updates that would take so long."""
-        return seconds * len(self.loss) / max(self.seconds, 1e-6)
 
 
 class Hook:
@@ -77,23 +73,52 @@ class Hook:
         """Ends what it holds open; called once, after all updates or whatever else ended them."""
 
 
-class Feed(Protocol):
+class Sender(Protocol):
     """What sends the devices, call by call, what they do not hold."""
 
-    def prepare(self, step: int, updates: int) -> None:
-        """Sends what so many updates after `step` need, before `window` asks for it."""
+    def prepare(self, steps: Sequence[int], updates: int) -> None:
+        """Sends what so many updates after each slot's `steps` need, before `window` asks for it."""
         ...
 
-    def window(self, step: int, updates: int) -> Any:
-        """What so many updates after `step` need, on the devices."""
+    def window(self, steps: Sequence[int], updates: int) -> Any:
+        """What so many updates after each slot's `steps` need, on the devices."""
         ...
+
+
+@dataclass
+class Seat:
+    """A concept that learns in a slot.
+
+    Attributes:
+      total_steps: updates that it is to make.
+      rates: from a number of updates made to the learning rates of the next ones, `[capacity]` float32.
+      hooks: called in this order; they have begun.
+      step: updates that it has made.
+    """
+
+    total_steps: int
+    rates: Callable[[int], np.ndarray]
+    hooks: Sequence[Hook]
+    step: int = 0
+
+    @property
+    def updates_left(self) -> int:
+        """Updates until some hook wants the state; none if a hook ends it, or it has made all."""
+        if any(hook.stop for hook in self.hooks):
+            return 0
+        return next_stop(self.step, self.total_steps, self.hooks) - self.step
+
+    @property
+    def due(self) -> list[Hook]:
+        """The hooks that take the state now."""
+        last = self.step == self.total_steps
+        return [hook for hook in self.hooks if last or (hook.every and self.step % hook.every == 0)]
 
 
 def begin(state: TrainState, hooks: Iterable[Hook]) -> None:
-    """Lets hooks do what comes before the first update, with a replicated state."""
-    host_state = unreplicate(state)
+    """Lets hooks do what comes before the first update, with a state on the host."""
     for hook in hooks:
-        hook.on_start(int(host_state.step), host_state)
+        hook.on_start(int(state.step), state)
 
 
 def next_stop(step: int, total_steps: int, hooks: Iterable[Hook]) -> int:
@@ -107,101 +132,127 @@ def run_steps(
     state: TrainState,
     arguments: tuple[Any, Any],
     *,
-    rates: Callable[[int], np.ndarray],
-    total_steps: int,
+    seats: Sequence[Seat | None],
+    slots: Slots,
     capacity: int,
-    devices: Sequence[Any],
-    hooks: Sequence[Hook],
     steps_per_call: int | None = None,
     asked: Callable[[], bool] = lambda: False,
     agree: Callable[[int, bool], int | None] = lambda steps, asked: None if asked else steps,
-    feed: Feed | None = None,
+    sender: Sender | None = None,
 ) -> TrainState:
-    """Runs updates until `total_steps`, or until a hook stops them.
+    """Runs updates of all seats until one of them has made all of its own, or a hook of it ends it.
 
     Args:
       program: the compiled chunk, spread over the devices.
-      state: replicated state; its `step` says where to begin.
-      arguments: replicated frozen arrays and key.
-      rates: from a number of updates made to the learning rates of the next `capacity`, float32.
-      total_steps: updates of the whole run.
+      state: of all slots, placed.
+      arguments: the frozen arrays and what the concepts are taught with, placed.
+      seats: who learns in each slot; None: nobody. Their `step` is kept up to date.
+      slots: where they are.
       capacity: the most updates of one call.
-      devices: where the state lives.
-      hooks: called in this order; they have begun.
       steps_per_call: updates of a call; None lets them take about `CHUNK_SECONDS`.
       asked: whether this process has been asked to end the run.
       agree: from the updates of the next call, and whether this process was asked to end, to what all
         processes of the run do: the first one's number, or None if any was asked.
-      feed: what each call gets of the images, where the devices do not hold them all.
+      sender: what each call gets of the images, where the devices do not hold them all.
 
     Returns:
-      The last state, on the host.
+      The last state of all slots, on the host.
 
     Raises:
       Stopped: a process was asked to end; the hooks have taken the state.
     """
-    host_state = unreplicate(state)
-    step, length = int(host_state.step), min(steps_per_call or 1, capacity)
-    while step < total_steps:
-        left = 0 if any(hook.stop for hook in hooks) else next_stop(step, total_steps, hooks) - step
-        steps = agree(min(length, left), asked())
+    taken = [(slot, seat) for slot, seat in enumerate(seats) if seat is not None]
+    length = min(steps_per_call or 1, capacity)
+    while all(seat.step < seat.total_steps for _, seat in taken):
+        steps = agree(min(length, _updates_left(taken)), asked())
         if steps is None:
-            _interrupt(step, unreplicate(state), hooks)
+            _interrupt(slots.fetch(state), taken)
         if steps == 0:
-            return unreplicate(state)
-        given = replicate((rates(step), np.int32(steps)), devices)
-        window = () if feed is None else (feed.window(step, steps),)
-        step += steps
+            break
+        made = [0 if seat is None else seat.step for seat in seats]
+        given = _given(seats, slots, steps, capacity)
+        window = () if sender is None else (sender.window(made, steps),)
+        for _, seat in taken:
+            seat.step += steps
         most = min(2 * max(steps, length) if steps_per_call is None else length, capacity)
-        meanwhile = _preparation(feed, step, min(most, next_stop(step, total_steps, hooks) - step))
-        state, chunk = _call(
-            program, state, *arguments, *given, *window, step=step - steps, steps=steps, meanwhile=meanwhile
-        )
-        for hook in hooks:
-            hook.on_metrics(chunk)
-        due = [hook for hook in hooks if step == total_steps or (hook.every and step % hook.every == 0)]
-        if due or step == total_steps:
-            host_state = unreplicate(state)
-            _reach(step, host_state, due, hooks, last=step == total_steps)
+        meanwhile = _preparation(sender, seats, min(most, _updates_left(taken)))
+        state, measured, seconds = _call(program, state, *arguments, *given, *window, meanwhile=meanwhile)
+        measured = slots.fetch(measured)
+        for slot, seat in taken:
+            chunk = _chunk_of(of_slot(measured, slot), seat.step, steps, seconds)
+            for hook in seat.hooks:
+                hook.on_metrics(chunk)
+        _reach_stops(state, taken, slots)
         if steps_per_call is None:
-            length = max(1, min(capacity, 2 * length, round(chunk.steps_in(CHUNK_SECONDS))))
-    return host_state
+            length = max(1, min(capacity, 2 * length, round(steps * CHUNK_SECONDS / max(seconds, 1e-6))))
+    return slots.fetch(state)
 
 
-def _preparation(feed: Feed | None, step: int, most: int) -> Callable[[], object]:
+def _updates_left(taken: Sequence[tuple[int, Seat]]) -> int:
+    """The most updates that all seats can make together."""
+    return min(seat.updates_left for _, seat in taken)
+
+
+def _given(seats: Sequence[Seat | None], slots: Slots, steps: int, capacity: int) -> tuple[Any, Any]:
+    """The learning rates and numbers of updates of a call, placed."""
+    rates, counts = np.zeros((len(seats), capacity), np.float32), np.zeros(len(seats), np.int32)
+    for slot, seat in enumerate(seats):
+        if seat is not None:
+            rates[slot], counts[slot] = seat.rates(seat.step), steps
+    return slots.place((rates, counts))
+
+
+def _preparation(sender: Sender | None, seats: Sequence[Seat | None], most: int) -> Callable[[], object]:
     """What the host does while the devices compute: it prepares the most that the next call may make."""
-    return (lambda: None) if feed is None or most == 0 else partial(feed.prepare, step, most)
+    if sender is None or most == 0:
+        return lambda: None
+    return partial(sender.prepare, [0 if seat is None else seat.step for seat in seats], most)
 
 
 def _call(
-    program: Callable[..., Any], *arguments: Any, step: int, steps: int, meanwhile: Callable[[], object]
-) -> tuple[TrainState, Chunk]:
-    """Calls the program for so many updates after `step`, and waits for it; then fetches its measures."""
+    program: Callable[..., Any], *arguments: Any, meanwhile: Callable[[], object]
+) -> tuple[TrainState, Any, float]:
+    """Calls the program and waits for it; returns the state, the measures and the seconds it took."""
     start = time.perf_counter()
     with jax.transfer_guard("disallow"):
         state, metrics = program(*arguments)
     meanwhile()
     with jax.transfer_guard("disallow"):
         jax.block_until_ready(metrics)
-    seconds = time.perf_counter() - start
-    measured = unreplicate(metrics)
+    return state, metrics, time.perf_counter() - start
+
+
+def _chunk_of(measured: dict[str, np.ndarray], last_step: int, steps: int, seconds: float) -> Chunk:
+    """What so many updates up to `last_step` of one concept measured."""
     loss, norm, finite = (measured[name][:steps] for name in STEP_METRICS)
-    return state, Chunk(step + 1, loss, norm, finite == 1, seconds)
+    return Chunk(last_step - steps + 1, loss, norm, finite == 1, seconds)
 
 
-def _interrupt(step: int, state: TrainState, hooks: Iterable[Hook]) -> NoReturn:
-    for hook in hooks:
-        hook.on_interrupt(step, state)
-    raise Stopped(f"stopped after step {step}; --resume_from_checkpoint auto goes on")
+def _interrupt(state: TrainState, taken: Sequence[tuple[int, Seat]]) -> NoReturn:
+    for slot, seat in taken:
+        for hook in seat.hooks:
+            hook.on_interrupt(seat.step, of_slot(state, slot))
+    where = f"step {taken[0][1].step}" if len(taken) == 1 else "the last update"
+    raise Stopped(f"stopped after {where}; --resume_from_checkpoint auto goes on")
 
 
-def _reach(step: int, state: TrainState, due: Sequence[Hook], hooks: Sequence[Hook], *, last: bool) -> None:
+def _reach_stops(state: TrainState, taken: Sequence[tuple[int, Seat]], slots: Slots) -> None:
+    """Lets the hooks that are due take the state of their slot, placed."""
+    if not any(seat.due for _, seat in taken):
+        return
+    host_state = slots.fetch(state)
+    for slot, seat in taken:
+        if due := seat.due:
+            _reach(seat, due, of_slot(host_state, slot))
+
+
+def _reach(seat: Seat, due: Sequence[Hook], state: TrainState) -> None:
     """Lets the hooks that are due take a state, and all others too if one of them ends the run with it."""
-    for hook in hooks:
+    for hook in seat.hooks:
         hook.settle()
     for hook in due:
-        hook.on_step(step, state)
-    if not last and any(hook.stop for hook in due):
-        for hook in hooks:
+        hook.on_step(seat.step, state)
+    if seat.step < seat.total_steps and any(hook.stop for hook in due):
+        for hook in seat.hooks:
             if hook not in due:
-                hook.on_step(step, state)
+                hook.on_step(seat.step, state)

@@ -56,6 +56,18 @@ class Settings(NamedTuple):
     clip: float | jax.Array | None
 
 
+class Taught(NamedTuple):
+    """What is a concept's own and stays as it is; with a slot axis that of several.
+
+    Attributes:
+      key: its data as `[2]` uint32, all random draws come from it.
+      settings: its numbers.
+    """
+
+    key: Any
+    settings: Settings
+
+
 @dataclass(frozen=True, eq=False)
 class StepConfig:
     """The parts of a step that are fixed for a run.
@@ -70,7 +82,8 @@ class StepConfig:
       special: token ids that SDXL's second text encoder depends on.
       batch_size: samples a device takes at once.
       accumulation: batches whose gradients make one update.
-      device_count: devices over all hosts.
+      device_count: devices, over all hosts, that share the batch of a concept.
+      slots: concepts that a device computes side by side.
       flip_p: chance that a sample is the mirror image.
       noise: what is mixed into the noise.
       timesteps: which are drawn; None: all, each by itself.
@@ -88,6 +101,7 @@ class StepConfig:
     batch_size: int
     accumulation: int = 1
     device_count: int = 1
+    slots: int = 1
     flip_p: float = 0.5
     noise: NoiseRules = NoiseRules()
     timesteps: TimestepRules | None = None
@@ -99,7 +113,7 @@ class StepConfig:
 
     @property
     def global_batch(self) -> int:
-        """Samples that make one update, over all devices and accumulated batches."""
+        """Samples that make one update of a concept, over devices that share it and accumulated batches."""
         return self.batch_size * self.accumulation * self.device_count
 
     def positions(self, micro: Any, device: Any) -> Any:

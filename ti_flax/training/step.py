@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import cast
+from functools import partial, reduce
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ti_flax.data.dataset import PaddedBucket, PaddedDataset, PromptTable
 from ti_flax.embedding.conditioning import encode_with_rows
 from ti_flax.embedding.rows import ema_update, l2_to_init, rescale_norms, sum_of
 from ti_flax.training.batches import CLASS_IMAGES, Batch, concat, draw
 from ti_flax.training.devices import AXIS
 from ti_flax.training.optimizer import apply_updates
-from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, TrainState
-from ti_flax.training.streaming import Window, owner_of_step, pictures_in, pictures_of_update
+from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught, TrainState
+from ti_flax.training.streaming import (
+    PictureShape,
+    Shapes,
+    Shown,
+    Window,
+    examples_in,
+    shown_in_update,
+)
 
 STEP_METRICS = ("loss", "grad_norm", "finite")
 
@@ -65,42 +71,47 @@ def denoising_error(rows: dict[str, jax.Array], frozen: dict, batch: Batch, conf
 
 
 def update(
-    config: StepConfig, state: TrainState, frozen: dict, key: jax.Array, rate: jax.Array, shown: Window
+    config: StepConfig,
+    shapes: Shapes,
+    state: TrainState,
+    frozen: dict,
+    key: jax.Array,
+    rate: jax.Array,
+    shown: Window,
 ) -> tuple[TrainState, dict]:
-    """One update from one global batch; runs on every device, with gradients averaged over them.
+    """One update of one concept; runs on every device that has a share of its batch, with a common gradient.
 
     Its measures are `loss`, `grad_norm` (of the rows that learn, before clipping) and `finite`, 1 if both and
     the new rows are finite, else 0; each `[]` float32.
 
     Args:
       config: the run's fixed parts.
+      shapes: of the pictures.
       state: before the update.
-      frozen: parameter trees of the text encoders and the `unet`, and the `examples`, a `PaddedDataset`.
-      key: the run's key.
+      frozen: parameter trees of the text encoders and the `unet`.
+      key: the concept's key.
       rate: `[]` float32, the learning rate.
-      shown: the pictures of this update on this device, `[accumulation, batch, numbers]` each.
+      shown: what the samples of this update show on this device, `[accumulation, batch, ...]`.
     """
-    examples: PaddedDataset = frozen["examples"]
-    device = jax.lax.axis_index(AXIS)
+    device = jax.lax.axis_index(AXIS) if config.device_count > 1 else jnp.int32(0)
     # A text encoder of which no row learns is not differentiated.
     learning = {encoder: rows for encoder, rows in state.rows.items() if config.trainable[encoder].any()}
 
-    def gradient_from(bucket: PaddedBucket, class_bucket: PaddedBucket | None, round: jax.Array | None):
-        def drawn(key: jax.Array, bucket: PaddedBucket, prompts: PromptTable, numbers, positions) -> Batch:
-            places = {"step": state.step, "round": round}
+    def gradient_from(shape: PictureShape, class_shape: PictureShape | None):
+        def drawn(key: jax.Array, of_batch: Shown, shape: PictureShape, positions: jax.Array) -> Batch:
             return jax.vmap(
-                lambda position, picture: draw(
-                    config.draw_rules, key, bucket, prompts, position=position, picture=picture, **places
+                lambda position, example: draw(
+                    config.draw_rules, key, example, step=state.step, position=position
                 )
-            )(positions, pictures_in(numbers, bucket))
+            )(positions, examples_in(of_batch, shape))
 
         def accumulate(total, micro):
             positions = config.positions(micro, device)
-            batch = drawn(key, bucket, examples.prompts, shown.pictures[micro], positions)
+            batch = drawn(key, of_micro(shown.training, micro), shape, positions)
             class_batch = None
-            if class_bucket is not None and examples.class_prompts is not None:
-                class_key, numbers = jax.random.fold_in(key, CLASS_IMAGES), shown.class_pictures[micro]
-                class_batch = drawn(class_key, class_bucket, examples.class_prompts, numbers, positions)
+            if class_shape is not None:
+                class_key = jax.random.fold_in(key, CLASS_IMAGES)
+                class_batch = drawn(class_key, of_micro(shown.of_class, micro), class_shape, positions)
             loss_and_gradient = jax.value_and_grad(
                 lambda rows: denoising_loss({**state.rows, **rows}, frozen, batch, config, class_batch)
             )(learning)
@@ -109,24 +120,27 @@ def update(
         zero = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, learning))
         return jax.lax.scan(accumulate, zero, jnp.arange(config.accumulation))[0]
 
-    class_buckets = examples.class_buckets or (None,) * len(examples.buckets)
-    owner, round = owner_of_step(key, state.step, examples.buckets)
-    branches = [partial(gradient_from, *pair) for pair in zip(examples.buckets, class_buckets)]
-    total = branches[0](None) if round is None else jax.lax.switch(owner, branches, round)
-    loss, gradient = jax.tree.map(lambda x: jax.lax.pmean(x / config.accumulation, AXIS), total)
+    class_shapes = shapes.class_buckets or (None,) * len(shapes.buckets)
+    branches = [partial(gradient_from, *pair) for pair in zip(shapes.buckets, class_shapes)]
+    total = branches[0]() if len(branches) == 1 else jax.lax.switch(shown.owner, branches)
+    total = jax.tree.map(lambda x: x / config.accumulation, total)
+    loss, gradient = mean_over_devices(config, total)
     gradient = {encoder: gradient.get(encoder, jnp.zeros_like(rows)) for encoder, rows in state.rows.items()}
     if config.rules.pull is not None:
         pull, its_gradient = l2_to_init(config.rules, state.rows, config.trainable)
         loss, gradient = loss + pull, jax.tree.map(jnp.add, gradient, its_gradient)
     norm = norm_of_learning(gradient, config.trainable)
     moved = apply_update(config, state, gradient, rate)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    for rows in moved.rows.values():
-        finite &= jnp.all(jnp.isfinite(rows))
+    finite = all_finite((loss, norm, moved.rows))
     if config.skip_nonfinite:
         kept = state._replace(step=moved.step)
         moved = jax.tree.map(partial(jnp.where, finite), moved, kept)
     return moved, {"loss": loss, "grad_norm": norm, "finite": finite.astype(jnp.float32)}
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether all numbers of a tree are finite, `[]` bool."""
+    return reduce(jnp.logical_and, (jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
 def norm_of_learning(gradient: dict[str, jax.Array], trainable: dict[str, np.ndarray]) -> jax.Array:
@@ -156,44 +170,82 @@ def apply_update(
     return TrainState(rows, opt_state, state.step + 1, mean)
 
 
-def make_chunk(config: StepConfig, capacity: int) -> Callable:
-    """Builds `chunk(state, frozen, key, rates, steps, window)`: up to `capacity` updates without the host.
+def mean_over_devices(config: StepConfig, tree: Any) -> Any:
+    """The mean over the devices that share a concept's batch.
 
-    `frozen` has the parameter trees of the model, the `examples` as a `PaddedDataset`, and the
-    `settings` that take the place of those in `config`. `rates` are the learning rates of the updates,
-    `[capacity]` float32, of which the first `steps` count. As all numbers that people tune are arguments,
-    other ones are the same program, and so are chunks of every length, which give the same bits. The measures
-    come out as `[capacity]` float32 each, of which the first `steps` are filled. The `window` has pictures
-    for `capacity` updates where the examples have none.
+    What comes after it is compiled apart from what comes before, so that it does not change its bits.
+    """
+    return jax.lax.pmean(tree, AXIS) if config.device_count > 1 else jax.lax.optimization_barrier(tree)
 
-    The pictures of an update are there before it begins, so that what computes with them is compiled alike
-    wherever they come from, and gives the same bits.
+
+def of_micro(shown: Shown | None, micro: jax.Array) -> Shown:
+    """What the samples of one of the accumulated batches show."""
+    assert shown is not None
+    return jax.tree.map(lambda each: each[micro], shown)
+
+
+def make_chunk(config: StepConfig, capacity: int, shapes: Shapes) -> Callable:
+    """Builds `chunk(state, frozen, taught, rates, steps, window)`: updates of all slots without the host.
+
+    Every argument but `frozen` has a slot axis in front. `frozen` has the parameter trees of the model and,
+    in a run of one concept whose images the devices hold, its `examples` as a `PaddedDataset`; otherwise the
+    `window` has what the samples of up to `capacity` updates show. `taught` is a `Taught`. `rates` are
+    the learning rates, `[slots, capacity]` float32, of which the first `steps`, `[slots]` int32, count.
+
+    As all numbers that people tune are arguments, other ones are the same program, and so are chunks of every
+    length, which give the same bits. The measures come out as `[slots, capacity]` float32 each, of which the
+    first `steps` are filled; a slot that has made its own waits for the others.
+
+    What an update shows is there before it begins, so that what computes with it is compiled alike wherever
+    it comes from, and gives the same bits.
     """
 
     def chunk(
         state: TrainState,
         frozen: dict,
-        key: jax.Array,
+        taught: Taught,
         rates: jax.Array,
         steps: jax.Array,
         window: Window | None = None,
     ):
-        given = config.with_settings(frozen["settings"])
+        keys = jax.random.wrap_key_data(taught.key, impl=KEY_IMPLEMENTATION)
 
-        run_key = jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION)
-
-        def pictures(i: jax.Array, step: jax.Array) -> Window:
+        def shown(i: jax.Array, state: TrainState) -> Window:
             if window is not None:
-                return jax.tree.map(lambda each: each[i], window)
-            return pictures_of_update(given, frozen["examples"], run_key, step, jax.lax.axis_index(AXIS))
+                return jax.tree.map(lambda each: each[:, i], window)
+            device = jax.lax.axis_index(AXIS)
+            found = shown_in_update(config, frozen["examples"], keys[0], state.step[0], device)
+            return jax.tree.map(lambda leaf: leaf[None], found)
+
+        def of_slot(state: TrainState, key, settings, rate, active, shown) -> tuple[TrainState, dict]:
+            given = config.with_settings(settings)
+            moved, measured = update(given, shapes, state, frozen, key, rate, shown)
+            return jax.tree.map(partial(jnp.where, active), moved, state), measured
 
         def body(i, carry):
-            state, measured, shown = carry
-            state, metrics = update(given, state, frozen, run_key, rates[i], shown)
-            measured = jax.tree.map(lambda column, x: column.at[i].set(x), measured, metrics)
-            return state, measured, pictures(i + 1, state.step)
+            state, measured, now = carry
+            active = i < steps
+            arguments = (state, keys, taught.settings, rates[:, i], active, now)
+            state, metrics = over_slots(of_slot, *arguments, alike=len(shapes.buckets) == 1)
+            measured = jax.tree.map(lambda column, x: column.at[:, i].set(x), measured, metrics)
+            return state, measured, shown(i + 1, state)
 
-        empty = {name: jnp.zeros(capacity, jnp.float32) for name in STEP_METRICS}
-        return jax.lax.fori_loop(0, steps, body, (state, empty, pictures(jnp.int32(0), state.step)))[:2]
+        empty = {name: jnp.zeros((config.slots, capacity), jnp.float32) for name in STEP_METRICS}
+        begin = (state, empty, shown(jnp.int32(0), state))
+        return jax.lax.fori_loop(0, jnp.max(steps), body, begin)[:2]
 
     return chunk
+
+
+def over_slots(function: Callable, *arguments: Any, alike: bool) -> Any:
+    """What a function gives for every slot, out of arguments with a slot axis.
+
+    Slots go through the model side by side, as one batch, where the pictures of all are `alike` in shape, and
+    one after another where each may have a shape of its own.
+    """
+    if len(jax.tree.leaves(arguments)[0]) == 1:
+        found = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
+        return jax.tree.map(lambda leaf: leaf[None], found)
+    if alike:
+        return jax.vmap(function)(*arguments)
+    return jax.lax.map(lambda each: function(*each), arguments)

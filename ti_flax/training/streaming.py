@@ -1,4 +1,4 @@
-"""The pictures that samples show: gathered on a device that holds all, or sent by the host call by call."""
+"""What samples show: gathered on a device that holds all images, or sent by the host call by call."""
 
 from __future__ import annotations
 
@@ -11,53 +11,114 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ti_flax.data.dataset import Bucket, Dataset, PaddedBucket, PaddedDataset, padded
+from ti_flax.data.dataset import Bucket, Dataset, PaddedBucket, PaddedDataset, PromptTable, padded
 from ti_flax.training.batches import (
     BUCKETS,
     CLASS_IMAGES,
     Choice,
-    Picture,
+    Example,
     bucket_of_step,
     choose,
-    picture_of,
+    example_of,
     side_of,
 )
-from ti_flax.training.devices import apart, ours
+from ti_flax.training.slots import Slots
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
 
 # Bytes of the pictures of a call on one device. Two calls' are there at a time.
 WINDOW_BYTES = 2**26
 
 
-class Window(NamedTuple):
-    """The pictures of some updates on one device, in the order in which its samples show them.
-
-    A picture's numbers are its posterior's, then its loss weights' where its bucket has some; those of
-    smaller shapes leave room behind them.
+class PictureShape(NamedTuple):
+    """What the pictures of a bucket are like.
 
     Attributes:
-      pictures: `[updates, accumulation, batch, numbers]` float32.
-      class_pictures: the same of class images; None without them.
+      height, width: of their latents.
+      moments: numbers of a place in their posteriors, a mean and a log-variance a channel.
+      masked: whether each place has a loss weight.
+    """
+
+    height: int
+    width: int
+    moments: int
+    masked: bool
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a picture has: its posterior's, then its loss weights'."""
+        return self.height * self.width * (self.moments + self.masked)
+
+
+class Shapes(NamedTuple):
+    """What the pictures of a run are like, and what else is said of them: what its program is compiled for.
+
+    Attributes:
+      buckets: one for each shape, the same number of numbers or less than the largest.
+      class_buckets: those of class images, one for each of `buckets`; None without any.
+      tokens: of a prompt.
+      sizes: whether the model takes micro-conditioning.
+    """
+
+    buckets: tuple[PictureShape, ...]
+    class_buckets: tuple[PictureShape, ...] | None
+    tokens: int
+    sizes: bool
+
+
+def picture_shape(bucket: Bucket | PaddedBucket) -> PictureShape:
+    """What the pictures of a bucket are like."""
+    height, width, moments = bucket.posteriors.shape[2:]
+    return PictureShape(height, width, moments, bucket.loss_weights is not None)
+
+
+def shapes_of(examples: Dataset | PaddedDataset) -> Shapes:
+    """Those of some examples."""
+    padded = isinstance(examples, PaddedDataset)
+    token_ids = examples.prompts.token_ids if padded else examples.token_ids
+    classes = examples.class_buckets
+    return Shapes(
+        tuple(map(picture_shape, examples.buckets)),
+        None if classes is None else tuple(map(picture_shape, classes)),
+        token_ids.shape[-1],
+        examples.buckets[0].time_ids is not None,
+    )
+
+
+class Shown(NamedTuple):
+    """What samples show and say, in the order of an update's samples.
+
+    Attributes:
+      pictures: `[..., batch, numbers]` float32; those of smaller shapes leave room behind them.
+      token_ids: `[..., batch, tokens]` int32.
+      time_ids: `[..., batch, 6]` float32, micro-conditioning; None for models that take none.
     """
 
     pictures: Any
-    class_pictures: Any = None
+    token_ids: Any
+    time_ids: Any = None
 
 
-def numbers_of(bucket: Bucket | PaddedBucket) -> int:
-    """How many numbers a picture of a bucket has."""
-    height, width, moments = bucket.posteriors.shape[2:]
-    return height * width * (moments + (bucket.loss_weights is not None))
+class Window(NamedTuple):
+    """What the samples of some updates show on one device.
+
+    Attributes:
+      owner: `[updates]` int32, which shape the images of an update have.
+      training: `[updates, accumulation, batch, ...]`.
+      of_class: the same of class images; None without them.
+    """
+
+    owner: Any
+    training: Shown
+    of_class: Shown | None = None
 
 
-def pictures_in(numbers: jax.Array, bucket: PaddedBucket) -> Picture:
-    """The pictures of a bucket out of their numbers, `[batch, numbers]`; with a batch axis."""
-    height, width, moments = bucket.posteriors.shape[2:]
+def examples_in(shown: Shown, shape: PictureShape) -> Example:
+    """The pictures of one shape out of their numbers, and what is said of them; with the batch axis."""
+    height, width, moments, masked = shape
     first = height * width * moments
-    posteriors = numbers[:, :first].reshape(-1, height, width, moments)
-    if bucket.loss_weights is None:
-        return Picture(posteriors, None)
-    return Picture(posteriors, numbers[:, first : first + height * width].reshape(-1, height, width))
+    weights = shown.pictures[:, first : first + height * width].reshape(-1, height, width) if masked else None
+    posteriors = shown.pictures[:, :first].reshape(-1, height, width, moments)
+    return Example(posteriors, shown.token_ids, weights, shown.time_ids)
 
 
 def owner_of_step(
@@ -69,10 +130,10 @@ def owner_of_step(
     return bucket_of_step(jax.random.fold_in(key, BUCKETS), step, tuple(buckets))
 
 
-def pictures_of_update(
+def shown_in_update(
     config: StepConfig, examples: PaddedDataset, key: jax.Array, step: jax.Array, device: jax.Array
 ) -> Window:
-    """The pictures of one update on a device that holds all, `[accumulation, batch, numbers]` each.
+    """What the samples of one update show on a device that holds all, `[accumulation, batch, ...]`.
 
     Args:
       config: the run's fixed parts.
@@ -83,39 +144,124 @@ def pictures_of_update(
     """
     owner, round = owner_of_step(key, step, examples.buckets)
     positions = config.positions(jnp.arange(config.accumulation)[:, None], device).ravel()
+    shapes = shapes_of(examples)
 
-    def of_buckets(key: jax.Array, buckets: Sequence[PaddedBucket]) -> jax.Array:
-        most = max(map(numbers_of, buckets))
-
-        def of_bucket(bucket: PaddedBucket) -> jax.Array:
-            def chosen(position: jax.Array) -> jax.Array:
+    def of_buckets(key: jax.Array, buckets: Sequence[PaddedBucket], prompts: PromptTable, most: int) -> Shown:
+        def of_bucket(bucket: PaddedBucket) -> Shown:
+            def chosen(position: jax.Array) -> Shown:
                 where = {"step": step, "round": round, "position": position}
-                picture = picture_of(bucket, choose(config.draw_rules, key, bucket, **where))
-                flat = jnp.concatenate([jnp.ravel(each) for each in jax.tree.leaves(picture)])
-                return jnp.pad(flat, (0, most - len(flat)))
+                choice = choose(config.draw_rules, key, bucket, prompts, **where)
+                posterior, token_ids, weights, time_ids = example_of(bucket, prompts, choice)
+                flat = jnp.concatenate([jnp.ravel(each) for each in jax.tree.leaves((posterior, weights))])
+                return Shown(jnp.pad(flat, (0, most - len(flat))), token_ids, time_ids)
 
             return jax.vmap(chosen)(positions)
 
         branches = [lambda bucket=bucket: of_bucket(bucket) for bucket in buckets]
         found = branches[0]() if len(branches) == 1 else jax.lax.switch(owner, branches)
-        return found.reshape(config.accumulation, config.batch_size, most)
+        by_batch = config.accumulation, config.batch_size
+        return jax.tree.map(lambda each: each.reshape(*by_batch, *each.shape[1:]), found)
 
-    pictures = of_buckets(key, examples.buckets)
-    if examples.class_buckets is None:
-        return Window(pictures)
-    return Window(pictures, of_buckets(jax.random.fold_in(key, CLASS_IMAGES), examples.class_buckets))
+    training = of_buckets(key, examples.buckets, examples.prompts, most_numbers(shapes.buckets))
+    if examples.class_buckets is None or examples.class_prompts is None or shapes.class_buckets is None:
+        return Window(owner, training)
+    class_key, most = jax.random.fold_in(key, CLASS_IMAGES), most_numbers(shapes.class_buckets)
+    return Window(
+        owner, training, of_buckets(class_key, examples.class_buckets, examples.class_prompts, most)
+    )
+
+
+def most_numbers(shapes: Sequence[PictureShape]) -> int:
+    """How many numbers the largest of some pictures have."""
+    return max(shape.numbers for shape in shapes)
+
+
+def window_capacity(config: StepConfig, shapes: Shapes, most_updates: int) -> int:
+    """The most updates, up to so many, of which a device has room for what they show."""
+    numbers = most_numbers(shapes.buckets)
+    if shapes.class_buckets is not None:
+        numbers += most_numbers(shapes.class_buckets)
+    samples = config.slots * config.batch_size * config.accumulation
+    return min(most_updates, max(1, WINDOW_BYTES // (samples * 4 * numbers)))
+
+
+def empty_window(config: StepConfig, shapes: Shapes, capacity: int) -> Window:
+    """A window of zeros for one slot on one device."""
+
+    def zeros(of: Sequence[PictureShape]) -> Shown:
+        places = (capacity, config.accumulation, config.batch_size)
+        return Shown(
+            np.zeros((*places, most_numbers(of)), np.float32),
+            np.zeros((*places, shapes.tokens), np.int32),
+            np.zeros((*places, 6), np.float32) if shapes.sizes else None,
+        )
+
+    of_class = None if shapes.class_buckets is None else zeros(shapes.class_buckets)
+    return Window(np.zeros(capacity, np.int32), zeros(shapes.buckets), of_class)
+
+
+class Choices:
+    """Chooses on the host what samples show, as the devices would: one program for all concepts of a run.
+
+    Args:
+      config: the run's fixed parts.
+    """
+
+    def __init__(self, config: StepConfig):
+        self._choices = jax.jit(partial(_choices, config), static_argnums=(0, 1))
+        # Beside the devices that compute, where there is a processor that JAX can use.
+        try:
+            self._device = jax.local_devices(backend="cpu")[0]
+        except RuntimeError:
+            self._device = jax.local_devices()[0]
+
+    def __call__(
+        self, examples: PaddedDataset, key: np.ndarray, *, step: int, updates: int, of_class: bool
+    ) -> tuple[np.ndarray, Choice]:
+        """The bucket `[updates]` and the choices `[updates, global batch]` of the updates after `step`."""
+        with jax.default_device(self._device):
+            found = self._choices(updates, of_class, key, np.int32(step), examples)
+        return jax.tree.map(np.asarray, found)
+
+
+def _choices(
+    config: StepConfig, updates: int, of_class: bool, key: jax.Array, step: jax.Array, examples: PaddedDataset
+) -> tuple[jax.Array, Choice]:
+    """The choices of all samples of some updates, as `shown_in_update` makes them on a device."""
+    run_key = jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION)
+    buckets, prompts = examples.buckets, examples.prompts
+    if of_class:
+        assert examples.class_buckets is not None and examples.class_prompts is not None
+        buckets, prompts = examples.class_buckets, examples.class_prompts
+    sample_key = jax.random.fold_in(run_key, CLASS_IMAGES) if of_class else run_key
+
+    def of_update(step: jax.Array) -> tuple[jax.Array, Choice]:
+        owner, round = owner_of_step(run_key, step, examples.buckets)
+        where = {"step": step, "round": round}
+
+        def of_bucket(bucket: PaddedBucket) -> Choice:
+            return jax.vmap(
+                lambda position: choose(
+                    config.draw_rules, sample_key, bucket, prompts, position=position, **where
+                )
+            )(jnp.arange(config.global_batch))
+
+        of_buckets = [of_bucket(bucket) for bucket in buckets]
+        return owner, jax.tree.map(lambda *each: jnp.stack(each)[owner], *of_buckets)
+
+    return jax.vmap(of_update)(step + jnp.arange(updates))
 
 
 class Feed:
-    """Makes the windows of a run's calls.
+    """What the samples of one concept show, call by call.
 
     Args:
       config: the run's fixed parts.
       examples: with all posteriors, in memory or in files.
-      key: the run's key, its data as uint32.
-      devices: of all hosts.
-      most_updates: the most of a call.
-      total_steps: updates of the whole run.
+      key: the concept's key, its data as uint32.
+      shapes: of the run, those of the examples among them.
+      capacity: the most updates of a call.
+      choices: of the run; None: of its own.
     """
 
     def __init__(
@@ -123,138 +269,151 @@ class Feed:
         config: StepConfig,
         examples: Dataset,
         key: np.ndarray,
-        devices: Sequence[Any],
+        shapes: Shapes,
         *,
-        most_updates: int,
-        total_steps: int,
+        capacity: int,
+        choices: Choices | None = None,
     ):
-        self._config, self._devices, self._total = config, devices, total_steps
-        self._streams = [_Stream(config, examples.buckets, examples.buckets, key, of_class=False)]
-        if examples.class_buckets is not None:
-            self._streams.append(
-                _Stream(config, examples.class_buckets, examples.buckets, key, of_class=True)
-            )
-        samples = config.batch_size * config.accumulation
-        of_update = samples * 4 * sum(stream.numbers for stream in self._streams)
-        self.capacity = min(most_updates, max(1, WINDOW_BYTES // of_update))
-        self._ready: tuple[int, int, Any] = (0, 0, None)
+        self._config, self._examples, self._key, self._shapes = config, examples, key, shapes
+        self._capacity, self._choices = capacity, choices or Choices(config)
+        self._padded = padded(examples, streamed=True)
+        self._owners = _places_among(shapes_of(examples), shapes)
 
-    def prepare(self, step: int, updates: int) -> None:
-        """Sends the devices what so many updates after `step` need, before `window` asks for it."""
-        updates = min(updates, self.capacity, self._total - step)
+    def windows(self, step: int, updates: int, devices: Sequence[int]) -> list[Window]:
+        """Windows of the updates after `step`, for each of the devices that share the concept's batch.
+
+        Args:
+          step: updates made before.
+          updates: of which the windows are filled; the rest of their capacity is zeros.
+          devices: which ones of those that share it.
+        """
+        examples, shapes = self._examples, self._shapes
+        windows = [empty_window(self._config, shapes, self._capacity) for _ in devices]
+        if updates == 0:
+            return windows
+        owner, chosen = self._chosen(step, updates, of_class=False)
+        for window, device in zip(windows, devices, strict=True):
+            window.owner[:updates] = self._owners[owner]
+            here = self._samples_of(chosen, device)
+            self._show(window.training, examples.buckets, shapes.buckets, examples.token_ids, owner, here)
+        if examples.class_buckets is None or shapes.class_buckets is None:
+            return windows
+        buckets, token_ids = examples.class_buckets, examples.class_token_ids
+        owner, chosen = self._chosen(step, updates, of_class=True)
+        for window, device in zip(windows, devices, strict=True):
+            here = self._samples_of(chosen, device)
+            self._show(window.of_class, buckets, shapes.class_buckets, token_ids, owner, here)
+        return windows
+
+    def _chosen(self, step: int, updates: int, *, of_class: bool) -> tuple[np.ndarray, Choice]:
+        """The bucket and the choices of so many updates; as many as fit are chosen, for one program."""
+        where = {"step": step, "updates": self._capacity, "of_class": of_class}
+        owner, chosen = self._choices(self._padded, self._key, **where)
+        return owner[:updates], Choice(*(each[:updates] for each in chosen))
+
+    def _samples_of(self, chosen: Choice, device: int) -> Choice:
+        """The choices `[updates, samples]` of those samples that a device takes, in their order."""
+        micro = np.arange(self._config.accumulation)[:, None]
+        places = self._config.positions(micro, device).ravel()
+        return Choice(*(each[:, places] for each in chosen))
+
+    def _show(
+        self,
+        shown: Shown | None,
+        buckets: Sequence[Bucket],
+        shapes: Sequence[PictureShape],
+        token_ids: np.ndarray | None,
+        owner: np.ndarray,
+        chosen: Choice,
+    ) -> None:
+        """Fills in what the samples of some updates show and say, from the first update on."""
+        assert shown is not None and token_ids is not None
+        for index, bucket in enumerate(buckets):
+            updates = np.flatnonzero(owner == index)
+            its = Choice(*(each[updates] for each in chosen))
+            _fill(shown, updates, its, bucket, shapes[self._owners[index]])
+        said = token_ids.reshape(-1, token_ids.shape[-1])[chosen.prompt]
+        shown.token_ids[: len(owner)] = said.reshape(shown.token_ids[: len(owner)].shape)
+
+
+def _places_among(shapes: Shapes, of_run: Shapes) -> np.ndarray:
+    """Where the shapes of some examples are among those of the run, `[buckets]` int32."""
+    sizes = [shape[:3] for shape in of_run.buckets]
+    return np.asarray([sizes.index(shape[:3]) for shape in shapes.buckets], np.int32)
+
+
+def _fill(shown: Shown, updates: np.ndarray, chosen: Choice, bucket: Bucket, shape: PictureShape) -> None:
+    """Fills in what the samples of some updates show of one bucket.
+
+    Args:
+      shown: `[updates, accumulation, batch, ...]`.
+      updates: `[n]` int, which of them.
+      chosen: of the samples, `[n, samples]`.
+      bucket: whose images they show.
+      shape: what the run knows of its pictures.
+    """
+    if not len(updates):
+        return
+    by_update = len(updates), *shown.pictures.shape[1:3], -1
+    image, mirrored = np.ravel(chosen.image), np.ravel(chosen.mirrored)
+    side = side_of(mirrored, bucket.posteriors.shape[1])
+    moments = math.prod(shape[:3])
+    shown.pictures[updates, :, :, :moments] = bucket.posteriors[image, side].reshape(by_update)
+    if shape.masked:
+        weights = (
+            1.0 if bucket.loss_weights is None else bucket.loss_weights[image, mirrored].reshape(by_update)
+        )
+        shown.pictures[updates, :, :, moments : shape.numbers] = weights
+    if bucket.time_ids is not None:
+        shown.time_ids[updates] = bucket.time_ids[image, side].reshape(by_update)
+
+
+class Sender:
+    """Sends the devices what the samples of every slot show.
+
+    Args:
+      config: the run's fixed parts.
+      shapes: of the run.
+      slots: where they are.
+      capacity: the most updates of a call.
+    """
+
+    def __init__(self, config: StepConfig, shapes: Shapes, slots: Slots, capacity: int):
+        self._config, self._shapes, self._slots, self.capacity = config, shapes, slots, capacity
+        self._feeds: list[Feed | None] = [None] * slots.count
+        self._ready: tuple[list[int], int, Any] = ([], 0, None)
+
+    def seat(self, slot: int, feed: Feed | None) -> None:
+        """Takes what a slot shows from now on; None: nothing."""
+        self._feeds[slot] = feed
+        self._ready = ([], 0, None)
+
+    def prepare(self, steps: Sequence[int], updates: int) -> None:
+        """Sends what so many updates after each slot's `steps` need, before `window` asks for it."""
+        updates = min(updates, self.capacity)
         if updates > 0:
-            self._ready = step, updates, self._sent(step, updates)
+            self._ready = list(steps), updates, self._sent(steps, updates)
 
-    def window(self, step: int, updates: int) -> Window:
-        """The pictures of so many updates after `step`, on the devices: leaves are `[devices, ...]`."""
-        first, length, window = self._ready
-        if window is None or first != step or length < updates:
-            window = self._sent(step, updates)
-        self._ready = (0, 0, None)
+    def window(self, steps: Sequence[int], updates: int) -> Window:
+        """What so many updates after each slot's `steps` need, on the devices."""
+        found, length, window = self._ready
+        if window is None or found != list(steps) or length < updates:
+            window = self._sent(steps, updates)
+        self._ready = ([], 0, None)
         return window
 
     def empty(self) -> Window:
         """A window of zeros on the devices, to compile for."""
-        config = self._config
-        shape = (self.capacity, config.accumulation, config.batch_size)
-        part = Window(*(np.zeros((*shape, stream.numbers), np.float32) for stream in self._streams))
-        return apart([part] * len(ours(self._devices)), self._devices)
+        return self._slots.place_windows([self._nothing()] * self._slots.count)
 
-    def _sent(self, step: int, updates: int) -> Window:
-        config = self._config
-        local = [self._devices.index(device) for device in ours(self._devices)]
-        shape = (self.capacity, config.accumulation, config.batch_size)
-        parts = [[] for _ in local]
-        for stream in self._streams:
-            chosen = stream.choices(step, self.capacity)
-            for part, device in zip(parts, local, strict=True):
-                positions = config.positions(np.arange(config.accumulation)[:, None], device)
-                numbers = np.zeros((*shape, stream.numbers), np.float32)
-                stream.fill(numbers[:updates].reshape(updates, -1, stream.numbers), chosen, positions.ravel())
-                part.append(numbers)
-        return apart([Window(*part) for part in parts], self._devices)
+    def _nothing(self) -> list[Window]:
+        return [empty_window(self._config, self._shapes, self.capacity)] * len(self._slots.sharing())
 
-
-class _Stream:
-    """The pictures of the training images, or of the class images, call by call."""
-
-    def __init__(
-        self,
-        config: StepConfig,
-        buckets: Sequence[Bucket],
-        of_training: Sequence[Bucket],
-        key: np.ndarray,
-        *,
-        of_class: bool,
-    ):
-        self._buckets, self._key = buckets, key
-        self.numbers = max(map(numbers_of, buckets))
-        empty = padded(Dataset(tuple(buckets), np.zeros((1, 1, 1), np.int32)), streamed=True)
-        training = padded(Dataset(tuple(of_training), np.zeros((1, 1, 1), np.int32)), streamed=True)
-        self._arguments = empty.buckets, training.buckets
-        self._choices = jax.jit(partial(_choices, config, of_class), static_argnums=0)
-        # Beside the devices that compute, where there is a processor that JAX can use.
-        try:
-            self._device = jax.local_devices(backend="cpu")[0]
-        except RuntimeError:
-            self._device = jax.local_devices()[0]
-
-    def choices(self, step: int, updates: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The bucket `[updates]`, image and side `[updates, global batch]` of the updates after `step`."""
-        with jax.default_device(self._device):
-            found = self._choices(updates, self._key, np.int32(step), *self._arguments)
-        return jax.tree.map(np.asarray, found)
-
-    def fill(
-        self, numbers: np.ndarray, chosen: tuple[np.ndarray, np.ndarray, np.ndarray], positions: np.ndarray
-    ) -> None:
-        """Fills in the pictures of samples.
-
-        Args:
-          numbers: `[updates, samples, numbers]` float32.
-          chosen: what `choices` gives.
-          positions: `[samples]` int, places of these samples in the global batch.
-        """
-        owner, images, mirrored = (each[: len(numbers)] for each in chosen)
-        for index, bucket in enumerate(self._buckets):
-            updates = np.flatnonzero(owner == index)
-            if not len(updates):
-                continue
-            here = np.ix_(updates, positions)
-            image, mirror = images[here].ravel(), mirrored[here].ravel()
-            found = bucket.posteriors[image, side_of(mirror, bucket.posteriors.shape[1])]
-            moments = math.prod(found.shape[1:])
-            numbers[updates, :, :moments] = found.reshape(len(updates), -1, moments)
-            if bucket.loss_weights is not None:
-                weights = bucket.loss_weights[image, mirror].reshape(len(updates), len(positions), -1)
-                numbers[updates, :, moments : moments + weights.shape[-1]] = weights
-
-
-def _choices(
-    config: StepConfig,
-    of_class: bool,
-    updates: int,
-    key: jax.Array,
-    step: jax.Array,
-    buckets: tuple[PaddedBucket, ...],
-    training: tuple[PaddedBucket, ...],
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The choices of all samples of some updates, as `pictures_of_update` makes them on a device."""
-    run_key = jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION)
-    sample_key = jax.random.fold_in(run_key, CLASS_IMAGES) if of_class else run_key
-
-    def of_update(step: jax.Array) -> tuple[jax.Array, Choice]:
-        owner, round = owner_of_step(run_key, step, training)
-        where = {"step": step, "round": round}
-
-        def of_bucket(bucket: PaddedBucket) -> Choice:
-            positions = jnp.arange(config.global_batch)
-            return jax.vmap(
-                lambda position: choose(config.draw_rules, sample_key, bucket, position=position, **where)
-            )(positions)
-
-        of_buckets = [of_bucket(bucket) for bucket in buckets]
-        return owner, jax.tree.map(lambda *each: jnp.stack(each)[owner], *of_buckets)
-
-    owners, chosen = jax.vmap(of_update)(step + jnp.arange(updates))
-    return owners, chosen.image, chosen.mirrored
+    def _sent(self, steps: Sequence[int], updates: int) -> Window:
+        devices = self._slots.sharing()
+        return self._slots.place_windows(
+            [
+                self._nothing() if feed is None else feed.windows(step, updates, devices)
+                for feed, step in zip(self._feeds, steps, strict=True)
+            ]
+        )
