@@ -14,7 +14,7 @@ END = ALARM.replace("Very slow compile? If you want to file a bug, run", "The op
 BESIDE = "W1127 09:18:19.712071   11770 other.cc:73] a line of XLA that counts\n"
 
 CODE = f"""
-import os, sys
+import os, sys, time
 from ti_flax.console.alarms import without_alarms
 
 def write(text):
@@ -41,6 +41,14 @@ def test_alarms_are_left_out_and_all_else_comes_through_in_order():
     done = run()
     assert done.returncode == 0 and done.stdout == ""
     assert done.stderr == f"before\n{BESIDE}by Python\nno end of a lineafter\n"
+
+
+def test_alarms_that_come_in_pieces_are_left_out():
+    """XLA writes the head apart from the rest."""
+    lines = ALARM.splitlines(keepends=True)
+    pieces = [lines[0].rstrip("\n"), "\n" + lines[1], lines[2], lines[3]]
+    done = run(f"for piece in {pieces!r}: write(piece); time.sleep(0.1)")
+    assert done.stderr.endswith("no end of a lineafter\n")
 
 
 def test_the_last_words_of_a_process_that_crashes_get_through():

@@ -8,15 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-# Passes on what it reads as it comes, so that lines that are drawn again and again are; XLA writes an alarm
-# at once. It is a process of its own, so that the last words of one that crashes get through.
+# Passes on what it reads as it comes, so that lines that are drawn again and again are. XLA writes the head of
+# an alarm and what follows it apart from one another. It is a process of its own, so that the last words of one
+# that crashes get through.
 _FILTER = r"""
 import os, re, signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-stars = rb"\*{20,}\n?"
-alarm = re.compile(
-    rb"[A-Z]\d{4} [^\n]*slow_operation_alarm\.cc:\d+\][^\n]*\n?(?:" + stars + rb"[^\n]*\n?" + stars + rb")?"
-)
+head = rb"[A-Z]\d{4} [^\n]*slow_operation_alarm\.cc:\d+\][^\n]*\n?"
+stars = rb"\n?\*{20,}\n?"
+alarm = re.compile(head + rb"|" + stars + rb"|\[Compiling module [^\n]*\n?")
 while part := os.read(0, 65536):
     part = alarm.sub(b"", part)
     while part:
