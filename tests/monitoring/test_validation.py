@@ -152,7 +152,6 @@ def loss_over(config, examples, rows, *, devices, seed=3, samples=12, **layout):
     places = jax.local_devices()[:devices]
     params = config.model.params
     frozen = {"text_encoder": params["text_encoder"], "unet": params["unet"]}
-    frozen["examples"] = padded(examples)
     chosen = eval_set(
         examples.buckets,
         config.draw_rules.timesteps,
@@ -162,7 +161,8 @@ def loss_over(config, examples, rows, *, devices, seed=3, samples=12, **layout):
         devices=devices,
     )
     taught = Taught(np.asarray(jax.random.key_data(jax.random.key(seed))), config.settings)
-    measure = Validation(config, replicate(frozen, places), taught, chosen, devices=places)
+    given = replicate(padded(examples), places)
+    measure = Validation(config, replicate(frozen, places), given, taught, chosen, devices=places)
     return [measure(each) for each in rows]
 
 

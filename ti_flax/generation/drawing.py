@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from ti_flax.console.messages import Stage
 from ti_flax.embedding.rows import Rows
 from ti_flax.generation.generator import ImageGenerator
-from ti_flax.hosts.compilation import Compilation
+from ti_flax.hosts.compilation import Compilation, shapes_in
 
 
 class Drawing:
@@ -27,6 +28,7 @@ class Drawing:
       devices: of the generator.
       added: rows beside the token tables, by text encoder, `[added_tokens, width]`; only shapes count.
       after: a program that is needed sooner.
+      programs: those that are there or begun, by shapes; another concept's serve as well.
     """
 
     def __init__(
@@ -42,15 +44,19 @@ class Drawing:
         devices: Sequence[Any],
         added: Rows,
         after: Compilation | None = None,
+        programs: MutableMapping[Any, Compilation] | None = None,
     ):
         self._generator, self._params, self._size = generator, params, (side, side)
         self._prompt_ids, self._negative_ids = prompt_ids, negative_ids
         self._shape, self._first_seed = (len(prompt_ids), images), first_seed
         self._at_once = len(devices) * -(-images // len(devices))
         ids = np.broadcast_to(negative_ids, (self._at_once, len(negative_ids)))
-        self._compiling = Compilation(
-            lambda: generator.lower(params, added, ids, self._size), devices, what="the previews", after=after
-        )
+        programs = {} if programs is None else programs
+        what, shapes = "the previews", shapes_in((added, ids, negative_ids))
+        if (what, self._size, shapes) not in programs:
+            lower = partial(generator.lower, params, added, ids, self._size)
+            programs[what, self._size, shapes] = Compilation(lower, devices, what=what, after=after)
+        self._compiling = programs[what, self._size, shapes]
 
     def ready(self) -> bool:
         """Whether it can be called without waiting for the compilation."""

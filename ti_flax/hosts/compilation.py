@@ -92,6 +92,14 @@ class Compilation:
             self._ended.set()
 
 
+def shapes_in(tree: Any) -> Any:
+    """What a program is compiled for: structure, shapes and dtypes of its arguments, as a key."""
+    import jax
+
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+
 def compiled(lowered: Any, devices: Sequence[Any]) -> Any:
     """Compiles a lowered program for its devices."""
     options = {}

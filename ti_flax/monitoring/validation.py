@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ti_flax.data.dataset import Bucket, PaddedBucket, PaddedDataset, lengthened, padded_bucket, padded_size
-from ti_flax.hosts.compilation import Compilation
+from ti_flax.data.dataset import Bucket, Dataset, PaddedBucket, PaddedDataset, lengthened, padded, padded_size
+from ti_flax.hosts.compilation import Compilation, shapes_in
 from ti_flax.models.stable_diffusion import token_table
 from ti_flax.training.batches import Choice, NoiseKeys, example_of, noised, prompt_of
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
@@ -149,6 +150,15 @@ def looked_at(buckets: Sequence[Bucket], chosen: EvalSet) -> tuple[list[Bucket],
     return found, EvalSet(tuple(places), chosen.weights)
 
 
+def examples_looked_at(
+    examples: Dataset, chosen: EvalSet, devices: Sequence[Any]
+) -> tuple[PaddedDataset, EvalSet]:
+    """What the samples of a set show, put on the devices by itself, and the same samples in it."""
+    buckets, chosen = looked_at(examples.buckets, chosen)
+    alone = Dataset(tuple(buckets), examples.token_ids)
+    return replicate(padded(alone), devices), chosen
+
+
 def pass_size(batch_size: int, *, devices: int, buckets: int) -> int:
     """Samples that a device takes at once: as in training, but no more than the smallest sets have for it.
 
@@ -245,45 +255,46 @@ class Validation:
 
     Args:
       config: the run's fixed parts.
-      frozen: replicated arrays, the text encoders, `unet` and `examples`.
+      frozen: replicated arrays, the text encoders and `unet`.
+      examples: a `PaddedDataset` with what the samples show, on the devices.
       taught: of the concept, on the host.
       chosen: the samples.
       devices: of this process, on which the arrays lie.
-      streamed: the buckets as they are read, where the devices do not hold them.
       what: it measures, in words.
       after: a program that is needed sooner.
+      programs: those that are there or begun, by shapes; another concept's serve as well.
     """
 
     def __init__(
         self,
         config: StepConfig,
         frozen: dict[str, Any],
+        examples: Any,
         taught: Taught,
         chosen: EvalSet,
         *,
         devices: Sequence[Any],
-        streamed: Sequence[Bucket] | None = None,
         what: str = "the validation loss",
         after: Compilation | None = None,
+        programs: MutableMapping[Any, Compilation] | None = None,
     ):
-        frozen = local_copies(frozen, devices)
-        if streamed is not None:
-            buckets, chosen = looked_at(streamed, chosen)
-            placed = replicate(tuple(map(padded_bucket, buckets)), devices)
-            frozen = frozen | {"examples": frozen["examples"]._replace(buckets=placed)}
         self._devices, self._chosen = devices, chosen
         self._arguments = (
-            frozen,
-            replicate(taught, self._devices),
-            shard(chosen.places, self._devices),
+            local_copies(frozen, devices) | {"examples": examples},
+            replicate(taught, devices),
+            shard(chosen.places, devices),
         )
-        rows = {}
-        for encoder, learns in config.trainable.items():
-            width = token_table(frozen, encoder).shape[-1]
-            rows[encoder] = np.zeros((len(learns), width), np.float32)
-        program = pmapped(make_evaluation(config), self._devices, donate=())
-        arguments = (replicate(rows, self._devices), *self._arguments)
-        self._compiling = Compilation(lambda: program.lower(*arguments), devices, what=what, after=after)
+        rows = {
+            encoder: np.zeros((len(learns), token_table(frozen, encoder).shape[-1]), np.float32)
+            for encoder, learns in config.trainable.items()
+        }
+        arguments = (replicate(rows, devices), *self._arguments)
+        programs = {} if programs is None else programs
+        shapes = what, shapes_in(arguments)
+        if shapes not in programs:
+            lower = partial(pmapped(make_evaluation(config), devices, donate=()).lower, *arguments)
+            programs[shapes] = Compilation(lower, devices, what=what, after=after)
+        self._compiling = programs[shapes]
 
     def ready(self) -> bool:
         """Whether it can be called without waiting for the compilation."""

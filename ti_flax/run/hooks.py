@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,38 @@ from ti_flax.monitoring.evaluation import PATIENCE, Evaluate, Patience
 from ti_flax.monitoring.previews import Preview
 from ti_flax.monitoring.progress import Progress
 from ti_flax.monitoring.trackers import RunInfo, Tracker, chosen_trackers, open_trackers
-from ti_flax.monitoring.validation import Validation, eval_set, evaluation_interval, samples_for
+from ti_flax.monitoring.validation import (
+    Validation,
+    eval_set,
+    evaluation_interval,
+    examples_looked_at,
+    samples_for,
+)
 from ti_flax.run.inputs import TrainingInputs, images_beside_previews, token_tables
 from ti_flax.run.result import result_so_far
 from ti_flax.training.devices import local_copies, replicate
 from ti_flax.training.learning_rate import Schedule, rate_of_step
 from ti_flax.training.loop import Hook
 from ti_flax.training.state import StepConfig, Taught, result_rows
+
+
+@dataclass(frozen=True)
+class Common:
+    """What the concepts of a run have in common beside the updates; the first that needs it makes it.
+
+    Attributes:
+      programs: compiled or begun, by what they are for and the shapes of their arguments.
+      made: other things, by name.
+    """
+
+    programs: dict[Any, Compilation] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """The thing of a name; the first call makes it."""
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
 
 
 @dataclass(frozen=True)
@@ -44,6 +69,7 @@ class Beside:
       devices: of this process, on which they lie.
       output_dir: where files go.
       after: the program of the update, which is needed before those of the hooks.
+      common: what is there already.
     """
 
     config: RunConfig
@@ -54,6 +80,7 @@ class Beside:
     devices: Sequence[Any]
     output_dir: Path
     after: Compilation
+    common: Common = field(default_factory=Common)
 
 
 def make_hooks(run: Beside, schedule: Schedule, start: int) -> list[Hook]:
@@ -171,14 +198,20 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         total=total, passes=chosen.passes * sharing, update_samples=update_samples
     )
     say(f"validation loss of {len(chosen.weights)} samples, every {every} steps")
+    if inputs.streamed:
+        examples, chosen = examples_looked_at(inputs.examples, chosen, run.devices)
+    else:
+        examples = local_copies(run.frozen["examples"], run.devices)
+    frozen = {part: run.frozen[part] for part in (*inputs.model.text_encoders, "unet")}
     validation = Validation(
         step_config,
-        run.frozen,
+        frozen,
+        examples,
         run.taught,
         chosen,
         devices=run.devices,
-        streamed=inputs.examples.buckets if inputs.streamed else None,
         after=run.after,
+        programs=run.common.programs,
     )
     patience = None
     if monitoring.early_stopping:
@@ -195,7 +228,7 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         result=partial(result_rows, step_config),
         start_rows=inputs.added.start,
         vectors=len(inputs.concept.tokens),
-        vocabularies=known_words(inputs),
+        vocabularies=run.common.once("vocabularies", partial(known_words, inputs)),
         patience=patience,
         trackers=trackers,
     )
@@ -214,22 +247,20 @@ def known_words(inputs: TrainingInputs) -> dict[str, Vocabulary]:
 
 def previewer(run: Beside) -> Drawing:
     """What draws the validation prompts with given rows, each with the same fixed seeds."""
-    monitoring, model = run.config.monitoring, run.inputs.model
+    monitoring, config = run.config.monitoring, run.step_config
     count, prompts = monitoring.num_validation_images, monitoring.validation_prompt or ()
     ids = encode_prompts(run.inputs.tokenizer, [*prompts, ""])
-    devices = run.devices[:count]
+    devices, model = run.devices[:count], run.inputs.model
     parts = (*model.text_encoders, "unet")
     params = local_copies({name: run.frozen[name] for name in parts}, devices)
-    params["vae"] = replicate(model.params["vae"], devices)
+    vae = run.common.once("vae", lambda: replicate(model.params["vae"], devices))
+    special, first = config.special, config.first_added_id
+    making = partial(
+        ImageGenerator, model, first_added_id=first, special=special, devices=devices, copies=True
+    )
     return Drawing(
-        ImageGenerator(
-            model,
-            first_added_id=run.step_config.first_added_id,
-            special=run.step_config.special,
-            devices=devices,
-            copies=True,
-        ),
-        params,
+        run.common.once("generator", making),
+        {**params, "vae": vae},
         prompt_ids=ids[:-1],
         negative_ids=ids[-1],
         images=count,
@@ -238,4 +269,5 @@ def previewer(run: Beside) -> Drawing:
         devices=devices,
         added=run.inputs.added.start,
         after=run.after,
+        programs=run.common.programs,
     )

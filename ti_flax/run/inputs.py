@@ -112,8 +112,13 @@ def load_inputs(config: RunConfig) -> TrainingInputs:
     return read_inputs(config).encoded()
 
 
-def read_inputs(config: RunConfig) -> TrainingInputs:
-    """Reads tokenizer, images and weights, cheap things that can be wrong first; encodes nothing."""
+def read_inputs(config: RunConfig, model: FlaxStableDiffusion | None = None) -> TrainingInputs:
+    """Reads tokenizer, images and weights, cheap things that can be wrong first; encodes nothing.
+
+    Args:
+      config: of the run.
+      model: that is there already, with its VAE; None: it is read.
+    """
     tokens = add_concept_tokens(config)
     templates = chosen_templates(config.prompts, config.concept.learnable_property)
     images = read_images(
@@ -131,15 +136,16 @@ def read_inputs(config: RunConfig) -> TrainingInputs:
     class_token_ids = None
     if class_images is not None:
         class_token_ids = class_prompts(config.loss.class_prompt, templates, tokens.tokenizer, tokens.concept)
-    with stage("loading the model"):
-        model = read_model(config)
+    if model is None:
+        with stage("loading the model"):
+            model = read_model(config)
     added = start_rows(config, tokens, token_tables(model))
     encoding = chosen_encoding(config, model, images, class_images)
     examples = make_examples(
         config, encoding, images, class_images, prompts, class_token_ids, sizes=model.is_sdxl
     )
     if config.monitoring.validation_prompt is None or not hosts.is_first():
-        del model.params["vae"]
+        model = without_vae(model)
     return TrainingInputs(
         concept=tokens.concept,
         tokenizers=tokens.tokenizers,
@@ -152,6 +158,12 @@ def read_inputs(config: RunConfig) -> TrainingInputs:
         frozen_concepts=tokens.frozen_concepts,
         origin=tokens.start.origin,
     )
+
+
+def without_vae(model: FlaxStableDiffusion) -> FlaxStableDiffusion:
+    """The model without the parameters of its VAE, which then go when the images are encoded."""
+    params = {part: tree for part, tree in model.params.items() if part != "vae"}
+    return dataclasses.replace(model, params=params)
 
 
 def chosen_encoding(
