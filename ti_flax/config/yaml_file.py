@@ -121,7 +121,9 @@ def _concepts(node: typing.Any, path: str, where: str) -> Entry:
 def _concept(node: typing.Any, path: str) -> Entry:
     where = f"{path}:{node.start_mark.line + 1}"
     if node.id != "mapping" or node.tag not in _GROUP_TAGS:
-        return Entry(None, False, where, faults=((where, not_a_concept(f"a {node.id}")),))
+        known = node.tag in _PLAIN_TAGS | _GROUP_TAGS
+        found = f"a {node.id}" if known else f"the YAML tag {node.tag}"
+        return Entry(None, False, where, faults=((where, not_a_concept(found)),))
     if len(node.value) > _MOST_KEYS:
         fault = f"expected at most {_MOST_KEYS} keys, found {len(node.value)}"
         return Entry(None, False, where, faults=((where, fault),))

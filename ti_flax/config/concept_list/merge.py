@@ -14,9 +14,10 @@ from ti_flax.config.constraints import contradictions
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig
 from ti_flax.config.values import checked, nearest, options_of
 from ti_flax.config.words import notes_on_word
-from ti_flax.errors import ConfigError
+from ti_flax.errors import ConfigError, shortened
 
 PER_CONCEPT = tuple(name for name, option in OPTIONS.items() if option.rule.per_concept)
+_LONGEST_SHOWN = 80
 # Options in whose text {} stands for the concept's word.
 _WITH_WORD = ("validation_prompt", "class_prompt")
 
@@ -32,6 +33,7 @@ class Checked:
       words: its placeholder tokens.
       config: as if it were alone; None with faults.
       faults: places and sentences.
+      of_run: sentences of the faults that no key of the concept's own has.
       notes: sentences for the user.
     """
 
@@ -41,6 +43,7 @@ class Checked:
     words: tuple[str, ...] = ()
     config: RunConfig | None = None
     faults: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    of_run: set[str] = dataclasses.field(default_factory=set)
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -60,10 +63,11 @@ def check_concept(draft: Draft, run: RunConfig) -> Checked:
         **({"train_data_dir": (draft.images,)} if draft.images else {}),
         **own,
     }
+    place = entry.place("placeholder_token")
+    found.faults += [(place, str(error)) for error in wrong_words(words_of(own.get("placeholder_token")))]
     if found.name is not None:
         merged.setdefault("placeholder_token", f"<{found.name}>")
     found.words = words_of(merged.get("placeholder_token"))
-    found.faults += [(entry.place("placeholder_token"), str(error)) for error in wrong_words(found.words)]
     known = _with_word({name: option.default for name, option in OPTIONS.items()} | merged, found.words)
     written = dict(entry.values)
     refused = [key for key in written if key in OPTIONS and key not in own]
@@ -71,6 +75,7 @@ def check_concept(draft: Draft, run: RunConfig) -> Checked:
         words = str(error).replace(":", "").split(" ")
         if not any(key in words for key in refused):  # what follows of another fault is none of its own
             found.faults.append((entry.place(words[0]), str(error)))
+            found.of_run |= set() if words[0] in written else {str(error)}
     if not found.faults and found.name is not None:
         _configure(run, _with_word(merged, found.words), found)
     return found
@@ -120,7 +125,7 @@ def _settle_name(
         error = ConfigError("name", expected="text", found=repr(given) if given else "empty text")
         found.faults.append((place, str(error)))
         return
-    found.label = given
+    found.label = shortened(given, _LONGEST_SHOWN)
     if error := wrong_name(given):
         found.faults.append((place, str(error)))
     found.name = given

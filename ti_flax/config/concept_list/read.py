@@ -136,9 +136,9 @@ def _clash(word: str, other: str, label: str) -> str:
 
 def _fault_lines(found: typing.Sequence[Checked]) -> list[str]:
     """A line for each fault; one that all concepts have is the run's, and is said once."""
-    counts = collections.Counter(text for each in found for _, text in dict.fromkeys(each.faults))
+    counts = collections.Counter(text for each in found for text in each.of_run)
     everywhere = {text for text, count in counts.items() if len(found) > 1 and count == len(found)}
-    lines = [f"every concept: {text}" for text in everywhere]
+    lines = [one_line(f"every concept: {text}") for text in sorted(everywhere)]
     for each in found:
         for where, text in dict.fromkeys(each.faults):
             if text not in everywhere:
