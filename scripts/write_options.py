@@ -23,7 +23,8 @@ _HEAD = """\
 # Options
 
 Every option is a key of a configuration file and, after `--`, a flag of `train_flax.py`; flags win. The value
-`null` unsets an option again. This page is written by `python scripts/write_options.py`.
+`null` unsets an option again. In a run with `concepts`, each concept may have a value of its own of an option
+marked † ([many-concepts.md](many-concepts.md)). This page is written by `python scripts/write_options.py`.
 """
 
 
@@ -35,11 +36,17 @@ def page() -> str:
 def section(group: str, kind: type) -> str:
     """One group of options, as a heading and a table."""
     rows = [
-        f"| `{each.name}` | {values(each)} | {default(each)} | {meaning(each)} |" for each in options_of(kind)
+        f"| `{each.name}`{mark(each)} | {values(each)} | {default(each)} | {meaning(each)} |"
+        for each in options_of(kind)
     ]
     summary = (kind.__doc__ or "").splitlines()[0]
     head = f"## {group}\n\n{summary}\n\n| option | values | default | meaning |\n|---|---|---|---|"
     return "\n".join([head, *rows, ""])
+
+
+def mark(each: Option) -> str:
+    """The sign of an option of which each concept may have a value of its own."""
+    return " †" if each.rule.per_concept else ""
 
 
 def values(each: Option) -> str:
@@ -52,8 +59,6 @@ def default(each: Option) -> str:
     """What an option is if it is not set."""
     if each.required:
         return "required"
-    if each.default is None:
-        return cell(each.rule.when_unset)
     return cell(each.default_text)
 
 

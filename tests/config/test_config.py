@@ -139,6 +139,7 @@ def test_shipped_configurations_are_there():
     assert [path.name for path in CONFIGS] == [
         "cat.yaml",
         "demo.yaml",
+        "many.yaml",
         "sdxl-style.yaml",
         "sdxl.yaml",
         "style.yaml",

@@ -270,7 +270,7 @@ def test_losses_that_go_together():
         (["--init_embeds=x.pt"], "init_embeds and initializer_token exclude each other"),
         (
             ["--initializer_token=null"],
-            "initializer_token is required, unless init_embeds or initializer_mode random is given",
+            "initializer_token is required, unless init_embeds or initializer_mode random or concepts is ",
         ),
         (
             ["--learning_rate=0.1:5,0.01", "--lr_scheduler=cosine"],

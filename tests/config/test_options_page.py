@@ -18,7 +18,8 @@ def test_the_page_is_what_the_code_says():
 def test_every_option_is_explained_in_one_sentence(name):
     rule = OPTIONS[name].rule
     assert rule.help[0].isupper() and not re.search(r"[.!?] +[A-Z]", rule.help), rule.help
-    assert f"| `{name}` |" in write_options.page()
+    mark = " †" if rule.per_concept else ""
+    assert f"| `{name}`{mark} |" in write_options.page()
 
 
 def test_help_writes_nothing_and_a_check_says_what_is_out_of_date(tmp_path, monkeypatch, capsys):

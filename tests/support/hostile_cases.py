@@ -34,6 +34,7 @@ PAGE = TESTS / "bad-input.md"
 # Test files with cases, in the order of the page, and what their chapter is called there.
 CHAPTERS = (
     ("test_hostile_config", "The configuration"),
+    ("test_hostile_concepts", "A list of concepts"),
     ("test_hostile_images", "Images"),
     ("test_hostile_captions", "Captions and prompts"),
     ("test_hostile_models", "Models: configs and tokenizers"),

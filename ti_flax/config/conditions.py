@@ -53,39 +53,52 @@ def asked_of_others(option: Option) -> str:
     return "; ".join(clauses)
 
 
-def check_conditions(options: Options, values: Values) -> None:
-    """Raise `ConfigError` for the first option whose conditions are not met, with the names of both sides."""
+def missing_values(options: Options, values: Values) -> typing.Iterator[ConfigError]:
+    """Yield an error for each option that has to be given here and is not."""
     for option in options.values():
-        if values[option.name] is None and option.rule.required_unless:
-            _check_required(option, values, options)
+        unless = option.rule.required_unless
+        if unless and values[option.name] == option.default and not holds(unless, values, options):
+            yield ConfigError(f"{option.name} is required, unless {in_words(unless)} is given")
+
+
+def unmet_conditions(options: Options, values: Values) -> typing.Iterator[ConfigError]:
+    """Yield an error for each condition that is not met, with the names of both sides.
+
+    In a run that teaches many concepts, what a concept may change is not asked here but of each concept.
+    """
+    many = values["concepts"] is not None
+    for option in options.values():
         if is_given(option, values):
-            _check_one(option, values, options)
+            yield from _unmet_of(option, values, options, many)
         needed = option.rule.value_needs.get(str(values[option.name]), "")
-        if needed and not holds(needed, values, options):
+        asked = needed and not (many and (option.rule.per_concept or _is_per_concept(needed, options)))
+        if asked and not holds(needed, values, options):
             instead = f"choose another {option.name}"
-            raise _unmet(f"{option.name} {values[option.name]}", needed, values, instead)
+            yield _unmet(f"{option.name} {values[option.name]}", needed, values, instead)
 
 
-def _check_one(option: Option, values: Values, options: Options) -> None:
+def _is_per_concept(condition: str, options: Options) -> bool:
+    return any(options[name].rule.per_concept for name, _ in parts_of(condition))
+
+
+def _unmet_of(option: Option, values: Values, options: Options, many: bool) -> typing.Iterator[ConfigError]:
     name, rule = option.name, option.rule
+    asked = [
+        condition
+        for condition in (*rule.needs, *rule.excludes)
+        if condition == "concepts" or not (many and (rule.per_concept or _is_per_concept(condition, options)))
+    ]
     for needed in rule.needs:
-        if not holds(needed, values, options):
-            raise _unmet(name, needed, values, f"leave {name} out")
+        if needed in asked and not holds(needed, values, options):
+            yield _unmet(name, needed, values, f"leave {name} out")
     for excluded in rule.excludes:
-        if holds(excluded, values, options):
+        if excluded in asked and holds(excluded, values, options):
             other, wanted = parts_of(excluded)[0]
             other = f"{other} {values[other]}" if wanted else other
-            raise ConfigError(f"{name} and {other} exclude each other", remedy="Leave one of them out.")
+            yield ConfigError(f"{name} and {other} exclude each other", remedy="Leave one of them out.")
     other = values.get(rule.less_than)
     if other is not None and values[name] is not None and values[name] >= other:
-        raise ConfigError(name, expected=f"less than {rule.less_than} ({other})", found=str(values[name]))
-
-
-def _check_required(option: Option, values: Values, options: Options) -> None:
-    if not holds(option.rule.required_unless, values, options):
-        raise ConfigError(
-            f"{option.name} is required, unless {in_words(option.rule.required_unless)} is given"
-        )
+        yield ConfigError(name, expected=f"less than {rule.less_than} ({other})", found=str(values[name]))
 
 
 def _unmet(name: str, needed: str, values: Values, instead: str) -> ConfigError:

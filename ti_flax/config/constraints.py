@@ -6,11 +6,13 @@ import pathlib
 import re
 import typing
 
-from ti_flax.config.conditions import Options, Values, check_conditions
+from ti_flax.config.conditions import Options, Values, missing_values, unmet_conditions
 from ti_flax.config.options import WITHOUT_WARMUP, HubOptions, OutputOptions
 from ti_flax.config.stepped_values import parse_steps
-from ti_flax.config.words import spelled_plainly
+from ti_flax.config.words import TEMPLATE_PLACES, spelled_plainly
 from ti_flax.errors import ConfigError, redacted
+
+_Errors = typing.Iterator[ConfigError]
 
 # The learning rate that `polynomial` ends at, the reference scheduler's default.
 POLYNOMIAL_LR_END = 1e-7
@@ -19,17 +21,28 @@ _REPOSITORY = re.compile(r"(?:[A-Za-z0-9_][\w.-]{0,95}/)?[A-Za-z0-9_](?:[\w.-]{0
 
 
 def check_constraints(options: Options, values: Values) -> None:
-    """Raise `ConfigError` for options that cannot both do what they say, with both names.
+    """Raise `ConfigError` for the first options that cannot both do what they say, with both names."""
+    for error in (*missing_values(options, values), *contradictions(options, values)):
+        raise error
+
+
+def contradictions(options: Options, values: Values) -> typing.Iterator[ConfigError]:
+    """Yield an error for all options that cannot both do what they say, with both names.
+
+    In a run that teaches many concepts, what a concept may change is not asked here but of each concept.
 
     Args:
       options: every option of a run, by name.
       values: their values, by name.
     """
-    check_conditions(options, values)
-    _check_rates(values)
-    _check_scheduler(values)
-    _check_images(values)
-    _check_texts(values)
+    yield from unmet_conditions(options, values)
+    if values["concepts"] is None:
+        yield from _wrong_rates(values)
+        yield from _wrong_schedules(values)
+        yield from _wrong_repeats(values)
+        yield from _wrong_texts(values)
+    yield from _wrong_buckets(values)
+    yield from _wrong_places(values)
 
 
 def check_upload(hub: HubOptions, output: OutputOptions) -> None:
@@ -61,22 +74,22 @@ def check_upload(hub: HubOptions, output: OutputOptions) -> None:
         )
 
 
-def _check_rates(values: Values) -> None:
+def _wrong_rates(values: Values) -> _Errors:
     rate, scheduler, steps = (values[name] for name in ("learning_rate", "lr_scheduler", "max_train_steps"))
     if not isinstance(rate, str):
         if scheduler == "polynomial" and rate <= POLYNOMIAL_LR_END:
             end = f"more than {POLYNOMIAL_LR_END:g}, where lr_scheduler polynomial ends"
-            raise ConfigError("learning_rate", expected=end, found=f"{rate:g}")
+            yield ConfigError("learning_rate", expected=end, found=f"{rate:g}")
         return
     if scheduler != "constant":
-        raise ConfigError(
+        yield ConfigError(
             "learning_rate in steps requires lr_scheduler constant",
             found=scheduler,
             remedy="Give learning_rate one number, or leave lr_scheduler out.",
         )
     last = parse_steps(rate)[-1][1]
     if last is not None and (steps is None or last < steps):
-        raise ConfigError(
+        yield ConfigError(
             "learning_rate",
             expected=f"a last rate without a step, or until max_train_steps ({steps or 'null'})",
             found=f"{rate!r}, which ends at step {last}",
@@ -84,16 +97,16 @@ def _check_rates(values: Values) -> None:
         )
 
 
-def _check_scheduler(values: Values) -> None:
+def _wrong_schedules(values: Values) -> _Errors:
     scheduler, warmup, steps = (
         values[name] for name in ("lr_scheduler", "lr_warmup_steps", "max_train_steps")
     )
     if values["lr_step_rules"] is not None:
-        _check_rules(values["lr_step_rules"])
+        yield from _wrong_rules(values["lr_step_rules"])
     if steps is None or scheduler in WITHOUT_WARMUP:
         return
     if warmup >= steps:
-        raise ConfigError(
+        yield ConfigError(
             "lr_warmup_steps",
             expected=f"fewer than max_train_steps ({steps}) with lr_scheduler {scheduler}",
             found=str(warmup),
@@ -102,17 +115,17 @@ def _check_scheduler(values: Values) -> None:
     falls = values["lr_decay_steps"]
     if scheduler == "warmup_stable_decay" and falls is not None and falls > steps - warmup:
         most = f"at most max_train_steps - lr_warmup_steps ({steps - warmup})"
-        raise ConfigError("lr_decay_steps", expected=most, found=str(falls))
+        yield ConfigError("lr_decay_steps", expected=most, found=str(falls))
 
 
-def _check_rules(rules: str) -> None:
+def _wrong_rules(rules: str) -> _Errors:
     try:
         last = parse_steps(rules)[-1][1]
         problem = "" if last is None else "The last factor holds to the end, so it has no step"
     except ValueError as error:
         problem = str(error)
     if problem:
-        raise ConfigError(
+        yield ConfigError(
             "lr_step_rules",
             expected='factors such as "1:10,0.1:20,0.005"',
             found=repr(rules),
@@ -120,17 +133,20 @@ def _check_rules(rules: str) -> None:
         )
 
 
-def _check_images(values: Values) -> None:
+def _wrong_repeats(values: Values) -> _Errors:
     repeats, sources = values["repeats"], values["train_data_dir"]
     if len(repeats) not in (1, len(sources)):
-        raise ConfigError(
+        yield ConfigError(
             "repeats",
             expected=f"one number, or one for each train_data_dir ({len(sources)})",
             found=f"{len(repeats)} numbers",
         )
+
+
+def _wrong_buckets(values: Values) -> _Errors:
     largest = int(values["resolution"] / 6**0.5)  # the least shape that is no square is 2 x 3 steps
     if values["enable_bucket"] and values["bucket_reso_steps"] > largest:
-        raise ConfigError(
+        yield ConfigError(
             "bucket_reso_steps",
             expected=f"at most {largest // 8 * 8} with resolution {values['resolution']}",
             found=str(values["bucket_reso_steps"]),
@@ -138,25 +154,32 @@ def _check_images(values: Values) -> None:
         )
 
 
-def _check_texts(values: Values) -> None:
+def _wrong_texts(values: Values) -> _Errors:
     try:
         re.compile(values["filename_pattern"] or "")
     except re.error as error:
         found = f"{values['filename_pattern']!r} ({error})"
-        raise ConfigError("filename_pattern", expected="a regular expression", found=found) from None
+        yield ConfigError("filename_pattern", expected="a regular expression", found=found)
     prompt, word = values["class_prompt"], values["placeholder_token"]
     if prompt is not None and spelled_plainly(word) not in spelled_plainly(prompt):
-        raise ConfigError(
+        yield ConfigError(
             "class_prompt",
             expected=f"a prompt with placeholder_token {word} in it",
             found=repr(prompt),
             remedy="Only the new word learns, so a prompt without it would change nothing.",
         )
+    for template in values["prompt_template"] or ():
+        if not TEMPLATE_PLACES.search(template):
+            expected, found = "[name] or {}, where the word goes", repr(template)
+            yield ConfigError("prompt_template", expected=expected, found=found)
+
+
+def _wrong_places(values: Values) -> _Errors:
     trackers: typing.Sequence[str] = values["report_to"]
     if "none" in trackers and len(trackers) > 1:
         expected = "none alone, or the names of trackers"
-        raise ConfigError("report_to", expected=expected, found=", ".join(trackers))
+        yield ConfigError("report_to", expected=expected, found=", ".join(trackers))
     address = values["coordinator_address"]
     host, _, port = (address or "").rpartition(":")
     if address is not None and not (host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 1 << 16):
-        raise ConfigError("coordinator_address", expected="HOST:PORT", found=address)
+        yield ConfigError("coordinator_address", expected="HOST:PORT", found=address)

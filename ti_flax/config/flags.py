@@ -142,8 +142,7 @@ def _help_of(option: Option) -> str:
         sentence = f"{sentence}: {', '.join(option.choices)}"
     sentence += "; may be given several times" if option.many else ""
     sentence += f"; {asked}" if (asked := asked_of_others(option)) else ""
+    sentence += "; per concept" if rule.per_concept else ""
     if option.required:
         return f"{sentence}. (required)"
-    if option.default is None:
-        return f"{sentence}. (default: {rule.when_unset})"
     return f"{sentence}. (default: {option.default_text})"

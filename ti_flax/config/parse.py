@@ -8,11 +8,11 @@ import sys
 import typing
 
 from ti_flax.config.conditions import holds, in_words
+from ti_flax.config.file_values import beside, concept_in_file, value_in_file
 from ti_flax.config.flags import REFERENCE_ONLY, make_parser
 from ti_flax.config.options import ADAM_OPTIONS, FINDS_ITS_RATE, WITHOUT_WARMUP
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig, missing_options
-from ti_flax.config.stepped_values import looks_stepped
-from ti_flax.config.values import Option, nearest, value_from_text, wrong_value
+from ti_flax.config.values import Option, nearest, value_from_text
 from ti_flax.config.words import notes_on_word
 from ti_flax.config.yaml_file import Entry, read_yaml
 from ti_flax.console.versions import __version__
@@ -73,27 +73,17 @@ def _values_in_files(files: typing.Iterable[str]) -> dict[str, object]:
     values: dict[str, object] = {}
     for file in files:
         folder = os.path.dirname(os.path.expanduser(file))
-        entries = read_yaml(file, known=_KNOWN, groups=GROUPS)
-        for name, entry in entries.items():
-            value = _value_in_file(_KNOWN[name], entry)
-            values[name] = _beside(folder, value) if _KNOWN[name].rule.path == "input" else value
+        listed = [name for name, option in _KNOWN.items() if option.listed]
+        entries = read_yaml(file, known=_KNOWN, groups=GROUPS, listed=listed)
+        values |= {name: _value_in_file(_KNOWN[name], entry, folder) for name, entry in entries.items()}
     return values
 
 
-def _beside(folder: str, value: typing.Any) -> typing.Any:
-    """A path in a file: beside that file if it exists there, otherwise as it is."""
-    if isinstance(value, tuple):
-        return tuple(_beside(folder, each) for each in value)
-    if not value or not folder:
-        return value
-    token, mark, path = value.rpartition("=")  # an embedding may have its word before it
-    for before, name in (("", value), (token + mark, path)):
-        there = os.path.join(folder, name)
-        if name and os.path.exists(there):
-            plain = os.path.normpath(there)  # without "..", unless a symbolic link gives that another meaning
-            same = os.path.exists(plain) and os.path.samefile(plain, there)
-            return before + (plain if same else there)
-    return value
+def _value_in_file(option: Option, entry: Entry, folder: str) -> object:
+    if option.listed and entry.items:
+        return tuple(concept_in_file(each, folder) for each in entry.items)
+    value = value_in_file(option, entry)
+    return beside(folder, value) if option.rule.path == "input" else value
 
 
 def _read_flags(argv: list[str], prog: str | None) -> dict[str, typing.Any]:
@@ -136,27 +126,6 @@ def _value_of_flag(option: Option, text: str | list[str]) -> object:
         one = dataclasses.replace(option, many=False, nullable=False)
         return tuple(value_from_text(one, each, f"--{option.name}") for each in text)
     return value_from_text(option, text, f"--{option.name}")
-
-
-def _value_in_file(option: Option, entry: Entry) -> object:
-    if entry.items is not None:
-        if not (option.many and entry.items):
-            found = "a list" if entry.items else "an empty list"
-            raise ConfigError(entry.where, expected=option.expected, found=found)
-        one = dataclasses.replace(option, many=False, nullable=False)
-        return tuple(_value_in_file(one, each) for each in entry.items)
-    if entry.text is None:
-        if option.nullable:
-            return None
-        raise wrong_value(option, None, entry.where)
-    if entry.quoted and option.kind is not str and not (option.stepped and looks_stepped(entry.text)):
-        raise ConfigError(
-            entry.where,
-            expected=option.expected,
-            found=f"the text {entry.text!r}",
-            remedy="Leave the quotes out.",
-        )
-    return value_from_text(option, entry.text, entry.where)
 
 
 def _require(values: typing.Mapping[str, object]) -> None:
@@ -216,11 +185,11 @@ def _is_constant(config: RunConfig) -> bool:
 
 def _without_effect(config: RunConfig, given: typing.Collection[str]) -> list[str]:
     """A line for each option that somebody gave and that does nothing without another."""
-    values = config.values()
+    values, many = config.values(), config.concept_list.concepts is not None
     return [
         f"{name} does nothing without {in_words(condition)}"
         for name in OPTIONS
-        if name in given
+        if name in given and not (many and OPTIONS[name].rule.per_concept)
         # What a value needs is an error, but for Adam's own options, which commands of other trainers give.
         for condition in (
             *(OPTIONS[name].rule.needs if name in ADAM_OPTIONS else ()),

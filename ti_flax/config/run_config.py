@@ -3,9 +3,11 @@
 import dataclasses
 import typing
 
+from ti_flax.config.concept_entry import ConceptEntry
 from ti_flax.config.conditions import holds
 from ti_flax.config.constraints import check_constraints, check_upload
 from ti_flax.config.options import (
+    ConceptListOptions,
     ConceptOptions,
     HostOptions,
     HubOptions,
@@ -31,8 +33,9 @@ class RunConfig:
     """
 
     model: ModelOptions
-    concept: ConceptOptions
-    images: ImageOptions
+    concept: ConceptOptions = ConceptOptions()
+    concept_list: ConceptListOptions = ConceptListOptions()
+    images: ImageOptions = ImageOptions()
     prompts: PromptOptions = PromptOptions()
     training: TrainingOptions = TrainingOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
@@ -93,6 +96,8 @@ class RunConfig:
 
     def describe(self) -> str:
         """Return a few lines that say what the run is about, for its header."""
+        if self.concept_list.concepts is not None:
+            return self._describe_many()
         concept, training = self.concept, self.training
         vectors = "1 vector" if concept.num_vectors == 1 else f"{concept.num_vectors} vectors"
         vectors = "as many vectors as that has" if concept.num_vectors is None else vectors
@@ -111,6 +116,15 @@ class RunConfig:
             f"training  {length}, batch {batch}\n"
             f"optimizer {self.optimizer.optimizer}, learning rate {self.optimizer.learning_rate}, "
             f"{self.optimizer.lr_scheduler}\n"
+            f"output    {self.output.output_dir}"
+        )
+
+    def _describe_many(self) -> str:
+        listed = self.concept_list.concepts
+        named = listed if isinstance(listed, str) else f"a list of {len(listed or ())}"
+        return (
+            f"concepts  {named}\n"
+            f"model     {self.model.pretrained_model_name_or_path} in {self.model.compute_dtype}\n"
             f"output    {self.output.output_dir}"
         )
 
@@ -133,13 +147,28 @@ class RunConfig:
         groups = ((getattr(self, group), kind) for group, kind in GROUPS.items())
         return {each.name: getattr(group, each.name) for group, kind in groups for each in options_of(kind)}
 
+    def of_every_concept(self) -> dict[str, typing.Any]:
+        """Return option name to value, secrets included, of what each concept of a list begins with."""
+        apart = {each.name for each in options_of(ConceptListOptions)}
+        return {
+            name: value
+            for name, value in self.values().items()
+            if name not in apart and not OPTIONS[name].left_out(value)
+        }
+
     def _flat(self) -> dict[str, typing.Any]:
         values = self.values().items()
-        return {name: _plain(value) if isinstance(value, tuple) else value for name, value in values}
+        return {
+            name: _plain(value) if isinstance(value, tuple) else value
+            for name, value in values
+            if not OPTIONS[name].left_out(value)
+        }
 
 
 def _plain(values: tuple) -> object:
-    """One value of an option that may have several is written as that value."""
+    """One value of an option that may have several is written as that value, a concept as a mapping."""
+    if isinstance(values[0], ConceptEntry):
+        return [each.to_plain() for each in values]
     return values[0] if len(values) == 1 else list(values)
 
 

@@ -9,6 +9,7 @@ import re
 import types
 import typing
 
+from ti_flax.config.concept_entry import entry_of
 from ti_flax.config.stepped_values import LARGEST_INT, STEPS_EXAMPLE, looks_stepped, parse_steps
 from ti_flax.errors import ConfigError, shortened
 
@@ -43,7 +44,8 @@ class Rule:
       excludes: conditions beside which a value other than the default is refused.
       value_needs: value to the condition without which that value is refused.
       less_than: another option whose value has to be larger, where both are given.
-      required_unless: a condition without which null is refused.
+      required_unless: a condition without which null, or nothing, is refused.
+      per_concept: each concept of a run that teaches many may have a value of its own.
     """
 
     help: str
@@ -65,6 +67,7 @@ class Rule:
     value_needs: typing.Mapping[str, str] = dataclasses.field(default_factory=dict)
     less_than: str = ""
     required_unless: str = ""
+    per_concept: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,7 @@ class Option:
     """One name of the configuration: the key in a file and, after `--`, the flag.
 
     `stepped` options hold a number, or text that says until which step each of several numbers holds.
+    `listed` ones hold text, or a list of concepts.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Option:
     nullable: bool = False
     many: bool = False
     stepped: bool = False
+    listed: bool = False
     choices: tuple[str, ...] = ()
     default: object  # dataclasses.MISSING: the option is required
 
@@ -88,12 +93,23 @@ class Option:
         return self.default is dataclasses.MISSING
 
     @property
+    def empty(self) -> bool:
+        """Whether the default is no value at all, which `when_unset` then explains."""
+        return self.default in (None, "", ())
+
+    def left_out(self, value: object) -> bool:
+        """Tell the empty default of an option that is required in other runs."""
+        return bool(self.rule.required_unless) and not self.nullable and self.empty and value == self.default
+
+    @property
     def metavar(self) -> str:
         return self.rule.metavar or "|".join(self.choices) or _METAVARS[self.kind]
 
     @property
     def default_text(self) -> str:
-        """The default, where there is one, as a person would write it."""
+        """The default as a person would write it, or what it means to have none."""
+        if self.empty:
+            return self.rule.when_unset
         if self.kind is bool:
             return str(self.default).lower()
         return ", ".join(map(str, self.default if isinstance(self.default, tuple) else (self.default,)))
@@ -107,7 +123,7 @@ class Option:
         bounds = [f"{sign} {bound:.10g}" for sign, bound in limits if bound is not None]
         bounds += [f"a multiple of {rule.multiple_of}"] if rule.multiple_of else []
         phrase = f"{phrase} {' and '.join(bounds)}".rstrip()
-        phrase += ", or a list of such" if self.many else ""
+        phrase += ", or a list of such" if self.many else ", or a list of concepts" if self.listed else ""
         return f"{phrase}, or null" if self.nullable else phrase
 
 
@@ -138,6 +154,7 @@ def _option_from(field: dataclasses.Field) -> Option:
         nullable=types.NoneType in members,
         many=many,
         stepped=float in members and str in members,
+        listed=str in members and any(typing.get_origin(member) is tuple for member in members),
         choices=choices,
         default=field.default,
     )
@@ -182,6 +199,8 @@ def checked(option: Option, value: object, where: str) -> object:
     """
     if value is None and option.nullable:
         return None
+    if option.listed and isinstance(value, (list, tuple)) and value:
+        return tuple(entry_of(each, f"place {place}") for place, each in enumerate(value, start=1))
     if option.many:
         several = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         if not several:

@@ -7,6 +7,8 @@ import unicodedata
 
 from ti_flax.errors import shortened
 
+# A prompt template's places, as the Web UI and Python call them: the word, twice, and the caption.
+TEMPLATE_PLACES = re.compile(r"\[name\]|\{\}|\[filewords\]")
 _LONGEST_SHOWN = 80
 # Signs, what they are read as, and by whom.
 _GRAMMAR = (

@@ -10,12 +10,14 @@ import os
 import pathlib
 import typing
 
+from ti_flax.config.concept_entry import not_a_concept
 from ti_flax.config.values import nearest
 from ti_flax.errors import ConfigError
 from ti_flax.files.regular import read_regular
 
 _LONGEST = 2**20
 _SILENCE = 10.0
+_MOST_KEYS = 500
 _NULLS = ("", "~", "null", "Null", "NULL")
 _STANDARD_TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {f"{_STANDARD_TAG}{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
@@ -32,16 +34,24 @@ class Entry:
       quoted: it stood in quotes, so it is text and nothing else.
       where: file, line and key, for messages.
       items: the entries of a list, else None.
+      members: key, file and line, and entry of each line of a concept, where a list of concepts is allowed.
+      faults: places and sentences on what cannot be an entry of a concept.
     """
 
     text: str | None
     quoted: bool
     where: str
     items: tuple["Entry", ...] | None = None
+    members: tuple[tuple[str, str, "Entry"], ...] | None = None
+    faults: tuple[tuple[str, str], ...] = ()
 
 
 def read_yaml(
-    path: str, *, known: typing.Collection[str], groups: typing.Collection[str]
+    path: str,
+    *,
+    known: typing.Collection[str],
+    groups: typing.Collection[str],
+    listed: typing.Collection[str] = (),
 ) -> dict[str, Entry]:
     """Read a configuration file.
 
@@ -49,12 +59,12 @@ def read_yaml(
       path: the file, as the user named it.
       known: every key there is.
       groups: words that head groups of options in `--help`, and that some take for keys.
+      listed: keys whose value may be a list of concepts.
 
     Raises:
       ConfigError: unreadable, no flat mapping, a key unknown or given twice.
     """
-    root = _parse(_read(path), path)
-    _refuse_tag(root, path)
+    root = _require_mapping(_parse(read_configuration(path), path), path)
     entries: dict[str, Entry] = {}
     lines: dict[str, int] = {}
     for key_node, value_node in root.value:
@@ -68,11 +78,76 @@ def read_yaml(
         if key not in known:
             raise _unknown(key, f"{path}:{line}", known, groups)
         lines[key] = line
-        entries[key] = _entry(value_node, path, key)
+        if key in listed and value_node.id == "sequence":
+            entries[key] = _concepts(value_node, path, f"{path}:{line}: {key}")
+        else:
+            entries[key] = _entry(value_node, path, key)
     return entries
 
 
-def _read(path: str) -> str:
+def read_list(path: str) -> tuple[Entry, ...]:
+    """Read a file that is a list of concepts.
+
+    Raises:
+      ConfigError: unreadable, or no list.
+    """
+    root = _parse(read_configuration(path), path)
+    if root is not None and root.id == "sequence":
+        return _concepts(root, path, path).items or ()
+    found = "an empty file" if root is None else f"a {root.id}"
+    remedy = "Begin each concept with `- `."
+    if root is not None and root.id == "mapping" and any(key.value == "concepts" for key, _ in root.value):
+        remedy = "A file with the key concepts is a configuration file: name it after --config."
+    raise ConfigError(path, expected="a list of concepts", found=found, remedy=remedy)
+
+
+def read_concept(path: str) -> Entry:
+    """Read a file that describes one concept; an empty one says nothing.
+
+    Raises:
+      ConfigError: unreadable, or no mapping.
+    """
+    root = _parse(read_configuration(path), path)
+    return (
+        Entry(None, False, path, members=()) if root is None else _concept(_require_mapping(root, path), path)
+    )
+
+
+def _concepts(node: typing.Any, path: str, where: str) -> Entry:
+    _refuse_tag(node, where)
+    return Entry(None, False, where, items=tuple(_concept(each, path) for each in node.value))
+
+
+def _concept(node: typing.Any, path: str) -> Entry:
+    where = f"{path}:{node.start_mark.line + 1}"
+    if node.id != "mapping" or node.tag not in _GROUP_TAGS:
+        known = node.tag in _PLAIN_TAGS | _GROUP_TAGS
+        found = f"a {node.id}" if known else f"the YAML tag {node.tag}"
+        return Entry(None, False, where, faults=((where, not_a_concept(found)),))
+    if len(node.value) > _MOST_KEYS:
+        fault = f"expected at most {_MOST_KEYS} keys, found {len(node.value)}"
+        return Entry(None, False, where, faults=((where, fault),))
+    members: dict[str, tuple[str, Entry]] = {}
+    faults: list[tuple[str, str]] = []
+    for key_node, value_node in node.value:
+        place = f"{path}:{key_node.start_mark.line + 1}"
+        try:
+            key = _key(key_node, place)
+            if key in members:
+                raise ConfigError(f"{place}: {key} is given twice", remedy="Leave one of them out.")
+            members[key] = (place, _entry(value_node, path, key))
+        except ConfigError as error:
+            faults.append((place, str(error).removeprefix(f"{place}: ")))
+    found = tuple((key, place, entry) for key, (place, entry) in members.items())
+    return Entry(None, False, where, members=found, faults=tuple(faults))
+
+
+def read_configuration(path: str) -> str:
+    """Read the text of a configuration file, or of a list of concepts.
+
+    Raises:
+      ConfigError: unreadable, too long, or no UTF-8.
+    """
     try:
         # A pipe is what a shell makes of `--config <(command)`.
         content = read_regular(os.path.expanduser(path), _LONGEST, silence=_SILENCE)
@@ -120,9 +195,14 @@ def _parse(text: str, path: str) -> typing.Any:
     except RecursionError:
         found = "brackets within brackets, too deep"
         raise ConfigError(path, expected="lines of the form `name: value`", found=found) from None
-    if not isinstance(root, yaml.MappingNode):
+    return root
+
+
+def _require_mapping(root: typing.Any, path: str) -> typing.Any:
+    if root is None or root.id != "mapping":
         found = "an empty file" if root is None else f"a {root.id}"
         raise ConfigError(path, expected="lines of the form `name: value`", found=found)
+    _refuse_tag(root, path)
     return root
 
 

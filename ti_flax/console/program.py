@@ -34,7 +34,8 @@ def _run(command: Callable[[], object]) -> int:
     try:
         command()
     except TiFlaxError as error:
-        _tell(f"error: {error}")
+        for line in str(error).splitlines():  # one, but for the faults of a list of concepts
+            _tell(f"error: {line}")
         return 2
     except Stopped as stopped:
         _tell(str(stopped))

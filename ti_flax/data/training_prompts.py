@@ -18,7 +18,7 @@ from ti_flax.data.prompts.captions import (
     captions_of_source,
 )
 from ti_flax.data.prompts.prompt_table import CaptionRules, PromptTable, encode_table, prompt_table, shortened
-from ti_flax.data.prompts.templates import Template, built_in_templates, fill, read_templates
+from ti_flax.data.prompts.templates import Template, built_in_templates, fill, own_templates, read_templates
 from ti_flax.errors import TokenError
 from ti_flax.models.tokenizer import Concept, encode_prompts, prompts_cut_off, split_text
 
@@ -72,14 +72,16 @@ def make_prompts(
 
 
 def chosen_templates(options: PromptOptions, learnable_property: str) -> tuple[Template, ...]:
-    """The templates that the options name: a file's, else a built-in set.
+    """The templates that the options name: a file's, the option's own, else a built-in set.
 
     Raises:
-      DataError: the file cannot be used.
+      DataError: they cannot be used.
     """
     captions = options.captions != "none"
     if options.template_file is not None:
         return read_templates(options.template_file, captions=captions)
+    if options.prompt_template is not None:
+        return own_templates(options.prompt_template, captions=captions)
     return built_in_templates(options.templates or learnable_property, captions=captions)
 
 

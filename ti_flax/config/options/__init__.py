@@ -1,6 +1,12 @@
 """Every option of a run, in groups, with diffusers' names and defaults."""
 
-from ti_flax.config.options.inputs import ConceptOptions, ImageOptions, ModelOptions, PromptOptions
+from ti_flax.config.options.concept_list import ConceptListOptions
+from ti_flax.config.options.inputs import (
+    ConceptOptions,
+    ImageOptions,
+    ModelOptions,
+    PromptOptions,
+)
 from ti_flax.config.options.outputs import HostOptions, HubOptions, MonitoringOptions, OutputOptions
 from ti_flax.config.options.training import (
     ADAM_OPTIONS,
@@ -17,6 +23,7 @@ __all__ = [
     "FINDS_ITS_RATE",
     "SCHEDULE_FREE",
     "WITHOUT_WARMUP",
+    "ConceptListOptions",
     "ConceptOptions",
     "HostOptions",
     "HubOptions",

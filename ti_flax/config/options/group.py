@@ -8,5 +8,6 @@ class Options:
 
     def __post_init__(self):
         for each in options_of(type(self)):
-            value = checked(each, getattr(self, each.name), each.name)
+            value = getattr(self, each.name)
+            value = value if each.left_out(value) else checked(each, value, each.name)
             object.__setattr__(self, each.name, value)  # frozen: the one place a value is normalised

@@ -89,22 +89,31 @@ class ConceptOptions(Options):
     """The new word, and what it starts from."""
 
     placeholder_token: str = option(
-        metavar="TOKEN", help='The new word, unknown to the tokenizer, such as "<cat-toy>".'
+        "",
+        metavar="TOKEN",
+        when_unset="required, unless concepts is given",
+        help='The new word, unknown to the tokenizer, such as "<cat-toy>".',
+        excludes=("concepts",),
+        required_unless="concepts",
+        per_concept=True,
     )
     initializer_token: str | None = option(
         None,
         metavar="TEXT",
-        when_unset="required, unless init_embeds or initializer_mode random says what to start from",
+        when_unset="required, unless init_embeds or initializer_mode random says what to start from, or "
+        "concepts is given",
         help='Known word or words that the new word starts as, such as "toy" or "blue bmw": '
         "each of k tokens starts an equal share of the vectors, in order.",
         needs=("initializer_mode spread|mean",),
-        required_unless="init_embeds or initializer_mode random",
+        required_unless="init_embeds or initializer_mode random or concepts",
+        per_concept=True,
     )
     initializer_mode: Literal["spread", "mean", "random"] = option(
         "spread",
         help="Start every vector at its share of the words (spread), at their mean, or at a normal draw with "
         "the vocabulary's mean and deviation in each dimension (random).",
         changes_bits=True,
+        per_concept=True,
     )
     init_embeds: str | None = option(
         None,
@@ -114,6 +123,7 @@ class ConceptOptions(Options):
         help="Embedding file to start from, of any trainer's format, in place of initializer_token.",
         needs=("initializer_mode spread|mean",),
         excludes=("initializer_token",),
+        per_concept=True,
     )
     num_vectors: int | None = option(
         1,
@@ -121,6 +131,7 @@ class ConceptOptions(Options):
         at_most=75,  # what a prompt has room for
         when_unset="as many as initializer_token or init_embeds has",
         help="Embedding vectors the new word consists of; null takes as many as the start has.",
+        per_concept=True,
     )
     extra_embeds: tuple[str, ...] | None = option(
         None,
@@ -136,7 +147,9 @@ class ConceptOptions(Options):
         changes_bits=True,
     )
     learnable_property: Literal["object", "style"] = option(
-        "object", help="What the images have in common, which chooses the built-in prompt templates."
+        "object",
+        help="What the images have in common, which chooses the built-in prompt templates.",
+        per_concept=True,
     )
 
     @property
@@ -153,28 +166,42 @@ class ImageOptions(Options):
     """The images to learn from, their shapes and their masks."""
 
     train_data_dir: tuple[str, ...] = option(
+        (),
         metavar="SOURCE",
         path="input",
+        when_unset="required, unless concepts is given",
         help="Where the images are: a folder with its sub-folders, an image, a text file with a path or "
         "link a line, a link, a dataset on disk, or a Hub dataset id such as diffusers/cat_toy_example",
+        required_unless="concepts",
+        per_concept=True,
     )
     image_column: str | None = option(
         None,
         metavar="NAME",
         when_unset="the first column of images",
         help="Column of a dataset or metadata file that holds the images.",
+        per_concept=True,
     )
     caption_column: str | None = option(
         None,
         metavar="NAME",
         when_unset="text, caption or txt, if there is one",
         help="Column of a dataset or metadata file that holds the captions.",
+        per_concept=True,
     )
     dataset_config_name: str | None = option(
-        None, metavar="NAME", when_unset="the only one", help="Configuration of a dataset that has several."
+        None,
+        metavar="NAME",
+        when_unset="the only one",
+        help="Configuration of a dataset that has several.",
+        per_concept=True,
     )
     dataset_split: str | None = option(
-        None, metavar="NAME", when_unset="train, else the first", help="Split of a dataset to learn from."
+        None,
+        metavar="NAME",
+        when_unset="train, else the first",
+        help="Split of a dataset to learn from.",
+        per_concept=True,
     )
     allow_private_links: bool = option(
         False,
@@ -188,6 +215,7 @@ class ImageOptions(Options):
         False,
         help="Crop to the central square before resizing, instead of squeezing the whole image.",
         excludes=("enable_bucket",),
+        per_concept=True,
     )
     enable_bucket: bool = option(
         False,
@@ -211,6 +239,7 @@ class ImageOptions(Options):
         False,
         help="Weigh each part of an image in the loss by its alpha channel: transparent parts do not count.",
         excludes=("mask_dir",),
+        per_concept=True,
     )
     mask_dir: str | None = option(
         None,
@@ -218,6 +247,7 @@ class ImageOptions(Options):
         path="input",
         when_unset="everything counts",
         help="Folder of masks, white where an image counts in the loss: NAME.png or NAME-masklabel.png.",
+        per_concept=True,
     )
     unmasked_weight: float = option(
         0.0,
@@ -225,9 +255,13 @@ class ImageOptions(Options):
         at_most=1,
         help="Weight of the black or transparent part of a mask.",
         needs=("alpha_mask or mask_dir",),
+        per_concept=True,
     )
     interpolation: Literal["nearest", "linear", "bilinear", "bicubic", "lanczos"] = option(
-        "bicubic", metavar="NAME", help="Filter used to resize the images"
+        "bicubic",
+        metavar="NAME",
+        help="Filter used to resize the images",
+        per_concept=True,
     )
     flip_p: float = option(
         0.5, at_least=0, at_most=1, help="Probability that a sample is mirrored.", changes_bits=True
@@ -236,6 +270,7 @@ class ImageOptions(Options):
         (100,),
         at_least=1,
         help="How often an epoch shows each image: one number, or one for each train_data_dir",
+        per_concept=True,
     )
     latents_cache_dir: str | None = option(
         None,
@@ -268,6 +303,7 @@ class PromptOptions(Options):
         when_unset="the set of learnable_property",
         help="Built-in prompt templates; caption is the caption and nothing else, so it must name the word.",
         value_needs={"caption": "captions"},
+        per_concept=True,
     )
     template_file: str | None = option(
         None,
@@ -276,12 +312,23 @@ class PromptOptions(Options):
         when_unset="the built-in templates",
         help="Text file of prompt templates, one a line: [name] or {} is the word, [filewords] the caption.",
         excludes=("templates",),
+        per_concept=True,
+    )
+    prompt_template: tuple[str, ...] | None = option(
+        None,
+        metavar="TEXT",
+        when_unset="the built-in templates",
+        help='Prompt template of your own, such as "a photo of a {} cat": [name] or {} is the word, '
+        "[filewords] the caption",
+        excludes=("templates", "template_file"),
+        per_concept=True,
     )
     captions: Literal["none", "files", "filename", "metadata", "caption_file"] = option(
         "none",
         metavar="NAME",
         help="Where captions come from: files beside the images, their names, their dataset, one file",
         value_needs={"caption_file": "caption_file"},
+        per_concept=True,
     )
     caption_extension: tuple[str, ...] | None = option(
         None,
@@ -289,6 +336,7 @@ class PromptOptions(Options):
         when_unset=".txt, .caption",
         help="Suffix of the text files beside the images",
         only_with="captions files",
+        per_concept=True,
     )
     caption_file: str | None = option(
         None,
@@ -297,6 +345,7 @@ class PromptOptions(Options):
         when_unset="no such file",
         help="JSON Lines, table or lines `name|caption` with the captions of all images.",
         needs=("captions caption_file",),
+        per_concept=True,
     )
     filename_pattern: str | None = option(
         None,
@@ -304,31 +353,40 @@ class PromptOptions(Options):
         when_unset="all but a number in front, with _ as blanks",
         help="Which part of a file name is the caption: group `words`, the first group, or each match.",
         only_with="captions filename",
+        per_concept=True,
     )
     caption_prefix: str | None = option(
         None,
         when_unset="nothing",
         help="Text to put before every caption, with any comma and blank of its own.",
         only_with="captions",
+        per_concept=True,
     )
     caption_suffix: str | None = option(
-        None, when_unset="nothing", help="Text to put after every caption.", only_with="captions"
+        None,
+        when_unset="nothing",
+        help="Text to put after every caption.",
+        only_with="captions",
+        per_concept=True,
     )
     caption_separator: str = option(
         ",",
         help="What separates the tags of a caption.",
         only_with="shuffle_caption or caption_tag_dropout_rate",
+        per_concept=True,
     )
     shuffle_caption: bool = option(
         False,
         help="Shuffle the tags of a caption for every sample.",
         only_with="captions",
+        per_concept=True,
     )
     keep_tokens: int = option(
         0,
         at_least=0,
         help="Tags at the beginning that shuffling and dropout leave alone.",
         only_with="shuffle_caption or caption_tag_dropout_rate",
+        per_concept=True,
     )
     caption_tag_dropout_rate: float = option(
         0.0,
@@ -336,6 +394,7 @@ class PromptOptions(Options):
         at_most=1,
         help="Probability of leaving out each tag, but for one that names the word.",
         only_with="captions",
+        per_concept=True,
     )
     caption_dropout_rate: float = option(
         0.0,
@@ -343,9 +402,11 @@ class PromptOptions(Options):
         at_most=1,
         help="Probability of leaving out the caption of a sample; the word stays.",
         only_with="captions",
+        per_concept=True,
     )
     enable_wildcard: bool = option(
         False,
         help="For every sample, choose one of a caption's lines and one of each {a|b} in it.",
         only_with="captions",
+        per_concept=True,
     )

@@ -18,7 +18,9 @@ class OutputOptions(Options):
         path="output",
         help="Folder for everything that the run writes.",
     )
-    save_steps: int = option(500, at_least=1, help="Steps between two learned_embeds-steps-N files.")
+    save_steps: int = option(
+        500, at_least=1, help="Steps between two learned_embeds-steps-N files.", per_concept=True
+    )
     only_save_embeds: bool = option(
         False, help="Write only learned_embeds files at the end, not the whole pipeline (gigabytes)."
     )
@@ -51,6 +53,7 @@ class MonitoringOptions(Options):
         metavar="PROMPT",
         when_unset="no previews",
         help='Prompt of the preview images, such as "a <cat-toy> on a beach"',
+        per_concept=True,
     )
     num_validation_images: int = option(
         4,
@@ -60,7 +63,11 @@ class MonitoringOptions(Options):
         only_with="validation_prompt",
     )
     validation_steps: int = option(
-        100, at_least=1, help="Steps between two previews.", only_with="validation_prompt"
+        100,
+        at_least=1,
+        help="Steps between two previews.",
+        only_with="validation_prompt",
+        per_concept=True,
     )
     validation_epochs: int | None = option(
         None,
@@ -68,6 +75,7 @@ class MonitoringOptions(Options):
         when_unset="validation_steps counts",
         help="Old spelling of validation_steps: previews every N x images x repeats steps.",
         only_with="validation_prompt",
+        per_concept=True,
     )
     profile: str | None = option(
         None,
@@ -82,6 +90,7 @@ class MonitoringOptions(Options):
         when_unset="chosen so that evaluations take about a twentieth of the run",
         help="Steps between two evaluations: validation loss, the vectors' norms, cosines and nearest words, "
         "in signals.csv; 0 leaves them out.",
+        per_concept=True,
     )
     max_eval_samples: int | None = option(
         None,
@@ -95,11 +104,13 @@ class MonitoringOptions(Options):
         False,
         help="Make the vectors with the smallest validation loss the result, not the last ones.",
         excludes=("eval_steps 0",),
+        per_concept=True,
     )
     early_stopping: bool = option(
         False,
         help="Stop the run when the validation loss no longer falls, and write everything as usual.",
         excludes=("eval_steps 0",),
+        per_concept=True,
     )
     early_stopping_patience: int | None = option(
         None,
@@ -107,6 +118,7 @@ class MonitoringOptions(Options):
         when_unset="5",
         help="Evaluations without a smaller validation loss after which the run stops.",
         needs=("early_stopping",),
+        per_concept=True,
     )
     early_stopping_threshold: float | None = option(
         None,
@@ -114,6 +126,7 @@ class MonitoringOptions(Options):
         when_unset="0",
         help="How much smaller a validation loss has to be to count.",
         needs=("early_stopping",),
+        per_concept=True,
     )
     log_every: int = option(
         1,

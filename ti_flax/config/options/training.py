@@ -45,7 +45,10 @@ class TrainingOptions(Options):
         changes_bits=True,
     )
     num_train_epochs: int = option(
-        100, at_least=1, help="Epochs to train; counts only when max_train_steps is null."
+        100,
+        at_least=1,
+        help="Epochs to train; counts only when max_train_steps is null.",
+        per_concept=True,
     )
     max_train_steps: int | None = option(
         5000,
@@ -53,6 +56,7 @@ class TrainingOptions(Options):
         when_unset="num_train_epochs epochs",
         help="Training steps of the run.",
         changes_bits=True,
+        per_concept=True,
     )
     seed: int | None = option(
         None,
@@ -61,6 +65,7 @@ class TrainingOptions(Options):
         when_unset="drawn, printed and recorded",
         help="Seed of all random draws; the same seed repeats a run.",
         changes_bits=True,
+        per_concept=True,
     )
     on_nonfinite: Literal["stop", "skip"] = option(
         "stop",
@@ -120,6 +125,7 @@ class OptimizerOptions(Options):
         at_least=0,
         help='Learning rate after any warmup, or rates and their last steps, "0.05:50, 0.01:100, 0.005".',
         changes_bits=True,
+        per_concept=True,
     )
     scale_lr: bool = option(
         False,
@@ -135,12 +141,14 @@ class OptimizerOptions(Options):
         help="How the learning rate changes over the run",
         changes_bits=True,
         value_needs={"piecewise_constant": "lr_step_rules"},
+        per_concept=True,
     )  # fmt: skip
     lr_warmup_steps: int = option(
         500,
         at_least=0,
         help="Training steps over which the rate rises from 0 (not with constant or piecewise_constant).",
         changes_bits=True,
+        per_concept=True,
     )
     lr_num_cycles: int = option(
         1,
@@ -148,9 +156,15 @@ class OptimizerOptions(Options):
         help="Times the cosine starts again.",
         changes_bits=True,
         only_with="lr_scheduler cosine_with_restarts",
+        per_concept=True,
     )
     lr_power: float = option(
-        1.0, above=0, help="Power of the polynomial.", changes_bits=True, only_with="lr_scheduler polynomial"
+        1.0,
+        above=0,
+        help="Power of the polynomial.",
+        changes_bits=True,
+        only_with="lr_scheduler polynomial",
+        per_concept=True,
     )
     lr_step_rules: str | None = option(
         None,
@@ -159,6 +173,7 @@ class OptimizerOptions(Options):
         help='Factors of the learning rate and the steps they last to, such as "1:10,0.1:20,0.005".',
         changes_bits=True,
         needs=("lr_scheduler piecewise_constant",),
+        per_concept=True,
     )
     lr_scheduler_timescale: int | None = option(
         None,
@@ -167,6 +182,7 @@ class OptimizerOptions(Options):
         help="Steps after which the rate begins to fall, like 1 / sqrt(step / timescale).",
         changes_bits=True,
         only_with="lr_scheduler inverse_sqrt",
+        per_concept=True,
     )
     lr_scheduler_min_lr_ratio: float = option(
         0.0,
@@ -175,6 +191,7 @@ class OptimizerOptions(Options):
         help="Share of learning_rate that the rate ends at.",
         changes_bits=True,
         only_with="lr_scheduler cosine_with_min_lr|warmup_stable_decay|rex",
+        per_concept=True,
     )
     lr_decay_steps: int | None = option(
         None,
@@ -183,6 +200,7 @@ class OptimizerOptions(Options):
         help="Training steps at the end over which the rate falls.",
         changes_bits=True,
         only_with="lr_scheduler warmup_stable_decay",
+        per_concept=True,
     )
     adam_beta1: float = option(
         0.9,
@@ -255,6 +273,7 @@ class OptimizerOptions(Options):
         at_least=0,
         help="Weight p of p / 2 x the squared distance of the vectors from their start, added to the loss.",
         changes_bits=True,
+        per_concept=True,
     )
 
 
@@ -372,6 +391,7 @@ class LossOptions(Options):
         path="input",
         when_unset="no prior preservation",
         help="Images of the word's class: each sample goes with one of them, to keep the word in its class.",
+        per_concept=True,
     )
     class_prompt: str | None = option(
         None,
@@ -379,6 +399,7 @@ class LossOptions(Options):
         when_unset="the prompts of the training images",
         help='Prompt of the class images, with the new word in it, such as "a photo of a <cat-toy>".',
         needs=("class_data_dir",),
+        per_concept=True,
     )
     prior_loss_weight: float | None = option(
         None,
@@ -387,4 +408,5 @@ class LossOptions(Options):
         help="Weight of the error of the class images.",
         changes_bits=True,
         needs=("class_data_dir",),
+        per_concept=True,
     )

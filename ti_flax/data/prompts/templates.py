@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ti_flax.config.words import TEMPLATE_PLACES
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.files.text import read_text
 
@@ -88,8 +89,6 @@ def training_prompts(concept_text: str, learnable_property: str) -> list[str]:
     return [template.format(concept_text) for template in TEMPLATES[learnable_property]]
 
 
-# What a template's places are called: the word, twice, and the caption (the Web UI's and Python's names).
-_PLACES = re.compile(r"\[name\]|\{\}|\[filewords\]")
 _WORD = re.compile(r"\[name\]|\{\}")
 _CAPTION = "[filewords]"
 
@@ -162,6 +161,15 @@ def read_templates(path: str, *, captions: bool) -> tuple[Template, ...]:
     return tuple(made)
 
 
+def own_templates(texts: Sequence[str], *, captions: bool) -> tuple[Template, ...]:
+    """Make templates of the texts of prompt_template, with or without captions for `[filewords]`.
+
+    Raises:
+      DataError: one has no place for the word, or one for a caption where there are none.
+    """
+    return tuple(_template(text, "prompt_template", captions) for text in texts)
+
+
 def _template(text: str, where: str, captions: bool) -> Template:
     if _CAPTION in text and not captions:
         raise DataError(
@@ -170,7 +178,7 @@ def _template(text: str, where: str, captions: bool) -> Template:
             found=repr(text),
             remedy="Set captions to files, filename, metadata or caption_file, or take [filewords] out.",
         )
-    if not _PLACES.search(text):
+    if not TEMPLATE_PLACES.search(text):
         raise DataError(
             where,
             expected="[name] or {}, where the word goes",
@@ -196,7 +204,7 @@ def fill(template: Template, word: str, caption: str) -> str:
     pattern = template.text if caption else template.plain
     if template.has_caption and caption and word in caption and template.has_word:
         return caption
-    return _PLACES.sub(lambda place: caption if place[0] == _CAPTION else word, pattern)
+    return TEMPLATE_PLACES.sub(lambda place: caption if place[0] == _CAPTION else word, pattern)
 
 
 def tidied(text: str) -> str:

@@ -12,11 +12,11 @@ from ti_flax.data.sources.formats import is_image
 from ti_flax.data.sources.links import Fetch, fetch_image, is_link, kept_file, link_name
 from ti_flax.data.sources.metadata import SUFFIXES, is_metadata, looks_like_table, read_rows
 from ti_flax.data.sources.source_image import SourceImage
-from ti_flax.data.sources.system_files import is_system_file, is_system_folder
 from ti_flax.data.sources.table_options import TableOptions
 from ti_flax.data.sources.tables import BUILDERS, hub_images, is_hub_id, is_saved_dataset, local_images
 from ti_flax.errors import DataError
 from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, lies_in, require_inside
+from ti_flax.files.system_files import is_system_file, is_system_folder
 from ti_flax.files.text import read_text
 
 _REMEDY = "Set train_data_dir to the folder that holds your images."
