@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 
 # Passes on what it reads as it comes, so that lines that are drawn again and again are. XLA writes the head
-# of an alarm and what follows it apart from one another. It is a process of its own, so that the last words of
-# one that crashes get through.
+# of an alarm and what follows it apart from one another. It is a process of its own, so that the last words
+# of one that crashes get through.
 _FILTER = r"""
 import os, re, signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -133,6 +133,7 @@ def clock(seconds: float) -> str:
 
 
 _DISPLAY: ContextVar[Display | None] = ContextVar("display", default=None)
+_ABOUT: ContextVar[str] = ContextVar("about", default="")
 
 
 def _display() -> Display:
@@ -149,19 +150,34 @@ def shown_on(display: Display) -> Iterator[None]:
         _DISPLAY.reset(token)
 
 
+@contextlib.contextmanager
+def about(name: str) -> Iterator[None]:
+    """Says in front of every line inside which concept of a run it is about."""
+    token = _ABOUT.set(name)
+    try:
+        yield
+    finally:
+        _ABOUT.reset(token)
+
+
+def _named(text: str) -> str:
+    name = _ABOUT.get()
+    return f"{name}: {text}" if name else text
+
+
 def say(line: str) -> None:
     """Prints one line of a run's report."""
-    _display().line(line, Level.NORMAL)
+    _display().line(_named(line), Level.NORMAL)
 
 
 def warn(line: str) -> None:
     """Prints what went wrong without ending the run, also for those who want to hear nothing else."""
-    _display().line(f"warning: {line}", Level.ALWAYS)
+    _display().line(f"warning: {_named(line)}", Level.ALWAYS)
 
 
 def detail(line: str) -> None:
     """Prints one line for those who want to know more."""
-    _display().line(line, Level.DETAIL)
+    _display().line(_named(line), Level.DETAIL)
 
 
 def stage(title: str, *, done: str = "", total: int | None = None, start: int = 0) -> Stage:
@@ -173,7 +189,8 @@ def stage(title: str, *, done: str = "", total: int | None = None, start: int = 
       total: how often it is counted on, if that is known.
       start: where counting begins.
     """
-    return _display().stage(title, done=done, total=total, start=start)
+    done = _named(done) if done else ""
+    return _display().stage(_named(title), done=done, total=total, start=start)
 
 
 def stage_times() -> dict[str, float]:

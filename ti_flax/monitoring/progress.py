@@ -49,6 +49,49 @@ class Progress(Hook):
         return self._sum / self._weight if self._weight else math.nan
 
 
+class ProgressOfMany(Hook):
+    """How many concepts are done and wait, samples per second and the time that is left of all.
+
+    It is a hook of every concept that learns, and counts the updates of all.
+    """
+
+    def __init__(self, counts: Callable[[], dict[str, int]], *, samples: int):
+        """Takes what counts the concepts in each state, and the samples of an update."""
+        self._counts, self._samples = counts, samples
+        self._stage: Stage | None = None
+
+    def begin(self, updates: int | None) -> None:
+        """Begins to show; `updates` are those of all concepts, as far as they are known."""
+        concepts = sum(self._counts().values())
+        self._stage = stage(
+            f"training {concepts} concepts", done=f"trained {concepts} concepts", total=updates
+        )
+        self._stage.__enter__()
+
+    def on_metrics(self, chunk: Chunk) -> None:
+        counts = self._counts()
+        running = max(1, counts.get("running", 1))
+        rate = running * len(chunk.loss) * self._samples / chunk.seconds
+        told = [
+            f"{counts[state]} {state}"
+            for state in ("done", "failed", "running", "waiting")
+            if state in counts
+        ]
+        parts = [", ".join(told), f"{rate:.1f} samples/s", memory_in_use()]
+        if self._stage is not None:
+            # The concepts that learn side by side share the time of the call.
+            seconds = chunk.seconds / running
+            self._stage.advance(len(chunk.loss), [part for part in parts if part], seconds=seconds)
+
+    def close(self, finished: bool) -> None:
+        """Ends the display where the run ends; a concept that ends does not."""
+
+    def end(self, finished: bool) -> None:
+        """Ends the display."""
+        if self._stage is not None:
+            self._stage.__exit__(None if finished else KeyboardInterrupt, None, None)
+
+
 def memory_in_use() -> str:
     """Memory of the first device, or of the process where the device has none of its own."""
     stats = jax.local_devices()[0].memory_stats() or {}

@@ -83,13 +83,14 @@ class Beside:
     common: Common = field(default_factory=Common)
 
 
-def make_hooks(run: Beside, schedule: Schedule, start: int) -> list[Hook]:
+def make_hooks(run: Beside, schedule: Schedule, start: int, progress: Hook | None = None) -> list[Hook]:
     """What happens beside the updates, in the order in which it happens.
 
     Args:
       run: what they need.
       schedule: learning rate of every update.
       start: updates that were made before.
+      progress: shows how far they are; None: one of its own.
     """
     config, step_config, inputs, output_dir = run.config, run.step_config, run.inputs, run.output_dir
     total, samples = config.training.max_train_steps or 0, step_config.global_batch
@@ -136,7 +137,8 @@ def make_hooks(run: Beside, schedule: Schedule, start: int) -> list[Hook]:
             fill=result_so_far(config, step_config, inputs, output_dir),
         )
         made.append(hooks.NonFatalHook("the upload", share))
-    progress = Progress(start, total, samples=samples, learning_rate=learning_rate)
+    if progress is None:
+        progress = Progress(start, total, samples=samples, learning_rate=learning_rate)
     return [progress, *made]
 
 

@@ -88,6 +88,10 @@ class TrainingInputs:
         """The same with the images encoded, once each."""
         return dataclasses.replace(self, examples=encoded(self.examples))
 
+    def with_rows(self, added: AddedRows) -> TrainingInputs:
+        """The same with other rows before any update."""
+        return dataclasses.replace(self, added=added)
+
     @property
     def fingerprint(self) -> dict[str, str]:
         """What the rows belong to; a checkpoint of anything else cannot be resumed."""

@@ -97,6 +97,7 @@ def export(
     *,
     samples: int,
     steps: int,
+    batches: int | None = None,
     unbroken: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Writes the result: the embedding with its card and images, then the pipeline if it is wanted.
@@ -109,13 +110,14 @@ def export(
       output_dir: where to.
       samples: of an update.
       steps: after how many updates the rows were so.
+      batches: that are computed at once; None: as many as here.
       unbroken: around what no signal is to break: the embedding, which takes a moment to write.
 
     Raises:
       OutputError: the folder cannot be written.
     """
     with unbroken():
-        write_result(config, inputs, rows, output_dir, step=steps, samples=samples)
+        write_result(config, inputs, rows, output_dir, step=steps, samples=samples, batches=batches)
     if not config.output.only_save_embeds:
         with stage("writing the pipeline", done="wrote the pipeline"):
             save_pipeline(
@@ -134,6 +136,7 @@ def write_facts(
     *,
     steps: int,
     samples: int,
+    batches: int | None = None,
     finished: bool = False,
 ) -> None:
     """Writes `run.json`, which with the run's other files makes its page.
@@ -144,6 +147,7 @@ def write_facts(
       output_dir: where to.
       steps: of the run, or made.
       samples: of an update.
+      batches: that are computed at once; None: as many as here.
       finished: whether the result is written.
 
     Raises:
@@ -162,7 +166,7 @@ def write_facts(
         images=len(inputs.images.names),
         steps=steps,
         batch=samples,
-        rate=describe_rate(config.optimizer, config.training),
+        rate=describe_rate(config.optimizer, config.training, batches),
         devices=f"{len(devices)} x {devices[0].device_kind}",
         config=config.to_dict(),
         versions=versions(),

@@ -38,6 +38,7 @@ def write_result(
     *,
     step: int,
     samples: int,
+    batches: int | None = None,
     goes_on: bool = False,
 ) -> None:
     """Writes the embedding in both formats with its card and images.
@@ -50,6 +51,7 @@ def write_result(
       folder: where to; previews and contact sheet in it are shown by the card.
       step: updates made.
       samples: of an update.
+      batches: that are computed at once; None: as many as here.
       goes_on: whether more updates follow, which the card then says.
 
     Raises:
@@ -69,7 +71,7 @@ def write_result(
         step=step,
         total=config.training.max_train_steps if goes_on else None,
         batch=samples,
-        rate=describe_rate(config.optimizer, config.training),
+        rate=describe_rate(config.optimizer, config.training, batches),
         concept_images=concept_images,
         examples=prompts[:examples],
         sheet=shows and (folder / "contact_sheet.png").is_file(),

@@ -24,8 +24,13 @@ from ti_flax.training.state import StepConfig
 from ti_flax.training.timesteps import TimestepRules
 
 
-def resolve_num_steps(config: RunConfig, epoch_samples: int) -> RunConfig:
+def resolve_num_steps(config: RunConfig, epoch_samples: int, batches: int | None = None) -> RunConfig:
     """Fills in the number of steps where the configuration counts epochs of so many shown images.
+
+    Args:
+      config: of the run.
+      epoch_samples: shown images of an epoch.
+      batches: that are computed at once; None: as many as here.
 
     Raises:
       ConfigError: they are more than a step counter holds.
@@ -33,7 +38,7 @@ def resolve_num_steps(config: RunConfig, epoch_samples: int) -> RunConfig:
     if config.training.max_train_steps is not None:
         return config
     epochs = config.training.num_train_epochs
-    steps = math.ceil(epoch_samples / update_samples(config.training)) * epochs
+    steps = math.ceil(epoch_samples / update_samples(config.training, batches)) * epochs
     if steps > LARGEST_INT:
         raise ConfigError(
             "num_train_epochs",

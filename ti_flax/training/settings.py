@@ -59,9 +59,9 @@ def rate_factor(options: OptimizerOptions, training: TrainingOptions, batches: i
     return update_samples(training, batches) if options.scale_lr else 1
 
 
-def describe_rate(options: OptimizerOptions, training: TrainingOptions) -> str:
+def describe_rate(options: OptimizerOptions, training: TrainingOptions, batches: int | None = None) -> str:
     """The learning rate in words, after `scale_lr`."""
-    rate, factor = options.learning_rate, rate_factor(options, training)
+    rate, factor = options.learning_rate, rate_factor(options, training, batches)
     if isinstance(rate, str):
         return rate if factor == 1 else f"{factor} x ({rate})"
     return f"{rate * factor:g}"

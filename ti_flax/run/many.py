@@ -1,0 +1,288 @@
+"""A run of many concepts: each takes a slot of one program, and the next one its place when it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from pathlib import Path
+
+import numpy as np
+
+from ti_flax.config import RunConfig
+from ti_flax.config.concept_list import ListedConcept, read_concepts
+from ti_flax.console.interrupt import Interrupt
+from ti_flax.console.messages import about, say, stage, warn
+from ti_flax.errors import ConfigError, TiFlaxError, TrainingError
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+from ti_flax.monitoring.progress import ProgressOfMany
+from ti_flax.run.board import Board
+from ti_flax.run.done import is_finished
+from ti_flax.run.inputs import ConceptTokens, add_concept_tokens, read_model
+from ti_flax.run.output_checks import refuse_output
+from ti_flax.run.output_dir import opened_output
+from ti_flax.run.teaching import Teaching, begin_teaching, shapes_for, slots_for
+from ti_flax.run.turns import Fate, Turn, finish_turn, prepared, read_turn, seated
+from ti_flax.training.loop import Seat, run_steps
+from ti_flax.training.slots import of_slot, stacked
+from ti_flax.training.state import Taught, TrainState
+
+# Concepts that are read and encoded before there is a slot for them.
+_AHEAD = 2
+_MOST_LINES = 100
+
+
+def train_concepts(config: RunConfig, output_dir: Path, interrupt: Interrupt) -> None:
+    """Teaches all concepts of a list; each has a folder of its own in the run's.
+
+    Args:
+      config: of the run, whose options are the defaults of every concept.
+      output_dir: of the run, opened.
+      interrupt: tells whether a signal asks for an end.
+
+    Raises:
+      TiFlaxError: nothing can be taught, or some concepts failed; the others are done.
+      Stopped: a signal ended it early.
+    """
+    began = time.perf_counter()
+    concepts = listed_concepts(config)
+    board = Board(output_dir, [(each.name, each.config) for each in concepts])
+    left = [each for each in concepts if not is_done(each)]
+    for each in concepts:
+        if each not in left:
+            board.done_before(each.name)
+    if not left:
+        say(f"nothing to do: {output_dir} holds the results of all {len(concepts)} concepts")
+        return
+    vectors, tokens = check_concepts(left)
+    with stage("loading the model"):
+        model = read_model(config)
+    slots = slots_for(len(left), config.concept_list.concepts_at_once, config.training.train_batch_size)
+    shapes = shapes_for([each.config for each in left], model)
+    teaching = begin_teaching(config, left[0].config, model, tokens, shapes, slots, vectors=vectors)
+    say(
+        f"{len(left)} concepts, {slots.count} at once on {len(slots.devices)} x "
+        f"{slots.devices[0].device_kind}"
+    )
+    board.write()
+    with contextlib.closing(Waiting(left, model, teaching)) as waiting:
+        Class(config, teaching, waiting, board, interrupt).teach()
+    board.write()
+    for line in board.table():
+        say(line)
+    say(f"done in {time.perf_counter() - began:.0f} s: {board.path}")
+    if failed := board.failed():
+        raise TrainingError(
+            f"{len(failed)} of {len(concepts)} concepts",
+            expected="results of all",
+            found=f"none of {', '.join(failed)}",
+            remedy=f"{board.path} says why; --resume_from_checkpoint auto tries them again.",
+        )
+
+
+def listed_concepts(config: RunConfig) -> list[ListedConcept]:
+    """The concepts of a run, each as a run of its own that writes no pipeline."""
+    found = read_concepts(config)
+    for line in found.notes:
+        say(f"note: {line}")
+    for line in found.left_out:
+        warn(line)
+    return [
+        dataclasses.replace(each, config=each.config.replace(only_save_embeds=True))
+        for each in found.concepts
+    ]
+
+
+def is_done(concept: ListedConcept) -> bool:
+    """Whether a run that is gone on with has finished a concept."""
+    config = concept.config
+    return config.output.resume_from_checkpoint is not None and is_finished(config, _folder(concept))
+
+
+def check_concepts(concepts: Sequence[ListedConcept]) -> tuple[int, ConceptTokens]:
+    """Checks what can be checked of all concepts before anything large is loaded.
+
+    Returns:
+      The most vectors of a concept, and the tokens of the first.
+
+    Raises:
+      ConfigError: the faults of all concepts, a line each.
+    """
+    faults, read = [], []
+    for each in concepts:
+        try:
+            refuse_output(each.config, _folder(each))
+            read.append(add_concept_tokens(each.config))
+        except TiFlaxError as error:
+            faults.append(f"concept {each.name} ({each.where}): {error}")
+    if faults:
+        more = len(faults) - _MOST_LINES
+        shown = faults[:_MOST_LINES] + ([f"and {more} more"] if more > 0 else [])
+        raise ConfigError("\n".join(shown))
+    return max(len(tokens.concept.tokens) for tokens in read), read[0]
+
+
+def _folder(concept: ListedConcept) -> Path:
+    return Path(concept.config.output.output_dir)
+
+
+class Waiting:
+    """Concepts that wait for a slot, read and encoded by a thread while the devices compute."""
+
+    def __init__(self, concepts: Sequence[ListedConcept], model: FlaxStableDiffusion, teaching: Teaching):
+        self._concepts, self._model, self._teaching = deque(concepts), model, teaching
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="concepts")
+        self._begun: deque[tuple[ListedConcept, Future[Turn]]] = deque()
+        self._begin()
+
+    def next(self) -> tuple[ListedConcept, Future[Turn]] | None:
+        """The next concept, in the order of the list; None if no one waits."""
+        self._begin()
+        found = self._begun.popleft() if self._begun else None
+        self._begin()
+        return found
+
+    def close(self) -> None:
+        """Ends the thread; what it is at is done first."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _begin(self) -> None:
+        while self._concepts and len(self._begun) < _AHEAD:
+            concept = self._concepts.popleft()
+            future = self._thread.submit(copy_context().run, self._prepared, concept)
+            self._begun.append((concept, future))
+
+    def _prepared(self, concept: ListedConcept) -> Turn:
+        read = read_turn(concept.name, concept.config, self._model)
+        return prepared(concept.name, read, self._teaching)
+
+
+@dataclasses.dataclass
+class Place:
+    """A slot with a concept in it.
+
+    Attributes:
+      turn: the concept.
+      seat: what the loop knows of it.
+      fate: what its hooks share.
+      held: its folder.
+    """
+
+    turn: Turn
+    seat: Seat
+    fate: Fate
+    held: contextlib.ExitStack
+
+
+class Class:
+    """The concepts that learn at the same time."""
+
+    def __init__(
+        self, config: RunConfig, teaching: Teaching, waiting: Waiting, board: Board, interrupt: Interrupt
+    ):
+        self._config, self._teaching, self._waiting = config, teaching, waiting
+        self._board, self._interrupt = board, interrupt
+        count = teaching.slots.count
+        self._places: list[Place | None] = [None] * count
+        # An empty slot computes with what was last in it, and its updates are not made.
+        self._states: list[TrainState] = [teaching.nobody] * count
+        self._taught: list[Taught] = [Taught(np.zeros(2, np.uint32), teaching.step_config.settings)] * count
+        self._progress = ProgressOfMany(board.counts, samples=teaching.samples)
+
+    def teach(self) -> None:
+        """Lets all concepts learn."""
+        finished = False
+        try:
+            for slot in range(len(self._places)):
+                self._fill(slot)
+            self._progress.begin(self._board.updates())
+            while any(self._places):
+                self._learn()
+            finished = True
+        finally:
+            for place in self._places:
+                if place is not None:
+                    _leave(place, finished=False)
+            self._progress.end(finished)
+
+    def _learn(self) -> None:
+        """Makes updates until a concept is done with its own, and gives its slot to the next."""
+        teaching = self._teaching
+        slots, sender = teaching.slots, teaching.sender
+        program = teaching.compiling.program()
+        with self._interrupt.updates():
+            states = run_steps(
+                program,
+                slots.place(stacked(self._states)),
+                (teaching.frozen, slots.place(stacked(self._taught))),
+                seats=[None if place is None else place.seat for place in self._places],
+                slots=slots,
+                capacity=sender.capacity,
+                steps_per_call=self._config.training.steps_per_call,
+                asked=lambda: self._interrupt.asked,
+                sender=sender,
+            )
+        for slot, place in enumerate(self._places):
+            self._states[slot] = of_slot(states, slot)
+            if place is not None and place.seat.updates_left == 0:
+                self._end(slot, place)
+                self._fill(slot)
+
+    def _end(self, slot: int, place: Place) -> None:
+        """Writes the result of a concept, or says why there is none."""
+        turn, error = place.turn, place.fate.error
+        self._places[slot] = None
+        self._teaching.sender.seat(slot, None)
+        _leave(place, finished=error is None, held=False)
+        with place.held:
+            if error is None:
+                error = self._finish(turn, self._states[slot])
+        self._tell(turn.name, error)
+
+    def _finish(self, turn: Turn, state: TrainState) -> TiFlaxError | None:
+        try:
+            step = finish_turn(turn, state, self._teaching.samples, self._interrupt.unbroken)
+            self._board.done(turn.name, step)
+        except TiFlaxError as error:
+            return error
+        return None
+
+    def _tell(self, name: str, error: TiFlaxError | None) -> None:
+        if error is not None:
+            self._board.fail(name, str(error))
+            with about(name):
+                warn(f"ends: {error}")
+        self._board.write()
+
+    def _fill(self, slot: int) -> None:
+        """Gives a slot to the next concept that can be taught."""
+        while (waiting := self._waiting.next()) is not None:
+            concept, future = waiting
+            try:
+                turn = future.result()
+                with contextlib.ExitStack() as held:
+                    held.enter_context(opened_output(turn.config))
+                    if int(turn.state.step) >= turn.total:
+                        self._tell(turn.name, self._finish(turn, turn.state))
+                        continue
+                    fate = Fate()
+                    seat = seated(turn, slot, self._teaching, fate, self._progress)
+                    self._places[slot] = Place(turn, seat, fate, held.pop_all())
+            except TiFlaxError as error:
+                self._tell(concept.name, error)
+                continue
+            self._states[slot], self._taught[slot] = turn.state, turn.taught
+            self._board.begin(turn.name, int(turn.state.step), turn.total)
+            return
+
+
+def _leave(place: Place, *, finished: bool, held: bool = True) -> None:
+    """Ends what happens beside the updates of a concept, and with `held` lets go of its folder."""
+    for hook in place.seat.hooks:
+        hook.close(finished)
+    if held:
+        place.held.close()
