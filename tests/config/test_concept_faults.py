@@ -182,8 +182,9 @@ def test_clashes_among_thousands_are_found_quickly():
 
 
 def test_an_error_of_one_key_is_not_told_again_of_what_needs_it(here):
-    (line,) = faults([{"name": "a", "class_data_dir": 5.5, "class_prompt": "no <a>", "captions": "fils"}])[:1]
-    assert "captions: expected one of none, files" in line and "Did you mean files?" in line
+    (one, other) = faults([{"name": "a", "class_data_dir": "", "class_prompt": "<a>", "captions": "fils"}])
+    assert "class_data_dir: expected text, or null, found " in one
+    assert "captions: expected one of none, files" in other and "Did you mean files?" in other
 
 
 def test_what_contradicts_is_told_with_its_line(here):
@@ -207,6 +208,7 @@ def test_what_contradicts_is_told_with_its_line(here):
 )
 def test_images_that_are_not_there_are_told_before_anything_is_read(here, path, found):
     os.makedirs("hollow/below/.hidden")
+    write("hollow/below/.hidden/1.png", "x")
     write("hollow/concept.yaml", "")
     os.mkdir("empty")
     write("empty.png", "")

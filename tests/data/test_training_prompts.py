@@ -10,7 +10,7 @@ from tiny_run import learned, train_until
 
 from ti_flax.data.prompts.templates import training_prompts
 from ti_flax.data.training_prompts import chosen_templates, make_prompts, read_captions
-from ti_flax.errors import CheckpointError, DataError
+from ti_flax.errors import CheckpointError, ConfigError, DataError
 from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.run import resume
 from ti_flax.run import train as run
@@ -175,3 +175,17 @@ def test_resuming_with_other_prompts_is_refused(place, whole, changes):
         CheckpointError, match="checkpoint-4: expected prompts [0-9a-f]+, found prompts [0-9a-f]+. "
     ):
         run.train(configure(place, "whole", **SHUFFLED | changes, resume_from_checkpoint="latest"))
+
+
+def test_a_template_of_the_option_takes_the_place_of_the_built_in_ones(plain, place):
+    own = {"prompt_template": ["a photo of a {} cat", "[name] here"]}
+    texts = decoded(plain, prompts_of(plain, place, **own).token_ids[0])
+    assert texts == decoded(
+        plain, encode_prompts(plain.tokenizer, ["a photo of a <thing> cat", "<thing> here"])
+    )
+    with pytest.raises(ConfigError, match=r"^prompt_template: expected \[name\] or {}, where the word goes"):
+        configure(place, prompt_template="a cat")
+    with pytest.raises(DataError, match="^prompt_template: expected no .filewords. without captions"):
+        prompts_of(plain, place, prompt_template="{}, [filewords]")
+    with pytest.raises(ConfigError, match="^prompt_template and templates exclude each other"):
+        configure(place, prompt_template="a {}", templates="style")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import typing
 
 from ti_flax.config.concept_entry import ConceptEntry
@@ -72,7 +73,7 @@ def check_concept(draft: Draft, run: RunConfig) -> Checked:
     written = dict(entry.values)
     refused = [key for key in written if key in OPTIONS and key not in own]
     for error in (*_missing(known, written), *contradictions(OPTIONS, known), *missing_files(known)):
-        words = str(error).replace(":", "").split(" ")
+        words = re.findall(r"\w+", str(error))
         if not any(key in words for key in refused):  # what follows of another fault is none of its own
             found.faults.append((entry.place(words[0]), str(error)))
             found.of_run |= set() if words[0] in written else {str(error)}

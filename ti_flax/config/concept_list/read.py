@@ -77,7 +77,7 @@ def read_concepts(run: RunConfig) -> ConceptList:
         raise ConfigError("concepts", expected="a folder, a file or a list", found="null")
     drafts, notes = read_drafts(listed)
     found = [check_concept(draft, run) for draft in drafts]
-    _refuse_clashes([each for each in found if not (skips and each.faults)], skips=skips)
+    _refuse_clashes(found, skips=skips)
     faults = _fault_lines(found)
     if skips and faults:
         faults = (
