@@ -27,8 +27,8 @@ from ti_flax.training.slots import Slots, stacked
 from ti_flax.training.state import StepConfig, Taught, TrainState, init_state
 from ti_flax.training.streaming import Choices, PictureShape, Sender, Shapes, window_capacity
 
-# Concepts that a device other than a core of a CPU computes side by side, unless told otherwise: enough to fill
-# it, and few enough that the last ones of a list do not leave much of it idle.
+# Concepts that a device other than a core of a CPU computes side by side, unless told otherwise: enough to
+# fill it, and few enough that the last ones of a list do not leave much of it idle.
 _ON_DEVICE = 8
 
 
@@ -73,8 +73,8 @@ class Teaching:
 def slots_for(concepts: int, at_once: int | None, batch_size: int) -> Slots:
     """The slots of a run, on the devices of this machine.
 
-    Devices hold whole slots where there are enough concepts; else the devices share the batch of each, as many
-    of them as it can be divided among.
+    Devices hold whole slots where there are enough concepts; else they share the batch of each, as many of them
+    as it can be divided among.
 
     Args:
       concepts: that there are to teach.

@@ -25,6 +25,7 @@ from ti_flax.run.advice import after_training, before_training
 from ti_flax.run.done import is_finished, nothing_to_do, surely_the_same
 from ti_flax.run.fit import begin_compiling, fit
 from ti_flax.run.inputs import TrainingInputs, read_inputs
+from ti_flax.run.many import train_concepts
 from ti_flax.run.output_checks import refuse_file_of_word
 from ti_flax.run.output_dir import clear_output, export, opened_output, page_of_run, write_facts
 from ti_flax.run.resume import Saved, agree_on_seed, saved_checkpoint, start_state
@@ -106,6 +107,9 @@ def _train(config: RunConfig, interrupt: Interrupt, hooks: Sequence[Hook]) -> Pa
 def _train_into(
     output_dir: Path, config: RunConfig, began: float, *, interrupt: Interrupt, hooks: Sequence[Hook]
 ) -> None:
+    if config.concept_list.concepts is not None:
+        train_concepts(config, output_dir, interrupt)
+        return
     say(config.describe())
     detail(", ".join(f"{name} {version}" for name, version in versions().items()))
     read_optimizer_arguments(config.optimizer)  # what is wrong with them is said before anything is read

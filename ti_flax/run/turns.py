@@ -130,14 +130,8 @@ def seated(
     with about(turn.name):
         if turn.saved is None:
             clear_output(turn.config, turn.output_dir)
-        write_facts(
-            turn.config,
-            turn.inputs,
-            turn.output_dir,
-            steps=turn.total,
-            samples=teaching.samples,
-            batches=BATCHES,
-        )
+        told = {"steps": turn.total, "samples": teaching.samples, "batches": BATCHES}
+        write_facts(turn.config, turn.inputs, turn.output_dir, **told)
         beside = Beside(
             turn.config,
             turn.step_config,
@@ -224,9 +218,7 @@ def finish_turn(
     with about(turn.name):
         if config.monitoring.load_best_model_at_end:
             rows, step = with_best(rows, folder)
-            say(
-                f"the result is that of step {step}, which has the smallest validation loss of all evaluations"
-            )
+            say(f"the result is that of step {step}, which has the smallest validation loss of all")
         export(config, inputs, rows, folder, samples=samples, steps=step, batches=BATCHES, unbroken=unbroken)
         for line in summary(folder) if config.monitoring.eval_steps != 0 else ():
             say(line)
