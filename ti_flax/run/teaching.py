@@ -73,8 +73,8 @@ class Teaching:
 def slots_for(concepts: int, at_once: int | None, batch_size: int) -> Slots:
     """The slots of a run, on the devices of this machine.
 
-    Devices hold whole slots where there are enough concepts; else they share the batch of each, as many of them
-    as it can be divided among.
+    Devices hold whole slots where there are enough concepts; else they share the batch of each, as many of
+    them as it can be divided among.
 
     Args:
       concepts: that there are to teach.

@@ -130,8 +130,14 @@ def seated(
     with about(turn.name):
         if turn.saved is None:
             clear_output(turn.config, turn.output_dir)
-        told = {"steps": turn.total, "samples": teaching.samples, "batches": BATCHES}
-        write_facts(turn.config, turn.inputs, turn.output_dir, **told)
+        write_facts(
+            turn.config,
+            turn.inputs,
+            turn.output_dir,
+            steps=turn.total,
+            samples=teaching.samples,
+            batches=BATCHES,
+        )
         beside = Beside(
             turn.config,
             turn.step_config,
