@@ -1,5 +1,8 @@
 """Many concepts in one run: each learns what it would learn alone, and what goes wrong stays its own."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +11,9 @@ from tiny_run import compilations, configure, learned
 
 from ti_flax.config import RunConfig
 from ti_flax.errors import TrainingError
+from ti_flax.run import many, turns
 from ti_flax.run import train as run
+from ti_flax.training.loop import Hook
 
 NAMES = ("one", "two", "three")
 
@@ -54,3 +59,91 @@ def test_each_learns_what_it_would_learn_alone(place, together, tmp_path, name):
     alone, found = learned(tmp_path), learned(output / name)
     assert found.shape == alone.shape
     assert np.linalg.norm(found - alone) <= 1e-5 * np.linalg.norm(alone)
+
+
+def test_there_is_one_program_of_each_kind(together):
+    _, compiled = together
+    names = [message.split()[1] for message in compiled if message.startswith("Compiling ")]
+    print(names)
+    assert sum("chunk" in name for name in names) == 1
+
+
+def test_the_board_says_what_has_become_of_each(together):
+    output, _ = together
+    entries = json.loads((output / "concepts.json").read_text())["concepts"]
+    assert [(entry["name"], entry["state"], entry["step"]) for entry in entries] == [
+        ("one", "done", 6),
+        ("two", "done", 4),
+        ("three", "done", 5),
+    ]
+
+
+def test_neither_the_order_nor_the_others_change_what_one_learns(place, together, tmp_path):
+    """Reversed, one left out, and one whose rate is endless."""
+    output, _ = together
+    concepts = listed(place, two={"learning_rate": 1e30})[::-1]
+    with pytest.raises(TrainingError, match="1 of 3 concepts: expected results of all, found none of two"):
+        run.train(configure_many(place, tmp_path / "reversed", concepts))
+    run.train(configure_many(place, tmp_path / "without", listed(place)[1:]))
+    for found, names in (("reversed", ("one", "three")), ("without", ("two", "three"))):
+        for name in names:
+            expected = learned(output / name)
+            difference = learned(tmp_path / found / name) - expected
+            assert np.linalg.norm(difference) <= 1e-5 * np.linalg.norm(expected)
+    failed = json.loads((tmp_path / "reversed" / "concepts.json").read_text())["concepts"][1]
+    assert failed["state"] == "failed" and "expected finite numbers" in failed["error"]
+    assert not (tmp_path / "reversed" / "two" / "learned_embeds.safetensors").exists()
+
+
+def test_images_that_cannot_be_read_end_their_concept_alone(place, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "a.png").write_bytes(b"no image")
+    concepts = listed(place, one={"train_data_dir": str(broken)})
+    with pytest.raises(TrainingError, match="1 of 3 concepts"):
+        run.train(configure_many(place, tmp_path / "out", concepts))
+    assert "warning: one: ends: " in capsys.readouterr().err
+    assert learned(tmp_path / "out" / "three").shape == (2, 32)
+
+
+def bits(folder):
+    """Every file that a concept's updates decide, by name."""
+    names = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in names}
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(place, together, tmp_path, step, monkeypatch):
+    output, _ = together
+    config = configure_many(place, tmp_path, listed(place))
+
+    class Kill(Hook):
+        every = step
+
+        def on_step(self, step, state):
+            raise KeyboardInterrupt
+
+    seated = turns.seated
+    killing = lambda *given: seated(*given, hooks=[Kill()])  # noqa: E731
+    monkeypatch.setattr(many, "seated", killing)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(config)
+    monkeypatch.setattr(many, "seated", seated)
+    run.train(config.replace(resume_from_checkpoint="auto"))
+    for name in NAMES:
+        assert bits(tmp_path / name) == bits(output / name)
+
+
+def test_what_is_done_is_not_done_again_and_what_is_new_is(place, together, tmp_path, capsys):
+    output, _ = together
+    shutil.copytree(output, tmp_path / "copy")
+    files = {
+        name: (tmp_path / "copy" / name / "learned_embeds.safetensors").stat().st_mtime_ns for name in NAMES
+    }
+    added = [*listed(place), {"name": "four", "seed": 4, "max_train_steps": 2}]
+    config = configure_many(place, tmp_path / "copy", added, resume_from_checkpoint="auto")
+    run.train(config)
+    assert {name: written(name) for name in NAMES} == before
+    assert learned(tmp_path / "copy" / "four").shape == (2, 32)
+    run.train(config)
+    assert "nothing to do: " in capsys.readouterr().err

@@ -173,7 +173,7 @@ def begin_teaching(
         devices=1 if slots.whole else len(slots.devices),
         batches=1,
     )
-    step_config = dataclasses.replace(step_config, slots=slots.on_device)
+    step_config = dataclasses.replace(step_config, slots=slots.on_device, whole_slots=slots.whole)
     parts = {part: model.params[part] for part in (*model.text_encoders, "unet")}
     frozen = replicate(parts, slots.devices)
     sender = Sender(step_config, shapes, slots, window_capacity(step_config, shapes, CHUNK_CAPACITY))

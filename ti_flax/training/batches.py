@@ -204,13 +204,16 @@ def side_of(mirrored: Any, sides: int) -> Any:
 
 def example_of(bucket: PaddedBucket, prompts: PromptTable, choice: Choice) -> Example:
     """What was chosen, out of a bucket that holds its pictures."""
-    side = side_of(choice.mirrored, bucket.posteriors.shape[1])
     weights, time_ids = bucket.loss_weights, bucket.time_ids
+
+    def of_picture(sides: Any) -> jax.Array:
+        return jnp.asarray(sides)[choice.image, side_of(choice.mirrored, sides.shape[1])]
+
     return Example(
-        jnp.asarray(bucket.posteriors)[choice.image, side],
+        of_picture(bucket.posteriors),
         jnp.asarray(prompts.token_ids)[choice.prompt],
-        None if weights is None else jnp.asarray(weights)[choice.image, choice.mirrored],
-        None if time_ids is None else jnp.asarray(time_ids)[choice.image, side],
+        None if weights is None else of_picture(weights),
+        None if time_ids is None else of_picture(time_ids),
     )
 
 

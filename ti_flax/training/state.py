@@ -84,6 +84,8 @@ class StepConfig:
       accumulation: batches whose gradients make one update.
       device_count: devices, over all hosts, that share the batch of a concept.
       slots: concepts that a device computes side by side.
+      whole_slots: whether a device has the whole batch of its concepts, so that nothing is reduced between
+        devices.
       flip_p: chance that a sample is the mirror image.
       noise: what is mixed into the noise.
       timesteps: which are drawn; None: all, each by itself.
@@ -102,6 +104,7 @@ class StepConfig:
     accumulation: int = 1
     device_count: int = 1
     slots: int = 1
+    whole_slots: bool = False
     flip_p: float = 0.5
     noise: NoiseRules = NoiseRules()
     timesteps: TimestepRules | None = None

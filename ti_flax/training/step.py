@@ -93,7 +93,7 @@ def update(
       rate: `[]` float32, the learning rate.
       shown: what the samples of this update show on this device, `[accumulation, batch, ...]`.
     """
-    device = jax.lax.axis_index(AXIS) if config.device_count > 1 else jnp.int32(0)
+    device = jnp.int32(0) if config.whole_slots else jax.lax.axis_index(AXIS)
     # A text encoder of which no row learns is not differentiated.
     learning = {encoder: rows for encoder, rows in state.rows.items() if config.trainable[encoder].any()}
 
@@ -171,11 +171,8 @@ def apply_update(
 
 
 def mean_over_devices(config: StepConfig, tree: Any) -> Any:
-    """The mean over the devices that share a concept's batch.
-
-    What comes after it is compiled apart from what comes before, so that it does not change its bits.
-    """
-    return jax.lax.pmean(tree, AXIS) if config.device_count > 1 else jax.lax.optimization_barrier(tree)
+    """The mean over the devices that share a concept's batch; where none do, nothing passes between them."""
+    return tree if config.whole_slots else jax.lax.pmean(tree, AXIS)
 
 
 def of_micro(shown: Shown | None, micro: jax.Array) -> Shown:

@@ -356,16 +356,18 @@ def _fill(shown: Shown, updates: np.ndarray, chosen: Choice, bucket: Bucket, sha
         return
     by_update = len(updates), *shown.pictures.shape[1:3], -1
     image, mirrored = np.ravel(chosen.image), np.ravel(chosen.mirrored)
-    side = side_of(mirrored, bucket.posteriors.shape[1])
-    moments = math.prod(shape[:3])
-    shown.pictures[updates, :, :, :moments] = bucket.posteriors[image, side].reshape(by_update)
+
+    def of_pictures(sides: Any) -> np.ndarray:
+        return sides[image, side_of(mirrored, sides.shape[1])].reshape(by_update)
+
+    moments, weights = math.prod(shape[:3]), bucket.loss_weights
+    shown.pictures[updates, :, :, :moments] = of_pictures(bucket.posteriors)
     if shape.masked:
-        weights = (
-            1.0 if bucket.loss_weights is None else bucket.loss_weights[image, mirrored].reshape(by_update)
+        shown.pictures[updates, :, :, moments : shape.numbers] = (
+            1.0 if weights is None else of_pictures(weights)
         )
-        shown.pictures[updates, :, :, moments : shape.numbers] = weights
     if bucket.time_ids is not None:
-        shown.time_ids[updates] = bucket.time_ids[image, side].reshape(by_update)
+        shown.time_ids[updates] = of_pictures(bucket.time_ids)
 
 
 class Sender:
