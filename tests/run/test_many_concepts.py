@@ -10,7 +10,7 @@ from tiny_folder import write_images
 from tiny_run import compilations, configure, learned
 
 from ti_flax.config import RunConfig
-from ti_flax.errors import TrainingError
+from ti_flax.errors import ConfigError, TrainingError
 from ti_flax.run import many, turns
 from ti_flax.run import train as run
 from ti_flax.training.loop import Hook
@@ -64,8 +64,7 @@ def test_each_learns_what_it_would_learn_alone(place, together, tmp_path, name):
 def test_there_is_one_program_of_each_kind(together):
     _, compiled = together
     names = [message.split()[1] for message in compiled if message.startswith("Compiling ")]
-    print(names)
-    assert sum("chunk" in name for name in names) == 1
+    assert names.count("jit(_fun)") == 1  # what JAX calls a program of pmap
 
 
 def test_the_board_says_what_has_become_of_each(together):
@@ -137,9 +136,11 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(place, together, tmp_pat
 def test_what_is_done_is_not_done_again_and_what_is_new_is(place, together, tmp_path, capsys):
     output, _ = together
     shutil.copytree(output, tmp_path / "copy")
-    files = {
-        name: (tmp_path / "copy" / name / "learned_embeds.safetensors").stat().st_mtime_ns for name in NAMES
-    }
+
+    def written(name):
+        return (tmp_path / "copy" / name / "learned_embeds.safetensors").stat().st_mtime_ns
+
+    before = {name: written(name) for name in NAMES}
     added = [*listed(place), {"name": "four", "seed": 4, "max_train_steps": 2}]
     config = configure_many(place, tmp_path / "copy", added, resume_from_checkpoint="auto")
     run.train(config)
@@ -147,3 +148,18 @@ def test_what_is_done_is_not_done_again_and_what_is_new_is(place, together, tmp_
     assert learned(tmp_path / "copy" / "four").shape == (2, 32)
     run.train(config)
     assert "nothing to do: " in capsys.readouterr().err
+
+
+def test_class_images_are_those_of_all_concepts_or_of_none(place, tmp_path):
+    concepts = listed(place, one={"class_data_dir": str(place / "five")})
+    with pytest.raises(ConfigError, match="class_data_dir: expected images of the class for every concept"):
+        run.train(configure_many(place, tmp_path, concepts))
+    assert not tmp_path.joinpath("one").exists()
+
+
+def test_the_faults_of_all_concepts_are_told_at_once(place, tmp_path):
+    changes = {"one": {"initializer_token": "qqqq"}, "three": {"placeholder_token": "toy"}}
+    with pytest.raises(ConfigError) as told:
+        run.train(configure_many(place, tmp_path, listed(place, **changes)))
+    lines = str(told.value).splitlines()
+    assert [line.split(" ")[:2] for line in lines] == [["concept", "one"], ["concept", "three"]]

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from ti_flax.config import RunConfig
@@ -49,6 +50,13 @@ def train_concepts(config: RunConfig, output_dir: Path, interrupt: Interrupt) ->
       Stopped: a signal ended it early.
     """
     began = time.perf_counter()
+    if jax.process_count() > 1:
+        raise ConfigError(
+            "concepts",
+            expected="one process",
+            found=f"{jax.process_count()}",
+            remedy="Start a run for each host, each with a part of the list.",
+        )
     concepts = listed_concepts(config)
     board = Board(output_dir, [(each.name, each.config) for each in concepts])
     left = [each for each in concepts if not is_done(each)]
@@ -112,6 +120,7 @@ def check_concepts(concepts: Sequence[ListedConcept]) -> tuple[int, ConceptToken
     Raises:
       ConfigError: the faults of all concepts, a line each.
     """
+    refuse_class_images_of_some(concepts)
     faults, read = [], []
     for each in concepts:
         try:
@@ -124,6 +133,21 @@ def check_concepts(concepts: Sequence[ListedConcept]) -> tuple[int, ConceptToken
         shown = faults[:_MOST_LINES] + ([f"and {more} more"] if more > 0 else [])
         raise ConfigError("\n".join(shown))
     return max(len(tokens.concept.tokens) for tokens in read), read[0]
+
+
+def refuse_class_images_of_some(concepts: Sequence[ListedConcept]) -> None:
+    """Refuses class images for some concepts alone: one program has them for all or for none.
+
+    Raises:
+      ConfigError: some concepts have them and some do not.
+    """
+    without = [each.name for each in concepts if each.config.loss.class_data_dir is None]
+    if without and len(without) < len(concepts):
+        raise ConfigError(
+            "class_data_dir",
+            expected="images of the class for every concept, or for none",
+            found=f"none for {', '.join(without[:3])}" + (" and others" if len(without) > 3 else ""),
+        )
 
 
 def _folder(concept: ListedConcept) -> Path:

@@ -17,6 +17,7 @@ from ti_flax.embedding.contents import FIRST, SECOND
 from ti_flax.errors import TiFlaxError, unwritable
 from ti_flax.export.model_card import start_in_words
 from ti_flax.export.pipeline import save_pipeline
+from ti_flax.export.upload import settle_repository
 from ti_flax.files.atomic_folders import remove_folder, tidy
 from ti_flax.files.written_files import LIST, delete_written, only_run
 from ti_flax.hosts import group as hosts
@@ -71,6 +72,18 @@ def _remove_unused(output_dir: Path, *, was_there: bool) -> None:
             (output_dir / LIST).unlink()
             if not was_there:
                 output_dir.rmdir()
+
+
+def with_repository(config: RunConfig) -> RunConfig:
+    """Fills in the full name of the repository that the result goes to, once the Hub has made it.
+
+    Raises:
+      OutputError: the Hub refuses.
+    """
+    if not config.hub.push_to_hub:
+        return config
+    made = settle_repository(config.hub, Path(config.output.output_dir))
+    return config if made is None else config.replace(hub_model_id=made)
 
 
 def clear_output(config: RunConfig, output_dir: Path) -> None:

@@ -15,7 +15,7 @@ from ti_flax.console.terminal import display_for
 from ti_flax.console.versions import versions
 from ti_flax.errors import OutputError
 from ti_flax.export.convert import other_forms
-from ti_flax.export.upload import settle_repository, upload
+from ti_flax.export.upload import upload
 from ti_flax.hosts import group as hosts
 from ti_flax.hosts.devices import show_cores
 from ti_flax.monitoring.evaluation import summary, with_best
@@ -27,7 +27,14 @@ from ti_flax.run.fit import begin_compiling, fit
 from ti_flax.run.inputs import TrainingInputs, read_inputs
 from ti_flax.run.many import train_concepts
 from ti_flax.run.output_checks import refuse_file_of_word
-from ti_flax.run.output_dir import clear_output, export, opened_output, page_of_run, write_facts
+from ti_flax.run.output_dir import (
+    clear_output,
+    export,
+    opened_output,
+    page_of_run,
+    with_repository,
+    write_facts,
+)
 from ti_flax.run.resume import Saved, agree_on_seed, saved_checkpoint, start_state
 from ti_flax.run.step_config import make_step_config, resolve_num_steps
 from ti_flax.training.compiled_programs import keep_compiled_programs, mended_programs
@@ -168,18 +175,6 @@ def _train_into(
         )
     if hosts.is_first():
         finish(config, step_config, inputs, state, output_dir, began, interrupt=interrupt)
-
-
-def with_repository(config: RunConfig) -> RunConfig:
-    """Fills in the full name of the repository that the result goes to, once the Hub has made it.
-
-    Raises:
-      OutputError: the Hub refuses.
-    """
-    if not config.hub.push_to_hub:
-        return config
-    made = settle_repository(config.hub, Path(config.output.output_dir))
-    return config if made is None else config.replace(hub_model_id=made)
 
 
 def is_done(config: RunConfig, saved: Saved | None, output_dir: Path) -> bool:

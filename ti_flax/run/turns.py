@@ -14,6 +14,7 @@ import numpy as np
 from ti_flax.config import RunConfig
 from ti_flax.console.messages import about, say, warn
 from ti_flax.errors import TiFlaxError
+from ti_flax.export.upload import upload
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.monitoring.evaluation import summary, with_best
 from ti_flax.run.advice import after_training, before_training
@@ -21,7 +22,7 @@ from ti_flax.run.done import nothing_to_do
 from ti_flax.run.hooks import Beside, make_hooks
 from ti_flax.run.inputs import TrainingInputs, read_inputs
 from ti_flax.run.output_checks import refuse_file_of_word
-from ti_flax.run.output_dir import clear_output, export, page_of_run, write_facts
+from ti_flax.run.output_dir import clear_output, export, page_of_run, with_repository, write_facts
 from ti_flax.run.resume import Saved, saved_checkpoint, start_state, with_seed
 from ti_flax.run.step_config import make_step_config, resolve_num_steps
 from ti_flax.run.teaching import Teaching
@@ -111,6 +112,7 @@ def prepared(name: str, read: tuple[RunConfig, TrainingInputs, Saved | None], te
         if inputs.model.is_sdxl:
             refuse_file_of_word(Path(config.output.output_dir), inputs.concept.placeholder_token)
         state = start_state(config, step_config, inputs, saved)
+        config = with_repository(config)
         total = config.training.max_train_steps or 0
         if saved is not None and int(state.step) > total:
             say(nothing_to_do(config, saved.checkpoint.step, saved.folder, saved.folder.parent) or "")
@@ -232,4 +234,6 @@ def finish_turn(
             warn(advice)
         write_facts(config, inputs, folder, steps=step, samples=samples, batches=BATCHES, finished=True)
         page_of_run(folder)
+        if config.hub.push_to_hub:
+            upload(config.hub, folder)
     return step
