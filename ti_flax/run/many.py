@@ -28,6 +28,7 @@ from ti_flax.run.output_checks import refuse_output
 from ti_flax.run.output_dir import opened_output
 from ti_flax.run.teaching import Teaching, begin_teaching, shapes_for, slots_for
 from ti_flax.run.turns import Fate, Turn, finish_turn, prepared, read_turn, seated
+from ti_flax.training.checkpoint import NEWEST
 from ti_flax.training.loop import Seat, run_steps
 from ti_flax.training.slots import of_slot, stacked
 from ti_flax.training.state import Taught, TrainState
@@ -56,6 +57,12 @@ def train_concepts(config: RunConfig, output_dir: Path, interrupt: Interrupt) ->
             expected="one process",
             found=f"{jax.process_count()}",
             remedy="Start a run for each host, each with a part of the list.",
+        )
+    if config.output.resume_from_checkpoint not in (None, *NEWEST):
+        raise ConfigError(
+            "resume_from_checkpoint",
+            expected=f"{' or '.join(NEWEST)}, as every concept has checkpoints of its own",
+            found=config.output.resume_from_checkpoint,
         )
     concepts = listed_concepts(config)
     board = Board(output_dir, [(each.name, each.config) for each in concepts])
@@ -275,6 +282,13 @@ class Class:
             return error
         return None
 
+    def _end_at_once(self, turn: Turn) -> None:
+        """Writes what the result of a concept still lacks; one with more steps than asked for stays as it is."""
+        step = int(turn.state.step)
+        if step > turn.total:
+            self._board.done(turn.name, step)
+        self._tell(turn.name, self._finish(turn, turn.state) if step == turn.total else None)
+
     def _tell(self, name: str, error: TiFlaxError | None) -> None:
         if error is not None:
             self._board.fail(name, str(error))
@@ -291,7 +305,7 @@ class Class:
                 with contextlib.ExitStack() as held:
                     held.enter_context(opened_output(turn.config))
                     if int(turn.state.step) >= turn.total:
-                        self._tell(turn.name, self._finish(turn, turn.state))
+                        self._end_at_once(turn)
                         continue
                     fate = Fate()
                     seat = seated(turn, slot, self._teaching, fate, self._progress)
