@@ -11,7 +11,7 @@ from typing import Any
 from ti_flax.config import RunConfig
 from ti_flax.console.messages import say
 from ti_flax.embedding.rows import concept_rows
-from ti_flax.embedding.vocabulary import Vocabulary
+from ti_flax.embedding.vocabulary import known_vocabularies
 from ti_flax.export.upload import ShareCheckpoints
 from ti_flax.generation.drawing import Drawing
 from ti_flax.generation.generator import ImageGenerator
@@ -193,21 +193,12 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         result=partial(result_rows, step_config),
         start_rows=inputs.added.start,
         vectors=len(inputs.concept.tokens),
-        vocabularies=known_words(inputs),
+        vocabularies=known_vocabularies(
+            inputs.tokenizer, token_tables(inputs.model), inputs.concept.token_ids[0]
+        ),
         patience=patience,
         trackers=trackers,
     )
-
-
-def known_words(inputs: TrainingInputs) -> dict[str, Vocabulary]:
-    """The words of the tokenizer before anything was added to it, and their vectors, by text encoder."""
-    tokenizer, known = inputs.tokenizer, inputs.concept.token_ids[0]
-    names = tokenizer.convert_ids_to_tokens(list(range(known)))
-    special = [token_id for token_id in tokenizer.all_special_ids if token_id < known]
-    return {
-        encoder: Vocabulary(table[:known], names, lambda token_id: tokenizer.decode([token_id]), special)
-        for encoder, table in token_tables(inputs.model).items()
-    }
 
 
 def previewer(run: Beside) -> Drawing:
