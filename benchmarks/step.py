@@ -175,10 +175,7 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
         "examples": padded(one_shape(rng.standard_normal(moments, np.float32), token_ids, time_ids=time_ids)),
         "settings": step_config.settings,
     }
-    rows = {
-        name: rng.standard_normal((1, encoder.config.hidden_size), np.float32) * 0.02
-        for name, encoder in model.text_encoders.items()
-    }
+    rows = {name: rng.standard_normal((1, width), np.float32) * 0.02 for name, width in model.widths.items()}
     key = np.asarray(jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION)))
     arguments = (replicate(frozen, devices), replicate(key, devices))
     model.params.clear()
@@ -225,7 +222,7 @@ def flop_per_sample(step_config: Any, frozen: Any) -> int:
     tokens = jnp.zeros((1, examples.prompts.token_ids.shape[-1]), jnp.int32)
     time_ids = jnp.zeros((1, 6)) if model.is_sdxl else None
     batch = Batch(latents, latents, jnp.zeros(1, jnp.int32), tokens, time_ids=time_ids)
-    rows = {name: jnp.zeros((1, each.config.hidden_size)) for name, each in model.text_encoders.items()}
+    rows = {name: jnp.zeros((1, width)) for name, width in model.widths.items()}
     step = jax.value_and_grad(lambda rows, frozen, batch: denoising_loss(rows, frozen, batch, step_config))
     return count_flop(jax.make_jaxpr(step)(rows, frozen, batch).jaxpr)
 
@@ -295,10 +292,7 @@ def timed(
 
     def run(steps: int, calls: int, measure: Callable[[], None] | None = None) -> Clock:
         clock = Clock(measure)
-        rows = {
-            name: np.zeros((1, encoder.config.hidden_size), np.float32)
-            for name, encoder in step_config.model.text_encoders.items()
-        }
+        rows = {name: np.zeros((1, width), np.float32) for name, width in step_config.model.widths.items()}
         run_steps(
             program,
             replicate(jax.device_get(init_state(step_config, rows)), devices),
