@@ -56,20 +56,11 @@ def fit(
     devices = batch_devices(config.training.train_batch_size)
     total = config.training.max_train_steps or 0
     start = int(state.step)
-    frozen = replicate(frozen_arrays(step_config, inputs), devices)
-    arguments = (frozen, replicate(run_key(config), devices))
-    feed = make_feed(config, step_config, inputs, devices)
-    if feed is not None:
-        feed.prepare(start, config.training.steps_per_call or 1)
-    placed = replicate(state, devices)
+    placed, arguments, feed = on_devices(config, step_config, inputs, state, devices)
     if compiling is None:
         compiling = compilation(step_config, placed, arguments, devices, feed)
-    monitoring: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
-    if hosts.is_first():
-        beside = Beside(config, step_config, inputs, frozen, ours(devices), output_dir, after=compiling)
-        monitoring += [*make_hooks(beside, schedule, start), *hooks]
-    else:
-        step_config.model.params.clear()  # the devices have what is needed
+    beside = Beside(config, step_config, inputs, arguments[0], ours(devices), output_dir, after=compiling)
+    monitoring = hooks_of_host(beside, schedule, start, hooks)
     finished = False
     try:
         program = compiling.program()
@@ -96,6 +87,42 @@ def fit(
     finally:
         for hook in monitoring:
             hook.close(finished)
+
+
+def on_devices(
+    config: RunConfig,
+    step_config: StepConfig,
+    inputs: TrainingInputs,
+    state: TrainState,
+    devices: Sequence[Any],
+) -> tuple[TrainState, tuple[Any, Any], Feed | None]:
+    """Replicates the state, and the frozen arrays and the key; begins to feed images where calls get them."""
+    arguments = replicate((frozen_arrays(step_config, inputs), run_key(config)), devices)
+    feed = make_feed(config, step_config, inputs, devices)
+    if feed is not None:
+        feed.prepare(int(state.step), config.training.steps_per_call or 1)
+    return replicate(state, devices), arguments, feed
+
+
+def hooks_of_host(run: Beside, schedule: Schedule, start: int, more: Sequence[Hook]) -> list[Hook]:
+    """What happens beside the updates on this host; on all but the first, the check that hosts agree alone.
+
+    There the parameters on the host are let go, as the devices have what is needed.
+
+    Args:
+      run: what the hooks need.
+      schedule: learning rate of every update.
+      start: updates that were made before.
+      more: hooks that come after the run's own.
+    """
+    config = run.config
+    agree = AgreeOnState(
+        every=config.output.checkpointing_steps, last_step=config.training.max_train_steps or 0
+    )
+    if hosts.is_first():
+        return [agree, *make_hooks(run, schedule, start), *more]
+    run.step_config.model.params.clear()
+    return [agree]
 
 
 def begin_compiling(

@@ -140,32 +140,35 @@ def run_steps(
     Raises:
       Stopped: a process was asked to end; the hooks have taken the state.
     """
-    host_state = unreplicate(state)
-    step, length = int(host_state.step), min(steps_per_call or 1, capacity)
+    step, length = int(unreplicate(state.step)), min(steps_per_call or 1, capacity)
     while step < total_steps:
         left = 0 if any(hook.stop for hook in hooks) else next_stop(step, total_steps, hooks) - step
         steps = agree(min(length, left), asked())
         if steps is None:
             _interrupt(step, unreplicate(state), hooks)
         if steps == 0:
-            return unreplicate(state)
-        given = replicate((rates(step), np.int32(steps)), devices)
-        window = () if feed is None else (feed.window(step, steps),)
+            break
+        of_call = _of_call(rates(step), step, steps, devices, feed)
         step += steps
         most = min(2 * max(steps, length) if steps_per_call is None else length, capacity)
         meanwhile = _preparation(feed, step, min(most, next_stop(step, total_steps, hooks) - step))
         state, chunk = _call(
-            program, state, *arguments, *given, *window, step=step - steps, steps=steps, meanwhile=meanwhile
+            program, state, *arguments, *of_call, step=step - steps, steps=steps, meanwhile=meanwhile
         )
         for hook in hooks:
             hook.on_metrics(chunk)
-        due = [hook for hook in hooks if step == total_steps or (hook.every and step % hook.every == 0)]
-        if due or step == total_steps:
-            host_state = unreplicate(state)
-            _reach(step, host_state, due, hooks, last=step == total_steps)
+        _reach(step, state, hooks, last=step == total_steps)
         if steps_per_call is None:
             length = max(1, min(capacity, 2 * length, round(chunk.steps_in(CHUNK_SECONDS))))
-    return host_state
+    return unreplicate(state)
+
+
+def _of_call(
+    rates: np.ndarray, step: int, steps: int, devices: Sequence[Any], feed: Feed | None
+) -> tuple[Any, ...]:
+    """What one call of the program gets anew: the rates, how many updates, and a feed's images of those."""
+    given = replicate((rates, np.int32(steps)), devices)
+    return given if feed is None else (*given, feed.window(step, steps))
 
 
 def _preparation(feed: Feed | None, step: int, most: int) -> Callable[[], object]:
@@ -195,8 +198,12 @@ def _interrupt(step: int, state: TrainState, hooks: Iterable[Hook]) -> NoReturn:
     raise Stopped(f"stopped after step {step}; --resume_from_checkpoint auto goes on")
 
 
-def _reach(step: int, state: TrainState, due: Sequence[Hook], hooks: Sequence[Hook], *, last: bool) -> None:
-    """Lets the hooks that are due take a state, and all others too if one of them ends the run with it."""
+def _reach(step: int, replicated: TrainState, hooks: Sequence[Hook], *, last: bool) -> None:
+    """Lets the hooks that are due take the state, and all others too if one of them ends the run with it."""
+    due = [hook for hook in hooks if last or (hook.every and step % hook.every == 0)]
+    if not due:
+        return
+    state = unreplicate(replicated)
     for hook in hooks:
         hook.settle()
     for hook in due:

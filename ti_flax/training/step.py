@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import cast
+from functools import partial, reduce
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -120,13 +120,15 @@ def update(
         loss, gradient = loss + pull, jax.tree.map(jnp.add, gradient, its_gradient)
     norm = norm_of_learning(gradient, config.trainable)
     moved = apply_update(config, state, gradient, rate)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    for rows in moved.rows.values():
-        finite &= jnp.all(jnp.isfinite(rows))
+    finite = all_finite((loss, norm, moved.rows))
     if config.skip_nonfinite:
-        kept = state._replace(step=moved.step)
-        moved = jax.tree.map(partial(jnp.where, finite), moved, kept)
+        moved = jax.tree.map(partial(jnp.where, finite), moved, state._replace(step=moved.step))
     return moved, {"loss": loss, "grad_norm": norm, "finite": finite.astype(jnp.float32)}
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every number of a tree is finite, `[]` bool."""
+    return reduce(jnp.logical_and, (jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
 def norm_of_learning(gradient: dict[str, jax.Array], trainable: dict[str, np.ndarray]) -> jax.Array:
