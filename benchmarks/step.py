@@ -142,8 +142,7 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     from ti_flax.models.noise_schedule import NoiseSchedule
     from ti_flax.models.stable_diffusion import random_stable_diffusion
     from ti_flax.training import optimizer as optim
-    from ti_flax.training.devices import replicate
-    from ti_flax.training.slots import Slots, stacked
+    from ti_flax.training.devices import Slots, replicate, stacked
     from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught, init_state
 
     model = random_stable_diffusion(preset(options.preset), seed=0, dtype=jnp.dtype(options.dtype))
@@ -175,10 +174,7 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
         **{part: model.params[part] for part in (*model.text_encoders, "unet")},
         "examples": padded(one_shape(rng.standard_normal(moments, np.float32), token_ids, time_ids=time_ids)),
     }
-    rows = {
-        name: rng.standard_normal((1, encoder.config.hidden_size), np.float32) * 0.02
-        for name, encoder in model.text_encoders.items()
-    }
+    rows = {name: rng.standard_normal((1, width), np.float32) * 0.02 for name, width in model.widths.items()}
     key = np.asarray(jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION)))
     taught = Slots(1, devices).place(stacked([Taught(key, step_config.settings)]))
     arguments = (replicate(frozen, devices), taught)
@@ -226,7 +222,7 @@ def flop_per_sample(step_config: Any, frozen: Any) -> int:
     tokens = jnp.zeros((1, examples.prompts.token_ids.shape[-1]), jnp.int32)
     time_ids = jnp.zeros((1, 6)) if model.is_sdxl else None
     batch = Batch(latents, latents, jnp.zeros(1, jnp.int32), tokens, time_ids=time_ids)
-    rows = {name: jnp.zeros((1, each.config.hidden_size)) for name, each in model.text_encoders.items()}
+    rows = {name: jnp.zeros((1, width)) for name, width in model.widths.items()}
     step = jax.value_and_grad(lambda rows, frozen, batch: denoising_loss(rows, frozen, batch, step_config))
     return count_flop(jax.make_jaxpr(step)(rows, frozen, batch).jaxpr)
 
@@ -237,7 +233,7 @@ def compiled(step_config: Any, state: Any, arguments: tuple, devices: list) -> t
 
     from ti_flax.hosts.compilation import compiled as compile_lowered
     from ti_flax.run.fit import lower_step
-    from ti_flax.training.slots import Slots
+    from ti_flax.training.devices import Slots
     from ti_flax.training.streaming import shapes_of
 
     shapes = shapes_of(arguments[0]["examples"])
@@ -278,8 +274,8 @@ def timed(
     import jax
 
     from ti_flax.run.fit import CHUNK_CAPACITY
+    from ti_flax.training.devices import Slots, stacked
     from ti_flax.training.loop import Hook, Seat, run_steps
-    from ti_flax.training.slots import Slots, stacked
     from ti_flax.training.state import init_state
 
     class Clock(Hook):
@@ -298,10 +294,7 @@ def timed(
 
     def run(steps: int, calls: int, measure: Callable[[], None] | None = None) -> Clock:
         clock = Clock(measure)
-        rows = {
-            name: np.zeros((1, encoder.config.hidden_size), np.float32)
-            for name, encoder in step_config.model.text_encoders.items()
-        }
+        rows = {name: np.zeros((1, width), np.float32) for name, width in step_config.model.widths.items()}
         slots = Slots(1, devices)
         run_steps(
             program,

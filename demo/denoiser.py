@@ -23,6 +23,19 @@ _EMA_DECAY = 0.999
 _SNR_RANGE = (0.3, 5.0)
 
 
+def make_optimizer(steps: int) -> optax.GradientTransformation:
+    """AdamW at a rate that warms up and falls over so many updates, with gradients clipped together."""
+    rate = warmup_cosine(_PEAK_RATE, steps)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=0.01))
+
+
+def snr_weights(schedule: NoiseSchedule) -> np.ndarray:
+    """The weight of each timestep in the loss, `[timesteps]` float32, whose mean is one."""
+    signal = schedule.alphas_cumprod / (1.0 - schedule.alphas_cumprod)
+    weights = np.clip(signal, *_SNR_RANGE) / signal
+    return weights / weights.mean()
+
+
 def train_denoiser(
     model: FlaxStableDiffusion,
     latents: np.ndarray,
@@ -40,14 +53,11 @@ def train_denoiser(
       options: of the command line.
     """
     schedule = NoiseSchedule.from_config(model.configs["scheduler"])
-    rate = warmup_cosine(_PEAK_RATE, options.denoiser_steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=0.01))
+    optimizer = make_optimizer(options.denoiser_steps)
     seed = jax.random.key(options.seed + 1)
     resident = jnp.asarray(latents * model.vae.config.scaling_factor)
     captions, empty = jnp.asarray(token_ids), jnp.asarray(encode_prompts(tokenizer, [""])[0])
-    signal = schedule.alphas_cumprod / (1.0 - schedule.alphas_cumprod)
-    weights = np.clip(signal, *_SNR_RANGE) / signal
-    weights = jnp.asarray(weights / weights.mean())
+    weights = jnp.asarray(snr_weights(schedule))
     encode_ids = model.text_encoder.encode_ids
 
     def loss(params, key, resident, captions):

@@ -51,7 +51,6 @@ class Studio:
 
         self._load_tokenizer: Callable[[], object] = lambda: load_tokenizer(folder)
         self.model = load_stable_diffusion(folder)
-        self.width = self.model.text_encoder.config.hidden_size
         self.side = self.model.configs["unet"]["sample_size"] * self.model.vae.config.downsampling
         first_added_id = len(load_tokenizer(folder))
         self._painter = ImageGenerator(self.model, first_added_id=first_added_id, steps=steps)
@@ -64,9 +63,10 @@ class Studio:
         from ti_flax.models.tokenizer import encode_prompts, expand_known
 
         tokenizer = self._load_tokenizer()
-        rows = {"text_encoder": np.zeros((1, self.width), np.float32)}
+        widths = self.model.widths
+        rows = {name: np.zeros((1, width), np.float32) for name, width in widths.items()}
         if embeds is not None:
-            rows = add_learned_embeds(tokenizer, embeds, widths={"text_encoder": self.width})
+            rows = add_learned_embeds(tokenizer, embeds, widths=widths)
             texts = [expand_known(tokenizer, text) for text in texts]
         whole = [*texts, *[""] * (-len(texts) % _AT_ONCE)]
         token_ids = encode_prompts(tokenizer, whole)

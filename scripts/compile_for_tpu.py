@@ -254,7 +254,7 @@ def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
         "examples": padded(examples),
     }
     rows = {
-        name: np.zeros((len(learns), model.text_encoders[name].config.hidden_size), np.float32)
+        name: np.zeros((len(learns), model.widths[name]), np.float32)
         for name, learns in step_config.trainable.items()
     }
     settings = jax.eval_shape(lambda: jax.tree.map(jnp.float32, step_config.settings))

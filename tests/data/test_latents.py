@@ -9,7 +9,7 @@ import pytest
 from host_threads import group_of, together
 from tiny_vae import CONFIG, VAE, Counted, encode, entries, never, random_pixels
 
-from ti_flax.data.latents import Encoder, params_hash, posterior_shape, split_moments
+from ti_flax.data.latents import Encoder, params_hash, posterior_shape
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.hosts import group as hosts
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL
@@ -76,13 +76,6 @@ def test_dtype_of_the_computation(params, pixels, monkeypatch):
     assert seen == [(jnp.bfloat16, jnp.bfloat16)]
     assert posteriors.dtype == np.float32
     np.testing.assert_allclose(posteriors, encode(params, pixels), atol=0.2)
-
-
-def test_split_moments():
-    moments = np.arange(16).reshape(2, 8)
-    mean, log_variance = split_moments(moments)
-    assert mean.tolist() == [[0, 1, 2, 3], [8, 9, 10, 11]]
-    assert log_variance.tolist() == [[4, 5, 6, 7], [12, 13, 14, 15]]
 
 
 def test_hash_of_parameters():

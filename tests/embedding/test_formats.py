@@ -2,8 +2,6 @@
 
 import io
 import json
-import re
-from pathlib import Path
 
 import embedding_consumers as consumers
 import numpy as np
@@ -130,18 +128,7 @@ def test_other_programs_read_theirs(tmp_path, program, forms):
         assert found.shape == rows.shape and found.tobytes() == rows.tobytes(), (form, suffix)
 
 
-def named_in_the_docs():
-    """Rows of docs/sharing.md: forms, suffixes, and who reads them."""
-    page = (Path(__file__).parents[2] / "docs" / "sharing.md").read_text(encoding="utf-8")
-    table = page.partition("| form | suffixes | read by |\n|---|---|---|\n")[2].partition("\n\n")[0]
-    for line in table.splitlines():
-        forms, suffixes, readers = line.strip("|").split("|")
-        for form in re.findall(r"`(\w+)`", forms):
-            for suffix in re.findall(r"`(\.\w+)`", suffixes):
-                yield form, suffix, re.split(r"[,;] ", readers.strip())
-
-
-@pytest.mark.parametrize(("form", "suffix", "readers"), list(named_in_the_docs()))
+@pytest.mark.parametrize(("form", "suffix", "readers"), list(consumers.named_in_the_docs("form")))
 def test_who_reads_a_form_is_as_the_docs_say(tmp_path, form, suffix, readers):
     pytest.importorskip("torch")
     rows = random_rows(3)
@@ -167,7 +154,7 @@ def test_who_reads_a_form_is_as_the_docs_say(tmp_path, form, suffix, readers):
 
 
 def test_every_form_is_in_the_docs():
-    assert {(form, suffix) for form, suffix, _ in named_in_the_docs()} == {*EVERY}
+    assert {(form, suffix) for form, suffix, _ in consumers.named_in_the_docs("form")} == {*EVERY}
 
 
 def test_the_original_repository_trains_on(tmp_path):

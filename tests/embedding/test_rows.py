@@ -169,7 +169,7 @@ def test_rows_of_two_encoders_stand_apart_and_those_of_one_may_stay(learning, le
         assert added.median_norm[encoder] == pytest.approx(np.median(norms), rel=1e-6)
         assert added.largest_norm[encoder] == pytest.approx(norms.max(), rel=1e-6)
     assert added.median_norm[ENCODER] != pytest.approx(added.median_norm[SECOND_ENCODER], rel=0.01)
-    assert added.count == 5 and added.widths == {ENCODER: 4, SECOND_ENCODER: 6}
+    assert added.widths == {ENCODER: 4, SECOND_ENCODER: 6}
 
 
 def test_every_encoder_has_its_norm():

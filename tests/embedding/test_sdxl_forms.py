@@ -84,18 +84,7 @@ def test_what_the_header_says_is_kohyas(tmp_path):
     }
 
 
-def named_in_the_docs():
-    """Rows of docs/sharing.md's table for SDXL: forms, suffixes, and who reads them."""
-    page = (Path(__file__).parents[2] / "docs" / "sharing.md").read_text(encoding="utf-8")
-    table = page.partition("| form for SDXL | suffixes | read by |\n|---|---|---|\n")[2].partition("\n\n")[0]
-    for line in table.splitlines():
-        forms, suffixes, readers = line.strip("|").split("|")
-        for form in re.findall(r"`(\w+)`", forms):
-            for suffix in re.findall(r"`(\.\w+)`", suffixes):
-                yield form, suffix, re.split(r"[,;] ", readers.strip())
-
-
-@pytest.mark.parametrize(("form", "suffix", "readers"), list(named_in_the_docs()))
+@pytest.mark.parametrize(("form", "suffix", "readers"), list(consumers.named_in_the_docs("form for SDXL")))
 def test_who_reads_a_form_is_as_the_docs_say(tmp_path, form, suffix, readers):
     pytest.importorskip("torch")
     path = write(tmp_path, form, suffix, ROWS)
@@ -109,7 +98,7 @@ def test_who_reads_a_form_is_as_the_docs_say(tmp_path, form, suffix, readers):
 
 
 def test_every_form_is_in_the_docs():
-    assert {(form, suffix) for form, suffix, _ in named_in_the_docs()} == {*EVERY}
+    assert {(form, suffix) for form, suffix, _ in consumers.named_in_the_docs("form for SDXL")} == {*EVERY}
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])

@@ -164,7 +164,7 @@ def test_the_last_flax_pipeline_of_diffusers_draws_the_same_image(tmp_path, fami
     generator = ImageGenerator(model, first_added_id=len(tokenizer), steps=20, sampler="ddim")
     image = generator.generate(
         model.params,
-        tree(np.zeros((1, model.text_encoder.config.hidden_size), np.float32)),
+        tree(np.zeros((1, model.widths["text_encoder"]), np.float32)),
         prompt_ids=prompt_ids,
         negative_ids=negative_ids,
         seeds=[5],

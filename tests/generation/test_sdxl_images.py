@@ -5,12 +5,14 @@ import functools
 import jax
 import numpy as np
 import pytest
-from tiny_sdxl import write_sdxl_folder
+from tiny_folder import write_folder
 
 from ti_flax.generation.drawing import Drawing
 from ti_flax.generation.generator import ImageGenerator, starting_noise
+from ti_flax.models.base_model import base_tokenizers
 from ti_flax.models.stable_diffusion import load_stable_diffusion
 from ti_flax.models.tokenizer import encode_prompts, load_tokenizer
+from ti_flax.models.weights.model_source import ModelSource
 
 PROMPTS = ["a photo of a cat", "a red house"]
 SIZE = (32, 40)
@@ -19,8 +21,8 @@ SIZE = (32, 40)
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a tiny SDXL model, and its special tokens."""
-    folder = tmp_path_factory.mktemp("sdxl") / "model"
-    return folder, write_sdxl_folder(folder)
+    folder = write_folder(tmp_path_factory.mktemp("sdxl") / "model", "sdxl")
+    return folder, base_tokenizers(ModelSource(folder)).special
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +34,9 @@ def drawn(place):
     made = functools.cache(lambda sampler: ImageGenerator(model, sampler=sampler, steps=3, **added))
 
     def draw(sampler, negative):
-        widths = {name: encoder.config.hidden_size for name, encoder in model.text_encoders.items()}
         return made(sampler).generate(
             model.params,
-            {name: np.ones((1, width), np.float32) for name, width in widths.items()},
+            {name: np.ones((1, width), np.float32) for name, width in model.widths.items()},
             prompt_ids=encode_prompts(tokenizer, PROMPTS),
             negative_ids=encode_prompts(tokenizer, [negative] * len(PROMPTS)),
             seeds=[3, 4],
@@ -98,7 +99,7 @@ def test_previews_of_sdxl(drawn, place):
     tokenizer = load_tokenizer(folder)
     ids = encode_prompts(tokenizer, [*PROMPTS, ""])
     devices = jax.devices()[:1]
-    rows = {"text_encoder": np.zeros((1, 24), np.float32), "text_encoder_2": np.zeros((1, 40), np.float32)}
+    rows = {name: np.zeros((1, width), np.float32) for name, width in drawn.model.widths.items()}
     generator = ImageGenerator(
         drawn.model, first_added_id=len(tokenizer), steps=1, sampler="euler", special=special
     )

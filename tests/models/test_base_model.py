@@ -169,7 +169,7 @@ def gathered(config, output):
         config, found.model, found.concept.token_ids[0], added=found.added, devices=1, batches=1
     )
     output.mkdir()
-    rows = tree(np.zeros((1, found.model.text_encoder.config.hidden_size), np.float32))
+    rows = tree(np.zeros((1, found.model.widths["text_encoder"]), np.float32))
     export(config, found, rows, output, samples=1, steps=1)
     return found, step_config
 

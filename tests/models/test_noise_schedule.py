@@ -44,5 +44,6 @@ def test_epsilon_target_is_the_noise():
 
 @pytest.mark.parametrize("field, value", [("prediction_type", "sample"), ("beta_schedule", "sigmoid")])
 def test_refuses_what_stable_diffusion_does_not_use(field, value):
-    with pytest.raises(WeightsError, match=f"{field}.*{value}"):
+    said = f"{field}.*{value}.*Use a Stable Diffusion 1.x, 2.x or XL model"
+    with pytest.raises(WeightsError, match=said):
         NoiseSchedule.from_config(SCALED | {field: value})

@@ -142,7 +142,7 @@ def examples_of(*buckets):
 
 
 def rows_of(config, seed=2):
-    width = config.model.text_encoder.config.hidden_size
+    width = config.model.widths["text_encoder"]
     rows = np.random.default_rng(seed).normal(size=(2, width)) * 0.02
     return tree(rows.astype(np.float32))
 

@@ -35,3 +35,16 @@ def test_no_folder_and_no_file_is_too_large_to_find_ones_way_in():
     folders = {path.parent for path in files}
     assert all(len(list(folder.glob("*.py"))) <= 16 for folder in folders)
     assert all(len(path.read_text(encoding="utf-8").splitlines()) <= 450 for path in files)
+
+
+def test_no_function_is_too_long_to_be_seen_at_once():
+    root = PACKAGE.parent
+    folders = (PACKAGE, root / "scripts", root / "demo", root / "benchmarks")
+    files = [root / "train_flax.py", *(path for folder in folders for path in folder.rglob("*.py"))]
+    lines = {
+        f"{path.relative_to(root)}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: length for name, length in lines.items() if length > 60} == {}

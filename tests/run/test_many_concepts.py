@@ -11,8 +11,8 @@ from tiny_run import compilations, configure, learned
 
 from ti_flax.config import RunConfig
 from ti_flax.errors import ConfigError, TrainingError
-from ti_flax.run import many, turns
 from ti_flax.run import train as run
+from ti_flax.run.many import queue, turns
 from ti_flax.training.loop import Hook
 
 NAMES = ("one", "two", "three")
@@ -124,10 +124,10 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(place, together, tmp_pat
 
     seated = turns.seated
     killing = lambda *given: seated(*given, hooks=[Kill()])  # noqa: E731
-    monkeypatch.setattr(many, "seated", killing)
+    monkeypatch.setattr(queue, "seated", killing)
     with pytest.raises(KeyboardInterrupt):
         run.train(config)
-    monkeypatch.setattr(many, "seated", seated)
+    monkeypatch.setattr(queue, "seated", seated)
     run.train(config.replace(resume_from_checkpoint="auto"))
     for name in NAMES:
         assert bits(tmp_path / name) == bits(output / name)

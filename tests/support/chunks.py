@@ -4,8 +4,7 @@ import jax
 import numpy as np
 
 from ti_flax.training.batches import choose, draw, example_of
-from ti_flax.training.devices import pmapped, replicate
-from ti_flax.training.slots import Slots, of_slot, stacked
+from ti_flax.training.devices import Slots, of_slot, pmapped, replicate, stacked
 from ti_flax.training.state import Taught
 from ti_flax.training.step import make_chunk
 from ti_flax.training.streaming import shapes_of

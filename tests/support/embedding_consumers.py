@@ -8,12 +8,24 @@ import json
 import re
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 # modules/safe.py of the Web UI before 1.7, which refuses archives with other names in them.
 _ALLOWED_ENTRY = re.compile(r"^([^/]+)/((data/\d+)|version|(data\.pkl))$")
+
+
+def named_in_the_docs(head):
+    """Rows of the table in docs/sharing.md with this first head: form, suffix, and who reads it."""
+    page = (Path(__file__).parents[2] / "docs" / "sharing.md").read_text(encoding="utf-8")
+    table = page.partition(f"| {head} | suffixes | read by |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    for line in table.splitlines():
+        forms, suffixes, readers = line.strip("|").split("|")
+        for form in re.findall(r"`(\w+)`", forms):
+            for suffix in re.findall(r"`(\.\w+)`", suffixes):
+                yield form, suffix, re.split(r"[,;] ", readers.strip())
 
 
 def _torch(path):

@@ -18,7 +18,7 @@ def export(folder, output, *, vectors=2, layout="flax"):
     tokenizers = base_tokenizers(ModelSource(folder))
     tokenizer = tokenizers.tokenizer
     concept = add_concept(tokenizer, placeholder_token="<thing>", num_vectors=vectors)
-    width = load_stable_diffusion(folder, components=()).text_encoder.config.hidden_size
+    width = load_stable_diffusion(folder, components=()).widths["text_encoder"]
     rows = random_rows(vectors, width)
     save_pipeline(
         folder,

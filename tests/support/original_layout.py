@@ -1,5 +1,8 @@
 """Models in the layout of the original Stable Diffusion code, written level by level from their configs."""
 
+import json
+import struct
+
 import numpy as np
 
 from ti_flax.models.weights.parameters import torch_state
@@ -173,6 +176,14 @@ def original_sdxl_state(states, configs):
     }
 
 
+def assert_same_tensors(found, expected):
+    """Compares tensors in files, by diffusers' names, with arrays."""
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        read = found[name].read().reshape(values.shape)  # old attention has 1x1 convolutions
+        assert read.dtype == values.dtype and read.tobytes() == values.tobytes(), name
+
+
 def averaged(state):
     """Names the UNet's tensors as the original code names their running average: without the dots."""
     prefix = "model.diffusion_model."
@@ -181,6 +192,25 @@ def averaged(state):
         for name, values in state.items()
         if name.startswith(prefix)
     } | {"model_ema.decay": np.float32(0.999), "model_ema.num_updates": np.array(7, np.int32)}
+
+
+def header_of(state):
+    """What a safetensors file of float16 tensors of these shapes, one behind the other, has for a header."""
+    header, offset = {}, 0
+    for name, values in state.items():
+        end = offset + 2 * values.size
+        header[name] = {"dtype": "F16", "shape": list(values.shape), "data_offsets": [offset, end]}
+        offset = end
+    return header
+
+
+def write_header(path, header):
+    """Writes a safetensors file whose numbers are a hole in the disk."""
+    encoded = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        file.truncate(8 + len(encoded) + max(entry["data_offsets"][1] for entry in header.values()))
+    return path
 
 
 def save(path, state):

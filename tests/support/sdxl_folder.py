@@ -3,6 +3,7 @@
 Its widths are multiples of those that shapes of a single file tell heads and norms by.
 """
 
+import inspect
 import json
 
 import pytest
@@ -85,3 +86,24 @@ def write_sdxl_folder(folder, *, variant=None, shards=None):
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(configs["scheduler"]))
     (folder / "model_index.json").write_text(json.dumps(INDEX_XL))
     return configs, states
+
+
+def understood(component, config):
+    """What PyTorch's classes take for a config: all their arguments, with defaults where it has none."""
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig as TheirConfig
+
+    if component.startswith("text_encoder"):
+        ids = {"bos_token_id", "eos_token_id", "pad_token_id", "architectures", "dtype"}
+        unused = {"projection_dim"} if component == "text_encoder" else set()
+        names = TheirConfig().to_dict().keys() - ids - unused - {"_name_or_path", "transformers_version"}
+        given = {name: value for name, value in config.items() if name in names}
+        return {name: value for name, value in TheirConfig(**given).to_dict().items() if name in names}
+    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "scheduler": EulerDiscreteScheduler}
+    arguments = inspect.signature(kinds[component].__init__).parameters.values()
+    full = {each.name: each.default for each in arguments if each.name != "self"}
+    given = {name: value for name, value in config.items() if name in full and value is not None}
+    return {
+        name: list(value) if isinstance(value, tuple) else value or None  # False, 0 and None mean the same
+        for name, value in (full | given).items()
+    }

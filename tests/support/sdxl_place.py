@@ -44,7 +44,7 @@ class Told:
         tokenizers = base_tokenizers(ModelSource(folder))
         self.tokenizer, self.special = tokenizers.tokenizer, tokenizers.special
         self.first_added_id = len(self.tokenizer)
-        widths = {name: encoder.config.hidden_size for name, encoder in self.model.text_encoders.items()}
+        widths = self.model.widths
         if learned is None:
             self.rows = {name: jnp.zeros((1, width)) for name, width in widths.items()}
         else:

@@ -28,7 +28,8 @@ def _made(family, wide):
     if wide:  # the UNet of diffusers 0.39 in Flax has 32 groups, whatever its config says
         configs["unet"] = configs["unet"] | {"block_out_channels": [32, 64], "norm_num_groups": 32}
         configs["unet"] |= {"attention_head_dim": [2, 4]} if family == "sdxl" else {}
-    save_stable_diffusion(random_stable_diffusion(configs, seed=0), folder, layout="torch")
+    model = random_stable_diffusion(configs, seed=0)
+    save_stable_diffusion(model, folder, layout="torch", eos_token_id=vocabulary[END])
     return folder
 
 

@@ -137,18 +137,6 @@ SDXL = {
     },
 }
 
-# Of each kind one block, for what draws or trains.
-SMALL_SDXL = SDXL | {
-    "unet": SDXL["unet"]
-    | {
-        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-        "block_out_channels": [24, 36],
-        "transformer_layers_per_block": [1, 2],
-        "attention_head_dim": [2, 3],
-    },
-}
-
 FAMILIES = {"sd1": SD1, "sd2": SD2}
 
 # For whole runs and steps, which compile the UNet's gradient: a block of each kind, and no more.

@@ -53,5 +53,5 @@ def make_frozen(config, images=3):
 
 
 def start_rows(config):
-    width = config.model.text_encoder.config.hidden_size
+    width = config.model.widths["text_encoder"]
     return tree(np.random.default_rng(2).normal(size=(2, width)) * 0.02)

@@ -14,8 +14,7 @@ from ti_flax.data.dataset import Dataset, one_shape, padded
 from ti_flax.embedding.rows import RowRules
 from ti_flax.training import optimizer as optim
 from ti_flax.training.batches import bucket_of_step, image_index
-from ti_flax.training.devices import unreplicate
-from ti_flax.training.slots import Slots
+from ti_flax.training.devices import Slots, unreplicate
 from ti_flax.training.state import init_state, result_rows
 
 

@@ -13,9 +13,8 @@ from ti_flax.data.latent_cache import LatentCache
 from ti_flax.data.posteriors import PosteriorFiles
 from ti_flax.monitoring.validation import eval_set, looked_at
 from ti_flax.training import streaming
-from ti_flax.training.devices import unreplicate
+from ti_flax.training.devices import Slots, of_slot, unreplicate
 from ti_flax.training.loop import Hook, Seat, run_steps
-from ti_flax.training.slots import Slots, of_slot
 from ti_flax.training.state import init_state
 from ti_flax.training.streaming import Feed, Sender, shapes_of, window_capacity
 from ti_flax.training.timesteps import TimestepRules

@@ -14,8 +14,7 @@ from ti_flax.monitoring import validation
 from ti_flax.monitoring.validation import eval_set, looked_at, make_evaluation
 from ti_flax.training import step
 from ti_flax.training.batches import Batch, concat
-from ti_flax.training.devices import pmapped, replicate, shard
-from ti_flax.training.slots import Slots
+from ti_flax.training.devices import Slots, pmapped, replicate, shard
 from ti_flax.training.state import Taught, init_state
 from ti_flax.training.streaming import Feed, Sender, shapes_of, window_capacity
 from ti_flax.training.timesteps import TimestepRules

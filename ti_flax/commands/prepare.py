@@ -7,7 +7,7 @@ the border's (after R. Achanta et al., CVPR 2009) and edges. The originals are n
 import argparse
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +71,25 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
     )
     add("--size", metavar="N|WxH", default="512", help="of the written images, such as 512 or 768x512")
     add("--crop", choices=("focal", "center"), default="focal", help="where an image is cut")
+    _add_splitting(add)
+    add("--mirror", action="store_true", help="write mirror images as well (training mirrors by itself)")
+    add("--caption", metavar="TEXT", help="text of a .txt beside each image that has no caption of its own")
+    add(
+        "--format",
+        choices=tuple(_SUFFIXES),
+        default="png",
+        help="of the written images; jpg has quality 95",
+    )
+    add(
+        "--sheet", metavar="FILE", type=Path, help="PNG that shows all cuts; OUTPUT_DIR-sheet.png if left out"
+    )
+    add("--dry_run", action="store_true", help="write the sheet and nothing else")
+    add("--overwrite", action="store_true", help="replace files that are there already")
+    return parser.parse_args(argv)
+
+
+def _add_splitting(add: Callable[..., object]) -> None:
+    """Adds the flags for several cuts of one image."""
     add(
         "--split",
         action="store_true",
@@ -97,20 +116,6 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
         default=0.2,
         help="share that a part and the next have in common",
     )
-    add("--mirror", action="store_true", help="write mirror images as well (training mirrors by itself)")
-    add("--caption", metavar="TEXT", help="text of a .txt beside each image that has no caption of its own")
-    add(
-        "--format",
-        choices=tuple(_SUFFIXES),
-        default="png",
-        help="of the written images; jpg has quality 95",
-    )
-    add(
-        "--sheet", metavar="FILE", type=Path, help="PNG that shows all cuts; OUTPUT_DIR-sheet.png if left out"
-    )
-    add("--dry_run", action="store_true", help="write the sheet and nothing else")
-    add("--overwrite", action="store_true", help="replace files that are there already")
-    return parser.parse_args(argv)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -37,12 +37,6 @@ _GIVEN_AT_ONCE = 16
 _LOOKED_UP_AT_ONCE = 1024
 
 
-def split_moments(moments):
-    """Split `[..., 2 * latent_channels]` into mean and log-variance, each `[..., latent_channels]`."""
-    latent_channels = moments.shape[-1] // 2
-    return moments[..., :latent_channels], moments[..., latent_channels:]
-
-
 def posterior_shape(config: AutoencoderKLConfig, height: int, width: int) -> tuple[int, int, int]:
     """The shape of a picture's posterior, `(height, width, 2 * latent_channels)`, with nothing encoded.
 

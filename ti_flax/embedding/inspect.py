@@ -11,7 +11,7 @@ import numpy as np
 
 from ti_flax.embedding.bases import base_of
 from ti_flax.embedding.contents import FIRST, SECOND, EmbeddingFile
-from ti_flax.embedding.vocabulary import Vocabulary
+from ti_flax.embedding.vocabulary import Vocabulary, known_vocabularies
 from ti_flax.files.regular import file_digest
 
 _FORMS = {
@@ -55,21 +55,15 @@ def load_model(base: Any, tokenizer: Any, name: str, encoders: Sequence[str] = (
     """
     # What is in a file is shown without JAX.
     from ti_flax.embedding.rows import check_table
-    from ti_flax.models.stable_diffusion import load_stable_diffusion
+    from ti_flax.models.stable_diffusion import load_stable_diffusion, token_table
 
     params = load_stable_diffusion(base, components=tuple(encoders)).params
     count = len(tokenizer)
-    names = tokenizer.convert_ids_to_tokens(list(range(count)))
-    widths, vocabularies = {}, {}
-    for encoder in encoders:
-        embeddings = params[encoder]["text_model"]["embeddings"]
-        table = np.asarray(embeddings["token_embedding"]["embedding"], np.float32)
+    tables = {encoder: token_table(params, encoder) for encoder in encoders}
+    for table in tables.values():
         check_table(table, count)
-        widths[encoder] = table.shape[1]
-        vocabularies[encoder] = Vocabulary(
-            table[:count], names, lambda token_id: tokenizer.decode([token_id]), tokenizer.all_special_ids
-        )
-    return Model(name, widths, count, vocabularies)
+    widths = {encoder: table.shape[1] for encoder, table in tables.items()}
+    return Model(name, widths, count, known_vocabularies(tokenizer, tables, count))
 
 
 def describe_embeddings(path: Path, found: Sequence[EmbeddingFile], model: Model | None = None) -> str:

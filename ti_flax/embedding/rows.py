@@ -38,11 +38,6 @@ class AddedRows:
     largest_norm: dict[str, float]
 
     @property
-    def count(self) -> int:
-        """How many tokens are added."""
-        return len(next(iter(self.start.values())))
-
-    @property
     def loaded(self) -> dict[str, np.ndarray]:
         """The rows that stay as they are, `[loaded_tokens, width]`."""
         return {encoder: rows[~self.trainable[encoder]] for encoder, rows in self.start.items()}

@@ -56,6 +56,22 @@ def measure_rows(
     }
 
 
+def known_vocabularies(tokenizer: Any, tables: Mapping[str, Any], known: int) -> dict[str, Vocabulary]:
+    """The words that a tokenizer knew before anything was added to it, and their vectors, by text encoder.
+
+    Args:
+      tokenizer: the words' ids come first in it; SDXL's two have the same words.
+      tables: the token tables by text encoder, `[vocabulary, width]` with at least `known` rows each.
+      known: how many tokens it knew.
+    """
+    names = tokenizer.convert_ids_to_tokens(list(range(known)))
+    special = [token_id for token_id in tokenizer.all_special_ids if token_id < known]
+    return {
+        encoder: Vocabulary(table[:known], names, lambda token_id: tokenizer.decode([token_id]), special)
+        for encoder, table in tables.items()
+    }
+
+
 class Vocabulary:
     """The known words, to measure rows against.
 

@@ -17,10 +17,18 @@ from ti_flax.hosts.compilation import Compilation
 from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
 from ti_flax.run.hooks import Beside, make_hooks
 from ti_flax.run.inputs import TrainingInputs
-from ti_flax.training.devices import batch_devices, ours, pmapped, replicate, shapes_on
+from ti_flax.training.devices import (
+    Slots,
+    batch_devices,
+    of_slot,
+    ours,
+    pmapped,
+    replicate,
+    shapes_on,
+    stacked,
+)
 from ti_flax.training.learning_rate import Schedule, rates_after
 from ti_flax.training.loop import Hook, Seat, begin, run_steps
-from ti_flax.training.slots import Slots, of_slot, stacked
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught, TrainState
 from ti_flax.training.step import make_chunk
 from ti_flax.training.streaming import Feed, Sender, Shapes, shapes_of, window_capacity
@@ -54,24 +62,14 @@ def fit(
       compiling: what `begin_compiling` began; None: it begins here.
       hooks: what else is to happen beside the updates.
     """
-    devices = batch_devices(config.training.train_batch_size)
-    slots = Slots(1, devices)
+    slots = Slots(1, batch_devices(config.training.train_batch_size))
     total, start = config.training.max_train_steps or 0, int(state.step)
-    frozen, taught = frozen_arrays(step_config, inputs), taught_of(config, step_config)
-    shapes, sender = shapes_of(inputs.examples), make_sender(config, step_config, inputs, slots)
-    if sender is not None:
-        sender.prepare([start], config.training.steps_per_call or 1)
-    arguments = replicate(frozen, devices), slots.place(stacked([taught]))
+    arguments, taught, sender = on_devices(config, step_config, inputs, slots, start)
     if compiling is None:
-        compiling = compilation(step_config, shapes, slots, state, arguments, sender)
-    monitoring: list[Hook] = [AgreeOnState(every=config.output.checkpointing_steps, last_step=total)]
-    if hosts.is_first():
-        beside = Beside(
-            config, step_config, inputs, arguments[0], taught, ours(devices), output_dir, after=compiling
-        )
-        monitoring += [*make_hooks(beside, schedule, start), *hooks]
-    else:
-        step_config.model.params.clear()  # the devices have what is needed
+        compiling = compilation(step_config, shapes_of(inputs.examples), slots, state, arguments, sender)
+    places = ours(slots.devices)
+    beside = Beside(config, step_config, inputs, arguments[0], taught, places, output_dir, after=compiling)
+    monitoring = hooks_of_host(beside, schedule, start, hooks)
     capacity = capacity_with(sender)
     seat = Seat(total, rates_after(schedule, capacity), monitoring, start)
     finished = False
@@ -99,6 +97,46 @@ def fit(
     finally:
         for hook in monitoring:
             hook.close(finished)
+
+
+def on_devices(
+    config: RunConfig, step_config: StepConfig, inputs: TrainingInputs, slots: Slots, start: int
+) -> tuple[tuple[Any, Any], Taught, Sender | None]:
+    """Places the frozen arrays and what the concept is taught with, and begins to send images.
+
+    Returns:
+      Both, what the concept is taught with on the host, and what sends images where calls get them.
+    """
+    taught = taught_of(config, step_config)
+    arguments = (
+        replicate(frozen_arrays(step_config, inputs), slots.devices),
+        slots.place(stacked([taught])),
+    )
+    sender = make_sender(config, step_config, inputs, slots)
+    if sender is not None:
+        sender.prepare([start], config.training.steps_per_call or 1)
+    return arguments, taught, sender
+
+
+def hooks_of_host(run: Beside, schedule: Schedule, start: int, more: Sequence[Hook]) -> list[Hook]:
+    """What happens beside the updates on this host; on all but the first, the check that hosts agree alone.
+
+    There the parameters on the host are let go, as the devices have what is needed.
+
+    Args:
+      run: what the hooks need.
+      schedule: learning rate of every update.
+      start: updates that were made before.
+      more: hooks that come after the run's own.
+    """
+    config = run.config
+    agree = AgreeOnState(
+        every=config.output.checkpointing_steps, last_step=config.training.max_train_steps or 0
+    )
+    if hosts.is_first():
+        return [agree, *make_hooks(run, schedule, start), *more]
+    run.step_config.model.params.clear()
+    return [agree]
 
 
 def begin_compiling(

@@ -11,7 +11,7 @@ from typing import Any
 from ti_flax.config import RunConfig
 from ti_flax.console.messages import say
 from ti_flax.embedding.rows import concept_rows
-from ti_flax.embedding.vocabulary import Vocabulary
+from ti_flax.embedding.vocabulary import Vocabulary, known_vocabularies
 from ti_flax.export.upload import ShareCheckpoints
 from ti_flax.generation.drawing import Drawing
 from ti_flax.generation.generator import ImageGenerator
@@ -230,7 +230,7 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         result=partial(result_rows, step_config),
         start_rows=inputs.added.start,
         vectors=len(inputs.concept.tokens),
-        vocabularies=run.common.once("vocabularies", partial(known_words, inputs)),
+        vocabularies=run.common.once("vocabularies", lambda: known_words(inputs)),
         patience=patience,
         trackers=trackers,
     )
@@ -238,13 +238,8 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
 
 def known_words(inputs: TrainingInputs) -> dict[str, Vocabulary]:
     """The words of the tokenizer before anything was added to it, and their vectors, by text encoder."""
-    tokenizer, known = inputs.tokenizer, inputs.concept.token_ids[0]
-    names = tokenizer.convert_ids_to_tokens(list(range(known)))
-    special = [token_id for token_id in tokenizer.all_special_ids if token_id < known]
-    return {
-        encoder: Vocabulary(table[:known], names, lambda token_id: tokenizer.decode([token_id]), special)
-        for encoder, table in token_tables(inputs.model).items()
-    }
+    known = inputs.concept.token_ids[0]
+    return known_vocabularies(inputs.tokenizer, token_tables(inputs.model), known)
 
 
 def previewer(run: Beside) -> Drawing:

@@ -25,7 +25,7 @@ from ti_flax.run.advice import after_training, before_training
 from ti_flax.run.done import is_finished, nothing_to_do, surely_the_same
 from ti_flax.run.fit import begin_compiling, fit
 from ti_flax.run.inputs import TrainingInputs, read_inputs
-from ti_flax.run.many import train_concepts
+from ti_flax.run.many.queue import train_concepts
 from ti_flax.run.output_checks import refuse_file_of_word
 from ti_flax.run.output_dir import (
     clear_output,
@@ -39,6 +39,7 @@ from ti_flax.run.resume import Saved, agree_on_seed, saved_checkpoint, start_sta
 from ti_flax.run.step_config import make_step_config, resolve_num_steps
 from ti_flax.training.compiled_programs import keep_compiled_programs, mended_programs
 from ti_flax.training.devices import batch_devices, batches_at_once
+from ti_flax.training.learning_rate import Schedule
 from ti_flax.training.loop import Hook
 from ti_flax.training.settings import read_optimizer_arguments
 from ti_flax.training.state import StepConfig, TrainState, result_rows
@@ -133,15 +134,7 @@ def _train_into(
     counted, config = config, resolve_num_steps(config, sum(inputs.images.weights))
     if config is not counted and is_done(config, saved, output_dir):
         return
-    step_config, schedule = make_step_config(
-        config,
-        inputs.model,
-        inputs.concept.token_ids[0],
-        added=inputs.added,
-        special=inputs.tokenizers.special,
-        devices=len(batch_devices(config.training.train_batch_size)),
-        batches=batches_at_once(),
-    )
+    step_config, schedule = step_of(config, inputs)
     for line in before_training(config, inputs, schedule) if hosts.is_first() else ():
         say(f"note: {line}")
     if hosts.is_first() and inputs.model.is_sdxl:
@@ -175,6 +168,19 @@ def _train_into(
         )
     if hosts.is_first():
         finish(config, step_config, inputs, state, output_dir, began, interrupt=interrupt)
+
+
+def step_of(config: RunConfig, inputs: TrainingInputs) -> tuple[StepConfig, Schedule]:
+    """The step's fixed parts on the devices of all hosts, and the learning rate of every update."""
+    return make_step_config(
+        config,
+        inputs.model,
+        inputs.concept.token_ids[0],
+        added=inputs.added,
+        special=inputs.tokenizers.special,
+        devices=len(batch_devices(config.training.train_batch_size)),
+        batches=batches_at_once(),
+    )
 
 
 def is_done(config: RunConfig, saved: Saved | None, output_dir: Path) -> bool:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ti_flax.errors import Stopped
-from ti_flax.training.slots import Slots, of_slot
+from ti_flax.training.devices import Slots, of_slot
 from ti_flax.training.state import TrainState
 from ti_flax.training.step import STEP_METRICS
 

@@ -93,38 +93,7 @@ def update(
       rate: `[]` float32, the learning rate.
       shown: what the samples of this update show on this device, `[accumulation, batch, ...]`.
     """
-    device = jnp.int32(0) if config.whole_slots else jax.lax.axis_index(AXIS)
-    # A text encoder of which no row learns is not differentiated.
-    learning = {encoder: rows for encoder, rows in state.rows.items() if config.trainable[encoder].any()}
-
-    def gradient_from(shape: PictureShape, class_shape: PictureShape | None):
-        def drawn(key: jax.Array, of_batch: Shown, shape: PictureShape, positions: jax.Array) -> Batch:
-            return jax.vmap(
-                lambda position, example: draw(
-                    config.draw_rules, key, example, step=state.step, position=position
-                )
-            )(positions, examples_in(of_batch, shape))
-
-        def accumulate(total, micro):
-            positions = config.positions(micro, device)
-            batch = drawn(key, of_micro(shown.training, micro), shape, positions)
-            class_batch = None
-            if class_shape is not None:
-                class_key = jax.random.fold_in(key, CLASS_IMAGES)
-                class_batch = drawn(class_key, of_micro(shown.of_class, micro), class_shape, positions)
-            loss_and_gradient = jax.value_and_grad(
-                lambda rows: denoising_loss({**state.rows, **rows}, frozen, batch, config, class_batch)
-            )(learning)
-            return jax.tree.map(jnp.add, total, loss_and_gradient), None
-
-        zero = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, learning))
-        return jax.lax.scan(accumulate, zero, jnp.arange(config.accumulation))[0]
-
-    class_shapes = shapes.class_buckets or (None,) * len(shapes.buckets)
-    branches = [partial(gradient_from, *pair) for pair in zip(shapes.buckets, class_shapes)]
-    total = branches[0]() if len(branches) == 1 else jax.lax.switch(shown.owner, branches)
-    total = jax.tree.map(lambda x: x / config.accumulation, total)
-    loss, gradient = mean_over_devices(config, total)
+    loss, gradient = loss_and_gradient(config, shapes, state, frozen, key, shown)
     gradient = {encoder: gradient.get(encoder, jnp.zeros_like(rows)) for encoder, rows in state.rows.items()}
     if config.rules.pull is not None:
         pull, its_gradient = l2_to_init(config.rules, state.rows, config.trainable)
@@ -168,6 +137,48 @@ def apply_update(
     if mean is not None:
         mean = ema_update(config.rules, mean, rows, step=state.step, trainable=config.trainable)
     return TrainState(rows, opt_state, state.step + 1, mean)
+
+
+def loss_and_gradient(
+    config: StepConfig, shapes: Shapes, state: TrainState, frozen: dict, key: jax.Array, shown: Window
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of a global batch, `[]`, and its gradient by the rows of the text encoders that learn.
+
+    Arguments are those of `update`.
+    """
+    device = jnp.int32(0) if config.whole_slots else jax.lax.axis_index(AXIS)
+    # A text encoder of which no row learns is not differentiated.
+    learning = {encoder: rows for encoder, rows in state.rows.items() if config.trainable[encoder].any()}
+
+    def gradient_from(shape: PictureShape, class_shape: PictureShape | None):
+        def drawn(key: jax.Array, of_batch: Shown, shape: PictureShape, positions: jax.Array) -> Batch:
+            return jax.vmap(
+                lambda position, example: draw(
+                    config.draw_rules, key, example, step=state.step, position=position
+                )
+            )(positions, examples_in(of_batch, shape))
+
+        def accumulate(total, micro):
+            positions = config.positions(micro, device)
+            batch = drawn(key, of_micro(shown.training, micro), shape, positions)
+            class_batch = None
+            if class_shape is not None:
+                class_key = jax.random.fold_in(key, CLASS_IMAGES)
+                class_batch = drawn(class_key, of_micro(shown.of_class, micro), class_shape, positions)
+            found = jax.value_and_grad(
+                lambda rows: denoising_loss({**state.rows, **rows}, frozen, batch, config, class_batch)
+            )(learning)
+            return jax.tree.map(jnp.add, total, found), None
+
+        zero = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, learning))
+        return jax.lax.scan(accumulate, zero, jnp.arange(config.accumulation))[0]
+
+    class_shapes = shapes.class_buckets or (None,) * len(shapes.buckets)
+    branches = [partial(gradient_from, *pair) for pair in zip(shapes.buckets, class_shapes)]
+    total = branches[0]() if len(branches) == 1 else jax.lax.switch(shown.owner, branches)
+    total = jax.tree.map(lambda x: x / config.accumulation, total)
+    loss, gradient = mean_over_devices(config, total)
+    return loss, gradient
 
 
 def mean_over_devices(config: StepConfig, tree: Any) -> Any:

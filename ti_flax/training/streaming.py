@@ -22,7 +22,7 @@ from ti_flax.training.batches import (
     example_of,
     side_of,
 )
-from ti_flax.training.slots import Slots
+from ti_flax.training.devices import Slots
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
 
 # Bytes of the pictures of a call on one device. Two calls' are there at a time.

@@ -1,10 +1,8 @@
 """SDXL in folders and single files: the same bits in every tensor, and the configs that shapes tell."""
 
-import inspect
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +11,11 @@ import jax
 import numpy as np
 import original_layout
 import pytest
-from released_configs import SCHEDULER_XL, TEXT_ENCODER_2_XL, TEXT_ENCODER_XL, UNET_XL, VAE_XL
+from original_layout import assert_same_tensors
 
 torch = pytest.importorskip("torch")
 
-from sdxl_folder import PARTS, sdxl_model, state_of_module, write_sdxl_folder  # noqa: E402
+from sdxl_folder import PARTS, understood, write_sdxl_folder  # noqa: E402
 
 from ti_flax.config.options import ModelOptions  # noqa: E402
 from ti_flax.errors import ConfigError, WeightsError  # noqa: E402
@@ -26,7 +24,6 @@ from ti_flax.models.stable_diffusion import parameter_shapes  # noqa: E402
 from ti_flax.models.text_encoder import CLIPTextConfig, FlaxCLIPTextModel  # noqa: E402
 from ti_flax.models.vae import AutoencoderKLConfig, FlaxAutoencoderKL  # noqa: E402
 from ti_flax.models.weights.model_source import ModelSource  # noqa: E402
-from ti_flax.models.weights.original_names import dotted  # noqa: E402
 from ti_flax.models.weights.single_file import index_file, open_single_file, open_vae_file  # noqa: E402
 
 
@@ -60,38 +57,10 @@ def expected(place):
     return found
 
 
-def assert_same_tensors(found, expected):
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        read = found[name].read().reshape(values.shape)  # the VAE's attention has 1x1 convolutions
-        assert read.dtype == values.dtype and read.tobytes() == values.tobytes(), name
-
-
 def written(place, state, name="changed.safetensors", **changes):
     """Writes a file with other tensors; those of None are left out."""
     kept = {key: value for key, value in (state | changes).items() if value is not None}
     return original_layout.save(place / name, kept)
-
-
-# What PyTorch's classes take for a config: all their arguments, with their defaults where it has none.
-def understood(component, config):
-    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig as TheirConfig
-
-    if component.startswith("text_encoder"):
-        ids = {"bos_token_id", "eos_token_id", "pad_token_id", "architectures", "dtype"}
-        unused = {"projection_dim"} if component == "text_encoder" else set()
-        names = TheirConfig().to_dict().keys() - ids - unused - {"_name_or_path", "transformers_version"}
-        given = {name: value for name, value in config.items() if name in names}
-        return {name: value for name, value in TheirConfig(**given).to_dict().items() if name in names}
-    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "scheduler": EulerDiscreteScheduler}
-    arguments = inspect.signature(kinds[component].__init__).parameters.values()
-    full = {each.name: each.default for each in arguments if each.name != "self"}
-    given = {name: value for name, value in config.items() if name in full and value is not None}
-    return {
-        name: list(value) if isinstance(value, tuple) else value or None  # False, 0 and None mean the same
-        for name, value in (full | given).items()
-    }
 
 
 @pytest.mark.parametrize("described", [False, True])
@@ -244,63 +213,6 @@ def test_the_converter_names_the_pipeline_that_loads_its_folder(place, tmp_path,
     assert capsys.readouterr().out.endswith(
         f'StableDiffusionXLPipeline.from_pretrained("{tmp_path / "out"}")\n'
     )
-
-
-# With every size of base 1.0 and no numbers: a hole in the disk.
-RELEASED = {
-    "text_encoder": TEXT_ENCODER_XL,
-    "text_encoder_2": TEXT_ENCODER_2_XL,
-    "unet": UNET_XL,
-    "vae": VAE_XL,
-    "scheduler": SCHEDULER_XL,
-}
-
-
-@pytest.fixture(scope="module")
-def released(tmp_path_factory):
-    states = {}
-    for part in PARTS:
-        with torch.device("meta"):
-            module = sdxl_model(part, RELEASED[part])
-        shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-        module.state_dict = lambda shapes=shapes: {
-            name: torch.zeros((), dtype=torch.int8).expand(shape) for name, shape in shapes.items()
-        }
-        states[part] = state_of_module(module, part)
-    header, offset = {}, 0
-    for name, values in original_layout.original_sdxl_state(states, RELEASED).items():
-        end = offset + 2 * values.size
-        header[name] = {"dtype": "F16", "shape": list(values.shape), "data_offsets": [offset, end]}
-        offset = end
-    return with_header(tmp_path_factory.mktemp("released") / "xl.safetensors", header)
-
-
-def with_header(path, header):
-    encoded = json.dumps(header).encode()
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
-        file.truncate(8 + len(encoded) + max(entry["data_offsets"][1] for entry in header.values()))
-    return path
-
-
-def test_configs_of_the_released_model_are_worked_out(released):
-    file = open_single_file(released)
-    assert file.is_sdxl and file.notes == ()
-    for part, config in RELEASED.items():
-        assert understood(part, file.configs[part]) == understood(part, config), part
-    assert file.configs["scheduler"]["_class_name"] == "EulerDiscreteScheduler"
-    assert file.configs["unet"]["attention_head_dim"] == [5, 10, 20]
-    assert file.configs["unet"]["transformer_layers_per_block"] == [1, 2, 10]
-    assert sum(int(np.prod(tensor.shape)) for tensor in file.tensors["unet"].values()) == 2_567_463_684
-    assert len(file.tensors["unet"]) == 1680 and len(file.tensors["text_encoder_2"]) == 517
-
-
-def test_dots_come_back_into_averaged_names_of_the_released_model(released):
-    prefix = "model.diffusion_model."
-    names = [name.removeprefix(prefix) for name in index_file(released) if name.startswith(prefix)]
-    assert len(names) == 1680
-    for name in names:
-        assert dotted(name.replace(".", "")) == name
 
 
 def test_averaged_weights_are_used_where_there_are_no_others(place, state, expected, tmp_path):

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import original_layout
 import pytest
+from original_layout import assert_same_tensors
 from released_configs import TEXT_ENCODER_1_5, TEXT_ENCODER_2_1, UNET_1_5, UNET_2_1, VAE_1_5
 from tiny_models import FAMILIES, SD1, SD2
 
@@ -55,14 +56,6 @@ def state_of(place, family):
 
 def loaded(file, folder, **options):
     return load_stable_diffusion(ModelSource(file, config_folder=folder), **options)
-
-
-def assert_same_tensors(found, expected):
-    """Compares tensors in files, by diffusers' names, with arrays."""
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        read = found[name].read().reshape(values.shape)  # old attention has 1x1 convolutions
-        assert read.dtype == values.dtype and read.tobytes() == values.tobytes(), name
 
 
 def assert_same_bits(found, expected):
@@ -174,21 +167,8 @@ def without_numbers(path, configs, *, second):
     for part in COMPONENTS:
         shapes = parameter_shapes(getattr(model, part))
         model.params[part] = jax.tree.map(lambda leaf: np.broadcast_to(np.int8(0), leaf.shape), shapes)
-    header, offset = {}, 0
     state = original_layout.original_state(model, second=second)
-    for name, values in state.items():
-        end = offset + 2 * values.size
-        header[name] = {"dtype": "F16", "shape": list(values.shape), "data_offsets": [offset, end]}
-        offset = end
-    return with_header(path, header)
-
-
-def with_header(path, header):
-    encoded = json.dumps(header).encode()
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
-        file.truncate(8 + len(encoded) + max(entry["data_offsets"][1] for entry in header.values()))
-    return path
+    return original_layout.write_header(path, original_layout.header_of(state))
 
 
 RELEASED = {
@@ -251,7 +231,9 @@ def test_what_a_second_model_predicts_is_said_or_asked(released, tmp_path):
     header = json.loads(content.read(*struct.unpack("<Q", content.read(8))))
     content.close()
     empty = {"dtype": "F16", "shape": [0], "data_offsets": [0, 0]}
-    marked = with_header(tmp_path / "marked.safetensors", header | {"v_pred": empty, "ztsnr": empty})
+    marked = original_layout.write_header(
+        tmp_path / "marked.safetensors", header | {"v_pred": empty, "ztsnr": empty}
+    )
     scheduler = open_single_file(marked).configs["scheduler"]
     assert scheduler["prediction_type"] == "v_prediction" and scheduler["rescale_betas_zero_snr"] is True
 

@@ -177,32 +177,54 @@ def load_images(
       DataError: no such source, no images, an image that cannot be had or decoded, or a mask that does
         not fit.
     """
-    if interpolation not in _FILTERS:
-        raise ConfigError("interpolation", expected=", ".join(_FILTERS), found=repr(interpolation))
+    resample = _filter(interpolation)
     sources = [train_data_dir] if isinstance(train_data_dir, str | Path) else list(train_data_dir)
     folder = None if masks is None else masks.folder
-    fetch = functools.partial(fetch_image, allow_private_links=allow_private_links, spent=Spent())
-    found = [_found(source, table, fetch, folder, roles) for source in sources]
-    _refuse_unused(table, found)
+    found = _all_found(sources, table, folder, roles, allow_private_links=allow_private_links)
     images = [image for each in found for image in each.images]
     names = [image.name for image in images]
     plan = _planned(images, resolution, center_crop=center_crop, shapes=shapes, into=into)
     mask_files = _mask_files(images, masks, sources)
-    members, alpha = list(zip(images, mask_files)), masks is not None and masks.alpha
-    groups, noted = _grouped(plan, members, resample=_FILTERS[interpolation], alpha=alpha)
-    counts = list(repeats) * len(found) if len(repeats) == 1 else repeats
+    groups, noted = _grouped(plan, list(zip(images, mask_files)), resample, masks)
     return TrainingImages(
         groups,
         tuple(names),
         passed_over=_joined(each.passed_over for each in found),
         captions=tuple(image.caption for image in images),
-        weights=tuple(count for count, each in zip(counts, found, strict=True) for _ in each.images),
+        weights=_weights(repeats, found),
         paths=tuple(image.path for image in images),
         notes=_joined((*(each.notes for each in found), noted, duplicate_notes(_in_order(groups), names))),
         shapes=plan.chosen,
         without_mask=() if folder is None else _without(names, mask_files),
         leaving=_joined(each.leaving for each in found),
     )
+
+
+def _filter(interpolation: str) -> Image.Resampling:
+    if interpolation not in _FILTERS:
+        raise ConfigError("interpolation", expected=", ".join(_FILTERS), found=repr(interpolation))
+    return _FILTERS[interpolation]
+
+
+def _all_found(
+    sources: Iterable[str | Path],
+    table: TableOptions,
+    masks: Path | None,
+    roles: Sequence[tuple[str, Path]],
+    *,
+    allow_private_links: bool,
+) -> list[Found]:
+    """What is in each source, with one limit on all that is downloaded."""
+    fetch = functools.partial(fetch_image, allow_private_links=allow_private_links, spent=Spent())
+    found = [_found(source, table, fetch, masks, roles) for source in sources]
+    _refuse_unused(table, found)
+    return found
+
+
+def _weights(repeats: Sequence[int], found: Sequence[Found]) -> tuple[int, ...]:
+    """How often an epoch shows each image of all sources."""
+    counts = list(repeats) * len(found) if len(repeats) == 1 else repeats
+    return tuple(count for count, each in zip(counts, found, strict=True) for _ in each.images)
 
 
 def _joined(texts: Iterable[Iterable[str]]) -> tuple[str, ...]:
@@ -226,12 +248,12 @@ class _Plan:
 def _grouped(
     plan: _Plan,
     members: Sequence[tuple[SourceImage, Path | None]],
-    *,
     resample: Image.Resampling,
-    alpha: bool,
+    masks: MaskRules | None,
 ) -> tuple[tuple[ImageGroup, ...], list[str]]:
     """The images of each shape, and lines on those that have something to be noted."""
     notes: dict[SourceImage, tuple[str, ...]] = {}
+    alpha = masks is not None and masks.alpha
     fitted = functools.partial(_fitted, fit=plan.fit, resample=resample, alpha=alpha, notes=notes)
     groups = tuple(
         ImageGroup(indices, *fitted([members[index] for index in indices], shape))

@@ -22,8 +22,7 @@ from ti_flax.run.hooks import Common
 from ti_flax.run.inputs import ConceptTokens, TrainingInputs, start_rows, token_tables
 from ti_flax.run.named_paths import other_roles
 from ti_flax.run.step_config import make_step_config
-from ti_flax.training.devices import replicate
-from ti_flax.training.slots import Slots, stacked
+from ti_flax.training.devices import Slots, replicate, stacked
 from ti_flax.training.state import StepConfig, Taught, TrainState, init_state
 from ti_flax.training.streaming import Choices, PictureShape, Sender, Shapes, window_capacity
 

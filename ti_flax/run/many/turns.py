@@ -21,11 +21,11 @@ from ti_flax.run.advice import after_training, before_training
 from ti_flax.run.done import nothing_to_do
 from ti_flax.run.hooks import Beside, make_hooks
 from ti_flax.run.inputs import TrainingInputs, read_inputs
+from ti_flax.run.many.teaching import Teaching
 from ti_flax.run.output_checks import refuse_file_of_word
 from ti_flax.run.output_dir import clear_output, export, page_of_run, with_repository, write_facts
 from ti_flax.run.resume import Saved, saved_checkpoint, start_state, with_seed
 from ti_flax.run.step_config import make_step_config, resolve_num_steps
-from ti_flax.run.teaching import Teaching
 from ti_flax.training.learning_rate import Schedule, rates_after
 from ti_flax.training.loop import Chunk, Hook, Seat, begin
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught, TrainState, result_rows

@@ -21,16 +21,16 @@ from ti_flax.console.messages import about, say, stage, warn
 from ti_flax.errors import ConfigError, TiFlaxError, TrainingError
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.monitoring.progress import ProgressOfMany
-from ti_flax.run.board import Board
 from ti_flax.run.done import is_finished
 from ti_flax.run.inputs import ConceptTokens, add_concept_tokens, read_model
+from ti_flax.run.many.board import Board
+from ti_flax.run.many.teaching import Teaching, begin_teaching, shapes_for, slots_for
+from ti_flax.run.many.turns import Fate, Turn, finish_turn, prepared, read_turn, seated
 from ti_flax.run.output_checks import refuse_output
 from ti_flax.run.output_dir import opened_output
-from ti_flax.run.teaching import Teaching, begin_teaching, shapes_for, slots_for
-from ti_flax.run.turns import Fate, Turn, finish_turn, prepared, read_turn, seated
 from ti_flax.training.checkpoint import NEWEST
+from ti_flax.training.devices import of_slot, stacked
 from ti_flax.training.loop import Seat, run_steps
-from ti_flax.training.slots import of_slot, stacked
 from ti_flax.training.state import Taught, TrainState
 
 # Concepts that are read and encoded before there is a slot for them.
@@ -283,7 +283,7 @@ class Class:
         return None
 
     def _end_at_once(self, turn: Turn) -> None:
-        """Writes what the result of a concept still lacks; one with more steps than asked for stays as it is."""
+        """Writes what the result of a concept still lacks; one with too many steps stays as it is."""
         step = int(turn.state.step)
         if step > turn.total:
             self._board.done(turn.name, step)
