@@ -1,5 +1,9 @@
 """Files of an embedding for SDXL, as each trainer writes them, read back to the same bits."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sdxl_rows import FIRST, SECOND, same, sdxl_rows, write_pair, write_safetensors
@@ -74,6 +78,24 @@ def test_what_is_of_another_model_or_uneven_is_refused(tmp_path):
         WeightsError, match="as many vectors for each text encoder, found clip_l of 3 and clip_g of 2. Take"
     ):
         load_embedding(write_safetensors(path, clip_l=ROWS[FIRST], clip_g=ROWS[SECOND][:2]))
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from sdxl_rows import sdxl_rows
+from ti_flax.embedding.learned_embeds import write_learned_embeds
+write_learned_embeds(Path(sys.argv[1]), "<cat>", sdxl_rows(), details={"step": "9", "validation_loss": "0.1"})
+"""
+
+
+def test_processes_write_the_same_bytes(tmp_path):
+    for name in "01":
+        paths = os.pathsep.join(sys.path)
+        environment = os.environ | {"PYTHONHASHSEED": name, "PYTHONPATH": paths}
+        subprocess.run([sys.executable, "-c", WRITE, str(tmp_path / name)], check=True, env=environment)
+    one, other = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "01")
+    assert len(one) == 5 and one == other
 
 
 NAMES = [

@@ -30,6 +30,7 @@ from ti_flax.embedding.png import TEXT_CHUNK, hide_bytes, tree_bytes
 from ti_flax.embedding.torch_archive import Parameters, torch_bytes
 from ti_flax.errors import ConfigError, OutputError
 from ti_flax.files.atomic import atomic_write
+from ti_flax.models.weights.tensor_files import safetensors_bytes
 
 # The suffixes of each form; without a form asked for, a suffix means the first form that has it here.
 FORMS: Mapping[str, tuple[str, ...]] = {
@@ -163,7 +164,7 @@ def embedding_bytes(embedding: Embedding, form: str, suffix: str, *, image: Any 
     else:
         tensors = {"emp_params" if form == "onetrainer" else "emb_params": embedding.first}
     if suffix == ".safetensors":
-        return _safetensors_bytes(tensors, _metadata(embedding, form))
+        return safetensors_bytes(tensors, _metadata(embedding, form))
     if form == "rinongal":
         return torch_bytes(
             {
@@ -256,9 +257,3 @@ def _metadata(embedding: Embedding, form: str) -> dict[str, str] | None:
     }
     named = {"modelspec.title": embedding.name, "modelspec.trigger_phrase": embedding.token}
     return {**made, **kept, **named}
-
-
-def _safetensors_bytes(tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None) -> bytes:
-    from safetensors.numpy import save
-
-    return save({name: np.ascontiguousarray(rows) for name, rows in tensors.items()}, metadata=metadata)

@@ -23,6 +23,7 @@ from ti_flax.embedding.torch_archive import torch_bytes
 from ti_flax.errors import OutputError, TokenError, WeightsError
 from ti_flax.files.atomic import atomic_write
 from ti_flax.models.tokenizer import vector_tokens
+from ti_flax.models.weights.tensor_files import safetensors_bytes
 
 
 def save_learned_embeds(
@@ -118,9 +119,7 @@ def _save(path: Path, token: str, rows: np.ndarray, details: Mapping[str, str] |
     rows = np.ascontiguousarray(rows, np.float32)
     content = torch_archive(token, rows)
     if path.suffix == ".safetensors":
-        from safetensors.numpy import save
-
-        content = save({token: rows}, metadata={"format": "pt", **(details or {})})
+        content = safetensors_bytes({token: rows}, {"format": "pt", **(details or {})})
     _write(path, content)
 
 

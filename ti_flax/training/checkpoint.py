@@ -49,6 +49,19 @@ class Checkpoint:
     mean_rows: dict[str, np.ndarray] | None = None
 
 
+class OlderCheckpointError(CheckpointError):
+    """A checkpoint of a version whose rows were one array, which this one cannot go on from."""
+
+    def __init__(self, folder: Path):
+        super().__init__(
+            folder,
+            expected="a checkpoint of this version, whose rows are kept by text encoder",
+            found="one of an older version",
+            remedy="Finish the run with the version of ti_flax that began it, or start again with "
+            "overwrite_output_dir.",
+        )
+
+
 def checkpoint_steps(output_dir: Path) -> list[int]:
     """Steps of the whole checkpoints in a run's folder, oldest first."""
     if not output_dir.is_dir():
@@ -101,6 +114,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Reads a checkpoint folder.
 
     Raises:
+      OlderCheckpointError: an older version made it.
       CheckpointError: it is not there, damaged, or not a checkpoint of this program.
     """
     import orbax.checkpoint as ocp
@@ -120,6 +134,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             )
             restored = checkpointer.restore(folder.absolute(), args=arguments)
         state, belongs = restored["state"], restored["run"]
+        if isinstance(state["rows"], np.ndarray | jax.Array):
+            raise OlderCheckpointError(folder)
         return Checkpoint(
             rows=_rows(state["rows"]),
             optimizer={path: np.asarray(leaf) for path, leaf in state["optimizer"].items()},
@@ -147,6 +163,7 @@ def load_newest(output_dir: Path) -> tuple[Checkpoint, Path] | None:
     Damaged ones are said and passed over.
 
     Raises:
+      OlderCheckpointError: an older version made the newest whole one.
       CheckpointError: there are checkpoints, but none can be read.
     """
     steps = checkpoint_steps(output_dir)
@@ -154,6 +171,8 @@ def load_newest(output_dir: Path) -> tuple[Checkpoint, Path] | None:
         folder = output_dir / f"checkpoint-{step}"
         try:
             return load_checkpoint(folder), folder
+        except OlderCheckpointError:
+            raise
         except CheckpointError as error:
             warn(str(error).partition(". Resume")[0])
     if not steps:

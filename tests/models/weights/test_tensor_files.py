@@ -86,6 +86,34 @@ def test_bfloat16_safetensors_equal_pytorchs(tmp_path):
     assert torch.equal(load_file(tmp_path / "own.safetensors")["weight"], values)
 
 
+def test_safetensors_of_the_same_content_have_the_same_bytes():
+    torch = pytest.importorskip("torch")
+    import safetensors.torch
+
+    said = {f"modelspec.{number}": f"ключ {number} 🐈" for number in range(9)}
+    tensors = {
+        "b": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "half": np.arange(3, dtype=np.float16),
+        "<🐈>": np.arange(5, dtype=np.float32),
+    }
+    content = tensor_files.safetensors_bytes(tensors, said)
+    backwards = [dict([*each.items()][::-1]) for each in (tensors, said)]
+    assert tensor_files.safetensors_bytes(*backwards) == content
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    assert length % 8 == 0 and [*header] == ["__metadata__", "<🐈>", "b", "half"]
+    assert [*header["__metadata__"].items()] == sorted(said.items())
+    for loaded in (safetensors.numpy.load(content), safetensors.torch.load(content)):
+        assert {name: np.asarray(values).tolist() for name, values in loaded.items()} == {
+            name: values.tolist() for name, values in tensors.items()
+        }
+        assert loaded["half"].dtype in (np.float16, torch.float16)
+    library = safetensors.numpy.save(
+        {name: np.ascontiguousarray(values) for name, values in tensors.items()}, metadata={"a": "b"}
+    )
+    assert tensor_files.safetensors_bytes(tensors, {"a": "b"}) == library
+
+
 def damaged_safetensors(kind, content):
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])

@@ -8,6 +8,7 @@ and the array extension of flax.serialization: type 1, holding [shape, dtype nam
 """
 
 import dataclasses
+import io
 import itertools
 import json
 import math
@@ -195,9 +196,35 @@ def write_safetensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> 
       path: of the file; its folder is made where there is none.
       tensors: by name.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    with atomic_write(path) as file:
+        _write_safetensors(file, tensors, {"format": "pt"})
+
+
+def safetensors_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return a safetensors file whose bytes depend on its content alone.
+
+    The library's own writer keeps the metadata in a hash map, in another order each time.
+
+    Args:
+      tensors: by name.
+      metadata: what the file says about itself in words.
+    """
+    file = io.BytesIO()
+    _write_safetensors(file, tensors, metadata)
+    return file.getvalue()
+
+
+def _write_safetensors(
+    file: BinaryIO, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None
+) -> None:
+    header: dict[str, Any] = {}
+    if metadata is not None:
+        header["__metadata__"] = dict(sorted(metadata.items()))
+    # As the library sorts them: behind wider elements, narrower ones are aligned as well.
+    placed = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
     offset = 0
-    for name, tensor in tensors.items():
+    for name in placed:
+        tensor = tensors[name]
         end = offset + tensor.nbytes
         header[name] = {
             "dtype": _SAFETENSORS_NAMES[tensor.dtype],
@@ -205,12 +232,11 @@ def write_safetensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> 
             "data_offsets": [offset, end],
         }
         offset = end
-    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with atomic_write(path) as file:
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
-        for tensor in tensors.values():
-            _pour(file, tensor)
+    file.write(struct.pack("<Q", len(encoded)) + encoded)
+    for name in placed:
+        _pour(file, tensors[name])
 
 
 def write_msgpack(path: pathlib.Path, tree: Mapping[str, Any]) -> None:
