@@ -66,8 +66,8 @@ class Shapes(NamedTuple):
 
 
 def picture_shape(bucket: Bucket | PaddedBucket) -> PictureShape:
-    """What the pictures of a bucket are like."""
-    height, width, moments = bucket.posteriors.shape[2:]
+    """What the pictures of a bucket are like, which may have an axis of the devices in front."""
+    height, width, moments = bucket.posteriors.shape[-3:]
     return PictureShape(height, width, moments, bucket.loss_weights is not None)
 
 
