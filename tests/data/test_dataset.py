@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chunks import draw_sample
 
 from ti_flax.data import dataset
 from ti_flax.data.dataset import (
@@ -17,7 +18,7 @@ from ti_flax.data.dataset import (
     with_class_images,
 )
 from ti_flax.errors import ConfigError
-from ti_flax.training.batches import DrawRules, draw, image_index
+from ti_flax.training.batches import DrawRules, image_index
 from ti_flax.training.timesteps import TimestepRules
 
 
@@ -123,7 +124,7 @@ def test_samples_are_those_of_the_images_whatever_the_padding(monkeypatch):
         [bucket], prompts = padded(examples)[:2]
         where = jnp.stack(jnp.meshgrid(jnp.arange(16), jnp.arange(3)), -1).reshape(-1, 2)
         key = jax.random.key(0)
-        one = lambda at: draw(rules, key, bucket, prompts, step=at[0], position=at[1])  # noqa: E731
+        one = lambda at: draw_sample(rules, key, bucket, prompts, step=at[0], position=at[1])  # noqa: E731
         return bucket.posteriors.shape, jax.device_get(jax.vmap(one)(where))
 
     shape, expected = drawn()
