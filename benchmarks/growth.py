@@ -67,7 +67,8 @@ def draw_cost(images: int, prompts: int, rounds: int) -> tuple[float, int, int]:
         def sample(position: jax.Array) -> Any:
             where = {"step": step, "position": position}
             choice = choose(rules, key, bucket, prompts, **where)
-            return draw(rules, key, example_of(bucket, prompts, choice), **where)
+            shown = {"image": choice.image, "mirrored": choice.mirrored, "prompt": choice.prompt}
+            return draw(rules, example_of(bucket, prompts, **shown), choice.timestep, choice.keys)
 
         return jax.vmap(sample)(jnp.arange(BATCH))
 

@@ -103,7 +103,8 @@ def sample_of(rules, examples, step, position):
     """One sample of the first bucket, without the batch axis."""
     bucket, key, where = examples.buckets[0], jax.random.key(0), {"step": step, "position": position}
     choice = choose(rules, key, bucket, examples.prompts, **where)
-    return draw(rules, key, example_of(bucket, examples.prompts, choice), **where)
+    shown = {"image": choice.image, "mirrored": choice.mirrored, "prompt": choice.prompt}
+    return draw(rules, example_of(bucket, examples.prompts, **shown), choice.timestep, choice.keys)
 
 
 def flat(gradient):

@@ -158,7 +158,7 @@ def test_class_images_are_those_of_all_concepts_or_of_none(place, tmp_path):
 
 
 def test_the_faults_of_all_concepts_are_told_at_once(place, tmp_path):
-    changes = {"one": {"initializer_token": "qqqq"}, "three": {"placeholder_token": "toy"}}
+    changes = {name: {"initializer_token": f"qqqq{name}"} for name in ("one", "three")}
     with pytest.raises(ConfigError) as told:
         run.train(configure_many(place, tmp_path, listed(place, **changes)))
     lines = str(told.value).splitlines()

@@ -15,7 +15,8 @@ KEY = np.asarray(jax.random.key_data(jax.random.key(7)))
 def draw_sample(rules, key, bucket, prompts, *, step, position, round=None):
     """One sample of a run, without the batch axis, out of a padded bucket."""
     choice = choose(rules, key, bucket, prompts, step=step, position=position, round=round)
-    return draw(rules, key, example_of(bucket, prompts, choice), step=step, position=position)
+    shown = {"image": choice.image, "mirrored": choice.mirrored, "prompt": choice.prompt}
+    return draw(rules, example_of(bucket, prompts, **shown), choice.timestep, choice.keys)
 
 
 def chunk_of(config, capacity, frozen, devices):

@@ -15,7 +15,7 @@ import numpy as np
 from ti_flax.data.dataset import Bucket, Dataset, PaddedBucket, PaddedDataset, lengthened, padded, padded_size
 from ti_flax.hosts.compilation import Compilation, shapes_in
 from ti_flax.models.stable_diffusion import token_table
-from ti_flax.training.batches import Choice, NoiseKeys, example_of, noised, prompt_of
+from ti_flax.training.batches import NoiseKeys, example_of, noised, prompt_of
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught
 from ti_flax.training.step import denoising_error
@@ -229,8 +229,9 @@ def make_evaluation(config: StepConfig) -> Callable:
         def errors_of(bucket: PaddedBucket, chosen: EvalIndices) -> jax.Array:
             def sample(number, image, mirrored, timestep):
                 posterior, noise, prompt, shaping = jax.random.split(jax.random.fold_in(root, number), 4)
-                choice = Choice(image, mirrored, prompt_of(prompt, bucket, examples.prompts, image))
-                example = example_of(bucket, examples.prompts, choice)
+                prompt = prompt_of(prompt, bucket, examples.prompts, image)
+                shown = {"image": image, "mirrored": mirrored, "prompt": prompt}
+                example = example_of(bucket, examples.prompts, **shown)
                 return noised(given.draw_rules, NoiseKeys(posterior, noise, shaping), example, timestep)
 
             def one_round(index: jax.Array, errors: jax.Array) -> jax.Array:

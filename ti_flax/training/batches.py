@@ -28,6 +28,10 @@ NOISE_SHAPING = 0x7C1A0003
 BUCKETS = 0x7C1A0004
 
 
+# Pinned, because the bits of a run must not depend on a JAX flag.
+KEY_IMPLEMENTATION = "threefry2x32"
+
+
 class Batch(NamedTuple):
     """What one batch is made of, before the models see it.
 
@@ -107,17 +111,21 @@ def bucket_of_step(
 
 
 class Choice(NamedTuple):
-    """What a sample shows and says, each `[]` int32.
+    """All of a sample but its noise, in whole numbers; each `[]` int32 unless said otherwise.
 
     Attributes:
       image: index of the image in its bucket.
       mirrored: 1 for the mirror image.
       prompt: row of the table of prompts.
+      timestep: of the noise.
+      keys: `[3, 2]` uint32, data of the `NoiseKeys`.
     """
 
     image: jax.Array
     mirrored: jax.Array
     prompt: jax.Array
+    timestep: jax.Array
+    keys: jax.Array
 
 
 class Example(NamedTuple):
@@ -172,7 +180,9 @@ def choose(
     position: jax.Array,
     round: jax.Array | None = None,
 ) -> Choice:
-    """Chooses what one sample shows and says, by integers: every device and every host agrees.
+    """Chooses all of one sample but its noise, by integers: every device and every host agrees.
+
+    It depends on (key, step, position) alone, and so does the noise, whose keys it has.
 
     Args:
       rules: of drawing.
@@ -188,7 +198,10 @@ def choose(
     sample = (step if round is None else round) * rules.global_batch + position
     image = jnp.asarray(bucket.sample_indices)[image_index(order_key, sample, bucket.places)]
     mirrored = jax.random.bernoulli(keys.flip, rules.flip_p).astype(jnp.int32)
-    return Choice(image, mirrored, prompt_of(keys.prompt, bucket, prompts, image))
+    update_key = jax.random.fold_in(jax.random.fold_in(key, TIMESTEPS_OF_UPDATE), step)
+    timestep = rules.timesteps.draw(keys.timestep, update_key, position=position, samples=rules.global_batch)
+    prompt = prompt_of(keys.prompt, bucket, prompts, image)
+    return Choice(image, mirrored, prompt, timestep, jnp.stack(list(map(jax.random.key_data, keys.numbers))))
 
 
 def prompt_of(key: jax.Array, bucket: PaddedBucket, prompts: PromptTable, image: jax.Array) -> jax.Array:
@@ -202,40 +215,34 @@ def side_of(mirrored: Any, sides: int) -> Any:
     return mirrored if sides == 2 else mirrored * 0
 
 
-def example_of(bucket: PaddedBucket, prompts: PromptTable, choice: Choice) -> Example:
-    """What was chosen, out of a bucket that holds its pictures."""
+def example_of(
+    bucket: PaddedBucket, prompts: PromptTable, *, image: Any, mirrored: Any, prompt: Any
+) -> Example:
+    """What was chosen to be shown and said, out of a bucket that holds its pictures."""
     weights, time_ids = bucket.loss_weights, bucket.time_ids
 
     def of_picture(sides: Any) -> jax.Array:
-        return jnp.asarray(sides)[choice.image, side_of(choice.mirrored, sides.shape[1])]
+        return jnp.asarray(sides)[image, side_of(mirrored, sides.shape[1])]
 
     return Example(
         of_picture(bucket.posteriors),
-        jnp.asarray(prompts.token_ids)[choice.prompt],
+        jnp.asarray(prompts.token_ids)[prompt],
         None if weights is None else of_picture(weights),
         None if time_ids is None else of_picture(time_ids),
     )
 
 
-def draw(
-    rules: DrawRules, key: jax.Array, example: Example, *, step: jax.Array, position: jax.Array
-) -> Batch:
-    """Draws one sample; with what it shows, all of it depends on (key, step, position) alone.
+def draw(rules: DrawRules, example: Example, timestep: jax.Array, keys: jax.Array) -> Batch:
+    """A sample with its noise, without the batch axis.
 
     Args:
       rules: of drawing.
-      key: the run's key.
-      example: what `choose` chooses.
-      step: `[]` int32, update index.
-      position: `[]` int32, place in the global batch.
-
-    Returns:
-      A `Batch` without the batch axis.
+      example: what it shows.
+      timestep: `[]` int32.
+      keys: `[3, 2]` uint32, as in a `Choice`.
     """
-    keys = sample_keys(key, step, position)
-    update_key = jax.random.fold_in(jax.random.fold_in(key, TIMESTEPS_OF_UPDATE), step)
-    timestep = rules.timesteps.draw(keys.timestep, update_key, position=position, samples=rules.global_batch)
-    return noised(rules, keys.numbers, example, timestep)
+    made = (jax.random.wrap_key_data(each, impl=KEY_IMPLEMENTATION) for each in keys)
+    return noised(rules, NoiseKeys(*made), example, timestep)
 
 
 def noised(rules: DrawRules, keys: NoiseKeys, example: Example, timestep: jax.Array) -> Batch:

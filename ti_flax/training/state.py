@@ -16,14 +16,12 @@ from ti_flax.embedding.rows import RowRules
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.prompt_encoding import CLIP_TOKENS, SpecialTokens
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+from ti_flax.training.batches import KEY_IMPLEMENTATION as KEY_IMPLEMENTATION
 from ti_flax.training.batches import DrawRules
 from ti_flax.training.noise import NoiseRules
 from ti_flax.training.objective import Objective
 from ti_flax.training.optimizer import Schedule, average_rows
 from ti_flax.training.timesteps import TimestepRules
-
-# Pinned, because the bits of a run must not depend on a JAX flag.
-KEY_IMPLEMENTATION = "threefry2x32"
 
 
 class TrainState(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 
 from ti_flax.embedding.conditioning import encode_with_rows
 from ti_flax.embedding.rows import ema_update, l2_to_init, rescale_norms, sum_of
-from ti_flax.training.batches import CLASS_IMAGES, Batch, concat, draw
+from ti_flax.training.batches import Batch, concat, draw
 from ti_flax.training.devices import AXIS
 from ti_flax.training.optimizer import apply_updates
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught, TrainState
@@ -75,7 +75,6 @@ def update(
     shapes: Shapes,
     state: TrainState,
     frozen: dict,
-    key: jax.Array,
     rate: jax.Array,
     shown: Window,
 ) -> tuple[TrainState, dict]:
@@ -89,11 +88,10 @@ def update(
       shapes: of the pictures.
       state: before the update.
       frozen: parameter trees of the text encoders and the `unet`.
-      key: the concept's key.
       rate: `[]` float32, the learning rate.
       shown: what the samples of this update show on this device, `[accumulation, batch, ...]`.
     """
-    loss, gradient = loss_and_gradient(config, shapes, state, frozen, key, shown)
+    loss, gradient = loss_and_gradient(config, shapes, state, frozen, shown)
     gradient = {encoder: gradient.get(encoder, jnp.zeros_like(rows)) for encoder, rows in state.rows.items()}
     if config.rules.pull is not None:
         pull, its_gradient = l2_to_init(config.rules, state.rows, config.trainable)
@@ -140,31 +138,21 @@ def apply_update(
 
 
 def loss_and_gradient(
-    config: StepConfig, shapes: Shapes, state: TrainState, frozen: dict, key: jax.Array, shown: Window
+    config: StepConfig, shapes: Shapes, state: TrainState, frozen: dict, shown: Window
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of a global batch, `[]`, and its gradient by the rows of the text encoders that learn.
 
     Arguments are those of `update`.
     """
-    device = jnp.int32(0) if config.whole_slots else jax.lax.axis_index(AXIS)
     # A text encoder of which no row learns is not differentiated.
     learning = {encoder: rows for encoder, rows in state.rows.items() if config.trainable[encoder].any()}
 
     def gradient_from(shape: PictureShape, class_shape: PictureShape | None):
-        def drawn(key: jax.Array, of_batch: Shown, shape: PictureShape, positions: jax.Array) -> Batch:
-            return jax.vmap(
-                lambda position, example: draw(
-                    config.draw_rules, key, example, step=state.step, position=position
-                )
-            )(positions, examples_in(of_batch, shape))
-
         def accumulate(total, micro):
-            positions = config.positions(micro, device)
-            batch = drawn(key, of_micro(shown.training, micro), shape, positions)
+            batch = batch_of(config, of_micro(shown.training, micro), shape)
             class_batch = None
             if class_shape is not None:
-                class_key = jax.random.fold_in(key, CLASS_IMAGES)
-                class_batch = drawn(class_key, of_micro(shown.of_class, micro), class_shape, positions)
+                class_batch = batch_of(config, of_micro(shown.of_class, micro), class_shape)
             found = jax.value_and_grad(
                 lambda rows: denoising_loss({**state.rows, **rows}, frozen, batch, config, class_batch)
             )(learning)
@@ -184,6 +172,12 @@ def loss_and_gradient(
 def mean_over_devices(config: StepConfig, tree: Any) -> Any:
     """The mean over the devices that share a concept's batch; where none do, nothing passes between them."""
     return tree if config.whole_slots else jax.lax.pmean(tree, AXIS)
+
+
+def batch_of(config: StepConfig, shown: Shown, shape: PictureShape) -> Batch:
+    """Samples of which all but their noise is settled, with it."""
+    draw_one = partial(draw, config.draw_rules)
+    return jax.vmap(draw_one)(examples_in(shown, shape), shown.timesteps, shown.keys)
 
 
 def of_micro(shown: Shown | None, micro: jax.Array) -> Shown:
@@ -225,15 +219,15 @@ def make_chunk(config: StepConfig, capacity: int, shapes: Shapes) -> Callable:
             found = shown_in_update(config, frozen["examples"], keys[0], state.step[0], device)
             return jax.tree.map(lambda leaf: leaf[None], found)
 
-        def of_slot(state: TrainState, key, settings, rate, active, shown) -> tuple[TrainState, dict]:
+        def of_slot(state: TrainState, settings, rate, active, shown) -> tuple[TrainState, dict]:
             given = config.with_settings(settings)
-            moved, measured = update(given, shapes, state, frozen, key, rate, shown)
+            moved, measured = update(given, shapes, state, frozen, rate, shown)
             return jax.tree.map(partial(jnp.where, active), moved, state), measured
 
         def body(i, carry):
             state, measured, now = carry
             active = i < steps
-            arguments = (state, keys, taught.settings, rates[:, i], active, now)
+            arguments = (state, taught.settings, rates[:, i], active, now)
             state, metrics = over_slots(of_slot, *arguments, alike=len(shapes.buckets) == 1)
             measured = jax.tree.map(lambda column, x: column.at[:, i].set(x), measured, metrics)
             return state, measured, shown(i + 1, state)

@@ -90,11 +90,15 @@ class Shown(NamedTuple):
     Attributes:
       pictures: `[..., batch, numbers]` float32; those of smaller shapes leave room behind them.
       token_ids: `[..., batch, tokens]` int32.
+      timesteps: `[..., batch]` int32.
+      keys: `[..., batch, 3, 2]` uint32, of their noise.
       time_ids: `[..., batch, 6]` float32, micro-conditioning; None for models that take none.
     """
 
     pictures: Any
     token_ids: Any
+    timesteps: Any
+    keys: Any
     time_ids: Any = None
 
 
@@ -151,9 +155,13 @@ def shown_in_update(
             def chosen(position: jax.Array) -> Shown:
                 where = {"step": step, "round": round, "position": position}
                 choice = choose(config.draw_rules, key, bucket, prompts, **where)
-                posterior, token_ids, weights, time_ids = example_of(bucket, prompts, choice)
+                image, mirrored, prompt, timestep, keys = choice
+                posterior, token_ids, weights, time_ids = example_of(
+                    bucket, prompts, image=image, mirrored=mirrored, prompt=prompt
+                )
                 flat = jnp.concatenate([jnp.ravel(each) for each in jax.tree.leaves((posterior, weights))])
-                return Shown(jnp.pad(flat, (0, most - len(flat))), token_ids, time_ids)
+                pictures = jnp.pad(flat, (0, most - len(flat)))
+                return Shown(pictures, token_ids, timestep, keys, time_ids)
 
             return jax.vmap(chosen)(positions)
 
@@ -193,6 +201,8 @@ def empty_window(config: StepConfig, shapes: Shapes, capacity: int) -> Window:
         return Shown(
             np.zeros((*places, most_numbers(of)), np.float32),
             np.zeros((*places, shapes.tokens), np.int32),
+            np.zeros(places, np.int32),
+            np.zeros((*places, 3, 2), np.uint32),
             np.zeros((*places, 6), np.float32) if shapes.sizes else None,
         )
 
@@ -333,7 +343,12 @@ class Feed:
             its = Choice(*(each[updates] for each in chosen))
             _fill(shown, updates, its, bucket, shapes[self._owners[index]])
         said = token_ids.reshape(-1, token_ids.shape[-1])[chosen.prompt]
-        shown.token_ids[: len(owner)] = said.reshape(shown.token_ids[: len(owner)].shape)
+        for room, given in (
+            (shown.token_ids, said),
+            (shown.timesteps, chosen.timestep),
+            (shown.keys, chosen.keys),
+        ):
+            room[: len(owner)] = given.reshape(room[: len(owner)].shape)
 
 
 def _places_among(shapes: Shapes, of_run: Shapes) -> np.ndarray:
