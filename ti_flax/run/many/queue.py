@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from ti_flax.config import RunConfig
-from ti_flax.config.concept_list import ListedConcept, read_concepts
+from ti_flax.config.concept_list import ConceptListError, ListedConcept, read_concepts
 from ti_flax.console.interrupt import Interrupt
 from ti_flax.console.messages import about, say, stage, warn
 from ti_flax.errors import ConfigError, TiFlaxError, TrainingError
@@ -35,7 +35,6 @@ from ti_flax.training.state import Taught, TrainState
 
 # Concepts that are read and encoded before there is a slot for them.
 _AHEAD = 2
-_MOST_LINES = 100
 
 
 def train_concepts(config: RunConfig, output_dir: Path, interrupt: Interrupt) -> None:
@@ -125,7 +124,7 @@ def check_concepts(concepts: Sequence[ListedConcept]) -> tuple[int, ConceptToken
       The most vectors of a concept, and the tokens of the first.
 
     Raises:
-      ConfigError: the faults of all concepts, a line each.
+      ConceptListError: the faults of all concepts, a line each.
     """
     refuse_class_images_of_some(concepts)
     faults, read = [], []
@@ -136,9 +135,7 @@ def check_concepts(concepts: Sequence[ListedConcept]) -> tuple[int, ConceptToken
         except TiFlaxError as error:
             faults.append(f"concept {each.name} ({each.where}): {error}")
     if faults:
-        more = len(faults) - _MOST_LINES
-        shown = faults[:_MOST_LINES] + ([f"and {more} more"] if more > 0 else [])
-        raise ConfigError("\n".join(shown))
+        raise ConceptListError(faults)
     return max(len(tokens.concept.tokens) for tokens in read), read[0]
 
 
