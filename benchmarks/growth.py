@@ -3,8 +3,9 @@
     python benchmarks/growth.py
     python benchmarks/growth.py --images 5 100000 --prompts 1 100000 --evaluations 100 20000
 
-A line shows how long it takes to draw an update's 8 samples of tiny latents, and what images and prompts take
-on a device; or what an evaluation costs without the model, after so many others.
+A line shows how long the host takes to choose and gather an update's 8 samples of tiny latents, what images
+and prompts take of its memory, and what is sent to a device; or what an evaluation costs without the model,
+after so many others.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
+sys.path[:0] = [str(ROOT), str(ROOT / "demo"), str(ROOT / "benchmarks")]
 
 import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 
@@ -25,15 +26,18 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+import optax  # noqa: E402
 from help_format import HelpFormatter  # noqa: E402
+from presets import preset  # noqa: E402
 
 from ti_flax.console.program import exit_code  # noqa: E402
-from ti_flax.data.dataset import one_shape, padded  # noqa: E402
+from ti_flax.data.dataset import one_shape  # noqa: E402
 from ti_flax.embedding.vocabulary import Vocabulary  # noqa: E402
+from ti_flax.models.noise_schedule import NoiseSchedule  # noqa: E402
+from ti_flax.models.stable_diffusion import random_stable_diffusion  # noqa: E402
 from ti_flax.monitoring.evaluation import Evaluate  # noqa: E402
-from ti_flax.training.batches import DrawRules, choose, draw, example_of  # noqa: E402
-from ti_flax.training.state import TrainState  # noqa: E402
-from ti_flax.training.timesteps import TimestepRules  # noqa: E402
+from ti_flax.training.state import StepConfig, TrainState  # noqa: E402
+from ti_flax.training.streaming import Feed, shapes_of  # noqa: E402
 
 BATCH, SIDE, TOKENS = 8, 2, 77
 
@@ -52,31 +56,27 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def draw_cost(images: int, prompts: int, rounds: int) -> tuple[float, int, int]:
-    """Median milliseconds to draw a batch, bytes of the examples, and bytes that the program needs beside."""
-    posteriors = np.zeros((images, 2, SIDE, SIDE, 8), np.float32)
-    examples = jax.device_put(padded(one_shape(posteriors, np.zeros((prompts, TOKENS), np.int32))))
-    rules = DrawRules(
-        global_batch=BATCH, scaling_factor=1.0, timesteps=TimestepRules(first=0, end=1000), flip_p=0.5
+def step_config() -> StepConfig:
+    """The fixed parts of a step, of which draws need the schedule and the sizes of batches alone."""
+    model = random_stable_diffusion(preset("tiny"), seed=0, components=())
+    return StepConfig(
+        model=model,
+        schedule=NoiseSchedule.from_config(model.configs["scheduler"]),
+        optimizer=lambda rate, clip: optax.identity(),
+        trainable={"text_encoder": np.ones(1, bool)},
+        first_added_id=0,
+        batch_size=BATCH,
     )
 
-    def batch(examples: Any, step: jax.Array) -> Any:
-        key = jax.random.key(0)
-        bucket, prompts = examples.buckets[0], examples.prompts
 
-        def sample(position: jax.Array) -> Any:
-            where = {"step": step, "position": position}
-            choice = choose(rules, key, bucket, prompts, **where)
-            shown = {"image": choice.image, "mirrored": choice.mirrored, "prompt": choice.prompt}
-            return draw(rules, example_of(bucket, prompts, **shown), choice.timestep, choice.keys)
-
-        return jax.vmap(sample)(jnp.arange(BATCH))
-
-    program = jax.jit(batch).lower(examples, jnp.int32(0)).compile()
-    planned = program.memory_analysis()
-    taken = sum(leaf.nbytes for leaf in jax.tree.leaves(examples))
-    milliseconds = timed(lambda step: jax.block_until_ready(program(examples, jnp.int32(step))), rounds)
-    return milliseconds, taken, 0 if planned is None else planned.temp_size_in_bytes
+def draw_cost(config: StepConfig, images: int, prompts: int, rounds: int) -> tuple[float, int, int]:
+    """Median milliseconds to choose and gather what an update shows, bytes held, and bytes sent."""
+    posteriors = np.zeros((images, 2, SIDE, SIDE, 8), np.float32)
+    examples = one_shape(posteriors, np.zeros((prompts, TOKENS), np.int32))
+    feed = Feed(config, examples, np.zeros(2, np.uint32), shapes_of(examples), capacity=1)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(examples))
+    sent = sum(leaf.nbytes for leaf in jax.tree.leaves(feed.windows(0, 1, [0])))
+    return timed(lambda step: feed.windows(step, 1, [0]), rounds), held, sent
 
 
 def evaluation_cost(count: int, rounds: int) -> tuple[float, int]:
@@ -116,12 +116,13 @@ def timed(call: Callable[[int], Any], rounds: int) -> float:
 def main(argv=None) -> None:
     options = parse_arguments(argv)
     print(f"batch {BATCH}, on {jax.devices()[0].device_kind}")
-    print(f"{'images':>8} {'prompts':>8} {'ms a batch':>11} {'MB held':>8} {'MB beside':>10}")
+    print(f"{'images':>8} {'prompts':>8} {'ms a batch':>11} {'MB held':>8} {'KB sent':>8}")
     fewest = options.prompts[0], options.images[0]
     pairs = [(each, fewest[0]) for each in options.images] + [(fewest[1], n) for n in options.prompts[1:]]
+    config = step_config()
     for images, prompts in pairs:
-        milliseconds, held, beside = draw_cost(images, prompts, options.rounds)
-        print(f"{images:8} {prompts:8} {milliseconds:11.3f} {held / 1e6:8.2f} {beside / 1e6:10.2f}")
+        milliseconds, held, sent = draw_cost(config, images, prompts, options.rounds)
+        print(f"{images:8} {prompts:8} {milliseconds:11.3f} {held / 1e6:8.2f} {sent / 1e3:8.1f}")
     print(f"{'evaluations':>12} {'ms for one':>11} {'MB of signals.csv':>18}")
     for count in options.evaluations:
         milliseconds, table = evaluation_cost(count, options.rounds)

@@ -71,14 +71,21 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={options.devices}".strip()
     import jax
 
+    from ti_flax.run.fit import sender_for
+    from ti_flax.training.devices import Slots
+    from ti_flax.training.streaming import Feed, shapes_of
+
     devices = jax.local_devices()[: options.devices]
     if options.devices and len(devices) < options.devices:
         raise ConfigError("--devices", expected=f"at most {len(devices)}", found=str(options.devices))
-    step_config, state, arguments = build(options, devices)
-    flop = flop_per_sample(step_config, arguments[0])
-    program, cold, warm = compiled(step_config, state, arguments, devices)
+    step_config, state, arguments, examples = build(options, devices)
+    shapes = shapes_of(examples)
+    flop = flop_per_sample(step_config, arguments[0], shapes)
+    sender = sender_for(step_config, shapes, Slots(1, devices))
+    program, cold, warm = compiled(step_config, state, arguments, devices, sender)
+    sender.seat(0, Feed(step_config, examples, np.zeros(2, np.uint32), shapes, capacity=sender.capacity))
     matmuls = Matmuls(options.dtype, devices[0], devices=len(devices))
-    chunks, between = timed(options, program, step_config, arguments, devices, matmuls)
+    chunks, between = timed(options, program, step_config, arguments, sender, matmuls)
     steps = np.array([1e3 * chunk.seconds / len(chunk.loss) for chunk in chunks])
     seconds = float(np.median(steps)) / 1e3
     published = published_rate(devices[0].device_kind, options.dtype)
@@ -131,16 +138,17 @@ def resolution(options: argparse.Namespace) -> int:
     return options.resolution or RESOLUTIONS[options.preset]
 
 
-def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
-    """Makes the step_config, its first state and the frozen arrays, on the devices."""
+def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple, Any]:
+    """Makes the step_config, its first state, the frozen arrays on the devices, and the examples."""
     import jax
     import jax.numpy as jnp
     from presets import preset, sizes
 
-    from ti_flax.data.dataset import one_shape, padded
+    from ti_flax.data.dataset import one_shape
     from ti_flax.models.attention import Attention
     from ti_flax.models.noise_schedule import NoiseSchedule
     from ti_flax.models.stable_diffusion import random_stable_diffusion
+    from ti_flax.run.fit import frozen_arrays
     from ti_flax.training import optimizer as optim
     from ti_flax.training.devices import Slots, replicate, stacked
     from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught, init_state
@@ -170,16 +178,13 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple]:
     moments = (_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels)
     token_ids = rng.integers(0, text.vocab_size + 1, (_PROMPTS, text.max_position_embeddings), np.int32)
     time_ids = sizes(_IMAGES, resolution(options)) if model.is_sdxl else None
-    frozen = {
-        **{part: model.params[part] for part in (*model.text_encoders, "unet")},
-        "examples": padded(one_shape(rng.standard_normal(moments, np.float32), token_ids, time_ids=time_ids)),
-    }
+    examples = one_shape(rng.standard_normal(moments, np.float32), token_ids, time_ids=time_ids)
     rows = {name: rng.standard_normal((1, width), np.float32) * 0.02 for name, width in model.widths.items()}
     key = np.asarray(jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION)))
     taught = Slots(1, devices).place(stacked([Taught(key, step_config.settings)]))
-    arguments = (replicate(frozen, devices), taught)
+    arguments = (replicate(frozen_arrays(step_config), devices), taught)
     model.params.clear()
-    return step_config, jax.device_get(init_state(step_config, rows)), arguments
+    return step_config, jax.device_get(init_state(step_config, rows)), arguments, examples
 
 
 def with_attention(model: Any, attention: Any, *, gradient_checkpointing: bool) -> Any:
@@ -195,12 +200,13 @@ def with_attention(model: Any, attention: Any, *, gradient_checkpointing: bool) 
     )
 
 
-def flop_per_sample(step_config: Any, frozen: Any) -> int:
+def flop_per_sample(step_config: Any, frozen: Any, shapes: Any) -> int:
     """Counts the step's FLOP with the plain attention, so that recomputing counts for nothing.
 
     Args:
       step_config: of the step.
       frozen: its frozen arrays or their shapes, with the axis of the devices.
+      shapes: of the pictures, all alike.
     """
     import dataclasses
 
@@ -215,11 +221,9 @@ def flop_per_sample(step_config: Any, frozen: Any) -> int:
     model = with_attention(step_config.model, Attention("plain"), gradient_checkpointing=False)
     step_config = dataclasses.replace(step_config, model=model)
     frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), frozen)
-    examples = frozen["examples"]
-    _, _, side, _, moments = examples.buckets[0].posteriors.shape
-    channels = moments // 2
-    latents = jnp.zeros((1, side, side, channels))
-    tokens = jnp.zeros((1, examples.prompts.token_ids.shape[-1]), jnp.int32)
+    (picture,) = shapes.buckets
+    latents = jnp.zeros((1, picture.height, picture.width, picture.moments // 2))
+    tokens = jnp.zeros((1, shapes.tokens), jnp.int32)
     time_ids = jnp.zeros((1, 6)) if model.is_sdxl else None
     batch = Batch(latents, latents, jnp.zeros(1, jnp.int32), tokens, time_ids=time_ids)
     rows = {name: jnp.zeros((1, width)) for name, width in model.widths.items()}
@@ -227,22 +231,22 @@ def flop_per_sample(step_config: Any, frozen: Any) -> int:
     return count_flop(jax.make_jaxpr(step)(rows, frozen, batch).jaxpr)
 
 
-def compiled(step_config: Any, state: Any, arguments: tuple, devices: list) -> tuple[Any, float, float]:
+def compiled(
+    step_config: Any, state: Any, arguments: tuple, devices: list, sender: Any
+) -> tuple[Any, float, float]:
     """Compiles twice, into an empty cache and out of it; returns the program and both times in seconds."""
     import jax
 
     from ti_flax.hosts.compilation import compiled as compile_lowered
     from ti_flax.run.fit import lower_step
     from ti_flax.training.devices import Slots
-    from ti_flax.training.streaming import shapes_of
 
-    shapes = shapes_of(arguments[0]["examples"])
     seconds, program = [], None
     keep_in_empty_folder()
     for _ in range(2):
         jax.clear_caches()
         began = time.perf_counter()
-        lowered = lower_step(step_config, shapes, Slots(1, devices), state, arguments)
+        lowered = lower_step(step_config, sender.shapes, Slots(1, devices), state, arguments, sender)
         program = compile_lowered(lowered, devices)
         seconds.append(time.perf_counter() - began)
     return program, *seconds
@@ -264,7 +268,7 @@ def timed(
     program: Any,
     step_config: Any,
     arguments: tuple,
-    devices: list,
+    sender: Any,
     matmuls: Matmuls,
 ) -> tuple[list, float]:
     """Runs the loop; returns its timed chunks and the seconds that the host took between them.
@@ -273,8 +277,7 @@ def timed(
     """
     import jax
 
-    from ti_flax.run.fit import CHUNK_CAPACITY
-    from ti_flax.training.devices import Slots, stacked
+    from ti_flax.training.devices import stacked
     from ti_flax.training.loop import Hook, Seat, run_steps
     from ti_flax.training.state import init_state
 
@@ -295,21 +298,21 @@ def timed(
     def run(steps: int, calls: int, measure: Callable[[], None] | None = None) -> Clock:
         clock = Clock(measure)
         rows = {name: np.zeros((1, width), np.float32) for name, width in step_config.model.widths.items()}
-        slots = Slots(1, devices)
+        slots = sender.slots
         run_steps(
             program,
             slots.place(stacked([jax.device_get(init_state(step_config, rows))])),
             arguments,
-            seats=[Seat(steps * calls, lambda step: np.full(CHUNK_CAPACITY, 1e-4, np.float32), [clock])],
+            seats=[Seat(steps * calls, lambda step: np.full(sender.capacity, 1e-4, np.float32), [clock])],
             slots=slots,
-            capacity=CHUNK_CAPACITY,
             steps_per_call=steps,
+            sender=sender,
         )
         return clock
 
     first = run(1, 3).chunks[-1].seconds
     clock = run(
-        min(CHUNK_CAPACITY, max(1, round(options.seconds / first))), options.calls + 1, matmuls.measure
+        min(sender.capacity, max(1, round(options.seconds / first))), options.calls + 1, matmuls.measure
     )
     # The first call warms up.
     return clock.chunks[1:], clock.between

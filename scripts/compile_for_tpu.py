@@ -46,8 +46,6 @@ _NO_TPU_HERE = {
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# Images that are assumed; an image's posteriors are a thousandth of a model's memory.
-_IMAGES = 5
 
 
 @dataclass(frozen=True)
@@ -154,13 +152,14 @@ def compile_step(target: Target, batch: int) -> Compiled:
     from ti_flax.run.fit import CHUNK_CAPACITY
     from ti_flax.training.devices import pmapped
     from ti_flax.training.step import make_chunk
-    from ti_flax.training.streaming import shapes_of
+    from ti_flax.training.streaming import window_capacity
 
     step_config = step_config_of(target, batch)
     began = time.perf_counter()
-    arguments = abstract_arguments(target.config, step_config)
-    shapes = shapes_of(arguments[1]["examples"])
-    lowered = pmapped(make_chunk(step_config, CHUNK_CAPACITY, shapes), target.devices).lower(*arguments)
+    shapes = shapes_for(target.config, step_config)
+    capacity = window_capacity(step_config, shapes, CHUNK_CAPACITY)
+    arguments = abstract_arguments(step_config, shapes, capacity)
+    lowered = pmapped(make_chunk(step_config, capacity, shapes), target.devices).lower(*arguments)
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -228,30 +227,31 @@ def read_configs(config: RunConfig, preset_name: str | None) -> FlaxStableDiffus
     return load_stable_diffusion(source, components=(), **kind)
 
 
-def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
+def shapes_for(config: RunConfig, step_config: Any) -> Any:
+    """What the pictures are like: of one shape, without masks."""
+    from ti_flax.training.streaming import PictureShape, Shapes
+
+    model = step_config.model
+    vae, tokens = model.vae.config, model.text_encoder.config.max_position_embeddings
+    side = config.images.resolution // vae.downsampling
+    picture = PictureShape(side, side, 2 * vae.latent_channels, masked=False)
+    return Shapes((picture,), None, tokens, model.is_sdxl)
+
+
+def abstract_arguments(step_config: Any, shapes: Any, capacity: int) -> tuple[Any, ...]:
     """Shapes and dtypes of the program's arguments, each with the axis of the devices."""
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from presets import sizes
 
-    from ti_flax.data.dataset import one_shape, padded
-    from ti_flax.data.prompts.templates import training_prompts
     from ti_flax.models.stable_diffusion import parameter_shapes
-    from ti_flax.run.fit import CHUNK_CAPACITY
     from ti_flax.training.state import Taught, init_state
+    from ti_flax.training.streaming import empty_window
 
     model = step_config.model
-    side = config.images.resolution // model.vae.config.downsampling
-    prompts = training_prompts(config.concept.placeholder_token, config.concept.learnable_property)
-    tokens = (len(prompts), model.text_encoder.config.max_position_embeddings)
-    moments = (_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels)
-    time_ids = sizes(_IMAGES, config.images.resolution) if model.is_sdxl else None
-    examples = one_shape(np.zeros(moments, np.float32), np.zeros(tokens, np.int32), time_ids=time_ids)
     frozen = {
         **{name: parameter_shapes(encoder) for name, encoder in model.text_encoders.items()},
         "unet": parameter_shapes(model.unet),
-        "examples": padded(examples),
     }
     rows = {
         name: np.zeros((len(learns), model.widths[name]), np.float32)
@@ -259,11 +259,12 @@ def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
     }
     settings = jax.eval_shape(lambda: jax.tree.map(jnp.float32, step_config.settings))
     taught = Taught(jax.ShapeDtypeStruct((2,), jnp.uint32), settings)
-    rates, steps = jax.ShapeDtypeStruct((CHUNK_CAPACITY,), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+    rates, steps = jax.ShapeDtypeStruct((capacity,), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
     state = jax.eval_shape(lambda: init_state(step_config, rows))
-    of_slots = with_axis((state, taught, rates, steps), step_config.slots)
-    state, taught, rates, steps = with_axis(of_slots, step_config.device_count)
-    return state, with_axis(frozen, step_config.device_count), taught, rates, steps
+    window = empty_window(step_config, shapes, capacity)
+    of_slots = with_axis((state, taught, rates, steps, window), step_config.slots)
+    state, *given = with_axis(of_slots, step_config.device_count)
+    return state, with_axis(frozen, step_config.device_count), *given
 
 
 def with_axis(tree: Any, length: int) -> Any:
@@ -343,8 +344,9 @@ def prediction(topology: str, target: Target, found: Compiled) -> str:
     from step import flop_per_sample
 
     step_config = step_config_of(target, found.batch)
-    frozen = abstract_arguments(target.config, step_config)[1]
-    work = flop_per_sample(step_config, frozen) * found.batch
+    shapes = shapes_for(target.config, step_config)
+    frozen = abstract_arguments(step_config, shapes, capacity=1)[1]
+    work = flop_per_sample(step_config, frozen, shapes) * found.batch
     return shown(operations(found.text), CHIPS[topology.partition(":")[0]], work)
 
 

@@ -96,14 +96,13 @@ def test_padding_keeps_what_is_there_and_counts_it(masked, sized):
     assert bucket.places == 72 and class_bucket.places == 3 and class_bucket.posteriors.shape[0] == 8
     for long, short in zip(bucket[:5], examples.buckets[0], strict=True):
         assert long is short is None or np.array_equal(long[: len(short)], short)
-    # Sizes are small: they stay where posteriors are sent call by call.
-    streamed = padded(examples, streamed=True).buckets[0]
-    assert len(streamed.posteriors) == 0
+    chosen = padded(examples, pictures=False).buckets[0]
+    assert len(chosen.posteriors) == 0
     if sized:
-        np.testing.assert_array_equal(streamed.time_ids, bucket.time_ids)
+        np.testing.assert_array_equal(chosen.time_ids, bucket.time_ids)
         np.testing.assert_array_equal(class_bucket.time_ids[:3], sizes[3:6])
     else:
-        assert streamed.time_ids is class_bucket.time_ids is None
+        assert chosen.time_ids is class_bucket.time_ids is None
     for table, ids in ((found.prompts, token_ids), (found.class_prompts, token_ids[:1])):
         groups, variants, _ = ids.shape
         assert table.variants == variants and table.token_ids.shape == (512, 5)

@@ -43,21 +43,19 @@ def images_of(*counts, masked=False):
     return TrainingImages(tuple(groups), tuple(map(str, range(first))))
 
 
-def memories(monkeypatch, *, device, machine=64 * GIB):
-    monkeypatch.setattr(encodings, "memory_of_device", lambda: device)
+def memory(monkeypatch, machine):
     monkeypatch.setattr(encodings, "memory_of_machine", lambda: machine)
 
 
-def settled(params, images, class_images=None, *, flip_p=0.5, cache=None, streaming="auto"):
+def settled(params, images, class_images=None, *, flip_p=0.5, cache=None):
     encoder = Encoder(VAE, params, jnp.float32)
-    return settle_encoding(encoder, images, class_images, flip_p=flip_p, cache=cache, streaming=streaming)
+    return settle_encoding(encoder, images, class_images, flip_p=flip_p, cache=cache)
 
 
-def test_a_small_set_goes_to_every_device(params, said, monkeypatch):
-    memories(monkeypatch, device=4 * 12 * PICTURE)
+def test_what_a_set_takes_is_said(params, said):
     found = settled(params, images_of(4, 1), images_of(1))
-    assert not found.streamed and not found.in_files
-    assert said == ["12 encoded pictures (images and mirror images) take 24.0 KiB on each device"]
+    assert not found.in_files
+    assert said == ["12 encoded pictures (images and mirror images) take 24.0 KiB of memory"]
     assert found.shape(4, 16, 24) == (4, 2, 8, 12, 8)
 
 
@@ -65,36 +63,19 @@ def test_a_small_set_goes_to_every_device(params, said, monkeypatch):
 def test_what_is_never_drawn_is_not_encoded(params, said, flip_p, sides, kinds):
     found = settled(params, images_of(5), flip_p=flip_p)
     assert found.sides == sides == sides_of(flip_p)
-    assert said == [f"5 encoded pictures ({kinds}) take 10.0 KiB on each device"]
+    assert said == [f"5 encoded pictures ({kinds}) take 10.0 KiB of memory"]
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_more_than_a_quarter_of_a_device_is_streamed(params, said, monkeypatch, masked):
-    need = 12 * PICTURE + masked * 12 * 8 * 8 * 4  # with the weights of the masks
-    memories(monkeypatch, device=4 * need)
-    assert not settled(params, images_of(6, masked=masked)).streamed
-    memories(monkeypatch, device=4 * need - 1)
-    found = settled(params, images_of(6, masked=masked))
-    assert found.streamed and not found.in_files
-    assert said[-1].endswith(" and stay in memory; each call sends what it needs")
-    assert settled(params, images_of(1), streaming="always").streamed
-
-
-def test_what_is_never_to_be_streamed_and_fits_on_no_device_is_refused(params, monkeypatch):
-    memories(monkeypatch, device=12 * PICTURE)
-    assert not settled(params, images_of(6), streaming="never").streamed
-    memories(monkeypatch, device=12 * PICTURE - 1)
-    with pytest.raises(
-        DataError, match="^stream_latents never: expected .* found 12 encoded pictures .* 24.0 KiB"
-    ):
-        settled(params, images_of(6), streaming="never")
+def test_masks_take_memory_too(params, said):
+    settled(params, images_of(6, masked=True))
+    assert said[-1].endswith(" take 27.0 KiB of memory")  # 24 of pictures, 3 of their loss weights
 
 
 def test_what_exceeds_the_machine_stays_in_files_where_there_is_room(params, said, monkeypatch, tmp_path):
     images = images_of(6)
-    memories(monkeypatch, device=PICTURE, machine=(12 * PICTURE + images.pixels.nbytes) * 4 // 3)
+    memory(monkeypatch, (12 * PICTURE + images.pixels.nbytes) * 4 // 3)
     assert not settled(params, images).in_files
-    memories(monkeypatch, device=PICTURE, machine=(12 * PICTURE + images.pixels.nbytes) * 4 // 3 - 4)
+    memory(monkeypatch, (12 * PICTURE + images.pixels.nbytes) * 4 // 3 - 4)
     with pytest.raises(DataError, match="^latents_cache_dir: expected a folder of your own, .* 24.0 KiB"):
         settled(params, images)
 
@@ -107,7 +88,7 @@ def test_what_exceeds_the_machine_stays_in_files_where_there_is_room(params, sai
         settled(params, images, cache=cache)
     free(12 * PICTURE)
     found = settled(params, images, cache=cache)
-    assert found.streamed and found.in_files and "stay in files" in said[-1]
+    assert found.in_files and said[-1].endswith(" take 24.0 KiB of disk")
     in_memory(found.unencoded(images.groups[0], 0, images.names))
     assert len(entries(tmp_path)) == 12
     free(0)  # all are there
@@ -121,18 +102,6 @@ def test_nothing_is_encoded_to_know_it_and_wrong_sides_are_refused(params, monke
     odd = TrainingImages((ImageGroup(np.arange(1), pixels, sizes_of(pixels)),), ("a",))
     with pytest.raises(ConfigError, match="^resolution: expected a multiple of 2"):
         settled(params, odd)
-
-
-def test_memory_of_devices(monkeypatch):
-    Device = namedtuple("Device", "memory_stats")
-    monkeypatch.setattr(encodings, "memory_of_machine", lambda: 8 * GIB)
-    for stats, expected in (
-        ([{"bytes_limit": 3 * GIB}, {"bytes_limit": 2 * GIB}], 2 * GIB),
-        ([None, None, {}, None], 2 * GIB),
-    ):
-        devices = [Device(lambda stats=each: stats) for each in stats]
-        monkeypatch.setattr(jax, "local_devices", lambda devices=devices: devices)
-        assert encodings.memory_of_device() == expected
 
 
 def test_the_digest_follows_the_images_and_what_encodes_them(params):

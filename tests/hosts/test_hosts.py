@@ -51,16 +51,16 @@ def test_two_processes_learn_what_one_does_and_the_first_writes(place):
     assert quiet == ""
 
 
-def test_hosts_share_the_encoding_and_give_their_devices_what_each_call_needs(place):
+def test_hosts_share_the_encoding_and_calls_of_any_length_give_the_same_bits(place):
     caches = [place / f"cache-{name}" for name in ("one", "0", "1")]
     ended(start(place, place / "alone-cached", *FOUR_STEPS, "--latents_cache_dir", caches[0], devices=1))
-    outputs = [place / "streamed-0", place / "streamed-1"]
+    outputs = [place / "shared-0", place / "shared-1"]
     own = {host: ("--latents_cache_dir", caches[1 + host]) for host in range(2)}
-    run_on_two(place, outputs, *FOUR_STEPS, "--stream_latents", "always", own=own)
+    run_on_two(place, outputs, *FOUR_STEPS, own=own)
     first, *others = [{path.name: path.read_bytes() for path in entries(cache)} for cache in caches]
     assert len(first) == 6 and all(other == first for other in others)
-    resident, _ = four_steps_on_two(place, "resident")
-    assert rows_of(outputs[0]).tobytes() == resident.tobytes()
+    one_by_one, _ = four_steps_on_two(place, "one-by-one")
+    assert rows_of(outputs[0]).tobytes() == one_by_one.tobytes()
 
 
 @pytest.mark.slow

@@ -32,8 +32,7 @@ def test_the_step_is_lowered_before_the_images_are_encoded(place, tmp_path, monk
     assert found == [True]
 
 
-@pytest.mark.parametrize("stream", ["never", "always"])
-def test_shapes_give_the_program_that_arrays_give(place, tmp_path, monkeypatch, stream):
+def test_shapes_give_the_program_that_arrays_give(place, tmp_path, monkeypatch):
     """Or the compiled program would not be found in the cache, or would copy what it is called with."""
     # Runs of tests share compiled steps; here each lowers its own.
     lowered, lower_step = [], fit.lower_step.__wrapped__
@@ -43,7 +42,7 @@ def test_shapes_give_the_program_that_arrays_give(place, tmp_path, monkeypatch, 
         return lowered[-1]
 
     monkeypatch.setattr(fit, "lower_step", lower)
-    config = configure(place, tmp_path / "shapes", stream_latents=stream, max_train_steps=1)
+    config = configure(place, tmp_path / "shapes", max_train_steps=1)
     run.train(config)
     monkeypatch.setattr(run, "begin_compiling", lambda *args: None)
     run.train(config.replace(output_dir=str(tmp_path / "arrays")))

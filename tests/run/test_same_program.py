@@ -13,7 +13,6 @@ from tiny_models import SMALL
 from tiny_run import configure
 from tiny_step import VOCABULARY, make_frozen
 
-from ti_flax.data.dataset import padded
 from ti_flax.embedding.rows import AddedRows
 from ti_flax.models.stable_diffusion import random_stable_diffusion
 from ti_flax.monitoring import validation
@@ -35,7 +34,6 @@ def lowered(tmp_path_factory):
         config = configure(place, place / "out", **changes)
         step_config, _ = make_step_config(config, model, VOCABULARY, added=added, devices=1, batches=1)
         frozen = make_frozen(step_config)
-        frozen["examples"] = padded(frozen["examples"])
         key = np.asarray(jax.random.key_data(jax.random.key(config.training.seed)))
         state, rates = init_state(step_config, added.start), np.zeros(CHUNK_CAPACITY)
         arguments = chunk_arguments(step_config, frozen, state, rates, 1, devices, key)

@@ -12,10 +12,8 @@ import pytest
 from tiny_folder import write_folder
 
 from ti_flax.config import parse_config
-from ti_flax.run.fit import CHUNK_CAPACITY
 from ti_flax.training.devices import pmapped
 from ti_flax.training.step import make_chunk
-from ti_flax.training.streaming import shapes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "compile_for_tpu.py"
@@ -91,13 +89,13 @@ def test_the_step_of_sdxl_is_lowered_from_shapes_alone(script, named, tmp_path):
     model = script.read_configs(config, "sdxl-tiny" if named == "preset" else None)
     target = script.Target(config, model, jax.devices()[:2], 0)
     step_config = script.step_config_of(target, 1)
-    arguments = state, frozen, *_ = script.abstract_arguments(config, step_config)
+    shapes = script.shapes_for(config, step_config)
+    arguments = state, frozen, *_, window = script.abstract_arguments(step_config, shapes, 5)
     widths = (32, 32) if named == "preset" else (24, 40)
     assert [rows.shape for rows in state.rows.values()] == [(2, 1, 2, width) for width in widths]
-    assert {*frozen} == {"text_encoder", "text_encoder_2", "unet", "examples"}
-    (bucket,) = frozen["examples"].buckets
-    assert bucket.time_ids.shape == (*bucket.posteriors.shape[:3], 6)
-    chunk = pmapped(make_chunk(step_config, CHUNK_CAPACITY, shapes_of(frozen["examples"])), target.devices)
+    assert {*frozen} == {"text_encoder", "text_encoder_2", "unet"}
+    assert window.training.time_ids.shape == (2, 1, 5, 1, 1, 6)
+    chunk = pmapped(make_chunk(step_config, 5, shapes), target.devices)
     assert "all_reduce" in chunk.lower(*arguments).as_text()
 
 

@@ -37,14 +37,13 @@ def share_programs():
         return begin(config, *args)
 
     @functools.wraps(lower_step)
-    def found_or_lowered(step_config, shapes, slots, state, arguments, sender=None):
+    def found_or_lowered(step_config, shapes, slots, state, arguments, sender):
         given = step_config, shapes, slots, state, arguments, sender
         config = _config.get(None)
         if config is None:  # not a run: a benchmark that compiles for itself
             return lower_step(*given)
         options = {name: value for name, value in run.must_match(config).items() if name not in _DATA}
-        window = None if sender is None else sender.empty()
-        leaves, structure = jax.tree.flatten((state, arguments, window))
+        leaves, structure = jax.tree.flatten((state, arguments, sender.empty()))
         key = (
             json.dumps([options, step_config.model.configs], sort_keys=True, default=str),
             (structure, *map(_shape, leaves)),

@@ -108,7 +108,7 @@ def losses_of(monkeypatch, config, frozen, measure, devices=1):
 
     monkeypatch.setattr(step, "denoising_loss", loss)
     places = jax.devices()[:devices]
-    frozen = {"examples": padded(frozen["examples"])}
+    frozen = {"examples": frozen["examples"]}
     state = init_state(config, start_rows(config))
     arguments = chunk_arguments(config, frozen, state, rates(0), 4, places)
     measures = chunk_of(config, CAPACITY, frozen, places)(*arguments)[1]

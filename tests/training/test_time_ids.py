@@ -14,9 +14,8 @@ from ti_flax.monitoring import validation
 from ti_flax.monitoring.validation import eval_set, looked_at, make_evaluation
 from ti_flax.training import step
 from ti_flax.training.batches import Batch, concat
-from ti_flax.training.devices import Slots, pmapped, replicate, shard
+from ti_flax.training.devices import pmapped, replicate, shard
 from ti_flax.training.state import Taught, init_state
-from ti_flax.training.streaming import Feed, Sender, shapes_of, window_capacity
 from ti_flax.training.timesteps import TimestepRules
 
 KEY = np.asarray(jax.random.key_data(jax.random.key(7)))
@@ -67,9 +66,8 @@ def told_wrongly(batch, scaling_factor):
     return jnp.max(jnp.abs(batch.time_ids - expected), axis=-1)
 
 
-@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("examples", [ONE, SEVERAL], ids=["one shape", "shapes with masks"])
-def test_samples_of_updates_are_told_the_sizes_of_their_pictures(config, monkeypatch, examples, streamed):
+def test_samples_of_updates_are_told_the_sizes_of_their_pictures(config, monkeypatch, examples):
     """With images and class images of several shapes, on two devices."""
 
     def wrong(rows, frozen, batch, config, class_batch=None):
@@ -81,16 +79,9 @@ def test_samples_of_updates_are_told_the_sizes_of_their_pictures(config, monkeyp
     monkeypatch.setattr(step, "denoising_loss", wrong)
     config = dataclasses.replace(config, device_count=2)
     devices = jax.devices()[:2]
-    frozen = {"examples": padded(examples, streamed=streamed)}
-    rows = {"text_encoder": np.zeros((2, 8), np.float32)}
-    shapes = shapes_of(examples)
-    capacity = window_capacity(config, shapes, CAPACITY)
-    sender = Sender(config, shapes, Slots(1, devices), capacity)
-    sender.seat(0, Feed(config, examples, KEY, shapes, capacity=capacity))
-    windows = [sender.window([0], capacity)] if streamed else []
-    state, capacity_rates = init_state(config, rows), rates(0)[:capacity]
-    arguments = chunk_arguments(config, frozen, state, capacity_rates, capacity, devices, KEY)
-    _, measured = chunk_of(config, capacity, frozen, devices)(*arguments, *windows)
+    frozen, rows = {"examples": examples}, {"text_encoder": np.zeros((2, 8), np.float32)}
+    arguments = chunk_arguments(config, frozen, init_state(config, rows), rates(0), CAPACITY, devices)
+    _, measured = chunk_of(config, CAPACITY, frozen, devices)(*arguments)
     losses = fetched(measured, devices)["loss"]
     assert len(losses) > 4 and losses.max() < 1e-2  # a wrong picture is off by 1 at least
 
@@ -142,7 +133,7 @@ def test_a_batch_and_its_class_images_keep_their_sizes():
 
 @pytest.mark.parametrize("picked", [False, True])
 def test_evaluations_tell_the_sizes_of_what_they_look_at(config, monkeypatch, picked):
-    """Also of the few images of a streamed set."""
+    """Also of the few images alone."""
     factor = config.draw_rules.scaling_factor
 
     def wrong(rows, frozen, batch, config):

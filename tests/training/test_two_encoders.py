@@ -8,7 +8,6 @@ from chunks import chunk_arguments, chunk_of, fetched
 from row_trees import ENCODER, SECOND_ENCODER, bits
 from tiny_step import make_frozen, make_step_config
 
-from ti_flax.data.dataset import padded
 from ti_flax.embedding.rows import RowRules
 from ti_flax.training import step as step_module
 from ti_flax.training.optimizer import apply_updates, average_rows, make_optimizer, mask_rows
@@ -102,8 +101,7 @@ def test_a_schedule_free_optimizer_gives_the_average_of_each_encoder(trainable):
 
 def updated(config, start, steps):
     """The state after updates at a rate of 0.1, with what was measured, on the host."""
-    examples = padded(make_frozen(config)["examples"])
-    frozen, devices = {"examples": examples}, jax.devices()[:1]
+    frozen, devices = {"examples": make_frozen(config)["examples"]}, jax.devices()[:1]
     given = chunk_arguments(config, frozen, init_state(config, start), np.full(steps, 0.1), steps, devices)
     return fetched(chunk_of(config, steps, frozen, devices)(*given), devices)
 

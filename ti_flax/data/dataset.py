@@ -13,7 +13,7 @@ import numpy as np
 from ti_flax.data.posteriors import Posteriors, Unencoded, in_memory
 from ti_flax.errors import ConfigError
 
-# Places of an epoch: each is an index that every device holds, 4 MB of so many.
+# Places of an epoch: each is an index, 4 MB of so many.
 MOST_SAMPLE_INDICES = 1_000_000
 # The least that arrays are padded to: images, and what is small beside them (places and prompts).
 FEWEST_IMAGES, FEWEST_ROWS = 8, 512
@@ -61,8 +61,8 @@ class PaddedBucket(NamedTuple):
     """A `Bucket` whose arrays are longer than what they hold, so that many datasets have the same shapes.
 
     Attributes:
-      posteriors: `[padded images, sides, height, width, 2 * channels]` float32; none, `[0, ...]`, where each
-        call sends those that it needs.
+      posteriors: `[padded images, sides, height, width, 2 * channels]` float32; none, `[0, ...]`, where it
+        only is chosen.
       prompts: `[padded images]` int32.
       sample_indices: `[padded places]` int32.
       loss_weights: `[padded images, 2, height, width]` float32, or none likewise; None without masks.
@@ -106,15 +106,9 @@ class PaddedDataset(NamedTuple):
     class_prompts: PromptTable | None = None
 
 
-def padded(examples: Dataset, *, streamed: bool = False, hollow: bool = False) -> PaddedDataset:
-    """The examples in arrays of sizes that many datasets share.
-
-    Args:
-      examples: as they are read.
-      streamed: without posteriors and loss weights, which come with each call.
-      hollow: zeros that take no memory stand for the posteriors, where shapes are enough.
-    """
-    made = partial(padded_bucket, streamed=streamed, hollow=hollow)
+def padded(examples: Dataset, *, pictures: bool = True) -> PaddedDataset:
+    """The examples in arrays of sizes that many datasets share; without `pictures`, enough to choose by."""
+    made = partial(padded_bucket, pictures=pictures)
     of_class = (None, None)
     if examples.class_buckets is not None and examples.class_token_ids is not None:
         buckets = tuple(map(made, examples.class_buckets))
@@ -122,13 +116,11 @@ def padded(examples: Dataset, *, streamed: bool = False, hollow: bool = False) -
     return PaddedDataset(tuple(map(made, examples.buckets)), prompt_table(examples.token_ids), *of_class)
 
 
-def padded_bucket(bucket: Bucket, *, streamed: bool = False, hollow: bool = False) -> PaddedBucket:
+def padded_bucket(bucket: Bucket, *, pictures: bool = True) -> PaddedBucket:
     """A bucket in arrays of `padded_size`; see `padded`."""
     posteriors, prompts, places, weights, time_ids = bucket
     images = held = padded_size(len(posteriors), FEWEST_IMAGES)
-    if hollow:
-        posteriors = np.broadcast_to(np.float32(0.0), (images, *posteriors.shape[1:]))
-    if streamed:
+    if not pictures:
         posteriors, held = np.zeros((0, *posteriors.shape[1:]), np.float32), 0
         weights = None if weights is None else weights[:0]
     return PaddedBucket(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import jax
 import numpy as np
 
 from ti_flax.console.messages import say, watched
@@ -20,10 +19,7 @@ from ti_flax.data.latents import Encoder, Pictures, encode_posteriors, image_has
 from ti_flax.data.posteriors import Unencoded
 from ti_flax.errors import DataError
 from ti_flax.hosts import group as hosts
-from ti_flax.hosts.devices import cores_share_batch
 
-# The share of a device's memory that posteriors may take for good; the rest is the model's and the step's.
-SHARE_OF_DEVICE = 1 / 4
 # The share of this machine's memory that posteriors, and the images until they are encoded, may take.
 SHARE_OF_MACHINE = 3 / 4
 _UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
@@ -38,7 +34,6 @@ class Encoding:
       sides: which pictures of an image are encoded: 0 is itself, 1 its mirror image.
       cache: what posteriors are kept in for the next run; None: nothing.
       hashes: of the images of each group, training images first.
-      streamed: whether devices get, with each call, the posteriors that it needs, and not all of them before.
       in_files: whether posteriors stay in the cache, as memory cannot hold them.
     """
 
@@ -46,7 +41,6 @@ class Encoding:
     sides: tuple[int, ...]
     cache: LatentCache | None
     hashes: tuple[tuple[str, ...], ...]
-    streamed: bool = False
     in_files: bool = False
 
     def shape(self, images: int, height: int, width: int) -> tuple[int, ...]:
@@ -96,7 +90,6 @@ def settle_encoding(
     *,
     flip_p: float,
     cache: LatentCache | None,
-    streaming: str,
 ) -> Encoding:
     """Computes what the posteriors of a run need, says it, and settles where they go; encodes nothing.
 
@@ -106,7 +99,6 @@ def settle_encoding(
       class_images: of the word's class, if any.
       flip_p: chance of mirroring.
       cache: what posteriors are kept in.
-      streaming: "auto" streams what takes more than `SHARE_OF_DEVICE`; "always" or "never".
 
     Raises:
       ConfigError: a side is no multiple of the autoencoder's downsampling, or hosts have other images.
@@ -124,36 +116,14 @@ def settle_encoding(
         if group.masks is not None
     )
     need = (sum(map(math.prod, shapes)) + sum(masked)) * np.dtype(np.float32).itemsize
-    pictures, device = sum(shape[0] * shape[1] for shape in shapes), memory_of_device()
-    streamed = streaming == "always" or (streaming == "auto" and need > SHARE_OF_DEVICE * device)
-    streamed = any(hosts.gather("where encoded images go", streamed))
+    pictures = sum(shape[0] * shape[1] for shape in shapes)
     told = f"{pictures} encoded pictures ({encoding.kinds}) take {in_units(need)}"
-    if not streamed and need > device:
-        raise DataError(
-            "stream_latents never",
-            expected=f"encoded images that fit on a device of {in_units(device)}",
-            found=told,
-            remedy="With stream_latents auto the devices get what each call needs.",
-        )
     room = SHARE_OF_MACHINE * memory_of_machine() - sum(group.pixels.nbytes for group in groups)
-    in_files = streamed and need > room
+    in_files = need > room
     if in_files:
         _require_room_on_disk(encoding, groups, told)
-    if streamed:
-        told += f" and stay in {'files' if in_files else 'memory'}; each call sends what it needs"
-    say(told if streamed else f"{told} on each device")
-    return dataclasses.replace(encoding, streamed=streamed, in_files=in_files)
-
-
-def memory_of_device() -> float:
-    """Bytes of memory of the smallest device of this host.
-
-    A CPU's is that of the machine, of which its cores share one copy; devices that it is split into share it.
-    """
-    devices = jax.local_devices()
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
-    shared = memory_of_machine() / (1 if cores_share_batch() else len(devices))
-    return min(shared if limit is None else limit for limit in limits)
+    say(f"{told} of {'disk' if in_files else 'memory'}")
+    return dataclasses.replace(encoding, in_files=in_files)
 
 
 def in_units(amount: float) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 
 from ti_flax.config import RunConfig
 from ti_flax.console.interrupt import Interrupt
-from ti_flax.data.dataset import padded
 from ti_flax.hosts import group as hosts
 from ti_flax.hosts.compilation import Compilation
 from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
@@ -64,13 +63,20 @@ def fit(
     """
     slots = Slots(1, batch_devices(config.training.train_batch_size))
     total, start = config.training.max_train_steps or 0, int(state.step)
-    arguments, taught, sender = on_devices(config, step_config, inputs, slots, start)
+    taught, shapes = taught_of(config, step_config), shapes_of(inputs.examples)
+    sender = sender_for(step_config, shapes, slots)
+    capacity = sender.capacity
+    sender.seat(0, Feed(step_config, inputs.examples, taught.key, shapes, capacity=capacity))
+    sender.prepare([start], config.training.steps_per_call or 1)
+    arguments = (
+        replicate(frozen_arrays(step_config), slots.devices),
+        slots.place(stacked([taught])),
+    )
     if compiling is None:
-        compiling = compilation(step_config, shapes_of(inputs.examples), slots, state, arguments, sender)
+        compiling = compilation(step_config, shapes, slots, state, arguments, sender)
     places = ours(slots.devices)
     beside = Beside(config, step_config, inputs, arguments[0], taught, places, output_dir, after=compiling)
     monitoring = hooks_of_host(beside, schedule, start, hooks)
-    capacity = capacity_with(sender)
     seat = Seat(total, rates_after(schedule, capacity), monitoring, start)
     finished = False
     try:
@@ -83,7 +89,6 @@ def fit(
                 arguments,
                 seats=[seat],
                 slots=slots,
-                capacity=capacity,
                 steps_per_call=config.training.steps_per_call,
                 asked=lambda: interrupt.asked,
                 agree=hosts.agree_on_steps,
@@ -97,25 +102,6 @@ def fit(
     finally:
         for hook in monitoring:
             hook.close(finished)
-
-
-def on_devices(
-    config: RunConfig, step_config: StepConfig, inputs: TrainingInputs, slots: Slots, start: int
-) -> tuple[tuple[Any, Any], Taught, Sender | None]:
-    """Places the frozen arrays and what the concept is taught with, and begins to send images.
-
-    Returns:
-      Both, what the concept is taught with on the host, and what sends images where calls get them.
-    """
-    taught = taught_of(config, step_config)
-    arguments = (
-        replicate(frozen_arrays(step_config, inputs), slots.devices),
-        slots.place(stacked([taught])),
-    )
-    sender = make_sender(config, step_config, inputs, slots)
-    if sender is not None:
-        sender.prepare([start], config.training.steps_per_call or 1)
-    return arguments, taught, sender
 
 
 def hooks_of_host(run: Beside, schedule: Schedule, start: int, more: Sequence[Hook]) -> list[Hook]:
@@ -155,10 +141,11 @@ def begin_compiling(
     if jax.process_count() > 1:
         return None
     slots = Slots(1, batch_devices(config.training.train_batch_size))
-    frozen = shapes_on(frozen_arrays(step_config, inputs, hollow=True), slots.devices)
+    frozen = shapes_on(frozen_arrays(step_config), slots.devices)
     taught = slots.shapes(stacked([taught_of(config, step_config)]))
-    sender = make_sender(config, step_config, inputs, slots)
-    return compilation(step_config, shapes_of(inputs.examples), slots, state, (frozen, taught), sender)
+    shapes = shapes_of(inputs.examples)
+    sender = sender_for(step_config, shapes, slots)
+    return compilation(step_config, shapes, slots, state, (frozen, taught), sender)
 
 
 def compilation(
@@ -167,7 +154,7 @@ def compilation(
     slots: Slots,
     state: TrainState,
     arguments: tuple[Any, Any],
-    sender: Sender | None,
+    sender: Sender,
 ) -> Compilation:
     """Compiles the updates in a thread of its own; the arguments are those of `lower_step`."""
     devices = slots.devices
@@ -184,31 +171,15 @@ def taught_of(config: RunConfig, step_config: StepConfig) -> Taught:
     return Taught(np.asarray(jax.random.key_data(key)), step_config.settings)
 
 
-def make_sender(
-    config: RunConfig, step_config: StepConfig, inputs: TrainingInputs, slots: Slots
-) -> Sender | None:
-    """What sends the devices the images that each call needs; None if they hold all of them."""
-    if not inputs.streamed:
-        return None
-    shapes, key = shapes_of(inputs.examples), taught_of(config, step_config).key
-    capacity = window_capacity(step_config, shapes, CHUNK_CAPACITY)
-    sender = Sender(step_config, shapes, slots, capacity)
-    sender.seat(0, Feed(step_config, inputs.examples, key, shapes, capacity=capacity))
-    return sender
+def sender_for(step_config: StepConfig, shapes: Shapes, slots: Slots) -> Sender:
+    """What sends the devices what each call needs, as yet for nobody."""
+    return Sender(step_config, shapes, slots, window_capacity(step_config, shapes, CHUNK_CAPACITY))
 
 
-def frozen_arrays(step_config: StepConfig, inputs: TrainingInputs, *, hollow: bool = False) -> dict[str, Any]:
-    """What no update changes, as the devices are to have it; `hollow` as in `padded`."""
+def frozen_arrays(step_config: StepConfig) -> dict[str, Any]:
+    """What no update changes: the parameters of the text encoders and the UNet."""
     model = step_config.model
-    return {
-        **{part: model.params[part] for part in (*model.text_encoders, "unet")},
-        "examples": padded(inputs.examples, streamed=inputs.streamed, hollow=hollow),
-    }
-
-
-def capacity_with(sender: Sender | None) -> int:
-    """The most updates of one call."""
-    return CHUNK_CAPACITY if sender is None else sender.capacity
+    return {part: model.params[part] for part in (*model.text_encoders, "unet")}
 
 
 def lower_step(
@@ -217,9 +188,9 @@ def lower_step(
     slots: Slots,
     state: TrainState,
     arguments: tuple[Any, Any],
-    sender: Sender | None = None,
+    sender: Sender,
 ) -> Any:
-    """Lowers up to `CHUNK_CAPACITY` updates of one call, for devices and arguments of these shapes.
+    """Lowers the updates of one call, for devices and arguments of these shapes.
 
     Args:
       step_config: the run's fixed parts.
@@ -227,11 +198,10 @@ def lower_step(
       slots: and their devices.
       state: of a slot, on the host, or its shapes.
       arguments: frozen arrays and what concepts are taught with, placed, or their shapes.
-      sender: what each call gets, where the devices do not hold all images; it may take fewer updates.
+      sender: of what each call gets.
     """
-    capacity = capacity_with(sender)
+    capacity = sender.capacity
     chunk = np.zeros((slots.count, capacity), np.float32), np.zeros(slots.count, np.int32)
-    window = () if sender is None else (sender.empty(),)
     program = pmapped(make_chunk(step_config, capacity, shapes), slots.devices)
     states = slots.place(stacked([state] * slots.count))
-    return program.lower(states, *arguments, *slots.place(chunk), *window)
+    return program.lower(states, *arguments, *slots.place(chunk), sender.empty())

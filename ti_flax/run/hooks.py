@@ -64,7 +64,7 @@ class Beside:
       config: of the run.
       step_config: the step's fixed parts.
       inputs: what it learns from.
-      frozen: replicated arrays: the parts of the model but the VAE, and `examples`.
+      frozen: replicated arrays: the parts of the model but the VAE.
       taught: of the concept, on the host.
       devices: of this process, on which they lie.
       output_dir: where files go.
@@ -200,14 +200,10 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         total=total, passes=chosen.passes * sharing, update_samples=update_samples
     )
     say(f"validation loss of {len(chosen.weights)} samples, every {every} steps")
-    if inputs.streamed:
-        examples, chosen = examples_looked_at(inputs.examples, chosen, run.devices)
-    else:
-        examples = local_copies(run.frozen["examples"], run.devices)
-    frozen = {part: run.frozen[part] for part in (*inputs.model.text_encoders, "unet")}
+    examples, chosen = examples_looked_at(inputs.examples, chosen, run.devices)
     validation = Validation(
         step_config,
-        frozen,
+        run.frozen,
         examples,
         run.taught,
         chosen,
@@ -248,8 +244,7 @@ def previewer(run: Beside) -> Drawing:
     count, prompts = monitoring.num_validation_images, monitoring.validation_prompt or ()
     ids = encode_prompts(run.inputs.tokenizer, [*prompts, ""])
     devices, model = run.devices[:count], run.inputs.model
-    parts = (*model.text_encoders, "unet")
-    params = local_copies({name: run.frozen[name] for name in parts}, devices)
+    params = local_copies(run.frozen, devices)
     vae = run.common.once("vae", lambda: replicate(model.params["vae"], devices))
     special, first = config.special, config.first_added_id
     making = partial(

@@ -62,7 +62,6 @@ class TrainingInputs:
       model: modules and parameters; those of the VAE only if previews need them, on the first host.
       examples: images, encoded or to be encoded, and prompts.
       images_digest: stands for the images and for what encoded them.
-      streamed: whether each call sends the devices the posteriors that it needs.
       added: the rows beside the token table before any update: the concept's, then loaded ones.
       frozen_concepts: embeddings that prompts may name and that stay as they are.
       origin: what the concept's rows start from, in words.
@@ -74,7 +73,6 @@ class TrainingInputs:
     model: FlaxStableDiffusion
     examples: Dataset
     images_digest: str
-    streamed: bool
     added: AddedRows
     frozen_concepts: tuple[Concept, ...]
     origin: str
@@ -157,7 +155,6 @@ def read_inputs(config: RunConfig, model: FlaxStableDiffusion | None = None) -> 
         model=model,
         examples=examples,
         images_digest=encoding.digest,
-        streamed=encoding.streamed,
         added=added,
         frozen_concepts=tokens.frozen_concepts,
         origin=tokens.start.origin,
@@ -183,7 +180,6 @@ def chosen_encoding(
         class_images,
         flip_p=config.images.flip_p,
         cache=latents_cache(config.images),
-        streaming=config.images.stream_latents,
     )
 
 

@@ -74,7 +74,13 @@ class Hook:
 
 
 class Sender(Protocol):
-    """What sends the devices, call by call, what they do not hold."""
+    """Sends the devices, call by call, what the samples of its updates show.
+
+    Attributes:
+      capacity: the most updates of one call.
+    """
+
+    capacity: int
 
     def prepare(self, steps: Sequence[int], updates: int) -> None:
         """Sends what so many updates after each slot's `steps` need, before `window` asks for it."""
@@ -134,11 +140,10 @@ def run_steps(
     *,
     seats: Sequence[Seat | None],
     slots: Slots,
-    capacity: int,
     steps_per_call: int | None = None,
     asked: Callable[[], bool] = lambda: False,
     agree: Callable[[int, bool], int | None] = lambda steps, asked: None if asked else steps,
-    sender: Sender | None = None,
+    sender: Sender,
 ) -> TrainState:
     """Runs updates of all seats until one of them has made all of its own, or a hook of it ends it.
 
@@ -148,12 +153,11 @@ def run_steps(
       arguments: the frozen arrays and what the concepts are taught with, placed.
       seats: who learns in each slot; None: nobody. Their `step` is kept up to date.
       slots: where they are.
-      capacity: the most updates of one call.
       steps_per_call: updates of a call; None lets them take about `CHUNK_SECONDS`.
       asked: whether this process has been asked to end the run.
       agree: from the updates of the next call, and whether this process was asked to end, to what all
         processes of the run do: the first one's number, or None if any was asked.
-      sender: what each call gets of the images, where the devices do not hold them all.
+      sender: of what the samples of each call show.
 
     Returns:
       The last state of all slots, on the host.
@@ -162,6 +166,7 @@ def run_steps(
       Stopped: a process was asked to end; the hooks have taken the state.
     """
     taken = [(slot, seat) for slot, seat in enumerate(seats) if seat is not None]
+    capacity = sender.capacity
     length = min(steps_per_call or 1, capacity)
     while all(seat.step < seat.total_steps for _, seat in taken):
         steps = agree(min(length, _updates_left(taken)), asked())
@@ -171,12 +176,12 @@ def run_steps(
             break
         made = [0 if seat is None else seat.step for seat in seats]
         given = _given(seats, slots, steps, capacity)
-        window = () if sender is None else (sender.window(made, steps),)
+        window = sender.window(made, steps)
         for _, seat in taken:
             seat.step += steps
         most = min(2 * max(steps, length) if steps_per_call is None else length, capacity)
         meanwhile = _preparation(sender, seats, min(most, _updates_left(taken)))
-        state, measured, seconds = _call(program, state, *arguments, *given, *window, meanwhile=meanwhile)
+        state, measured, seconds = _call(program, state, *arguments, *given, window, meanwhile=meanwhile)
         measured = slots.fetch(measured)
         for slot, seat in taken:
             chunk = _chunk_of(of_slot(measured, slot), seat.step, steps, seconds)
@@ -202,9 +207,9 @@ def _given(seats: Sequence[Seat | None], slots: Slots, steps: int, capacity: int
     return slots.place((rates, counts))
 
 
-def _preparation(sender: Sender | None, seats: Sequence[Seat | None], most: int) -> Callable[[], object]:
+def _preparation(sender: Sender, seats: Sequence[Seat | None], most: int) -> Callable[[], object]:
     """What the host does while the devices compute: it prepares the most that the next call may make."""
-    if sender is None or most == 0:
+    if most == 0:
         return lambda: None
     return partial(sender.prepare, [0 if seat is None else seat.step for seat in seats], most)
 

@@ -15,15 +15,8 @@ from ti_flax.embedding.rows import ema_update, l2_to_init, rescale_norms, sum_of
 from ti_flax.training.batches import Batch, concat, draw
 from ti_flax.training.devices import AXIS
 from ti_flax.training.optimizer import apply_updates
-from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught, TrainState
-from ti_flax.training.streaming import (
-    PictureShape,
-    Shapes,
-    Shown,
-    Window,
-    examples_in,
-    shown_in_update,
-)
+from ti_flax.training.state import StepConfig, Taught, TrainState
+from ti_flax.training.streaming import PictureShape, Shapes, Shown, Window, examples_in
 
 STEP_METRICS = ("loss", "grad_norm", "finite")
 
@@ -189,52 +182,33 @@ def of_micro(shown: Shown | None, micro: jax.Array) -> Shown:
 def make_chunk(config: StepConfig, capacity: int, shapes: Shapes) -> Callable:
     """Builds `chunk(state, frozen, taught, rates, steps, window)`: updates of all slots without the host.
 
-    Every argument but `frozen` has a slot axis in front. `frozen` has the parameter trees of the model and,
-    in a run of one concept whose images the devices hold, its `examples` as a `PaddedDataset`; otherwise the
-    `window` has what the samples of up to `capacity` updates show. `taught` is a `Taught`. `rates` are
-    the learning rates, `[slots, capacity]` float32, of which the first `steps`, `[slots]` int32, count.
+    Every argument but `frozen`, the parameter trees of the model, has a slot axis in front. `taught` is a
+    `Taught`. `rates` are the learning rates, `[slots, capacity]` float32, of which the first `steps`,
+    `[slots]` int32, count. `window` has what the samples of up to `capacity` updates show.
 
-    As all numbers that people tune are arguments, other ones are the same program, and so are chunks of every
-    length, which give the same bits. The measures come out as `[slots, capacity]` float32 each, of which the
-    first `steps` are filled; a slot that has made its own waits for the others.
-
-    What an update shows is there before it begins, so that what computes with it is compiled alike wherever
-    it comes from, and gives the same bits.
+    As all numbers that people tune are arguments, and images too, other ones are the same program, and so are
+    chunks of every length, which give the same bits. The measures come out as `[slots, capacity]` float32
+    each, of which the first `steps` are filled; a slot that has made its own waits for the others.
     """
 
     def chunk(
-        state: TrainState,
-        frozen: dict,
-        taught: Taught,
-        rates: jax.Array,
-        steps: jax.Array,
-        window: Window | None = None,
+        state: TrainState, frozen: dict, taught: Taught, rates: jax.Array, steps: jax.Array, window: Window
     ):
-        keys = jax.random.wrap_key_data(taught.key, impl=KEY_IMPLEMENTATION)
-
-        def shown(i: jax.Array, state: TrainState) -> Window:
-            if window is not None:
-                return jax.tree.map(lambda each: each[:, i], window)
-            device = jax.lax.axis_index(AXIS)
-            found = shown_in_update(config, frozen["examples"], keys[0], state.step[0], device)
-            return jax.tree.map(lambda leaf: leaf[None], found)
-
         def of_slot(state: TrainState, settings, rate, active, shown) -> tuple[TrainState, dict]:
             given = config.with_settings(settings)
             moved, measured = update(given, shapes, state, frozen, rate, shown)
             return jax.tree.map(partial(jnp.where, active), moved, state), measured
 
         def body(i, carry):
-            state, measured, now = carry
-            active = i < steps
-            arguments = (state, taught.settings, rates[:, i], active, now)
+            state, measured = carry
+            shown = jax.tree.map(lambda each: each[:, i], window)
+            arguments = (state, taught.settings, rates[:, i], i < steps, shown)
             state, metrics = over_slots(of_slot, *arguments, alike=len(shapes.buckets) == 1)
             measured = jax.tree.map(lambda column, x: column.at[:, i].set(x), measured, metrics)
-            return state, measured, shown(i + 1, state)
+            return state, measured
 
         empty = {name: jnp.zeros((config.slots, capacity), jnp.float32) for name in STEP_METRICS}
-        begin = (state, empty, shown(jnp.int32(0), state))
-        return jax.lax.fori_loop(0, jnp.max(steps), body, begin)[:2]
+        return jax.lax.fori_loop(0, jnp.max(steps), body, (state, empty))
 
     return chunk
 

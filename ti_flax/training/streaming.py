@@ -1,4 +1,4 @@
-"""What samples show: gathered on a device that holds all images, or sent by the host call by call."""
+"""What samples show: chosen by the host, and sent to the devices call by call while they compute."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ti_flax.data.dataset import Bucket, Dataset, PaddedBucket, PaddedDataset, PromptTable, padded
+from ti_flax.data.dataset import Bucket, Dataset, PaddedBucket, PaddedDataset, padded
 from ti_flax.training.batches import (
     BUCKETS,
     CLASS_IMAGES,
@@ -19,7 +19,6 @@ from ti_flax.training.batches import (
     Example,
     bucket_of_step,
     choose,
-    example_of,
     side_of,
 )
 from ti_flax.training.devices import Slots
@@ -134,51 +133,6 @@ def owner_of_step(
     return bucket_of_step(jax.random.fold_in(key, BUCKETS), step, tuple(buckets))
 
 
-def shown_in_update(
-    config: StepConfig, examples: PaddedDataset, key: jax.Array, step: jax.Array, device: jax.Array
-) -> Window:
-    """What the samples of one update show on a device that holds all, `[accumulation, batch, ...]`.
-
-    Args:
-      config: the run's fixed parts.
-      examples: with all posteriors.
-      key: the run's key.
-      step: `[]` int32, update index.
-      device: `[]` int32, which one this is.
-    """
-    owner, round = owner_of_step(key, step, examples.buckets)
-    positions = config.positions(jnp.arange(config.accumulation)[:, None], device).ravel()
-    shapes = shapes_of(examples)
-
-    def of_buckets(key: jax.Array, buckets: Sequence[PaddedBucket], prompts: PromptTable, most: int) -> Shown:
-        def of_bucket(bucket: PaddedBucket) -> Shown:
-            def chosen(position: jax.Array) -> Shown:
-                where = {"step": step, "round": round, "position": position}
-                choice = choose(config.draw_rules, key, bucket, prompts, **where)
-                image, mirrored, prompt, timestep, keys = choice
-                posterior, token_ids, weights, time_ids = example_of(
-                    bucket, prompts, image=image, mirrored=mirrored, prompt=prompt
-                )
-                flat = jnp.concatenate([jnp.ravel(each) for each in jax.tree.leaves((posterior, weights))])
-                pictures = jnp.pad(flat, (0, most - len(flat)))
-                return Shown(pictures, token_ids, timestep, keys, time_ids)
-
-            return jax.vmap(chosen)(positions)
-
-        branches = [lambda bucket=bucket: of_bucket(bucket) for bucket in buckets]
-        found = branches[0]() if len(branches) == 1 else jax.lax.switch(owner, branches)
-        by_batch = config.accumulation, config.batch_size
-        return jax.tree.map(lambda each: each.reshape(*by_batch, *each.shape[1:]), found)
-
-    training = of_buckets(key, examples.buckets, examples.prompts, most_numbers(shapes.buckets))
-    if examples.class_buckets is None or examples.class_prompts is None or shapes.class_buckets is None:
-        return Window(owner, training)
-    class_key, most = jax.random.fold_in(key, CLASS_IMAGES), most_numbers(shapes.class_buckets)
-    return Window(
-        owner, training, of_buckets(class_key, examples.class_buckets, examples.class_prompts, most)
-    )
-
-
 def most_numbers(shapes: Sequence[PictureShape]) -> int:
     """How many numbers the largest of some pictures have."""
     return max(shape.numbers for shape in shapes)
@@ -211,7 +165,7 @@ def empty_window(config: StepConfig, shapes: Shapes, capacity: int) -> Window:
 
 
 class Choices:
-    """Chooses on the host what samples show, as the devices would: one program for all concepts of a run.
+    """Chooses on the host what samples show: one program for all concepts of a run.
 
     Args:
       config: the run's fixed parts.
@@ -237,7 +191,7 @@ class Choices:
 def _choices(
     config: StepConfig, updates: int, of_class: bool, key: jax.Array, step: jax.Array, examples: PaddedDataset
 ) -> tuple[jax.Array, Choice]:
-    """The choices of all samples of some updates, as `shown_in_update` makes them on a device."""
+    """The bucket and the choices of all samples of some updates."""
     run_key = jax.random.wrap_key_data(key, impl=KEY_IMPLEMENTATION)
     buckets, prompts = examples.buckets, examples.prompts
     if of_class:
@@ -286,7 +240,7 @@ class Feed:
     ):
         self._config, self._examples, self._key, self._shapes = config, examples, key, shapes
         self._capacity, self._choices = capacity, choices or Choices(config)
-        self._padded = padded(examples, streamed=True)
+        self._padded = padded(examples, pictures=False)
         self._owners = _places_among(shapes_of(examples), shapes)
 
     def windows(self, step: int, updates: int, devices: Sequence[int]) -> list[Window]:
@@ -396,7 +350,7 @@ class Sender:
     """
 
     def __init__(self, config: StepConfig, shapes: Shapes, slots: Slots, capacity: int):
-        self._config, self._shapes, self._slots, self.capacity = config, shapes, slots, capacity
+        self._config, self.shapes, self.slots, self.capacity = config, shapes, slots, capacity
         self._feeds: list[Feed | None] = [None] * slots.count
         self._ready: tuple[list[int], int, Any] = ([], 0, None)
 
@@ -421,14 +375,14 @@ class Sender:
 
     def empty(self) -> Window:
         """A window of zeros on the devices, to compile for."""
-        return self._slots.place_windows([self._nothing()] * self._slots.count)
+        return self.slots.place_windows([self._nothing()] * self.slots.count)
 
     def _nothing(self) -> list[Window]:
-        return [empty_window(self._config, self._shapes, self.capacity)] * len(self._slots.sharing())
+        return [empty_window(self._config, self.shapes, self.capacity)] * len(self.slots.sharing())
 
     def _sent(self, steps: Sequence[int], updates: int) -> Window:
-        devices = self._slots.sharing()
-        return self._slots.place_windows(
+        devices = self.slots.sharing()
+        return self.slots.place_windows(
             [
                 self._nothing() if feed is None else feed.windows(step, updates, devices)
                 for feed, step in zip(self._feeds, steps, strict=True)

@@ -287,11 +287,6 @@ class ImageOptions(Options):
         help="Most GiB that encoded images in the cache may take; those that were used longest ago give way, "
         "those of a running run never.",
     )
-    stream_latents: Literal["auto", "always", "never"] = option(
-        "auto",
-        help="Send the devices the encoded images that each call needs, and not all before the first update; "
-        "auto does so where all would take more than a quarter of a device's memory.",
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -249,7 +249,6 @@ class Class:
                 (teaching.frozen, slots.place(stacked(self._taught))),
                 seats=[None if place is None else place.seat for place in self._places],
                 slots=slots,
-                capacity=sender.capacity,
                 steps_per_call=self._config.training.steps_per_call,
                 asked=lambda: self._interrupt.asked,
                 sender=sender,

@@ -17,14 +17,14 @@ from ti_flax.errors import ConfigError
 from ti_flax.hosts.compilation import Compilation
 from ti_flax.hosts.devices import cores_share_batch
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
-from ti_flax.run.fit import CHUNK_CAPACITY, compilation
+from ti_flax.run.fit import compilation, frozen_arrays, sender_for
 from ti_flax.run.hooks import Common
 from ti_flax.run.inputs import ConceptTokens, TrainingInputs, start_rows, token_tables
 from ti_flax.run.named_paths import other_roles
 from ti_flax.run.step_config import make_step_config
 from ti_flax.training.devices import Slots, replicate, stacked
 from ti_flax.training.state import StepConfig, Taught, TrainState, init_state
-from ti_flax.training.streaming import Choices, PictureShape, Sender, Shapes, window_capacity
+from ti_flax.training.streaming import Choices, PictureShape, Sender, Shapes
 
 # Concepts that a device other than a core of a CPU computes side by side, unless told otherwise: enough to
 # fill it, and few enough that the last ones of a list do not leave much of it idle.
@@ -173,9 +173,8 @@ def begin_teaching(
         batches=1,
     )
     step_config = dataclasses.replace(step_config, slots=slots.on_device, whole_slots=slots.whole)
-    parts = {part: model.params[part] for part in (*model.text_encoders, "unet")}
-    frozen = replicate(parts, slots.devices)
-    sender = Sender(step_config, shapes, slots, window_capacity(step_config, shapes, CHUNK_CAPACITY))
+    frozen = replicate(frozen_arrays(step_config), slots.devices)
+    sender = sender_for(step_config, shapes, slots)
     nobody = jax.device_get(init_state(step_config, added.start))
     taught = slots.place(stacked([Taught(np.zeros(2, np.uint32), step_config.settings)] * slots.count))
     return Teaching(

@@ -83,7 +83,7 @@ def read_turn(name: str, config: RunConfig, model: FlaxStableDiffusion) -> tuple
     with about(name):
         saved = saved_checkpoint(config, Path(config.output.output_dir))
         config = with_seed(config, saved.checkpoint.config.get("seed") if saved else None)
-        inputs = read_inputs(config.replace(stream_latents="always"), model)
+        inputs = read_inputs(config, model)
         config = resolve_num_steps(config, sum(inputs.images.weights), batches=BATCHES)
         return config, inputs, saved
 
