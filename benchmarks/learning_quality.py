@@ -100,7 +100,7 @@ def measure(options: argparse.Namespace, training: list[str]) -> list[Point]:
     chosen = [BY_NAME[name] for name in options.concepts or [concept.name for concept in CONCEPTS]]
     if options.embeds and len(chosen) != 1:
         raise ConfigError("--embeds", expected="one name after --concepts", found=f"{len(chosen)} concepts")
-    first = settings(options, training, chosen[0], seed=0, steps=None)
+    first = parse_config(["--config", str(options.config), *training])
     if options.quick:
         chosen = [BY_NAME[name] for name in options.concepts or QUICK]
         options.seeds, options.steps = 1, [first.training.max_train_steps or 0]
@@ -108,16 +108,14 @@ def measure(options: argparse.Namespace, training: list[str]) -> list[Point]:
     studio = (TorchStudio if options.pytorch else Studio)(
         folder, steps=options.num_inference_steps, guidance_scale=options.guidance_scale
     )
-    points = []
+    points = [point for concept in chosen for point in bounds(studio, concept, options)]
+    if options.embeds:
+        score = scored(studio, chosen[0], options, options.embeds)
+        return [*points, Point(chosen[0].name, "learned", 0, 0, score)]
     for concept in chosen:
-        points += bounds(studio, concept, options)
-        if options.embeds:
-            points.append(
-                Point(concept.name, "learned", 0, 0, scored(studio, concept, options, options.embeds))
-            )
-            continue
-        for seed in range(options.seeds):
-            points += learned(studio, concept, options, training, seed)
+        write_images(concept, options.output / "images" / concept.name, options.images)
+    for seed in range(options.seeds):
+        points += learned(studio, chosen, options, training, seed)
     return points
 
 
@@ -132,49 +130,56 @@ def bounds(studio: Studio | TorchStudio, concept: Concept, options: argparse.Nam
 
 def learned(
     studio: Studio | TorchStudio,
-    concept: Concept,
+    concepts: Sequence[Concept],
     options: argparse.Namespace,
     training: list[str],
     seed: int,
 ) -> list[Point]:
-    """Trains a concept from a seed and scores its embedding after each of the steps."""
+    """Trains all concepts from a seed, in one run, and scores their embeddings after each of the steps."""
     from ti_flax.run.train import train
 
-    config = settings(options, training, concept, seed=seed, steps=max(options.steps))
-    write_images(concept, Path(config.images.train_data_dir[0]), options.images)
-    folder = train(config)
+    folder = train(settings(options, training, concepts, seed=seed, steps=max(options.steps)))
     points = []
-    for steps in sorted(options.steps):
-        file = folder / f"learned_embeds-steps-{steps}.safetensors"
-        file = folder / "learned_embeds.safetensors" if steps == max(options.steps) else file
-        points.append(Point(concept.name, "learned", steps, seed, scored(studio, concept, options, file)))
-        shares = points[-1].score
-        print(
-            f"{concept.name} seed {seed} step {steps}: fidelity {shares.fidelity.mean():.2f} "
-            f"editability {shares.editability.mean():.2f}",
-            flush=True,
-        )
+    for concept in concepts:
+        for steps in sorted(options.steps):
+            name = "learned_embeds" if steps == max(options.steps) else f"learned_embeds-steps-{steps}"
+            file = folder / concept.name / f"{name}.safetensors"
+            points.append(Point(concept.name, "learned", steps, seed, scored(studio, concept, options, file)))
+            shares = points[-1].score
+            print(
+                f"{concept.name} seed {seed} step {steps}: fidelity {shares.fidelity.mean():.2f} "
+                f"editability {shares.editability.mean():.2f}",
+                flush=True,
+            )
     return points
 
 
 def settings(
-    options: argparse.Namespace, training: list[str], concept: Concept, *, seed: int, steps: int | None
+    options: argparse.Namespace, training: list[str], concepts: Sequence[Concept], *, seed: int, steps: int
 ) -> RunConfig:
-    """The configuration of one training."""
-    place = options.output / concept.name
+    """The configuration of one training, whose list of concepts it writes."""
+    listed = [
+        {
+            "name": concept.name,
+            "placeholder_token": concept.placeholder,
+            "initializer_token": concept.initializer,
+            "train_data_dir": str((options.output / "images" / concept.name).resolve()),
+        }
+        for concept in concepts
+    ]
+    file = options.output / "concepts.json"
+    file.write_text(json.dumps(listed, indent=1) + "\n")
     fixed = {
-        "train_data_dir": place / "images",
-        "placeholder_token": concept.placeholder,
-        "initializer_token": concept.initializer,
+        "concepts": file,
+        "placeholder_token": "null",
         "seed": seed,
-        "output_dir": place / f"seed-{seed}",
+        "output_dir": options.output / f"seed-{seed}",
         "overwrite_output_dir": "true",
-        "only_save_embeds": "true",
         "validation_prompt": "null",
         "report_to": "none",
+        "max_train_steps": steps,
+        "save_steps": int(np.gcd.reduce(options.steps)),
     }
-    if steps is not None:
-        fixed |= {"max_train_steps": steps, "save_steps": int(np.gcd.reduce(options.steps))}
     flags = [f"--{name}={value}" for name, value in fixed.items()]
     return parse_config(["--config", str(options.config), *training, *flags])
 

@@ -1,0 +1,80 @@
+"""Slots on several devices: whole on one each, or shared by all, with what each concept learns alone."""
+
+import jax
+import numpy as np
+import pytest
+from many_runs import NAMES, configure_many, listed
+from tiny_folder import write_images
+from tiny_run import learned
+
+from ti_flax.run import train as run
+from ti_flax.run.many import queue
+from ti_flax.run.many.teaching import slots_for
+from ti_flax.training.devices import Slots
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+@pytest.fixture(scope="module")
+def place(place):
+    write_images(place / "five", count=5)
+    return place
+
+
+def taught_on(slots, config, monkeypatch):
+    """The rows of each concept, and the text of the compiled update."""
+    begun = []
+    begin_teaching = queue.begin_teaching
+
+    def begin(*given, **named):
+        begun.append(begin_teaching(*given, **named))
+        return begun[-1]
+
+    monkeypatch.setattr(queue, "slots_for", lambda *given: slots)
+    monkeypatch.setattr(queue, "begin_teaching", begin)
+    folder = run.train(config)
+    return {name: learned(folder / name) for name in NAMES}, begun[0].compiling.program().as_text()
+
+
+def arrangements():
+    devices = jax.devices()
+    return {
+        "one device": Slots(2, devices[:1]),
+        "a slot on each of two": Slots(2, devices[:2], whole=True),
+        "two slots on each of two": Slots(4, devices[:2], whole=True),
+        "both slots on four that share batches": Slots(2, devices[:4]),
+    }
+
+
+@pytest.fixture(scope="module")
+def on_one(place, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patched:
+        config = configure_many(place, tmp_path_factory.mktemp("one"), listed(place))
+        return taught_on(arrangements()["one device"], config, patched)
+
+
+@pytest.mark.parametrize("name", [name for name in arrangements() if name != "one device"])
+def test_where_slots_are_changes_rounding_alone(place, on_one, tmp_path, monkeypatch, name):
+    slots = arrangements()[name]
+    found, text = taught_on(slots, configure_many(place, tmp_path, listed(place)), monkeypatch)
+    for concept, rows in on_one[0].items():
+        assert np.linalg.norm(found[concept] - rows) <= 1e-5 * np.linalg.norm(rows)
+    between = [each for each in COLLECTIVES if f" {each}(" in text or f" {each}-start(" in text]
+    assert between == ([] if slots.whole else ["all-reduce"])
+
+
+@pytest.mark.parametrize(
+    ("concepts", "at_once", "batch", "count", "devices", "whole"),
+    [
+        (60, None, 4, 56, 8, True),  # up to eight side by side, the same number on each
+        (60, 8, 4, 8, 8, True),
+        (60, 20, 4, 16, 8, True),
+        (9, None, 4, 8, 8, True),
+        (3, None, 4, 3, 4, False),
+        (60, 1, 6, 1, 6, False),
+        (2, None, 1, 2, 1, False),
+    ],
+)
+def test_slots_are_dealt_out_whole_where_there_are_enough(concepts, at_once, batch, count, devices, whole):
+    slots = slots_for(concepts, at_once, batch)
+    assert (slots.count, len(slots.devices), slots.whole) == (count, devices, whole)
