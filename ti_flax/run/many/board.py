@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ti_flax.config import RunConfig
 from ti_flax.files.atomic import write_text
@@ -37,14 +39,22 @@ class Entry:
 
 
 class Board:
-    """The concepts of a run in the order of the list."""
+    """The concepts of a run in the order of the list.
 
-    def __init__(self, output_dir: Path, concepts: Sequence[tuple[str, RunConfig]]):
-        self.path = output_dir / FILE
+    Args:
+      output_dir: of the run.
+      concepts: their names and configurations.
+      host: number of this one. The first writes the file, with what the others have written in files of
+        their own beside it.
+    """
+
+    def __init__(self, output_dir: Path, concepts: Sequence[tuple[str, RunConfig]], *, host: int = 0):
+        self.path, self._host = output_dir / FILE, host
         self._entries = {
             name: Entry(name, config.concept.placeholder_token, steps=config.training.max_train_steps)
             for name, config in concepts
         }
+        self._told: set[str] = set()  # of this host
 
     def done_before(self, name: str) -> None:
         """Notes that an earlier run has finished a concept."""
@@ -53,18 +63,22 @@ class Board:
 
     def begin(self, name: str, step: int, steps: int) -> None:
         """Notes that a concept learns from now on."""
-        entry = self._entries[name]
+        entry = self._entry_of(name)
         entry.state, entry.step, entry.steps = "running", step, steps
 
     def done(self, name: str, step: int) -> None:
         """Notes that the result of a concept, of this step, is written."""
-        entry = self._entries[name]
+        entry = self._entry_of(name)
         entry.state, entry.step = "done", step
 
     def fail(self, name: str, error: str) -> None:
         """Notes why a concept has no result."""
-        entry = self._entries[name]
+        entry = self._entry_of(name)
         entry.state, entry.error = "failed", error
+
+    def _entry_of(self, name: str) -> Entry:
+        self._told.add(name)
+        return self._entries[name]
 
     def counts(self) -> dict[str, int]:
         """How many concepts are in each state."""
@@ -91,12 +105,44 @@ class Board:
             for entry in entries
         ]
 
+    def entries(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """What has become of some concepts, as JSON has it."""
+        return [dataclasses.asdict(self._entries[name]) for name in names]
+
+    def settle(self, parts: Sequence[Sequence[dict[str, Any]]]) -> None:
+        """Takes what has become of the concepts of each host at the end, and writes the file for good."""
+        for entry in (entry for part in parts for entry in part):
+            self._entries[entry["name"]] = Entry(**entry)
+        if self._host == 0:
+            for host in range(1, len(parts)):
+                self._file_of(host).unlink(missing_ok=True)
+            self._write(self.path, list(self._entries))
+
     def write(self) -> None:
-        """Writes `concepts.json`.
+        """Writes `concepts.json`, or this host's part of it.
 
         Raises:
           OSError: the folder cannot be written.
         """
-        record(self.path.parent, self.path.name)
-        entries = [dataclasses.asdict(entry) for entry in self._entries.values()]
-        write_text(self.path, json.dumps({"concepts": entries}, indent=1, ensure_ascii=False))
+        if self._host == 0:
+            self._read_others()
+            self._write(self.path, list(self._entries))
+        else:
+            begun = [name for name, entry in self._entries.items() if name in self._told]
+            self._write(self._file_of(self._host), begun)
+
+    def _write(self, path: Path, names: Sequence[str]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record(path.parent, path.name)
+        write_text(path, json.dumps({"concepts": self.entries(names)}, indent=1, ensure_ascii=False))
+
+    def _read_others(self) -> None:
+        """Takes what other hosts have written up to now, where they share the folder."""
+        for path in self.path.parent.glob(self._file_of("*").name):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # written again soon
+                for entry in json.loads(path.read_text())["concepts"]:
+                    if entry["name"] in self._entries and entry["name"] not in self._told:
+                        self._entries[entry["name"]] = Entry(**entry)
+
+    def _file_of(self, host: int | str) -> Path:
+        return self.path.with_name(f"{self.path.stem}-host-{host}{self.path.suffix}")
