@@ -7,6 +7,7 @@ from made_checkpoint import FINGERPRINT, ROWS, make_checkpoint, make_optimizer
 from row_trees import ENCODER, SECOND_ENCODER, bits, only, tree
 
 from ti_flax.errors import CheckpointError
+from ti_flax.files.atomic_folders import atomic_folder
 from ti_flax.training import optimizer as optim
 from ti_flax.training.checkpoint import (
     check_same_run,
@@ -82,23 +83,22 @@ def test_rows_of_two_encoders_come_back_and_those_of_other_widths_are_refused(tm
             restore_optimizer(its_optimizer.init(other), loaded.optimizer, folder)
 
 
-def test_rows_that_are_no_tree_are_no_checkpoint_of_this_program(tmp_path):
-    folder = save_checkpoint(tmp_path, dataclasses.replace(make_checkpoint(), mean_rows=only(ROWS)))
+def test_what_has_no_rows_is_no_checkpoint_of_this_program(tmp_path):
+    folder = save_checkpoint(tmp_path, dataclasses.replace(make_checkpoint(), rows={}))
     with pytest.raises(CheckpointError, match="checkpoint-5: expected a checkpoint of this program"):
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("averaged", [False, True])
-def test_a_checkpoint_from_before_rows_were_a_tree_is_said_to_be_older(tmp_path, averaged, capsys):
-    rows = only(ROWS)
-    older = dataclasses.replace(make_checkpoint(), rows=rows, mean_rows=rows if averaged else None)
-    for step in (5, 6):
-        folder = save_checkpoint(tmp_path, dataclasses.replace(older, step=step))
+def test_a_checkpoint_whose_arrays_orbax_wrote_is_said_to_be_older(tmp_path, capsys):
+    folder = tmp_path / "checkpoint-6"
+    with atomic_folder(folder) as unfinished:
+        (unfinished / "state").mkdir(parents=True)
+        (unfinished / "state" / "_METADATA").write_text("{}")
     for load, given in ((load_checkpoint, folder), (load_newest, tmp_path)):
         with pytest.raises(CheckpointError) as told:
             load(given)
         assert str(told.value) == (
-            f"{folder}: expected a checkpoint of this version, whose rows are kept by text encoder, found "
+            f"{folder}: expected a checkpoint of this version, with its arrays in a safetensors file, found "
             "one of an older version. Finish the run with the version of ti_flax that began it, or start "
             "again with overwrite_output_dir."
         )
@@ -135,7 +135,7 @@ def test_what_is_no_checkpoint_is_said(tmp_path):
 
 
 def damage_one(folder, how):
-    path = folder / "state" / "manifest.ocdbt"
+    path = folder / "state" / "arrays.safetensors"
     content = bytearray(path.read_bytes())
     content[20] ^= 4
     path.write_bytes({"flipped": content, "cut": content[:40], "emptied": b""}[how])
@@ -149,7 +149,7 @@ def test_a_damaged_newest_one_is_said_and_the_one_before_it_used(tmp_path, how, 
     loaded, folder = load_newest(tmp_path)
     assert (loaded.step, folder) == (90, tmp_path / "checkpoint-90")
     told = capsys.readouterr().err
-    assert "checkpoint-100: expected a whole checkpoint, found state/manifest.ocdbt is not as it" in told
+    assert "checkpoint-100: expected a whole checkpoint, found state/arrays.safetensors is not as it" in told
     assert "Resume" not in told
     with pytest.raises(CheckpointError, match="checkpoint-100.*Resume from an earlier checkpoint"):
         load_checkpoint(tmp_path / "checkpoint-100")

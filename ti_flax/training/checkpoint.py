@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from safetensors import SafetensorError
 
 from ti_flax.console.messages import warn
 from ti_flax.errors import CheckpointError, in_short
@@ -50,12 +51,12 @@ class Checkpoint:
 
 
 class OlderCheckpointError(CheckpointError):
-    """A checkpoint of a version whose rows were one array, which this one cannot go on from."""
+    """A checkpoint of a version that kept its arrays otherwise, which this one cannot go on from."""
 
     def __init__(self, folder: Path):
         super().__init__(
             folder,
-            expected="a checkpoint of this version, whose rows are kept by text encoder",
+            expected="a checkpoint of this version, with its arrays in a safetensors file",
             found="one of an older version",
             remedy="Finish the run with the version of ti_flax that began it, or start again with "
             "overwrite_output_dir.",
@@ -83,15 +84,17 @@ def save_checkpoint(output_dir: Path, checkpoint: Checkpoint, *, total_limit: in
     """
     import orbax.checkpoint as ocp
 
+    from ti_flax.training.checkpoint_arrays import Arrays
+
     folder = output_dir / f"checkpoint-{checkpoint.step}"
-    state: dict[str, Any] = {"rows": checkpoint.rows, "optimizer": checkpoint.optimizer}
+    state = {"rows": checkpoint.rows, "optimizer": checkpoint.optimizer}
     if checkpoint.mean_rows is not None:
         state["mean_rows"] = checkpoint.mean_rows
     belongs = {"step": checkpoint.step, "config": checkpoint.config, "fingerprint": checkpoint.fingerprint}
     try:
         with atomic_folder(folder) as unfinished, _checkpointer() as checkpointer:
             arguments = ocp.args.Composite(
-                state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
+                state=Arrays(state),
                 run=ocp.args.JsonSave(belongs),  # pyright: ignore[reportCallIssue]
             )
             checkpointer.save(unfinished.absolute(), args=arguments, force=True)
@@ -119,6 +122,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     import orbax.checkpoint as ocp
 
+    from ti_flax.training.checkpoint_arrays import Arrays
+
     if found := damage(folder):
         raise CheckpointError(
             folder,
@@ -126,35 +131,31 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             found=found,
             remedy="Resume from an earlier checkpoint, or start again with overwrite_output_dir.",
         )
+    if (folder / "state" / "_METADATA").exists():
+        raise OlderCheckpointError(folder)
     try:
         with _checkpointer() as checkpointer:
             arguments = ocp.args.Composite(
-                state=ocp.args.StandardRestore(),
+                state=Arrays(),
                 run=ocp.args.JsonRestore(),
             )
             restored = checkpointer.restore(folder.absolute(), args=arguments)
         state, belongs = restored["state"], restored["run"]
-        if isinstance(state["rows"], np.ndarray | jax.Array):
-            raise OlderCheckpointError(folder)
         return Checkpoint(
-            rows=_rows(state["rows"]),
-            optimizer={path: np.asarray(leaf) for path, leaf in state["optimizer"].items()},
+            rows=state["rows"],
+            optimizer=state.get("optimizer", {}),
             step=int(belongs["step"]),
             config=belongs["config"],
             fingerprint=belongs["fingerprint"],
-            mean_rows=_rows(state["mean_rows"]) if "mean_rows" in state else None,
+            mean_rows=state.get("mean_rows"),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(
             folder,
             expected="a checkpoint of this program",
             found=in_short(error),
             remedy="Resume from an earlier checkpoint, or start again with overwrite_output_dir.",
         ) from error
-
-
-def _rows(stored: Any) -> dict[str, np.ndarray]:
-    return {encoder: np.asarray(rows) for encoder, rows in stored.items()}
 
 
 def load_newest(output_dir: Path) -> tuple[Checkpoint, Path] | None:
@@ -285,15 +286,21 @@ def _unwritten(error: Exception) -> str:
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp
 
+    from ti_flax.training.checkpoint_arrays import ArraysHandler
+
     # Orbax reports every save and restore at length; its warnings and errors still come through.
     logging.getLogger("absl").setLevel(logging.WARNING)
-    # Of several processes only the first one saves and restores, so none is waited for.
+    # Of several processes the one that saves or restores does it alone, so none is waited for.
+    this = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
-        primary_host=0, active_processes={0}, barrier_sync_key_prefix="ti"
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"ti-{this}"
     )
     handler = ocp.CompositeCheckpointHandler(
-        state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        state=ArraysHandler(),
         run=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
-        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        composite_options=ocp.CompositeOptions(
+            multiprocessing_options=alone,
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+        ),
     )
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
