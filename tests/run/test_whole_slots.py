@@ -7,11 +7,13 @@ from many_runs import NAMES, configure_many, listed
 from tiny_folder import write_images
 from tiny_run import learned
 
+from ti_flax.errors import ConfigError
 from ti_flax.run import train as run
-from ti_flax.run.many import queue
+from ti_flax.run.many import queue, teaching
 from ti_flax.run.many.teaching import slots_for
 from ti_flax.training.devices import Slots
 
+DEVICE = jax.devices()[:1]
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -30,7 +32,7 @@ def taught_on(slots, config, monkeypatch):
         begun.append(begin_teaching(*given, **named))
         return begun[-1]
 
-    monkeypatch.setattr(queue, "slots_for", lambda *given: slots)
+    monkeypatch.setattr(teaching, "slots_for", lambda *given: slots)
     monkeypatch.setattr(queue, "begin_teaching", begin)
     folder = run.train(config)
     return {name: learned(folder / name) for name in NAMES}, begun[0].compiling.program().as_text()
@@ -78,3 +80,24 @@ def test_where_slots_are_changes_rounding_alone(place, on_one, tmp_path, monkeyp
 def test_slots_are_dealt_out_whole_where_there_are_enough(concepts, at_once, batch, count, devices, whole):
     slots = slots_for(concepts, at_once, batch)
     assert (slots.count, len(slots.devices), slots.whole) == (count, devices, whole)
+
+
+def test_as_many_learn_at_once_as_fit(place, tmp_path, monkeypatch, capsys):
+    """The compiler says what the update of four, two and one takes; two have room."""
+    taken = {4: 10, 2: 9, 1: 5}
+    needed = lambda compiling: taken[begun.pop().slots]  # noqa: E731
+    begun, lower_step = [], teaching.compilation
+
+    def compiling(step_config, *given):
+        begun.append(step_config)
+        return lower_step(step_config, *given)
+
+    monkeypatch.setattr(teaching, "compilation", compiling)
+    monkeypatch.setattr(teaching, "needed_memory", needed)
+    monkeypatch.setattr(teaching, "memory_of_device", lambda devices: 10.0)
+    monkeypatch.setattr(teaching, "slots_for", lambda concepts, at_once, batch: Slots(at_once or 4, DEVICE))
+    run.train(configure_many(place, tmp_path / "auto", listed(place), concepts_at_once=None))
+    assert "3 concepts, 2 at once on 1 x cpu: 0.0 KiB of 0.0 KiB each" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="^concepts_at_once: expected concepts .* found 4 on each of 1"):
+        run.train(configure_many(place, tmp_path / "asked", listed(place), concepts_at_once=4))
+    assert not (tmp_path / "asked" / "one").exists()
