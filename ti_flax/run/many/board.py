@@ -1,55 +1,28 @@
-"""What has become of each concept of a run: a table for people, and a file for whoever watches the run."""
+"""What has become of each concept of a run: a table and a page for people, and a file for programs."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from ti_flax.config import RunConfig
-from ti_flax.files.atomic import write_text
-from ti_flax.files.written_files import record
-
-FILE = "concepts.json"
-
-
-@dataclasses.dataclass
-class Entry:
-    """One concept.
-
-    Attributes:
-      name: of its folder.
-      token: its word.
-      state: waiting, running, done or failed.
-      step: updates it has made, as far as this file is up to date.
-      steps: that it is to make; None until its images are counted.
-      error: why it failed.
-    """
-
-    name: str
-    token: str
-    state: str = "waiting"
-    step: int = 0
-    steps: int | None = None
-    error: str = ""
+from ti_flax.console.messages import warn
+from ti_flax.files.written_files import CONCEPTS, INDEX
+from ti_flax.monitoring.report.concepts import Entry, write_entries
+from ti_flax.monitoring.report.index_page import IndexPage
 
 
 class Board:
     """The concepts of a run in the order of the list."""
 
     def __init__(self, output_dir: Path, concepts: Sequence[tuple[str, RunConfig]]):
-        self.path = output_dir / FILE
+        self.path, self.page = output_dir / CONCEPTS, output_dir / INDEX
+        self._index, self._said = IndexPage(output_dir), ""
         self._entries = {
             name: Entry(name, config.concept.placeholder_token, steps=config.training.max_train_steps)
             for name, config in concepts
         }
-
-    def done_before(self, name: str) -> None:
-        """Notes that an earlier run has finished a concept."""
-        entry = self._entries[name]
-        entry.state, entry.step = "done", entry.steps or 0
 
     def begin(self, name: str, step: int, steps: int) -> None:
         """Notes that a concept learns from now on."""
@@ -92,11 +65,16 @@ class Board:
         ]
 
     def write(self) -> None:
-        """Writes `concepts.json`.
+        """Writes `concepts.json`, and the page if it can be written: a failure of that is said once.
 
         Raises:
           OSError: the folder cannot be written.
         """
-        record(self.path.parent, self.path.name)
-        entries = [dataclasses.asdict(entry) for entry in self._entries.values()]
-        write_text(self.path, json.dumps({"concepts": entries}, indent=1, ensure_ascii=False))
+        entries = list(self._entries.values())
+        write_entries(self.path.parent, entries)
+        try:
+            self._index.write(entries)
+        except Exception as error:  # a page beside the run ends nothing
+            if str(error) != self._said:
+                warn(f"{self.page} is not written: {error}")
+            self._said = str(error)

@@ -21,6 +21,7 @@ from ti_flax.console.messages import about, say, stage, warn
 from ti_flax.errors import ConfigError, TiFlaxError, TrainingError
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.monitoring.progress import ProgressOfMany
+from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.run.done import is_finished
 from ti_flax.run.inputs import ConceptTokens, add_concept_tokens, read_model
 from ti_flax.run.many.board import Board
@@ -68,7 +69,7 @@ def train_concepts(config: RunConfig, output_dir: Path, interrupt: Interrupt) ->
     left = [each for each in concepts if not is_done(each)]
     for each in concepts:
         if each not in left:
-            board.done_before(each.name)
+            board.done(each.name, RunFacts.read(_folder(each)).steps)
     if not left:
         say(f"nothing to do: {output_dir} holds the results of all {len(concepts)} concepts")
         return
@@ -89,6 +90,7 @@ def train_concepts(config: RunConfig, output_dir: Path, interrupt: Interrupt) ->
     for line in board.table():
         say(line)
     say(f"done in {time.perf_counter() - began:.0f} s: {board.path}")
+    say(f"all about it: {board.page}")
     if failed := board.failed():
         raise TrainingError(
             f"{len(failed)} of {len(concepts)} concepts",
@@ -311,6 +313,7 @@ class Class:
                 continue
             self._states[slot], self._taught[slot] = turn.state, turn.taught
             self._board.begin(turn.name, int(turn.state.step), turn.total)
+            self._board.write()
             return
 
 
