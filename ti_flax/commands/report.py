@@ -12,8 +12,8 @@ from ti_flax.errors import unwritable
 def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Write report.html anew from the files of a run's folder, also while the run goes on; of a "
-        "run of many concepts those of all concepts, and index.html.",
+        description="Write report.html anew from the files of a run's folder, also while the run goes on; "
+        "for a run of many concepts, that of each concept and index.html.",
     )
     parser.add_argument("output_dir", metavar="FOLDER", type=Path, help="output_dir of a run")
     return parser.parse_args(argv)

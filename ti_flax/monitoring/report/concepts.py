@@ -94,7 +94,7 @@ def _entry(number: int, content: Any) -> Entry:
     }
     wrong = [name for name, right in fits.items() if not right]
     if wrong:
-        raise ValueError(f"a {wrong[0]} of concept {number} that no run writes")
+        raise ValueError(f"a value of {wrong[0]} of concept {number} that no run writes")
     return entry
 
 

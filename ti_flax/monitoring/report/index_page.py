@@ -25,7 +25,7 @@ from ti_flax.monitoring.report.index_style import SCRIPT, STYLE
 from ti_flax.monitoring.report.page import PAGE, write_report
 from ti_flax.monitoring.report.verdict import complaints, evaluations
 
-# Images are files of the run's own folder: with all of them inside, a page of 200 concepts could not be opened.
+# Images are files of the run's own folder: with all of them inside, a page of 200 concepts is too large.
 _IMAGES = "'self' file:"
 # What the list can be narrowed to; those that something is said about have a state as well.
 _FILTERS = ("failed", "flagged", "running", "done", "waiting")
@@ -220,8 +220,10 @@ def index_page(folder: Path, concepts: Sequence[tuple[Entry, Found]]) -> str:
 
 def _head(title: str, total: int, counts: Counter[str]) -> str:
     concepts = "one concept" if total == 1 else f"{total} concepts"
-    said = ", ".join(f"{counts[state]} {state}" for state in _FILTERS if counts[state])
-    return f"<header><h1>{escape(title)}</h1><p>{concepts}{f': {said}' if said else ''}.</p></header>"
+    said = ", ".join(f"{counts[state]} {state}" for state in _FILTERS if counts[state] and state != "flagged")
+    flagged = f"; {counts['flagged']} flagged" if counts["flagged"] else ""
+    said = f": {said}{flagged}" if said else ""
+    return f"<header><h1>{escape(title)}</h1><p>{concepts}{said}.</p></header>"
 
 
 def _filters(counts: Counter[str]) -> str:
@@ -263,16 +265,15 @@ class _Card:
         return said
 
     def __str__(self) -> str:
-        entry, name = self.entry, escape(self.entry.name)
-        if self.found.has_page:
-            name = f'<a href="{_link(f"{entry.name}/{PAGE}")}">{name}</a>'
+        entry, state = self.entry, self.entry.state
+        name, token = escape(entry.name), escape(entry.token)
+        link = f'<a href="{_link(f"{entry.name}/{PAGE}")}">{name}</a>' if self.found.has_page else name
         said = [self._progress(), *(f'<p class="flag">{escape(each)}</p>' for each in self._complaints)]
         if entry.error:
             said.append(f'<p class="flag error">{escape(entry.error)}</p>')
         return (
-            f'<li class="concept" data-state="{entry.state}" data-look="{self.look}" '
-            f'data-text="{escape(f"{entry.name} {entry.token}")}"><h2>{name}</h2>'
-            f'<p><code>{escape(entry.token)}</code> <span class="state {entry.state}">{entry.state}</span></p>'
+            f'<li class="concept" data-state="{state}" data-look="{self.look}" data-text="{name} {token}">'
+            f'<h2>{link}</h2><p><code>{token}</code> <span class="state {state}">{state}</span></p>'
             f"{''.join(said)}{self._pictures()}</li>\n"
         )
 
