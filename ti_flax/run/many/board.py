@@ -75,6 +75,7 @@ class Board:
         try:
             self._index.write(entries)
         except Exception as error:  # a page beside the run ends nothing
-            if str(error) != self._said:
-                warn(f"{self.page} is not written: {error}")
-            self._said = str(error)
+            found = getattr(error, "strerror", None) or str(error)
+            if found != self._said:
+                warn(f"{self.page} is not written: {found}")
+            self._said = found
