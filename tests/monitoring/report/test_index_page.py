@@ -198,7 +198,7 @@ def _file(folder):
 
 
 def _link(folder):
-    concept(folder.parent, "elsewhere")
+    concept(folder.parent, "elsewhere", ())
     folder.symlink_to(folder.parent / "elsewhere")
 
 
@@ -318,9 +318,18 @@ def test_a_list_that_no_run_wrote_is_refused(tmp_path, change, found):
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{}", '{"concepts": 3}', '{"concepts": ["one"]}', "[" * 100_000, "\udcff"]
+    "content, found",
+    [
+        ("[]", "no list of concepts"),
+        ("{}", "no list of concepts"),
+        ('{"concepts": 3}', "no list of concepts"),
+        ('{"concepts": {}}', "no list of concepts"),
+        ('{"concepts": ["one"]}', "no mapping as concept 1"),
+        ("[" * 100_000, "brackets within brackets"),
+        ("\udcff", "'utf-8' codec"),
+    ],
 )
-def test_what_is_no_list_is_refused(tmp_path, content):
+def test_what_is_no_list_is_refused(tmp_path, content, found):
     (tmp_path / "concepts.json").write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(DataError, match="expected what a run of this version wrote"):
+    with pytest.raises(DataError, match=f"expected what a run of this version wrote, found {found}"):
         read_entries(tmp_path)
