@@ -58,7 +58,7 @@ def test_what_went_wrong_comes_first(tmp_path):
         concept(tmp_path, "good"),
         Entry("waits", "<waits>", steps=300),
         concept(tmp_path, "worse", worse),
-        Entry("broken", "<broken>", "failed", 0, None, ERROR),
+        Entry("broken", "<broken>", "failed", 0, 300, ERROR),
         Entry("learns", "<learns>", "running", 4, 300),
     ]
     text = page_of(tmp_path, *entries)
@@ -67,7 +67,7 @@ def test_what_went_wrong_comes_first(tmp_path):
     assert attributes(text, "look") == ["failed", "flagged", "", "", ""]
     assert attributes(text, "text")[0] == "broken &lt;broken&gt;"
     assert "5 concepts: 1 failed, 1 running, 2 done, 1 waiting; 1 flagged." in text
-    assert ERROR in cards(text)["broken"]
+    assert ERROR in cards(text)["broken"] and "of 300" not in cards(text)["broken"]
     assert "step 4 of 300" in cards(text)["learns"] and "step 0 of 300" in cards(text)["waits"]
     assert "step 200 of 200, validation loss 0.1000" in cards(text)["good"]
 

@@ -280,7 +280,8 @@ class _Card:
     def _progress(self) -> str:
         steps, loss = self.entry.steps, self.found.loss
         of = "" if steps is None else f" of {steps}"
-        parts = [f"step {self._made}{of}"] if self._made or of else []
+        known = self._made or (of and self.entry.state != "failed")  # at which step it failed is not
+        parts = [f"step {self._made}{of}"] if known else []
         if loss is not None:
             parts.append(f"validation loss {loss:.4f}")
         return f"<p>{', '.join(parts)}</p>" if parts else ""
