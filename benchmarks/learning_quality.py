@@ -169,19 +169,21 @@ def settings(
     ]
     file = options.output / "concepts.json"
     file.write_text(json.dumps(listed, indent=1) + "\n")
-    fixed = {
-        "concepts": file,
-        "placeholder_token": "null",
-        "seed": seed,
-        "output_dir": options.output / f"seed-{seed}",
-        "overwrite_output_dir": "true",
-        "validation_prompt": "null",
-        "report_to": "none",
-        "max_train_steps": steps,
-        "save_steps": int(np.gcd.reduce(options.steps)),
-    }
-    flags = [f"--{name}={value}" for name, value in fixed.items()]
-    return parse_config(["--config", str(options.config), *training, *flags])
+    of_run = parse_config(["--config", str(options.config), *training]).to_dict()
+    del of_run["placeholder_token"], of_run["initializer_token"]
+    return RunConfig.from_dict(
+        of_run
+        | {
+            "concepts": str(file),
+            "seed": seed,
+            "output_dir": str(options.output / f"seed-{seed}"),
+            "overwrite_output_dir": True,
+            "validation_prompt": None,
+            "report_to": "none",
+            "max_train_steps": steps,
+            "save_steps": int(np.gcd.reduce(options.steps)),
+        }
+    )
 
 
 def scored(

@@ -182,7 +182,7 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple, 
     rows = {name: rng.standard_normal((1, width), np.float32) * 0.02 for name, width in model.widths.items()}
     key = np.asarray(jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION)))
     taught = Slots(1, devices).place(stacked([Taught(key, step_config.settings)]))
-    arguments = (replicate(frozen_arrays(step_config), devices), taught)
+    arguments = (replicate(frozen_arrays(model), devices), taught)
     model.params.clear()
     return step_config, jax.device_get(init_state(step_config, rows)), arguments, examples
 

@@ -10,6 +10,8 @@ import presets
 import pytest
 import step as benchmark
 
+from ti_flax.training.streaming import shapes_of
+
 
 class Slow(peak.Matmuls):
     """Takes a tenth of a second for a round, each at another rate than the one before."""
@@ -62,8 +64,8 @@ def layers_work(monkeypatch, tiny, layers):
     """FLOP of a sample with so many layers in a transformer of the inner level."""
     deep = presets.SDXL_TINY["unet"] | {"transformer_layers_per_block": [1, layers]}
     monkeypatch.setitem(presets.SDXL_TINY, "unet", deep)
-    step_config, _, arguments = benchmark.build(benchmark.parse_arguments(tiny), jax.devices()[:1])
-    return benchmark.flop_per_sample(step_config, arguments[0])
+    step_config, _, arguments, examples = benchmark.build(benchmark.parse_arguments(tiny), jax.devices()[:1])
+    return benchmark.flop_per_sample(step_config, arguments[0], shapes_of(examples))
 
 
 def test_the_step_is_held_against_a_published_peak_where_there_is_one():

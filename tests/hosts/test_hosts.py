@@ -36,9 +36,9 @@ def place(tmp_path_factory):
     return place
 
 
-def four_steps_on_two(place, name):
+def four_steps_on_two(place, name, **special):
     outputs = [place / f"{name}-0", place / f"{name}-1"]
-    said = run_on_two(place, outputs, *FOUR_STEPS, "--steps_per_call", 1)
+    said = run_on_two(place, outputs, *FOUR_STEPS, "--steps_per_call", 1, **special)
     assert not outputs[1].exists()
     return rows_of(outputs[0]), said
 
@@ -59,7 +59,8 @@ def test_hosts_share_the_encoding_and_calls_of_any_length_give_the_same_bits(pla
     run_on_two(place, outputs, *FOUR_STEPS, own=own)
     first, *others = [{path.name: path.read_bytes() for path in entries(cache)} for cache in caches]
     assert len(first) == 6 and all(other == first for other in others)
-    one_by_one, _ = four_steps_on_two(place, "one-by-one")
+    # The same pictures: four virtual devices of one CPU may encode them with another last bit than two.
+    one_by_one, _ = four_steps_on_two(place, "one-by-one", own=own)
     assert rows_of(outputs[0]).tobytes() == one_by_one.tobytes()
 
 

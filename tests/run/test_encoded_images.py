@@ -1,5 +1,7 @@
 """Where encoded images are during whole runs: in memory or in files; and what pixels stay."""
 
+from collections import namedtuple
+
 import pytest
 from tiny_folder import write_images
 from tiny_run import configure, learned
@@ -25,10 +27,12 @@ def test_what_exceeds_the_memory_is_read_from_the_cache(place, tmp_path, monkeyp
 
 def test_what_fits_nowhere_is_refused_before_anything_is_encoded(place, tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, "memory_of_machine", lambda: 1)
+    monkeypatch.setattr(encoding.shutil, "disk_usage", lambda folder: namedtuple("Usage", "free")(0))
     monkeypatch.setattr(encoding, "encode_posteriors", lambda *_, **__: 1 / 0)
-    config = configure(place, tmp_path / "out", cache_latents=False)
-    with pytest.raises(DataError, match="^latents_cache_dir: expected a folder of your own"):
-        run.train(config)
+    cache = tmp_path / "cache"
+    with pytest.raises(DataError, match="^latents_cache_dir .*: expected room for "):
+        run.train(configure(place, tmp_path / "out", latents_cache_dir=str(cache)))
+    assert entries(cache) == []
 
 
 def test_a_run_keeps_the_pixels_that_it_shows(place, tmp_path):

@@ -13,10 +13,11 @@ from ti_flax.embedding.learned_embeds import load_learned_embeds
 PROCESS = Path(__file__).with_name("host_process.py")
 
 
-def start(place, output, *flags, devices, **environment):
+def start(place, output, *flags, devices, word="<thing>", **environment):
     command = [sys.executable, PROCESS, "--pretrained_model_name_or_path", place / "model"]
     command += ["--train_data_dir", place / "pictures", "--output_dir", output]
-    command += ["--placeholder_token", "<thing>", "--initializer_token", "toy", "--resolution", "32"]
+    command += [] if word is None else ["--placeholder_token", word]
+    command += ["--initializer_token", "toy", "--resolution", "32"]
     command += ["--seed", "3", "--learning_rate", "1e-2", "--lr_scheduler", "constant"]
     command += ["--only_save_embeds", "--report_to", "none", *flags]
     environment |= {"XLA_FLAGS": xla_flags(devices)}
@@ -42,7 +43,7 @@ def free_address():
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def start_several(place, outputs, *flags, own=None, environments=None):
+def start_several(place, outputs, *flags, own=None, environments=None, word="<thing>"):
     """Starts one process of two devices for every output; `own` are flags of one of them, by number."""
     place_flags = ("--multi_host", "--coordinator_address", free_address(), "--num_processes", len(outputs))
     return [
@@ -51,6 +52,7 @@ def start_several(place, outputs, *flags, own=None, environments=None):
             output,
             *(*place_flags, "--process_id", index, *flags, *(own or {}).get(index, ())),
             devices=2,
+            word=word,
             **(environments or {}).get(index, {}),
         )
         for index, output in enumerate(outputs)

@@ -273,7 +273,7 @@ def seems_one_of_several(environment: Mapping[str, str]) -> str | None:
 
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks."""
-    return jax.process_index() == 0
+    return index() == 0
 
 
 def index() -> int:
@@ -282,16 +282,32 @@ def index() -> int:
     return 0 if group is None else group.index
 
 
+def count() -> int:
+    """How many hosts the run has."""
+    group = _GROUP.get()
+    return 1 if group is None else group.count
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Lets each host do what is inside by itself, as if it were the only one; they meet again after it."""
+    token = _GROUP.set(None)
+    try:
+        yield
+    finally:
+        _GROUP.reset(token)
+
+
 def from_first(what: str, value: Any) -> Any:
     """The first host's value, of a kind that JSON has, on every one; `what` names it in words."""
     group = _GROUP.get()
     return value if group is None else group.meet(what, value)[0]
 
 
-def gather(what: str, value: Any) -> list[Any]:
+def gather(what: str, value: Any, *, patience: float = PREPARING) -> list[Any]:
     """What every host has, by host, of a kind that JSON has; a host may prepare it for long."""
     group = _GROUP.get()
-    return [value] if group is None else group.meet(what, value, patience=PREPARING)
+    return [value] if group is None else group.meet(what, value, patience=patience)
 
 
 def exchange(what: str, array: np.ndarray) -> np.ndarray:

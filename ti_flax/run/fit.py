@@ -13,6 +13,7 @@ from ti_flax.config import RunConfig
 from ti_flax.console.interrupt import Interrupt
 from ti_flax.hosts import group as hosts
 from ti_flax.hosts.compilation import Compilation
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
 from ti_flax.run.hooks import Beside, make_hooks
 from ti_flax.run.inputs import TrainingInputs
@@ -69,7 +70,7 @@ def fit(
     sender.seat(0, Feed(step_config, inputs.examples, taught.key, shapes, capacity=capacity))
     sender.prepare([start], config.training.steps_per_call or 1)
     arguments = (
-        replicate(frozen_arrays(step_config), slots.devices),
+        replicate(frozen_arrays(step_config.model), slots.devices),
         slots.place(stacked([taught])),
     )
     if compiling is None:
@@ -141,7 +142,7 @@ def begin_compiling(
     if jax.process_count() > 1:
         return None
     slots = Slots(1, batch_devices(config.training.train_batch_size))
-    frozen = shapes_on(frozen_arrays(step_config), slots.devices)
+    frozen = shapes_on(frozen_arrays(step_config.model), slots.devices)
     taught = slots.shapes(stacked([taught_of(config, step_config)]))
     shapes = shapes_of(inputs.examples)
     sender = sender_for(step_config, shapes, slots)
@@ -176,9 +177,8 @@ def sender_for(step_config: StepConfig, shapes: Shapes, slots: Slots) -> Sender:
     return Sender(step_config, shapes, slots, window_capacity(step_config, shapes, CHUNK_CAPACITY))
 
 
-def frozen_arrays(step_config: StepConfig) -> dict[str, Any]:
+def frozen_arrays(model: FlaxStableDiffusion) -> dict[str, Any]:
     """What no update changes: the parameters of the text encoders and the UNet."""
-    model = step_config.model
     return {part: model.params[part] for part in (*model.text_encoders, "unet")}
 
 

@@ -269,7 +269,7 @@ def test_what_an_earlier_run_left_is_not_shown_of_one_that_waits(tmp_path):
 
 def test_it_is_one_of_the_runs_files(tmp_path):
     with only_run(tmp_path):
-        write_entries(tmp_path, [concept(tmp_path, "one")])
+        write_entries(tmp_path / "concepts.json", [concept(tmp_path, "one")])
         page_of(tmp_path, *read_entries(tmp_path))
         assert written(tmp_path) == {"index.html", "concepts.json"}
     assert not list(tmp_path.glob(".unfinished*"))
@@ -277,7 +277,7 @@ def test_it_is_one_of_the_runs_files(tmp_path):
 
 def test_the_command_writes_the_pages_of_all(tmp_path, capsys):
     entries = [concept(tmp_path, "one"), concept(tmp_path, "two"), Entry("three", "<three>")]
-    write_entries(tmp_path, entries)
+    write_entries(tmp_path / "concepts.json", entries)
     assert read_entries(tmp_path) == entries
     facts().write(tmp_path / "one")
     (tmp_path / "two" / "run.json").write_text("{")

@@ -46,15 +46,16 @@ class Entry:
     error: str = ""
 
 
-def write_entries(folder: Path, entries: Iterable[Entry]) -> None:
-    """Writes the file of a run's folder.
+def write_entries(path: Path, entries: Iterable[Entry]) -> None:
+    """Writes a file of entries into a run's folder.
 
     Raises:
       OSError: the folder cannot be written.
     """
-    record(folder, CONCEPTS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record(path.parent, path.name)
     content = {"concepts": [dataclasses.asdict(entry) for entry in entries]}
-    write_text(folder / CONCEPTS, json.dumps(content, indent=1, ensure_ascii=False))
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def read_entries(folder: Path) -> list[Entry]:

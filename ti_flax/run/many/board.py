@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from ti_flax.config import RunConfig
 from ti_flax.console.messages import warn
@@ -14,30 +18,47 @@ from ti_flax.monitoring.report.index_page import IndexPage
 
 
 class Board:
-    """The concepts of a run in the order of the list."""
+    """The concepts of a run in the order of the list.
 
-    def __init__(self, output_dir: Path, concepts: Sequence[tuple[str, RunConfig]]):
+    Args:
+      output_dir: of the run.
+      concepts: their names and configurations.
+      host: number of this one. The first writes the file, with what the others have written in files of
+        their own beside it.
+    """
+
+    def __init__(self, output_dir: Path, concepts: Sequence[tuple[str, RunConfig]], *, host: int = 0):
         self.path, self.page = output_dir / CONCEPTS, output_dir / INDEX
-        self._index, self._said = IndexPage(output_dir), ""
+        self._host, self._index, self._said = host, IndexPage(output_dir), ""
         self._entries = {
             name: Entry(name, config.concept.placeholder_token, steps=config.training.max_train_steps)
             for name, config in concepts
         }
+        self._told: set[str] = set()  # of this host
+
+    def done_before(self, name: str, step: int) -> None:
+        """Notes that an earlier run has finished a concept, at this step."""
+        entry = self._entries[name]
+        entry.state, entry.step = "done", step
 
     def begin(self, name: str, step: int, steps: int) -> None:
         """Notes that a concept learns from now on."""
-        entry = self._entries[name]
+        entry = self._entry_of(name)
         entry.state, entry.step, entry.steps = "running", step, steps
 
     def done(self, name: str, step: int) -> None:
         """Notes that the result of a concept, of this step, is written."""
-        entry = self._entries[name]
+        entry = self._entry_of(name)
         entry.state, entry.step = "done", step
 
     def fail(self, name: str, error: str) -> None:
         """Notes why a concept has no result."""
-        entry = self._entries[name]
+        entry = self._entry_of(name)
         entry.state, entry.error = "failed", error
+
+    def _entry_of(self, name: str) -> Entry:
+        self._told.add(name)
+        return self._entries[name]
 
     def counts(self) -> dict[str, int]:
         """How many concepts are in each state."""
@@ -64,18 +85,53 @@ class Board:
             for entry in entries
         ]
 
+    def entries(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """What has become of some concepts, as JSON has it."""
+        return [dataclasses.asdict(self._entries[name]) for name in names]
+
+    def settle(self, parts: Sequence[Sequence[dict[str, Any]]]) -> None:
+        """Takes what has become of the concepts of each host at the end, and writes the file for good."""
+        for entry in (entry for part in parts for entry in part):
+            self._entries[entry["name"]] = Entry(**entry)
+        if self._host == 0:
+            for host in range(1, len(parts)):
+                self._file_of(host).unlink(missing_ok=True)
+            self._write_all()
+
     def write(self) -> None:
-        """Writes `concepts.json`, and the page if it can be written: a failure of that is said once.
+        """Writes `concepts.json` and the page, or this host's part of the former.
+
+        A failure of the page is said once, and ends nothing.
 
         Raises:
           OSError: the folder cannot be written.
         """
-        entries = list(self._entries.values())
-        write_entries(self.path.parent, entries)
+        if self._host == 0:
+            self._read_others()
+            self._write_all()
+        else:
+            self._write(self._file_of(self._host), self._told)
+
+    def _write_all(self) -> None:
+        self._write(self.path, self._entries)
         try:
-            self._index.write(entries)
+            self._index.write(list(self._entries.values()))
         except Exception as error:  # a page beside the run ends nothing
             found = getattr(error, "strerror", None) or str(error)
             if found != self._said:
                 warn(f"{self.page} is not written: {found}")
             self._said = found
+
+    def _write(self, path: Path, names: Collection[str]) -> None:
+        write_entries(path, [entry for name, entry in self._entries.items() if name in names])
+
+    def _read_others(self) -> None:
+        """Takes what other hosts have written up to now, where they share the folder."""
+        for path in self.path.parent.glob(self._file_of("*").name):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # written again soon
+                for entry in json.loads(path.read_text())["concepts"]:
+                    if entry["name"] in self._entries and entry["name"] not in self._told:
+                        self._entries[entry["name"]] = Entry(**entry)
+
+    def _file_of(self, host: int | str) -> Path:
+        return self.path.with_name(f"{self.path.stem}-host-{host}{self.path.suffix}")

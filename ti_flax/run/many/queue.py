@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from ti_flax.config import RunConfig
@@ -19,13 +19,14 @@ from ti_flax.config.concept_list import ConceptListError, ListedConcept, read_co
 from ti_flax.console.interrupt import Interrupt
 from ti_flax.console.messages import about, say, stage, warn
 from ti_flax.errors import ConfigError, TiFlaxError, TrainingError
+from ti_flax.hosts import group as hosts
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.monitoring.progress import ProgressOfMany
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.run.done import is_finished
 from ti_flax.run.inputs import ConceptTokens, add_concept_tokens, read_model
 from ti_flax.run.many.board import Board
-from ti_flax.run.many.teaching import Teaching, begin_teaching, shapes_for, slots_for
+from ti_flax.run.many.teaching import Teaching, begin_teaching, shapes_for
 from ti_flax.run.many.turns import Fate, Turn, finish_turn, prepared, read_turn, seated
 from ti_flax.run.output_checks import refuse_output
 from ti_flax.run.output_dir import opened_output
@@ -51,42 +52,25 @@ def train_concepts(config: RunConfig, output_dir: Path, interrupt: Interrupt) ->
       Stopped: a signal ended it early.
     """
     began = time.perf_counter()
-    if jax.process_count() > 1:
-        raise ConfigError(
-            "concepts",
-            expected="one process",
-            found=f"{jax.process_count()}",
-            remedy="Start a run for each host, each with a part of the list.",
-        )
-    if config.output.resume_from_checkpoint not in (None, *NEWEST):
-        raise ConfigError(
-            "resume_from_checkpoint",
-            expected=f"{' or '.join(NEWEST)}, as every concept has checkpoints of its own",
-            found=config.output.resume_from_checkpoint,
-        )
+    refuse_named_checkpoint(config)
     concepts = listed_concepts(config)
-    board = Board(output_dir, [(each.name, each.config) for each in concepts])
-    left = [each for each in concepts if not is_done(each)]
-    for each in concepts:
-        if each not in left:
-            board.done(each.name, RunFacts.read(_folder(each)).steps)
+    done = done_before(concepts)
+    left = [each for each in concepts if each.name not in done]
+    board = Board(output_dir, [(each.name, each.config) for each in concepts], host=hosts.index())
+    for name, step in done.items():
+        board.done_before(name, step)
     if not left:
         say(f"nothing to do: {output_dir} holds the results of all {len(concepts)} concepts")
         return
-    vectors, tokens = check_concepts(left)
-    with stage("loading the model"):
-        model = read_model(config)
-    slots = slots_for(len(left), config.concept_list.concepts_at_once, config.training.train_batch_size)
-    shapes = shapes_for([each.config for each in left], model)
-    teaching = begin_teaching(config, left[0].config, model, tokens, shapes, slots, vectors=vectors)
-    say(
-        f"{len(left)} concepts, {slots.count} at once on {len(slots.devices)} x "
-        f"{slots.devices[0].device_kind}"
-    )
-    board.write()
-    with contextlib.closing(Waiting(left, model, teaching)) as waiting:
-        Class(config, teaching, waiting, board, interrupt).teach()
-    board.write()
+    vectors, tokens = check_concepts(concepts, done)
+    # Several hosts share the list, and each teaches its part by itself.
+    own = left[hosts.index() :: hosts.count()]
+    places = math.ceil(len(concepts) / hosts.count())
+    with hosts.apart():
+        if own:
+            teach(config, concepts, own, board, interrupt, places=places, vectors=vectors, tokens=tokens)
+    names = [each.name for each in own]
+    board.settle(hosts.gather("the results of all concepts", board.entries(names), patience=math.inf))
     for line in board.table():
         say(line)
     say(f"done in {time.perf_counter() - began:.0f} s: {board.path}")
@@ -98,6 +82,69 @@ def train_concepts(config: RunConfig, output_dir: Path, interrupt: Interrupt) ->
             found=f"none of {', '.join(failed)}",
             remedy=f"{board.path} says why; --resume_from_checkpoint auto tries them again.",
         )
+
+
+def refuse_named_checkpoint(config: RunConfig) -> None:
+    """Refuses to go on from one checkpoint, as every concept has its own.
+
+    Raises:
+      ConfigError: a checkpoint is named.
+    """
+    if config.output.resume_from_checkpoint not in (None, *NEWEST):
+        raise ConfigError(
+            "resume_from_checkpoint",
+            expected=f"{' or '.join(NEWEST)}, as every concept has checkpoints of its own",
+            found=config.output.resume_from_checkpoint,
+        )
+
+
+def done_before(concepts: Sequence[ListedConcept]) -> dict[str, int]:
+    """The concepts whose results are there, on this host or another: their names, each with its step."""
+    here = {each.name: RunFacts.read(_folder(each)).steps for each in concepts if is_done(each)}
+    found = hosts.gather("the concepts that are done", here)
+    return {name: step for part in found for name, step in part.items()}
+
+
+def teach(
+    config: RunConfig,
+    concepts: Sequence[ListedConcept],
+    own: Sequence[ListedConcept],
+    board: Board,
+    interrupt: Interrupt,
+    *,
+    places: int,
+    vectors: int,
+    tokens: ConceptTokens,
+) -> None:
+    """Teaches the concepts of this host.
+
+    The program depends on all concepts of the list, done or not, so that a run that goes on has the same one.
+
+    Args:
+      config: of the run.
+      concepts: of all hosts.
+      own: those that this one is to teach.
+      board: is told what becomes of them.
+      interrupt: tells whether a signal asks for an end.
+      places: slots that there may be use for.
+      vectors: the most of a concept.
+      tokens: of one concept.
+    """
+    with stage("loading the model"):
+        model = read_model(config)
+    shapes = shapes_for([each.config for each in concepts], model)
+    board.write()
+    waiting = Waiting(own, model)
+    try:
+        teaching = begin_teaching(
+            config, own[0].config, model, tokens, shapes, vectors=vectors, concepts=places
+        )
+        say(f"{len(own)} concepts, {teaching.in_words}")
+        waiting.teaching.set_result(teaching)
+        Class(config, teaching, waiting, board, interrupt).teach()
+    finally:
+        waiting.close()
+    board.write()
 
 
 def listed_concepts(config: RunConfig) -> list[ListedConcept]:
@@ -119,11 +166,15 @@ def is_done(concept: ListedConcept) -> bool:
     return config.output.resume_from_checkpoint is not None and is_finished(config, _folder(concept))
 
 
-def check_concepts(concepts: Sequence[ListedConcept]) -> tuple[int, ConceptTokens]:
+def check_concepts(concepts: Sequence[ListedConcept], done: Collection[str]) -> tuple[int, ConceptTokens]:
     """Checks what can be checked of all concepts before anything large is loaded.
 
+    Args:
+      concepts: of the list.
+      done: names of those that have their results.
+
     Returns:
-      The most vectors of a concept, and the tokens of the first.
+      The most vectors of a concept, and the tokens of one.
 
     Raises:
       ConceptListError: the faults of all concepts, a line each.
@@ -132,7 +183,8 @@ def check_concepts(concepts: Sequence[ListedConcept]) -> tuple[int, ConceptToken
     faults, read = [], []
     for each in concepts:
         try:
-            refuse_output(each.config, _folder(each))
+            if each.name not in done and hosts.is_first():
+                refuse_output(each.config, _folder(each))
             read.append(add_concept_tokens(each.config))
         except TiFlaxError as error:
             faults.append(f"concept {each.name} ({each.where}): {error}")
@@ -161,10 +213,15 @@ def _folder(concept: ListedConcept) -> Path:
 
 
 class Waiting:
-    """Concepts that wait for a slot, read and encoded by a thread while the devices compute."""
+    """Concepts that wait for a slot, read and encoded by a thread while the devices compute.
 
-    def __init__(self, concepts: Sequence[ListedConcept], model: FlaxStableDiffusion, teaching: Teaching):
-        self._concepts, self._model, self._teaching = deque(concepts), model, teaching
+    Attributes:
+      teaching: is set once it is there; until then concepts are read and not encoded.
+    """
+
+    def __init__(self, concepts: Sequence[ListedConcept], model: FlaxStableDiffusion):
+        self._concepts, self._model = deque(concepts), model
+        self.teaching: Future[Teaching] = Future()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="concepts")
         self._begun: deque[tuple[ListedConcept, Future[Turn]]] = deque()
         self._begin()
@@ -178,6 +235,7 @@ class Waiting:
 
     def close(self) -> None:
         """Ends the thread; what it is at is done first."""
+        self.teaching.cancel()  # if it never came
         self._thread.shutdown(cancel_futures=True)
 
     def _begin(self) -> None:
@@ -188,7 +246,7 @@ class Waiting:
 
     def _prepared(self, concept: ListedConcept) -> Turn:
         read = read_turn(concept.name, concept.config, self._model)
-        return prepared(concept.name, read, self._teaching)
+        return prepared(concept.name, read, self.teaching.result())
 
 
 @dataclasses.dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ import jax
 import numpy as np
 
 from ti_flax.config import RunConfig
+from ti_flax.data.encoding import in_units
+from ti_flax.data.images.load import memory_of_machine
 from ti_flax.data.training_images import read_images
 from ti_flax.embedding.rows import AddedRows
 from ti_flax.errors import ConfigError
@@ -29,6 +32,8 @@ from ti_flax.training.streaming import Choices, PictureShape, Sender, Shapes
 # Concepts that a device other than a core of a CPU computes side by side, unless told otherwise: enough to
 # fill it, and few enough that the last ones of a list do not leave much of it idle.
 _ON_DEVICE = 8
+# The share of a device's memory that the update may take; evaluations and previews need some of the rest.
+SHARE_OF_DEVICE = 0.9
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Teaching:
       sender: of what samples show.
       choices: of the images and prompts of all concepts.
       compiling: the update.
+      need: bytes of each device that the update takes.
+      room: bytes that it has.
       common: what happens beside the updates.
     """
 
@@ -57,12 +64,20 @@ class Teaching:
     sender: Sender
     choices: Choices
     compiling: Compilation
+    need: float = 0
+    room: float = math.inf
     common: Common = field(default_factory=Common)
 
     @property
     def samples(self) -> int:
         """Of an update of a concept."""
         return self.step_config.global_batch
+
+    @property
+    def in_words(self) -> str:
+        """Where and how many concepts learn at once, and what that takes."""
+        devices = f"{len(self.slots.devices)} x {self.slots.devices[0].device_kind}"
+        return f"{self.slots.count} at once on {devices}: {in_units(self.need)} of {in_units(self.room)} each"
 
     def rows_of(self, inputs: TrainingInputs) -> AddedRows:
         """The rows of a concept as its slot has them."""
@@ -146,11 +161,11 @@ def begin_teaching(
     model: FlaxStableDiffusion,
     tokens: ConceptTokens,
     shapes: Shapes,
-    slots: Slots,
     *,
     vectors: int,
+    concepts: int,
 ) -> Teaching:
-    """Puts the model on the devices and begins to compile the update.
+    """Puts the model on the devices and compiles the update, for as many slots as the devices have room for.
 
     Args:
       config: of the run.
@@ -158,9 +173,42 @@ def begin_teaching(
       model: with its parameters.
       tokens: of that concept.
       shapes: of all pictures.
-      slots: where concepts learn.
       vectors: the most of a concept.
+      concepts: that there are to teach.
+
+    Raises:
+      ConfigError: the devices have no room for the slots that were asked for, or for one.
     """
+    at_once = config.concept_list.concepts_at_once
+    slots = slots_for(concepts, at_once, config.training.train_batch_size)
+    frozen = replicate(frozen_arrays(model), slots.devices)
+    while True:
+        teaching = teaching_in(slots, first, model, tokens, shapes, frozen, vectors=vectors)
+        need, room = needed_memory(teaching.compiling), memory_of_device(slots.devices)
+        if need <= SHARE_OF_DEVICE * room:
+            return dataclasses.replace(teaching, need=need, room=room)
+        if at_once is not None or slots.on_device == 1:
+            raise ConfigError(
+                "concepts_at_once",
+                expected=f"concepts whose update takes {SHARE_OF_DEVICE:.0%} of {in_units(room)} at most",
+                found=f"{slots.on_device} on each of {len(slots.devices)}, which take "
+                f"{'more' if math.isinf(need) else in_units(need)}",
+                remedy="Fewer concepts_at_once, a smaller batch or gradient_checkpointing take less.",
+            )
+        slots = dataclasses.replace(slots, count=slots.count // slots.on_device * (slots.on_device // 2))
+
+
+def teaching_in(
+    slots: Slots,
+    first: RunConfig,
+    model: FlaxStableDiffusion,
+    tokens: ConceptTokens,
+    shapes: Shapes,
+    frozen: dict[str, Any],
+    *,
+    vectors: int,
+) -> Teaching:
+    """What is made once for these slots; begins to compile the update. Arguments are those above."""
     first = first.replace(seed=first.training.seed or 0, max_train_steps=first.training.max_train_steps or 1)
     added = lengthened_rows(start_rows(first, tokens, token_tables(model)), vectors)
     step_config, _ = make_step_config(
@@ -173,7 +221,6 @@ def begin_teaching(
         batches=1,
     )
     step_config = dataclasses.replace(step_config, slots=slots.on_device, whole_slots=slots.whole)
-    frozen = replicate(frozen_arrays(step_config), slots.devices)
     sender = sender_for(step_config, shapes, slots)
     nobody = jax.device_get(init_state(step_config, added.start))
     taught = slots.place(stacked([Taught(np.zeros(2, np.uint32), step_config.settings)] * slots.count))
@@ -188,3 +235,23 @@ def begin_teaching(
         choices=Choices(step_config),
         compiling=compilation(step_config, shapes, slots, nobody, (frozen, taught), sender),
     )
+
+
+def needed_memory(compiling: Compilation) -> float:
+    """Bytes of a device that the compiled update takes; endless where the compiler finds no room for it."""
+    try:
+        planned = compiling.program().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            return math.inf
+        raise
+    if planned is None:
+        return 0
+    beside = planned.output_size_in_bytes - planned.alias_size_in_bytes
+    return planned.argument_size_in_bytes + planned.temp_size_in_bytes + beside
+
+
+def memory_of_device(devices: Sequence[Any]) -> float:
+    """Bytes of memory of the smallest of some devices; a CPU's cores share the machine's."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+    return min(memory_of_machine() / len(devices) if limit is None else limit for limit in limits)
