@@ -1,4 +1,4 @@
-"""Write a run's report.html anew: the command `ti-flax report`."""
+"""Write the pages of a run anew: the command `ti-flax report`."""
 
 import sys
 from pathlib import Path

@@ -80,6 +80,7 @@ CASES = [
     Case("above", "a name that leads out of the folder", concepts({"name": "../cat"})),
     Case("word_above", "the same of a word", concepts({"placeholder_token": "<../../cat>"})),
     Case("device", "a device of Windows", concepts({"name": "nul"})),
+    Case("file_of_run", "a name of the run's own files", concepts({"name": "Index.html"})),
     Case("long", "a name of 5,000 letters", concepts({"name": "n" * 5000}), loose="n{20,}"),
     Case("escape", "a name with commands for the terminal", concepts({"name": "\x1b[2J"})),
     Case("twice", "a name twice", concepts({"name": "cat"}, {"name": "Cat"})),

@@ -1,17 +1,22 @@
 """Many concepts in one run: each learns what it would learn alone, and what goes wrong stays its own."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 from many_runs import NAMES, configure_many, listed
+from report_pages import Balanced
 from tiny_folder import write_images
 from tiny_run import compilations, configure, learned
 
-from ti_flax.errors import ConfigError, TrainingError
+from ti_flax.errors import ConfigError, OutputError, TrainingError
+from ti_flax.files.written_files import written
+from ti_flax.monitoring.report.concepts import read_entries
 from ti_flax.run import train as run
 from ti_flax.run.many import queue, turns
+from ti_flax.run.many.board import Board
 from ti_flax.training.loop import Hook
 
 
@@ -54,6 +59,41 @@ def test_the_board_says_what_has_become_of_each(together):
         ("two", "done", 4),
         ("three", "done", 5),
     ]
+
+
+def test_the_page_shows_all_concepts(place, together):
+    output, _ = together
+    text = (output / "index.html").read_text(encoding="utf-8")
+    shown = re.findall(r'data-state="(\w+)" data-look="(\w*)" data-text="(\w+) ', text)
+    assert shown == [("done", "", name) for name in NAMES]
+    links = [link for link in Balanced(text).links if link is not None]
+    assert links == [f"{name}/report.html" for name in NAMES] and all(
+        (output / link).is_file() for link in links
+    )
+    assert {"index.html", "concepts.json"} <= written(output)
+
+
+@pytest.mark.parametrize("name", ["index.html", "concepts.json"])
+def test_a_file_in_the_place_of_the_page_is_refused_before_anything_is_loaded(place, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    config = configure_many(place, tmp_path, listed(place), overwrite_output_dir=True)
+    with pytest.raises(OutputError, match=f"found {name}, which no run wrote or somebody has edited since"):
+        run.train(config.replace(pretrained_model_name_or_path="nobody/nothing"))
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_page_that_cannot_be_written_ends_nothing(place, tmp_path, capsys):
+    """It is said once, and concepts.json is written."""
+    (tmp_path / "index.html").mkdir()
+    board = Board(tmp_path, [("one", configure(place, tmp_path))])
+    board.write()
+    board.begin("one", 0, 6)
+    board.write()
+    [entry] = json.loads((tmp_path / "concepts.json").read_text())["concepts"]
+    assert entry["state"] == "running"
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {tmp_path}/index.html is not written: ")
 
 
 def test_neither_the_order_nor_the_others_change_what_one_learns(place, together, tmp_path):
@@ -107,6 +147,10 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(place, together, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         run.train(config)
     monkeypatch.setattr(queue, "seated", seated)
+    states = {entry.name: entry.state for entry in read_entries(tmp_path)}
+    assert states == {"one": "running", "two": "running", "three": "waiting"}
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert dict(re.findall(r'data-text="(\w+) .*?<span class="state (\w+)">', text)) == states
     run.train(config.replace(resume_from_checkpoint="auto"))
     for name in NAMES:
         assert bits(tmp_path / name) == bits(output / name)
@@ -116,14 +160,16 @@ def test_what_is_done_is_not_done_again_and_what_is_new_is(place, together, tmp_
     output, _ = together
     shutil.copytree(output, tmp_path / "copy")
 
-    def written(name):
+    def changed(name):
         return (tmp_path / "copy" / name / "learned_embeds.safetensors").stat().st_mtime_ns
 
-    before = {name: written(name) for name in NAMES}
+    before = {name: changed(name) for name in NAMES}
     added = [*listed(place), {"name": "four", "seed": 4, "max_train_steps": 2}]
     config = configure_many(place, tmp_path / "copy", added, resume_from_checkpoint="auto")
     run.train(config)
-    assert {name: written(name) for name in NAMES} == before
+    assert {name: changed(name) for name in NAMES} == before
+    entries = read_entries(tmp_path / "copy")
+    assert [(entry.state, entry.step) for entry in entries] == [("done", step) for step in (6, 4, 5, 2)]
     assert learned(tmp_path / "copy" / "four").shape == (2, 32)
     run.train(config)
     assert "nothing to do: " in capsys.readouterr().err

@@ -18,6 +18,8 @@ def config(output, **changes):
         "initializer_token": "toy",
         "output_dir": str(output),
     }
+    if "concepts" in changes:
+        del options["placeholder_token"]
     return RunConfig.from_dict(options | changes)
 
 
@@ -134,6 +136,19 @@ def test_files_of_a_pipeline_are_not_in_the_way_of_a_run_that_writes_none(tmp_pa
     output = fill(tmp_path / "model", "model_index.json", "unet/config.json")
     check(output, overwrite_output_dir=True, only_save_embeds=True)
     assert "model_index.json, unet/config.json" in refused(output, overwrite_output_dir=True)
+
+
+@pytest.mark.parametrize("name", ["index.html", "concepts.json"])
+def test_files_of_many_concepts_are_in_the_way_of_a_run_that_writes_them(tmp_path, name):
+    output = run_in(tmp_path / "out", "contact_sheet.png")
+    fill(output, name)
+    many = {"concepts": str(tmp_path / "list.yaml")}
+    message = f"found {name}, which no run wrote or somebody has edited since. Move them away"
+    assert message in refused(output, overwrite_output_dir=True, **many)
+    assert message in refused(output, resume_from_checkpoint="auto", **many)
+    check(output, overwrite_output_dir=True)
+    record(output, name)
+    check(output, **many)
 
 
 @pytest.mark.parametrize("name", ["validation", "concept_images", "unet"])

@@ -37,7 +37,7 @@ def evaluation(step, loss, length=1.5, words="cat 0.80", vectors=("1", "2")):
 class Balanced(HTMLParser):
     """Every element that is opened is closed, in order."""
 
-    VOID = {"meta", "img", "line", "polyline", "circle"}
+    VOID = {"meta", "img", "input", "line", "polyline", "circle"}
 
     def __init__(self, text):
         super().__init__()

@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "prepare": ("prepare", "crop, split and mirror images for training"),
     "caption": ("caption", "write a caption beside every image"),
-    "report": ("report", "write a run's report.html anew"),
+    "report": ("report", "write the pages of a run anew"),
     "push": ("push", "upload a finished run to the Hugging Face Hub"),
 }
 

@@ -1,6 +1,7 @@
-"""Write report.html anew from the files of a run's folder, also while the run goes on."""
+"""Write the page of a run anew from the files of its folder, also while the run goes on."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,18 +12,22 @@ from ti_flax.errors import unwritable
 def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Write report.html anew from the files of a run's folder, also while the run goes on.",
+        description="Write report.html anew from the files of a run's folder, also while the run goes on; "
+        "for a run of many concepts, that of each concept and index.html.",
     )
     parser.add_argument("output_dir", metavar="FOLDER", type=Path, help="output_dir of a run")
     return parser.parse_args(argv)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Writes the page and says where it is."""
+    """Writes the page, or those of a run of many concepts, and says where it is."""
+    from ti_flax.files.written_files import CONCEPTS
+    from ti_flax.monitoring.report.index_page import write_pages
     from ti_flax.monitoring.report.page import write_report
 
+    folder = options.output_dir
     try:
-        print(write_report(options.output_dir))
+        print(write_pages(folder) if os.path.lexists(folder / CONCEPTS) else write_report(folder))
     except OSError as error:
         raise unwritable(options.output_dir, error) from None
 

@@ -22,6 +22,8 @@ from ti_flax.files.regular import file_digest, read_regular
 
 LIST = "written_files.txt"
 CARD = "README.md"
+# Of a run of many concepts: what has become of each, and the page of it.
+CONCEPTS, INDEX = "concepts.json", "index.html"
 # Folders of a whole pipeline.
 PARTS = (
     *("feature_extractor", "safety_checker", "scheduler", "text_encoder", "text_encoder_2"),
@@ -44,15 +46,23 @@ _WORD_FILE = re.compile(r"(?!learned_embeds)[\w-]+\.safetensors", re.IGNORECASE)
 _PIPELINE = re.compile(rf"model_index\.json|({'|'.join(PARTS)})/.+", re.DOTALL)
 
 
-def can_be_written(name: str, *, pipeline: bool = True, word_file: str | None = None) -> bool:
+def can_be_written(
+    name: str, *, pipeline: bool = True, many: bool = True, word_file: str | None = None
+) -> bool:
     """Whether a run may write a file of that name, relative to its folder; checkpoints apart.
 
     Args:
       name: of the file.
       pipeline: whether the run writes the whole pipeline.
+      many: whether it is one of many concepts.
       word_file: what it calls the file that is named by its word, for SDXL.
     """
-    return bool(name == word_file or _NAMES.fullmatch(name) or (pipeline and _PIPELINE.fullmatch(name)))
+    return bool(
+        name == word_file
+        or _NAMES.fullmatch(name)
+        or (pipeline and _PIPELINE.fullmatch(name))
+        or (many and name in (CONCEPTS, INDEX))
+    )
 
 
 def is_list(folder: Path) -> bool:

@@ -38,7 +38,12 @@ def refuse_output(config: RunConfig, output_dir: Path) -> None:
     if not output.overwrite_output_dir:
         _refuse_earlier_run(output_dir, resumed)
         _refuse_others_folder(output_dir)
-    _refuse_replacing(output_dir, pipeline=not output.only_save_embeds, resumed=resumed is not None)
+    _refuse_replacing(
+        output_dir,
+        pipeline=not output.only_save_embeds,
+        many=config.concept_list.concepts is not None,
+        resumed=resumed is not None,
+    )
 
 
 def _require_folder(output_dir: Path) -> None:
@@ -155,12 +160,12 @@ def refuse_file_of_word(output_dir: Path, placeholder_token: str) -> None:
         )
 
 
-def _refuse_replacing(output_dir: Path, *, pipeline: bool, resumed: bool) -> None:
+def _refuse_replacing(output_dir: Path, *, pipeline: bool, many: bool, resumed: bool) -> None:
     """Refuses to write over files that no run wrote; going on without a list, all are an older run's."""
     if not output_dir.is_dir() or (resumed and not is_list(output_dir)):
         return
     ours = written(output_dir) | ({CARD} if resumed else set())  # an edited card is left alone
-    found = [name for name in _present(output_dir) if can_be_written(name, pipeline=pipeline)]
+    found = [name for name in _present(output_dir) if can_be_written(name, pipeline=pipeline, many=many)]
     others = sorted(set(found) - ours)
     if not resumed:
         others += [folder.name for folder in _checkpoints(output_dir) if not is_sealed(folder)]

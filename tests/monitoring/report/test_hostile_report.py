@@ -49,7 +49,7 @@ def case(name, given, change, **more):
     return Case(name, given, make, **more)
 
 
-def _page_of(output):
+def _page_of(output, name=PAGE):
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", said)
@@ -58,14 +58,31 @@ def _page_of(output):
     if code:
         print(said.getvalue(), file=sys.stderr, end="")
         return code
-    text = (output / PAGE).read_text(encoding="utf-8")
+    text = (output / name).read_text(encoding="utf-8")
     page = Balanced(text)
     assert all(link.startswith("data:image/") for link in page.links)
-    assert page.tags.count("meta") == 3 and not {"form", "input", "script", "iframe", "base"} & set(page.tags)
+    assert page.tags.count("meta") == 3 and not {"form", "iframe", "base"} & set(page.tags)
+    if name != PAGE:
+        assert page.tags.count("input") == page.tags.count("script") == 1
+        return f"page: of {text.count('<li ')} concepts"
+    assert not {"input", "script"} & set(page.tags)
     assert "secret" not in text and "c2VjcmV0" not in text
     titles = ", ".join(re.findall(r"<h2>(.*?)</h2>", text)[:-3])
     lines = [line.removeprefix("warning: ") for line in said.getvalue().splitlines()]
     return f"page: with {titles or 'no images and curves'}" + "".join(f"; {line}" for line in lines)
+
+
+def of_many(name, given, entry, **more):
+    """A case in which the folder is that of a run of many concepts, two of which a list names."""
+
+    def make(folder):
+        concept = {"name": "one", "token": "<one>", "state": "done", "step": 3, "steps": 3, "error": ""}
+        output = folder / "output"
+        output.mkdir()
+        (output / "concepts.json").write_text(json.dumps({"concepts": [concept, concept | entry]}))
+        return lambda: _page_of(output, "index.html")
+
+    return Case(name, given, make, **more)
 
 
 def fact(name, value):
@@ -213,6 +230,12 @@ CASES = [
     case("sheet_pipe", "a contact sheet that is a pipe", replaced("contact_sheet.png", os.mkfifo)),
     case("page_folder", "a folder named report.html", lambda output: (output / PAGE).mkdir()),
     case("page_link", "a report.html that is a link to a text of yours", linked_page),
+    of_many("concept_html", "HTML as the word of one of many concepts", {"token": REFRESH}),
+    of_many("concept_error", "HTML as what went wrong with it", {"state": "failed", "error": REFRESH}),
+    of_many("concept_above", "a name that leads out of the folder", {"name": "../../secret"}),
+    of_many("concept_script", "a name that is a link with a script", {"name": "javascript:alert(1)"}),
+    of_many("concept_state", "a state that is none", {"state": REFRESH}),
+    of_many("concept_step", "a step that is text", {"step": REFRESH}),
 ]
 
 

@@ -6,7 +6,6 @@ import csv
 import io
 import shlex
 from collections.abc import Iterable, Sequence
-from html import escape as _escape
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +15,21 @@ from ti_flax.config.values import options_of
 from ti_flax.console.messages import clock, warn
 from ti_flax.embedding.file_names import word_stem
 from ti_flax.embedding.usage import pipeline_code
-from ti_flax.errors import printable, shortened
+from ti_flax.errors import shortened
 from ti_flax.files.atomic import atomic_write
 from ti_flax.files.written_files import record
-from ti_flax.monitoring.evaluation import TABLE
 from ti_flax.monitoring.previews import SHEET, evenly, preview_files
 from ti_flax.monitoring.report.charts import Curve, chart, smoothed
+from ti_flax.monitoring.report.document import document, escape
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.monitoring.report.files import read_inside
 from ti_flax.monitoring.report.images import image
-from ti_flax.monitoring.report.style import STYLE
+from ti_flax.monitoring.report.verdict import evaluations, verdict
 from ti_flax.monitoring.row_statistics import (
-    LARGEST_TABLE,
     OUT_OF_RANGE,
     Evaluation,
     best_of,
-    flags,
     gained,
-    parse_evaluations,
 )
 
 PAGE = "report.html"
@@ -46,9 +42,6 @@ _LARGEST_METRICS = 2**26
 _COLUMNS = ("step", "loss", "grad_norm", "learning_rate")
 # Layers of a text encoder that may be left out; no encoder has more.
 _MOST_SKIPPED = 100
-
-# Nothing in a page may load anything, run, or lead away: what it says of a run comes from outside.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 
 
 def write_report(folder: Path) -> Path:
@@ -65,11 +58,6 @@ def write_report(folder: Path) -> Path:
     return folder / PAGE
 
 
-def escape(value: object) -> str:
-    """Whatever it is as text in a page: no markup, and no sign that cannot be seen."""
-    return _escape(printable(str(value)))
-
-
 def page(folder: Path, facts: RunFacts) -> str:
     """The page's text.
 
@@ -77,7 +65,7 @@ def page(folder: Path, facts: RunFacts) -> str:
       folder: of the run; curves, previews and contact sheet are taken from it.
       facts: what else there is to say.
     """
-    table = _table(folder)
+    table = evaluations(folder)
     sections = [
         _head(facts),
         _judgement(table),
@@ -89,14 +77,7 @@ def page(folder: Path, facts: RunFacts) -> str:
         _settings(facts),
         _machine(facts),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(facts.token)}</title><style>{STYLE}</style></head><body><main>\n"
-        + "\n".join(each for each in sections if each)
-        + "\n</main></body></html>\n"
-    )
+    return document(facts.token, sections)
 
 
 def _section(title: str, *content: str) -> str:
@@ -122,25 +103,21 @@ def _head(facts: RunFacts) -> str:
 
 def _judgement(table: Sequence[Evaluation]) -> str:
     """What the evaluations say, in words."""
-    best = best_of(table)
-    if best is None:
+    said = verdict(table)
+    if said is None:
         return ""
-    first, last = table[0], table[-1]
-    found = flags(table)
     lines = [
-        f"The validation loss was {first.validation_loss:.4f} at step {first.step} and is "
-        f"{last.validation_loss:.4f} at step {last.step}."
+        f"The validation loss was {said.first.validation_loss:.4f} at step {said.first.step} and is "
+        f"{said.last.validation_loss:.4f} at step {said.last.step}."
     ]
-    if gained(table):
+    if said.has_learned:
         lines.append(
-            f"The best was {best.validation_loss:.4f} at step {best.step}: "
+            f"The best was {said.best.validation_loss:.4f} at step {said.best.step}: "
             "<code>learned_embeds-best.safetensors</code> holds those vectors."
         )
-    else:
-        lines.append(f"No evaluation was better than that of step {first.step}: it has learned nothing yet.")
-    lines += [f'<b class="flag">Step {step}:</b> {escape(sentence)}.' for step, sentence in found]
-    if not found and gained(table):
-        lines.append("It was still improving at the end: more steps may help." if best is last else "")
+    lines.append(said.nothing_learned)
+    lines += [f'<b class="flag">Step {step}:</b> {escape(sentence)}.' for step, sentence in said.flags]
+    lines.append(said.still_improving)
     return _section("How it went", *(f"<p>{line}</p>" for line in lines if line))
 
 
@@ -164,16 +141,6 @@ def _previews(folder: Path) -> str:
         for step in chosen
     ]
     return _section("Step by step", f'<div class="strip">{"".join(drawn)}</div>')
-
-
-def _table(folder: Path) -> list[Evaluation]:
-    """The table of the evaluations; empty, after a warning, if it is another program's."""
-    content = read_inside(folder, TABLE, LARGEST_TABLE)
-    try:
-        return [] if content is None else parse_evaluations(content)
-    except ValueError as error:
-        warn(f"{folder / TABLE} is left out of the page: {error}")
-        return []
 
 
 def _metrics(folder: Path, name: str) -> dict[str, np.ndarray]:

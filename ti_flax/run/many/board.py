@@ -1,4 +1,4 @@
-"""What has become of each concept of a run: a table for people, and a file for whoever watches the run."""
+"""What has become of each concept of a run: a table and a page for people, and a file for programs."""
 
 from __future__ import annotations
 
@@ -6,36 +6,15 @@ import contextlib
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from ti_flax.config import RunConfig
-from ti_flax.files.atomic import write_text
-from ti_flax.files.written_files import record
-
-FILE = "concepts.json"
-
-
-@dataclasses.dataclass
-class Entry:
-    """One concept.
-
-    Attributes:
-      name: of its folder.
-      token: its word.
-      state: waiting, running, done or failed.
-      step: updates it has made, as far as this file is up to date.
-      steps: that it is to make; None until its images are counted.
-      error: why it failed.
-    """
-
-    name: str
-    token: str
-    state: str = "waiting"
-    step: int = 0
-    steps: int | None = None
-    error: str = ""
+from ti_flax.console.messages import warn
+from ti_flax.files.written_files import CONCEPTS, INDEX
+from ti_flax.monitoring.report.concepts import Entry, write_entries
+from ti_flax.monitoring.report.index_page import IndexPage
 
 
 class Board:
@@ -49,17 +28,18 @@ class Board:
     """
 
     def __init__(self, output_dir: Path, concepts: Sequence[tuple[str, RunConfig]], *, host: int = 0):
-        self.path, self._host = output_dir / FILE, host
+        self.path, self.page = output_dir / CONCEPTS, output_dir / INDEX
+        self._host, self._index, self._said = host, IndexPage(output_dir), ""
         self._entries = {
             name: Entry(name, config.concept.placeholder_token, steps=config.training.max_train_steps)
             for name, config in concepts
         }
         self._told: set[str] = set()  # of this host
 
-    def done_before(self, name: str) -> None:
-        """Notes that an earlier run has finished a concept."""
+    def done_before(self, name: str, step: int) -> None:
+        """Notes that an earlier run has finished a concept, at this step."""
         entry = self._entries[name]
-        entry.state, entry.step = "done", entry.steps or 0
+        entry.state, entry.step = "done", step
 
     def begin(self, name: str, step: int, steps: int) -> None:
         """Notes that a concept learns from now on."""
@@ -116,25 +96,34 @@ class Board:
         if self._host == 0:
             for host in range(1, len(parts)):
                 self._file_of(host).unlink(missing_ok=True)
-            self._write(self.path, list(self._entries))
+            self._write_all()
 
     def write(self) -> None:
-        """Writes `concepts.json`, or this host's part of it.
+        """Writes `concepts.json` and the page, or this host's part of the former.
+
+        A failure of the page is said once, and ends nothing.
 
         Raises:
           OSError: the folder cannot be written.
         """
         if self._host == 0:
             self._read_others()
-            self._write(self.path, list(self._entries))
+            self._write_all()
         else:
-            begun = [name for name, entry in self._entries.items() if name in self._told]
-            self._write(self._file_of(self._host), begun)
+            self._write(self._file_of(self._host), self._told)
 
-    def _write(self, path: Path, names: Sequence[str]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        record(path.parent, path.name)
-        write_text(path, json.dumps({"concepts": self.entries(names)}, indent=1, ensure_ascii=False))
+    def _write_all(self) -> None:
+        self._write(self.path, self._entries)
+        try:
+            self._index.write(list(self._entries.values()))
+        except Exception as error:  # a page beside the run ends nothing
+            found = getattr(error, "strerror", None) or str(error)
+            if found != self._said:
+                warn(f"{self.page} is not written: {found}")
+            self._said = found
+
+    def _write(self, path: Path, names: Collection[str]) -> None:
+        write_entries(path, [entry for name, entry in self._entries.items() if name in names])
 
     def _read_others(self) -> None:
         """Takes what other hosts have written up to now, where they share the folder."""

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
@@ -22,6 +22,7 @@ from ti_flax.errors import ConfigError, TiFlaxError, TrainingError
 from ti_flax.hosts import group as hosts
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.monitoring.progress import ProgressOfMany
+from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.run.done import is_finished
 from ti_flax.run.inputs import ConceptTokens, add_concept_tokens, read_model
 from ti_flax.run.many.board import Board
@@ -56,8 +57,8 @@ def train_concepts(config: RunConfig, output_dir: Path, interrupt: Interrupt) ->
     done = done_before(concepts)
     left = [each for each in concepts if each.name not in done]
     board = Board(output_dir, [(each.name, each.config) for each in concepts], host=hosts.index())
-    for name in done:
-        board.done_before(name)
+    for name, step in done.items():
+        board.done_before(name, step)
     if not left:
         say(f"nothing to do: {output_dir} holds the results of all {len(concepts)} concepts")
         return
@@ -73,6 +74,7 @@ def train_concepts(config: RunConfig, output_dir: Path, interrupt: Interrupt) ->
     for line in board.table():
         say(line)
     say(f"done in {time.perf_counter() - began:.0f} s: {board.path}")
+    say(f"all about it: {board.page}")
     if failed := board.failed():
         raise TrainingError(
             f"{len(failed)} of {len(concepts)} concepts",
@@ -96,10 +98,11 @@ def refuse_named_checkpoint(config: RunConfig) -> None:
         )
 
 
-def done_before(concepts: Sequence[ListedConcept]) -> set[str]:
-    """The names of the concepts whose results are there, on this host or another."""
-    found = hosts.gather("the concepts that are done", [each.name for each in concepts if is_done(each)])
-    return {name for names in found for name in names}
+def done_before(concepts: Sequence[ListedConcept]) -> dict[str, int]:
+    """The concepts whose results are there, on this host or another: their names, each with its step."""
+    here = {each.name: RunFacts.read(_folder(each)).steps for each in concepts if is_done(each)}
+    found = hosts.gather("the concepts that are done", here)
+    return {name: step for part in found for name, step in part.items()}
 
 
 def teach(
@@ -163,7 +166,7 @@ def is_done(concept: ListedConcept) -> bool:
     return config.output.resume_from_checkpoint is not None and is_finished(config, _folder(concept))
 
 
-def check_concepts(concepts: Sequence[ListedConcept], done: set[str]) -> tuple[int, ConceptTokens]:
+def check_concepts(concepts: Sequence[ListedConcept], done: Collection[str]) -> tuple[int, ConceptTokens]:
     """Checks what can be checked of all concepts before anything large is loaded.
 
     Args:
@@ -368,6 +371,7 @@ class Class:
                 continue
             self._states[slot], self._taught[slot] = turn.state, turn.taught
             self._board.begin(turn.name, int(turn.state.step), turn.total)
+            self._board.write()
             return
 
 
