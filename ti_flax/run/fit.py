@@ -64,27 +64,22 @@ def fit(
     """
     slots = Slots(1, batch_devices(config.training.train_batch_size))
     total, start = config.training.max_train_steps or 0, int(state.step)
-    taught, shapes = taught_of(config, step_config), shapes_of(inputs.examples)
-    sender = sender_for(step_config, shapes, slots)
-    capacity = sender.capacity
-    sender.seat(0, Feed(step_config, inputs.examples, taught.key, shapes, capacity=capacity))
+    taught = taught_of(config, step_config)
+    sender = feeding(step_config, inputs, taught, slots)
     sender.prepare([start], config.training.steps_per_call or 1)
-    arguments = (
-        replicate(frozen_arrays(step_config.model), slots.devices),
-        slots.place(stacked([taught])),
-    )
-    if compiling is None:
-        compiling = compilation(step_config, shapes, slots, state, arguments, sender)
+    frozen = replicate(frozen_arrays(step_config.model), slots.devices)
+    arguments = frozen, slots.place(stacked([taught]))
+    compiling = compiling or compilation(step_config, sender.shapes, slots, state, arguments, sender)
     places = ours(slots.devices)
-    beside = Beside(config, step_config, inputs, arguments[0], taught, places, output_dir, after=compiling)
+    beside = Beside(config, step_config, inputs, frozen, taught, places, output_dir, after=compiling)
     monitoring = hooks_of_host(beside, schedule, start, hooks)
-    seat = Seat(total, rates_after(schedule, capacity), monitoring, start)
+    seat = Seat(total, rates_after(schedule, sender.capacity), monitoring, start)
     finished = False
     try:
         program = compiling.program()
         begin(state, monitoring)
         with interrupt.updates():
-            states = run_steps(
+            last = run_steps(
                 program,
                 slots.place(stacked([state])),
                 arguments,
@@ -95,9 +90,8 @@ def fit(
                 agree=hosts.agree_on_steps,
                 sender=sender,
             )
-        last = of_slot(states, 0)
-        finished = int(last.step) == total
-        if not finished:
+        last = of_slot(last, 0)
+        if not (finished := int(last.step) == total):
             check_state(int(last.step), last)
         return last
     finally:
@@ -175,6 +169,14 @@ def taught_of(config: RunConfig, step_config: StepConfig) -> Taught:
 def sender_for(step_config: StepConfig, shapes: Shapes, slots: Slots) -> Sender:
     """What sends the devices what each call needs, as yet for nobody."""
     return Sender(step_config, shapes, slots, window_capacity(step_config, shapes, CHUNK_CAPACITY))
+
+
+def feeding(step_config: StepConfig, inputs: TrainingInputs, taught: Taught, slots: Slots) -> Sender:
+    """What sends the devices what each call needs of the only concept."""
+    shapes = shapes_of(inputs.examples)
+    sender = sender_for(step_config, shapes, slots)
+    sender.seat(0, Feed(step_config, inputs.examples, taught.key, shapes, capacity=sender.capacity))
+    return sender
 
 
 def frozen_arrays(model: FlaxStableDiffusion) -> dict[str, Any]:

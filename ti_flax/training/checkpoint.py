@@ -84,7 +84,7 @@ def save_checkpoint(output_dir: Path, checkpoint: Checkpoint, *, total_limit: in
     """
     import orbax.checkpoint as ocp
 
-    from ti_flax.training.checkpoint_arrays import Arrays
+    from ti_flax.files.orbax_arrays import Arrays
 
     folder = output_dir / f"checkpoint-{checkpoint.step}"
     state = {"rows": checkpoint.rows, "optimizer": checkpoint.optimizer}
@@ -122,7 +122,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     import orbax.checkpoint as ocp
 
-    from ti_flax.training.checkpoint_arrays import Arrays
+    from ti_flax.files.orbax_arrays import Arrays
 
     if found := damage(folder):
         raise CheckpointError(
@@ -286,7 +286,7 @@ def _unwritten(error: Exception) -> str:
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp
 
-    from ti_flax.training.checkpoint_arrays import ArraysHandler
+    from ti_flax.files.orbax_arrays import ArraysHandler
 
     # Orbax reports every save and restore at length; its warnings and errors still come through.
     logging.getLogger("absl").setLevel(logging.WARNING)
