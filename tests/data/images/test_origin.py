@@ -1,4 +1,4 @@
-"""A prepared file tells SDXL of the image that it was cut from, and is believed only where that can be true."""
+"""A prepared file tells SDXL of the image that it was cut from, and is believed where that can be true."""
 
 import numpy as np
 import pytest

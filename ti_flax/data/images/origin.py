@@ -4,9 +4,9 @@
 
     ti_flax prepare: of 4000x3000 took 500,0,3500,3000 as 512x512
 
-These are the upright original's width and height, left, top, right and bottom of the part that was cut out, in
-the original's pixels, and the width and height that the part was resized to. For a mirror image the original
-is mirrored too.
+These are the upright original's width and height, left, top, right and bottom of the part that was cut out,
+in the original's pixels, and the width and height that the part was resized to. For a mirror image the
+original is mirrored too.
 """
 
 from __future__ import annotations
