@@ -136,7 +136,7 @@ IN_HALF = {"mixed_precision": "bf16"}
 
 @pytest.fixture(scope="module")
 def beside(place):
-    """A run in bfloat16 on two shapes beside a loaded pair: its configuration and folder, with the pipeline."""
+    """A run in bfloat16 on two shapes beside a loaded pair: its configuration, and its pipeline."""
     (place / "prompts.txt").write_text("a photo of a {} on a <old>\n")
     options = {"extra_embeds": [str(place / "old")], "template_file": str(place / "prompts.txt")}
     options |= {"only_save_embeds": False, "max_train_steps": 3, "optimizer_args": ["weight_decay=0.1"]}

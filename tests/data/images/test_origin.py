@@ -10,6 +10,7 @@ from PIL import ExifTags, Image
 from ti_flax.commands import prepare
 from ti_flax.data.images.focal_crop import Box
 from ti_flax.data.images.load import load_images
+from ti_flax.data.images.masks import MaskRules
 from ti_flax.data.images.origin import UNUSABLE, Origin, exif_of, read_origin
 
 HISTORY, ORIENTATION = ExifTags.Base.ImageHistory, ExifTags.Base.Orientation
@@ -116,7 +117,6 @@ def test_what_is_written_is_read_again(width, height, data):
     left, top = data.draw(st.floats(0, width - wide)), data.draw(st.floats(0, height - high))
     origin = Origin((width, height), Box(left, top, left + wide, top + high))
     image = Image.new("1", size)
-    image.format = "PNG"
     image.getexif()[HISTORY] = exif_of(origin, size)[HISTORY]
     found, note = read_origin(image)
     if found is None:  # a part of less than a few thousandths of a pixel has no proportions to speak of
@@ -135,9 +135,11 @@ def one_file(folder, history, *, suffix="png", side=32, **fields):
     return load_images(folder, resolution=32)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_the_text_that_is_believed(tmp_path, suffix):
-    loaded = one_file(tmp_path, WHOLE, suffix=suffix)
+@pytest.mark.parametrize("masks", [None, MaskRules(alpha=True)])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_the_text_that_is_believed(tmp_path, suffix, masks):
+    one_file(tmp_path, WHOLE, suffix=suffix)
+    loaded = load_images(tmp_path, resolution=32, masks=masks)
     assert loaded.notes == ()
     assert loaded.groups[0].time_ids.tolist() == [[[60, 90, 0, 0, 32, 32], [60, 90, 0, 16, 32, 32]]]
 

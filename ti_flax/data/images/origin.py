@@ -24,8 +24,6 @@ _HISTORY = re.compile(
     rf"{_PROGRAM}: of (\d{{1,7}})x(\d{{1,7}}) took {','.join([_NUMBER] * 4)} as (\d{{1,5}})x(\d{{1,5}})",
     re.ASCII,
 )
-# Formats that the program writes.
-_FORMATS = ("PNG", "JPEG")
 # Decimals of a pixel that are written, and what they may be off by.
 _DECIMALS, _OFF = 4, 1e-3
 # What a part's proportions may differ from the file's, as parts are cut to them.
@@ -87,8 +85,6 @@ def read_origin(image: Image.Image) -> tuple[Origin | None, str]:
 
     It cannot if it is damaged or impossible, or if the file has been cut, resized or turned since.
     """
-    if image.format not in _FORMATS:
-        return None, ""
     exif = image.getexif()
     history = exif.get(ExifTags.Base.ImageHistory)
     if not isinstance(history, str) or not history.startswith(_PROGRAM):
