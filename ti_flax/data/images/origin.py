@@ -21,8 +21,7 @@ from ti_flax.data.images.focal_crop import Box
 _PROGRAM = "ti_flax prepare"
 _NUMBER = r"(\d{1,7}(?:\.\d{1,4})?)"
 _HISTORY = re.compile(
-    rf"{_PROGRAM}: of (\d{{1,7}})x(\d{{1,7}}) took {','.join([_NUMBER] * 4)} as (\d{{1,5}})x(\d{{1,5}})",
-    re.ASCII,
+    rf"{_PROGRAM}: of (\d{{1,7}})x(\d{{1,7}}) took {','.join([_NUMBER] * 4)} as (\d{{1,5}})x(\d{{1,5}})"
 )
 # Decimals of a pixel that are written, and what they may be off by.
 _DECIMALS, _OFF = 4, 1e-3
@@ -105,8 +104,7 @@ def _parsed(history: str, size: tuple[int, int]) -> Origin | None:
     wide, high = right - left, bottom - top
     possible = (
         width * height <= (Image.MAX_IMAGE_PIXELS or 0)  # larger ones are not read
-        and wide > 0
-        and high > 0
+        and high > 0  # and then wide is too, by the proportions
         and right <= width + _OFF
         and bottom <= height + _OFF
         and abs(wide * size[1] - high * size[0]) <= _UNEVEN * wide * size[1]
