@@ -81,6 +81,14 @@ def test_images_tell_the_model_their_sizes(xl, place, tmp_path):
     assert bucket.time_ids is None
 
 
+def test_images_of_the_class_tell_theirs(xl, tmp_path):
+    (tmp_path / "class").mkdir()
+    save(tmp_path / "class", "a.png", photograph(48, 64))
+    options = {"class_data_dir": str(tmp_path / "class"), "center_crop": True}
+    (bucket,) = read_inputs(configure(xl, tmp_path / "out", **options)).examples.class_buckets
+    assert bucket.time_ids.tolist() == [[[48, 64, 0, 5, 32, 32], [48, 64, 0, 6, 32, 32]]]
+
+
 def test_sdxl_alone_is_told_of_the_originals_of_prepared_images(xl, place, tmp_path):
     """So a checkpoint of one is not gone on with beside the other."""
     original = Origin((90, 60), Box(0, 0, 60, 60))
