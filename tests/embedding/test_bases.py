@@ -78,6 +78,9 @@ def test_a_model_of_other_widths(tmp_path):
         checked_rows(file, path, {FIRST: 32})
     with pytest.raises(WeightsError, match=r"for SDXL \(32 and 48 wide\), found one for SDXL \(768 and 1280"):
         checked_rows(file, path, {FIRST: 32, SECOND: 48})
+    for widths in ({FIRST: 768, SECOND: 48}, {FIRST: 32, SECOND: 1280}):
+        with pytest.raises(WeightsError, match=r"found one for SDXL \(768 and 1280"):
+            checked_rows(file, path, widths)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from clip_tokenizer import write_tokenizer
 from sdxl_rows import FIRST, SECOND, same, sdxl_rows, write_pair
 
+from ti_flax.embedding.contents import read_file
 from ti_flax.embedding.formats import FORMS, Embedding, embedding_files, write_embedding
 from ti_flax.embedding.learned_embeds import (
     add_learned_embeds,
@@ -139,6 +140,15 @@ def test_a_folder_gets_every_file_and_the_mark_of_a_finished_run_last(tmp_path, 
     pytest.importorskip("torch")
     for program, read in PROGRAMS.items():
         assert same(read(word), ROWS), program
+
+
+def test_what_a_run_says_of_its_rows_is_in_every_file_that_has_room_for_it(tmp_path):
+    said = {"step": "9", "validation_loss": "0.1"}
+    write_learned_embeds(tmp_path, "<cat>", ROWS, details=said)
+    for name in learned_embeds_files("<cat>", sdxl=True):
+        details = read_file(tmp_path / name)[0].details
+        expected = said if name.endswith(".safetensors") else {}
+        assert {key: details[key] for key in said if key in details} == expected, name
 
 
 def test_a_folder_for_one_text_encoder_is_as_it_was(tmp_path):

@@ -200,17 +200,69 @@ def test_the_converted_pipeline_of_a_run_draws_our_image(finished, tmp_path):
     assert all(parameter.dtype == torch.float32 for parameter in pipeline.unet.parameters())
 
 
+def exported(base, out, layout):
+    """The base with a word of two vectors as a pipeline, and its token ids and rows."""
+    tokenizers = base_tokenizers(ModelSource(base))
+    concept = add_concept(tokenizers.tokenizer, placeholder_token="<thing>", num_vectors=2)
+    rows = {name: 0.1 * each for name, each in sdxl_rows(2, (24, 40)).items()}
+    first = concept.token_ids[0]
+    save_pipeline(base, out, tokenizers=tokenizers, rows=rows, first_added_id=first, layout=layout)
+    return first, rows
+
+
+def changed_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("layout", ["flax", "torch"])
+def test_settings_of_the_base_and_both_text_encoders_are_in_the_pipeline(tmp_path, layout):
+    base, out = write_folder(tmp_path / "base", "sdxl"), tmp_path / "out"
+    changed_json(base / "model_index.json", force_zeros_for_empty_prompt=False)
+    changed_json(base / "scheduler" / "scheduler_config.json", timestep_spacing="trailing", steps_offset=0)
+    exported(base, out, layout)
+    index = json.loads((out / "model_index.json").read_text())
+    flax = "Flax" if layout == "flax" else ""
+    assert index["_class_name"] == f"{flax}StableDiffusionXLPipeline"
+    assert index["force_zeros_for_empty_prompt"] is False
+    assert index["text_encoder"] == ["transformers", f"{flax}CLIPTextModel"]
+    assert index["text_encoder_2"] == ["transformers", f"{flax}CLIPTextModelWithProjection"]
+    assert index["tokenizer"] == index["tokenizer_2"] == ["transformers", "CLIPTokenizer"]
+    written, read = (
+        json.loads((each / "scheduler" / "scheduler_config.json").read_text()) for each in (out, base)
+    )
+    assert written == read | {"_class_name": f"{flax}EulerDiscreteScheduler"}
+    for part in ("tokenizer", "tokenizer_2"):
+        words = json.loads((out / part / "added_tokens.json").read_text())
+        assert {"<thing>", "<thing>_1"} <= {*words}
+
+
+def test_pytorch_takes_the_settings_and_pads_as_the_base_does(tmp_path):
+    pytest.importorskip("torch")
+    from diffusers import StableDiffusionXLPipeline
+
+    base, out = write_folder(tmp_path / "base", "sdxl"), tmp_path / "out"
+    changed_json(base / "model_index.json", force_zeros_for_empty_prompt=False)
+    changed_json(base / "scheduler" / "scheduler_config.json", timestep_spacing="trailing", steps_offset=0)
+    first, rows = exported(base, out, "torch")
+    pipeline = StableDiffusionXLPipeline.from_pretrained(out, add_watermarker=False)
+    assert pipeline.config.force_zeros_for_empty_prompt is False
+    assert pipeline.scheduler.config.timestep_spacing == "trailing"
+    pads = {tokenizer.pad_token for tokenizer in (pipeline.tokenizer, pipeline.tokenizer_2)}
+    assert pipeline.tokenizer_2.pad_token == "!" and len(pads) == 2
+    for name in ("text_encoder", "text_encoder_2"):
+        table = getattr(pipeline, name).get_input_embeddings().weight.detach().numpy()
+        assert len(table) == first + 2
+        np.testing.assert_array_equal(table[first:], rows[name])
+
+
 @pytest.mark.skipif(
     "TI_FLAX_DIFFUSERS_039" not in os.environ,
     reason="TI_FLAX_DIFFUSERS_039 names a python with diffusers 0.39 and transformers 4.57.6",
 )
 def test_the_last_flax_pipeline_of_diffusers_draws_the_same_image(tmp_path):
     base = write_folder(tmp_path / "base", "sdxl", wide=True)
-    tokenizers = base_tokenizers(ModelSource(base))
-    concept = add_concept(tokenizers.tokenizer, placeholder_token="<thing>", num_vectors=2)
-    rows = {name: 0.1 * each for name, each in sdxl_rows(2, (24, 40)).items()}
     out = tmp_path / "out"
-    save_pipeline(base, out, tokenizers=tokenizers, rows=rows, first_added_id=concept.token_ids[0])
+    exported(base, out, "flax")
     told = Told(out)
     image = drawn_by_us(told, sampler="ddim", steps=20)
     second = np.where(

@@ -1,10 +1,15 @@
 """What an SDXL run takes and refuses: text encoders, resolution, the file named by the word."""
 
+import itertools
+
 import numpy as np
 import pytest
+from drawn_images import photograph, save
 from tiny_folder import write_folder, write_images
 from tiny_run import configure
 
+from ti_flax.data.images.focal_crop import Box
+from ti_flax.data.images.origin import Origin, exif_of
 from ti_flax.embedding.read import load_embedding
 from ti_flax.errors import ConfigError, OutputError
 from ti_flax.run import train as run
@@ -74,3 +79,34 @@ def test_images_tell_the_model_their_sizes(xl, place, tmp_path):
     assert bucket.time_ids.shape == (3, 2, 6) and bucket.time_ids[0, 0].tolist() == [40, 40, 0, 0, 32, 32]
     (bucket,) = read_inputs(configure(place, tmp_path / "sd")).examples.buckets
     assert bucket.time_ids is None
+
+
+def test_images_of_the_class_tell_theirs(xl, tmp_path):
+    (tmp_path / "class").mkdir()
+    save(tmp_path / "class", "a.png", photograph(48, 64))
+    options = {"class_data_dir": str(tmp_path / "class"), "center_crop": True}
+    (bucket,) = read_inputs(configure(xl, tmp_path / "out", **options)).examples.class_buckets
+    assert bucket.time_ids.tolist() == [[[48, 64, 0, 5, 32, 32], [48, 64, 0, 6, 32, 32]]]
+
+
+def test_sdxl_alone_is_told_of_the_originals_of_prepared_images(xl, place, tmp_path):
+    """So a checkpoint of one is not gone on with beside the other."""
+    original = Origin((90, 60), Box(0, 0, 60, 60))
+    for name, exif in (("plain", None), ("prepared", exif_of(original, (40, 40)))):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name, "a.png", photograph(40, 40), exif=exif)
+    found = {}
+    for base, name in itertools.product((xl, place), ("plain", "prepared")):
+        config = configure(base, tmp_path / "out", train_data_dir=str(tmp_path / name))
+        found[base, name] = read_inputs(config)
+    [told] = found[xl, "prepared"].examples.buckets
+    assert told.time_ids.tolist() == [[[60, 90, 0, 0, 32, 32], [60, 90, 0, 16, 32, 32]]]
+    differing = {
+        base: [
+            part
+            for part, digest in found[base, "plain"].fingerprint.items()
+            if digest != found[base, "prepared"].fingerprint[part]
+        ]
+        for base in (xl, place)
+    }
+    assert differing == {xl: ["images"], place: []}

@@ -93,14 +93,30 @@ def test_a_stopped_run_goes_on_to_the_same_bits(place, whole, tmp_path):
     assert all(one.optimizer[name].tobytes() == other.optimizer[name].tobytes() for name in one.optimizer)
 
 
-def test_two_devices_learn_what_eight_do(place, whole, tmp_path, monkeypatch):
-    for module in (run, fit):
-        monkeypatch.setattr(module, "batch_devices", lambda batch: jax.devices()[:2])
-    monkeypatch.setattr(run, "batches_at_once", lambda: 2)
-    rows = learned_rows(run.train(configure(place, tmp_path / "out", train_batch_size=4)))
+@pytest.fixture(scope="module")
+def with_class(place):
+    """Rows of runs on two devices beside images of the class, by what those weigh."""
+    rows = {}
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (run, fit):
+            patched.setattr(module, "batch_devices", lambda batch: jax.devices()[:2])
+        patched.setattr(run, "batches_at_once", lambda: 2)
+        for weight in (0.0, 1.0):
+            options = {"class_data_dir": str(place / "class"), "prior_loss_weight": weight}
+            config = configure(place, place / f"class-{weight}", train_batch_size=4, **options)
+            rows[weight] = learned_rows(run.train(config))
+    return rows
+
+
+def test_two_devices_learn_what_eight_do_and_class_images_of_no_weight_change_nothing(whole, with_class):
     for name in ENCODERS:
-        np.testing.assert_allclose(rows[name], learned_rows(whole)[name], atol=1e-4)
-    assert False in same_bits(rows, learned_rows(whole))  # it was another program
+        np.testing.assert_allclose(with_class[0.0][name], learned_rows(whole)[name], atol=1e-4)
+    assert False in same_bits(with_class[0.0], learned_rows(whole))  # it was another program
+
+
+def test_class_images_count_with_their_weight(with_class):
+    for name in ENCODERS:
+        assert np.abs(with_class[1.0][name] - with_class[0.0][name]).max() > 1e-3
 
 
 def test_rows_begin_with_those_of_a_pair(place, tmp_path):
@@ -115,48 +131,37 @@ def test_rows_begin_with_those_of_a_pair(place, tmp_path):
     assert same_bits(learned_rows(run.train(config)), old_rows()) == [True, True]
 
 
-def test_shapes_with_masks_tell_their_sizes(place, whole, inputs, tmp_path):
-    options = {"train_data_dir": str(place / "mixed"), "mask_dir": str(place / "masks"), "max_train_steps": 3}
+IN_HALF = {"mixed_precision": "bf16"}
+
+
+@pytest.fixture(scope="module")
+def beside(place):
+    """A run in bfloat16 on two shapes beside a loaded pair: its configuration, and its pipeline."""
+    (place / "prompts.txt").write_text("a photo of a {} on a <old>\n")
+    options = {"extra_embeds": [str(place / "old")], "template_file": str(place / "prompts.txt")}
+    options |= {"only_save_embeds": False, "max_train_steps": 3, "optimizer_args": ["weight_decay=0.1"]}
+    options |= {"train_data_dir": str(place / "mixed"), "mask_dir": str(place / "masks")}
     options |= {"enable_bucket": True, "bucket_reso_steps": 8}
-    config = configure(place, tmp_path / "out", **options)
-    square, wide = load_inputs(config).examples.buckets
+    config = configure(place, place / "beside", **options, **IN_HALF)
+    return config, run.train(config)
+
+
+def test_shapes_with_masks_tell_their_sizes(beside):
+    square, wide = load_inputs(beside[0]).examples.buckets
     assert wide.loss_weights.shape == (2, 2, 6, 10) and (wide.loss_weights == 0).any()
     # Original size, crop top and left, target size. Of three columns too many the image loses one at
     # its left, and so the mirror image two.
     np.testing.assert_array_equal(square.time_ids, np.broadcast_to([40, 40, 0, 0, 32, 32], (2, 2, 6)))
     of_sides = [[60, 107, 0, 1, 24, 40], [60, 107, 0, 2, 24, 40]]
     np.testing.assert_array_equal(wide.time_ids, np.broadcast_to(of_sides, (2, 2, 6)))
-    rows = learned_rows(run.train(config))
-    assert moved(rows, inputs.added.start) and same_bits(rows, learned_rows(whole)) == [False, False]
 
 
-def test_class_images_count_with_their_weight(place, whole, tmp_path):
-    """Weighed with nothing they change nothing, and the rows are those of the run without them."""
-    rows = {}
-    for weight in (0.0, 1.0):
-        options = {"class_data_dir": str(place / "class"), "prior_loss_weight": weight}
-        rows[weight] = learned_rows(run.train(configure(place, tmp_path / f"out-{weight}", **options)))
-    for name in ENCODERS:
-        np.testing.assert_allclose(rows[0.0][name], learned_rows(whole)[name], atol=1e-4)
-        assert np.abs(rows[1.0][name] - rows[0.0][name]).max() > 1e-3
-
-
-@pytest.fixture(scope="module")
-def beside(place):
-    """The configuration of a run in bfloat16 beside a loaded pair, and its folder with the whole pipeline."""
-    (place / "prompts.txt").write_text("a photo of a {} on a <old>\n")
-    options = {"extra_embeds": [str(place / "old")], "template_file": str(place / "prompts.txt")}
-    options |= {"only_save_embeds": False, "max_train_steps": 3, "optimizer_args": ["weight_decay=0.1"]}
-    options |= {"mixed_precision": "bf16", "latents_cache_dir": str(place / "cache of half")}
-    config = configure(place, place / "beside", **options)
-    return config, run.train(config)
-
-
-def test_the_rows_of_a_loaded_pair_keep_their_bits(beside, inputs):
+def test_the_rows_of_a_loaded_pair_keep_their_bits(beside, whole, inputs):
     _, folder = beside
     rows, saved = learned_rows(folder), load_checkpoint(folder / "checkpoint-3").rows
-    assert moved(rows, inputs.added.start)
+    assert moved(rows, inputs.added.start) and same_bits(rows, learned_rows(whole)) == [False, False]
     assert {len(each) for each in rows.values()} == {2} and {len(each) for each in saved.values()} == {4}
+    assert {each.dtype.name for each in saved.values()} == {"float32"}
     assert same_bits({name: saved[name][2:] for name in ENCODERS}, old_rows()) == [True, True]
     told = Told(folder)
     tokens = told.tokenizer.convert_tokens_to_ids(["<thing>", "<old>_1"])
@@ -166,14 +171,14 @@ def test_the_rows_of_a_loaded_pair_keep_their_bits(beside, inputs):
         np.testing.assert_array_equal(table[-4:], np.concatenate([rows[name], old_rows()[name]]))
 
 
-def test_bfloat16_computes_latents_in_float32(beside, inputs):
-    config, folder = beside
+def test_bfloat16_computes_latents_in_float32(place, inputs):
+    # From a cache of its own, so that they are computed.
+    config = configure(place, place / "x", latents_cache_dir=str(place / "cache of half"), **IN_HALF)
     half = load_inputs(config)
     [latents], [expected] = half.examples.buckets, inputs.examples.buckets
     assert latents.posteriors.dtype == np.float32
     assert latents.posteriors.tobytes() == expected.posteriors.tobytes()
     assert {leaf.dtype.name for leaf in jax.tree.leaves(half.model.params)} == {"bfloat16"}
-    assert {each.dtype.name for each in load_checkpoint(folder / "checkpoint-3").rows.values()} == {"float32"}
 
 
 def test_prompts_with_several_embeddings_are_drawn(place, whole):

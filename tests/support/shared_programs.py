@@ -9,11 +9,13 @@ devices. `compilations` of tiny_run.py forgets them first, so that it counts wha
 import contextvars
 import functools
 import json
+import pickle
 
 import jax
 
 from ti_flax.run import fit as fit_module
 from ti_flax.run import train as run
+from ti_flax.training.streaming import Choices
 
 PROGRAMS = {}
 # Decide what a program is given, not what it is; where they change a shape, the key has it.
@@ -53,6 +55,19 @@ def share_programs():
         return Shared(key, lambda: lower_step(*given))
 
     run.begin_compiling, fit_module.lower_step = begin_with, found_or_lowered
+    share_choices()
+
+
+def share_choices():
+    """Lets runs that draw their samples by the same rules share what chooses these on the host."""
+    make = Choices.__init__
+
+    @functools.wraps(make)
+    def made_or_found(self, config):
+        make(self, config)
+        self._choices = PROGRAMS.setdefault(("choices", pickle.dumps(config.draw_rules)), self._choices)
+
+    Choices.__init__ = made_or_found
 
 
 class Shared:

@@ -301,17 +301,21 @@ def _shrinks(box: "Box", size: tuple[int, int]) -> float:
 def _write(cuts: list[Cut], size: tuple[int, int], options: argparse.Namespace) -> None:
     from PIL import Image, ImageOps
 
-    from ti_flax.data.images.decode import decode_image
+    from ti_flax.data.images.decode import decoded, upright_alone
+    from ti_flax.data.images.origin import Origin, exif_of
 
-    opened, image = None, None
+    opened, read = None, None
     for cut in cuts:
-        if opened is not cut.image or image is None:
-            opened, image = cut.image, decode_image(cut.image.read(), cut.image.where)
+        if opened is not cut.image or read is None:
+            opened, read = cut.image, decoded(cut.image.read(), cut.image.where, upright_alone)
+        image, before = read.image, read.origin
         # Far too large images are first reduced by whole numbers, to three times the size, then filtered.
         made = image.resize(size, Image.Resampling.LANCZOS, box=cut.box.edges, reducing_gap=3.0)
-        made = ImageOps.mirror(made) if cut.mirrored else made
+        origin = Origin(before.size, before.part(cut.box, image.size))
+        if cut.mirrored:
+            made, origin = ImageOps.mirror(made), origin.mirrored()
         with atomic_write(cut.file) as file:
-            made.save(file, **_SAVED_AS[options.format])
+            made.save(file, exif=exif_of(origin, size), **_SAVED_AS[options.format])
 
 
 def _cell(image: "Image.Image", boxes: list["Box"], name: str, size: tuple[int, int]) -> "Image.Image":

@@ -22,7 +22,7 @@ from made_images import (
     tiff_cycle,
     webp,
 )
-from PIL import Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
 from ti_flax.data.images.load import load_images
 from ti_flax.data.images.masks import MaskRules
@@ -217,6 +217,13 @@ def readme(folder):
     return train(folder, train_data_dir=folder / "data")
 
 
+def history(text):
+    """What `ti_flax prepare` says of an image's origin, in EXIF."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageHistory] = f"ti_flax prepare: {text}"
+    return exif
+
+
 HEIC = b"\x00\x00\x00\x18ftypheic"
 PROFILE = rgb_profile(DISPLAY_P3)
 LARGE = r"\d{6,}(?= pixels)"
@@ -284,6 +291,11 @@ CASES = [
         "gray_bits",
         "gray of 12 bits in a file of 16",
         used(encoded("TIFF", Image.fromarray(PIXELS[..., 0] * np.uint16(16))), "a.tif"),
+    ),
+    Case(
+        "origin",
+        "a PNG that says it was cut from 9,999,999 x 9,999,999 pixels",
+        used(encoded("PNG", exif=history("of 9999999x9999999 took 0,0,8,8 as 8x8"))),
     ),
     Case("svg", "an SVG", one("<svg/>", "a.svg")),
     Case("eps", "a program in PostScript", one("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a.eps")),

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from ti_flax.data.images.colours import Conversion, conversion_of
+from ti_flax.data.images.origin import Origin, read_origin
 from ti_flax.data.sources.formats import (
     OTHER_FORMATS,
     SIGNED_FORMATS,
@@ -41,10 +42,12 @@ class Decoded:
     Attributes:
       image: RGB, in sRGB.
       alpha: what is opaque of it, in gray; None if it has no transparency, or was not asked for.
+      origin: of which image it is a part; itself if the file does not say.
       notes: what the user should know, without the image's name.
     """
 
     image: Image.Image
+    origin: Origin
     alpha: Image.Image | None = None
     notes: tuple[str, ...] = ()
 
@@ -116,17 +119,17 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def upright_alone(image: Image.Image) -> Decoded:
     """The upright RGB image."""
-    halved = _is_halved(image)
-    return _rgb(_upright(image), halved=halved)
+    halved, said = _is_halved(image), read_origin(image)
+    return _rgb(_upright(image), said, halved=halved)
 
 
 def upright_with_alpha(image: Image.Image) -> Decoded:
     """The upright RGB image, and what is opaque of it."""
-    halved, alpha = _is_halved(image), None
+    halved, said, alpha = _is_halved(image), read_origin(image), None
     upright = _upright(image)
     if upright.has_transparency_data and not _is_deep_gray(upright):
         alpha = upright.convert("RGBA").getchannel("A")
-    return dataclasses.replace(_rgb(upright, halved=halved), alpha=alpha)
+    return dataclasses.replace(_rgb(upright, said, halved=halved), alpha=alpha)
 
 
 def gray(image: Image.Image) -> Image.Image:
@@ -158,8 +161,15 @@ def _is_deep_gray(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
-def _rgb(image: Image.Image, *, halved: bool) -> Decoded:
-    """Return any of Pillow's modes as RGB in sRGB, transparent parts over white."""
+def _rgb(image: Image.Image, said: tuple[Origin | None, str], *, halved: bool) -> Decoded:
+    """Return any of Pillow's modes as RGB in sRGB, transparent parts over white.
+
+    Args:
+      image: upright.
+      said: what `read_origin` found.
+      halved: see `_is_halved`.
+    """
+    origin, note_on_origin = said
     if _is_deep_gray(image):
         shallow, note = _eight_bit(image)
         conversion = conversion_of(image, shallow.mode)
@@ -173,7 +183,8 @@ def _rgb(image: Image.Image, *, halved: bool) -> Decoded:
         dark = halved and int(np.max(image.getextrema())) <= _DARK
         notes = [conversion.note, _CUT_OFF if dark else ""]
     made.info.pop("icc_profile", None)  # Pillow would write it into what is made of the image
-    return Decoded(made, notes=tuple(filter(None, notes)))
+    origin = origin or Origin.whole(made.size)
+    return Decoded(made, origin, notes=tuple(filter(None, [*notes, note_on_origin])))
 
 
 def _is_halved(image: Image.Image) -> bool:

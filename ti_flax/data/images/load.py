@@ -370,7 +370,8 @@ def _fitted(
         made = _opened(source, upright_with_alpha if alpha else upright_alone)
         pixels[index], mask = fit.pixels(made.image, shape, resample), made.alpha
         size = made.image.size
-        time_ids[index] = conditioning_of(size, fit.box(size, shape), shape)
+        seen = made.origin.part(fit.box(size, shape), size)
+        time_ids[index] = conditioning_of(made.origin.size, seen, shape)
         notes[source] = made.notes
         if mask_path is not None:
             mask = _mask_for(mask_path, size, source.name)

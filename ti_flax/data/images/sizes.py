@@ -17,7 +17,7 @@ def conditioning_of(size: tuple[int, int], box: Box, shape: Shape) -> np.ndarray
     `textual_inversion_sdxl.py` counts the corner in pixels of the file and keeps it when it mirrors.
 
     Args:
-      size: width and height of the upright image, in pixels.
+      size: width and height of the upright image, in pixels; of a prepared one, those of its original.
       box: the part of it that is trained on, in its pixels.
       shape: that the part is resized to.
 
