@@ -21,7 +21,7 @@ from ti_flax.export.pipeline import save_pipeline
 from ti_flax.generation import generator as generator_module
 from ti_flax.generation.generator import ImageGenerator, starting_noise
 from ti_flax.models.base_model import base_tokenizers
-from ti_flax.models.tokenizer import add_concept
+from ti_flax.models.tokenizer import add_word
 from ti_flax.models.weights.model_source import ModelSource
 from ti_flax.run import train as run
 
@@ -207,7 +207,7 @@ def test_the_converted_pipeline_of_a_run_draws_our_image(finished, tmp_path):
 def test_the_last_flax_pipeline_of_diffusers_draws_the_same_image(tmp_path):
     base = write_folder(tmp_path / "base", "sdxl", wide=True)
     tokenizers = base_tokenizers(ModelSource(base))
-    concept = add_concept(tokenizers.tokenizer, placeholder_token="<thing>", num_vectors=2)
+    concept = add_word(tokenizers.tokenizer, placeholder_token="<thing>", num_vectors=2)
     rows = {name: 0.1 * each for name, each in sdxl_rows(2, (24, 40)).items()}
     out = tmp_path / "out"
     save_pipeline(base, out, tokenizers=tokenizers, rows=rows, first_added_id=concept.token_ids[0])

@@ -20,7 +20,8 @@ from ti_flax.data.prompts.captions import (
 from ti_flax.data.prompts.prompt_table import CaptionRules, PromptTable, encode_table, prompt_table, shortened
 from ti_flax.data.prompts.templates import Template, built_in_templates, fill, own_templates, read_templates
 from ti_flax.errors import TokenError
-from ti_flax.models.tokenizer import Concept, encode_prompts, prompts_cut_off, split_text
+from ti_flax.models.tokenizer import encode_prompts, prompts_cut_off, split_text
+from ti_flax.models.word_places import Concept
 
 
 class TrainingPrompts(NamedTuple):
@@ -50,7 +51,7 @@ def make_prompts(
       options: of captions and templates.
       templates: patterns of prompts.
       tokenizer: with the concept's tokens.
-      concept: the word.
+      concept: its words.
       images: names and paths, and captions where their source has them.
       seed: decides what is drawn.
 
@@ -99,11 +100,12 @@ def class_prompts(
     if own is not None and not concept.named_in(own):
         raise TokenError(
             "class_prompt",
-            expected=f"a prompt in which the tokenizer sees {concept.placeholder_token}",
+            expected=f"a prompt in which the tokenizer sees {concept.either}",
             found=f"{own!r}, read as {split_text(tokenizer, own)}",
             remedy="Write the word with blanks around it.",
         )
-    prompts = [fill(each, concept.text, "") for each in templates] if own is None else [own]
+    words = [word.text for word in concept.words]
+    prompts = [fill(each, words, "") for each in templates] if own is None else [own]
     return encode_prompts(tokenizer, prompts, concept=concept)
 
 
@@ -143,7 +145,7 @@ def caption_rules(options: PromptOptions) -> CaptionRules:
 
 def say_prompts(table: PromptTable, concept: Concept, tokenizer: Any, token_ids: np.ndarray) -> None:
     """Says how prompts are made, with an example, and how many are too long."""
-    example = table.prompts[0][0].replace(concept.text, concept.placeholder_token)
+    example = concept.with_names(table.prompts[0][0])
     say(f"prompts   {table.description}, such as {shortened(example, 80)!r}")
     prompts = [prompt for row in table.prompts for prompt in row]
     rows = dict(zip(prompts, token_ids.reshape(len(prompts), -1), strict=True))

@@ -17,7 +17,8 @@ from ti_flax.embedding.bases import checked_rows
 from ti_flax.embedding.read import EmbeddingFile, load_embedding
 from ti_flax.embedding.rows import mean_rows, random_rows, spread_rows
 from ti_flax.errors import TokenError, WeightsError
-from ti_flax.models.tokenizer import Concept, add_concept, check_names_apart, initializer_ids, split_text
+from ti_flax.models.tokenizer import add_word, check_names_apart, initializer_ids, split_text
+from ti_flax.models.word_places import Concept, Word
 
 # Folded into the run's key for random start values; no other draw of a run folds a number as large in first.
 _START = 0x57A27
@@ -159,16 +160,16 @@ def add_frozen_embeddings(
     embeddings: Sequence[FrozenEmbedding],
     concept: Concept | None,
     option: str = "extra_embeds",
-) -> tuple[Concept, ...]:
+) -> tuple[Word, ...]:
     """Adds the tokens of loaded embeddings after the concept's, if there is one.
 
     Raises:
       TokenError: a token is known already, or is part of another or holds it.
     """
-    first = [] if concept is None else [concept.placeholder_token]
+    first = () if concept is None else concept.vectors
     check_names_apart([*first, *(embedding.token for embedding in embeddings)], option)
     return tuple(
-        add_concept(
+        add_word(
             tokenizer,
             placeholder_token=embedding.token,
             num_vectors=embedding.file.vectors,

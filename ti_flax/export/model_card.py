@@ -18,7 +18,7 @@ from ti_flax.errors import one_line, unwritable
 from ti_flax.export.hub_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
 from ti_flax.files.atomic import write_text
 from ti_flax.files.written_files import CARD, record_text
-from ti_flax.models.tokenizer import Concept
+from ti_flax.models.word_places import Concept
 
 # Of the base: those of diffusers' two scripts.
 _BASE_TAGS = ("stable-diffusion", "stable-diffusion-diffusers")
@@ -167,7 +167,7 @@ def _front_matter(concept: Concept, facts: CardFacts) -> str:
     fields |= {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
-        "instance_prompt": concept.placeholder_token,
+        "instance_prompt": concept.name,
         "tags": [*(_BASE_TAGS_OF_SDXL if facts.second_width else _BASE_TAGS), *_TAGS],
     }
     if facts.examples:
@@ -179,7 +179,7 @@ def _front_matter(concept: Concept, facts: CardFacts) -> str:
 
 
 def _body(concept: Concept, facts: CardFacts) -> str:
-    skip, vectors, token = facts.clip_skip, len(concept.tokens), concept.placeholder_token
+    skip, vectors, token = facts.clip_skip, len(concept.tokens), concept.name
     base = facts.base_shown
     before = "a painting in the style of" if facts.kind == "style" else "a photo of a"
     prompt = f"{before} {token}"

@@ -43,7 +43,7 @@ def after_training(config: RunConfig, inputs: TrainingInputs, rows: Mapping[str,
     rate = config.optimizer.learning_rate
     moved = "did not move" if change == 0 else f"moved by {100 * change:.2g}% of its length"
     return (
-        f"{inputs.concept.placeholder_token} is still what it started as, {start_in_words(config.concept)} "
+        f"{inputs.concept.name} is still what it started as, {start_in_words(config.concept)} "
         f"(it {moved}): raise learning_rate, which was {rate}, or train for more steps"
     )
 
@@ -80,7 +80,7 @@ def _prompt_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str]:
     for prompt in config.monitoring.validation_prompt or ():
         if not inputs.concept.named_in(prompt):
             yield (
-                f"validation_prompt {prompt!r} does not name {inputs.concept.placeholder_token}: "
+                f"validation_prompt {prompt!r} does not name {inputs.concept.name}: "
                 "its images cannot show what is learned"
             )
 

@@ -158,7 +158,7 @@ def saving_hooks(
     return [
         hooks.SaveEmbeds(
             output_dir,
-            inputs.concept.placeholder_token,
+            inputs.concept.name,
             every=output.save_steps,
             result=lambda state: concept_rows(result(state), vectors),
         ),
@@ -222,7 +222,7 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         )
     return Evaluate(
         run.output_dir,
-        inputs.concept.placeholder_token,
+        inputs.concept.name,
         every=every,
         last_step=total,
         loss=validation,

@@ -43,8 +43,9 @@ from ti_flax.hosts import group as hosts
 from ti_flax.models.attention import Attention
 from ti_flax.models.base_model import MODEL_PARTS, BaseTokenizers, base_tokenizers, find_base_model, say_notes
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion, token_table
-from ti_flax.models.tokenizer import Concept, add_concept
+from ti_flax.models.tokenizer import add_word
 from ti_flax.models.weights.model_source import ModelSource
+from ti_flax.models.word_places import Concept, Word
 from ti_flax.monitoring.previews import STEPS_SHOWN
 from ti_flax.run.named_paths import other_roles
 from ti_flax.training.checkpoint import tree_digest
@@ -56,7 +57,7 @@ class TrainingInputs:
     """What a run learns from.
 
     Attributes:
-      concept: the new word.
+      concept: its new words.
       tokenizers: with the concept's tokens.
       images: names, captions and weights, and on the first host the pixels of those that are shown.
       model: modules and parameters; those of the VAE only if previews need them, on the first host.
@@ -64,7 +65,7 @@ class TrainingInputs:
       images_digest: stands for the images and for what encoded them.
       streamed: whether each call sends the devices the posteriors that it needs.
       added: the rows beside the token table before any update: the concept's, then loaded ones.
-      frozen_concepts: embeddings that prompts may name and that stay as they are.
+      frozen_words: embeddings that prompts may name and that stay as they are.
       origin: what the concept's rows start from, in words.
     """
 
@@ -76,7 +77,7 @@ class TrainingInputs:
     images_digest: str
     streamed: bool
     added: AddedRows
-    frozen_concepts: tuple[Concept, ...]
+    frozen_words: tuple[Word, ...]
     origin: str
 
     @property
@@ -100,8 +101,8 @@ class TrainingInputs:
         of_images = [bucket.prompts for bucket in buckets]
         prompts = (self.examples.token_ids, of_images, self.examples.class_token_ids)
         shown = [(bucket.sample_indices, bucket.loss_weights, bucket.time_ids) for bucket in buckets]
-        beside = "".join(f" beside {other.text}" for other in self.frozen_concepts)
-        loaded = {"extra_embeds": tree_digest(self.added.loaded)} if self.frozen_concepts else {}
+        beside = "".join(f" beside {other.text}" for other in self.frozen_words)
+        loaded = {"extra_embeds": tree_digest(self.added.loaded)} if self.frozen_words else {}
         return {
             "concept": f"{self.concept.text} from {self.origin}{beside}",
             **loaded,
@@ -159,7 +160,7 @@ def read_inputs(config: RunConfig, model: FlaxStableDiffusion | None = None) -> 
         images_digest=encoding.digest,
         streamed=encoding.streamed,
         added=added,
-        frozen_concepts=tokens.frozen_concepts,
+        frozen_words=tokens.frozen_words,
         origin=tokens.start.origin,
     )
 
@@ -256,7 +257,7 @@ class ConceptTokens:
     concept: Concept
     start: Initialization
     embeddings: list[FrozenEmbedding]
-    frozen_concepts: tuple[Concept, ...]
+    frozen_words: tuple[Word, ...]
 
     @property
     def tokenizer(self) -> Any:
@@ -273,11 +274,12 @@ def add_concept_tokens(config: RunConfig) -> ConceptTokens:
     say_notes(source)
     start = resolve_initialization(config.concept, tokenizer)
     embeddings = read_frozen_embeddings(config.concept.extra_embeds)
-    concept = add_concept(
+    word = add_word(
         tokenizer, placeholder_token=config.concept.placeholder_token, num_vectors=start.num_vectors
     )
-    frozen_concepts = add_frozen_embeddings(tokenizer, embeddings, concept)
-    return ConceptTokens(tokenizers, source.is_sdxl, concept, start, embeddings, frozen_concepts)
+    concept = Concept((word,))
+    frozen_words = add_frozen_embeddings(tokenizer, embeddings, concept)
+    return ConceptTokens(tokenizers, source.is_sdxl, concept, start, embeddings, frozen_words)
 
 
 def refuse_second_alone(config: RunConfig, source: ModelSource) -> None:

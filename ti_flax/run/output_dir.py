@@ -168,7 +168,7 @@ def write_facts(
     """
     base, devices = config.model.pretrained_model_name_or_path, jax.devices()
     facts = RunFacts(
-        token=inputs.concept.placeholder_token,
+        token=inputs.concept.name,
         kind=config.concept.learnable_property,
         vectors=len(inputs.concept.tokens),
         width=inputs.added.widths[FIRST],

@@ -57,7 +57,7 @@ def write_result(
     Raises:
       OutputError: the folder cannot be written.
     """
-    token, prompts = inputs.concept.placeholder_token, config.monitoring.validation_prompt or ()
+    token, prompts = inputs.concept.name, config.monitoring.validation_prompt or ()
     shows = config.hub.hub_concept_images
     images = inputs.images.first(MOST_CONCEPT_IMAGES) if shows else []
     concept_images = write_concept_images(folder, images)

@@ -138,7 +138,7 @@ def _train_into(
     for line in before_training(config, inputs, schedule) if hosts.is_first() else ():
         say(f"note: {line}")
     if hosts.is_first() and inputs.model.is_sdxl:
-        refuse_file_of_word(output_dir, inputs.concept.placeholder_token)
+        refuse_file_of_word(output_dir, inputs.concept.name)
     state = start_state(config, step_config, inputs, saved)
     total = config.training.max_train_steps or 0
     if saved is not None and int(state.step) > total:
@@ -232,7 +232,7 @@ def finish(
         warn(str(error))
     page_of_run(output_dir)
     say(f"done in {time.perf_counter() - began:.0f} s: {output_dir}/learned_embeds.safetensors")
-    learned, token = output_dir / "learned_embeds.safetensors", inputs.concept.placeholder_token
+    learned, token = output_dir / "learned_embeds.safetensors", inputs.concept.name
     say(other_forms(learned, token, sdxl=inputs.model.is_sdxl))
     say(f"all about it: {output_dir}/{PAGE}")
     if config.hub.push_to_hub:

@@ -189,22 +189,23 @@ def _template(text: str, where: str, captions: bool) -> Template:
     return Template(text, plain, where)
 
 
-def fill(template: Template, word: str, caption: str) -> str:
+def fill(template: Template, words: Sequence[str], caption: str) -> str:
     """Make a prompt.
 
     Args:
       template: its pattern.
-      word: what stands for the concept, with all its vectors.
-      caption: with the word already as `word` where the caption names it; "" for none.
+      words: what stands for each word of the concept, with all its vectors.
+      caption: with the words already so where the caption names them; "" for none.
 
     Returns:
-      The prompt, in which the word stands as often as in the template or, where the caption names it, as in
+      The prompt, in which the words stand as often as in the template or, where the caption names one, as in
       the caption: that one then is the prompt alone, unless the template leaves the word to it.
     """
     pattern = template.text if caption else template.plain
-    if template.has_caption and caption and word in caption and template.has_word:
+    if template.has_caption and any(word in caption for word in words) and template.has_word:
         return caption
-    return TEMPLATE_PLACES.sub(lambda place: caption if place[0] == _CAPTION else word, pattern)
+    every = " and ".join(words)
+    return TEMPLATE_PLACES.sub(lambda place: caption if place[0] == _CAPTION else every, pattern)
 
 
 def tidied(text: str) -> str:

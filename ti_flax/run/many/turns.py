@@ -110,7 +110,7 @@ def prepared(name: str, read: tuple[RunConfig, TrainingInputs, Saved | None], te
         for line in before_training(config, inputs, schedule):
             say(f"note: {line}")
         if inputs.model.is_sdxl:
-            refuse_file_of_word(Path(config.output.output_dir), inputs.concept.placeholder_token)
+            refuse_file_of_word(Path(config.output.output_dir), inputs.concept.name)
         state = start_state(config, step_config, inputs, saved)
         config = with_repository(config)
         total = config.training.max_train_steps or 0
