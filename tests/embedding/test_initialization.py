@@ -25,7 +25,7 @@ KEY = jax.random.key(0)
 
 
 def start(tokenizer, **options):
-    return resolve_initialization(ConceptOptions(placeholder_token="<x>", **options), tokenizer)
+    return resolve_initialization(ConceptOptions(placeholder_token="<x>", **options).each[0], tokenizer)
 
 
 def made(found, table=TABLE, key=KEY):
@@ -167,7 +167,7 @@ def test_random_rows_of_two_encoders_are_drawn_apart_and_the_first_are_what_they
 def test_an_embedding_of_two_encoders_is_gone_on_from(tokenizer, two_tables, tmp_path):
     path = tmp_path / "old.safetensors"
     old = {ENCODER: TABLE[:2], SECOND_ENCODER: two_tables[SECOND_ENCODER][5:7]}
-    save_in_one_file(path, "<old>", old, details={})
+    save_in_one_file(path, {"<old>": old}, details={})
     rows = start(tokenizer, init_embeds=str(path), num_vectors=3).rows(two_tables, KEY)
     for encoder, each in old.items():
         np.testing.assert_array_equal(rows[encoder], each[[0, 0, 1]])

@@ -35,6 +35,7 @@ from ti_flax.embedding.initialization import (
     read_frozen_embeddings,
     resolve_initialization,
 )
+from ti_flax.embedding.learned_embeds import check_words
 from ti_flax.embedding.rows import AddedRows, add_rows, check_table
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.export.card_images import MOST_CONCEPT_IMAGES
@@ -66,7 +67,7 @@ class TrainingInputs:
       streamed: whether each call sends the devices the posteriors that it needs.
       added: the rows beside the token table before any update: the concept's, then loaded ones.
       frozen_words: embeddings that prompts may name and that stay as they are.
-      origin: what the concept's rows start from, in words.
+      origins: what the rows of each word start from, in words.
     """
 
     concept: Concept
@@ -78,7 +79,7 @@ class TrainingInputs:
     streamed: bool
     added: AddedRows
     frozen_words: tuple[Word, ...]
-    origin: str
+    origins: tuple[str, ...]
 
     @property
     def tokenizer(self) -> Any:
@@ -103,8 +104,10 @@ class TrainingInputs:
         shown = [(bucket.sample_indices, bucket.loss_weights, bucket.time_ids) for bucket in buckets]
         beside = "".join(f" beside {other.text}" for other in self.frozen_words)
         loaded = {"extra_embeds": tree_digest(self.added.loaded)} if self.frozen_words else {}
+        each = zip(self.concept.words, self.origins, strict=True)
+        words = " and ".join(f"{word.text} from {origin}" for word, origin in each)
         return {
-            "concept": f"{self.concept.text} from {self.origin}{beside}",
+            "concept": f"{words}{beside}",
             **loaded,
             "model": tree_digest(parts),
             "images": tree_digest([np.asarray(self.images_digest), *shown]),
@@ -125,7 +128,7 @@ def read_inputs(config: RunConfig, model: FlaxStableDiffusion | None = None) -> 
       model: that is there already, with its VAE; None: it is read.
     """
     tokens = add_concept_tokens(config)
-    templates = chosen_templates(config.prompts, config.concept.learnable_property)
+    templates = chosen_templates(config.prompts, config.concept.learnable_property, config.concept.words)
     images = read_images(
         config.images,
         config.prompts.captions,
@@ -140,7 +143,7 @@ def read_inputs(config: RunConfig, model: FlaxStableDiffusion | None = None) -> 
     prompts = make_prompts(config.prompts, templates, tokens.tokenizer, tokens.concept, images, seed=seed)
     class_token_ids = None
     if class_images is not None:
-        class_token_ids = class_prompts(config.loss.class_prompt, templates, tokens.tokenizer, tokens.concept)
+        class_token_ids = class_prompts(config.class_prompt, templates, tokens.tokenizer, tokens.concept)
     if model is None:
         with stage("loading the model"):
             model = read_model(config)
@@ -161,7 +164,7 @@ def read_inputs(config: RunConfig, model: FlaxStableDiffusion | None = None) -> 
         streamed=encoding.streamed,
         added=added,
         frozen_words=tokens.frozen_words,
-        origin=tokens.start.origin,
+        origins=tuple(start.origin for start in tokens.starts),
     )
 
 
@@ -250,12 +253,12 @@ def refuse_uploads_through_links(hub: HubOptions, images: TrainingImages) -> Non
 
 @dataclass(frozen=True)
 class ConceptTokens:
-    """The tokenizer with the new word and loaded ones, what they start from, and whether they are SDXL's."""
+    """The tokenizer with the new words and loaded ones, what they start from, and whether they are SDXL's."""
 
     tokenizers: BaseTokenizers
     of_sdxl: bool
     concept: Concept
-    start: Initialization
+    starts: tuple[Initialization, ...]
     embeddings: list[FrozenEmbedding]
     frozen_words: tuple[Word, ...]
 
@@ -272,14 +275,21 @@ def add_concept_tokens(config: RunConfig) -> ConceptTokens:
     tokenizers = base_tokenizers(source, config.model.tokenizer_name)
     tokenizer = tokenizers.tokenizer
     say_notes(source)
-    start = resolve_initialization(config.concept, tokenizer)
+    words = config.concept.each
+    starts = tuple(resolve_initialization(each, tokenizer, place) for place, each in enumerate(words))
     embeddings = read_frozen_embeddings(config.concept.extra_embeds)
-    word = add_word(
-        tokenizer, placeholder_token=config.concept.placeholder_token, num_vectors=start.num_vectors
+    check_words(
+        {each.placeholder_token: start.num_vectors for each, start in zip(words, starts, strict=True)},
+        sdxl=source.is_sdxl,
     )
-    concept = Concept((word,))
+    concept = Concept(
+        tuple(
+            add_word(tokenizer, placeholder_token=each.placeholder_token, num_vectors=start.num_vectors)
+            for each, start in zip(words, starts, strict=True)
+        )
+    )
     frozen_words = add_frozen_embeddings(tokenizer, embeddings, concept)
-    return ConceptTokens(tokenizers, source.is_sdxl, concept, start, embeddings, frozen_words)
+    return ConceptTokens(tokenizers, source.is_sdxl, concept, starts, embeddings, frozen_words)
 
 
 def refuse_second_alone(config: RunConfig, source: ModelSource) -> None:
@@ -317,9 +327,10 @@ def start_rows(config: RunConfig, tokens: ConceptTokens, tables: Mapping[str, np
     key = jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION)
     known = {encoder: table[:first_added_id] for encoder, table in tables.items()}
     widths = {encoder: table.shape[1] for encoder, table in tables.items()}
+    started = [start.rows(known, key) for start in tokens.starts]
     return add_rows(
         known,
-        tokens.start.rows(known, key),
+        {encoder: np.concatenate([rows[encoder] for rows in started]) for encoder in tables},
         [checked_rows(other.file, other.path, widths) for other in tokens.embeddings],
         learning=learning_encoders(config.concept.learned_text_encoders),
     )

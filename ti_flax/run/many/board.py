@@ -42,7 +42,7 @@ class Board:
     def __init__(self, output_dir: Path, concepts: Sequence[tuple[str, RunConfig]]):
         self.path = output_dir / FILE
         self._entries = {
-            name: Entry(name, config.concept.placeholder_token, steps=config.training.max_train_steps)
+            name: Entry(name, " and ".join(config.concept.words), steps=config.training.max_train_steps)
             for name, config in concepts
         }
 
