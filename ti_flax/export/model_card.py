@@ -76,9 +76,11 @@ text encoders, into the folder `embeddings`; `{name}` is then the word to use in
 folder is `models/embeddings`, and the word is `embedding:{name}`."""
 
 _WEB_UI_OF_SEVERAL = """\
-In the Stable Diffusion Web UI, put {files} into the folder `embeddings` under names of
-their own, such as {named}; {words} are then the words to use in prompts. In ComfyUI the folder
-is `models/embeddings`, and the words are {embeddings}."""
+In the Stable Diffusion Web UI, put
+{files}
+into the folder `embeddings` under names of their own, such as {named};
+{words} are then the words to use in prompts. In ComfyUI the folder is `models/embeddings`, and the
+words are {embeddings}."""
 _WEB_UI_OF_SEVERAL_FOR_SDXL = """\
 In the Stable Diffusion Web UI, Forge and InvokeAI, put {named}, which have the vectors of both text encoders,
 into the folder `embeddings`; {words} are then the words to use in prompts. In ComfyUI the folder is

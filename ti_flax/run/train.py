@@ -13,6 +13,7 @@ from ti_flax.console.interrupt import Interrupt, listening
 from ti_flax.console.messages import detail, say, shown_on, warn
 from ti_flax.console.terminal import display_for
 from ti_flax.console.versions import versions
+from ti_flax.embedding.file_names import file_of_word
 from ti_flax.errors import OutputError
 from ti_flax.export.convert import other_forms
 from ti_flax.export.upload import upload
@@ -232,7 +233,10 @@ def finish(
         warn(str(error))
     page_of_run(output_dir)
     say(f"done in {time.perf_counter() - began:.0f} s: {output_dir}/learned_embeds.safetensors")
-    for line in other_forms(output_dir, [*inputs.concept.vectors], sdxl=inputs.model.is_sdxl):
+    words = [*inputs.concept.vectors]
+    if words[1:]:
+        say(f"each word by itself, as diffusers reads it: {', '.join(map(file_of_word, words))}")
+    for line in other_forms(output_dir, words, sdxl=inputs.model.is_sdxl):
         say(line)
     say(f"all about it: {output_dir}/{PAGE}")
     if config.hub.push_to_hub:
