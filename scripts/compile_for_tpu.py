@@ -192,7 +192,7 @@ def step_config_of(target: Target, batch: int) -> Any:
     from ti_flax.run.step_config import make_step_config
 
     config, model = target.config.replace(train_batch_size=batch), target.model
-    count, widths = config.concept.num_vectors or 1, model.widths
+    count, widths = sum(each.num_vectors or 1 for each in config.concept.each), model.widths
     added = add_rows(
         {name: np.zeros((1, width), np.float32) for name, width in widths.items()},
         {name: np.zeros((count, width), np.float32) for name, width in widths.items()},
@@ -243,7 +243,7 @@ def abstract_arguments(config: RunConfig, step_config: Any) -> tuple[Any, ...]:
 
     model = step_config.model
     side = config.images.resolution // model.vae.config.downsampling
-    prompts = training_prompts(config.concept.placeholder_token, config.concept.learnable_property)
+    prompts = training_prompts(" and ".join(config.concept.words), config.concept.learnable_property)
     tokens = (len(prompts), model.text_encoder.config.max_position_embeddings)
     moments = (_IMAGES, 2, side, side, 2 * model.vae.config.latent_channels)
     time_ids = sizes(_IMAGES, config.images.resolution) if model.is_sdxl else None

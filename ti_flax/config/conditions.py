@@ -87,9 +87,11 @@ def missing_values(options: Options, values: Values) -> typing.Iterator[ConfigEr
     """Yield an error for each option that has to be given here and is not."""
     for option in options.values():
         unless = option.rule.required_unless
-        lacking = (each for each in of_each_word(options, values) if each[option.name] == option.default)
+        words = of_each_word(options, values)
+        lacking = [each for each in words if each[option.name] == option.default]
         if unless and not all(holds(unless, each, options) for each in lacking):
-            yield ConfigError(f"{option.name} is required, unless {in_words(unless)} is given")
+            each = " for each word" if len(lacking) < len(words) else ""
+            yield ConfigError(f"{option.name} is required{each}, unless {in_words(unless)} is given")
 
 
 def unmet_conditions(options: Options, values: Values) -> typing.Iterator[ConfigError]:

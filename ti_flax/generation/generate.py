@@ -293,14 +293,10 @@ def tokenize_prompts(
     words = add_frozen_embeddings(tokenizer, embeddings, None, _EMBEDS)
     ids |= _encoded(tokenizer, specs, learned=True)
     texts = list(dict.fromkeys(text for spec in specs for text in (spec.prompt, spec.negative_prompt)))
-    named: dict[Path, bool] = {}  # a prompt need not have all words of a file
-    for embedding, word in zip(embeddings, words, strict=True):
-        named[embedding.path] = named.get(embedding.path, False) or any(map(word.named_in, texts))
-    for path in [path for path, there in named.items() if not there]:
-        its = [
-            word.placeholder_token for each, word in zip(embeddings, words, strict=True) if each.path == path
-        ]
-        say(f"note: no prompt has {' or '.join(its)}, the word of {path}: write it as it is here")
+    pairs = [*zip(embeddings, words, strict=True)]
+    named = {each.path for each, word in pairs if any(map(word.named_in, texts))}
+    for each, word in [pair for pair in pairs if pair[0].path not in named]:
+        say(f"note: no prompt has {word.placeholder_token}, the word of {each.path}: write it as it is here")
     nothing = {name: np.zeros((1, width), np.float32) for name, width in widths.items()}
     stacked = {name: np.concatenate([each[name] for each in rows or [nothing]]) for name in widths}
     return TokenizedPrompts(ids, stacked, first_added_id, tokenizers.special)
