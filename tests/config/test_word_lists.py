@@ -168,3 +168,12 @@ def test_a_list_of_custom_diffusion_may_name_several_words():
     run = run.replace(concepts=[entry | {"instance_prompt": "a dog"}])
     with pytest.raises(ConfigError, match="a prompt with placeholder_token <cat> or <hat> in it"):
         read_concepts(run)
+
+
+def test_one_value_in_a_list_of_concepts_is_written_as_ever(tmp_path):
+    path = tmp_path / "run.yaml"
+    entry = {"placeholder_token": "<cat>", "initializer_token": "toy", "num_vectors": 2}
+    path.write_text(yaml.safe_dump({"concepts": [entry], "pretrained_model_name_or_path": "m"}))
+    found = load_config(path)
+    assert found.to_dict()["concepts"] == [entry]
+    assert load_config(path, concepts=[entry]) == found
