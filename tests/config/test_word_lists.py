@@ -173,7 +173,9 @@ def test_a_list_of_custom_diffusion_may_name_several_words():
 def test_one_value_in_a_list_of_concepts_is_written_as_ever(tmp_path):
     path = tmp_path / "run.yaml"
     entry = {"placeholder_token": "<cat>", "initializer_token": "toy", "num_vectors": 2}
-    path.write_text(yaml.safe_dump({"concepts": [entry], "pretrained_model_name_or_path": "m"}))
+    path.write_text(
+        yaml.safe_dump({"concepts": [entry], "pretrained_model_name_or_path": "m"}, sort_keys=False)
+    )
     found = load_config(path)
     assert found.to_dict()["concepts"] == [entry]
     assert load_config(path, concepts=[entry]) == found
