@@ -85,13 +85,12 @@ def evaluation_cost(count: int, rounds: int) -> tuple[float, int]:
         vocabulary = Vocabulary(np.eye(4, dtype=np.float32), ["a</w>"] * 4, lambda index: "a")
         hook = Evaluate(
             Path(folder),
-            "<thing>",
+            {"<thing>": 1},
             every=1,
             last_step=count + rounds,
             loss=lambda rows: 1.0,
             result=lambda state: jax.tree.map(np.asarray, state.rows),
             start_rows={"text_encoder": np.ones((1, 4), np.float32)},
-            vectors=1,
             vocabularies={"text_encoder": vocabulary},
         )
         state = TrainState({"text_encoder": jnp.ones((1, 4))}, None, jnp.int32(0))

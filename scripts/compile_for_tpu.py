@@ -191,7 +191,7 @@ def step_config_of(target: Target, batch: int) -> Any:
     from ti_flax.run.step_config import make_step_config
 
     config, model = target.config.replace(train_batch_size=batch), target.model
-    count, widths = config.concept.num_vectors or 1, model.widths
+    count, widths = sum(each.num_vectors or 1 for each in config.concept.each), model.widths
     added = add_rows(
         {name: np.zeros((1, width), np.float32) for name, width in widths.items()},
         {name: np.zeros((count, width), np.float32) for name, width in widths.items()},

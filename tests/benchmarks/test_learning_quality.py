@@ -91,9 +91,13 @@ def test_options_of_the_training_pass_through(tmp_path):
     options, training = bench.parse_arguments(["--num_vectors", "2", "--steps", "40", "100"])
     concept = bench.BY_NAME["posy"]
     config = bench.settings(options, training, concept, seed=5, steps=100)
-    assert (config.concept.num_vectors, config.training.seed, config.training.max_train_steps) == (2, 5, 100)
+    assert (config.concept.each[0].num_vectors, config.training.seed, config.training.max_train_steps) == (
+        2,
+        5,
+        100,
+    )
     assert config.output.save_steps == 20
-    assert config.concept.placeholder_token == "<posy>"
+    assert config.concept.words == ("<posy>",)
     with pytest.raises(ConfigError, match="unknown flag --nun_vectors"):
         bench.settings(options, ["--nun_vectors=2"], concept, seed=0, steps=None)
 

@@ -9,9 +9,9 @@ import pytest
 from ti_flax.config import parse_config
 from ti_flax.config.concept_list import ConceptListError, read_concepts
 from ti_flax.config.concept_list.merge import PER_CONCEPT
-from ti_flax.config.concept_list.names import clashing_words
 from ti_flax.config.run_config import GROUPS, OPTIONS
 from ti_flax.config.values import options_of
+from ti_flax.config.words import clashing_words
 from ti_flax.console.program import exit_code
 from ti_flax.errors import ConfigError
 

@@ -49,12 +49,12 @@ def test_a_folder_of_folders_is_a_concept_each(write, tmp_path):
     cat, dog = (each.config for each in found.concepts)
     images = str(tmp_path / "concepts" / "Cat" / "images")
     assert changed(cat) == {
-        "placeholder_token": "<kitty>",
+        "placeholder_token": ("<kitty>",),
         "train_data_dir": (images,),
         "max_train_steps": 7,
     }
     assert changed(dog) == {
-        "placeholder_token": "<dog>",
+        "placeholder_token": ("<dog>",),
         "train_data_dir": (str(tmp_path / "concepts" / "dog"),),
     }
     assert (cat.output.output_dir, dog.output.output_dir) == ("out/Cat", "out/dog")
@@ -114,7 +114,7 @@ def test_a_list_says_the_same_in_every_kind_of_file(write, tmp_path, name):
         (
             "cat",
             {
-                "placeholder_token": "<cat>",
+                "placeholder_token": ("<cat>",),
                 "train_data_dir": images,
                 "max_train_steps": 7,
                 "learning_rate": 1e-3,
@@ -123,7 +123,7 @@ def test_a_list_says_the_same_in_every_kind_of_file(write, tmp_path, name):
         (
             "hat",
             {
-                "placeholder_token": "<hat>",
+                "placeholder_token": ("<hat>",),
                 "train_data_dir": images,
                 "repeats": (3,),
                 "early_stopping": True,
@@ -173,7 +173,7 @@ def test_the_run_gives_defaults_and_a_concept_overrides_them(write):
     a, b = (each.config for each in read_concepts(parse_config(["--config", str(path)])).concepts)
     assert (a.training.seed, b.training.seed) == (4, 5)
     assert (a.training.max_train_steps, b.training.max_train_steps) == (9, 9)
-    assert (a.concept.initializer_token, b.concept.initializer_token) == ("toy", None)
+    assert (a.concept.initializer_token, b.concept.initializer_token) == (("toy",), None)
     assert a.images.resolution == b.images.resolution == 64
     assert b.hub.hub_token == "hf_secret"
     assert a.concept_list.concepts is None
@@ -279,7 +279,10 @@ def test_a_run_with_a_list_makes_the_round_trip(write, tmp_path):
     assert load_config(write("again.yaml", config.to_yaml())) == config.replace(hub_token=None)
     assert config.replace(seed=1).concept_list == config.concept_list
     assert hash(config) == hash(config.replace())
-    assert config.replace(concepts=None, placeholder_token="<a>", train_data_dir="x").concept.start == "'toy'"
+    assert (
+        config.replace(concepts=None, placeholder_token="<a>", train_data_dir="x").concept.each[0].start
+        == "'toy'"
+    )
 
 
 def test_a_list_may_be_given_from_python(tmp_path):
@@ -294,7 +297,7 @@ def test_a_list_may_be_given_from_python(tmp_path):
 
 def test_the_shipped_list_is_read():
     found = read_concepts(parse_config(["--config=configs/many.yaml"]))
-    assert [(each.name, each.config.concept.placeholder_token) for each in found.concepts] == [
+    assert [(each.name, *each.config.concept.words) for each in found.concepts] == [
         ("ruby", "<ruby>"),
         ("ruby-slow", "<ruby-slow>"),
         ("ruby-two", "<ruby-of-two>"),
@@ -329,15 +332,15 @@ def test_a_list_of_custom_diffusion_is_put_into_our_words(write):
     found = read_concepts(parse_config(["--pretrained_model_name_or_path=m", f"--concepts={path}"]))
     cat, pot = (changed(each.config, beside=["pretrained_model_name_or_path"]) for each in found.concepts)
     assert [each.name for each in found.concepts] == ["new1", "new2"]
-    assert [each.config.concept.initializer_token for each in found.concepts] == ["cat", "wooden"]
+    assert [each.config.concept.each[0].initializer_token for each in found.concepts] == ["cat", "wooden"]
     assert cat == {
-        "placeholder_token": "<new1>",
+        "placeholder_token": ("<new1>",),
         "train_data_dir": (str(path.parent / "cat"),),
         "prompt_template": ("photo of a {} cat",),
         "class_data_dir": str(path.parent / "cats"),
     }
     assert pot == {
-        "placeholder_token": "<new2>",
+        "placeholder_token": ("<new2>",),
         "train_data_dir": (str(path.parent / "pot"),),
         "prompt_template": ("photo of a {} wooden pot",),
         "max_train_steps": 3,
@@ -361,8 +364,11 @@ def test_keys_of_ours_win_in_a_foreign_entry(write):
         "class_data_dir": "cat",
     }
     (one,) = listed(f"--concepts={write('list.json', [entry])}").concepts
-    assert one.config.concept.placeholder_token == "sks" and one.config.prompts.prompt_template is None
-    assert (one.config.concept.initializer_token, one.config.loss.class_prompt) == ("toy", "a sks thing")
+    assert one.config.concept.words == ("sks",) and one.config.prompts.prompt_template is None
+    assert (one.config.concept.each[0].initializer_token, one.config.loss.class_prompt) == (
+        "toy",
+        "a sks thing",
+    )
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,8 @@ def test_words_that_yaml_takes_for_something_else(write):
     )
     config = parse_config([*REQUIRED_FLAGS[:2], "--config", path])
     assert (config.model.mixed_precision, config.model.revision) == ("no", "0123e45")
-    assert (config.optimizer.scale_lr, config.concept.initializer_token) == (True, "off")
-    assert config.concept.placeholder_token == "null"
+    assert (config.optimizer.scale_lr, config.concept.initializer_token) == (True, ("off",))
+    assert config.concept.words == ("null",)
     assert (config.monitoring.validation_prompt, config.training.max_train_steps) == (None, None)
 
 
@@ -123,7 +123,7 @@ def test_home_folder_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     config = parse("--output_dir=~/runs/1", "--initializer_token=~toy")
     assert config.output.output_dir == "/home/someone/runs/1"
-    assert config.concept.initializer_token == "~toy"
+    assert config.concept.initializer_token == ("~toy",)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -309,7 +309,7 @@ def without_start(*flags):
 def test_a_start_other_than_words_needs_no_word(flag):
     config = parse_config(without_start(flag))
     assert config.concept.initializer_token is None
-    assert config.concept.start == {"--init_embeds=cat.pt": "cat.pt"}.get(flag, "random vectors")
+    assert config.concept.each[0].start == {"--init_embeds=cat.pt": "cat.pt"}.get(flag, "random vectors")
     with pytest.raises(ConfigError, match="missing: initializer_token"):
         parse_config(without_start())
 

@@ -32,6 +32,16 @@ def flag(**changes):
     return lambda folder: train(folder, **changes)
 
 
+def own(content):
+    """A run whose configuration file says what its words are."""
+    return lambda folder: train(
+        folder,
+        f"--config={written(folder / 'run.yaml', content)}",
+        placeholder_token=None,
+        **({"initializer_token": None} if "initializer_token" in content else {}),
+    )
+
+
 CASES = [
     Case("missing", "no such file", made(lambda path: None), loose=r"(?<=current folder, )[^ ]+"),
     Case("folder", "a folder", made(lambda path: path.mkdir())),
@@ -101,6 +111,24 @@ CASES = [
     ),
     Case("pattern", "an expression that is none", flag(captions="filename", filename_pattern="(")),
     Case("extension", "an extension with a folder in it", flag(captions="files", caption_extension="../txt")),
+    Case(
+        "word_lengths",
+        "three numbers of vectors for two words",
+        own("placeholder_token: [<a>, <b>]\nnum_vectors: [1, 2, 3]\n"),
+    ),
+    Case("word_twice", "a word twice in other letters", own("placeholder_token: [<cat>, <CAT>]\n")),
+    Case("word_within", "a word within another", own("placeholder_token: [cat2, my cat2]\n")),
+    Case("word_list", "a list within the list of words", own("placeholder_token: [<a>, [<b>, <c>]]\n")),
+    Case(
+        "word_start",
+        "a word of several that starts from nothing",
+        own("placeholder_token: [<a>, <b>]\ninitializer_token: [toy, null]\n"),
+    ),
+    Case(
+        "word_vectors",
+        "5,000 words",
+        own(f"placeholder_token: [{', '.join(map('<{}>'.format, range(5000)))}]\n"),
+    ),
 ]
 
 

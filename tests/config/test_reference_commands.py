@@ -122,7 +122,7 @@ def test_guide_commands_parse(command, style, capsys):
     if style == "--flag value":
         argv = [part for argument in argv for part in argument.split("=")]
     config = parse_config(argv)
-    assert config.concept.placeholder_token == "<cat-toy>"
+    assert config.concept.words == ("<cat-toy>",)
     assert config.optimizer.learning_rate == 5e-4
     assert config.optimizer.scale_lr is True
     assert config.training.max_train_steps == 3000

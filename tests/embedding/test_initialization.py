@@ -17,14 +17,15 @@ from ti_flax.embedding.initialization import (
 from ti_flax.embedding.learned_embeds import save_in_one_file, save_learned_embeds
 from ti_flax.embedding.rows import random_rows
 from ti_flax.errors import TokenError, WeightsError
-from ti_flax.models.tokenizer import add_concept, encode_prompts, expand_known
+from ti_flax.models.tokenizer import add_word, encode_prompts, expand_known
+from ti_flax.models.word_places import Concept
 
 TABLE = np.random.default_rng(0).normal(size=(700, 8)).astype(np.float32)
 KEY = jax.random.key(0)
 
 
 def start(tokenizer, **options):
-    return resolve_initialization(ConceptOptions(placeholder_token="<x>", **options), tokenizer)
+    return resolve_initialization(ConceptOptions(placeholder_token="<x>", **options).each[0], tokenizer)
 
 
 def made(found, table=TABLE, key=KEY):
@@ -166,7 +167,7 @@ def test_random_rows_of_two_encoders_are_drawn_apart_and_the_first_are_what_they
 def test_an_embedding_of_two_encoders_is_gone_on_from(tokenizer, two_tables, tmp_path):
     path = tmp_path / "old.safetensors"
     old = {ENCODER: TABLE[:2], SECOND_ENCODER: two_tables[SECOND_ENCODER][5:7]}
-    save_in_one_file(path, "<old>", old, details={})
+    save_in_one_file(path, {"<old>": old}, details={})
     rows = start(tokenizer, init_embeds=str(path), num_vectors=3).rows(two_tables, KEY)
     for encoder, each in old.items():
         np.testing.assert_array_equal(rows[encoder], each[[0, 0, 1]])
@@ -178,13 +179,13 @@ def test_an_embedding_of_two_encoders_is_gone_on_from(tokenizer, two_tables, tmp
 def test_extra_embeddings_stand_behind_the_concept_and_prompts_may_name_them(tokenizer, tmp_path):
     entries = (embeds(tmp_path / "a.bin"), f"<new> = {embeds(tmp_path / 'b.bin', TABLE[:1])}")
     extras = read_frozen_embeddings(entries)
-    concept = add_concept(tokenizer, placeholder_token="<x>", num_vectors=2)
-    beside = add_frozen_embeddings(tokenizer, extras, concept)
+    concept = add_word(tokenizer, placeholder_token="<x>", num_vectors=2)
+    beside = add_frozen_embeddings(tokenizer, extras, Concept((concept,)))
     assert [each.text for each in beside] == ["<old> <old>_1 <old>_2", "<new>"]
     first = concept.token_ids[0]
     assert [each.token_ids for each in beside] == [(first + 2, first + 3, first + 4), (first + 5,)]
     prompt = f"a {concept.text} on a <old> with <new>"
-    encoded = encode_prompts(tokenizer, [prompt], concept=concept)[0]
+    encoded = encode_prompts(tokenizer, [prompt], concept=Concept((concept,)))[0]
     assert [i - first for i in encoded if i >= first] == [0, 1, 2, 3, 4, 5]
     assert expand_known(tokenizer, "<old>") == beside[0].text
 
@@ -210,9 +211,9 @@ def test_a_file_without_its_token_goes_by_its_name(tmp_path):
 )
 def test_tokens_of_embeddings_that_do_not_fit(tokenizer, tmp_path, entry, message):
     extras = read_frozen_embeddings((entry.format(embeds(tmp_path / "a.bin")),))
-    concept = add_concept(tokenizer, placeholder_token="<x>")
+    concept = add_word(tokenizer, placeholder_token="<x>")
     with pytest.raises(TokenError, match=message):
-        add_frozen_embeddings(tokenizer, extras, concept)
+        add_frozen_embeddings(tokenizer, extras, Concept((concept,)))
 
 
 def test_an_extra_that_is_no_embedding_is_one_line(tmp_path):

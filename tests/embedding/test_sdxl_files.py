@@ -85,7 +85,8 @@ import sys
 from pathlib import Path
 from sdxl_rows import sdxl_rows
 from ti_flax.embedding.learned_embeds import write_learned_embeds
-write_learned_embeds(Path(sys.argv[1]), "<cat>", sdxl_rows(), details={"step": "9", "validation_loss": "0.1"})
+details = {"step": "9", "validation_loss": "0.1"}
+write_learned_embeds(Path(sys.argv[1]), {"<cat>": sdxl_rows()}, details=details)
 """
 
 

@@ -128,8 +128,8 @@ def test_a_folder_gets_every_file_and_the_mark_of_a_finished_run_last(tmp_path, 
         replaced.append(Path(target).name)
 
     monkeypatch.setattr("os.replace", noted)
-    write_learned_embeds(tmp_path, token, ROWS)
-    assert tuple(replaced) == learned_embeds_files(token, sdxl=True)
+    write_learned_embeds(tmp_path, {token: ROWS})
+    assert tuple(replaced) == learned_embeds_files([token], sdxl=True)
     assert len({*replaced}) == 5 and replaced[-1] == "learned_embeds.safetensors"
     assert sorted(os.listdir(tmp_path)) == sorted(replaced)
     for name in replaced:
@@ -154,14 +154,14 @@ def test_what_a_run_says_of_its_rows_is_in_every_file_that_has_room_for_it(tmp_p
 def test_a_folder_for_one_text_encoder_is_as_it_was(tmp_path):
     for number, rows in enumerate((ROWS[FIRST], {FIRST: ROWS[FIRST]})):
         folder = tmp_path / str(number)
-        write_learned_embeds(folder, "<my-cat>", rows)
-        assert sorted(os.listdir(folder)) == [*learned_embeds_files("<my-cat>", sdxl=False)]
+        write_learned_embeds(folder, {"<my-cat>": rows})
+        assert sorted(os.listdir(folder)) == [*learned_embeds_files(["<my-cat>"], sdxl=False)]
         assert same(load_embedding(folder).rows, {FIRST: ROWS[FIRST]})
 
 
 @pytest.mark.parametrize("after", range(5))
 def test_a_full_disk_leaves_whole_files_alone(tmp_path, monkeypatch, after):
-    names, replace = learned_embeds_files("<cat>", sdxl=True), os.replace
+    names, replace = learned_embeds_files(["<cat>"], sdxl=True), os.replace
 
     def full(source, target):
         if Path(target).name == names[after]:
@@ -170,10 +170,10 @@ def test_a_full_disk_leaves_whole_files_alone(tmp_path, monkeypatch, after):
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OutputError, match=f"{re.escape(names[after])}: expected a place to write to"):
-        write_learned_embeds(tmp_path, "<cat>", ROWS)
+        write_learned_embeds(tmp_path, {"<cat>": ROWS})
     assert sorted(os.listdir(tmp_path)) == sorted(names[:after])
     monkeypatch.undo()
-    write_learned_embeds(tmp_path, "<cat>", ROWS)
+    write_learned_embeds(tmp_path, {"<cat>": ROWS})
     assert all(same(load_embedding(tmp_path / name).rows, ROWS) for name in names)
 
 
@@ -210,7 +210,7 @@ def test_diffusers_loads_both_files(tmp_path, vectors):
     pipeline = tiny_pipeline(tmp_path / "tokenizer")
     for suffix in (".safetensors", ".bin"):
         rows, token = sdxl_rows(vectors, (32, 48), seed=len(suffix)), f"<cat-{len(suffix)}>"
-        write_learned_embeds(tmp_path, token, rows)
+        write_learned_embeds(tmp_path, {token: rows})
         for name, encoder, tokenizer in (
             ("learned_embeds", pipeline.text_encoder, pipeline.tokenizer),
             ("learned_embeds_2", pipeline.text_encoder_2, pipeline.tokenizer_2),
@@ -236,7 +236,7 @@ def test_words_and_rows_of_both_text_encoders_are_added(tmp_path, capsys):
     write_tokenizer(tmp_path / "tokenizer", words="cat dog", pad_token="!")
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
     before = len(tokenizer)
-    write_learned_embeds(tmp_path, "<cat>", ROWS)
+    write_learned_embeds(tmp_path, {"<cat>": ROWS})
     widths = {FIRST: 768, SECOND: 1280}
     assert same(add_learned_embeds(tokenizer, tmp_path, widths=widths), ROWS)
     ids = tokenizer.convert_tokens_to_ids(["<cat>", "<cat>_1", "<cat>_2"])

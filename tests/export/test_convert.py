@@ -72,7 +72,8 @@ def test_the_line_at_the_end_of_a_run_is_a_command_for_tools_that_need_another_f
 
     import embedding_consumers
 
-    line = other_forms(place / "cat.safetensors", "<My Cat>: $(x)")
+    (place / "cat.safetensors").rename(place / "learned_embeds.safetensors")
+    (line,) = other_forms(place, ["<My Cat>: $(x)"])
     before, _, after = line.removeprefix("for InvokeAI: ").partition(" --to invoke; for OneTrainer: ")
     assert after == "--to onetrainer"
     words = shlex.split(before)
@@ -82,12 +83,12 @@ def test_the_line_at_the_end_of_a_run_is_a_command_for_tools_that_need_another_f
     read = embedding_consumers.invoke if form == "invoke" else embedding_consumers.onetrainer
     assert read(place / words[3]).tobytes() == ROWS.tobytes()
     with pytest.raises((AssertionError, KeyError)):
-        read(place / "cat.safetensors")
+        read(place / "learned_embeds.safetensors")
 
 
 def test_the_line_at_the_end_of_a_run_for_sdxl_names_the_file_that_is_there(place):
-    write_learned_embeds(place / "run", "<My Cat>", sdxl_rows())
-    line = other_forms(place / "run" / "learned_embeds.safetensors", "<My Cat>", sdxl=True)
+    write_learned_embeds(place / "run", {"<My Cat>": sdxl_rows()})
+    (line,) = other_forms(place / "run", ["<My Cat>"], sdxl=True)
     programs, _, path = line.partition(": ")
     assert programs == "for the Web UI, Forge, ComfyUI, InvokeAI, kohya's scripts and OneTrainer"
     assert path.endswith("My-Cat.safetensors") and same(load_embedding(Path(path)).rows, sdxl_rows())

@@ -386,11 +386,11 @@ def test_rows_of_a_data_set_on_the_hub_name_files_of_its_own(datasets, monkeypat
 
 def test_every_file_of_an_embedding_for_sdxl_is_uploaded_and_no_other(finished, secret):
     token, more = "<my-cat>", ("cat.safetensors", "learned_embeds_3.safetensors")
-    write_learned_embeds(finished, token, sdxl_rows())
+    write_learned_embeds(finished, {token: sdxl_rows()})
     (finished / "token_identifier.txt").write_text(token)
     for name in more:
         (finished / name).write_text("mine")
-    whole = {*learned_embeds_files(token, sdxl=True), "token_identifier.txt", "README.md"}
+    whole = {*learned_embeds_files([token], sdxl=True), "token_identifier.txt", "README.md"}
     assert len(whole) == 7 and set(result_files(finished)) == whole
     (finished / "token_identifier.txt").unlink()
     assert set(result_files(finished)) == whole - {"token_identifier.txt", "my-cat.safetensors"}

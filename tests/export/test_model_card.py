@@ -10,7 +10,7 @@ from shown_commands import commands_of, complaint
 
 from ti_flax.config import RunConfig
 from ti_flax.export.model_card import CardFacts, write_model_card
-from ti_flax.models.tokenizer import Concept
+from ti_flax.models.word_places import Concept, Word
 from ti_flax.run.result import of_configuration
 
 REQUIRED = {
@@ -24,9 +24,9 @@ FACTS = {"images": 3, "width": 768, "step": 20, "batch": 8, "rate": "0.002"}
 
 def card(tmp_path, facts=FACTS, **changes):
     config = RunConfig.from_dict(REQUIRED | {"max_train_steps": 20} | changes)
-    token = config.concept.placeholder_token
+    (token,) = config.concept.words
     facts = CardFacts(**of_configuration(config), **facts)
-    write_model_card(tmp_path, Concept(token, (token,), (7,)), facts)
+    write_model_card(tmp_path, Concept((Word(token, (token,), (7,)),)), facts)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     _, front, body = text.split("---\n", 2)
     return yaml.safe_load(front), body

@@ -18,7 +18,7 @@ from ti_flax.embedding.rows import embed_tokens
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.models.base_model import base_tokenizers
 from ti_flax.models.stable_diffusion import load_stable_diffusion
-from ti_flax.models.tokenizer import add_concept, encode_prompts, expand_known, load_tokenizer
+from ti_flax.models.tokenizer import add_word, encode_prompts, expand_known, load_tokenizer
 from ti_flax.models.weights.model_source import ModelSource
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ def test_the_converted_folder_loads_in_pytorch(tmp_path, family):
     subprocess.run([*command, str(tmp_path / "flax"), str(tmp_path / "torch")], check=True, cwd=tmp_path)
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "torch")
     tokenizer = load_tokenizer(base)
-    add_concept(tokenizer, placeholder_token="<thing>", num_vectors=2)
+    add_word(tokenizer, placeholder_token="<thing>", num_vectors=2)
     expected = our_hidden_states(base, tokenizer, rows, concept.token_ids[0])
     token_ids = encode_prompts(pipeline.tokenizer, [expand_known(pipeline.tokenizer, PROMPT)])
     with torch.no_grad():

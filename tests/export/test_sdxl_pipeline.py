@@ -21,7 +21,6 @@ from ti_flax.export.pipeline import save_pipeline
 from ti_flax.generation import generator as generator_module
 from ti_flax.generation.generator import ImageGenerator, starting_noise
 from ti_flax.models.base_model import base_tokenizers
-from ti_flax.models.tokenizer import add_concept
 from ti_flax.models.weights.model_source import ModelSource
 from ti_flax.run import train as run
 
@@ -203,7 +202,7 @@ def test_the_converted_pipeline_of_a_run_draws_our_image(finished, tmp_path):
 def exported(base, out, layout):
     """The base with a word of two vectors as a pipeline, and its token ids and rows."""
     tokenizers = base_tokenizers(ModelSource(base))
-    concept = add_concept(tokenizers.tokenizer, placeholder_token="<thing>", num_vectors=2)
+    concept = add_word(tokenizers.tokenizer, placeholder_token="<thing>", num_vectors=2)
     rows = {name: 0.1 * each for name, each in sdxl_rows(2, (24, 40)).items()}
     first = concept.token_ids[0]
     save_pipeline(base, out, tokenizers=tokenizers, rows=rows, first_added_id=first, layout=layout)

@@ -16,7 +16,7 @@ from tiny_folder import write_folder
 from ti_flax.commands import generate
 from ti_flax.embedding.formats import Embedding, embedding_bytes
 from ti_flax.embedding.initialization import read_frozen_embeddings
-from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.learned_embeds import save_learned_embeds, save_words
 from ti_flax.errors import TiFlaxError
 from ti_flax.export.embedding_card import plain_card
 from ti_flax.generation import generate as generation
@@ -131,6 +131,23 @@ def test_embeddings_of_every_form_draw_the_same(place, tmp_path, one_device, cap
     assert (draw(place, tmp_path / "a.png", *flags, prompt="a onetrainer") == expected).all()
     draw(place, tmp_path / "a.png", *flags)
     assert "note: no prompt has onetrainer, the word of" in capsys.readouterr().err
+
+
+def test_a_file_of_several_words_stands_for_all_of_them(place, tmp_path, one_device, capsys):
+    both = [f for name in ("thing.safetensors", "other.bin") for f in ("--learned_embeds", place / name)]
+    expected = draw(place, tmp_path / "a.png", *both, prompt="a <thing> and <other>")
+    save_words(tmp_path / "two.safetensors", {"<other>": ROWS[:1] * 2, "<thing>": ROWS})
+    joint = ["--learned_embeds", tmp_path / "two.safetensors"]
+    assert (draw(place, tmp_path / "a.png", *joint, prompt="a <thing> and <other>") == expected).all()
+    expected = draw(place, tmp_path / "a.png", *both[:2])
+    assert (draw(place, tmp_path / "a.png", *joint) == expected).all()
+    renamed = ["--learned_embeds", f"<thing>={tmp_path / 'two.safetensors'}"]
+    assert (draw(place, tmp_path / "a.png", *renamed) == expected).all()
+    capsys.readouterr()
+    draw(place, tmp_path / "a.png", *joint)
+    assert "no prompt has" not in capsys.readouterr().err
+    draw(place, tmp_path / "a.png", *joint, prompt="a cat")
+    assert capsys.readouterr().err.count("no prompt has") == 2
 
 
 def test_a_folder_stands_for_the_embedding_in_it(place, tmp_path, one_device):

@@ -10,7 +10,7 @@ from clip_tokenizer import END, START, write_tokenizer
 from ti_flax.errors import TokenError, WeightsError
 from ti_flax.models import base_model
 from ti_flax.models.base_model import base_tokenizer, base_tokenizers
-from ti_flax.models.tokenizer import add_concept, encode_prompts, load_tokenizer, save_tokenizers
+from ti_flax.models.tokenizer import add_word, encode_prompts, load_tokenizer, save_tokenizers
 from ti_flax.models.weights.model_source import ModelSource
 
 WORDS = "cat dog toy"
@@ -136,7 +136,7 @@ def test_both_tokenizers_are_written_with_their_pads(tmp_path):
 
     write_tokenizers(tmp_path / "model")
     found = base_tokenizers(ModelSource(tmp_path / "model"))
-    concept = add_concept(found.tokenizer, placeholder_token="<thing>", num_vectors=2)
+    concept = add_word(found.tokenizer, placeholder_token="<thing>", num_vectors=2)
     save_tokenizers(found.tokenizer, tmp_path / "out", found.pad_token_ids)
     assert found.tokenizer.pad_token == END
     again = base_tokenizers(ModelSource(tmp_path / "out"))

@@ -3,7 +3,7 @@ import pytest
 
 from ti_flax.errors import TokenError
 from ti_flax.models.tokenizer import (
-    add_concept,
+    add_word,
     check_names_apart,
     encode_prompts,
     expand_known,
@@ -11,10 +11,11 @@ from ti_flax.models.tokenizer import (
     save_tokenizer,
     split_text,
 )
+from ti_flax.models.word_places import Concept
 
 
 def add(tokenizer, placeholder="<cat-toy>", vectors=1):
-    return add_concept(tokenizer, placeholder_token=placeholder, num_vectors=vectors)
+    return add_word(tokenizer, placeholder_token=placeholder, num_vectors=vectors)
 
 
 @pytest.mark.parametrize("placeholder", ["<cat-toy>", "<猫>", "mycat2000"])
@@ -23,7 +24,7 @@ def test_tokens_are_named_as_diffusers_names_them_and_found_again(tokenizer, pla
     concept = add(tokenizer, placeholder, vectors=3)
     assert concept.tokens == (placeholder, f"{placeholder}_1", f"{placeholder}_2")
     assert concept.token_ids == (known, known + 1, known + 2)
-    token_ids = encode_prompts(tokenizer, [f"a photo of a {concept.text}, nice"], concept=concept)
+    token_ids = encode_prompts(tokenizer, [f"a photo of a {concept.text}, nice"], concept=Concept((concept,)))
     assert token_ids.shape == (1, 77) and token_ids.dtype == np.int32
     assert [i for i in token_ids[0] if i >= known] == list(concept.token_ids)
     assert token_ids[0, 0] == tokenizer.bos_token_id and token_ids[0, -1] == tokenizer.pad_token_id
@@ -79,7 +80,7 @@ def test_words_are_told_apart_as_the_tokenizer_reads_them(other):
 def test_a_concept_that_does_not_fit_into_the_prompt_is_said(tokenizer):
     concept = add(tokenizer, vectors=76)
     with pytest.raises(TokenError, match="all 76 tokens of <cat-toy> within 77 tokens"):
-        encode_prompts(tokenizer, [f"a photo of {concept.text}"], concept=concept)
+        encode_prompts(tokenizer, [f"a photo of {concept.text}"], concept=Concept((concept,)))
 
 
 def test_a_saved_tokenizer_has_the_concept(tokenizer, tmp_path):

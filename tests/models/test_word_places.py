@@ -8,7 +8,7 @@ from ti_flax.config.words import spelled_plainly
 from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import TokenError
 from ti_flax.models.tokenizer import (
-    add_concept,
+    add_word,
     encode_prompts,
     expand_known,
     load_tokenizer,
@@ -45,7 +45,7 @@ def added_ids(tokenizer, concept, prompt):
     ],
 )
 def test_every_spelling_the_tokenizer_sees_becomes_all_vectors_once(tokenizer, prompt, written_out):
-    concept = add_concept(tokenizer, placeholder_token="<my-cat>", num_vectors=3)
+    concept = add_word(tokenizer, placeholder_token="<my-cat>", num_vectors=3)
     assert expand_known(tokenizer, prompt) == concept.expand(prompt) == written_out
     assert concept.expand(written_out) == written_out
     assert concept.named_in(prompt) == (ALL in written_out)
@@ -64,18 +64,18 @@ def test_every_spelling_the_tokenizer_sees_becomes_all_vectors_once(tokenizer, p
     ],
 )
 def test_letters_and_blanks_are_compared_as_the_tokenizer_does(tokenizer, word, prompt):
-    concept = add_concept(tokenizer, placeholder_token=word, num_vectors=2)
+    concept = add_word(tokenizer, placeholder_token=word, num_vectors=2)
     assert concept.named_in(prompt) and added_ids(tokenizer, concept, prompt) == [0, 1]
 
 
 def test_a_longer_token_is_not_the_word(tokenizer):
-    concept = add_concept(tokenizer, placeholder_token="<my-cat>", num_vectors=3)
+    concept = add_word(tokenizer, placeholder_token="<my-cat>", num_vectors=3)
     assert concept.expand("a <my-cat>_12") == "a <my-cat>_12" and not concept.named_in("<my-cat>_12")
     assert word_places(tokenizer, "a <My-Cat> <my-cat>_1 x", concept.token_ids) == [(2, 21)]
 
 
 def test_a_single_vector_keeps_its_spelling_and_is_seen_in_any(tokenizer):
-    concept = add_concept(tokenizer, placeholder_token="<My-Cat>")
+    concept = add_word(tokenizer, placeholder_token="<My-Cat>")
     assert concept.tokens == ("<My-Cat>",) and concept.named_in("a <MY-cat>, red")
     assert added_ids(tokenizer, concept, "<my-cat> <My-Cat>") == [0, 0]
 
@@ -96,7 +96,7 @@ def test_diffusers_finds_all_vectors_of_the_stored_word(tmp_path, capsys, word, 
     base = write_folder(tmp_path / "base")
     tokenizer = load_tokenizer(base)
     first = len(tokenizer)
-    concept = add_concept(tokenizer, placeholder_token=word, num_vectors=vectors)
+    concept = add_word(tokenizer, placeholder_token=word, num_vectors=vectors)
     stored = concept.placeholder_token
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     rows = np.random.default_rng(0).normal(size=(vectors, 32)).astype(np.float32)
@@ -120,13 +120,13 @@ def test_diffusers_finds_all_vectors_of_the_stored_word(tmp_path, capsys, word, 
 
 
 def test_a_prompt_is_as_long_as_its_vectors_are(tokenizer):
-    add_concept(tokenizer, placeholder_token="<my-cat>", num_vectors=30)
+    add_word(tokenizer, placeholder_token="<my-cat>", num_vectors=30)
     prompts = ["<My-Cat>, " + "red " * n for n in (43, 45, 60)]
     assert prompts_cut_off(tokenizer, prompts, encode_prompts(tokenizer, prompts)) == prompts[1:]
 
 
 def test_bytes_that_are_no_text_are_said(tokenizer):
-    concept = add_concept(tokenizer, placeholder_token="<my-cat>", num_vectors=2)
+    concept = add_word(tokenizer, placeholder_token="<my-cat>", num_vectors=2)
     for look in (concept.named_in, concept.expand):
         with pytest.raises(TokenError, match="expected letters, found bytes that are no UTF-8"):
             look("a <my-cat> \udce9")

@@ -50,10 +50,9 @@ def make_hook(folder, losses, **changes):
         "loss": lambda rows: losses.pop(0),
         "result": lambda state: state.rows,
         "start_rows": rows_of(1.0),
-        "vectors": 2,
         "vocabularies": {encoder: words(width) for encoder, width in WIDTHS.items()},
     }
-    return Evaluate(folder, "<thing>", **given | changes)
+    return Evaluate(folder, {"<thing>": 2}, **given | changes)
 
 
 def evaluate(hook, step):

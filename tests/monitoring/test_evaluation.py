@@ -180,10 +180,9 @@ def make_hook(tmp_path, losses, **changes):
         "loss": lambda rows: losses.pop(0),
         "result": lambda state: state.rows,
         "start_rows": tree(np.ones((1, 4), np.float32)),
-        "vectors": 1,
         "vocabularies": tree(letters(4)),
     }
-    return Evaluate(tmp_path, "<thing>", **(arguments | changes))
+    return Evaluate(tmp_path, {"<thing>": 1}, **(arguments | changes))
 
 
 def state_of(step, scale=1.0):

@@ -63,6 +63,11 @@ def drawing(*arguments):
     return run
 
 
+def words(*several, **changes):
+    """A run that learns several words together."""
+    return lambda folder: train(folder, "--placeholder_token", *several, placeholder_token=None, **changes)
+
+
 def strange_names(folder):
     """A whole run on images whose names are no UTF-8."""
     images = folder / "pictures"
@@ -119,6 +124,15 @@ CASES = [
         "prompt_half", "a prompt of generate.py with bytes that are no UTF-8", drawing("--prompt=caf\udce9")
     ),
     Case("caption_half", "a file's name with such bytes as a caption", caption_half),
+    Case("words_file", "two words whose files would be one", words("<a b>", "<a-b>")),
+    Case("words_key", "a word of several that is called like a model's tensor", words("<a>", "net.weight")),
+    Case("words_reserved", "one that is called like vectors in files", words("<a>", "emb_params")),
+    Case(
+        "words_unnamed",
+        "a word of several that no training prompt names",
+        words("<a>", "<b>", prompt_template="one <a>"),
+    ),
+    Case("words_cut", "a word of several that is cut off", words("<a>", "<b>", num_vectors=40)),
     Case("output_file", "an output_dir that is a file", output(lambda path: written(path, "mine"))),
     Case("output_loop", "one that is a link to itself", output(lambda path: path.symlink_to(path))),
     Case("output_device", "one that is a device", output(lambda path: path.symlink_to("/dev/null"))),

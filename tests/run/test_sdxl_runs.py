@@ -37,7 +37,7 @@ def place(tmp_path_factory):
         mask[:, 18:36] = 255
         Image.fromarray(mask).save(place / "masks" / f"{name}.png")
     (place / "old").mkdir()
-    write_learned_embeds(place / "old", "<old>", old_rows())
+    write_learned_embeds(place / "old", {"<old>": old_rows()})
     return place
 
 
@@ -84,7 +84,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(place, whole, tmp_path):
     assert not (tmp_path / "out" / "learned_embeds.safetensors").exists()
     shutil.rmtree(tmp_path / "out" / "checkpoint-4")
     folder = run.train(config.replace(resume_from_checkpoint="latest"))
-    for name in learned_embeds_files("<thing>", sdxl=True):
+    for name in learned_embeds_files(["<thing>"], sdxl=True):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     assert same_bits(load_embedding(whole / "thing.safetensors").rows, learned_rows(whole)) == [True, True]
     one, other = (load_checkpoint(each / "checkpoint-6") for each in (folder, whole))

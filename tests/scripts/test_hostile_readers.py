@@ -106,7 +106,7 @@ def test_a_token_is_no_place(token):
         assert [name for _, _, names in os.walk(folder) for name in names] == ["learned_embeds.bin"]
         assert load_embedding(path).token == token
         assert list(read_torch(path)) == [token]
-        require(token.encode() in torch_archive(token, np.ones((1, 8), np.float32)), "the token as it is")
+        require(token.encode() in torch_archive({token: np.ones((1, 8), np.float32)}), "the token as it is")
 
 
 @SETTINGS

@@ -6,7 +6,7 @@ from row_trees import tree
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.models.base_model import base_tokenizers
 from ti_flax.models.stable_diffusion import load_stable_diffusion
-from ti_flax.models.tokenizer import add_concept
+from ti_flax.models.tokenizer import add_word
 from ti_flax.models.weights.model_source import ModelSource
 
 
@@ -17,7 +17,7 @@ def random_rows(vectors, width=32):
 def export(folder, output, *, vectors=2, layout="flax"):
     tokenizers = base_tokenizers(ModelSource(folder))
     tokenizer = tokenizers.tokenizer
-    concept = add_concept(tokenizer, placeholder_token="<thing>", num_vectors=vectors)
+    concept = add_word(tokenizer, placeholder_token="<thing>", num_vectors=vectors)
     width = load_stable_diffusion(folder, components=()).widths["text_encoder"]
     rows = random_rows(vectors, width)
     save_pipeline(

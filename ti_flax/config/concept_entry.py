@@ -80,7 +80,7 @@ def _plain(value: object) -> object:
     """A value that can be kept and compared; None for one that cannot."""
     if isinstance(value, (list, tuple)):
         several = tuple(value)
-        plain = all(isinstance(each, (bool, int, float, str)) for each in several)
+        plain = all(each is None or isinstance(each, (bool, int, float, str)) for each in several)
         return several if plain else None
     if value is None or isinstance(value, (bool, int, float, str)):
         return value

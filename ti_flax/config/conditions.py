@@ -13,6 +13,31 @@ Options = typing.Mapping[str, Option]
 Values = typing.Mapping[str, typing.Any]
 
 
+def of_each_word(options: Options, values: Values) -> list[Values]:
+    """Return the values as each word of the concept has them, once where all words have the same.
+
+    Of an option that words may have for themselves there is a tuple of one value then, or None.
+    """
+    names = [name for name, option in options.items() if option.rule.per_word and name != "placeholder_token"]
+    given = {name: _several(values[name]) for name in names}
+    return [
+        {**values, **{name: _own(each, place) for name, each in given.items()}}
+        for place in range(max(1, *map(len, given.values())))
+    ]
+
+
+def _several(value: object) -> tuple:
+    if isinstance(value, (list, tuple)):
+        return tuple(value)
+    return () if value is None else (value,)
+
+
+def _own(several: tuple, place: int) -> tuple | None:
+    """The value of the word at a place, of one value that of all."""
+    value = several[min(place, len(several) - 1)] if several else None
+    return None if value is None else (value,)
+
+
 def parts_of(condition: str) -> list[tuple[str, list[str]]]:
     """Return the options of a condition, each with the values it may have; with none, it has to be given."""
     parts = (part.partition(" ") for part in condition.split(" or "))
@@ -22,9 +47,14 @@ def parts_of(condition: str) -> list[tuple[str, list[str]]]:
 def holds(condition: str, values: Values, options: Options) -> bool:
     """Tell whether a condition is met."""
     return any(
-        str(values[name]) in wanted if wanted else is_given(options[name], values)
+        any(text in wanted for text in _texts(values[name])) if wanted else is_given(options[name], values)
         for name, wanted in parts_of(condition)
     )
+
+
+def _texts(value: object) -> list[str]:
+    """The values of an option as they are written."""
+    return [str(each) for each in (value if isinstance(value, tuple) else (value,))]
 
 
 def is_given(option: Option, values: Values) -> bool:
@@ -57,8 +87,11 @@ def missing_values(options: Options, values: Values) -> typing.Iterator[ConfigEr
     """Yield an error for each option that has to be given here and is not."""
     for option in options.values():
         unless = option.rule.required_unless
-        if unless and values[option.name] == option.default and not holds(unless, values, options):
-            yield ConfigError(f"{option.name} is required, unless {in_words(unless)} is given")
+        words = of_each_word(options, values)
+        lacking = [each for each in words if each[option.name] == option.default]
+        if unless and not all(holds(unless, each, options) for each in lacking):
+            each = " for each word" if len(lacking) < len(words) else ""
+            yield ConfigError(f"{option.name} is required{each}, unless {in_words(unless)} is given")
 
 
 def unmet_conditions(options: Options, values: Values) -> typing.Iterator[ConfigError]:
@@ -66,6 +99,15 @@ def unmet_conditions(options: Options, values: Values) -> typing.Iterator[Config
 
     In a run that teaches many concepts, what a concept may change is not asked here but of each concept.
     """
+    said: set[str] = set()
+    for each in of_each_word(options, values):
+        for error in _unmet_of_word(options, each):
+            if str(error) not in said:
+                said.add(str(error))
+                yield error
+
+
+def _unmet_of_word(options: Options, values: Values) -> typing.Iterator[ConfigError]:
     many = values["concepts"] is not None
     for option in options.values():
         if is_given(option, values):
@@ -103,7 +145,7 @@ def _unmet_of(option: Option, values: Values, options: Options, many: bool) -> t
 
 def _unmet(name: str, needed: str, values: Values, instead: str) -> ConfigError:
     other, wanted = parts_of(needed)[0]
-    found = ("null" if values[other] is None else str(values[other])) if wanted else ""
+    found = ("null" if values[other] is None else ", ".join(_texts(values[other]))) if wanted else ""
     setting = f"{other} to {wanted[0]}" if wanted else other
     return ConfigError(
         f"{name} requires {in_words(needed)}", found=found, remedy=f"Set {setting}, or {instead}."

@@ -9,7 +9,7 @@ import typing
 from ti_flax.config.conditions import Options, Values, missing_values, unmet_conditions
 from ti_flax.config.options import WITHOUT_WARMUP, HubOptions, OutputOptions
 from ti_flax.config.stepped_values import parse_steps
-from ti_flax.config.words import TEMPLATE_PLACES, spelled_plainly
+from ti_flax.config.words import TEMPLATE_PLACES, clashing_words, spelled_plainly
 from ti_flax.errors import ConfigError, redacted
 
 _Errors = typing.Iterator[ConfigError]
@@ -35,7 +35,8 @@ def contradictions(options: Options, values: Values) -> typing.Iterator[ConfigEr
       options: every option of a run, by name.
       values: their values, by name.
     """
-    yield from unmet_conditions(options, values)
+    wrong = [*_wrong_words(options, values)] if values["concepts"] is None else []
+    yield from wrong or unmet_conditions(options, values)
     if values["concepts"] is None:
         yield from _wrong_rates(values)
         yield from _wrong_schedules(values)
@@ -72,6 +73,30 @@ def check_upload(hub: HubOptions, output: OutputOptions) -> None:
             expected="a license in the Hub's spelling, such as cc-by-4.0 or mit",
             found=repr(redacted(hub.hub_license, hub.hub_token)),
         )
+
+
+def _wrong_words(options: Options, values: Values) -> _Errors:
+    """Of several words: those that a prompt could mistake, and lists of another length than theirs."""
+    words: tuple[str, ...] = values["placeholder_token"]
+    for clashes in clashing_words([(word,) for word in words]).values():
+        _, word, other = clashes[0]
+        yield ConfigError(
+            "placeholder_token",
+            expected="words of which none is another or part of it",
+            found=f"{word!r} twice" if word == other else f"{word!r} beside {other!r}",
+            remedy="Give one of them another name: a prompt with one would name both.",
+        )
+    for name, option in options.items():
+        given = values[name]
+        if option.rule.per_word and words and given is not None and len(given) not in (1, len(words)):
+            yield ConfigError(
+                name,
+                expected=f"one value, or one for each word of placeholder_token ({len(words)})",
+                found=f"{len(given)} values",
+                remedy="On the command line, a text with blanks belongs in quotes."
+                if len(words) == 1
+                else "",
+            )
 
 
 def _wrong_rates(values: Values) -> _Errors:
@@ -160,18 +185,22 @@ def _wrong_texts(values: Values) -> _Errors:
     except re.error as error:
         found = f"{values['filename_pattern']!r} ({error})"
         yield ConfigError("filename_pattern", expected="a regular expression", found=found)
-    prompt, word = values["class_prompt"], values["placeholder_token"]
-    if prompt is not None and spelled_plainly(word) not in spelled_plainly(prompt):
+    prompt, words = values["class_prompt"], values["placeholder_token"]
+    if prompt is not None and words and not ("{}" in prompt or _names_one(words, prompt)):
         yield ConfigError(
             "class_prompt",
-            expected=f"a prompt with placeholder_token {word} in it",
+            expected=f"a prompt with placeholder_token {' or '.join(words)} in it",
             found=repr(prompt),
             remedy="Only the new word learns, so a prompt without it would change nothing.",
         )
     for template in values["prompt_template"] or ():
-        if not TEMPLATE_PLACES.search(template):
+        if not (TEMPLATE_PLACES.search(template) or words[1:] and _names_one(words, template)):
             expected, found = "[name] or {}, where the word goes", repr(template)
             yield ConfigError("prompt_template", expected=expected, found=found)
+
+
+def _names_one(words: typing.Sequence[str], text: str) -> bool:
+    return any(spelled_plainly(word) in spelled_plainly(text) for word in words)
 
 
 def _wrong_places(values: Values) -> _Errors:

@@ -25,8 +25,7 @@ def value_in_file(option: Option, entry: Entry) -> object:
         if not (option.many and entry.items):
             found = "a list" if entry.items else "an empty list"
             raise ConfigError(entry.where, expected=option.expected, found=found)
-        one = dataclasses.replace(option, many=False, nullable=False)
-        return tuple(value_in_file(one, each) for each in entry.items)
+        return tuple(value_in_file(option.one, each) for each in entry.items)
     if entry.text is None:
         if option.nullable:
             return None
@@ -57,7 +56,10 @@ def concept_in_file(entry: Entry, folder: str) -> ConceptEntry:
 def _value_or_text(key: str, entry: Entry) -> object:
     if key in OPTIONS:
         try:
-            return value_in_file(OPTIONS[key], entry)
+            value = value_in_file(OPTIONS[key], entry)
+            if OPTIONS[key].rule.per_word and entry.items is None and isinstance(value, tuple):
+                return value[0]  # what one value is written as
+            return value
         except ConfigError:  # found again where all faults are collected
             pass
     return _written(entry)

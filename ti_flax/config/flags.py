@@ -121,8 +121,10 @@ def _add_general(parser: argparse.ArgumentParser) -> None:
 def _add(section: argparse._ArgumentGroup, option: Option, text: str) -> None:
     metavar, text = option.metavar, text.replace("%", "%%")
     if option.kind is not bool:
-        action = "append" if option.many else "store"
-        section.add_argument(f"--{option.name}", action=action, metavar=metavar, help=text)
+        # Of repeated flags of a word the last counts, as of those that have one value.
+        action = "append" if option.many and not option.rule.per_word else "store"
+        nargs = "+" if option.rule.per_word else None
+        section.add_argument(f"--{option.name}", action=action, nargs=nargs, metavar=metavar, help=text)
         return
     names = [f"-{option.rule.short}"] if option.rule.short else []
     section.add_argument(*names, f"--{option.name}", nargs="?", const="true", metavar=metavar, help=text)
@@ -140,7 +142,8 @@ def _help_of(option: Option) -> str:
     sentence = rule.help.rstrip(".")
     if option.choices and rule.metavar:
         sentence = f"{sentence}: {', '.join(option.choices)}"
-    sentence += "; may be given several times" if option.many else ""
+    several = "; may have a value for each word" if rule.per_word else "; may be given several times"
+    sentence += several if option.many else ""
     sentence += f"; {asked}" if (asked := asked_of_others(option)) else ""
     sentence += "; per concept" if rule.per_concept else ""
     if option.required:

@@ -1,9 +1,9 @@
 """Command line and configuration files -> RunConfig, before anything heavy is imported."""
 
 import argparse
-import dataclasses
 import os
 import pathlib
+import re
 import sys
 import typing
 
@@ -99,7 +99,7 @@ def _read_flags(argv: list[str], prog: str | None) -> dict[str, typing.Any]:
 
 def _misused_flag(error: argparse.ArgumentError) -> ConfigError:
     flag = (error.argument_name or "").rpartition("/")[2]
-    if "expected one argument" not in error.message:
+    if not re.search("expected (at least )?one argument", error.message):
         return ConfigError(f"{flag} takes no value")
     option = _KNOWN.get(flag.removeprefix("--"))
     expected = option.expected if option else "the name of a file"
@@ -123,8 +123,7 @@ def _value_of_flag(option: Option, text: str | list[str]) -> object:
     if text in ("null", ["null"]) and option.nullable:
         return None
     if isinstance(text, list):
-        one = dataclasses.replace(option, many=False, nullable=False)
-        return tuple(value_from_text(one, each, f"--{option.name}") for each in text)
+        return tuple(_value_of_flag(option.one, each) for each in text)
     return value_from_text(option, text, f"--{option.name}")
 
 
@@ -150,7 +149,7 @@ def notes(config: RunConfig, given: typing.Collection[str]) -> list[str]:
         for name in REFERENCE_ONLY
         if name in given
     ]
-    lines += notes_on_word(config.concept.placeholder_token)
+    lines += [line for word in config.concept.words for line in notes_on_word(word)]
     if config.model.mixed_precision == "fp16":
         lines.append("mixed_precision fp16 runs as bf16: the same size, and no loss scaling needed")
     if config.optimizer.learning_rate == 0:

@@ -4,7 +4,7 @@ import dataclasses
 import typing
 
 from ti_flax.config.concept_entry import ConceptEntry
-from ti_flax.config.conditions import holds
+from ti_flax.config.conditions import holds, of_each_word
 from ti_flax.config.constraints import check_constraints, check_upload
 from ti_flax.config.options import (
     ConceptListOptions,
@@ -99,17 +99,20 @@ class RunConfig:
         if self.concept_list.concepts is not None:
             return self._describe_many()
         concept, training = self.concept, self.training
-        vectors = "1 vector" if concept.num_vectors == 1 else f"{concept.num_vectors} vectors"
-        vectors = "as many vectors as that has" if concept.num_vectors is None else vectors
+        words = (
+            f"{each.placeholder_token} ({concept.learnable_property}, {each.vectors}), "
+            f"starting as {each.start}"
+            for each in concept.each
+        )
         length = f"{training.max_train_steps} steps"
         if training.max_train_steps is None:
             length = f"{training.num_train_epochs} epochs"
+        separator = f"\n{' ' * 10}"
         batch = (
             f"{training.train_batch_size} x {training.gradient_accumulation_steps} accumulated, per device"
         )
         return (
-            f"concept   {concept.placeholder_token} ({concept.learnable_property}, {vectors}), "
-            f"starting as {concept.start}\n"
+            f"concept   {separator.join(words)}\n"
             f"images    {', '.join(self.images.train_data_dir)} "
             f"at {self._size()}\n"
             f"model     {self.model.pretrained_model_name_or_path} in {self.model.compute_dtype}\n"
@@ -132,6 +135,20 @@ class RunConfig:
         side, most = self.images.resolution, self.images.max_buckets
         square = f"{side} x {side}"
         return f"the area of {square}, in at most {most} shapes" if self.images.enable_bucket else square
+
+    @property
+    def validation_prompts(self) -> tuple[str, ...]:
+        """The prompts of the previews, with the concept's words in the place of {}."""
+        return tuple(map(self._with_words, self.monitoring.validation_prompt or ()))
+
+    @property
+    def class_prompt(self) -> str | None:
+        """The prompt of the class images, with the concept's words in the place of {}."""
+        prompt = self.loss.class_prompt
+        return None if prompt is None else self._with_words(prompt)
+
+    def _with_words(self, prompt: str) -> str:
+        return prompt.replace("{}", " and ".join(self.concept.words))
 
     def validation_interval(self, epoch_samples: int) -> int:
         """Return the steps between two previews of a run whose epoch shows so many images.
@@ -184,6 +201,8 @@ def missing_options(values: typing.Mapping[str, object]) -> list[str]:
         for name, option in OPTIONS.items()
         if name not in values
         and (
-            option.required or (instead := option.rule.required_unless) and not holds(instead, known, OPTIONS)
+            option.required
+            or (instead := option.rule.required_unless)
+            and not all(holds(instead, said, OPTIONS) for said in of_each_word(OPTIONS, known))
         )
     ]

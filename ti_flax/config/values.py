@@ -46,6 +46,7 @@ class Rule:
       less_than: another option whose value has to be larger, where both are given.
       required_unless: a condition without which null, or nothing, is refused.
       per_concept: each concept of a run that teaches many may have a value of its own.
+      per_word: so may each word of a concept; null in a list is for a word without a value.
     """
 
     help: str
@@ -68,6 +69,7 @@ class Rule:
     less_than: str = ""
     required_unless: str = ""
     per_concept: bool = False
+    per_word: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,11 @@ class Option:
     @property
     def required(self) -> bool:
         return self.default is dataclasses.MISSING
+
+    @property
+    def one(self) -> "Option":
+        """The same for one of several values; one for each word may be null where all may."""
+        return dataclasses.replace(self, many=False, nullable=self.nullable and self.rule.per_word)
 
     @property
     def empty(self) -> bool:
@@ -139,13 +146,20 @@ def options_of(group: type) -> tuple[Option, ...]:
     return tuple(_option_from(field) for field in dataclasses.fields(group))
 
 
-def _option_from(field: dataclasses.Field) -> Option:
+def _members(kind: typing.Any) -> tuple:
     # `Literal[...] | None` is a typing.Union before Python 3.14, `int | None` is not.
-    union = typing.get_origin(field.type) in (types.UnionType, typing.Union)
-    members = typing.get_args(field.type) if union else (field.type,)
-    kind = next(member for member in members if member is not types.NoneType)
+    union = typing.get_origin(kind) in (types.UnionType, typing.Union)
+    return typing.get_args(kind) if union else (kind,)
+
+
+def _without_none(kind: typing.Any) -> typing.Any:
+    return next(member for member in _members(kind) if member is not types.NoneType)
+
+
+def _option_from(field: dataclasses.Field) -> Option:
+    members, kind = _members(field.type), _without_none(field.type)
     many = typing.get_origin(kind) is tuple
-    kind = typing.get_args(kind)[0] if many else kind
+    kind = _without_none(typing.get_args(kind)[0]) if many else kind
     choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     return Option(
         name=field.name,
@@ -205,8 +219,7 @@ def checked(option: Option, value: object, where: str) -> object:
         several = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         if not several:
             raise wrong_value(option, value, where)
-        one = dataclasses.replace(option, many=False, nullable=False)
-        return tuple(checked(one, each, where) for each in several)
+        return tuple(checked(option.one, each, where) for each in several)
     if option.stepped and isinstance(value, str) and looks_stepped(value):
         return _checked_steps(option, value, where)
     if option.kind is float and type(value) is int:

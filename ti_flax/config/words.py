@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from ti_flax.errors import shortened
 
@@ -31,6 +32,35 @@ def spelled_plainly(word: str) -> str:
     """
     composed = re.sub(r"\s+", " ", unicodedata.normalize("NFC", word))
     return "".join(letter.lower() for letter in composed)
+
+
+def clashing_words(words: Sequence[tuple[str, ...]]) -> dict[int, list[tuple[int, str, str]]]:
+    """Find words of different concepts that are the same or part of one another, as the tokenizer reads them.
+
+    diffusers replaces words in prompts as plain text, so a text with the longer one would stand for both.
+
+    Args:
+      words: of each concept.
+
+    Returns:
+      The place of a concept to the places before it that it clashes with, each with its own word and the
+      other's.
+    """
+    owners: dict[str, list[tuple[int, str]]] = {}
+    for place, its in enumerate(words):
+        for word in its:
+            owners.setdefault(spelled_plainly(word), []).append((place, word))
+    everything = "\0".join(owners)
+    clashes: dict[int, list[tuple[int, str, str]]] = {}
+    for part, its in owners.items():
+        around = [other for other in owners if part in other] if everything.count(part) > 1 else [part]
+        for first, one in its:
+            for second, other in (each for whole in around for each in owners[whole]):
+                if first < second:
+                    clashes.setdefault(second, []).append((first, other, one))
+                elif second < first and spelled_plainly(other) != part:
+                    clashes.setdefault(first, []).append((second, one, other))
+    return clashes
 
 
 def notes_on_word(word: str) -> list[str]:

@@ -19,8 +19,9 @@ from ti_flax.data.prompts.captions import (
 )
 from ti_flax.data.prompts.prompt_table import CaptionRules, PromptTable, encode_table, prompt_table, shortened
 from ti_flax.data.prompts.templates import Template, built_in_templates, fill, own_templates, read_templates
-from ti_flax.errors import TokenError
-from ti_flax.models.tokenizer import Concept, encode_prompts, prompts_cut_off, split_text
+from ti_flax.errors import DataError, TokenError
+from ti_flax.models.tokenizer import encode_prompts, prompts_cut_off, split_text
+from ti_flax.models.word_places import Concept
 
 
 class TrainingPrompts(NamedTuple):
@@ -50,7 +51,7 @@ def make_prompts(
       options: of captions and templates.
       templates: patterns of prompts.
       tokenizer: with the concept's tokens.
-      concept: the word.
+      concept: its words.
       images: names and paths, and captions where their source has them.
       seed: decides what is drawn.
 
@@ -67,21 +68,50 @@ def make_prompts(
         seed=seed,
     )
     token_ids = encode_table(tokenizer, table, concept)
+    require_all_words(concept, token_ids)
     say_prompts(table, concept, tokenizer, token_ids)
     return TrainingPrompts(token_ids, np.asarray(table.groups, np.int32))
 
 
-def chosen_templates(options: PromptOptions, learnable_property: str) -> tuple[Template, ...]:
+def require_all_words(concept: Concept, token_ids: np.ndarray) -> None:
+    """Refuses a word that no training prompt names.
+
+    Args:
+      concept: its words.
+      token_ids: of all prompts.
+
+    Raises:
+      DataError: there is one.
+    """
+    for word in concept.words:
+        if not np.any(token_ids == word.token_ids[0]):
+            raise DataError(
+                f"placeholder_token {word.placeholder_token!r}",
+                expected="a training prompt that names it",
+                found=f"none of {token_ids.shape[0] * token_ids.shape[1]}",
+                remedy="It would learn nothing: name it in captions or in a template ({} stands for all "
+                "words), or leave it out.",
+            )
+
+
+def chosen_templates(
+    options: PromptOptions, learnable_property: str, words: Sequence[str] = ()
+) -> tuple[Template, ...]:
     """The templates that the options name: a file's, the option's own, else a built-in set.
+
+    Args:
+      options: of captions and templates.
+      learnable_property: object or style.
+      words: of the concept, which templates may name.
 
     Raises:
       DataError: they cannot be used.
     """
     captions = options.captions != "none"
     if options.template_file is not None:
-        return read_templates(options.template_file, captions=captions)
+        return read_templates(options.template_file, captions=captions, words=words)
     if options.prompt_template is not None:
-        return own_templates(options.prompt_template, captions=captions)
+        return own_templates(options.prompt_template, captions=captions, words=words)
     return built_in_templates(options.templates or learnable_property, captions=captions)
 
 
@@ -99,11 +129,12 @@ def class_prompts(
     if own is not None and not concept.named_in(own):
         raise TokenError(
             "class_prompt",
-            expected=f"a prompt in which the tokenizer sees {concept.placeholder_token}",
+            expected=f"a prompt in which the tokenizer sees {concept.either}",
             found=f"{own!r}, read as {split_text(tokenizer, own)}",
             remedy="Write the word with blanks around it.",
         )
-    prompts = [fill(each, concept.text, "") for each in templates] if own is None else [own]
+    words = [word.text for word in concept.words]
+    prompts = [fill(each, words, "") for each in templates] if own is None else [own]
     return encode_prompts(tokenizer, prompts, concept=concept)
 
 
@@ -143,7 +174,7 @@ def caption_rules(options: PromptOptions) -> CaptionRules:
 
 def say_prompts(table: PromptTable, concept: Concept, tokenizer: Any, token_ids: np.ndarray) -> None:
     """Says how prompts are made, with an example, and how many are too long."""
-    example = table.prompts[0][0].replace(concept.text, concept.placeholder_token)
+    example = concept.with_names(table.prompts[0][0])
     say(f"prompts   {table.description}, such as {shortened(example, 80)!r}")
     prompts = [prompt for row in table.prompts for prompt in row]
     rows = dict(zip(prompts, token_ids.reshape(len(prompts), -1), strict=True))

@@ -195,9 +195,20 @@ def _require_tokens(path: Path, tensors: Mapping[str, Any]) -> None:
         )
     # A model's tensors have dots in their names, and there are hundreds.
     names = sorted(tensors)
-    if not names or len(names) > 1 and (len(names) > _MOST_TOKENS or any("." in name for name in names)):
+    if not names or len(names) > 1 and (len(names) > _MOST_TOKENS or any(map(_has_dot, names))):
         raise _no_embedding(path, f"{len(names)} tensors, {', '.join(names[:4])}" if names else "no tensor")
     _require_few_numbers(path, tensors.values())
+
+
+def can_be_key(word: str) -> bool:
+    """Whether a word can be a key beside others, which no reader takes for something else."""
+    others = {*_NAMELESS, *(name for names in _TWO_ENCODERS for name in names), "string_to_param"}
+    return word not in others and not _is_behind(word) and not _has_dot(word)
+
+
+def _has_dot(name: str) -> bool:
+    """Whether a name is like those of a model's tensors; words stand in angle brackets by custom."""
+    return "." in name and not (name.startswith("<") and name.endswith(">"))
 
 
 def _is_behind(name: str) -> bool:

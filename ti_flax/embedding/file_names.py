@@ -1,8 +1,9 @@
-"""Names of the files of an embedding for SDXL: diffusers' two halves, and the one named by the word."""
+"""Names of the files of an embedding: diffusers' two halves for SDXL, and those named by words."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 # What diffusers calls its files; nothing else is called so.
@@ -42,6 +43,32 @@ def word_stem(token: str, otherwise: str = "concept") -> str:
     stem = stem.encode()[:_LONGEST_NAME].decode(errors="ignore").strip("-") or otherwise
     taken = _DEVICES.fullmatch(stem) or stem.lower().startswith(LEARNED_EMBEDS)
     return f"word-{stem}" if taken else stem
+
+
+def file_of_word(token: str) -> str:
+    """The file of one of several words that were learned together: `learned_embeds-my-cat.safetensors`."""
+    stem = word_stem(token)
+    taken = re.fullmatch(r"best|steps-\d+", stem, re.IGNORECASE)
+    return f"{LEARNED_EMBEDS}-{'word-' if taken else ''}{stem}.safetensors"
+
+
+def files_of_word(token: str, *, sdxl: bool, several: bool) -> tuple[str, ...]:
+    """Names of the files of a result that a word names, in the order in which they are written.
+
+    Args:
+      token: the word.
+      sdxl: whether it is for SDXL, where a file has both text encoders' vectors.
+      several: whether it was learned together with others, where each has diffusers' files of its own.
+    """
+    own = Path(file_of_word(token))
+    halves = [second_half(own).name, own.name] if sdxl else [own.name]
+    return *(halves if several else ()), *((f"{word_stem(token)}.safetensors",) if sdxl else ())
+
+
+def files_of_words(words: Sequence[str], *, sdxl: bool) -> tuple[str, ...]:
+    """Names of the files of a result that its words name, in the order in which they are written."""
+    several = len(words) > 1
+    return tuple(name for word in words for name in files_of_word(word, sdxl=sdxl, several=several))
 
 
 def _parts(path: Path) -> tuple[str, str]:

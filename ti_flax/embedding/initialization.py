@@ -11,25 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from ti_flax.config.options import ConceptOptions
+from ti_flax.config.options.word import WordOptions
 from ti_flax.console.messages import say
 from ti_flax.embedding.bases import checked_rows
-from ti_flax.embedding.read import EmbeddingFile, load_embedding
+from ti_flax.embedding.read import EmbeddingFile, load_embedding, read_embeddings
 from ti_flax.embedding.rows import mean_rows, random_rows, spread_rows
 from ti_flax.errors import TokenError, WeightsError
-from ti_flax.models.tokenizer import Concept, add_concept, check_names_apart, initializer_ids, split_text
+from ti_flax.models.tokenizer import add_word, check_names_apart, initializer_ids, split_text
+from ti_flax.models.word_places import Concept, Word
 
 # Folded into the run's key for random start values; no other draw of a run folds a number as large in first.
 _START = 0x57A27
+# Folded into that for each further word, beyond the numbers of text encoders.
+_WORD = 0x100
 
 
 @dataclass(frozen=True)
 class Initialization:
-    """What a concept's rows are made of, found before the model is loaded.
+    """What a word's rows are made of, found before the model is loaded.
 
     Attributes:
       origin: what they start from, in words; part of what a checkpoint belongs to.
-      num_vectors: how many rows the concept has.
+      num_vectors: how many rows the word has.
       rows: makes them, `[num_vectors, width]` float32 by text encoder, of the vocabulary's rows and a random
         key.
     """
@@ -48,8 +51,13 @@ class FrozenEmbedding:
     file: EmbeddingFile
 
 
-def resolve_initialization(options: ConceptOptions, tokenizer: Any) -> Initialization:
-    """Settles what a concept starts from, and so how many vectors it has.
+def resolve_initialization(options: WordOptions, tokenizer: Any, place: int = 0) -> Initialization:
+    """Settles what a word starts from, and so how many vectors it has.
+
+    Args:
+      options: of the word.
+      tokenizer: of the model.
+      place: of the word among those of the concept, which draws random rows apart.
 
     Raises:
       TokenError: the words have no tokens, or more of them than there are vectors.
@@ -57,12 +65,12 @@ def resolve_initialization(options: ConceptOptions, tokenizer: Any) -> Initializ
     """
     if options.initializer_mode == "random":
         count = options.num_vectors or 1
-        return Initialization("random rows", count, lambda known, key: _random(known, count, key))
+        return Initialization("random rows", count, lambda known, key: _random(known, count, key, place))
     make = mean_rows if options.initializer_mode == "mean" else spread_rows
     suffix = " (mean)" if options.initializer_mode == "mean" else ""
     if options.init_embeds is not None:
         path = Path(options.init_embeds)
-        file = _read(path, "init_embeds")
+        file = _read(path, "init_embeds", options.placeholder_token)
         _note_left_out(file, path)
         count = _vectors(options, file.vectors, f"init_embeds {path}", "vectors")
         digest = hashlib.sha256(b"".join(rows.tobytes() for rows in file.rows.values())).hexdigest()[:16]
@@ -92,18 +100,19 @@ def _widths(known: Mapping[str, np.ndarray]) -> dict[str, int]:
     return {encoder: table.shape[1] for encoder, table in known.items()}
 
 
-def _random(known: Mapping[str, np.ndarray], count: int, key: Any) -> dict[str, np.ndarray]:
-    """Random rows of each text encoder, drawn apart from those of the others."""
+def _random(known: Mapping[str, np.ndarray], count: int, key: Any, word: int) -> dict[str, np.ndarray]:
+    """Random rows of each text encoder, drawn apart from those of the others and of other words."""
     import jax
 
     drawn = jax.random.fold_in(key, _START)
+    drawn = jax.random.fold_in(drawn, _WORD + word) if word else drawn
     return {
         encoder: random_rows(table, count, jax.random.fold_in(drawn, place) if place else drawn)
         for place, (encoder, table) in enumerate(known.items())
     }
 
 
-def _vectors(options: ConceptOptions, found: int, where: str, what: str) -> int:
+def _vectors(options: WordOptions, found: int, where: str, what: str) -> int:
     """How many vectors there are: as configured, or as many as the start has, or one if that is averaged."""
     if options.initializer_mode == "mean":
         return options.num_vectors or 1
@@ -126,6 +135,13 @@ def _read(path: Path, option: str, token: str | None = None) -> EmbeddingFile:
         raise WeightsError(f"{option} {error}") from error
 
 
+def _read_all(path: Path, option: str) -> list[EmbeddingFile]:
+    try:
+        return read_embeddings(path)
+    except WeightsError as error:
+        raise WeightsError(f"{option} {error}") from error
+
+
 def _note_left_out(file: EmbeddingFile, path: Path) -> None:
     if left_out := " and ".join(file.left_out):
         say(f"note: {path} also has {left_out}, added behind the text encoder by OneTrainer: left out")
@@ -136,7 +152,8 @@ def read_frozen_embeddings(
 ) -> list[FrozenEmbedding]:
     """Reads embeddings that an option names, each a file or `token=file`.
 
-    A file without a token inside, and none given, goes by its name, as in the Web UI.
+    A file without a token inside, and none given, goes by its name, as in the Web UI. A file of several
+    words, and none given, stands for all of them.
 
     Args:
       entries: what the option says.
@@ -148,9 +165,10 @@ def read_frozen_embeddings(
     embeddings = []
     for entry in entries or ():
         token, path = _named(entry)
-        file = _read(path, option, token or None)
-        _note_left_out(file, path)
-        embeddings.append(FrozenEmbedding(token or file.token or path.stem, path, file))
+        files = [_read(path, option, token)] if token else _read_all(path, option)
+        for file in files:
+            _note_left_out(file, path)
+            embeddings.append(FrozenEmbedding(token or file.token or path.stem, path, file))
     return embeddings
 
 
@@ -159,16 +177,16 @@ def add_frozen_embeddings(
     embeddings: Sequence[FrozenEmbedding],
     concept: Concept | None,
     option: str = "extra_embeds",
-) -> tuple[Concept, ...]:
+) -> tuple[Word, ...]:
     """Adds the tokens of loaded embeddings after the concept's, if there is one.
 
     Raises:
       TokenError: a token is known already, or is part of another or holds it.
     """
-    first = [] if concept is None else [concept.placeholder_token]
+    first = () if concept is None else concept.vectors
     check_names_apart([*first, *(embedding.token for embedding in embeddings)], option)
     return tuple(
-        add_concept(
+        add_word(
             tokenizer,
             placeholder_token=embedding.token,
             num_vectors=embedding.file.vectors,

@@ -8,7 +8,7 @@ path of either, or of their folder, stands for both.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +62,8 @@ def read_embeddings(path: Path) -> list[EmbeddingFile]:
     """
     path = _in_folder(path) if path.is_dir() else path
     found = read_file(path)
-    if len(found) == 1 and _may_be_half(found[0]) and path.suffix.lower() in PAIRED:
-        found = [_joined(path, found[0])]
+    if _may_be_half(found) and path.suffix.lower() in PAIRED:
+        found = _joined(path, found)
     return [each if each.files else dataclasses.replace(each, files=(path,)) for each in found]
 
 
@@ -73,24 +73,31 @@ def _in_folder(folder: Path) -> Path:
     return next((path for path in paths if path.is_file()), folder)
 
 
-def _may_be_half(embedding: EmbeddingFile) -> bool:
-    return embedding.kind == "diffusers" and embedding.token is not None and _width(embedding) != SD2_WIDTH
+def _may_be_half(found: Sequence[EmbeddingFile]) -> bool:
+    diffusers = all(each.kind == "diffusers" and each.token is not None for each in found)
+    return diffusers and len({_width(each) for each in found}) == 1 and _width(found[0]) != SD2_WIDTH
 
 
 def _width(embedding: EmbeddingFile) -> int:
     return next(iter(embedding.rows.values())).shape[1]
 
 
-def _joined(path: Path, embedding: EmbeddingFile) -> EmbeddingFile:
-    """The embedding with its other half if that lies beside it, or else as it is."""
-    for first, second in _pairs(path, _width(embedding)):
+def _joined(path: Path, found: list[EmbeddingFile]) -> list[EmbeddingFile]:
+    """The words of a file with their other halves if those lie beside it, or else as they are."""
+    for first, second in _pairs(path, _width(found[0])):
         place = second if first == path else first
         other = _other_half(place) if place.is_file() else None
-        if other is not None:
-            one, two = (embedding, other) if first == path else (other, embedding)
-            if _are_sdxls(_width(one), _width(two)):
+        if other is not None and _may_belong(found, other):
+            one, two = (found, other) if first == path else (other, found)
+            if _are_sdxls(_width(one[0]), _width(two[0])):
                 return _both(first, one, second, two)
-    return embedding
+    return found
+
+
+def _may_belong(found: Sequence[EmbeddingFile], other: Sequence[EmbeddingFile]) -> bool:
+    """Whether two files may be halves of one another: of one word each, or of the same words."""
+    tokens, others = ({half.token for half in halves} for halves in (found, other))
+    return len(found) == len(other) and (len(found) == 1 or tokens == others)
 
 
 def _pairs(path: Path, width: int) -> Iterator[tuple[Path, Path]]:
@@ -102,7 +109,7 @@ def _pairs(path: Path, width: int) -> Iterator[tuple[Path, Path]]:
         yield path, second_half(path)
 
 
-def _other_half(path: Path) -> EmbeddingFile | None:
+def _other_half(path: Path) -> list[EmbeddingFile] | None:
     """What lies at the place of another half, if that can be one.
 
     Raises:
@@ -114,7 +121,7 @@ def _other_half(path: Path) -> EmbeddingFile | None:
         if path.stem.startswith(LEARNED_EMBEDS):
             raise
         return None  # another file that happens to be called so, such as a LoRA
-    return found[0] if len(found) == 1 and _may_be_half(found[0]) else None
+    return found if _may_be_half(found) else None
 
 
 def _are_sdxls(first: int, second: int) -> bool:
@@ -123,9 +130,14 @@ def _are_sdxls(first: int, second: int) -> bool:
     return (first, second) == (FIRST_WIDTH, SECOND_WIDTH) or not {first, second} & {*known}
 
 
-def _both(first: Path, one: EmbeddingFile, second: Path, other: EmbeddingFile) -> EmbeddingFile:
-    expected, found = (f"the word {half.token} with {_counted(half.vectors)}" for half in (one, other))
-    steps = [half.details.get("step") for half in (one, other)]
+def _both(
+    first: Path, one: Sequence[EmbeddingFile], second: Path, other: Sequence[EmbeddingFile]
+) -> list[EmbeddingFile]:
+    if len(one) > 1:
+        named = {half.token: half for half in other}
+        other = [named[half.token] for half in one]
+    expected, found = map(_described, (one, other))
+    steps = [half[0].details.get("step") for half in (one, other)]
     if expected == found and None not in steps:
         expected, found = (
             f"{said} of step {step}" for said, step in zip((expected, found), steps, strict=True)
@@ -137,9 +149,17 @@ def _both(first: Path, one: EmbeddingFile, second: Path, other: EmbeddingFile) -
             found=found,
             remedy="Put two halves of one run beside one another, or move what is no half elsewhere.",
         )
-    rows = {FIRST: _only(one), SECOND: _only(other)}
+    return [_pair(each, its, (first, second)) for each, its in zip(one, other, strict=True)]
+
+
+def _pair(one: EmbeddingFile, other: EmbeddingFile, files: tuple[Path, Path]) -> EmbeddingFile:
     dtype = one.dtype if one.dtype == other.dtype else f"{one.dtype} and {other.dtype}"
-    return dataclasses.replace(one, rows=rows, dtype=dtype, files=(first, second))
+    return dataclasses.replace(one, rows={FIRST: _only(one), SECOND: _only(other)}, dtype=dtype, files=files)
+
+
+def _described(halves: Sequence[EmbeddingFile]) -> str:
+    """What a file holds, in words: `the word <cat> with 2 vectors`."""
+    return " and ".join(f"the word {half.token} with {_counted(half.vectors)}" for half in halves)
 
 
 def _only(half: EmbeddingFile) -> np.ndarray:

@@ -88,6 +88,20 @@ def concept_rows(rows: Mapping[str, Any], num_vectors: int) -> dict[str, Any]:
     return {encoder: each[:num_vectors] for encoder, each in rows.items()}
 
 
+def rows_of_words(rows: Mapping[str, Any], vectors: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Those of each word, which lie one word after the other: `[vectors, width]` by word and text encoder.
+
+    Args:
+      rows: `[added_tokens, width]` by text encoder.
+      vectors: how many each word has.
+    """
+    found, first = {}, 0
+    for word, count in vectors.items():
+        found[word] = {encoder: each[first : first + count] for encoder, each in rows.items()}
+        first += count
+    return found
+
+
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("norm", "pull", "start", "ema_decay"),

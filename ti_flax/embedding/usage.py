@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from ti_flax.embedding.file_names import LEARNED_EMBEDS, second_half
+from ti_flax.embedding.file_names import LEARNED_EMBEDS, file_of_word, second_half
 
 _FIRST = Path(f"{LEARNED_EMBEDS}.safetensors")
 # Stock copies of SDXL name another end of the text, and PyTorch then takes the place of the new word for it.
@@ -21,6 +22,7 @@ def pipeline_code(
     repository: str | None = None,
     clip_skip: int = 0,
     note: str = "",
+    words: Sequence[str] = (),
 ) -> str:
     """Python that draws an image with the embedding.
 
@@ -32,16 +34,19 @@ def pipeline_code(
       repository: where the files are on the Hub; None: here.
       clip_skip: layers left out at the end of the text encoder.
       note: a comment above the line that reads the model.
+      words: of several, each is loaded from its own file.
     """
     name = f"StableDiffusion{'XL' if sdxl else ''}Pipeline"
     lines = f"from diffusers import {name}\n\n{note}pipe = {name}.{loader}({json.dumps(model)})\n"
     if sdxl:
         lines += _END_OF_TEXT
-    lines += f"pipe.load_textual_inversion({_place(_FIRST, repository, named=sdxl)})\n"
-    if sdxl:
-        second = _place(second_half(_FIRST), repository, named=True)
-        lines += "pipe.load_textual_inversion(\n"
-        lines += f"    {second}, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2\n)\n"
+    several = len(words) > 1
+    for file in (Path(file_of_word(word)) for word in words) if several else (_FIRST,):
+        lines += f"pipe.load_textual_inversion({_place(file, repository, named=sdxl or several)})\n"
+        if sdxl:
+            second = _place(second_half(file), repository, named=True)
+            lines += "pipe.load_textual_inversion(\n"
+            lines += f"    {second}, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2\n)\n"
     skip = f", clip_skip={clip_skip}" if clip_skip else ""
     shown = json.dumps(prompt, ensure_ascii=False)
     return f'{lines}pipe({shown}{skip}).images[0].save("picture.png")'

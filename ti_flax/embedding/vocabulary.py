@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ti_flax.embedding.contents import FIRST
+from ti_flax.embedding.file_names import word_stem
 
 # Words shown as nearest to a row.
 NEAREST = 3
@@ -38,22 +39,37 @@ class RowStatistics:
 
 
 def measure_rows(
-    vocabularies: Mapping[str, Vocabulary], rows: Mapping[str, np.ndarray], start: Mapping[str, np.ndarray]
+    vocabularies: Mapping[str, Vocabulary],
+    rows: Mapping[str, np.ndarray],
+    start: Mapping[str, np.ndarray],
+    vectors: Mapping[str, int] | None = None,
 ) -> dict[str, RowStatistics]:
     """What is known of the vectors of a concept, by their names.
 
     A vector is named by its number, from 1, and of a second text encoder by that as well: `1_text_encoder_2`.
+    Of several words each begins at 1, and the name begins with the word's: `cat.1_text_encoder_2`.
 
     Args:
       vocabularies: known words by text encoder.
       rows: `[num_vectors, width]` float32 by text encoder.
       start: likewise, before the first update.
+      vectors: how many each word has; None: all are of one.
     """
     return {
-        f"{number}" if encoder == FIRST else f"{number}_{encoder}": found
+        name if encoder == FIRST else f"{name}_{encoder}": found
         for encoder, vocabulary in vocabularies.items()
-        for number, found in enumerate(vocabulary.measure(rows[encoder], start[encoder]), 1)
+        for name, found in zip(
+            _names(vectors, len(rows[encoder])),
+            vocabulary.measure(rows[encoder], start[encoder]),
+            strict=True,
+        )
     }
+
+
+def _names(vectors: Mapping[str, int] | None, count: int) -> list[str]:
+    if vectors is None or len(vectors) == 1:
+        return [str(number) for number in range(1, count + 1)]
+    return [f"{word_stem(word)}.{number}" for word, its in vectors.items() for number in range(1, its + 1)]
 
 
 def known_vocabularies(tokenizer: Any, tables: Mapping[str, Any], known: int) -> dict[str, Vocabulary]:

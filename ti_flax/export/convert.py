@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from ti_flax.console.program import started_alike
 from ti_flax.embedding.contents import FIRST
-from ti_flax.embedding.file_names import word_stem
+from ti_flax.embedding.file_names import LEARNED_EMBEDS, file_of_word, word_stem
 from ti_flax.embedding.formats import (
     Embedding,
     check_new,
@@ -50,20 +51,23 @@ class ConvertRequest:
     overwrite: bool = False
 
 
-def other_forms(learned: Path, token: str, *, sdxl: bool = False) -> str:
-    """The line for the tools that do not read a run's own file: a command, or for SDXL where theirs is.
+def other_forms(folder: Path, words: Sequence[str], *, sdxl: bool = False) -> list[str]:
+    """Lines for the tools that do not read a run's own file: commands, or for SDXL where their files are.
 
     Args:
-      learned: the file.
-      token: its word.
-      sdxl: whether it is for SDXL.
+      folder: of the run.
+      words: that it learned.
+      sdxl: whether they are for SDXL.
     """
     if sdxl:
-        made = learned.with_name(f"{word_stem(token)}.safetensors")
-        return f"for the Web UI, Forge, ComfyUI, InvokeAI, kohya's scripts and OneTrainer: {made}"
-    program = started_alike("convert", "convert_embeds")
-    command = shlex.join([*program, str(learned), f"{word_stem(token)}.safetensors"])
-    return f"for InvokeAI: {command} --to invoke; for OneTrainer: --to onetrainer"
+        made = " and ".join(str(folder / f"{word_stem(word)}.safetensors") for word in words)
+        return [f"for the Web UI, Forge, ComfyUI, InvokeAI, kohya's scripts and OneTrainer: {made}"]
+    program, lines = started_alike("convert", "convert_embeds"), []
+    for word in words:
+        learned = folder / (file_of_word(word) if len(words) > 1 else f"{LEARNED_EMBEDS}.safetensors")
+        command = shlex.join([*program, str(learned), f"{word_stem(word)}.safetensors"])
+        lines.append(f"for InvokeAI: {command} --to invoke; for OneTrainer: --to onetrainer")
+    return lines
 
 
 def convert_embedding(source: Path, target: Path, request: ConvertRequest | None = None) -> str:

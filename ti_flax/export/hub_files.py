@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ti_flax.embedding.file_names import word_stem
+from ti_flax.embedding.file_names import files_of_words
 from ti_flax.files.atomic_folders import sealed_files
 from ti_flax.files.folder_files import require_inside
 from ti_flax.files.regular import read_regular
@@ -24,6 +24,7 @@ _RESULT = (
     "learned_embeds-best.safetensors",
     "learned_embeds_2.bin",
     "learned_embeds_2.safetensors",
+    "learned_embeds_2-best.safetensors",
     "token_identifier.txt",
     "type_of_concept.txt",
     "metrics.csv",
@@ -48,7 +49,7 @@ REPLACED = (rf"({CONCEPT_IMAGES}|{EXAMPLE_IMAGES})/\d+\.jpeg", r"validation/step
 def result_files(folder: Path) -> list[str]:
     """The embedding, its card, curves and images; training images only if `concept_images/` has some."""
     shows = any((folder / CONCEPT_IMAGES).glob("*.jpeg"))
-    return _found(folder, [*_RESULT, *_word_file(folder), *(_WITH_CONCEPT_IMAGES if shows else ())])
+    return _found(folder, [*_RESULT, *_word_files(folder), *(_WITH_CONCEPT_IMAGES if shows else ())])
 
 
 def pipeline_files(folder: Path) -> list[str]:
@@ -67,15 +68,15 @@ def checkpoint_files(folder: Path) -> list[str]:
     return found
 
 
-def _word_file(folder: Path) -> list[str]:
-    """The name of the file that has both text encoders of SDXL, in a run's folder for SDXL."""
-    if not (folder / "learned_embeds_2.safetensors").is_file():
-        return []
+def _word_files(folder: Path) -> list[str]:
+    """The names of the files that the words of a run's folder name: of each of several, and for SDXL."""
     try:
         token = read_regular(folder / "token_identifier.txt", _LONGEST_TOKEN).decode(errors="replace")
     except OSError:
         return []
-    return [f"{word_stem(token)}.safetensors"]
+    sdxl = (folder / "learned_embeds_2.safetensors").is_file()
+    words = [line for line in token.splitlines() if line.strip()]
+    return [*files_of_words(words, sdxl=sdxl)]
 
 
 def megabytes(folder: Path, files: Iterable[str]) -> float:

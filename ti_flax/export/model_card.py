@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ti_flax.config.options import ConceptOptions
+from ti_flax.config.options.word import WordOptions
 from ti_flax.console.messages import say
-from ti_flax.embedding.file_names import word_stem
+from ti_flax.embedding.file_names import file_of_word, word_stem
 from ti_flax.embedding.usage import pipeline_code
 from ti_flax.errors import one_line, unwritable
 from ti_flax.export.hub_files import CONCEPT_IMAGES, EXAMPLE_IMAGES
 from ti_flax.files.atomic import write_text
 from ti_flax.files.written_files import CARD, record_text
-from ti_flax.models.tokenizer import Concept
+from ti_flax.models.word_places import Concept
 
 # Of the base: those of diffusers' two scripts.
 _BASE_TAGS = ("stable-diffusion", "stable-diffusion-diffusers")
@@ -35,10 +36,10 @@ _CARD = """\
 
 A Textual Inversion concept ({kind}) for {base}: {count} of {width} numbers, learned from {images} in {steps}
 of {batch} samples at learning rate {rate}, starting from {start}.
-{gallery}
+{words}{gallery}
 ## How to use it
 
-The word for it in prompts is {word}.
+{named} {word}.
 
 With diffusers:
 
@@ -74,6 +75,17 @@ In the Stable Diffusion Web UI, Forge and InvokeAI, put `{name}.safetensors`, wh
 text encoders, into the folder `embeddings`; `{name}` is then the word to use in prompts. In ComfyUI the
 folder is `models/embeddings`, and the word is `embedding:{name}`."""
 
+_WEB_UI_OF_SEVERAL = """\
+In the Stable Diffusion Web UI, put
+{files}
+into the folder `embeddings` under names of their own, such as {named};
+{words} are then the words to use in prompts. In ComfyUI the folder is `models/embeddings`, and the
+words are {embeddings}."""
+_WEB_UI_OF_SEVERAL_FOR_SDXL = """\
+In the Stable Diffusion Web UI, Forge and InvokeAI, put {named}, which have the vectors of both text encoders,
+into the folder `embeddings`; {words} are then the words to use in prompts. In ComfyUI the folder is
+`models/embeddings`, and the words are {embeddings}."""
+
 _CLIP_SKIP = """
 It was learned with `clip_skip={skip}`, which the Web UI calls "Clip skip" {number}: use it with the same.
 """
@@ -87,6 +99,7 @@ class CardFacts:
       base: the base model: a repository, or a folder or file of this machine, as the user names it.
       kind: object or style.
       start: what the rows were before the first update, in words.
+      starts: likewise, of each word.
       images: training images.
       width: numbers of a vector of the first text encoder.
       second_width: likewise of SDXL's second; 0 without one.
@@ -111,6 +124,7 @@ class CardFacts:
     step: int
     batch: int
     rate: str
+    starts: tuple[str, ...] = ()
     second_width: int = 0
     total: int | None = None
     concept_images: int = 0
@@ -167,7 +181,7 @@ def _front_matter(concept: Concept, facts: CardFacts) -> str:
     fields |= {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
-        "instance_prompt": concept.placeholder_token,
+        "instance_prompt": concept.name,
         "tags": [*(_BASE_TAGS_OF_SDXL if facts.second_width else _BASE_TAGS), *_TAGS],
     }
     if facts.examples:
@@ -179,15 +193,17 @@ def _front_matter(concept: Concept, facts: CardFacts) -> str:
 
 
 def _body(concept: Concept, facts: CardFacts) -> str:
-    skip, vectors, token = facts.clip_skip, len(concept.tokens), concept.placeholder_token
+    skip, vectors, words = facts.clip_skip, len(concept.tokens), [*concept.vectors]
     base = facts.base_shown
     before = "a painting in the style of" if facts.kind == "style" else "a photo of a"
-    prompt = f"{before} {token}"
+    prompt = f"{before} {concept.name}"
     # A repository is known by its owner and name once the Hub has named both.
     shared = facts.repository
     settings = _yaml(dict(facts.settings))
     return _CARD.format(
-        word=code(token),
+        word=" and ".join(map(code, words)),
+        named="The words for it in prompts are" if words[1:] else "The word for it in prompts is",
+        words="".join(_words(concept, facts)),
         kind=facts.kind,
         base=f"[{base}](https://huggingface.co/{base})" if facts.on_hub else f"the model {code(base)}",
         count="one vector" if vectors == 1 else f"{vectors} vectors",
@@ -205,15 +221,41 @@ def _body(concept: Concept, facts: CardFacts) -> str:
             sdxl=facts.second_width > 0,
             repository=shared if shared and "/" in shared else None,
             clip_skip=skip or 0,
+            words=words,
             note="" if facts.on_hub else "# The path of your copy of the model.\n",
         ),
-        web_ui=(_WEB_UI_OF_SDXL if facts.second_width else _WEB_UI).format(name=word_stem(token)),
+        web_ui=_web_ui(words, sdxl=facts.second_width > 0),
         model_argument=shlex.quote(base),
         prompt_argument=shlex.quote(prompt),
         skip_argument=f" --clip_skip {skip}" if skip else "",
         note=_CLIP_SKIP.format(skip=skip, number=skip + 1) if skip else "",
         settings=settings,
         fence=fence_around(settings),
+    )
+
+
+def _words(concept: Concept, facts: CardFacts) -> Iterator[str]:
+    """A table of several words, each with what it is and its file; nothing for one."""
+    if len(concept.words) == 1:
+        return
+    yield "\n| word | vectors | started from | file |\n|---|---|---|---|\n"
+    for (word, count), start in zip(concept.vectors.items(), facts.starts, strict=True):
+        file = f"{word_stem(word)}.safetensors" if facts.second_width else file_of_word(word)
+        named = code(word).replace("|", "\\|")
+        yield f"| {named} | {count} | {plain(start)} | `{file}` |\n"
+    yield "\n`learned_embeds.safetensors` has all of them.\n"
+
+
+def _web_ui(words: Sequence[str], *, sdxl: bool) -> str:
+    """What to do in programs that know a word by the name of its file."""
+    stems = [word_stem(word) for word in words]
+    if len(words) == 1:
+        return (_WEB_UI_OF_SDXL if sdxl else _WEB_UI).format(name=stems[0])
+    return (_WEB_UI_OF_SEVERAL_FOR_SDXL if sdxl else _WEB_UI_OF_SEVERAL).format(
+        files=" and ".join(f"`{file_of_word(word)}`" for word in words),
+        named=" and ".join(f"`{stem}.safetensors`" for stem in stems),
+        words=" and ".join(f"`{stem}`" for stem in stems),
+        embeddings=" and ".join(f"`embedding:{stem}`" for stem in stems),
     )
 
 
@@ -259,6 +301,15 @@ def _steps(facts: CardFacts) -> str:
 
 
 def start_in_words(options: ConceptOptions) -> str:
+    """What the words of a concept start as: `the word "cat" for <cat> and random vectors for <hat>`."""
+    several = len(options.words) > 1
+    return " and ".join(
+        word_start(each) + (f" for {each.placeholder_token}" if several else "") for each in options.each
+    )
+
+
+def word_start(options: WordOptions) -> str:
+    """What a word starts as: `the word "cat"`."""
     if options.initializer_mode == "random":
         return "random vectors"
     if options.init_embeds is not None:

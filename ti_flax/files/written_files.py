@@ -41,8 +41,11 @@ _NAMES = re.compile(
     r"|learned_embeds(_2)?(-best|-steps-\d+)?\.(safetensors|bin)"
     r"|validation/step-\d+\.png|(concept|example)_images/\d+\.jpeg"
 )
-# What a file of both text encoders of SDXL can be called, by its word (ti_flax/embedding/file_names.py).
-_WORD_FILE = re.compile(r"(?!learned_embeds)[\w-]+\.safetensors", re.IGNORECASE)
+# What a file that its word names can be called (ti_flax/embedding/file_names.py): for SDXL that of both text
+# encoders, and that of one of several words.
+_WORD_FILE = re.compile(
+    r"(?!learned_embeds)[\w-]+\.safetensors|(?-i:learned_embeds)-[\w-]+\.safetensors", re.I
+)
 _PIPELINE = re.compile(rf"model_index\.json|({'|'.join(PARTS)})/.+", re.DOTALL)
 
 

@@ -290,13 +290,13 @@ def tokenize_prompts(
     tokenizer = tokenizers.tokenizer
     first_added_id = len(tokenizer)
     ids = _encoded(tokenizer, specs, learned=False)
-    concepts = add_frozen_embeddings(tokenizer, embeddings, None, _EMBEDS)
+    words = add_frozen_embeddings(tokenizer, embeddings, None, _EMBEDS)
     ids |= _encoded(tokenizer, specs, learned=True)
     texts = list(dict.fromkeys(text for spec in specs for text in (spec.prompt, spec.negative_prompt)))
-    for embedding, concept in zip(embeddings, concepts, strict=True):
-        if not any(map(concept.named_in, texts)):
-            word = concept.placeholder_token
-            say(f"note: no prompt has {word}, the word of {embedding.path}: write it as it is here")
+    pairs = [*zip(embeddings, words, strict=True)]
+    named = {each.path for each, word in pairs if any(map(word.named_in, texts))}
+    for each, word in [pair for pair in pairs if pair[0].path not in named]:
+        say(f"note: no prompt has {word.placeholder_token}, the word of {each.path}: write it as it is here")
     nothing = {name: np.zeros((1, width), np.float32) for name, width in widths.items()}
     stacked = {name: np.concatenate([each[name] for each in rows or [nothing]]) for name in widths}
     return TokenizedPrompts(ids, stacked, first_added_id, tokenizers.special)

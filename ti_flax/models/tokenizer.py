@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,7 @@ from ti_flax.console.messages import say
 from ti_flax.errors import TokenError, shortened
 from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, require_inside
 from ti_flax.files.regular import open_regular
-from ti_flax.models.word_places import (
-    require_text,
-    word_places,
-    words_of_vectors,
-    write_out,
-)
+from ti_flax.models.word_places import Concept, Word, require_text, words_of_vectors, write_out
 
 _LARGEST_FILE = 2**26
 # What transformers reads of a tokenizer's folder, and writes again beside the learned word.
@@ -33,38 +27,8 @@ _LONGEST_WORD = 255
 _RESERVED = "__metadata__"
 
 
-@dataclass(frozen=True)
-class Concept:
-    """A new word: one placeholder token, or several that always stand together.
-
-    Attributes:
-      placeholder_token: what people write in a prompt, e.g. `<cat-toy>`.
-      tokens: the tokens it expands to, `<cat-toy>`, `<cat-toy>_1`, ...; one per vector.
-      token_ids: their ids, consecutive, directly after the tokenizer's own vocabulary.
-      tokenizer: the one that knows them.
-    """
-
-    placeholder_token: str
-    tokens: tuple[str, ...]
-    token_ids: tuple[int, ...]
-    tokenizer: Any = field(default=None, repr=False, compare=False)
-
-    @property
-    def text(self) -> str:
-        """What a prompt holds in place of the placeholder: all of its tokens."""
-        return " ".join(self.tokens)
-
-    def named_in(self, text: str) -> bool:
-        """Whether the tokenizer sees the word in a text, whatever its spelling."""
-        return bool(word_places(self.tokenizer, text, self.token_ids))
-
-    def expand(self, text: str) -> str:
-        """Replaces the word in a text that a person wrote by all of its tokens; idempotent."""
-        return write_out(self.tokenizer, text, [self.tokens])
-
-
 def vector_tokens(placeholder_token: str, num_vectors: int) -> tuple[str, ...]:
-    """Names the tokens of a concept the way diffusers does: `tok`, `tok_1`, ..., `tok_{n-1}`."""
+    """Names the tokens of a word the way diffusers does: `tok`, `tok_1`, ..., `tok_{n-1}`."""
     return (placeholder_token, *(f"{placeholder_token}_{i}" for i in range(1, num_vectors)))
 
 
@@ -191,10 +155,10 @@ def split_text(tokenizer: Any, text: str) -> list[str]:
     return tokenizer.convert_ids_to_tokens(tokenizer.encode(text, add_special_tokens=False))
 
 
-def add_concept(
+def add_word(
     tokenizer: Any, *, placeholder_token: str, num_vectors: int = 1, option: str = "placeholder_token"
-) -> Concept:
-    """Adds a concept's tokens to the tokenizer, after everything about them has been checked.
+) -> Word:
+    """Adds a word's tokens to the tokenizer, after everything about them has been checked.
 
     Args:
       tokenizer: a CLIP tokenizer; it learns `tok`, `tok_1`, ..., one token a vector.
@@ -225,7 +189,7 @@ def add_concept(
             f"note: {option} {written!r} is stored as {placeholder_token!r}, as the tokenizer reads both: "
             f"under the first name diffusers would use only one of its {num_vectors} vectors"
         )
-    return Concept(placeholder_token, tokens, token_ids, tokenizer)
+    return Word(placeholder_token, tokens, token_ids, tokenizer)
 
 
 def stored_word(word: str, num_vectors: int) -> str:
@@ -340,8 +304,8 @@ def encode_prompts(
 
     Args:
       tokenizer: a CLIP tokenizer that already has the added tokens.
-      prompts: texts, in which a placeholder stands for all of its tokens; with `concept` each must hold
-        all of that one's tokens in order.
+      prompts: texts, in which a placeholder stands for all of its tokens; with `concept` each must name one
+        of its words, and hold all tokens of those that it names in order.
       concept: what must be in every prompt, for training prompts.
       origins: prompt to the file it was made from, for messages.
 
@@ -355,9 +319,19 @@ def encode_prompts(
     encoded = tokenizer(written_out, padding="max_length", truncation=True, max_length=length)
     token_ids = np.asarray(encoded["input_ids"], np.int32)
     if concept is not None:
-        for prompt, row in zip(prompts, token_ids, strict=True):
-            _check_whole(prompt, row, concept, (origins or {}).get(prompt, ""))
+        named = _named(tokenizer, written_out, concept)
+        for prompt, row, words in zip(prompts, token_ids, named, strict=True):
+            _check_whole(prompt, row, words, (origins or {}).get(prompt, ""))
     return token_ids
+
+
+def _named(tokenizer: Any, prompts: Sequence[str], concept: Concept) -> list[tuple[Word, ...]]:
+    """The words that each prompt names, wherever in it; all words of the concept where it names none."""
+    if len(concept.words) == 1 or not prompts:
+        return [concept.words] * len(prompts)
+    whole = tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]
+    named = [tuple(word for word in concept.words if word.token_ids[0] in {*ids}) for ids in whole]
+    return [words or concept.words for words in named]
 
 
 def _written_out(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
@@ -386,15 +360,16 @@ def _length(tokenizer: Any, prompt: str) -> int:
     return len(tokenizer(expand_known(tokenizer, prompt), verbose=False)["input_ids"])
 
 
-def _check_whole(prompt: str, row: np.ndarray, concept: Concept, origin: str) -> None:
-    first, count = concept.token_ids[0], len(concept.token_ids)
-    found = [int(i) for i in row if first <= i < first + count]
-    if tuple(found[:count]) == concept.token_ids:
-        return
-    shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
-    raise TokenError(
-        f"prompt {shown!r}{f' of {origin}' if origin else ''}",
-        expected=f"all {count} tokens of {concept.placeholder_token} within {len(row)} tokens",
-        found=f"{len(set(found))} of them",
-        remedy="Use a smaller num_vectors or a shorter prompt, or move the word to its beginning.",
-    )
+def _check_whole(prompt: str, row: np.ndarray, words: Sequence[Word], origin: str) -> None:
+    for word in words:
+        first, count = word.token_ids[0], len(word.token_ids)
+        found = [int(i) for i in row if first <= i < first + count]
+        if tuple(found[:count]) == word.token_ids:
+            continue
+        shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
+        raise TokenError(
+            f"prompt {shown!r}{f' of {origin}' if origin else ''}",
+            expected=f"all {count} tokens of {word.placeholder_token} within {len(row)} tokens",
+            found=f"{len(set(found))} of them",
+            remedy="Use a smaller num_vectors or a shorter prompt, or move the word to its beginning.",
+        )

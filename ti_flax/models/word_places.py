@@ -1,4 +1,4 @@
-"""Where the tokenizer sees a new word in a text: the one answer for prompts, captions, names and notes.
+"""A concept's words, and where the tokenizer sees one in a text: one answer for prompts, captions and notes.
 
 CLIP's tokenizer composes letters, makes one blank of several and small letters of capitals before it looks
 for its tokens, so the text that a person writes is not what it compares. `config.words.spelled_plainly`
@@ -9,9 +9,96 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ti_flax.errors import TokenError, shortened
+
+
+@dataclass(frozen=True)
+class Word:
+    """A new word: one placeholder token, or several that always stand together.
+
+    Attributes:
+      placeholder_token: what people write in a prompt, e.g. `<cat-toy>`.
+      tokens: the tokens it expands to, `<cat-toy>`, `<cat-toy>_1`, ...; one per vector.
+      token_ids: their ids, consecutive.
+      tokenizer: the one that knows them.
+    """
+
+    placeholder_token: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    tokenizer: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def text(self) -> str:
+        """What a prompt holds in place of the placeholder: all of its tokens."""
+        return " ".join(self.tokens)
+
+    def named_in(self, text: str) -> bool:
+        """Whether the tokenizer sees the word in a text, whatever its spelling."""
+        return bool(word_places(self.tokenizer, text, self.token_ids))
+
+    def expand(self, text: str) -> str:
+        """Replaces the word in a text that a person wrote by all of its tokens; idempotent."""
+        return write_out(self.tokenizer, text, [self.tokens])
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What a run learns: one new word, or several together.
+
+    Attributes:
+      words: at least one; the ids of their tokens follow one another, directly after the tokenizer's own
+        vocabulary.
+    """
+
+    words: tuple[Word, ...]
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens of all words, one per vector."""
+        return tuple(token for word in self.words for token in word.tokens)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Their ids, consecutive."""
+        return tuple(token_id for word in self.words for token_id in word.token_ids)
+
+    @property
+    def vectors(self) -> dict[str, int]:
+        """How many vectors each word has, by its placeholder token."""
+        return {word.placeholder_token: len(word.tokens) for word in self.words}
+
+    @property
+    def name(self) -> str:
+        """All words as a template has them, as people write it: `<cat> and <hat>`."""
+        return " and ".join(self.vectors)
+
+    @property
+    def either(self) -> str:
+        """The words where one is enough, for messages: `<cat> or <hat>`."""
+        return " or ".join(self.vectors)
+
+    @property
+    def text(self) -> str:
+        """What a template holds in the place of the word: all words with all their tokens."""
+        return " and ".join(word.text for word in self.words)
+
+    def named_in(self, text: str) -> bool:
+        """Whether the tokenizer sees one of the words in a text, whatever its spelling."""
+        return any(word.named_in(text) for word in self.words)
+
+    def expand(self, text: str) -> str:
+        """Replaces the words in a text that a person wrote by all of their tokens; idempotent."""
+        return write_out(self.words[0].tokenizer, text, [word.tokens for word in self.words])
+
+    def with_names(self, text: str) -> str:
+        """Replaces all tokens of the words by their placeholders, for people."""
+        for word in self.words:
+            text = text.replace(word.text, word.placeholder_token)
+        return text
 
 
 def word_places(tokenizer: Any, text: str, token_ids: Sequence[int]) -> list[tuple[int, int]]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ti_flax.console.messages import say
+from ti_flax.embedding.file_names import second_half
 from ti_flax.embedding.learned_embeds import save_in_one_file
-from ti_flax.embedding.read import load_embedding
-from ti_flax.embedding.rows import concept_rows
+from ti_flax.embedding.read import read_embeddings
+from ti_flax.embedding.rows import concept_rows, rows_of_words
 from ti_flax.embedding.vocabulary import Vocabulary, measure_rows
 from ti_flax.errors import WeightsError
 from ti_flax.files.written_files import record
@@ -55,14 +56,13 @@ class Evaluate(Hook):
     def __init__(
         self,
         output_dir: Path,
-        placeholder_token: str,
+        vectors: Mapping[str, int],
         *,
         every: int,
         last_step: int,
         loss: Callable[[Mapping[str, np.ndarray]], float],
         result: Callable[[TrainState], Mapping[str, np.ndarray]],
         start_rows: Mapping[str, np.ndarray],
-        vectors: int,
         vocabularies: Mapping[str, Vocabulary],
         patience: Patience | None = None,
         trackers: Sequence[Tracker] = (),
@@ -72,13 +72,12 @@ class Evaluate(Hook):
 
         Args:
           output_dir: where the table and the best rows go.
-          placeholder_token: the key of the best rows.
+          vectors: how many of the rows, from the first, are each word's.
           every: steps between two evaluations.
           last_step: of the run.
           loss: from rows `[added_tokens, width]` by text encoder to their validation loss.
           result: from a state on the host to such rows.
           start_rows: such rows, float32, before the first update.
-          vectors: how many of them are the concept's, the first ones.
           vocabularies: to measure rows against, by text encoder.
           patience: when to stop; None: never.
           trackers: that are told as well.
@@ -86,7 +85,7 @@ class Evaluate(Hook):
         """
         self.every, self._last_step = every, last_step
         self._path, self._best_path = output_dir / TABLE, output_dir / BEST
-        self._token, self._loss, self._result = placeholder_token, loss, result
+        self._loss, self._result = loss, result
         self._start_rows, self._vectors, self._vocabularies = start_rows, vectors, vocabularies
         self._ready, self._put_off = ready, False
         self._trackers = trackers
@@ -97,7 +96,8 @@ class Evaluate(Hook):
         self._table: list[Evaluation] = []
         self._measured: list[tuple[np.ndarray, np.ndarray]] = []
         self._best, self._written = np.inf, 0
-        record(output_dir, TABLE, BEST)
+        second = (second_half(self._best_path).name,)
+        record(output_dir, TABLE, BEST, *(second if len(vectors) > 1 and len(start_rows) > 1 else ()))
 
     def on_start(self, step: int, state: TrainState) -> None:
         kept = read_evaluations(self._path) if step else []
@@ -143,8 +143,9 @@ class Evaluate(Hook):
         self, step: int, rows: Mapping[str, np.ndarray], loss: float | None, grad_norm: float | None
     ) -> None:
         """Adds the evaluation of rows, with the means of training loss and gradient norm before it."""
-        learned, start = (concept_rows(each, self._vectors) for each in (rows, self._start_rows))
-        signals = measure_rows(self._vocabularies, learned, start)
+        count = sum(self._vectors.values())
+        learned, start = (concept_rows(each, count) for each in (rows, self._start_rows))
+        signals = measure_rows(self._vocabularies, learned, start, self._vectors)
         self._take(Evaluation(step, self._loss(rows), loss, grad_norm, signals))
         self._write()
         self._keep_best(learned)
@@ -169,14 +170,15 @@ class Evaluate(Hook):
             return
         self._best = last.validation_loss
         details = {"step": str(last.step), "validation_loss": f"{last.validation_loss:.9g}"}
-        save_in_one_file(self._best_path, self._token, learned, details=details)
+        save_in_one_file(self._best_path, rows_of_words(learned, self._vectors), details=details)
 
     def _tell(self) -> None:
         last = self._table[-1]
         values = {"validation_loss": last.validation_loss}
         for vector, row in last.rows.items():
-            values[f"norm_to_median/{vector}"] = row.norm_to_median
-            values[f"cosine_to_start/{vector}"] = row.cosine_to_start
+            name = vector.replace(".", "/")
+            values[f"norm_to_median/{name}"] = row.norm_to_median
+            values[f"cosine_to_start/{name}"] = row.cosine_to_start
         for tracker in self._trackers:
             tracker.scalars(values, last.step)
         for step, sentence in self._unsaid:
@@ -193,21 +195,35 @@ def best_kept(path: Path, table: Sequence[Evaluation], step: int) -> float:
     Rows of a step that the run has gone back behind do not count: it comes there again.
     """
     try:
-        details = load_embedding(path).details
-        kept = int(details["step"])
+        kept = int(read_embeddings(path)[0].details["step"])
     except (WeightsError, KeyError, ValueError):
         return float("inf")
     best = best_of(table)
     return best.validation_loss if best is not None and best.step == kept <= step else float("inf")
 
 
-def with_best(rows: Mapping[str, np.ndarray], output_dir: Path) -> tuple[dict[str, np.ndarray], int]:
-    """Rows `[added_tokens, width]` with the best in place of the concept's own, and the step of those."""
-    best = load_embedding(output_dir / BEST)
+def with_best(
+    rows: Mapping[str, np.ndarray], output_dir: Path, words: Iterable[str] = ()
+) -> tuple[dict[str, np.ndarray], int]:
+    """Puts the best rows in place of the concept's own.
+
+    Args:
+      rows: `[added_tokens, width]` by text encoder.
+      output_dir: where the best are.
+      words: of the concept, in order; one word needs no name.
+
+    Returns:
+      The rows, and the step of the best.
+    """
+    found = read_embeddings(output_dir / BEST)
+    named = {each.token: each for each in found}
+    best = [named[word] for word in words] if len(found) > 1 else found
+    count = sum(each.vectors for each in best)
     replaced = {
-        encoder: np.concatenate([best.rows[encoder], each[best.vectors :]]) for encoder, each in rows.items()
+        encoder: np.concatenate([*(word.rows[encoder] for word in best), each[count:]])
+        for encoder, each in rows.items()
     }
-    return replaced, int(best.details["step"])
+    return replaced, int(best[0].details["step"])
 
 
 def summary(output_dir: Path) -> list[str]:

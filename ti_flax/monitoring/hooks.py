@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from ti_flax.console.messages import say, warn
-from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.learned_embeds import WordRows, save_words
 from ti_flax.errors import OutputError, TrainingError, in_short
 from ti_flax.files.atomic import write_text
 from ti_flax.files.regular import open_regular
@@ -285,10 +285,10 @@ class SaveCheckpoint(Hook):
 class SaveEmbeds(Hook):
     """`learned_embeds-steps-N.safetensors` every so many steps."""
 
-    def __init__(self, output_dir: Path, placeholder_token: str, *, every: int, result: Result):
-        """Takes, besides where and when, what gives the concept's own rows, by text encoder."""
+    def __init__(self, output_dir: Path, *, every: int, result: Callable[[TrainState], WordRows]):
+        """Takes, besides where and when, what gives the rows of each word, by text encoder."""
         self.every = self._interval = every
-        self._output_dir, self._placeholder_token, self._result = output_dir, placeholder_token, result
+        self._output_dir, self._result = output_dir, result
 
     def on_step(self, step: int, state: TrainState) -> None:
         if step % self._interval == 0:  # not at the end, where learned_embeds is written
@@ -297,4 +297,4 @@ class SaveEmbeds(Hook):
     def on_interrupt(self, step: int, state: TrainState) -> None:
         path = self._output_dir / f"learned_embeds-steps-{step}.safetensors"
         record(self._output_dir, path.name)
-        save_learned_embeds(path, self._placeholder_token, self._result(state))
+        save_words(path, self._result(state))

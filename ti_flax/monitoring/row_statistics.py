@@ -8,9 +8,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from ti_flax.embedding.learned_embeds import MOST_VECTORS_TOGETHER
 from ti_flax.embedding.vocabulary import RowStatistics
 from ti_flax.errors import OutputError, shortened
 from ti_flax.files.atomic import atomic_write
@@ -24,12 +26,11 @@ OUT_OF_RANGE = 10.0
 # The share of all that was gained below which a further gain does not count, and over how many evaluations.
 WORTH_HAVING = 0.05
 EVALUATIONS_TO_TELL = 3
-# What a table may have: bytes, evaluations, steps and vectors, of which a prompt has room for 77, of
-# two text encoders.
+# What a table may have: bytes, evaluations, steps and vectors, of all words and two text encoders.
 LARGEST_TABLE = 2**26
-_MOST_EVALUATIONS, _MOST_STEPS, _MOST_VECTORS = 100_000, 2**31, 2 * 77
+_MOST_EVALUATIONS, _MOST_STEPS, _MOST_VECTORS = 100_000, 2**31, 2 * MOST_VECTORS_TOGETHER
 # Names of vectors, as `measure_rows` gives them.
-_VECTOR = re.compile(r"[1-9]\d?(_text_encoder_2)?", re.ASCII)
+_VECTOR = re.compile(r"(?:(?P<word>[\w-]{1,255})\.)?(?P<number>[1-9][0-9]?)(?:_(?P<encoder>text_encoder_2))?")
 _OF_EVALUATION = ("step", "validation_loss", "loss", "grad_norm")
 _OF_ROW = ("norm", "norm_to_median", "norm_percentile", "cosine_to_start", "nearest_words")
 
@@ -51,6 +52,32 @@ class Evaluation:
     loss: float | None
     grad_norm: float | None
     rows: dict[str, RowStatistics]
+
+
+class VectorName(NamedTuple):
+    """What the name of a vector says, as `measure_rows` gives it.
+
+    Attributes:
+      word: as files are named by it; empty where there is one word.
+      number: among those of the word, from 1.
+      encoder: empty for the first text encoder.
+    """
+
+    word: str
+    number: int
+    encoder: str
+
+    @classmethod
+    def of(cls, name: str) -> VectorName:
+        """Reads a name.
+
+        Raises:
+          ValueError: it is none.
+        """
+        found = _VECTOR.fullmatch(name)
+        if found is None:
+            raise ValueError("no table of evaluations (a vector without a number)")
+        return cls(found["word"] or "", int(found["number"]), found["encoder"] or "")
 
 
 def write_evaluations(path: Path, table: Sequence[Evaluation]) -> None:
@@ -133,8 +160,8 @@ def _text(value: str | float | None) -> str:
 def _signals(line: dict[str, str]) -> Evaluation:
     marked = f"{_OF_ROW[-1]}_"
     vectors = [column.removeprefix(marked) for column in line if str(column).startswith(marked)]
-    if not all(map(_VECTOR.fullmatch, vectors)):
-        raise ValueError("no table of evaluations (a vector without a number)")
+    for vector in vectors:
+        VectorName.of(vector)
     rows = {vector: _row_signals(*(line[f"{column}_{vector}"] for column in _OF_ROW)) for vector in vectors}
     step = int(line["step"])
     if not 0 <= step < _MOST_STEPS:
@@ -187,7 +214,8 @@ class Flags:
     def __init__(self):
         self._table: list[tuple[int, float]] = []
         self._least, self._first_good = float("inf"), 0
-        self._may_end, self._in_range = True, True
+        self._may_end = True
+        self._out: set[str] = set()  # words that have left the range
 
     def add(self, each: Evaluation) -> list[tuple[int, str]]:
         """What holds from this evaluation on, each once in a run: its step, and a sentence."""
@@ -196,11 +224,14 @@ class Flags:
         if since is not None:
             found.append((each.step, f"no longer improving since step {since}"))
             self._may_end = False
-        longest = max((row.norm_to_median for row in each.rows.values()), default=0.0)
-        if self._in_range and each.step > 0 and longest >= OUT_OF_RANGE:
-            sentence = "the rows have left the range of known words: over-training is likely"
-            found.append((each.step, sentence))
-            self._in_range = False
+        if each.step > 0:
+            long = (name for name, row in each.rows.items() if row.norm_to_median >= OUT_OF_RANGE)
+            left = dict.fromkeys(VectorName.of(name).word for name in long)
+            for word in (word for word in left if word not in self._out):
+                rows = f"the rows of {word}" if word else "the rows"
+                sentence = f"{rows} have left the range of known words: over-training is likely"
+                found.append((each.step, sentence))
+                self._out.add(word)
         return found
 
     def _no_gain_since(self, each: Evaluation) -> int | None:

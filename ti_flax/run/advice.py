@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ti_flax.config import RunConfig
-from ti_flax.export.model_card import start_in_words
+from ti_flax.embedding.rows import rows_of_words
+from ti_flax.export.model_card import word_start
 from ti_flax.monitoring.evaluation import PATIENCE
 from ti_flax.run.inputs import TrainingInputs
 from ti_flax.training.learning_rate import Schedule
@@ -28,24 +29,25 @@ def before_training(config: RunConfig, inputs: TrainingInputs, schedule: Schedul
     ]
 
 
-def after_training(config: RunConfig, inputs: TrainingInputs, rows: Mapping[str, np.ndarray]) -> str | None:
-    """What to do about a word that is still what it started as; None if it is not.
+def after_training(config: RunConfig, inputs: TrainingInputs, rows: Mapping[str, np.ndarray]) -> list[str]:
+    """What to do about words that are still what they started as, a sentence each.
 
     Args:
       config: of the run.
       inputs: what it learned from.
       rows: `[added_tokens, width]` float32 by text encoder, the result.
     """
-    count = len(inputs.concept.tokens)
-    change = max(relative_change(inputs.added.start[each][:count], rows[each][:count]) for each in rows)
-    if change >= UNCHANGED:
-        return None
-    rate = config.optimizer.learning_rate
-    moved = "did not move" if change == 0 else f"moved by {100 * change:.2g}% of its length"
-    return (
-        f"{inputs.concept.placeholder_token} is still what it started as, {start_in_words(config.concept)} "
-        f"(it {moved}): raise learning_rate, which was {rate}, or train for more steps"
-    )
+    vectors, rate, lines = inputs.concept.vectors, config.optimizer.learning_rate, []
+    before, after = rows_of_words(inputs.added.start, vectors), rows_of_words(rows, vectors)
+    for word, options in zip(vectors, config.concept.each, strict=True):
+        change = max(relative_change(before[word][each], after[word][each]) for each in rows)
+        if change < UNCHANGED:
+            moved = "did not move" if change == 0 else f"moved by {100 * change:.2g}% of its length"
+            lines.append(
+                f"{word} is still what it started as, {word_start(options)} (it {moved}): raise "
+                f"learning_rate, which was {rate}, or train for more steps"
+            )
+    return lines
 
 
 def relative_change(start: np.ndarray, learned: np.ndarray) -> float:
@@ -77,10 +79,10 @@ def _resolution_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str
 
 
 def _prompt_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str]:
-    for prompt in config.monitoring.validation_prompt or ():
+    for prompt in config.validation_prompts:
         if not inputs.concept.named_in(prompt):
             yield (
-                f"validation_prompt {prompt!r} does not name {inputs.concept.placeholder_token}: "
+                f"validation_prompt {prompt!r} does not name {inputs.concept.either}: "
                 "its images cannot show what is learned"
             )
 

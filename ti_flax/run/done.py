@@ -59,7 +59,8 @@ def surely_the_same(config: RunConfig, before: Mapping[str, Any]) -> bool:
       config: of the run.
       before: the options that the checkpoint was made with, by name.
     """
-    if config.concept.init_embeds is not None or config.concept.extra_embeds is not None:
+    files = (config.concept.extra_embeds, *(each.init_embeds for each in config.concept.each))
+    if any(each is not None for each in files):
         return False  # what these files hold counts
     now = config.to_dict()
     names = (each.name for group in _WHAT_IS_LEARNED for each in options_of(GROUPS[group]))

@@ -10,7 +10,7 @@ from typing import Any
 
 from ti_flax.config import RunConfig
 from ti_flax.console.messages import say
-from ti_flax.embedding.rows import concept_rows
+from ti_flax.embedding.rows import rows_of_words
 from ti_flax.embedding.vocabulary import Vocabulary, known_vocabularies
 from ti_flax.export.upload import ShareCheckpoints
 from ti_flax.generation.drawing import Drawing
@@ -119,7 +119,7 @@ def make_hooks(run: Beside, schedule: Schedule, start: int, progress: Hook | Non
             output_dir,
             every=every,
             draw=draw,
-            prompts=config.monitoring.validation_prompt,
+            prompts=config.validation_prompts,
             images=config.monitoring.num_validation_images,
             training=inputs.images.shown(images_beside_previews(config), config.images.resolution),
             start_rows=inputs.added.start,
@@ -154,13 +154,12 @@ def saving_hooks(
     config: RunConfig, inputs: TrainingInputs, output_dir: Path, result: hooks.Result
 ) -> list[Hook]:
     """learned_embeds and checkpoints, each at its own interval."""
-    output, vectors = config.output, len(inputs.concept.tokens)
+    output, vectors = config.output, inputs.concept.vectors
     return [
         hooks.SaveEmbeds(
             output_dir,
-            inputs.concept.placeholder_token,
             every=output.save_steps,
-            result=lambda state: concept_rows(result(state), vectors),
+            result=lambda state: rows_of_words(result(state), vectors),
         ),
         hooks.SaveCheckpoint(
             output_dir,
@@ -218,14 +217,13 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         )
     return Evaluate(
         run.output_dir,
-        inputs.concept.placeholder_token,
+        inputs.concept.vectors,
         every=every,
         last_step=total,
         loss=validation,
         ready=validation.ready,
         result=partial(result_rows, step_config),
         start_rows=inputs.added.start,
-        vectors=len(inputs.concept.tokens),
         vocabularies=run.common.once("vocabularies", lambda: known_words(inputs)),
         patience=patience,
         trackers=trackers,
@@ -241,7 +239,7 @@ def known_words(inputs: TrainingInputs) -> dict[str, Vocabulary]:
 def previewer(run: Beside) -> Drawing:
     """What draws the validation prompts with given rows, each with the same fixed seeds."""
     monitoring, config = run.config.monitoring, run.step_config
-    count, prompts = monitoring.num_validation_images, monitoring.validation_prompt or ()
+    count, prompts = monitoring.num_validation_images, run.config.validation_prompts
     ids = encode_prompts(run.inputs.tokenizer, [*prompts, ""])
     devices, model = run.devices[:count], run.inputs.model
     params = local_copies(run.frozen, devices)

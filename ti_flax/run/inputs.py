@@ -35,6 +35,7 @@ from ti_flax.embedding.initialization import (
     read_frozen_embeddings,
     resolve_initialization,
 )
+from ti_flax.embedding.learned_embeds import check_words
 from ti_flax.embedding.rows import AddedRows, add_rows, check_table
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.export.card_images import MOST_CONCEPT_IMAGES
@@ -43,8 +44,9 @@ from ti_flax.hosts import group as hosts
 from ti_flax.models.attention import Attention
 from ti_flax.models.base_model import MODEL_PARTS, BaseTokenizers, base_tokenizers, find_base_model, say_notes
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion, token_table
-from ti_flax.models.tokenizer import Concept, add_concept
+from ti_flax.models.tokenizer import add_word
 from ti_flax.models.weights.model_source import ModelSource
+from ti_flax.models.word_places import Concept, Word
 from ti_flax.monitoring.previews import STEPS_SHOWN
 from ti_flax.run.named_paths import other_roles
 from ti_flax.training.checkpoint import tree_digest
@@ -56,15 +58,15 @@ class TrainingInputs:
     """What a run learns from.
 
     Attributes:
-      concept: the new word.
+      concept: its new words.
       tokenizers: with the concept's tokens.
       images: names, captions and weights, and on the first host the pixels of those that are shown.
       model: modules and parameters; those of the VAE only if previews need them, on the first host.
       examples: images, encoded or to be encoded, and prompts.
       images_digest: stands for the images and for what encoded them.
       added: the rows beside the token table before any update: the concept's, then loaded ones.
-      frozen_concepts: embeddings that prompts may name and that stay as they are.
-      origin: what the concept's rows start from, in words.
+      frozen_words: embeddings that prompts may name and that stay as they are.
+      origins: what the rows of each word start from, in words.
     """
 
     concept: Concept
@@ -74,8 +76,8 @@ class TrainingInputs:
     examples: Dataset
     images_digest: str
     added: AddedRows
-    frozen_concepts: tuple[Concept, ...]
-    origin: str
+    frozen_words: tuple[Word, ...]
+    origins: tuple[str, ...]
 
     @property
     def tokenizer(self) -> Any:
@@ -98,10 +100,12 @@ class TrainingInputs:
         of_images = [bucket.prompts for bucket in buckets]
         prompts = (self.examples.token_ids, of_images, self.examples.class_token_ids)
         shown = [(bucket.sample_indices, bucket.loss_weights, bucket.time_ids) for bucket in buckets]
-        beside = "".join(f" beside {other.text}" for other in self.frozen_concepts)
-        loaded = {"extra_embeds": tree_digest(self.added.loaded)} if self.frozen_concepts else {}
+        beside = "".join(f" beside {other.text}" for other in self.frozen_words)
+        loaded = {"extra_embeds": tree_digest(self.added.loaded)} if self.frozen_words else {}
+        each = zip(self.concept.words, self.origins, strict=True)
+        words = " and ".join(f"{word.text} from {origin}" for word, origin in each)
         return {
-            "concept": f"{self.concept.text} from {self.origin}{beside}",
+            "concept": f"{words}{beside}",
             **loaded,
             "model": tree_digest(parts),
             "images": tree_digest([np.asarray(self.images_digest), *shown]),
@@ -122,7 +126,7 @@ def read_inputs(config: RunConfig, model: FlaxStableDiffusion | None = None) -> 
       model: that is there already, with its VAE; None: it is read.
     """
     tokens = add_concept_tokens(config)
-    templates = chosen_templates(config.prompts, config.concept.learnable_property)
+    templates = chosen_templates(config.prompts, config.concept.learnable_property, config.concept.words)
     images = read_images(
         config.images,
         config.prompts.captions,
@@ -137,7 +141,7 @@ def read_inputs(config: RunConfig, model: FlaxStableDiffusion | None = None) -> 
     prompts = make_prompts(config.prompts, templates, tokens.tokenizer, tokens.concept, images, seed=seed)
     class_token_ids = None
     if class_images is not None:
-        class_token_ids = class_prompts(config.loss.class_prompt, templates, tokens.tokenizer, tokens.concept)
+        class_token_ids = class_prompts(config.class_prompt, templates, tokens.tokenizer, tokens.concept)
     if model is None:
         with stage("loading the model"):
             model = read_model(config)
@@ -156,8 +160,8 @@ def read_inputs(config: RunConfig, model: FlaxStableDiffusion | None = None) -> 
         examples=examples,
         images_digest=encoding.digest,
         added=added,
-        frozen_concepts=tokens.frozen_concepts,
-        origin=tokens.start.origin,
+        frozen_words=tokens.frozen_words,
+        origins=tuple(start.origin for start in tokens.starts),
     )
 
 
@@ -245,14 +249,14 @@ def refuse_uploads_through_links(hub: HubOptions, images: TrainingImages) -> Non
 
 @dataclass(frozen=True)
 class ConceptTokens:
-    """The tokenizer with the new word and loaded ones, what they start from, and whether they are SDXL's."""
+    """The tokenizer with the new words and loaded ones, what they start from, and whether they are SDXL's."""
 
     tokenizers: BaseTokenizers
     of_sdxl: bool
     concept: Concept
-    start: Initialization
+    starts: tuple[Initialization, ...]
     embeddings: list[FrozenEmbedding]
-    frozen_concepts: tuple[Concept, ...]
+    frozen_words: tuple[Word, ...]
 
     @property
     def tokenizer(self) -> Any:
@@ -267,13 +271,21 @@ def add_concept_tokens(config: RunConfig) -> ConceptTokens:
     tokenizers = base_tokenizers(source, config.model.tokenizer_name)
     tokenizer = tokenizers.tokenizer
     say_notes(source)
-    start = resolve_initialization(config.concept, tokenizer)
+    words = config.concept.each
+    starts = tuple(resolve_initialization(each, tokenizer, place) for place, each in enumerate(words))
     embeddings = read_frozen_embeddings(config.concept.extra_embeds)
-    concept = add_concept(
-        tokenizer, placeholder_token=config.concept.placeholder_token, num_vectors=start.num_vectors
+    check_words(
+        {each.placeholder_token: start.num_vectors for each, start in zip(words, starts, strict=True)},
+        sdxl=source.is_sdxl,
     )
-    frozen_concepts = add_frozen_embeddings(tokenizer, embeddings, concept)
-    return ConceptTokens(tokenizers, source.is_sdxl, concept, start, embeddings, frozen_concepts)
+    concept = Concept(
+        tuple(
+            add_word(tokenizer, placeholder_token=each.placeholder_token, num_vectors=start.num_vectors)
+            for each, start in zip(words, starts, strict=True)
+        )
+    )
+    frozen_words = add_frozen_embeddings(tokenizer, embeddings, concept)
+    return ConceptTokens(tokenizers, source.is_sdxl, concept, starts, embeddings, frozen_words)
 
 
 def refuse_second_alone(config: RunConfig, source: ModelSource) -> None:
@@ -311,9 +323,10 @@ def start_rows(config: RunConfig, tokens: ConceptTokens, tables: Mapping[str, np
     key = jax.random.key(config.training.seed or 0, impl=KEY_IMPLEMENTATION)
     known = {encoder: table[:first_added_id] for encoder, table in tables.items()}
     widths = {encoder: table.shape[1] for encoder, table in tables.items()}
+    started = [start.rows(known, key) for start in tokens.starts]
     return add_rows(
         known,
-        tokens.start.rows(known, key),
+        {encoder: np.concatenate([rows[encoder] for rows in started]) for encoder in tables},
         [checked_rows(other.file, other.path, widths) for other in tokens.embeddings],
         learning=learning_encoders(config.concept.learned_text_encoders),
     )

@@ -23,7 +23,7 @@ def named_paths(config: RunConfig, *kinds: str) -> Iterator[tuple[str, Path]]:
     for name, value in config.to_dict().items():
         if OPTIONS[name].rule.path not in kinds or value is None or name in _BELOW_OUTPUT:
             continue
-        for text in value if isinstance(value, tuple | list) else (value,):
+        for text in filter(None, value if isinstance(value, tuple | list) else (value,)):
             for path in {str(text), str(text).partition("=")[2] or str(text)}:  # [TOKEN=]FILE
                 if os.path.exists(os.path.expanduser(path)):
                     yield name, Path(os.path.expanduser(path))

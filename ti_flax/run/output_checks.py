@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from ti_flax.config import RunConfig
-from ti_flax.embedding.file_names import word_stem
+from ti_flax.embedding.file_names import files_of_words
 from ti_flax.errors import OutputError
 from ti_flax.files.atomic_folders import is_sealed
 from ti_flax.files.written_files import CARD, LIST, PARTS, can_be_written, is_list, written
@@ -30,8 +30,10 @@ def refuse_output(config: RunConfig, output_dir: Path) -> None:
       CheckpointError: there is no checkpoint of the name to resume from.
     """
     _require_folder(output_dir)
+    words = config.concept.words
+    named = files_of_words(words, sdxl=True) if len(words) > 1 else ()
     for option, given in named_paths(config, "input"):
-        _refuse_input(option, given, output_dir)
+        _refuse_input(option, given, output_dir, named)
     output, resumed = config.output, config.output.resume_from_checkpoint
     if resumed not in (None, *NEWEST):
         find_checkpoint(output_dir, resumed)  # a wrong name is said at once
@@ -66,7 +68,7 @@ def _kind(place: Path) -> str:
     return "a file" if place.is_file() else "something that is no folder"
 
 
-def _refuse_input(option: str, given: Path, output_dir: Path) -> None:
+def _refuse_input(option: str, given: Path, output_dir: Path, named: Collection[str]) -> None:
     """Keeps results out of the folders that are read for images, and inputs out of what is written."""
     source, output = given.resolve(), output_dir.resolve()
     where = f"output_dir {output_dir}"
@@ -77,7 +79,7 @@ def _refuse_input(option: str, given: Path, output_dir: Path) -> None:
             where, expected=expected, found=place, remedy=f"Results would become training images. {_ANOTHER}"
         )
     inside = source.relative_to(output).as_posix() if source.is_relative_to(output) else None
-    if inside is not None and (inside == "." or _is_replaced(inside)):
+    if inside is not None and (inside == "." or inside in named or _is_replaced(inside)):
         raise OutputError(
             where,
             expected="a folder whose files this run does not read",
@@ -144,20 +146,26 @@ def _is_empty(path: Path) -> bool:
     return path.name == LIST and path.is_file() and not path.stat().st_size
 
 
-def refuse_file_of_word(output_dir: Path, placeholder_token: str) -> None:
-    """Refuses to write an embedding for SDXL over a file of the word's name that no run wrote.
+def refuse_files_of_words(output_dir: Path, words: Iterable[str], *, sdxl: bool) -> None:
+    """Refuses to write over a file that has the name of one of a word's and that no run wrote.
+
+    Args:
+      output_dir: of the run.
+      words: that it learns.
+      sdxl: whether they are for SDXL.
 
     Raises:
       OutputError: there is one.
     """
-    name = f"{word_stem(placeholder_token)}.safetensors"
-    if os.path.lexists(output_dir / name) and name not in written(output_dir):
-        raise OutputError(
-            output_dir / name,
-            expected="no file that this run would write over",
-            found="one that no run wrote or somebody has edited since",
-            remedy="Move it, or choose another output_dir.",
-        )
+    ours = written(output_dir)
+    for name in files_of_words([*words], sdxl=sdxl):
+        if os.path.lexists(output_dir / name) and name not in ours:
+            raise OutputError(
+                output_dir / name,
+                expected="no file that this run would write over",
+                found="one that no run wrote or somebody has edited since",
+                remedy="Move it, or choose another output_dir.",
+            )
 
 
 def _refuse_replacing(output_dir: Path, *, pipeline: bool, many: bool, resumed: bool) -> None:

@@ -15,7 +15,7 @@ from ti_flax.console.messages import stage, stage_times, warn
 from ti_flax.console.versions import versions
 from ti_flax.embedding.contents import FIRST, SECOND
 from ti_flax.errors import TiFlaxError, unwritable
-from ti_flax.export.model_card import start_in_words
+from ti_flax.export.model_card import start_in_words, word_start
 from ti_flax.export.pipeline import save_pipeline
 from ti_flax.export.upload import settle_repository
 from ti_flax.files.atomic_folders import remove_folder, tidy
@@ -167,8 +167,10 @@ def write_facts(
       OutputError: the folder cannot be written.
     """
     base, devices = config.model.pretrained_model_name_or_path, jax.devices()
+    words = inputs.concept.vectors if len(inputs.concept.words) > 1 else {}
+    starts = zip(words, map(word_start, config.concept.each), strict=False)
     facts = RunFacts(
-        token=inputs.concept.placeholder_token,
+        token=inputs.concept.name,
         kind=config.concept.learnable_property,
         vectors=len(inputs.concept.tokens),
         width=inputs.added.widths[FIRST],
@@ -185,6 +187,8 @@ def write_facts(
         versions=versions(),
         times=stage_times(),
         finished=finished,
+        words=words,
+        starts=dict(starts),
     )
     try:
         facts.write(output_dir)

@@ -13,11 +13,11 @@ from ti_flax.config.run_config import GROUPS
 from ti_flax.config.values import options_of
 from ti_flax.embedding.contents import FIRST, SECOND
 from ti_flax.embedding.learned_embeds import learned_embeds_files, write_learned_embeds
-from ti_flax.embedding.rows import concept_rows
+from ti_flax.embedding.rows import rows_of_words
 from ti_flax.errors import unwritable
 from ti_flax.export.card_images import MOST_CONCEPT_IMAGES, write_concept_images, write_example_images
 from ti_flax.export.hub_files import result_files
-from ti_flax.export.model_card import CardFacts, start_in_words, write_model_card
+from ti_flax.export.model_card import CardFacts, start_in_words, word_start, write_model_card
 from ti_flax.files.atomic import write_text
 from ti_flax.files.folder_files import copy_file
 from ti_flax.files.written_files import record
@@ -57,7 +57,7 @@ def write_result(
     Raises:
       OutputError: the folder cannot be written.
     """
-    token, prompts = inputs.concept.placeholder_token, config.monitoring.validation_prompt or ()
+    words, prompts = inputs.concept.vectors, config.validation_prompts
     shows = config.hub.hub_concept_images
     images = inputs.images.first(MOST_CONCEPT_IMAGES) if shows else []
     concept_images = write_concept_images(folder, images)
@@ -78,13 +78,13 @@ def write_result(
     )
     write_model_card(folder, inputs.concept, facts)
     try:
-        record(folder, *_NAMES, *learned_embeds_files(token, sdxl=len(rows) > 1))
-        write_text(folder / "token_identifier.txt", token)
+        record(folder, *_NAMES, *learned_embeds_files([*words], sdxl=len(rows) > 1))
+        write_text(folder / "token_identifier.txt", "\n".join(words))
         write_text(folder / "type_of_concept.txt", config.concept.learnable_property)
     except OSError as error:
         raise unwritable(folder, error) from error
     # Last, because learned_embeds.safetensors is what marks a run as finished.
-    write_learned_embeds(folder, token, concept_rows(rows, len(inputs.concept.tokens)))
+    write_learned_embeds(folder, rows_of_words(rows, words))
 
 
 def of_configuration(config: RunConfig) -> dict[str, Any]:
@@ -93,6 +93,7 @@ def of_configuration(config: RunConfig) -> dict[str, Any]:
         "base": config.model.pretrained_model_name_or_path,
         "kind": config.concept.learnable_property,
         "start": start_in_words(config.concept),
+        "starts": tuple(word_start(each) for each in config.concept.each),
         "clip_skip": config.model.clip_skip,
         "repository": config.hub.hub_model_id if config.hub.push_to_hub else None,
         "license": config.hub.hub_license,

@@ -13,6 +13,7 @@ from ti_flax.console.interrupt import Interrupt, listening
 from ti_flax.console.messages import detail, say, shown_on, warn
 from ti_flax.console.terminal import display_for
 from ti_flax.console.versions import versions
+from ti_flax.embedding.file_names import file_of_word
 from ti_flax.errors import OutputError
 from ti_flax.export.convert import other_forms
 from ti_flax.export.upload import upload
@@ -26,7 +27,7 @@ from ti_flax.run.done import is_finished, nothing_to_do, surely_the_same
 from ti_flax.run.fit import begin_compiling, fit
 from ti_flax.run.inputs import TrainingInputs, read_inputs
 from ti_flax.run.many.queue import train_concepts
-from ti_flax.run.output_checks import refuse_file_of_word
+from ti_flax.run.output_checks import refuse_files_of_words
 from ti_flax.run.output_dir import (
     clear_output,
     export,
@@ -137,8 +138,8 @@ def _train_into(
     step_config, schedule = step_of(config, inputs)
     for line in before_training(config, inputs, schedule) if hosts.is_first() else ():
         say(f"note: {line}")
-    if hosts.is_first() and inputs.model.is_sdxl:
-        refuse_file_of_word(output_dir, inputs.concept.placeholder_token)
+    if hosts.is_first():
+        refuse_files_of_words(output_dir, inputs.concept.vectors, sdxl=inputs.model.is_sdxl)
     state = start_state(config, step_config, inputs, saved)
     total = config.training.max_train_steps or 0
     if saved is not None and int(state.step) > total:
@@ -210,7 +211,7 @@ def finish(
     """Writes the result, says where it is and what the evaluations say, and uploads it if asked to."""
     rows, step = result_rows(step_config, final), int(final.step)
     if config.monitoring.load_best_model_at_end:
-        rows, step = with_best(rows, output_dir)
+        rows, step = with_best(rows, output_dir, inputs.concept.vectors)
         say(f"the result is that of step {step}, which has the smallest validation loss of all evaluations")
     interrupt.situation = AFTER_THE_UPDATES
     export(
@@ -224,7 +225,7 @@ def finish(
     )
     for line in summary(output_dir) if config.monitoring.eval_steps != 0 else ():
         say(line)
-    if (advice := after_training(config, inputs, rows)) is not None:
+    for advice in after_training(config, inputs, rows):
         warn(advice)
     try:
         write_facts(config, inputs, output_dir, steps=step, samples=step_config.global_batch, finished=True)
@@ -232,8 +233,11 @@ def finish(
         warn(str(error))
     page_of_run(output_dir)
     say(f"done in {time.perf_counter() - began:.0f} s: {output_dir}/learned_embeds.safetensors")
-    learned, token = output_dir / "learned_embeds.safetensors", inputs.concept.placeholder_token
-    say(other_forms(learned, token, sdxl=inputs.model.is_sdxl))
+    words = [*inputs.concept.vectors]
+    if words[1:]:
+        say(f"each word by itself, as diffusers reads it: {', '.join(map(file_of_word, words))}")
+    for line in other_forms(output_dir, words, sdxl=inputs.model.is_sdxl):
+        say(line)
     say(f"all about it: {output_dir}/{PAGE}")
     if config.hub.push_to_hub:
         upload(config.hub, output_dir)

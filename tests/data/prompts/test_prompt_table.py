@@ -10,7 +10,8 @@ from tiny_folder import WORDS
 from ti_flax.data.prompts.prompt_table import MOST_ROWS, CaptionRules, encode_table, prompt_table
 from ti_flax.data.prompts.templates import OBJECT_TEMPLATES, Template, built_in_templates, training_prompts
 from ti_flax.errors import DataError, TokenError
-from ti_flax.models.tokenizer import add_concept, encode_prompts, load_tokenizer, prompts_cut_off
+from ti_flax.models.tokenizer import add_word, encode_prompts, load_tokenizer, prompts_cut_off
+from ti_flax.models.word_places import Concept
 
 OBJECT = built_in_templates("object", captions=True)
 CAPTION = built_in_templates("caption", captions=True)
@@ -26,7 +27,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def concept(tokenizer):
-    return add_concept(tokenizer, placeholder_token="<cat>", num_vectors=2)
+    return Concept((add_word(tokenizer, placeholder_token="<cat>", num_vectors=2),))
 
 
 WORD = "<cat> <cat>_1"
@@ -91,7 +92,7 @@ def test_a_caption_that_names_the_word_is_the_prompt(concept, caption):
 @pytest.mark.parametrize("vectors", [1, 2])
 def test_a_caption_names_the_word_as_the_tokenizer_reads_it(tmp_path, caption, vectors):
     write_tokenizer(tmp_path / "tokenizer", words=WORDS)
-    word = add_concept(load_tokenizer(tmp_path), placeholder_token="café", num_vectors=vectors)
+    word = Concept((add_word(load_tokenizer(tmp_path), placeholder_token="café", num_vectors=vectors),))
     assert table(word, OBJECT, [caption]).prompts == ((f"ein {word.text}, red",),)
     (row,) = table(word, CAPTION, [caption], tag_dropout=1).prompts
     assert set(row) == {f"ein {word.text}"}

@@ -58,20 +58,20 @@ def test_a_template_file_is_read_line_by_line(tmp_path):
     )
     templates = read_templates(path, captions=True)
     assert [template.where for template in templates] == [f"template_file {path}:{n}" for n in (2, 4, 5)]
-    filled = [fill(template, "<x>", "red, blue") for template in templates]
+    filled = [fill(template, ["<x>"], "red, blue") for template in templates]
     assert filled == ["a photo of <x>, red, blue", "a <x> and a <x>", "red, blue drawn"]
-    assert [fill(template, "<x>", "") for template in templates] == [
+    assert [fill(template, ["<x>"], "") for template in templates] == [
         "a photo of <x>",
         "a <x> and a <x>",
         "<x>",
     ]
-    named = [fill(template, "<x>", "my <x>") for template in templates]
+    named = [fill(template, ["<x>"], "my <x>") for template in templates]
     assert named == ["my <x>", "a <x> and a <x>", "my <x> drawn"]
 
 
 def test_commas_around_a_caption_that_is_left_out_go_with_it(tmp_path):
     path = write(tmp_path, "art, [filewords], by [name]\n[filewords], [name]\na  [name] , [filewords]\n")
-    plain = [fill(template, "<x>", "") for template in read_templates(path, captions=True)]
+    plain = [fill(template, ["<x>"], "") for template in read_templates(path, captions=True)]
     assert plain == ["art, by <x>", "<x>", "a <x>"]
 
 

@@ -105,7 +105,7 @@ def test_a_parameter_dictionary_keeps_its_state(tmp_path):
 
 def test_reads_what_this_project_writes(tmp_path):
     rows = np.arange(6, dtype=np.float32).reshape(2, 3)
-    (tmp_path / "a.bin").write_bytes(torch_archive("<thing>", rows))
+    (tmp_path / "a.bin").write_bytes(torch_archive({"<thing>": rows}))
     np.testing.assert_array_equal(read_torch(tmp_path / "a.bin")["<thing>"].read(), rows)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 from ti_flax.config.concept_entry import ConceptEntry
+from ti_flax.config.concept_list.names import words_of
 
 _WORD = re.compile(r"<[^<>\s]+>")
 _NEXT = re.compile(r"\s+([^\W\d_][\w'-]*)(\s+\w)?")
@@ -53,8 +54,8 @@ def translated(entry: ConceptEntry) -> Translated:
         place = entry.place("instance_prompt")
         problem = _use_prompt(values, notes)
         faults += [(place, f"instance_prompt: {problem}")] if problem else []
-    word, class_prompt = values.get("placeholder_token"), values.get("class_prompt")
-    if isinstance(class_prompt, str) and not (isinstance(word, str) and word in class_prompt):
+    words, class_prompt = words_of(values.get("placeholder_token")), values.get("class_prompt")
+    if isinstance(class_prompt, str) and not any(word in class_prompt for word in words):
         del values["class_prompt"]
         notes.append(
             "class_prompt is left out, as it does not name the new word, which alone learns; class images "
@@ -67,11 +68,14 @@ def translated(entry: ConceptEntry) -> Translated:
 
 def _use_prompt(values: dict[str, object], notes: list[str]) -> str:
     """Take word, start and template from instance_prompt; return what is wrong with it, if anything."""
-    prompt, word = values["instance_prompt"], values.get("placeholder_token")
+    prompt, words = values["instance_prompt"], words_of(values.get("placeholder_token"))
     if not isinstance(prompt, str):
         return f"expected text, found {prompt!r}"
     named = list(dict.fromkeys(_WORD.findall(prompt)))
-    if not isinstance(word, str):
+    if words[1:]:
+        return _use_prompt_of_several(values, prompt, words)
+    (word,) = words or ("",)
+    if not word:
         if len(named) != 1:
             found = f"{' and '.join(named)} in {prompt!r}" if named else repr(prompt)
             return (
@@ -79,7 +83,7 @@ def _use_prompt(values: dict[str, object], notes: list[str]) -> str:
                 "Write it so, or give placeholder_token."
             )
         word = values["placeholder_token"] = named[0]
-    before, there, after = prompt.partition(word)
+    _, there, after = prompt.partition(word)
     if not there:
         return f"expected a prompt with placeholder_token {word} in it, found {prompt!r}"
     following = _NEXT.match(after)
@@ -91,4 +95,13 @@ def _use_prompt(values: dict[str, object], notes: list[str]) -> str:
             )
     if not any(key in values for key in _TEMPLATES):
         values["prompt_template"] = prompt.replace(word, "{}")
+    return ""
+
+
+def _use_prompt_of_several(values: dict[str, object], prompt: str, words: tuple[str, ...]) -> str:
+    """Take the template of words that are learned together; each says what it starts from."""
+    if not any(word in prompt for word in words):
+        return f"expected a prompt with placeholder_token {' or '.join(words)} in it, found {prompt!r}"
+    if not any(key in values for key in _TEMPLATES):
+        values["prompt_template"] = prompt
     return ""

@@ -10,7 +10,7 @@ from ti_flax.config.concept_list.custom_diffusion import translated
 from ti_flax.config.concept_list.local_paths import missing_files
 from ti_flax.config.concept_list.names import name_from, words_of, wrong_name, wrong_words
 from ti_flax.config.concept_list.sources import Draft
-from ti_flax.config.conditions import holds
+from ti_flax.config.conditions import holds, of_each_word
 from ti_flax.config.constraints import contradictions
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig
 from ti_flax.config.values import checked, nearest, options_of
@@ -67,7 +67,7 @@ def check_concept(draft: Draft, run: RunConfig) -> Checked:
     place = entry.place("placeholder_token")
     found.faults += [(place, str(error)) for error in wrong_words(words_of(own.get("placeholder_token")))]
     if found.name is not None:
-        merged.setdefault("placeholder_token", f"<{found.name}>")
+        merged.setdefault("placeholder_token", (f"<{found.name}>",))
     found.words = words_of(merged.get("placeholder_token"))
     known = _with_word({name: option.default for name, option in OPTIONS.items()} | merged, found.words)
     written = dict(entry.values)
@@ -116,7 +116,7 @@ def _settle_name(
 ) -> None:
     given = written.get("name", draft.name)
     if given is None and (words := words_of(own.get("placeholder_token"))):
-        given = name_from(words[0])
+        given = "-".join(map(name_from, words))
     place = draft.entry.place("name")
     if given is None:
         expected = 'a name or a placeholder_token, such as "<cat-toy>"'
@@ -148,11 +148,9 @@ def _missing(values: dict[str, typing.Any], written: typing.Collection[str]) -> 
     examples = {"initializer_token": "a word to start from, such as toy", "train_data_dir": "its images"}
     for name, expected in examples.items():
         option = OPTIONS[name]
-        if (
-            name not in written
-            and values[name] == option.default
-            and not holds(option.rule.required_unless, values, OPTIONS)
-        ):
+        lacking = [each for each in of_each_word(OPTIONS, values) if each[name] == option.default]
+        unless = option.rule.required_unless
+        if name not in written and not all(holds(unless, each, OPTIONS) for each in lacking):
             instead = " (or init_embeds, or initializer_mode random)" if name == "initializer_token" else ""
             remedy = f"Give it {name}{instead}, or give one for all concepts beside the list."
             yield ConfigError(name, expected=expected, found="none", remedy=remedy)

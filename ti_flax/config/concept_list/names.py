@@ -3,7 +3,6 @@
 import re
 import typing
 
-from ti_flax.config.words import spelled_plainly
 from ti_flax.errors import ConfigError
 from ti_flax.files.written_files import CONCEPTS, INDEX, LIST
 
@@ -57,32 +56,3 @@ def wrong_words(words: typing.Sequence[str]) -> typing.Iterator[ConfigError]:
             yield ConfigError(
                 "placeholder_token", expected=f"at most {_LONGEST_WORD} letters and signs", found=found
             )
-
-
-def clashing_words(words: typing.Sequence[tuple[str, ...]]) -> dict[int, list[tuple[int, str, str]]]:
-    """Find words of different concepts that are the same or part of one another, as the tokenizer reads them.
-
-    diffusers replaces words in prompts as plain text, so a text with the longer one would stand for both.
-
-    Args:
-      words: of each concept.
-
-    Returns:
-      The place of a concept to the places before it that it clashes with, each with its own word and the
-      other's.
-    """
-    owners: dict[str, list[tuple[int, str]]] = {}
-    for place, its in enumerate(words):
-        for word in its:
-            owners.setdefault(spelled_plainly(word), []).append((place, word))
-    everything = "\0".join(owners)
-    clashes: dict[int, list[tuple[int, str, str]]] = {}
-    for part, its in owners.items():
-        around = [other for other in owners if part in other] if everything.count(part) > 1 else [part]
-        for first, one in its:
-            for second, other in (each for whole in around for each in owners[whole]):
-                if first < second:
-                    clashes.setdefault(second, []).append((first, other, one))
-                elif second < first and spelled_plainly(other) != part:
-                    clashes.setdefault(first, []).append((second, one, other))
-    return clashes

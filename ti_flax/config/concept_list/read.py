@@ -5,9 +5,9 @@ import dataclasses
 import typing
 
 from ti_flax.config.concept_list.merge import Checked, check_concept
-from ti_flax.config.concept_list.names import clashing_words
 from ti_flax.config.concept_list.sources import read_drafts
 from ti_flax.config.run_config import RunConfig
+from ti_flax.config.words import clashing_words
 from ti_flax.errors import ConfigError, one_line
 
 _MOST_LINES = 100

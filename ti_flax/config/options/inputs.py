@@ -1,9 +1,11 @@
 """What to teach which model: model, word, images and prompts."""
 
 import dataclasses
+import typing
 from typing import Literal
 
 from ti_flax.config.options.group import Options
+from ti_flax.config.options.word import WordOptions, of_word
 from ti_flax.config.values import option
 
 
@@ -86,52 +88,57 @@ class ModelOptions(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConceptOptions(Options):
-    """The new word, and what it starts from."""
+    """The new word or words, and what they start from."""
 
-    placeholder_token: str = option(
-        "",
+    placeholder_token: tuple[str, ...] = option(
+        (),
         metavar="TOKEN",
         when_unset="required, unless concepts is given",
-        help='The new word, unknown to the tokenizer, such as "<cat-toy>".',
+        help='The new word, unknown to the tokenizer, such as "<cat-toy>"; several are learned together',
         excludes=("concepts",),
         required_unless="concepts",
         per_concept=True,
+        per_word=True,
     )
-    initializer_token: str | None = option(
+    initializer_token: tuple[str | None, ...] | None = option(
         None,
         metavar="TEXT",
         when_unset="required, unless init_embeds or initializer_mode random says what to start from, or "
         "concepts is given",
         help='Known word or words that the new word starts as, such as "toy" or "blue bmw": '
-        "each of k tokens starts an equal share of the vectors, in order.",
+        "each of k tokens starts an equal share of the vectors, in order",
         needs=("initializer_mode spread|mean",),
         required_unless="init_embeds or initializer_mode random or concepts",
         per_concept=True,
+        per_word=True,
     )
-    initializer_mode: Literal["spread", "mean", "random"] = option(
-        "spread",
+    initializer_mode: tuple[Literal["spread", "mean", "random"], ...] = option(
+        ("spread",),
         help="Start every vector at its share of the words (spread), at their mean, or at a normal draw with "
-        "the vocabulary's mean and deviation in each dimension (random).",
+        "the vocabulary's mean and deviation in each dimension (random)",
         changes_bits=True,
         per_concept=True,
+        per_word=True,
     )
-    init_embeds: str | None = option(
+    init_embeds: tuple[str | None, ...] | None = option(
         None,
         metavar="FILE",
         path="input",
         when_unset="the words of initializer_token",
-        help="Embedding file to start from, of any trainer's format, in place of initializer_token.",
+        help="Embedding file to start from, of any trainer's format, in place of initializer_token",
         needs=("initializer_mode spread|mean",),
         excludes=("initializer_token",),
         per_concept=True,
+        per_word=True,
     )
-    num_vectors: int | None = option(
-        1,
+    num_vectors: tuple[int | None, ...] | None = option(
+        (1,),
         at_least=1,
         at_most=75,  # what a prompt has room for
         when_unset="as many as initializer_token or init_embeds has",
-        help="Embedding vectors the new word consists of; null takes as many as the start has.",
+        help="Embedding vectors the new word consists of; null takes as many as the start has",
         per_concept=True,
+        per_word=True,
     )
     extra_embeds: tuple[str, ...] | None = option(
         None,
@@ -153,12 +160,20 @@ class ConceptOptions(Options):
     )
 
     @property
-    def start(self) -> str:
-        """What the vectors start as, in a few words."""
-        if self.initializer_mode == "random":
-            return "random vectors"
-        source = repr(self.initializer_token) if self.init_embeds is None else self.init_embeds
-        return f"the mean of {source}" if self.initializer_mode == "mean" else source
+    def words(self) -> tuple[str, ...]:
+        """The placeholder tokens."""
+        return self.placeholder_token
+
+    @property
+    def each(self) -> tuple[WordOptions, ...]:
+        """What is said of each word, in order."""
+        names = [field.name for field in dataclasses.fields(WordOptions)]
+        return tuple(
+            WordOptions(
+                **{name: typing.cast(typing.Any, of_word(getattr(self, name), place)) for name in names}
+            )
+            for place in range(len(self.words))
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

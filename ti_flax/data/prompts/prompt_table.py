@@ -12,7 +12,8 @@ import numpy as np
 
 from ti_flax.data.prompts.templates import Template, fill, without_word
 from ti_flax.errors import DataError
-from ti_flax.models.tokenizer import Concept, encode_prompts
+from ti_flax.models.tokenizer import encode_prompts
+from ti_flax.models.word_places import Concept
 
 # Where something is random: prompts drawn for each caption, about 4 for each of 4,000 samples of it.
 DRAWN_VARIANTS = 1000
@@ -130,7 +131,7 @@ def prompt_table(
     every template is as often as any other, or fewer where 65,536 in all would be exceeded.
 
     Args:
-      concept: the word.
+      concept: its words.
       templates: its patterns of prompts.
       images: names of its images, for messages.
       captions: of each image, None for prompts without.
@@ -142,7 +143,8 @@ def prompt_table(
     """
     rules = rules or CaptionRules()
     if captions is None:
-        prompts = tuple(fill(template, concept.text, "") for template in templates)
+        words = _texts(concept)
+        prompts = tuple(fill(template, words, "") for template in templates)
         origins = {prompt: template.where for prompt, template in zip(prompts, templates, strict=True)}
         return PromptTable((prompts,), (0,) * len(images), origins, _count(len(prompts), "template"))
     captions = [_affixed(caption, rules) for caption in captions]
@@ -179,7 +181,7 @@ def _check_word(
     bare = without_word(templates)
     if bare is None:
         return
-    token = concept.placeholder_token
+    token = concept.either
     lacking = [
         (name, caption)
         for name, caption in zip(images, captions, strict=True)
@@ -205,11 +207,12 @@ def _drawn(
     names: Names,
 ) -> tuple[tuple[str, ...], ...]:
     """Return the prompts of every distinct caption, equally many of each."""
+    words = _texts(concept)
     captions = [_written_out(concept, caption) for caption in captions]
     most = max(MOST_ROWS // len(captions), 1)
     random = any(rules.draws(caption, names) for caption in captions)
     if not random and len(templates) <= most:
-        rows = [tuple(fill(each, concept.text, text) for each in templates) for text in captions]
+        rows = [tuple(fill(each, words, text) for each in templates) for text in captions]
         alike = all(len(set(row)) == 1 for row in rows)
         return tuple(row[:1] for row in rows) if alike else tuple(rows)
     wanted = max(DRAWN_VARIANTS // len(templates), 1) * len(templates)
@@ -221,11 +224,16 @@ def _drawn(
         drawn = (rules.vary(caption, names, rng) for _ in range(variants))
         table.append(
             tuple(
-                fill(templates[order[place % len(order)]], concept.text, words)
-                for place, words in enumerate(drawn)
+                fill(templates[order[place % len(order)]], words, varied)
+                for place, varied in enumerate(drawn)
             )
         )
     return tuple(table)
+
+
+def _texts(concept: Concept) -> list[str]:
+    """What stands for each word in prompts."""
+    return [word.text for word in concept.words]
 
 
 def _written_out(concept: Concept, caption: str) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ti_flax.config.words import TEMPLATE_PLACES
+from ti_flax.config.words import TEMPLATE_PLACES, spelled_plainly
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.files.text import read_text
 
@@ -101,15 +101,17 @@ class Template:
       text: `[name]` or `{}` stands for the word, `[filewords]` for the caption.
       plain: the pattern for a caption that is empty or left out.
       where: file and line, for messages; empty for a built-in one.
+      names: whether it names one of several words itself.
     """
 
     text: str
     plain: str
     where: str = ""
+    names: bool = False
 
     @property
     def has_word(self) -> bool:
-        return bool(_WORD.search(self.text))
+        return self.names or bool(_WORD.search(self.text))
 
     @property
     def has_caption(self) -> bool:
@@ -138,12 +140,13 @@ def built_in_templates(name: str, *, captions: bool) -> tuple[Template, ...]:
     )
 
 
-def read_templates(path: str, *, captions: bool) -> tuple[Template, ...]:
+def read_templates(path: str, *, captions: bool, words: Sequence[str] = ()) -> tuple[Template, ...]:
     """Read a template file: one template a line, lines that begin with `#` left out.
 
     Args:
       path: of the file.
       captions: whether there are captions for `[filewords]`.
+      words: of the concept; of several, a template may name one instead of having a place for all.
 
     Raises:
       DataError: it cannot be read or holds no templates, or one has no place for the word, or one for a
@@ -152,7 +155,7 @@ def read_templates(path: str, *, captions: bool) -> tuple[Template, ...]:
     where = f"template_file {path}"
     lines = enumerate(read_text(path, where).splitlines(), start=1)
     made = [
-        _template(line.strip(), f"{where}:{number}", captions)
+        _template(line.strip(), f"{where}:{number}", captions, words)
         for number, line in lines
         if line.strip() and not line.lstrip().startswith("#")
     ]
@@ -161,16 +164,18 @@ def read_templates(path: str, *, captions: bool) -> tuple[Template, ...]:
     return tuple(made)
 
 
-def own_templates(texts: Sequence[str], *, captions: bool) -> tuple[Template, ...]:
-    """Make templates of the texts of prompt_template, with or without captions for `[filewords]`.
+def own_templates(texts: Sequence[str], *, captions: bool, words: Sequence[str] = ()) -> tuple[Template, ...]:
+    """Make templates of the texts of prompt_template; arguments as of `read_templates`.
 
     Raises:
       DataError: one has no place for the word, or one for a caption where there are none.
     """
-    return tuple(_template(text, "prompt_template", captions) for text in texts)
+    return tuple(_template(text, "prompt_template", captions, words) for text in texts)
 
 
-def _template(text: str, where: str, captions: bool) -> Template:
+def _template(text: str, where: str, captions: bool, words: Sequence[str]) -> Template:
+    plain = spelled_plainly(text)
+    names = len(words) > 1 and any(spelled_plainly(word) in plain for word in words)
     if _CAPTION in text and not captions:
         raise DataError(
             where,
@@ -178,33 +183,35 @@ def _template(text: str, where: str, captions: bool) -> Template:
             found=repr(text),
             remedy="Set captions to files, filename, metadata or caption_file, or take [filewords] out.",
         )
-    if not TEMPLATE_PLACES.search(text):
+    if not (names or TEMPLATE_PLACES.search(text)):
         raise DataError(
             where,
             expected="[name] or {}, where the word goes",
             found=repr(text),
             remedy="Nothing would be learned from it: write the place into it, or take the line out.",
         )
-    plain = tidied(text.replace(_CAPTION, "")) if _WORD.search(text) else "[name]"
-    return Template(text, plain, where)
+    has_word = names or _WORD.search(text)
+    return Template(text, tidied(text.replace(_CAPTION, "")) if has_word else "[name]", where, names)
 
 
-def fill(template: Template, word: str, caption: str) -> str:
+def fill(template: Template, words: Sequence[str], caption: str) -> str:
     """Make a prompt.
 
     Args:
       template: its pattern.
-      word: what stands for the concept, with all its vectors.
-      caption: with the word already as `word` where the caption names it; "" for none.
+      words: what stands for each word of the concept, with all its vectors.
+      caption: with the words already so where the caption names them; "" for none.
 
     Returns:
-      The prompt, in which the word stands as often as in the template or, where the caption names it, as in
+      The prompt, in which the words stand as often as in the template or, where the caption names one, as in
       the caption: that one then is the prompt alone, unless the template leaves the word to it.
     """
     pattern = template.text if caption else template.plain
-    if template.has_caption and caption and word in caption and template.has_word:
+    named = any(word in caption for word in words)
+    if template.has_caption and named and _WORD.search(template.text):
         return caption
-    return TEMPLATE_PLACES.sub(lambda place: caption if place[0] == _CAPTION else word, pattern)
+    every = " and ".join(words)
+    return TEMPLATE_PLACES.sub(lambda place: caption if place[0] == _CAPTION else every, pattern)
 
 
 def tidied(text: str) -> str:

@@ -34,11 +34,13 @@ class RunFacts:
     """A run, as far as its files do not say it already.
 
     Attributes:
-      token: the new word.
+      token: the new word, or several as a prompt has them: `<cat> and <hat>`.
       kind: object or style.
       vectors: rows it has.
       width: numbers of a row of the first text encoder.
       second_width: likewise of SDXL's second; 0 without one.
+      words: of several words, how many of the vectors each has; empty for one.
+      starts: of several words, what each was before.
       base: the model's name, as given.
       single_file: whether that is one file.
       start: what the rows were before, in words.
@@ -70,11 +72,17 @@ class RunFacts:
     times: dict[str, float] = field(default_factory=dict)
     finished: bool = False
     second_width: int = 0
+    words: dict[str, int] = field(default_factory=dict)
+    starts: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Writes the file."""
         record(folder, FILE)
-        text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+        of_several = ("words", "starts")
+        said = {
+            name: value for name, value in dataclasses.asdict(self).items() if value or name not in of_several
+        }
+        text = json.dumps(said, indent=1, ensure_ascii=False)
         with atomic_write(folder / FILE) as file:
             file.write(text.encode(errors="replace"))  # of paths, whose bytes may be no UTF-8
 
@@ -167,6 +175,8 @@ _RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "versions": ("a mapping of libraries to texts", _mapping(_is_text)),
     "times": ("a mapping of stages to seconds", _mapping(_is_time)),
     "finished": _TRUTH,
+    "words": ("a mapping of words to whole numbers", _mapping(_is_count)),
+    "starts": ("a mapping of words to texts", _mapping(_is_text)),
 }
 
 

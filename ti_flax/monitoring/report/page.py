@@ -13,7 +13,7 @@ import numpy as np
 from ti_flax.config.run_config import GROUPS, OPTIONS
 from ti_flax.config.values import options_of
 from ti_flax.console.messages import clock, warn
-from ti_flax.embedding.file_names import word_stem
+from ti_flax.embedding.file_names import file_of_word, word_stem
 from ti_flax.embedding.usage import pipeline_code
 from ti_flax.errors import shortened
 from ti_flax.files.atomic import atomic_write
@@ -28,6 +28,7 @@ from ti_flax.monitoring.report.verdict import evaluations, verdict
 from ti_flax.monitoring.row_statistics import (
     OUT_OF_RANGE,
     Evaluation,
+    VectorName,
     best_of,
     gained,
 )
@@ -97,8 +98,18 @@ def _head(facts: RunFacts) -> str:
     )
     return (
         f"<header><h1>{escape(facts.token)}</h1><p>A Textual Inversion concept ({escape(facts.kind)}) for "
-        f"<b>{escape(_shown(facts.base))}</b>{escape(learned)}</p></header>"
+        f"<b>{escape(_shown(facts.base))}</b>{escape(learned)}</p>{_words(facts)}</header>"
     )
+
+
+def _words(facts: RunFacts) -> str:
+    """A table of several words, each with what it is; nothing for one."""
+    lines = [
+        f"<tr><td>{escape(word)}</td><td>{count}</td><td>{escape(facts.starts.get(word, ''))}</td></tr>"
+        for word, count in facts.words.items()
+    ]
+    head = "<tr><th>word</th><th>vectors</th><th>starting from</th></tr>"
+    return f'<div class="wide"><table>{head}{"".join(lines)}</table></div>' if lines else ""
 
 
 def _judgement(table: Sequence[Evaluation]) -> str:
@@ -223,15 +234,17 @@ def _curves_of_evaluations(table: Sequence[Evaluation]) -> Iterable[str]:
 
 
 def drawn_vectors(vectors: Iterable[str]) -> list[str]:
-    """The vectors that have curves, as many of each text encoder: the first ones."""
-    names = [(*vector.partition("_"), vector) for vector in vectors]
-    encoders = {encoder for _, _, encoder, _ in names}
-    return [vector for number, _, _, vector in names if int(number) <= _MOST_ROWS_DRAWN // len(encoders)]
+    """The vectors that have curves, as many of each word and text encoder: the first ones."""
+    names = {vector: VectorName.of(vector) for vector in vectors}
+    kinds = {(name.word, name.encoder) for name in names.values()}
+    each = max(1, _MOST_ROWS_DRAWN // max(1, len(kinds)))
+    return [vector for vector, name in names.items() if name.number <= each][:_MOST_ROWS_DRAWN]
 
 
 def vector_name(vector: str) -> str:
-    """The name of a vector in words: `1_text_encoder_2` is `vector 1, text_encoder_2`."""
-    return f"vector {vector.replace('_', ', ', 1)}"
+    """The name of a vector in words: `cat.1_text_encoder_2` is `cat, vector 1, text_encoder_2`."""
+    name = VectorName.of(vector)
+    return ", ".join(part for part in (name.word, f"vector {name.number}", name.encoder) if part)
 
 
 def _rows(table: Sequence[Evaluation]) -> str:
@@ -243,7 +256,7 @@ def _rows(table: Sequence[Evaluation]) -> str:
     lines = []
     for vector, row in last.rows.items():
         cells = (
-            escape(vector_name(vector).removeprefix("vector ")),
+            escape(vector_name(vector).replace("vector ", "", 1)),
             f"{row.norm:.3f}",
             f"{row.norm_to_median:.2f}",
             f"{row.norm_percentile:.0f}% of words",
@@ -256,28 +269,33 @@ def _rows(table: Sequence[Evaluation]) -> str:
 
 
 def _usage(facts: RunFacts) -> str:
-    name = word_stem(facts.token)
+    words = [*facts.words] or [facts.token]
     article = "a painting in the style of" if facts.kind == "style" else "a photo of a"
     prompt, skip = f"{article} {facts.token}", _clip_skip(facts)
     base = _shown(facts.base)
     load = "from_single_file" if facts.single_file else "from_pretrained"
     xl = facts.second_width > 0
-    python = pipeline_code(base, prompt, loader=load, sdxl=xl, clip_skip=skip)
+    python = pipeline_code(base, prompt, loader=load, sdxl=xl, clip_skip=skip, words=words)
     command = (
         f"python scripts/generate.py --pretrained_model_name_or_path {shlex.quote(base)} \\\n"
         f"  --learned_embeds learned_embeds.safetensors --prompt {shlex.quote(prompt)}"
         f"{f' --clip_skip {skip}' if skip else ''}"
     )
     skipped = f' It was learned with "Clip skip" {skip + 1}: set the same.' if skip else ""
-    file, word = f"<code>{escape(name)}.safetensors</code>", f"<code>{escape(name)}</code>"
-    copied = file if xl else f"<code>learned_embeds.safetensors</code> as {file}"
+    stems = [escape(word_stem(word)) for word in words]
+    learned = [file_of_word(word) for word in words] if words[1:] else ["learned_embeds.safetensors"]
+    copied = " and ".join(
+        f"{'' if xl else f'<code>{escape(file)}</code> as '}<code>{stem}.safetensors</code>"
+        for file, stem in zip(learned, stems, strict=True)
+    )
+    named = " and ".join(f"<code>{stem}</code>" for stem in stems)
+    embeddings = " and ".join(f"<code>embedding:{stem}</code>" for stem in stems)
     return _section(
         "Use it",
         f"<h3>diffusers</h3><pre>{escape(python)}</pre>",
         f"<h3>Stable Diffusion Web UI</h3><p>Copy {copied} into the folder <code>embeddings</code> and write "
-        f"{word} in prompts.{escape(skipped)}</p>",
-        f"<h3>ComfyUI</h3><p>Copy {copied} into <code>models/embeddings</code> and write "
-        f"<code>embedding:{escape(name)}</code>.</p>",
+        f"{named} in prompts.{escape(skipped)}</p>",
+        f"<h3>ComfyUI</h3><p>Copy {copied} into <code>models/embeddings</code> and write {embeddings}.</p>",
         f"<h3>ti_flax</h3><pre>{escape(command)}</pre>",
     )
 

@@ -31,7 +31,7 @@ class Board:
         self.path, self.page = output_dir / CONCEPTS, output_dir / INDEX
         self._host, self._index, self._said = host, IndexPage(output_dir), ""
         self._entries = {
-            name: Entry(name, config.concept.placeholder_token, steps=config.training.max_train_steps)
+            name: Entry(name, " and ".join(config.concept.words), steps=config.training.max_train_steps)
             for name, config in concepts
         }
         self._told: set[str] = set()  # of this host

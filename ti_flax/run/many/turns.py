@@ -22,7 +22,7 @@ from ti_flax.run.done import nothing_to_do
 from ti_flax.run.hooks import Beside, make_hooks
 from ti_flax.run.inputs import TrainingInputs, read_inputs
 from ti_flax.run.many.teaching import Teaching
-from ti_flax.run.output_checks import refuse_file_of_word
+from ti_flax.run.output_checks import refuse_files_of_words
 from ti_flax.run.output_dir import clear_output, export, page_of_run, with_repository, write_facts
 from ti_flax.run.resume import Saved, saved_checkpoint, start_state, with_seed
 from ti_flax.run.step_config import make_step_config, resolve_num_steps
@@ -109,8 +109,8 @@ def prepared(name: str, read: tuple[RunConfig, TrainingInputs, Saved | None], te
         )
         for line in before_training(config, inputs, schedule):
             say(f"note: {line}")
-        if inputs.model.is_sdxl:
-            refuse_file_of_word(Path(config.output.output_dir), inputs.concept.placeholder_token)
+        sdxl, folder = inputs.model.is_sdxl, Path(config.output.output_dir)
+        refuse_files_of_words(folder, inputs.concept.vectors, sdxl=sdxl)
         state = start_state(config, step_config, inputs, saved)
         config = with_repository(config)
         total = config.training.max_train_steps or 0
@@ -225,12 +225,12 @@ def finish_turn(
     rows, step = result_rows(turn.step_config, state), int(state.step)
     with about(turn.name):
         if config.monitoring.load_best_model_at_end:
-            rows, step = with_best(rows, folder)
+            rows, step = with_best(rows, folder, inputs.concept.vectors)
             say(f"the result is that of step {step}, which has the smallest validation loss of all")
         export(config, inputs, rows, folder, samples=samples, steps=step, batches=BATCHES, unbroken=unbroken)
         for line in summary(folder) if config.monitoring.eval_steps != 0 else ():
             say(line)
-        if (advice := after_training(config, inputs, rows)) is not None:
+        for advice in after_training(config, inputs, rows):
             warn(advice)
         write_facts(config, inputs, folder, steps=step, samples=samples, batches=BATCHES, finished=True)
         page_of_run(folder)
