@@ -21,6 +21,7 @@ from ti_flax.export.pipeline import save_pipeline
 from ti_flax.generation import generator as generator_module
 from ti_flax.generation.generator import ImageGenerator, starting_noise
 from ti_flax.models.base_model import base_tokenizers
+from ti_flax.models.tokenizer import add_word
 from ti_flax.models.weights.model_source import ModelSource
 from ti_flax.run import train as run
 
