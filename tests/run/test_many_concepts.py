@@ -13,6 +13,9 @@ from tiny_run import compilations, configure, learned
 
 from ti_flax.errors import ConfigError, OutputError, TrainingError
 from ti_flax.files.written_files import written
+from ti_flax.models.base_model import base_tokenizers
+from ti_flax.models.stable_diffusion import load_stable_diffusion, token_table
+from ti_flax.models.weights.model_source import ModelSource
 from ti_flax.monitoring.report.concepts import read_entries
 from ti_flax.run import train as run
 from ti_flax.run.many import queue, turns
@@ -188,3 +191,18 @@ def test_the_faults_of_all_concepts_are_told_at_once(place, tmp_path):
         run.train(configure_many(place, tmp_path, listed(place, **changes)))
     lines = str(told.value).splitlines()
     assert [line.split(" ")[:2] for line in lines] == [["concept", "one"], ["concept", "three"]]
+
+
+def test_one_pipeline_knows_the_words_of_all(place, together, tmp_path):
+    """Also where all were done before somebody asked for it."""
+    output, _ = together
+    shutil.copytree(output, tmp_path / "copy")
+    flags = {"save_joint_pipeline": True, "resume_from_checkpoint": "auto"}
+    config = configure_many(place, tmp_path / "copy", listed(place), **flags)
+    run.train(config)
+    source = ModelSource(tmp_path / "copy")
+    tokenizer = base_tokenizers(source).tokenizer
+    table = token_table(load_stable_diffusion(source, components=("text_encoder",)).params, "text_encoder")
+    for name in NAMES:
+        ids = tokenizer.convert_tokens_to_ids([f"<{name}>", f"<{name}>_1"][: len(learned(output / name))])
+        np.testing.assert_array_equal(table[ids], learned(output / name))

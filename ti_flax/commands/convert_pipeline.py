@@ -40,12 +40,7 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
 
 def run(options: argparse.Namespace) -> None:
     """Reads the model, adds the embeddings, and writes the PyTorch folder."""
-    import numpy as np
-
-    from ti_flax.embedding.learned_embeds import add_learned_embeds
-    from ti_flax.export.pipeline import save_pipeline
-    from ti_flax.models.base_model import MODEL_PARTS, base_tokenizers, find_base_model, say_notes
-    from ti_flax.models.stable_diffusion import load_stable_diffusion
+    from ti_flax.export.with_embeds import save_pipeline_with
 
     output = options.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -55,23 +50,11 @@ def run(options: argparse.Namespace) -> None:
         revision=options.revision,
         variant=options.variant,
         config_name=options.config_name,
+        tokenizer_name=options.tokenizer_name,
         pretrained_vae_model_name_or_path=options.pretrained_vae_model_name_or_path,
     )
-    source = find_base_model(named, components=MODEL_PARTS)
-    tokenizers = base_tokenizers(source, options.tokenizer_name)
-    tokenizer = tokenizers.tokenizer
-    say_notes(source)
-    first_added_id = len(tokenizer)
-    widths = load_stable_diffusion(source, components=()).widths
-    rows = [add_learned_embeds(tokenizer, Path(file), widths=widths) for file in options.learned_embeds]
-    save_pipeline(
-        source,
-        output,
-        tokenizers=tokenizers,
-        rows={encoder: np.concatenate([each[encoder] for each in rows]) for encoder in widths if rows},
-        first_added_id=first_added_id,
-        layout="torch",
-    )
+    files = [Path(file) for file in options.learned_embeds]
+    source = save_pipeline_with(named, files, output, layout="torch")
     pipeline = "StableDiffusionXLPipeline" if source.is_sdxl else "StableDiffusionPipeline"
     print(f'{output}: load it with {pipeline}.from_pretrained("{output}")')
 

@@ -24,7 +24,7 @@ from ti_flax.models.weights.model_source import ModelSource
 
 # Parts of a base model that are no part of training and go along as they are.
 CARRIED = ("safety_checker", "feature_extractor")
-_INDEX = "model_index.json"
+INDEX = "model_index.json"
 # What a part is read from where no variant is asked for, as nobody does of a pipeline that was written.
 _WEIGHTS = {
     "flax": re.compile(r"flax_model\.msgpack"),
@@ -80,7 +80,7 @@ def save_pipeline(
         model.configs[encoder]["vocab_size"] = len(table)
     try:
         tidy(output_dir)
-        with atomic_files(output_dir, last=_INDEX) as folder:
+        with atomic_files(output_dir, last=INDEX) as folder:
             save_stable_diffusion(model, folder, layout=layout, eos_token_id=tokenizers.eos_token_id)
             save_tokenizers(tokenizers.tokenizer, folder, tokenizers.pad_token_ids)
             _carry(source, folder, layout)
@@ -106,16 +106,16 @@ def carried_parts(place: Path) -> dict[str, tuple[str, str]]:
     Raises:
       WeightsError: `model_index.json` is damaged, or a part holds something else than regular files of it.
     """
-    if not (place / _INDEX).exists():
+    if not (place / INDEX).exists():
         return {}
-    index, parts = read_json(place / _INDEX), {}
+    index, parts = read_json(place / INDEX), {}
     for name in CARRIED:
         entry = index.get(name)
         if not entry or (isinstance(entry, list) and len(entry) == 2 and entry[1] is None):
             continue
         if not _names_a_class(entry):
             raise WeightsError(
-                f"{place / _INDEX}: {name}",
+                f"{place / INDEX}: {name}",
                 expected='a library and a class, such as ["transformers", "CLIPImageProcessor"], or null',
                 found=json.dumps(entry),
                 remedy=_WITHOUT,
@@ -152,7 +152,7 @@ def _check_part(place: Path, name: str) -> None:
 
 def _carry(source: ModelSource, output_dir: Path, layout: Literal["flax", "torch"]) -> None:
     """Copies the other parts of the base, and names in the model index those that the layout can load."""
-    ours = output_dir / _INDEX
+    ours = output_dir / INDEX
     index = json.loads(ours.read_text())
     for name, (library, kind) in carried_parts(source.place).items():
         copy_folder(source.place / name, output_dir / name, root=source.place, kind="model's folder")

@@ -40,10 +40,11 @@ def refuse_output(config: RunConfig, output_dir: Path) -> None:
     if not output.overwrite_output_dir:
         _refuse_earlier_run(output_dir, resumed)
         _refuse_others_folder(output_dir)
+    many = config.concept_list.concepts is not None
     _refuse_replacing(
         output_dir,
-        pipeline=not output.only_save_embeds,
-        many=config.concept_list.concepts is not None,
+        pipeline=config.concept_list.save_joint_pipeline if many else not output.only_save_embeds,
+        many=many,
         resumed=resumed is not None,
     )
 

@@ -4,7 +4,7 @@ import re
 import typing
 
 from ti_flax.errors import ConfigError
-from ti_flax.files.written_files import CONCEPTS, INDEX, LIST
+from ti_flax.files.written_files import CONCEPTS, INDEX, LIST, PARTS
 
 # Of a name in bytes: files are named after it, with endings of their own.
 _LONGEST_NAME = 120
@@ -36,8 +36,8 @@ def wrong_name(name: str) -> ConfigError | None:
         problem = ", with a blank or dot at an end"
     elif _DEVICES.fullmatch(name):
         problem = ", a device of Windows"
-    elif name.lower() in (CONCEPTS, INDEX, LIST):
-        problem = ", a file of the run's own"
+    elif name.lower() in (CONCEPTS, INDEX, LIST, *PARTS):
+        problem = ", a name of the run's own"
     if not problem:
         return None
     return ConfigError(

@@ -32,3 +32,8 @@ class ConceptListOptions(Options):
         "the others.",
         needs=("concepts",),
     )
+    save_joint_pipeline: bool = option(
+        False,
+        help="Write one pipeline that knows the words of all concepts into output_dir.",
+        needs=("concepts",),
+    )

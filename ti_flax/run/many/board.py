@@ -71,6 +71,10 @@ class Board:
             return None
         return sum((entry.steps or 0) - entry.step for entry in left)
 
+    def done_ones(self) -> list[str]:
+        """The names of the concepts that have a result."""
+        return [entry.name for entry in self._entries.values() if entry.state == "done"]
+
     def failed(self) -> list[str]:
         """The names of the concepts that have no result."""
         return [entry.name for entry in self._entries.values() if entry.state == "failed"]

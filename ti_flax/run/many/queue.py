@@ -19,6 +19,8 @@ from ti_flax.config.concept_list import ConceptListError, ListedConcept, read_co
 from ti_flax.console.interrupt import Interrupt
 from ti_flax.console.messages import about, say, stage, warn
 from ti_flax.errors import ConfigError, TiFlaxError, TrainingError
+from ti_flax.export.pipeline import INDEX
+from ti_flax.export.with_embeds import save_pipeline_with
 from ti_flax.hosts import group as hosts
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.monitoring.progress import ProgressOfMany
@@ -60,6 +62,8 @@ def train_concepts(config: RunConfig, output_dir: Path, interrupt: Interrupt) ->
     for name, step in done.items():
         board.done_before(name, step)
     if not left:
+        if not (output_dir / INDEX).exists():
+            save_joint_pipeline(config, output_dir, board)
         say(f"nothing to do: {output_dir} holds the results of all {len(concepts)} concepts")
         return
     vectors, tokens = check_concepts(concepts, done)
@@ -71,6 +75,7 @@ def train_concepts(config: RunConfig, output_dir: Path, interrupt: Interrupt) ->
             teach(config, concepts, own, board, interrupt, places=places, vectors=vectors, tokens=tokens)
     names = [each.name for each in own]
     board.settle(hosts.gather("the results of all concepts", board.entries(names), patience=math.inf))
+    save_joint_pipeline(config, output_dir, board)
     for line in board.table():
         say(line)
     say(f"done in {time.perf_counter() - began:.0f} s: {board.path}")
@@ -82,6 +87,25 @@ def train_concepts(config: RunConfig, output_dir: Path, interrupt: Interrupt) ->
             found=f"none of {', '.join(failed)}",
             remedy=f"{board.path} says why; --resume_from_checkpoint auto tries them again.",
         )
+
+
+def save_joint_pipeline(config: RunConfig, output_dir: Path, board: Board) -> None:
+    """Writes the pipeline of all concepts that have a result on this host, the first, if it is asked for.
+
+    Raises:
+      TiFlaxError: it cannot be written.
+    """
+    if not config.concept_list.save_joint_pipeline or not hosts.is_first():
+        return
+    files = []
+    for name in board.done_ones():
+        file = output_dir / name / "learned_embeds.safetensors"
+        if file.exists():
+            files.append(file)
+        else:
+            warn(f"the pipeline is without {name}: its files are on another host")
+    with stage("writing the pipeline of all concepts", done="wrote the pipeline of all concepts"):
+        save_pipeline_with(config.model, files, output_dir, layout="flax")
 
 
 def refuse_named_checkpoint(config: RunConfig) -> None:
