@@ -167,6 +167,7 @@ def settings(
         }
         for concept in concepts
     ]
+    options.output.mkdir(parents=True, exist_ok=True)
     file = options.output / "concepts.json"
     file.write_text(json.dumps(listed, indent=1) + "\n")
     of_run = parse_config(["--config", str(options.config), *training]).to_dict()

@@ -6,6 +6,7 @@ import learning_quality as bench
 import numpy as np
 import pytest
 
+from ti_flax.config.concept_list import read_concepts
 from ti_flax.errors import ConfigError
 
 
@@ -90,16 +91,17 @@ def test_results_are_written_in_full(points, tmp_path):
 def test_options_of_the_training_pass_through(tmp_path):
     options, training = bench.parse_arguments(["--num_vectors", "2", "--steps", "40", "100"])
     concept = bench.BY_NAME["posy"]
-    config = bench.settings(options, training, concept, seed=5, steps=100)
-    assert (config.concept.each[0].num_vectors, config.training.seed, config.training.max_train_steps) == (
-        2,
-        5,
-        100,
-    )
+    options.output = tmp_path / "out"
+    bench.write_images(concept, options.output / "images" / "posy", 2)
+    of_run = bench.settings(options, training, [concept], seed=5, steps=100)
+    [listed] = read_concepts(of_run).concepts
+    config = listed.config
+    assert (config.training.seed, config.training.max_train_steps) == (5, 100)
+    assert config.concept.each[0].num_vectors == 2
     assert config.output.save_steps == 20
-    assert config.concept.words == ("<posy>",)
+    assert (listed.name, config.concept.words) == ("posy", ("<posy>",))
     with pytest.raises(ConfigError, match="unknown flag --nun_vectors"):
-        bench.settings(options, ["--nun_vectors=2"], concept, seed=0, steps=None)
+        bench.settings(options, ["--nun_vectors=2"], [concept], seed=0, steps=40)
 
 
 def test_an_embedding_is_of_one_concept(tmp_path):

@@ -84,7 +84,7 @@ def test_a_concept_is_learned_and_judged(flags, tmp_path, capsys):
         ("learned", 1),
         ("learned", 2),
     ]
-    embeds = tmp_path / "glowheart" / "seed-0" / "learned_embeds.safetensors"
+    embeds = tmp_path / "seed-0" / "glowheart" / "learned_embeds.safetensors"
     again = ["--embeds", str(embeds), "--output", str(tmp_path / "again")]
     learning_quality.main([*flags, *output, *again, "--concepts", "glowheart"])
     assert capsys.readouterr().out.splitlines()[-1] == shown.splitlines()[-1]

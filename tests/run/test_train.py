@@ -67,8 +67,8 @@ def test_metrics_have_a_row_for_every_step(whole):
 
 def test_one_compilation_of_the_step(whole):
     _, messages = whole
-    # Only the program of the step takes the posteriors: 8 devices, 3 images and their mirror images.
-    compiled = [message for message in messages if "float32[8,8,2,8,8,8]" in message]
+    # Only the program of the step takes windows: 8 devices, a slot, 500 updates of a batch of one picture.
+    compiled = [message for message in messages if "float32[8,1,500,1,1,512]" in message]
     assert len(compiled) == 1, [message[:200] for message in compiled]
 
 
