@@ -12,6 +12,7 @@ are those of train_flax.py.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import math
 import os
@@ -57,12 +58,24 @@ class Target:
       model: its modules, without parameters.
       devices: of the slice.
       limit: bytes of memory of a device.
+      concepts: that learn at once.
     """
 
     config: RunConfig
     model: FlaxStableDiffusion
     devices: list[Any]
     limit: int
+    concepts: int = 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether each concept has a device for itself."""
+        return self.concepts >= len(self.devices) > 1
+
+    @property
+    def on_device(self) -> int:
+        """Concepts that a device computes."""
+        return self.concepts // len(self.devices) if self.whole else self.concepts
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,7 @@ class Compiled:
     """What the compiler says of the step.
 
     Attributes:
-      batch: samples of a device.
+      batch: samples of a device and concept.
       seconds: tracing and compiling took.
       arguments: bytes of parameters, images and state on a device.
       temporary: bytes of activations and all else that lives while it runs.
@@ -79,6 +92,7 @@ class Compiled:
       traffic: bytes of its main memory that a device reads and writes in a step.
       collectives: each collective operation of the program with its bytes.
       text: the compiled program.
+      concepts: that a device computes.
     """
 
     batch: int
@@ -90,6 +104,12 @@ class Compiled:
     traffic: float
     collectives: tuple[tuple[str, int], ...]
     text: str = ""
+    concepts: int = 1
+
+    @property
+    def samples(self) -> int:
+        """Samples of a device and step."""
+        return self.batch * self.concepts
 
     @property
     def memory(self) -> int:
@@ -111,6 +131,7 @@ def parse_arguments(argv=None) -> tuple[argparse.Namespace, list[str]]:
         choices=("demo", "mid", "sd15", "sd21", "sdxl-tiny", "sdxl-mid", "sdxl"),
         help="shapes of benchmarks/presets.py, not a model's",
     )
+    add("--concepts_at_once", type=int, default=1, metavar="N", help="concepts that learn at once")
     add("--no_search", action="store_true", help="do not look for the largest batch")
     add("--roofline", action="store_true", help="predict the step's time from the compiled operations")
     return parser.parse_known_args(argv)
@@ -158,7 +179,7 @@ def compile_step(target: Target, batch: int) -> Compiled:
     began = time.perf_counter()
     shapes = shapes_for(target.config, step_config)
     capacity = window_capacity(step_config, shapes, CHUNK_CAPACITY)
-    arguments = abstract_arguments(step_config, shapes, capacity)
+    arguments = abstract_arguments(step_config, shapes, capacity, devices=len(target.devices))
     lowered = pmapped(make_chunk(step_config, capacity, shapes), target.devices).lower(*arguments)
     try:
         program = lowered.compile()
@@ -180,6 +201,7 @@ def compile_step(target: Target, batch: int) -> Compiled:
         traffic=sum(each.times * each.traffic for each in found),
         collectives=collectives(text),
         text=text,
+        concepts=target.on_device,
     )
 
 
@@ -196,14 +218,16 @@ def step_config_of(target: Target, batch: int) -> Any:
         {name: np.zeros((1, width), np.float32) for name, width in widths.items()},
         {name: np.zeros((count, width), np.float32) for name, width in widths.items()},
     )
-    return make_step_config(
+    sharing = 1 if target.whole else len(target.devices)
+    step_config, _ = make_step_config(
         config,
         model,
         model.text_encoder.config.vocab_size,
         added=added,
-        devices=len(target.devices),
-        batches=len(target.devices),
-    )[0]
+        devices=sharing,
+        batches=sharing,
+    )
+    return dataclasses.replace(step_config, slots=target.on_device, whole_slots=target.whole)
 
 
 def read_configs(config: RunConfig, preset_name: str | None) -> FlaxStableDiffusion:
@@ -238,7 +262,7 @@ def shapes_for(config: RunConfig, step_config: Any) -> Any:
     return Shapes((picture,), None, tokens, model.is_sdxl)
 
 
-def abstract_arguments(step_config: Any, shapes: Any, capacity: int) -> tuple[Any, ...]:
+def abstract_arguments(step_config: Any, shapes: Any, capacity: int, *, devices: int) -> tuple[Any, ...]:
     """Shapes and dtypes of the program's arguments, each with the axis of the devices."""
     import jax
     import jax.numpy as jnp
@@ -263,8 +287,8 @@ def abstract_arguments(step_config: Any, shapes: Any, capacity: int) -> tuple[An
     state = jax.eval_shape(lambda: init_state(step_config, rows))
     window = empty_window(step_config, shapes, capacity)
     of_slots = with_axis((state, taught, rates, steps, window), step_config.slots)
-    state, *given = with_axis(of_slots, step_config.device_count)
-    return state, with_axis(frozen, step_config.device_count), *given
+    state, *given = with_axis(of_slots, devices)
+    return state, with_axis(frozen, devices), *given
 
 
 def with_axis(tree: Any, length: int) -> Any:
@@ -329,10 +353,13 @@ def report(topology: str, target: Target, found: Compiled | None) -> str:
     return "\n".join(
         [
             head,
-            f"compiled   in {found.seconds:.0f} s, batch {found.batch} a device",
+            f"compiled   in {found.seconds:.0f} s, batch {found.batch} a device"
+            + (f" and concept, concepts {found.concepts} a device" if target.concepts > 1 else ""),
             f"memory     {found.memory / 2**30:.2f} GiB a device ({parts}): {fits}",
             f"work       {found.flop / 1e12:.3f} TFLOP and {found.traffic / 1e9:.2f} GB read and written, "
             "a device and step",
+            f"a sample   {found.flop / found.samples / 1e12:.3f} TFLOP and "
+            f"{found.traffic / found.samples / 1e9:.2f} GB",
             f"between    {spoken}",
         ]
     )
@@ -345,8 +372,8 @@ def prediction(topology: str, target: Target, found: Compiled) -> str:
 
     step_config = step_config_of(target, found.batch)
     shapes = shapes_for(target.config, step_config)
-    frozen = abstract_arguments(step_config, shapes, capacity=1)[1]
-    work = flop_per_sample(step_config, frozen, shapes) * found.batch
+    frozen = abstract_arguments(step_config, shapes, capacity=1, devices=len(target.devices))[1]
+    work = flop_per_sample(step_config, frozen, shapes) * found.samples
     return shown(operations(found.text), CHIPS[topology.partition(":")[0]], work)
 
 
@@ -356,7 +383,9 @@ def main(argv=None) -> None:
     check_roofline(options)
     devices = slice_devices(options.topology)
     limit = MEMORY[options.topology.partition(":")[0]] * 2**30
-    target = Target(config, read_configs(config, options.preset), devices, limit)
+    check_concepts(options.concepts_at_once, len(devices))
+    model = read_configs(config, options.preset)
+    target = Target(config, model, devices, limit, options.concepts_at_once)
     found = try_batch(target, config.training.train_batch_size)
     print(report(options.topology, target, found), flush=True)
     if options.roofline and found is not None:
@@ -364,6 +393,16 @@ def main(argv=None) -> None:
     if not options.no_search:
         start = found if found is not None and found.memory <= limit else None
         print(f"largest    batch {largest_batch(target, start)} a device")
+
+
+def check_concepts(concepts: int, devices: int) -> None:
+    """Refuses concepts of which devices would hold different numbers."""
+    if concepts < 1 or (concepts > devices and concepts % devices):
+        raise ConfigError(
+            "--concepts_at_once",
+            expected=f"fewer than the {devices} devices, or a multiple of them",
+            found=str(concepts),
+        )
 
 
 def check_roofline(options: argparse.Namespace) -> None:

@@ -38,7 +38,7 @@ def options(tmp_path):
 
 def buckets_of(params, images, options, *, flip_p=0.5, cache=None, **more):
     encoder = Encoder(VAE, params, jnp.float32)
-    encoding = settle_encoding(encoder, images, None, flip_p=flip_p, cache=cache, streaming="auto")
+    encoding = settle_encoding(encoder, images, None, flip_p=flip_p, cache=cache)
     count = len(images.names)
     return make_buckets(options, images, encoding, prompts=[0] * count, weights=[1] * count, **more)
 

@@ -144,8 +144,8 @@ def test_a_folder_gets_every_file_and_the_mark_of_a_finished_run_last(tmp_path, 
 
 def test_what_a_run_says_of_its_rows_is_in_every_file_that_has_room_for_it(tmp_path):
     said = {"step": "9", "validation_loss": "0.1"}
-    write_learned_embeds(tmp_path, "<cat>", ROWS, details=said)
-    for name in learned_embeds_files("<cat>", sdxl=True):
+    write_learned_embeds(tmp_path, {"<cat>": ROWS}, details=said)
+    for name in learned_embeds_files(["<cat>"], sdxl=True):
         details = read_file(tmp_path / name)[0].details
         expected = said if name.endswith(".safetensors") else {}
         assert {key: details[key] for key in said if key in details} == expected, name

@@ -12,6 +12,7 @@ import pytest
 from tiny_folder import write_folder
 
 from ti_flax.config import parse_config
+from ti_flax.errors import ConfigError
 from ti_flax.training.devices import pmapped
 from ti_flax.training.step import make_chunk
 
@@ -90,13 +91,26 @@ def test_the_step_of_sdxl_is_lowered_from_shapes_alone(script, named, tmp_path):
     target = script.Target(config, model, jax.devices()[:2], 0)
     step_config = script.step_config_of(target, 1)
     shapes = script.shapes_for(config, step_config)
-    arguments = state, frozen, *_, window = script.abstract_arguments(step_config, shapes, 5)
+    arguments = state, frozen, *_, window = script.abstract_arguments(step_config, shapes, 5, devices=2)
     widths = (32, 32) if named == "preset" else (24, 40)
     assert [rows.shape for rows in state.rows.values()] == [(2, 1, 2, width) for width in widths]
     assert {*frozen} == {"text_encoder", "text_encoder_2", "unet"}
     assert window.training.time_ids.shape == (2, 1, 5, 1, 1, 6)
     chunk = pmapped(make_chunk(step_config, 5, shapes), target.devices)
     assert "all_reduce" in chunk.lower(*arguments).as_text()
+
+    many = script.Target(config, model, jax.devices()[:2], 0, concepts=4)
+    step_config = script.step_config_of(many, 1)
+    arguments = state, *_ = script.abstract_arguments(step_config, shapes, 5, devices=2)
+    assert [rows.shape for rows in state.rows.values()] == [(2, 2, 2, width) for width in widths]
+    chunk = pmapped(make_chunk(step_config, 5, shapes), many.devices)
+    assert "all_reduce" not in chunk.lower(*arguments).as_text()
+
+
+@pytest.mark.parametrize("concepts", [0, 9])
+def test_devices_hold_the_same_number_of_concepts(script, concepts):
+    with pytest.raises(ConfigError, match="^--concepts_at_once: expected fewer than the 8 devices, or a mul"):
+        script.check_concepts(concepts, 8)
 
 
 def test_collectives_and_their_bytes_are_found(script):
