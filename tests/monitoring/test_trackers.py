@@ -205,6 +205,29 @@ def test_one_that_fails_is_one_warning_and_is_not_asked_again(
     assert line.startswith("warning: wandb failed, the run goes on without it: ")
 
 
+def test_what_is_told_late_of_step_0_comes_first(install, tmp_path):
+    install("wandb")
+    (tracker,) = open_trackers(["wandb"], RunInfo("my-run", tmp_path, {}), awaited=2)
+    tracker.scalars({"loss": 1.0}, 2)
+    tracker.image("validation", np.zeros((2, 2, 3), np.uint8), 0)
+    tracker.scalars({"loss": 2.0}, 4)
+    tracker.scalars({"validation_loss": 3.0}, 0)
+    tracker.scalars({"loss": 4.0}, 6)
+    tracker.close()
+    assert [step for *_, step in told("wandb")[1:-1]] == [0, 0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("points", [3, 1500])
+def test_what_never_comes_is_not_waited_for(install, tmp_path, points):
+    install("wandb")
+    (tracker,) = open_trackers(["wandb"], RunInfo("my-run", tmp_path, {}), awaited=1)
+    for step in range(1, points + 1):
+        tracker.scalars({"loss": 1.0}, step)
+    assert bool(told("wandb")[1:]) == (points > 1000)
+    tracker.close()
+    assert [step for *_, step in told("wandb")[1:-1]] == list(range(1, points + 1))
+
+
 def test_a_run_tells_them_everything_but_secrets(install, tmp_path):
     install("wandb")
     write_folder(tmp_path / "model")

@@ -52,26 +52,59 @@ class Backend(NamedTuple):
     close: Callable[[], object]
 
 
-class Tracker:
-    """A program that is told about the run; when it fails, that is said once and the run goes on without."""
+# Points of later steps that wait for those of step 0, at most.
+_MOST_HELD = 1000
 
-    def __init__(self, name: str, open_it: Callable[[RunInfo], Backend], story: RunInfo):
-        self._name = name
+
+class Tracker:
+    """A program that is told about the run; when it fails, that is said once and the run goes on without.
+
+    What is told of step 0 may come late, once its program is compiled. Later steps are held back until then,
+    as some of these programs drop what is told of an earlier step than the last.
+
+    Args:
+      name: of the program.
+      open_it: begins a run there.
+      story: of this run.
+      awaited: how many things there are to tell of step 0.
+    """
+
+    def __init__(self, name: str, open_it: Callable[[RunInfo], Backend], story: RunInfo, *, awaited: int = 0):
+        self._name, self._awaited = name, awaited
+        self._held: list[Callable[[Backend], object]] = []
         self._backend: Backend | None = None
         self._try(lambda: setattr(self, "_backend", open_it(story)))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Adds a point to each named curve."""
-        if (backend := self._backend) is not None:
-            self._try(lambda: backend.scalars(dict(values), step))
+        told = dict(values)
+        self._tell(lambda backend: backend.scalars(told, step), step)
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
         """Adds an image, `[height, width, 3]` uint8."""
+        self._tell(lambda backend: backend.image(name, pixels, step), step)
+
+    def _tell(self, point: Callable[[Backend], object], step: int) -> None:
+        if step == 0:
+            self._awaited -= 1
+            self._pass_on(point)
+        else:
+            self._held.append(point)
+        if self._awaited <= 0 or len(self._held) > _MOST_HELD:
+            self._release()
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for point in held:
+            self._pass_on(point)
+
+    def _pass_on(self, point: Callable[[Backend], object]) -> None:
         if (backend := self._backend) is not None:
-            self._try(lambda: backend.image(name, pixels, step))
+            self._try(lambda: point(backend))
 
     def close(self) -> None:
         """Lets the program finish."""
+        self._release()
         if (backend := self._backend) is not None:
             self._try(backend.close)
             self._backend = None
@@ -108,9 +141,9 @@ def chosen_trackers(report_to: Sequence[str]) -> list[str]:
     return names
 
 
-def open_trackers(names: Sequence[str], story: RunInfo) -> list[Tracker]:
-    """Opens trackers by name."""
-    return [Tracker(name, _TRACKERS[name][1], story) for name in names]
+def open_trackers(names: Sequence[str], story: RunInfo, *, awaited: int = 0) -> list[Tracker]:
+    """Opens trackers by name; `awaited` as in a `Tracker`."""
+    return [Tracker(name, _TRACKERS[name][1], story, awaited=awaited) for name in names]
 
 
 def _each(point: Callable[[str, float, int], object]) -> Callable[[dict[str, float], int], None]:

@@ -95,7 +95,7 @@ def make_hooks(run: Beside, schedule: Schedule, start: int, progress: Hook | Non
     config, step_config, inputs, output_dir = run.config, run.step_config, run.inputs, run.output_dir
     total, samples = config.training.max_train_steps or 0, step_config.global_batch
     learning_rate = rate_of_step(schedule, total)
-    trackers = find_trackers(config, output_dir)
+    trackers = find_trackers(config, output_dir, start)
     metrics = hooks.Metrics(
         output_dir / "metrics.csv",
         start=start,
@@ -171,13 +171,15 @@ def saving_hooks(
     ]
 
 
-def find_trackers(config: RunConfig, output_dir: Path) -> list[Tracker]:
-    """The trackers that are asked for, opened."""
+def find_trackers(config: RunConfig, output_dir: Path, start: int) -> list[Tracker]:
+    """The trackers that are asked for, opened, after so many updates of an earlier run."""
     names = chosen_trackers(config.monitoring.report_to)
     if "tensorboard" in config.monitoring.report_to and "tensorboard" not in names:
         say("note: curves are in metrics.csv alone; `pip install tensorboardX` adds TensorBoard's")
     folder = output_dir / config.monitoring.logging_dir
-    return open_trackers(names, RunInfo(output_dir.resolve().name, folder, config.to_dict()))
+    at_first = (config.monitoring.eval_steps != 0, config.monitoring.validation_prompt is not None)
+    awaited = 0 if start else sum(at_first)
+    return open_trackers(names, RunInfo(output_dir.resolve().name, folder, config.to_dict()), awaited=awaited)
 
 
 def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:

@@ -64,8 +64,8 @@ def test_what_is_said_about_shapes_and_masks(whole):
 
 def test_as_many_compilations_as_were_said(whole):
     _, messages, _, _ = whole
-    # 8 devices. The step takes windows of 500 updates, with room for the larger shape of 6 x 10 places, 8 numbers
-    # and a weight each. The encoder takes a picture on each device.
+    # 8 devices. The step takes windows of 500 updates, with room for the larger shape: 6 x 10 places of 8
+    # numbers and a weight. The encoder takes a picture on each device.
     steps = [text for text in messages if "float32[8,1,500,1,1,540]" in text]
     assert len(steps) == 1, [text[:200] for text in messages]
     encoders = [text for text in messages if "uint8[8,32,32,3]" in text or "uint8[8,24,40,3]" in text]
