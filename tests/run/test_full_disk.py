@@ -76,7 +76,7 @@ def checkpoints(disk):
     mount(disk, "1m")
     save_checkpoint(disk, make_checkpoint(1))
     before = sums(disk)
-    for leave in (0, 4096, 16384, 28672, 40960):
+    for leave in (0, 4096, 8192, 12288):
         filler = fill(disk, leave)
         said = refused(CheckpointError, lambda: save_checkpoint(disk, make_checkpoint(2)))
         assert "found no space left on device" in said and "earlier checkpoints are untouched" in said

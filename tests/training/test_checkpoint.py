@@ -135,7 +135,7 @@ def test_what_is_no_checkpoint_is_said(tmp_path):
 
 
 def damage_one(folder, how):
-    path = folder / "state" / "arrays.safetensors"
+    path = folder / "arrays.safetensors"
     content = bytearray(path.read_bytes())
     content[20] ^= 4
     path.write_bytes({"flipped": content, "cut": content[:40], "emptied": b""}[how])
@@ -149,7 +149,7 @@ def test_a_damaged_newest_one_is_said_and_the_one_before_it_used(tmp_path, how, 
     loaded, folder = load_newest(tmp_path)
     assert (loaded.step, folder) == (90, tmp_path / "checkpoint-90")
     told = capsys.readouterr().err
-    assert "checkpoint-100: expected a whole checkpoint, found state/arrays.safetensors is not as it" in told
+    assert "checkpoint-100: expected a whole checkpoint, found arrays.safetensors is not as it" in told
     assert "Resume" not in told
     with pytest.raises(CheckpointError, match="checkpoint-100.*Resume from an earlier checkpoint"):
         load_checkpoint(tmp_path / "checkpoint-100")

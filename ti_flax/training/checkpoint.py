@@ -82,9 +82,7 @@ def save_checkpoint(output_dir: Path, checkpoint: Checkpoint, *, total_limit: in
     Raises:
       CheckpointError: the folder cannot be written.
     """
-    import orbax.checkpoint as ocp
-
-    from ti_flax.files.orbax_arrays import Arrays
+    from ti_flax.files.orbax_content import Content
 
     folder = output_dir / f"checkpoint-{checkpoint.step}"
     state = {"rows": checkpoint.rows, "optimizer": checkpoint.optimizer}
@@ -93,12 +91,8 @@ def save_checkpoint(output_dir: Path, checkpoint: Checkpoint, *, total_limit: in
     belongs = {"step": checkpoint.step, "config": checkpoint.config, "fingerprint": checkpoint.fingerprint}
     try:
         with atomic_folder(folder) as unfinished, _checkpointer() as checkpointer:
-            arguments = ocp.args.Composite(
-                state=Arrays(state),
-                run=ocp.args.JsonSave(belongs),  # pyright: ignore[reportCallIssue]
-            )
-            checkpointer.save(unfinished.absolute(), args=arguments, force=True)
-    except (OSError, ValueError, RuntimeError) as error:  # what orbax makes of a full disk
+            checkpointer.save(unfinished.absolute(), args=Content(state, belongs), force=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # what a full disk becomes
         raise CheckpointError(
             folder,
             expected="a folder that can be written",
@@ -120,9 +114,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
       OlderCheckpointError: an older version made it.
       CheckpointError: it is not there, damaged, or not a checkpoint of this program.
     """
-    import orbax.checkpoint as ocp
-
-    from ti_flax.files.orbax_arrays import Arrays
+    from ti_flax.files.orbax_content import Content
 
     if found := damage(folder):
         raise CheckpointError(
@@ -135,12 +127,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise OlderCheckpointError(folder)
     try:
         with _checkpointer() as checkpointer:
-            arguments = ocp.args.Composite(
-                state=Arrays(),
-                run=ocp.args.JsonRestore(),
-            )
-            restored = checkpointer.restore(folder.absolute(), args=arguments)
-        state, belongs = restored["state"], restored["run"]
+            restored = checkpointer.restore(folder.absolute(), args=Content())
+        state, belongs = restored.groups, restored.rest
         return Checkpoint(
             rows=state["rows"],
             optimizer=state.get("optimizer", {}),
@@ -286,7 +274,7 @@ def _unwritten(error: Exception) -> str:
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp
 
-    from ti_flax.files.orbax_arrays import ArraysHandler
+    from ti_flax.files.orbax_content import ContentHandler
 
     # Orbax reports every save and restore at length; its warnings and errors still come through.
     logging.getLogger("absl").setLevel(logging.WARNING)
@@ -295,12 +283,4 @@ def _checkpointer() -> Any:
     alone = ocp.options.MultiprocessingOptions(
         primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"ti-{this}"
     )
-    handler = ocp.CompositeCheckpointHandler(
-        state=ArraysHandler(),
-        run=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
-        composite_options=ocp.CompositeOptions(
-            multiprocessing_options=alone,
-            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
-        ),
-    )
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+    return ocp.Checkpointer(ContentHandler(), multiprocessing_options=alone)
