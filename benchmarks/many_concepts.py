@@ -52,6 +52,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
         default=len(CONCEPTS),
         help="concepts; more than there are have other seeds",
     )
+    add("--concepts_at_once", type=int, metavar="N", help="slots; by default as many as fit")
     add("--turns", type=int, default=1, help="times that everything is measured")
     add("--alone", action="store_true", help="learn each concept in a run of its own, too")
     add("--kills", type=int, default=0, metavar="N", help="kill a second run so often, at random moments")
@@ -87,6 +88,7 @@ def config_of_many(options: argparse.Namespace, training: Sequence[str], output:
         values
         | {
             "concepts": listed,
+            "concepts_at_once": options.concepts_at_once,
             "validation_prompt": shown or None,
             "only_save_embeds": True,
             "report_to": "none",
