@@ -135,7 +135,7 @@ def test_windows_show_the_draws_of_each_sample(config, name):
     """On each of two devices, against samples that are chosen one by one out of all images."""
     config = dataclasses.replace(config, device_count=2)
     given, key = padded(EXAMPLES[name]), jax.random.wrap_key_data(KEY)
-    shapes = shapes_of(given)
+    shapes = shapes_of(EXAMPLES[name])
     windows = Feed(config, EXAMPLES[name], KEY, shapes, capacity=CAPACITY).windows(3, CAPACITY - 1, (0, 1))
     for update in range(CAPACITY - 1):
         step, owner, round = 3 + update, 0, None

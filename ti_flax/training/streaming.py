@@ -64,21 +64,19 @@ class Shapes(NamedTuple):
     sizes: bool
 
 
-def picture_shape(bucket: Bucket | PaddedBucket) -> PictureShape:
-    """What the pictures of a bucket are like, which may have an axis of the devices in front."""
+def picture_shape(bucket: Bucket) -> PictureShape:
+    """What the pictures of a bucket are like."""
     height, width, moments = bucket.posteriors.shape[-3:]
     return PictureShape(height, width, moments, bucket.loss_weights is not None)
 
 
-def shapes_of(examples: Dataset | PaddedDataset) -> Shapes:
-    """Those of some examples."""
-    padded = isinstance(examples, PaddedDataset)
-    token_ids = examples.prompts.token_ids if padded else examples.token_ids
+def shapes_of(examples: Dataset) -> Shapes:
+    """Those of some examples, encoded or to be encoded."""
     classes = examples.class_buckets
     return Shapes(
         tuple(map(picture_shape, examples.buckets)),
         None if classes is None else tuple(map(picture_shape, classes)),
-        token_ids.shape[-1],
+        examples.token_ids.shape[-1],
         examples.buckets[0].time_ids is not None,
     )
 
