@@ -78,7 +78,7 @@ def entries(count: int, images: Path) -> list[dict[str, Any]]:
 def config_of_many(options: argparse.Namespace, training: Sequence[str], output: Path) -> RunConfig:
     """The configuration of the run of all concepts."""
     config = parse_config(["--config", str(options.config), *training])
-    values = config.to_dict()
+    values: dict[str, Any] = config.to_dict()
     (word,) = config.concept.words
     shown = [prompt.replace(word, "{}") for prompt in config.monitoring.validation_prompt or ()]
     for name in ("placeholder_token", "initializer_token", "train_data_dir"):
@@ -146,7 +146,7 @@ def alone(options: argparse.Namespace, training: Sequence[str], turn: int, many:
     """Teaches each concept in a run of its own; returns the seconds, and prints how far rows are apart."""
     place = options.output / f"turn-{turn}"
     config = config_of_many(options, training, place / "alone")
-    values = config.to_dict()
+    values: dict[str, Any] = config.to_dict()
     del values["concepts_at_once"]
     seconds, apart = 0.0, 0.0
     for entry in values.pop("concepts"):
