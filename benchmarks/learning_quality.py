@@ -26,7 +26,7 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 
 # isort: split
 import numpy as np  # noqa: E402
-from concepts import BY_NAME, CONCEPTS, Concept, prompts, write_images  # noqa: E402
+from concepts import BY_NAME, CONCEPTS, Concept, entry, prompts, write_images  # noqa: E402
 from help_format import HelpFormatter  # noqa: E402
 from judge import judge  # noqa: E402
 from measure import GUIDANCE_SCALE, Studio, TorchStudio  # noqa: E402
@@ -158,15 +158,8 @@ def settings(
     options: argparse.Namespace, training: list[str], concepts: Sequence[Concept], *, seed: int, steps: int
 ) -> RunConfig:
     """The configuration of one training, whose list of concepts it writes."""
-    listed = [
-        {
-            "name": concept.name,
-            "placeholder_token": concept.placeholder,
-            "initializer_token": concept.initializer,
-            "train_data_dir": str((options.output / "images" / concept.name).resolve()),
-        }
-        for concept in concepts
-    ]
+    images = options.output.resolve() / "images"
+    listed = [entry(concept, images / concept.name) for concept in concepts]
     options.output.mkdir(parents=True, exist_ok=True)
     file = options.output / "concepts.json"
     file.write_text(json.dumps(listed, indent=1) + "\n")

@@ -10,6 +10,7 @@ train_flax.py.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -27,7 +28,7 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 
 # isort: split
 import numpy as np  # noqa: E402
-from concepts import CONCEPTS, write_images  # noqa: E402
+from concepts import CONCEPTS, entry, write_images  # noqa: E402
 from help_format import HelpFormatter  # noqa: E402
 
 from ti_flax.config import RunConfig, parse_config  # noqa: E402
@@ -70,8 +71,7 @@ def entries(count: int, images: Path) -> list[dict[str, Any]]:
         if not folder.exists():
             write_images(concept, folder, _IMAGES)
         name = f"{concept.name}-{seed}"
-        own = {"name": name, "placeholder_token": f"<{name}>", "initializer_token": concept.initializer}
-        found.append(own | {"train_data_dir": str(folder), "seed": seed})
+        found.append(entry(concept, folder, name=name, placeholder_token=f"<{name}>", seed=seed))
     return found
 
 
@@ -114,7 +114,8 @@ def wait(process: subprocess.Popen, *, name: str) -> tuple[float, list[float]]:
     began, memory = time.perf_counter(), []
     while process.poll() is None:
         memory.append(resident(process.pid))
-        time.sleep(1)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
     if process.returncode:
         raise SystemExit(f"{name} ended with exit code {process.returncode}")
     return time.perf_counter() - began, memory
@@ -149,8 +150,8 @@ def alone(options: argparse.Namespace, training: Sequence[str], turn: int, many:
     values: dict[str, Any] = config.to_dict()
     del values["concepts_at_once"]
     seconds, apart = 0.0, 0.0
-    for entry in values.pop("concepts"):
-        own = dict(entry)
+    for listed in values.pop("concepts"):
+        own = dict(listed)
         name, word = own.pop("name"), own["placeholder_token"]
         shown = [prompt.replace("{}", word) for prompt in values["validation_prompt"] or ()]
         own |= {"validation_prompt": shown or None, "output_dir": str(place / "alone" / name)}

@@ -148,7 +148,6 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple, 
     from ti_flax.models.attention import Attention
     from ti_flax.models.noise_schedule import NoiseSchedule
     from ti_flax.models.stable_diffusion import random_stable_diffusion
-    from ti_flax.run.fit import frozen_arrays
     from ti_flax.training import optimizer as optim
     from ti_flax.training.devices import Slots, replicate, stacked
     from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught, init_state
@@ -182,7 +181,7 @@ def build(options: argparse.Namespace, devices: list) -> tuple[Any, Any, tuple, 
     rows = {name: rng.standard_normal((1, width), np.float32) * 0.02 for name, width in model.widths.items()}
     key = np.asarray(jax.random.key_data(jax.random.key(0, impl=KEY_IMPLEMENTATION)))
     taught = Slots(1, devices).place(stacked([Taught(key, step_config.settings)]))
-    arguments = (replicate(frozen_arrays(model), devices), taught)
+    arguments = (replicate(model.step_params, devices), taught)
     model.params.clear()
     return step_config, jax.device_get(init_state(step_config, rows)), arguments, examples
 

@@ -69,8 +69,7 @@ def variances(config, updates: int) -> dict[str, dict[str, tuple[float, float]]]
             devices=1,
             batches=1,
         )
-        frozen = {name: inputs.model.params[name] for name in (*inputs.model.text_encoders, "unet")}
-        frozen = jax.tree.map(jnp.asarray, frozen)
+        frozen = jax.tree.map(jnp.asarray, inputs.model.step_params)
         examples = padded(inputs.examples)
 
         sample = partial(sample_of, step_config.draw_rules, examples)

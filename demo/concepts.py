@@ -101,6 +101,19 @@ def write_images(concept: Concept, folder: Path, count: int = 5, *, seed: int = 
         Image.fromarray(render(scene)).save(folder / f"{concept.name}-{index + 1}.png")
 
 
+def entry(concept: Concept, folder: Path, **own: object) -> dict[str, object]:
+    """A concept as an entry of a list of concepts.
+
+    Args:
+      concept: of the world.
+      folder: with its images.
+      own: what the entry says otherwise, or beside that.
+    """
+    given = {"name": concept.name, "placeholder_token": concept.placeholder}
+    given |= {"initializer_token": concept.initializer, "train_data_dir": str(folder)}
+    return {**given, **own}
+
+
 def prompts(noun: str, settings: dict[str, str], count: int) -> list[tuple[str, str]]:
     """Asks for a noun in each setting in turn: `(background, prompt)`, `count` of them."""
     names = list(settings)

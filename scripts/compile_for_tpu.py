@@ -170,6 +170,7 @@ def compile_step(target: Target, batch: int) -> Compiled:
     import jax
     from roofline import operations
 
+    from ti_flax.hosts.compilation import has_no_room, planned_memory
     from ti_flax.run.fit import CHUNK_CAPACITY
     from ti_flax.training.devices import pmapped
     from ti_flax.training.step import make_chunk
@@ -184,19 +185,17 @@ def compile_step(target: Target, batch: int) -> Compiled:
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error) or "Ran out of memory" in str(error):
+        if has_no_room(error):
             raise MemoryError from None
         raise
     seconds = time.perf_counter() - began
     # The compiler's own sums take a loop over layers for one layer.
-    planned, text = program.memory_analysis(), program.as_text()
+    planned, text = planned_memory(program), program.as_text()
     found = operations(text)
     return Compiled(
         batch=step_config.batch_size,
         seconds=seconds,
-        arguments=planned.argument_size_in_bytes,
-        temporary=planned.temp_size_in_bytes + planned.output_size_in_bytes - planned.alias_size_in_bytes,
-        program=planned.generated_code_size_in_bytes,
+        **planned._asdict(),
         flop=sum(each.times * each.flop for each in found),
         traffic=sum(each.times * each.traffic for each in found),
         collectives=collectives(text),

@@ -12,7 +12,7 @@ def model(tiny_base_model):
 
 
 def test_a_tiny_base_model_is_trained_saved_measured_and_described(model):
-    card = (model / "README.md").read_text()
+    card = (model / "README.md").read_text()  # base_card.write_card
     assert "| unet | UNet2DConditionModel |" in card and "**Data.** 8 " in card
     assert "`python demo/train_base.py --size tiny`, seed 0" in card
     assert {"unet", "vae", "text_encoder", "tokenizer"} <= {path.name for path in model.iterdir()}

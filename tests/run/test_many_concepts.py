@@ -206,3 +206,33 @@ def test_one_pipeline_knows_the_words_of_all(place, together, tmp_path):
     for name in NAMES:
         ids = tokenizer.convert_tokens_to_ids([f"<{name}>", f"<{name}>_1"][: len(learned(output / name))])
         np.testing.assert_array_equal(table[ids], learned(output / name))
+
+
+def test_a_checkpoint_of_one_concept_is_none_of_the_run(place, tmp_path):
+    config = configure_many(place, tmp_path, listed(place), resume_from_checkpoint="checkpoint-2")
+    with pytest.raises(ConfigError, match="expected auto or latest, as every concept has checkpoints"):
+        run.train(config)
+
+
+def test_what_other_hosts_write_is_taken_and_what_a_killed_run_left_is_not(place, tmp_path):
+    named = [(name, configure(place, tmp_path, placeholder_token=f"<{name}>")) for name in NAMES]
+
+    def states():
+        return [entry.state for entry in read_entries(tmp_path)]
+
+    Board(tmp_path, named, host=1).write()  # and then it was killed
+    left = Board(tmp_path, named, host=2)
+    left.begin("two", 0, 4)
+    left.write()
+    first = Board(tmp_path, named)
+    first.begin("one", 0, 6)
+    first.write()
+    assert states() == ["running", "waiting", "waiting"]
+    other = Board(tmp_path, named, host=1)
+    other.fail("three", "no images")
+    other.write()
+    (tmp_path / "concepts-host-2.json").write_text('{"concepts": [{"name": "two", "state": 1}]}')  # damaged
+    first.write()
+    assert states() == ["running", "waiting", "failed"]
+    first.settle([first.entries(["one"]), other.entries(["three"])])
+    assert states() == ["running", "waiting", "failed"] and not [*tmp_path.glob("concepts-host-*")]

@@ -5,7 +5,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
 
@@ -75,3 +75,15 @@ def tiff_cycle():
 def frames(kind, count=200):
     images = [Image.new("RGB", (32, 32), (each, 0, 0)) for each in range(count)]
     return encoded(kind, images[0], save_all=True, append_images=images[1:], duration=10)
+
+
+def deep_gray():
+    """A TIFF of numbers that are none."""
+    return encoded("TIFF", Image.fromarray(np.full((8, 8), np.nan, np.float32)))
+
+
+def history(text):
+    """What `ti_flax prepare` says of an image's origin, in EXIF."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageHistory] = f"ti_flax prepare: {text}"
+    return exif

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from typing import Any
+from typing import Any, NamedTuple
 
 from ti_flax.console.alarms import without_alarms
 from ti_flax.console.messages import detail, stage
@@ -90,6 +90,38 @@ class Compilation:
         finally:
             self._lowered.set()
             self._ended.set()
+
+
+class Memory(NamedTuple):
+    """Bytes of a device that a compiled program takes.
+
+    Attributes:
+      arguments: what it is given.
+      temporary: all else that lives while it runs.
+      program: its machine code.
+    """
+
+    arguments: int
+    temporary: int
+    program: int
+
+
+def planned_memory(program: Any) -> Memory:
+    """What the compiler has planned for a program; nothing where it does not say."""
+    planned = program.memory_analysis()
+    if planned is None:
+        return Memory(0, 0, 0)
+    beside = planned.output_size_in_bytes - planned.alias_size_in_bytes
+    return Memory(
+        planned.argument_size_in_bytes,
+        planned.temp_size_in_bytes + beside,
+        planned.generated_code_size_in_bytes,
+    )
+
+
+def has_no_room(error: Exception) -> bool:
+    """Whether a compilation failed because the program does not fit in a device's memory."""
+    return "RESOURCE_EXHAUSTED" in str(error) or "Ran out of memory" in str(error)
 
 
 def shapes_in(tree: Any) -> Any:

@@ -83,6 +83,11 @@ class FlaxStableDiffusion:
         """The width of a token's vector, by text encoder."""
         return {name: encoder.config.hidden_size for name, encoder in self.text_encoders.items()}
 
+    @property
+    def step_params(self) -> dict[str, Any]:
+        """The parameters that an update needs and leaves as they are: text encoders and UNet."""
+        return {part: self.params[part] for part in (*self.text_encoders, "unet")}
+
     def module(self, component: str) -> nn.Module:
         """Return the module of a component."""
         return {**self.text_encoders, "unet": self.unet, "vae": self.vae}[component]

@@ -13,7 +13,6 @@ from ti_flax.config import RunConfig
 from ti_flax.console.interrupt import Interrupt
 from ti_flax.hosts import group as hosts
 from ti_flax.hosts.compilation import Compilation
-from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.monitoring.host_agreement import AgreeOnState, check_state
 from ti_flax.run.hooks import Beside, make_hooks
 from ti_flax.run.inputs import TrainingInputs
@@ -67,7 +66,7 @@ def fit(
     taught = taught_of(config, step_config)
     sender = feeding(step_config, inputs, taught, slots)
     sender.prepare([start], config.training.steps_per_call or 1)
-    frozen = replicate(frozen_arrays(step_config.model), slots.devices)
+    frozen = replicate(step_config.model.step_params, slots.devices)
     arguments = frozen, slots.place(stacked([taught]))
     compiling = compiling or compilation(step_config, sender.shapes, slots, state, arguments, sender)
     places = ours(slots.devices)
@@ -136,7 +135,7 @@ def begin_compiling(
     if jax.process_count() > 1:
         return None
     slots = Slots(1, batch_devices(config.training.train_batch_size))
-    frozen = shapes_on(frozen_arrays(step_config.model), slots.devices)
+    frozen = shapes_on(step_config.model.step_params, slots.devices)
     taught = slots.shapes(stacked([taught_of(config, step_config)]))
     shapes = shapes_of(inputs.examples)
     sender = sender_for(step_config, shapes, slots)
@@ -177,11 +176,6 @@ def feeding(step_config: StepConfig, inputs: TrainingInputs, taught: Taught, slo
     sender = sender_for(step_config, shapes, slots)
     sender.seat(0, Feed(step_config, inputs.examples, taught.key, shapes, capacity=sender.capacity))
     return sender
-
-
-def frozen_arrays(model: FlaxStableDiffusion) -> dict[str, Any]:
-    """What no update changes: the parameters of the text encoders and the UNet."""
-    return {part: model.params[part] for part in (*model.text_encoders, "unet")}
 
 
 def lower_step(

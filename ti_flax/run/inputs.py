@@ -95,7 +95,6 @@ class TrainingInputs:
     @property
     def fingerprint(self) -> dict[str, str]:
         """What the rows belong to; a checkpoint of anything else cannot be resumed."""
-        parts = {name: self.model.params[name] for name in (*self.model.text_encoders, "unet")}
         buckets = (*self.examples.buckets, *(self.examples.class_buckets or ()))
         of_images = [bucket.prompts for bucket in buckets]
         prompts = (self.examples.token_ids, of_images, self.examples.class_token_ids)
@@ -107,7 +106,7 @@ class TrainingInputs:
         return {
             "concept": f"{words}{beside}",
             **loaded,
-            "model": tree_digest(parts),
+            "model": tree_digest(self.model.step_params),
             "images": tree_digest([np.asarray(self.images_digest), *shown]),
             "prompts": tree_digest(prompts, whole=True),
         }

@@ -35,12 +35,12 @@ def refuse_output(config: RunConfig, output_dir: Path) -> None:
     for option, given in named_paths(config, "input"):
         _refuse_input(option, given, output_dir, named)
     output, resumed = config.output, config.output.resume_from_checkpoint
-    if resumed not in (None, *NEWEST):
+    many = config.concept_list.concepts is not None  # whose folders have the checkpoints
+    if resumed not in (None, *NEWEST) and not many:
         find_checkpoint(output_dir, resumed)  # a wrong name is said at once
     if not output.overwrite_output_dir:
         _refuse_earlier_run(output_dir, resumed)
         _refuse_others_folder(output_dir)
-    many = config.concept_list.concepts is not None
     _refuse_replacing(
         output_dir,
         pipeline=config.concept_list.save_joint_pipeline if many else not output.only_save_embeds,

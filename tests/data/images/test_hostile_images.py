@@ -12,9 +12,11 @@ from colour_profiles import DISPLAY_P3, gray_profile, rgb_profile
 from hostile_cases import Case, check, place, train, written
 from made_images import (
     PIXELS,
+    deep_gray,
     encoded,
     frames,
     gif,
+    history,
     icon_bomb,
     impossible_png,
     png,
@@ -22,7 +24,7 @@ from made_images import (
     tiff_cycle,
     webp,
 )
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from ti_flax.data.images.load import load_images
 from ti_flax.data.images.masks import MaskRules
@@ -196,10 +198,6 @@ def recycle_bin(path):
     written(path / "S-1-5-21" / "$R1.png", encoded("PNG"))
 
 
-def deep_gray():
-    return encoded("TIFF", Image.fromarray(np.full((8, 8), np.nan, np.float32)))
-
-
 def parquet(path, image):
     import datasets
 
@@ -215,13 +213,6 @@ def readme(folder):
     configs = "---\nconfigs:\n- config_name: default\n  data_files: ../private/a.parquet\n---\n"
     written(folder / "data" / "README.md", configs)
     return train(folder, train_data_dir=folder / "data")
-
-
-def history(text):
-    """What `ti_flax prepare` says of an image's origin, in EXIF."""
-    exif = Image.Exif()
-    exif[ExifTags.Base.ImageHistory] = f"ti_flax prepare: {text}"
-    return exif
 
 
 HEIC = b"\x00\x00\x00\x18ftypheic"

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ti_flax.errors import DataError
 from ti_flax.files.atomic import write_text
-from ti_flax.files.regular import read_regular
-from ti_flax.files.text import parse_json
 from ti_flax.files.written_files import CONCEPTS, record
-from ti_flax.monitoring.report.files import is_inside
+from ti_flax.monitoring.report.files import read_own_json
 
 STATES = ("waiting", "running", "done", "failed")
 
@@ -58,26 +54,20 @@ def write_entries(path: Path, entries: Iterable[Entry]) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
 
 
-def read_entries(folder: Path) -> list[Entry]:
-    """Reads the file of a run's folder, which may be a stranger's.
+def read_entries(folder: Path, name: str = CONCEPTS) -> list[Entry]:
+    """Reads a file of entries of a run's folder, which may be a stranger's.
 
     Raises:
       DataError: there is none, it is another program's, or a value is not of its kind.
     """
-    path = folder / CONCEPTS
-    try:
-        if not is_inside(folder, CONCEPTS):
-            raise OSError(errno.ELOOP, "a link")
-        content = parse_json(read_regular(path, _LARGEST_FILE).decode())
-        listed = content.get("concepts") if isinstance(content, dict) else None
-        if not isinstance(listed, list) or len(listed) > _MOST_CONCEPTS:
-            raise ValueError("no list of concepts")
-        return [_entry(number, each) for number, each in enumerate(listed, 1)]
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise DataError(path, expected="the list of a run of many concepts", found=found) from None
-    except (ValueError, TypeError) as error:
-        raise DataError(path, expected="what a run of this version wrote", found=str(error)) from None
+    return read_own_json(folder, name, _LARGEST_FILE, _entries, expected="the list of a run of many concepts")
+
+
+def _entries(content: Any) -> list[Entry]:
+    listed = content.get("concepts") if isinstance(content, dict) else None
+    if not isinstance(listed, list) or len(listed) > _MOST_CONCEPTS:
+        raise ValueError("no list of concepts")
+    return [_entry(number, each) for number, each in enumerate(listed, 1)]
 
 
 def _entry(number: int, content: Any) -> Entry:

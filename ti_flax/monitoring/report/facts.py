@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import math
 from collections.abc import Callable
@@ -11,12 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ti_flax.errors import DataError
 from ti_flax.files.atomic import atomic_write
-from ti_flax.files.regular import read_regular
-from ti_flax.files.text import parse_json
 from ti_flax.files.written_files import record
-from ti_flax.monitoring.report.files import is_inside
+from ti_flax.monitoring.report.files import read_own_json
 
 FILE = "run.json"
 
@@ -93,20 +89,15 @@ class RunFacts:
         Raises:
           DataError: there is none, it is another program's, or a value is not of its kind.
         """
-        path = folder / FILE
-        try:
-            if not is_inside(folder, FILE):
-                raise OSError(errno.ELOOP, "a link")
-            content = parse_json(read_regular(path, _LARGEST_FILE).decode())
-            if not isinstance(content, dict):
-                raise TypeError(f"what {_in_words(content)} and must be a mapping")
-            facts = cls(**content)
-            facts._check()
-        except OSError as error:
-            found = error.strerror or str(error)
-            raise DataError(path, expected="the folder of a run", found=found) from None
-        except (ValueError, TypeError) as error:
-            raise DataError(path, expected="what a run of this version wrote", found=str(error)) from None
+        return read_own_json(folder, FILE, _LARGEST_FILE, cls._of, expected="the folder of a run")
+
+    @classmethod
+    def _of(cls, content: Any) -> RunFacts:
+        """The facts of a file's content; a ValueError or TypeError says which are not of their kind."""
+        if not isinstance(content, dict):
+            raise TypeError(f"what {_in_words(content)} and must be a mapping")
+        facts = cls(**content)
+        facts._check()
         return facts
 
     def _check(self) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ti_flax.console.messages import warn
+from ti_flax.errors import DataError
 from ti_flax.files.regular import read_regular
+from ti_flax.files.text import parse_json
+
+_Made = TypeVar("_Made")
 
 
 def is_inside(folder: Path, name: str) -> bool:
@@ -41,3 +48,30 @@ def read_inside(folder: Path, name: str, most: int) -> bytes | None:
     except OSError as error:
         warn(f"{path} is left out of the page: {error.strerror or error}")
         return None
+
+
+def read_own_json(
+    folder: Path, name: str, most: int, make: Callable[[Any], _Made], *, expected: str
+) -> _Made:
+    """What a run has written as JSON into its folder, which may be a stranger's.
+
+    Args:
+      folder: a run's.
+      name: of the file.
+      most: bytes that it may have.
+      make: what becomes of its content; a ValueError or TypeError says what is wrong with it.
+      expected: what the folder should be or have, in words.
+
+    Raises:
+      DataError: there is none, it is another program's, or `make` refuses it.
+    """
+    path = folder / name
+    try:
+        if not is_inside(folder, name):
+            raise OSError(errno.ELOOP, "a link")
+        return make(parse_json(read_regular(path, most).decode()))
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise DataError(path, expected=expected, found=found) from None
+    except (ValueError, TypeError) as error:
+        raise DataError(path, expected="what a run of this version wrote", found=str(error)) from None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ti_flax.config import RunConfig
 from ti_flax.console.messages import warn
+from ti_flax.errors import DataError
 from ti_flax.files.written_files import CONCEPTS, INDEX
-from ti_flax.monitoring.report.concepts import Entry, write_entries
+from ti_flax.monitoring.report.concepts import Entry, read_entries, write_entries
 from ti_flax.monitoring.report.index_page import IndexPage
 
 
@@ -35,6 +35,8 @@ class Board:
             for name, config in concepts
         }
         self._told: set[str] = set()  # of this host
+        if host == 0:
+            self._remove_parts()  # what a killed run has left may be of hosts that there are no more
 
     def done_before(self, name: str, step: int) -> None:
         """Notes that an earlier run has finished a concept, at this step."""
@@ -98,8 +100,7 @@ class Board:
         for entry in (entry for part in parts for entry in part):
             self._entries[entry["name"]] = Entry(**entry)
         if self._host == 0:
-            for host in range(1, len(parts)):
-                self._file_of(host).unlink(missing_ok=True)
+            self._remove_parts()
             self._write_all()
 
     def write(self) -> None:
@@ -131,11 +132,18 @@ class Board:
 
     def _read_others(self) -> None:
         """Takes what other hosts have written up to now, where they share the folder."""
-        for path in self.path.parent.glob(self._file_of("*").name):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # written again soon
-                for entry in json.loads(path.read_text())["concepts"]:
-                    if entry["name"] in self._entries and entry["name"] not in self._told:
-                        self._entries[entry["name"]] = Entry(**entry)
+        for path in self._parts():
+            with contextlib.suppress(DataError):  # written again soon
+                for entry in read_entries(path.parent, path.name):
+                    if entry.name in self._entries and entry.name not in self._told:
+                        self._entries[entry.name] = entry
+
+    def _parts(self) -> Iterator[Path]:
+        return self.path.parent.glob(self._file_of("*").name)
+
+    def _remove_parts(self) -> None:
+        for path in self._parts():
+            path.unlink(missing_ok=True)
 
     def _file_of(self, host: int | str) -> Path:
         return self.path.with_name(f"{self.path.stem}-host-{host}{self.path.suffix}")

@@ -17,10 +17,10 @@ from ti_flax.data.images.load import memory_of_machine
 from ti_flax.data.training_images import read_images
 from ti_flax.embedding.rows import AddedRows
 from ti_flax.errors import ConfigError
-from ti_flax.hosts.compilation import Compilation
+from ti_flax.hosts.compilation import Compilation, has_no_room, planned_memory
 from ti_flax.hosts.devices import cores_share_batch
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
-from ti_flax.run.fit import compilation, frozen_arrays, sender_for
+from ti_flax.run.fit import compilation, sender_for
 from ti_flax.run.hooks import Common
 from ti_flax.run.inputs import ConceptTokens, TrainingInputs, start_rows, token_tables
 from ti_flax.run.named_paths import other_roles
@@ -181,7 +181,7 @@ def begin_teaching(
     """
     at_once = config.concept_list.concepts_at_once
     slots = slots_for(concepts, at_once, config.training.train_batch_size)
-    frozen = replicate(frozen_arrays(model), slots.devices)
+    frozen = replicate(model.step_params, slots.devices)
     while True:
         teaching = teaching_in(slots, first, model, tokens, shapes, frozen, vectors=vectors)
         need, room = needed_memory(teaching.compiling), memory_of_device(slots.devices)
@@ -240,15 +240,11 @@ def teaching_in(
 def needed_memory(compiling: Compilation) -> float:
     """Bytes of a device that the compiled update takes; endless where the compiler finds no room for it."""
     try:
-        planned = compiling.program().memory_analysis()
+        return sum(planned_memory(compiling.program()))
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
+        if has_no_room(error):
             return math.inf
         raise
-    if planned is None:
-        return 0
-    beside = planned.output_size_in_bytes - planned.alias_size_in_bytes
-    return planned.argument_size_in_bytes + planned.temp_size_in_bytes + beside
 
 
 def memory_of_device(devices: Sequence[Any]) -> float:
