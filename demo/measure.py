@@ -51,6 +51,7 @@ class Studio:
 
         self._load_tokenizer: Callable[[], object] = lambda: load_tokenizer(folder)
         self.model = load_stable_diffusion(folder)
+        self.widths = self.model.widths
         self.side = self.model.configs["unet"]["sample_size"] * self.model.vae.config.downsampling
         first_added_id = len(load_tokenizer(folder))
         self._painter = ImageGenerator(self.model, first_added_id=first_added_id, steps=steps)
@@ -63,10 +64,9 @@ class Studio:
         from ti_flax.models.tokenizer import encode_prompts, expand_known
 
         tokenizer = self._load_tokenizer()
-        widths = self.model.widths
-        rows = {name: np.zeros((1, width), np.float32) for name, width in widths.items()}
+        rows = {name: np.zeros((1, width), np.float32) for name, width in self.widths.items()}
         if embeds is not None:
-            rows = add_learned_embeds(tokenizer, embeds, widths=widths)
+            rows = add_learned_embeds(tokenizer, embeds, widths=self.widths)
             texts = [expand_known(tokenizer, text) for text in texts]
         whole = [*texts, *[""] * (-len(texts) % _AT_ONCE)]
         token_ids = encode_prompts(tokenizer, whole)
@@ -118,6 +118,7 @@ class TorchStudio:
         # By name, because its types say nothing of what it makes.
         diffusers = importlib.import_module("diffusers")
         self._pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+        self.widths = {"text_encoder": self._pipeline.text_encoder.config.hidden_size}
         solver = diffusers.DPMSolverMultistepScheduler
         self._pipeline.scheduler = solver.from_config(self._pipeline.scheduler.config)
         self._pipeline.set_progress_bar_config(disable=True)
