@@ -86,8 +86,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="train nothing; score these embeddings, which any trainer made: files called after their concepts, "
-        "as in ruby.safetensors, or folders of such; of one concept named by --concepts, a file of any name",
+        help="train nothing; score these embeddings, which any trainer made: files called after their "
+        "concepts, as in ruby.safetensors, or folders of such; of one concept named by --concepts, any file",
     )
     add("--pytorch", action="store_true", help="draw with diffusers' StableDiffusionPipeline")
     add("--output", type=Path, default=ROOT / "build" / "learning-quality", help="folder to write to")
