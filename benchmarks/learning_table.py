@@ -124,7 +124,7 @@ def concepts_table(points: Sequence[Point], shown: Mapping[str, str]) -> str:
       points: of all concepts.
       shown: what each concept is, by its name, in the order of the rows.
     """
-    names = ["", "concept", *shown, "mean", "95% from", "to"]
+    names = ["", "concept", *shown, "mean", "95% from", "95% to"]
     what = ["", "", *shown.values(), "", "", ""]
     left = [[f"{line:<{max(map(len, lines))}}" for line in lines] for lines in (names, what)]
     right = [
