@@ -250,7 +250,9 @@ def plot(points: Sequence[Point], file: Path) -> None:
         for point, share in rows:
             if point.kind == "chosen":
                 steps = np.mean([each.steps for each in points if each.kind == "chosen"])
-                axis.plot(steps, share[0], marker="*", markersize=12, label="chosen by the run")
+                axis.plot(
+                    steps, share[0], marker="*", markersize=12, linestyle="none", label="chosen by the run"
+                )
             elif point.kind != "learned":
                 style = "--" if point.kind == "literal" else ":"
                 axis.axhline(share[0], linestyle=style, color="black", label=point.kind)

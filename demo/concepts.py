@@ -157,7 +157,11 @@ def parse_arguments(argv=None) -> argparse.Namespace:
 
 def main(argv=None) -> None:
     options = parse_arguments(argv)
-    write_images(BY_NAME[options.concept], options.folder, options.count, seed=options.seed)
+    concept = BY_NAME[options.concept]
+    write_images(concept, options.folder, options.count, seed=options.seed)
+    print(
+        f"{concept.placeholder}, {with_article(concept.literal)}; its initializer_token is {concept.initializer}"
+    )
 
 
 if __name__ == "__main__":

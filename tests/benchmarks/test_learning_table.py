@@ -87,7 +87,7 @@ def test_the_table_of_concepts_has_a_row_for_each_and_for_the_mean(points):
     assert " ".join(two.split()) == "b pink plain flower 0.25 0.25 0.88 100 0.25 0.88 80 0.00 1.00"
     assert " ".join(mean.split()) == "mean 0.12 0.75 0.50 0.62 0.31 0.94 0.44 0.88"
     assert low.split()[:2] == ["95%", "from"] and high.split()[:2] == ["95%", "to"]
-    for least, middle, most in zip(low.split()[2:], mean.split()[1:], high.split()[1:], strict=True):
+    for least, middle, most in zip(low.split()[2:], mean.split()[1:], high.split()[2:], strict=True):
         assert least <= middle <= most
     # Cells end below one another, and under the end of their title.
     assert len({len(line) for line in (titles, heads, one, two, mean, low, high)}) == 1
