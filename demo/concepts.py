@@ -159,9 +159,8 @@ def main(argv=None) -> None:
     options = parse_arguments(argv)
     concept = BY_NAME[options.concept]
     write_images(concept, options.folder, options.count, seed=options.seed)
-    print(
-        f"{concept.placeholder}, {with_article(concept.literal)}; its initializer_token is {concept.initializer}"
-    )
+    what, start = with_article(concept.literal), concept.initializer
+    print(f"{concept.placeholder}, {what}; its initializer_token is {start}")
 
 
 if __name__ == "__main__":
