@@ -125,6 +125,7 @@ def measure(options: argparse.Namespace, training: list[str]) -> list[Point]:
     first = parse_config(["--config", str(options.config), *training])
     asked = asked_for(options)
     files = find_embeds(options.embeds, asked) if options.embeds else {}
+    _make(options.output)
     names = list(files) or asked or [concept.name for concept in CONCEPTS]
     chosen = [BY_NAME[name] for name in dict.fromkeys(names)]
     if options.quick:
@@ -148,6 +149,15 @@ def measure(options: argparse.Namespace, training: list[str]) -> list[Point]:
     for seed in range(options.seeds):
         points += learned(studio, chosen, options, training, seed)
     return points
+
+
+def _make(folder: Path) -> None:
+    """Makes the output folder before hours of measuring."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = (error.strerror or str(error)).lower()
+        raise ConfigError(f"--output {folder}", expected="a folder that can be made", found=found) from error
 
 
 def bounds(studio: Studio | TorchStudio, concept: Concept, options: argparse.Namespace) -> list[Point]:

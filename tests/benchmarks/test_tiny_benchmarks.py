@@ -121,7 +121,9 @@ def test_held_out_concepts_are_learned_for_the_configured_steps(flags, tmp_path,
     assert (first.split()[0], second.split()[0]) == learning_quality.QUICK_HELD_OUT
 
 
-@pytest.mark.parametrize("line", ["--embeds missing.pt", "--concepts rubi", "--held_out --embeds ."])
+@pytest.mark.parametrize(
+    "line", ["--embeds missing.pt", "--concepts rubi", "--held_out --embeds .", "--output conftest.py"]
+)
 def test_what_cannot_be_scored_is_one_line_and_exit_code_2(line):
     command = [sys.executable, str(ROOT / "benchmarks" / "learning_quality.py"), *line.split()]
     done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True)
