@@ -95,7 +95,7 @@ def test_concepts_are_learned_together_alone_and_through_a_kill(flags, tmp_path,
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # without virtual devices
     tiny = ["--train_batch_size", "2", "--max_train_steps", "3", "--eval_steps", "0"]
     tiny += ["--validation_prompt", "null", "--concepts_at_once", "2", "--count", "2"]
-    many_concepts.main([*flags, *tiny, "--output", str(tmp_path), "--alone", "--kills", "1"])
+    many_concepts.main([*flags, *tiny, "--output", str(tmp_path), "--alone", "--cold", "--kills", "1"])
     many, single, *killed, ratio = capsys.readouterr().out.splitlines()
     assert many.startswith("turn 0: 2 concepts in one run") and ratio.startswith("runs of their own take ")
     assert float(single.split("at most ")[1].split()[0]) < 1e-5
