@@ -36,6 +36,8 @@ GUIDANCE_SCALE = 5.0
 class Studio:
     """Draws prompts with a model folder, with or without a learned embedding; compiles once.
 
+    All devices share the images out; the cores of a CPU are devices where nobody has asked for others.
+
     Args:
       folder: of the model.
       steps: of the sampler.
@@ -45,16 +47,22 @@ class Studio:
     def __init__(self, folder: Path, *, steps: int = 25, guidance_scale: float = GUIDANCE_SCALE):
         import jax
 
-        from ti_flax.generation.generator import ImageGenerator
+        from ti_flax.generation.generator import ImageGenerator, on_all
+        from ti_flax.hosts.devices import show_cores
         from ti_flax.models.stable_diffusion import load_stable_diffusion
         from ti_flax.models.tokenizer import load_tokenizer
 
+        show_cores()
         self._load_tokenizer: Callable[[], object] = lambda: load_tokenizer(folder)
         self.model = load_stable_diffusion(folder)
+        self.widths = self.model.widths
         self.side = self.model.configs["unet"]["sample_size"] * self.model.vae.config.downsampling
         first_added_id = len(load_tokenizer(folder))
-        self._painter = ImageGenerator(self.model, first_added_id=first_added_id, steps=steps)
-        self._params = jax.device_put(self.model.params)
+        devices = jax.local_devices()
+        self._painter = ImageGenerator(
+            self.model, first_added_id=first_added_id, steps=steps, devices=devices
+        )
+        self._params = on_all(self.model.params, devices)
         self._guidance_scale = guidance_scale
 
     def draw(self, texts: Sequence[str], *, seed: int = 0, embeds: Path | None = None) -> np.ndarray:
@@ -63,10 +71,9 @@ class Studio:
         from ti_flax.models.tokenizer import encode_prompts, expand_known
 
         tokenizer = self._load_tokenizer()
-        widths = self.model.widths
-        rows = {name: np.zeros((1, width), np.float32) for name, width in widths.items()}
+        rows = {name: np.zeros((1, width), np.float32) for name, width in self.widths.items()}
         if embeds is not None:
-            rows = add_learned_embeds(tokenizer, embeds, widths=widths)
+            rows = add_learned_embeds(tokenizer, embeds, widths=self.widths)
             texts = [expand_known(tokenizer, text) for text in texts]
         whole = [*texts, *[""] * (-len(texts) % _AT_ONCE)]
         token_ids = encode_prompts(tokenizer, whole)
@@ -98,8 +105,9 @@ class Studio:
             decoded = vae.apply({"params": params}, moments[..., :channels], method=vae.decode)
             return jnp.clip((jnp.asarray(decoded) + 1.0) * 127.5, 0, 255)
 
+        params = jax.device_put(self.model.params["vae"])
         parts = [
-            through(self._params["vae"], images[start : start + 50].astype(np.float32))
+            through(params, images[start : start + 50].astype(np.float32))
             for start in range(0, len(images), 50)
         ]
         return np.round(np.concatenate(parts)).astype(np.uint8)
@@ -118,6 +126,7 @@ class TorchStudio:
         # By name, because its types say nothing of what it makes.
         diffusers = importlib.import_module("diffusers")
         self._pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+        self.widths = {"text_encoder": self._pipeline.text_encoder.config.hidden_size}
         solver = diffusers.DPMSolverMultistepScheduler
         self._pipeline.scheduler = solver.from_config(self._pipeline.scheduler.config)
         self._pipeline.set_progress_bar_config(disable=True)
