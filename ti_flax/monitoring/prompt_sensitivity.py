@@ -61,6 +61,7 @@ class PromptSensitivity:
       side: of the images in pixels.
       devices: of this process, on which the arrays lie.
       noises: how many there are of them.
+      timestep: as a share of all.
       after: a program that is needed sooner.
       programs: those that are there or begun, by shapes; another concept's serve as well.
     """
@@ -74,6 +75,7 @@ class PromptSensitivity:
         side: int,
         devices: Sequence[Any],
         noises: int = NOISES,
+        timestep: float = TIMESTEP,
         after: Compilation | None = None,
         programs: MutableMapping[Any, Compilation] | None = None,
     ):
@@ -89,9 +91,9 @@ class PromptSensitivity:
         arguments = (*self._placed(rows, token_ids[0]), self._numbers)
         programs = {} if programs is None else programs
         what = "the prompt sensitivity"
-        shapes = what, side, shapes_in(arguments)
+        shapes = what, side, timestep, shapes_in(arguments)
         if shapes not in programs:
-            program = pmapped(make_measure(config, side), devices, donate=())
+            program = pmapped(make_measure(config, side, timestep), devices, donate=())
             programs[shapes] = Compilation(
                 partial(program.lower, *arguments), devices, what=what, after=after
             )
@@ -103,11 +105,15 @@ class PromptSensitivity:
 
     def __call__(self, rows: Mapping[str, np.ndarray]) -> list[float]:
         """That of each word for rows `[added_tokens, width]` float32, by text encoder."""
+        return [float(np.mean(each, dtype=np.float64)) for each in self.distances(rows)]
+
+    def distances(self, rows: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """What that is the mean of: `[noises, prompts - 1]` float32 for each word."""
         program = self._compiling.program()
-        measured = [
-            np.asarray(program(*self._placed(rows, prompts), self._numbers)) for prompts in self._token_ids
+        return [
+            np.asarray(program(*self._placed(rows, prompts), self._numbers))[self._counted]
+            for prompts in self._token_ids
         ]
-        return [float(np.mean(of_noises[self._counted], dtype=np.float64)) for of_noises in measured]
 
     def _placed(self, rows: Mapping[str, np.ndarray], prompts: np.ndarray) -> tuple[Any, Any, Any]:
         return replicate(dict(rows), self._devices), self._frozen, replicate(prompts, self._devices)
@@ -128,16 +134,18 @@ def dealt_out(noises: int, *, batch: int, devices: int) -> np.ndarray:
     return np.ascontiguousarray(numbers.reshape(rounds, devices, batch).swapaxes(0, 1))
 
 
-def make_measure(config: StepConfig, side: int) -> Callable:
-    """Builds `measure(rows, frozen, token_ids, numbers)`: that of each noise, `[rounds, batch]` float32.
+def make_measure(config: StepConfig, side: int, timestep: float) -> Callable:
+    """Builds `measure(rows, frozen, token_ids, numbers)`: distances, `[rounds, batch, prompts - 1]` float32.
 
     Args:
       config: the step's fixed parts.
       side: of the images in pixels.
+      timestep: as a share of all.
     """
     vae = config.model.vae.config
     shape = (side // vae.downsampling, side // vae.downsampling, vae.latent_channels)
-    timestep = round(TIMESTEP * config.schedule.num_train_timesteps)
+    last = config.schedule.num_train_timesteps - 1
+    at = min(round(timestep * config.schedule.num_train_timesteps), last)
 
     def measure(
         rows: dict[str, jax.Array], frozen: dict, token_ids: jax.Array, numbers: jax.Array
@@ -160,7 +168,7 @@ def make_measure(config: StepConfig, side: int) -> Callable:
             noise = jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(root, number), shape))(
                 numbers
             )
-            timesteps = jnp.full(len(noise), timestep, jnp.int32)
+            timesteps = jnp.full(len(noise), at, jnp.int32)
 
             def predicted(of_prompt: Sequence[jax.Array]) -> jax.Array:
                 same = [jnp.broadcast_to(each, (len(noise), *each.shape)) for each in of_prompt]
@@ -168,7 +176,7 @@ def make_measure(config: StepConfig, side: int) -> Callable:
                 return jnp.asarray(output, jnp.float32)
 
             plain, *_ = outputs = jax.lax.map(predicted, conditioning)
-            return jnp.mean(jnp.square(jnp.asarray(outputs)[1:] - plain), axis=(0, 2, 3, 4))
+            return jnp.mean(jnp.square(jnp.asarray(outputs)[1:] - plain), axis=(2, 3, 4)).T
 
         return jax.lax.map(of_round, numbers)
 
