@@ -86,6 +86,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
         "--steps", type=int, nargs="+", default=[25, 50, 100, 200, 400], metavar="N", help="judge after those"
     )
     add("--samples", type=int, default=32, help="images that the judge looks at for each figure")
+    add("--num_inference_steps", type=int, default=25, help="denoising steps of a sample")
     add("--seed", type=int, default=0, help="of the trainings")
     add("--output", type=Path, default=ROOT / "build" / "prompt-sensitivity", help="folder to write to")
     return parser.parse_known_args(argv)
@@ -143,7 +144,7 @@ def words(options: argparse.Namespace, training: list[str]) -> Iterator[Word]:
     """Teaches, judges and measures what is not there yet."""
     chosen = HELD_OUT if options.held_out else [BY_NAME[name] for name in options.concepts or ()] or CONCEPTS
     base = parse_config(["--config", str(options.config), *training]).model.pretrained_model_name_or_path
-    studio = Studio(Path(base))
+    studio = Studio(Path(base), steps=options.num_inference_steps)
     meter = Meter(studio)
     of_initializers = {concept.name: meter(concept.initializer)[0] for concept in chosen}
     for rate in options.rates:

@@ -11,6 +11,7 @@ import attention
 import growth
 import learning_quality
 import many_concepts
+import prompt_sensitivity
 import pytest
 import timestep_variance
 
@@ -166,3 +167,19 @@ def test_the_programs_of_gpu_sh_take_their_options(tmp_path):
             module.parse_arguments(rest)
         except SystemExit:
             pytest.fail(f"gpu.sh: {program} {shlex.join(rest)}")
+
+
+def test_what_tells_over_training_is_measured_and_kept(flags, tmp_path, capsys):
+    tiny = [*flags, *LOOK, "--train_batch_size", "1", "--output", str(tmp_path)]
+    tiny += ["--concepts", "ruby", "--rates", "1e-2", "--steps", "2", "4"]
+    prompt_sensitivity.main(tiny)
+    first = capsys.readouterr().out
+    assert [line.split(":")[0] for line in first.splitlines()[:2]] == [
+        "ruby at 1e-2, step 2",
+        "ruby at 1e-2, step 4",
+    ]
+    assert "2 words, " in first and len(first.splitlines()) == 13
+    kept = {path: path.read_bytes() for path in (tmp_path / "words").iterdir()}
+    prompt_sensitivity.main(tiny)
+    assert capsys.readouterr().out == first
+    assert kept == {path: path.read_bytes() for path in (tmp_path / "words").iterdir()} and len(kept) == 2
