@@ -1,4 +1,4 @@
-"""The optimizer that learns directions alone: the paper's steps on the sphere, and what it leaves as it is."""
+"""The optimizer that learns directions alone: the paper's steps on the sphere, and what it leaves alone."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ GIVEN = {encoder: _RNG.normal(size=(3, width)).astype(np.float32) for encoder, w
 for _rows in GIVEN.values():
     _rows[2, 0] = -0.0
 LEARNS = {encoder: np.array([True, True, False]) for encoder in GIVEN}
-ADDED = AddedRows(GIVEN, LEARNS, NORMS, {encoder: 9.0 for encoder in GIVEN}).on_sphere()
+ADDED = AddedRows(GIVEN, LEARNS, NORMS, dict.fromkeys(GIVEN, 9.0)).on_sphere()
 
 
 def directional(added=ADDED, kappa=KAPPA, **changes):
@@ -38,7 +38,7 @@ def directional(added=ADDED, kappa=KAPPA, **changes):
 
 
 def gradient_of(step):
-    """Of every row but the loaded one, and at some steps none of the first row, as where no prompt names it."""
+    """Of every row, and at some steps zeros of the first one, as where no prompt names it."""
     rng = np.random.default_rng([5, step])
     found = {encoder: rng.normal(size=rows.shape).astype(np.float32) for encoder, rows in GIVEN.items()}
     for rows in found.values():
@@ -95,14 +95,13 @@ def test_norms_stay_what_they_are_over_many_updates():
     np.testing.assert_allclose(norms, 1, rtol=3e-7)
 
 
-def test_every_update_turns_a_row_by_the_same_angle_whatever_its_gradient():
-    for size in (1e-6, 1e6):
-        gradient = lambda step: jax.tree.map(lambda rows: rows * np.float32(size), gradient_of(step))  # noqa: E731
-        config = directional(kappa=0.0)
-        [state] = moved(config, 1, gradient=gradient)
-        for encoder, start in ADDED.start.items():
-            cosines = np.sum(state.rows[encoder] * start, axis=1)[:2] / NORMS[encoder] ** 2
-            np.testing.assert_allclose(np.arccos(cosines), np.arctan(RATE), rtol=1e-3)
+@pytest.mark.parametrize("size", [1e-6, 1e6])
+def test_every_update_turns_a_row_by_the_same_angle_whatever_its_gradient(size):
+    gradient = lambda step: jax.tree.map(lambda rows: rows * np.float32(size), gradient_of(step))  # noqa: E731
+    [state] = moved(directional(kappa=0.0), 1, gradient=gradient)
+    for encoder, start in ADDED.start.items():
+        cosines = np.sum(state.rows[encoder] * start, axis=1)[:2] / NORMS[encoder] ** 2
+        np.testing.assert_allclose(np.arccos(cosines), np.arctan(RATE), rtol=1e-3)
 
 
 def test_rows_without_a_gradient_stay_where_they_are():
@@ -127,13 +126,13 @@ def test_the_average_of_directions_lies_on_the_sphere():
             assert mean[2].tobytes() == GIVEN[encoder][2].tobytes()
 
 
-def test_a_row_without_numbers_or_end_is_not_finite():
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_gives_rows_that_are_not(wrong):
     """The update is then left out, or ends the run."""
-    for wrong in (np.nan, np.inf):
-        gradient = lambda step: jax.tree.map(lambda rows: np.full_like(rows, wrong), GIVEN)  # noqa: E731, B023
-        [state] = moved(directional(), 1, gradient=gradient)
-        assert not any(np.isfinite(rows[:2]).any() for rows in state.rows.values())
-        assert all(rows[2].tobytes() == GIVEN[encoder][2].tobytes() for encoder, rows in state.rows.items())
+    gradient = lambda step: jax.tree.map(lambda rows: np.full_like(rows, wrong), GIVEN)  # noqa: E731
+    [state] = moved(directional(), 1, gradient=gradient)
+    assert not any(np.isfinite(rows[:2]).any() for rows in state.rows.values())
+    assert all(rows[2].tobytes() == GIVEN[encoder][2].tobytes() for encoder, rows in state.rows.items())
 
 
 def test_the_start_is_put_on_the_sphere_row_by_row():
