@@ -125,6 +125,26 @@ CASES = [
         own("placeholder_token: [<a>, <b>]\ninitializer_token: [toy, null]\n"),
     ),
     Case(
+        "directional_norm",
+        "optimizer directional, and a norm to rescale to",
+        flag(optimizer="directional", embedding_norm="limit"),
+    ),
+    Case(
+        "directional_clip",
+        "optimizer directional, and a clip that its steps would not show",
+        flag(optimizer="directional", grad_clip_value=0.5),
+    ),
+    Case(
+        "directional_momentum",
+        "optimizer directional with a momentum",
+        flag(optimizer="directional", optimizer_args="momentum=0.9"),
+    ),
+    Case(
+        "kappa_alone",
+        "a prior over directions with another optimizer",
+        flag(directional_kappa=0.01),
+    ),
+    Case(
         "word_vectors",
         "5,000 words",
         own(f"placeholder_token: [{', '.join(map('<{}>'.format, range(5000)))}]\n"),
