@@ -130,7 +130,7 @@ def test_vectors_behind_the_text_encoder_are_said_to_be_left_out(place, capsys):
         (["xl-cat.safetensors", "half.safetensors", "0.5", "a.pt"], "the first text encoder of SDXL alone"),
         (
             ["cat.safetensors", "opposite.bin", "0.5", "a.bin"],
-            "cat.safetensors and opposite.bin: expected vectors with a way between them, found opposite "
+            "cat.safetensors and opposite.bin: expected vectors with a direction between them, found opposite "
             "directions at vector 2 of text_encoder. Weights 0 and 1 give the words themselves.",
         ),
         (["zero.bin", "cat.safetensors", "0.5", "a.bin"], "found one of zeros in zero.bin at vector 2"),

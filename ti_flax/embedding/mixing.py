@@ -50,13 +50,12 @@ def mixed(one: EmbeddingFile, other: EmbeddingFile, weight: float, paths: tuple[
       paths: of the two, for messages.
 
     Raises:
-      WeightsError: they are for other base models, differ in their number of vectors, or there is no way
-        between two of their vectors.
+      WeightsError: they are for other base models, differ in their number of vectors, or have opposite ones.
     """
     _require_alike(one, other, paths)
     if 0 < weight < 1:
         for encoder, rows in one.rows.items():
-            _require_way(rows, other.rows[encoder], encoder, paths)
+            _require_direction(rows, other.rows[encoder], encoder, paths)
     alike = {
         name: said
         for name, said in one.details.items()
@@ -88,7 +87,7 @@ def _require_alike(one: EmbeddingFile, other: EmbeddingFile, paths: tuple[Path, 
         )
 
 
-def _require_way(one: np.ndarray, other: np.ndarray, encoder: str, paths: tuple[Path, Path]) -> None:
+def _require_direction(one: np.ndarray, other: np.ndarray, encoder: str, paths: tuple[Path, Path]) -> None:
     """Refuses rows without a direction between them: opposite ones, and one of two that is zero."""
     for place, rows in enumerate(zip(one.astype(np.float64), other.astype(np.float64), strict=True), start=1):
         norms = [float(np.linalg.norm(row)) for row in rows]
@@ -102,7 +101,7 @@ def _require_way(one: np.ndarray, other: np.ndarray, encoder: str, paths: tuple[
             continue
         raise WeightsError(
             f"{paths[0]} and {paths[1]}",
-            expected="vectors with a way between them",
+            expected="vectors with a direction between them",
             found=f"{problem} at vector {place} of {encoder}",
             remedy="Weights 0 and 1 give the words themselves.",
         )

@@ -98,7 +98,7 @@ def mix_embeddings(
       request: how; its token is the new word, the target's name if left out.
 
     Raises:
-      WeightsError: a source is no embedding, holds several words, or has no way to the other.
+      WeightsError: a source is no embedding, holds several words, or does not go with the other.
       ConfigError: the weight is none, or the wishes contradict one another or the sources.
       OutputError: the target cannot be written.
     """
