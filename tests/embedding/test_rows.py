@@ -100,6 +100,9 @@ def test_norms_are_kept_or_limited():
     assert limited[1:].tobytes() == THREE[1:].tobytes()
     zero = tree(jnp.zeros((3, 4)))
     assert not np.asarray(only(rescale_norms(RowRules(norm=tree(2.0)), zero, TRAINABLE))).any()
+    # Its norm is beyond float32, and a row of zeros would pass for a finite one.
+    endless = only(rescale_norms(RowRules(norm=tree(2.0)), tree(jnp.full((3, 2), 1e30)), TRAINABLE))
+    assert np.isfinite(np.asarray(endless)).all(axis=1).tolist() == np.logical_not(only(TRAINABLE)).tolist()
 
 
 def test_the_pull_and_its_gradient_are_the_formula():

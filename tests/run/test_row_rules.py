@@ -112,6 +112,51 @@ def test_a_schedule_free_run_exports_and_draws_the_average(place, tmp_path, monk
     assert [each.tobytes() == rows.tobytes() for each in drawn] == [False, True]  # the first: the start
 
 
+def test_directions_learn_on_the_sphere_from_the_first_preview_to_a_resumed_end(place, tmp_path, monkeypatch):
+    """With a loaded embedding, accumulated gradients, a strong prior and an average."""
+    from ti_flax.run import hooks as monitoring
+
+    drawn = []
+    monkeypatch.setattr(
+        monitoring.ImageGenerator,
+        "generate",
+        lambda self, params, rows, **_: drawn.append(only(rows)) or np.zeros((1, 8, 8, 3), "u1"),
+    )
+    old = np.random.default_rng(0).normal(size=(1, 32)).astype(np.float32)
+    save_learned_embeds(tmp_path / "old.bin", "<old>", old)
+    changes = {
+        "optimizer": "directional",
+        "directional_kappa": 0.01,
+        "learning_rate": 0.05,
+        "gradient_accumulation_steps": 2,
+        "use_ema": True,
+        "ema_decay": 0.5,
+        "extra_embeds": [str(tmp_path / "old.bin")],
+        "validation_prompt": "a <thing> on a <old>",
+        "num_validation_images": 1,
+        "validation_steps": 4,
+        "max_train_steps": 4,
+        "lr_scheduler": "constant",
+        "checkpointing_steps": 2,
+    }
+    config = configure(place, tmp_path / "out", **changes)
+    rows = learned(run.train(config))
+    added = load_inputs(config).added
+    median, start = only(added.median_norm), only(added.start)
+    assert drawn[0].tobytes() == start.tobytes() and drawn[-1][:2].tobytes() == rows.tobytes()
+    saved = load_checkpoint(tmp_path / "out" / "checkpoint-4")
+    last, mean = only(saved.rows), only(saved.mean_rows)
+    assert mean[:2].tobytes() == rows.tobytes() != last[:2].tobytes()
+    for found in (start, last, mean):
+        np.testing.assert_allclose(np.linalg.norm(found[:2], axis=1), median, rtol=1e-6)
+        assert found[2].tobytes() == old.tobytes()
+    shutil.rmtree(tmp_path / "out" / "checkpoint-4")
+    again = learned(run.train(config.replace(resume_from_checkpoint="latest")))
+    assert again.tobytes() == rows.tobytes()
+    without = learned(run.train(configure(place, tmp_path / "free", **changes | {"directional_kappa": 0.0})))
+    assert (without != rows).all()
+
+
 def test_wrong_options_of_the_optimizer_are_said_before_anything_is_read(place, tmp_path):
     changes = {"optimizer_args": ["speed=1"], "pretrained_model_name_or_path": str(tmp_path / "none")}
     with pytest.raises(ConfigError, match="optimizer_args 'speed=1': expected an option of adamw: b1, b2"):

@@ -6,6 +6,7 @@ and `text_encoder_2` for SDXL) to `[added_tokens, width]`, of that encoder's wid
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -46,6 +47,26 @@ class AddedRows:
     def widths(self) -> dict[str, int]:
         """The width of the rows, by text encoder."""
         return {encoder: rows.shape[1] for encoder, rows in self.start.items()}
+
+    def on_sphere(self) -> AddedRows:
+        """The same with each row that learns at its vocabulary's median norm, for directions to learn alone.
+
+        Raises:
+          TokenError: one is zero and so has no direction.
+        """
+        start = {}
+        for encoder, rows in self.start.items():
+            norms, learns = np.linalg.norm(rows, axis=1, keepdims=True), self.trainable[encoder][:, None]
+            if (learns & (norms == 0)).any():
+                raise TokenError(
+                    "optimizer directional",
+                    expected="start vectors with a direction",
+                    found=f"a vector of zeros for {encoder}",
+                    remedy="Start from another initializer_token or init_embeds.",
+                )
+            scaled = rows * (np.float32(self.median_norm[encoder]) / np.where(norms == 0, 1, norms))
+            start[encoder] = np.where(learns, scaled, rows)
+        return dataclasses.replace(self, start=start)
 
 
 def add_rows(
@@ -104,7 +125,7 @@ def rows_of_words(rows: Mapping[str, Any], vectors: Mapping[str, int]) -> dict[s
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("norm", "pull", "start", "ema_decay"),
+    data_fields=("norm", "pull", "kappa", "start", "ema_decay"),
     meta_fields=("only_longer",),
 )
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,13 +137,16 @@ class RowRules:
       only_longer: rescales only vectors that are longer than `norm`.
       pull: `[]`, weight p of the pull towards the start, p / 2 x the squared distance in the loss; None
         without one.
-      start: `[added_tokens, width]` float32 by text encoder, where the pull is to; None without one.
+      kappa: `[]`, concentration of the prior over directions, where the rows stay on the sphere of radius
+        `norm` (arXiv:2512.13672); None where their norms learn too.
+      start: `[added_tokens, width]` float32 by text encoder, where the pull or the prior is to; None without.
       ema_decay: `[]`, largest share of the average that an update keeps; None for no average.
     """
 
     norm: Mapping[str, float | jax.Array] | None = None
     only_longer: bool = False
     pull: float | jax.Array | None = None
+    kappa: float | jax.Array | None = None
     start: Mapping[str, np.ndarray | jax.Array] | None = None
     ema_decay: float | jax.Array | None = None
 
@@ -146,10 +170,43 @@ def l2_to_init(
     return 0.5 * pull * distance, {encoder: pull * each for encoder, each in offset.items()}
 
 
+def less_prior(
+    rules: RowRules, gradient: dict[str, jax.Array], trainable: Mapping[str, np.ndarray]
+) -> dict[str, jax.Array]:
+    """The gradient less that of a von Mises-Fisher prior around the start (arXiv:2512.13672).
+
+    The log density of a direction v is kappa x the cosine between v and the start's direction. Rows are
+    `norm` x v and the start has the same norm, so the prior's gradient by the row is kappa x start / norm^2.
+
+    A row that no prompt of the batch names has a gradient of exactly 0 and keeps it: alone, the prior would
+    make the whole step, as an update divides by the gradient's norm.
+
+    Args:
+      rules: hold kappa, the start and its norms.
+      gradient: `[added_tokens, width]` by text encoder.
+      trainable: `[added_tokens]` bool by text encoder.
+    """
+    kappa, start, norm = rules.kappa, rules.start, rules.norm
+    if kappa is None or start is None or norm is None:
+        return gradient
+    return {
+        encoder: jnp.where(
+            jnp.asarray(trainable[encoder])[:, None] & jnp.any(each != 0, axis=-1, keepdims=True),
+            each - kappa * jnp.asarray(start[encoder]) / jnp.square(norm[encoder]),
+            each,
+        )
+        for encoder, each in gradient.items()
+    }
+
+
 def rescale_norms(
     rules: RowRules, rows: dict[str, jax.Array], trainable: Mapping[str, np.ndarray]
 ) -> dict[str, jax.Array]:
-    """Rescales the vectors that learn, each to the norm of its text encoder; the others keep their bits."""
+    """Rescales the vectors that learn, each to the norm of its text encoder; the others keep their bits.
+
+    A vector too long for float32 to hold its norm comes out infinite, so that the update does not count as
+    finite.
+    """
     if rules.norm is None:
         return rows
     rescaled = {}
@@ -158,6 +215,7 @@ def rescale_norms(
         norms = jnp.linalg.norm(each, axis=-1, keepdims=True)
         chosen = jnp.asarray(trainable[encoder])[:, None] & (norms > norm if rules.only_longer else norms > 0)
         scaled = each * (norm / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny))
+        scaled = jnp.where(jnp.isfinite(norms), scaled, norms)
         rescaled[encoder] = jnp.where(chosen, scaled, each)
     return rescaled
 
@@ -172,10 +230,11 @@ def ema_update(
 ) -> dict[str, jax.Array]:
     """Moves the mean of the rows on by an update, as diffusers' EMAModel does.
 
-    The mean keeps a share of min(ema_decay, (1 + step) / (10 + step)), and nothing at the first update.
+    The mean keeps a share of min(ema_decay, (1 + step) / (10 + step)), and nothing at the first update. The
+    mean of directions is put back on their sphere.
 
     Args:
-      rules: hold the largest share.
+      rules: hold the largest share, and the sphere where there is one.
       mean: `[added_tokens, width]` float32 by text encoder, before.
       rows: `[added_tokens, width]` float32 by text encoder, after the update.
       step: `[]` int32, updates made before this one.
@@ -184,12 +243,13 @@ def ema_update(
     assert rules.ema_decay is not None
     warming = (1.0 + step) / (10.0 + step)
     decay = jnp.where(step == 0, 0.0, jnp.minimum(rules.ema_decay, warming))
-    return {
+    moved = {
         encoder: jnp.where(
             jnp.asarray(trainable[encoder])[:, None], each + decay * (mean[encoder] - each), mean[encoder]
         )
         for encoder, each in rows.items()
     }
+    return moved if rules.kappa is None else rescale_norms(rules, moved, trainable)
 
 
 def spread_rows(source: np.ndarray, num_vectors: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.embedding.conditioning import encode_with_rows
-from ti_flax.embedding.rows import ema_update, l2_to_init, rescale_norms, sum_of
+from ti_flax.embedding.rows import ema_update, l2_to_init, less_prior, rescale_norms, sum_of
 from ti_flax.training.batches import Batch, concat, draw
 from ti_flax.training.devices import AXIS
 from ti_flax.training.optimizer import apply_updates
@@ -121,6 +121,7 @@ def apply_update(
       rate: `[]` float32, the learning rate.
     """
     optimizer = config.optimizer(lambda step: rate, config.clip)
+    gradient = less_prior(config.rules, gradient, config.trainable)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.rows)
     rows = apply_updates(state.rows, cast(dict[str, jax.Array], updates), config.trainable)
     rows = rescale_norms(config.rules, rows, config.trainable)
