@@ -143,8 +143,8 @@ def _read_all(path: Path, option: str) -> list[EmbeddingFile]:
 
 
 def _note_left_out(file: EmbeddingFile, path: Path) -> None:
-    if left_out := " and ".join(file.left_out):
-        say(f"note: {path} also has {left_out}, added behind the text encoder by OneTrainer: left out")
+    if file.behind:
+        say(f"note: {path} also has vectors that go behind the text encoder: they are no start, and left out")
 
 
 def read_frozen_embeddings(
@@ -167,7 +167,6 @@ def read_frozen_embeddings(
         token, path = _named(entry)
         files = [_read(path, option, token)] if token else _read_all(path, option)
         for file in files:
-            _note_left_out(file, path)
             embeddings.append(FrozenEmbedding(token or file.token or path.stem, path, file))
     return embeddings
 
