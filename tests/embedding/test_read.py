@@ -70,7 +70,7 @@ def test_onetrainers_output_embedding(tmp_path):
         assert (found.kind, found.details) == ("onetrainer", {})
         assert found.rows["text_encoder"].tobytes() == nothing.tobytes()
         assert found.behind["text_encoder"].tobytes() == ROWS.tobytes()
-    with pytest.raises(WeightsError, match="as many vectors behind a text encoder as before it, found emp_pa"):
+    with pytest.raises(WeightsError, match="as many vectors behind a text encoder as before it, found emp"):
         load_embedding(safetensors(path, emp_params=ROWS, emp_params_out=ROWS[:2]))
 
 
