@@ -163,9 +163,9 @@ class Teaching:
         while (done := int(state[2])) < total:
             until = min(step for step in (*options.steps, done + _CHUNK) if step > done)
             progress = np.arange(done, done + _CHUNK) / total
-            factor = np.ones(_CHUNK) if options.constant else 0.5 * (1 + np.cos(np.pi * progress))
-            factor = np.where(np.arange(_CHUNK) < until - done, factor, 0).astype(np.float32)
-            state, loss = self._update(self._params, self._examples, state, used, rates, factor, until)
+            factors = np.ones(_CHUNK) if options.constant else 0.5 * (1 + np.cos(np.pi * progress))
+            arguments = used, rates, factors.astype(np.float32), until - done
+            state, loss = self._update(self._params, self._examples, state, *arguments)
             if until in options.steps:
                 figures = self.measure(state[0], used)
                 seconds = round(time.perf_counter() - began)
@@ -210,8 +210,8 @@ class Teaching:
         rows = {"text_encoder": row}
         return encode_with_rows(self.inputs.model, params, rows, ids, first_added_id=first).hidden_states
 
-    def _updates(self, params, examples, state, used, rates, factors, until):
-        """A chunk of updates, of which those up to `until` count; the mean loss of these comes with them."""
+    def _updates(self, params, examples, state, used, rates, factors, count):
+        """So many updates, with the first of the factors on their rates; the mean loss comes with them."""
         config, key = self.step_config, jax.random.key(self._options.seed)
         positions = jnp.arange(config.global_batch)
 
@@ -219,19 +219,16 @@ class Teaching:
             told = PromptEncoding(self.told(params, learned, used, batch.token_ids))
             return jnp.mean(error_when_told(told, params, batch, config))
 
-        def update(state, factor):
-            learned, adam, step = state
+        def update(index, carry):
+            (learned, adam, step), total = carry
             batch = jax.vmap(partial(sample_of, config, examples, key, step))(positions)
             loss, gradient = jax.value_and_grad(loss_of)(learned, batch)
             moves, adam = _ADAM.update(gradient, adam, learned)
-            moved = {name: learned[name] - rates[name] * factor * moves[name] for name in learned}
-            made = (moved, adam, step + 1)
-            return jax.tree.map(partial(jnp.where, step < until), made, state), loss
+            moved = {name: learned[name] - rates[name] * factors[index] * moves[name] for name in learned}
+            return (moved, adam, step + 1), total + loss
 
-        begun = state[2]
-        state, losses = jax.lax.scan(update, state, factors)
-        count = until - begun
-        return state, jnp.sum(jnp.where(jnp.arange(_CHUNK) < count, losses, 0)) / count
+        state, total = jax.lax.fori_loop(0, count, update, (state, jnp.float32(0)))
+        return state, total / count
 
     def _images(self, params, learned, used, ids, negative_ids, noise):
         model, schedule = self.inputs.model, self.step_config.schedule

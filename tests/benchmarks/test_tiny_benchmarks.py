@@ -8,11 +8,13 @@ from pathlib import Path
 
 import attention
 import growth
+import learning_places
 import learning_quality
 import many_concepts
 import pytest
 import timestep_variance
 
+from ti_flax.errors import ConfigError
 from ti_flax.models.attention import IMPLEMENTATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,6 +91,26 @@ def test_a_concept_is_learned_and_judged(flags, tmp_path, capsys):
     again = ["--embeds", str(embeds), "--output", str(tmp_path / "again")]
     learning_quality.main([*flags, *output, *again, "--concepts", "glowheart"])
     assert capsys.readouterr().out.splitlines()[-1] == shown.splitlines()[-1]
+
+
+def test_a_concept_is_learned_at_places_of_the_text_encoder(flags, tmp_path, capsys):
+    """Before the first update nothing is added, so that all places but two begin with the same loss."""
+    tiny = ["--concepts", "posy", "--steps", "1", "2", "--samples", "2", "--num_inference_steps", "2"]
+    places = ["row", "row+word", "replaced", "rest", "output"]
+    output = tmp_path / "results.jsonl"
+    learning_places.main([*flags, *tiny, "--places", *places, "--output", str(output)])
+    results = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(each["place"], each["step"]) for each in results] == [
+        (place, step) for place in places for step in (1, 2)
+    ]
+    assert capsys.readouterr().out.count("fidelity 0.0") == len(results)
+    first, second = (
+        {each["place"]: each["loss"] for each in results if each["step"] == step} for step in (1, 2)
+    )
+    assert first["row"] == first["row+word"] == first["rest"]
+    assert len({second[place] for place in ("row", "row+word", "rest")}) == 3
+    with pytest.raises(ConfigError, match="some of row, word, replaced, rest, end, output, found row"):
+        learning_places.main(["--places", "row+words"])
 
 
 def test_concepts_are_learned_together_alone_and_through_a_kill(flags, tmp_path, capsys, monkeypatch):
