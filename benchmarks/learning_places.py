@@ -223,6 +223,7 @@ class Teaching:
             (learned, adam, step), total = carry
             batch = jax.vmap(partial(sample_of, config, examples, key, step))(positions)
             loss, gradient = jax.value_and_grad(loss_of)(learned, batch)
+            moves: Any
             moves, adam = _ADAM.update(gradient, adam, learned)
             moved = {name: learned[name] - rates[name] * factors[index] * moves[name] for name in learned}
             return (moved, adam, step + 1), total + loss
