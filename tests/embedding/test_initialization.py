@@ -66,6 +66,11 @@ def test_what_onetrainer_has_behind_the_text_encoders_is_no_start(tokenizer, tmp
     start(tokenizer, init_embeds=str(path), num_vectors=None)
     said = "".join(capsys.readouterr())
     assert f"note: {path} also has vectors that go behind the text encoder: they are no start" in said
+    alone = write_safetensors(tmp_path / "alone.safetensors", **behind)
+    with pytest.raises(
+        WeightsError, match="found an output embedding of OneTrainer, whose vectors all go beh"
+    ):
+        start(tokenizer, init_embeds=str(alone), num_vectors=None)
     (found,) = read_frozen_embeddings([str(path)])
     assert (found.token, found.file.vectors) == ("xl", 3)
     assert not "".join(capsys.readouterr())
