@@ -94,7 +94,7 @@ def test_an_output_embedding_of_onetrainer_stays_beside_the_word(place, tmp_path
     rows = rows_of(place, tmp_path / "out", **changes, only_save_embeds=False)
     assert "a pipeline has no place for vectors that go behind a text encoder" in capsys.readouterr().err
     saved = load_checkpoint(tmp_path / "out" / "checkpoint-3")
-    assert saved.rows[ENCODER].shape == (2, 32) and rows.shape == (1, 32)
+    assert saved.rows[ENCODER].shape == (3, 32) and rows.shape == (2, 32)
     for each in (saved.rows, saved.mean_rows):
         np.testing.assert_array_equal(each[ENCODER + BEHIND], np.concatenate([rows * 0, behind[ENCODER]]))
 
