@@ -2,21 +2,26 @@
 
     python benchmarks/learning_quality.py                     all concepts, 3 seeds
     python benchmarks/learning_quality.py --quick             2 concepts, 1 seed
-    python benchmarks/learning_quality.py --concepts seastar --embeds learned_embeds.safetensors
+    python benchmarks/learning_quality.py --held_out          ten other concepts
     python benchmarks/learning_quality.py --learning_rate 1e-3 --num_vectors 2
+    python benchmarks/learning_quality.py --embeds FOLDER     what another trainer learned, a file each
 
 Fidelity: the share of samples of "a photo of a <concept>" whose shape, colour and texture are all right.
 Editability: the share of samples of "a photo of a <concept> on a green background" and the like whose
 background is the one asked for. The bounds: the initializer word alone, and the concept in plain words where
-known words describe it. Options that are not listed here are those of train_flax.py.
+known words describe it. "Best by the judge" is the step, of those measured, at which fidelity times
+editability is largest; "chosen by the run" is the one that load_best_model_at_end takes, which has no judge
+to ask.
+Options that are not listed here are those of train_flax.py.
 """
 
 import argparse
 import json
 import sys
+import tempfile
 import time
+import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,43 +31,35 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 
 # isort: split
 import numpy as np  # noqa: E402
-from concepts import BY_NAME, CONCEPTS, Concept, entry, prompts, write_images  # noqa: E402
+from concepts import BY_NAME, CONCEPTS, HELD_OUT, Concept, entry, prompts, write_images  # noqa: E402
 from help_format import HelpFormatter  # noqa: E402
 from judge import judge  # noqa: E402
+from learned_files import find_embeds, placed  # noqa: E402
+from learning_table import Point, Score, concepts_table, last_line, steps_table, write  # noqa: E402
 from measure import GUIDANCE_SCALE, Studio, TorchStudio  # noqa: E402
 
 from ti_flax.config import RunConfig, parse_config  # noqa: E402
+from ti_flax.config.values import nearest  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError  # noqa: E402
+from ti_flax.monitoring.evaluation import BEST, TABLE  # noqa: E402
+from ti_flax.monitoring.row_statistics import best_of, read_evaluations  # noqa: E402
 
-# Two that the model draws well from plain words, so that what is measured is how they are learned.
-QUICK = ("glowheart", "plaidmoon")
+# Two of each set that the model draws well from plain words: what is measured is how they are learned.
+QUICK, QUICK_HELD_OUT = ("glowheart", "plaidmoon"), ("plus", "tile")
 STEPS = (50, 100, 200, 400, 800)
-MEASURES = ("fidelity", "editability")
-_RESAMPLES = 2000
+_OF_TRAINING = ("seeds", "steps", "images", "quick")
 
 
-@dataclass(frozen=True)
-class Score:
-    """What the judge saw: one truth value a sample, of fidelity and of editability."""
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without its usage."""
 
-    fidelity: np.ndarray
-    editability: np.ndarray
-
-
-@dataclass(frozen=True)
-class Point:
-    """A score and what was measured: a concept learned from a seed for some steps, or a bound of it."""
-
-    concept: str
-    kind: str
-    steps: int
-    seed: int
-    score: Score
+    def error(self, message: str) -> typing.NoReturn:
+        raise ConfigError(message)
 
 
-def parse_arguments(argv=None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    parser = _Parser(
         description="Measure how well training learns concepts of the demo's world.",
         formatter_class=HelpFormatter,
         epilog="All other options are those of train_flax.py.",
@@ -70,12 +67,12 @@ def parse_arguments(argv=None) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--config", type=Path, default=ROOT / "configs" / "demo.yaml", help="settings of the training")
-    add(
-        "--concepts",
-        nargs="+",
-        choices=sorted(BY_NAME),
-        metavar="NAME",
-        help="concepts to learn; by default all",
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--concepts", nargs="+", metavar="NAME", help="concepts of demo/concepts.py; by default its first ten"
+    )
+    which.add_argument(
+        "--held_out", action="store_true", help="ten other concepts, on which no setting was tuned"
     )
     add("--seeds", type=int, default=3, help="trainings of each concept")
     add("--steps", type=int, nargs="+", default=list(STEPS), metavar="N", help="measure after so many steps")
@@ -87,31 +84,65 @@ def parse_arguments(argv=None) -> tuple[argparse.Namespace, list[str]]:
     add(
         "--embeds",
         type=Path,
-        metavar="FILE",
-        help="score this embedding of the one concept named; train nothing",
+        nargs="+",
+        metavar="PATH",
+        help="train nothing; score these embeddings, which any trainer made: files called after their "
+        "concepts, as in ruby.safetensors, or folders of such; of one concept named by --concepts, any file",
     )
     add("--pytorch", action="store_true", help="draw with diffusers' StableDiffusionPipeline")
     add("--output", type=Path, default=ROOT / "build" / "learning-quality", help="folder to write to")
-    return parser.parse_known_args(argv)
+    options, training = parser.parse_known_args(argv)
+    _check(options, parser)
+    return options, training
+
+
+def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuses what nothing can be measured with."""
+    counts = {name: getattr(options, name) for name in ("seeds", "samples", "images", "num_inference_steps")}
+    for name, value in [*counts.items(), *(("steps", steps) for steps in options.steps)]:
+        if value < 1:
+            raise ConfigError(f"--{name}", expected="1 or more", found=str(value))
+    for name in options.concepts or ():
+        if name not in BY_NAME:
+            near = nearest(name, BY_NAME)
+            remedy = f"Did you mean {near}?" if near else ""
+            expected = f"one of {', '.join(BY_NAME)}"
+            raise ConfigError("--concepts", expected=expected, found=repr(name), remedy=remedy)
+    given = [f"--{name}" for name in _OF_TRAINING if getattr(options, name) != parser.get_default(name)]
+    if options.embeds and given:
+        raise ConfigError(f"--embeds trains nothing, so leave out {' and '.join(given)}")
+
+
+def asked_for(options: argparse.Namespace) -> list[str] | None:
+    """The names of the concepts that the command line asks for; None if it leaves them to the default."""
+    if options.quick and not options.concepts:
+        return list(QUICK_HELD_OUT if options.held_out else QUICK)
+    return options.concepts or ([concept.name for concept in HELD_OUT] if options.held_out else None)
 
 
 def measure(options: argparse.Namespace, training: list[str]) -> list[Point]:
     """Trains and scores everything that is asked for."""
-    chosen = [BY_NAME[name] for name in options.concepts or [concept.name for concept in CONCEPTS]]
-    if options.embeds and len(chosen) != 1:
-        raise ConfigError("--embeds", expected="one name after --concepts", found=f"{len(chosen)} concepts")
     first = parse_config(["--config", str(options.config), *training])
+    asked = asked_for(options)
+    files = find_embeds(options.embeds, asked) if options.embeds else {}
+    names = list(files) or asked or [concept.name for concept in CONCEPTS]
+    chosen = [BY_NAME[name] for name in dict.fromkeys(names)]
     if options.quick:
-        chosen = [BY_NAME[name] for name in options.concepts or QUICK]
         options.seeds, options.steps = 1, [first.training.max_train_steps or 0]
-    folder = Path(first.model.pretrained_model_name_or_path)
     studio = (TorchStudio if options.pytorch else Studio)(
-        folder, steps=options.num_inference_steps, guidance_scale=options.guidance_scale
+        Path(first.model.pretrained_model_name_or_path),
+        steps=options.num_inference_steps,
+        guidance_scale=options.guidance_scale,
     )
-    points = [point for concept in chosen for point in bounds(studio, concept, options)]
-    if options.embeds:
-        score = scored(studio, chosen[0], options, options.embeds)
-        return [*points, Point(chosen[0].name, "learned", 0, 0, score)]
+    with tempfile.TemporaryDirectory() as place:
+        # All are read before the first is drawn, so that a bad one is told at once.
+        own = {
+            each.name: placed(each, files[each.name], Path(place), studio.widths) for each in chosen if files
+        }
+        points = [point for concept in chosen for point in bounds(studio, concept, options)]
+        if files:
+            scores = {concept.name: scored(studio, concept, options, own[concept.name]) for concept in chosen}
+            return points + [Point(name, "learned", 0, 0, score) for name, score in scores.items()]
     for concept in chosen:
         write_images(concept, options.output / "images" / concept.name, options.images)
     for seed in range(options.seeds):
@@ -141,17 +172,31 @@ def learned(
     folder = train(settings(options, training, concepts, seed=seed, steps=max(options.steps)))
     points = []
     for concept in concepts:
-        for steps in sorted(options.steps):
-            name = "learned_embeds" if steps == max(options.steps) else f"learned_embeds-steps-{steps}"
-            file = folder / concept.name / f"{name}.safetensors"
-            points.append(Point(concept.name, "learned", steps, seed, scored(studio, concept, options, file)))
-            shares = points[-1].score
+        scores: dict[int, Score] = {}
+        for kind, steps, file in embeddings(folder / concept.name, options.steps):
+            # Rows of the same step are the same.
+            score = scores.get(steps) or scored(studio, concept, options, file)
+            scores[steps] = score
+            points.append(Point(concept.name, kind, steps, seed, score))
             print(
-                f"{concept.name} seed {seed} step {steps}: fidelity {shares.fidelity.mean():.2f} "
-                f"editability {shares.editability.mean():.2f}",
+                f"{concept.name} seed {seed} step {steps}{', chosen' if kind == 'chosen' else ''}: "
+                f"fidelity {score.fidelity.mean():.2f} editability {score.editability.mean():.2f}",
                 flush=True,
             )
     return points
+
+
+def embeddings(folder: Path, steps: Sequence[int]) -> list[tuple[str, int, Path]]:
+    """What to score of a concept's run: kind, step and file.
+
+    The last is what `load_best_model_at_end` would take, if the run evaluated its rows.
+    """
+    names = {step: f"learned_embeds-steps-{step}" for step in sorted(set(steps))} | {
+        max(steps): "learned_embeds"
+    }
+    found = [("learned", step, folder / f"{name}.safetensors") for step, name in names.items()]
+    best = best_of(read_evaluations(folder / TABLE))
+    return found if best is None else [*found, ("chosen", best.step, folder / BEST)]
 
 
 def settings(
@@ -174,6 +219,7 @@ def settings(
             "overwrite_output_dir": True,
             "validation_prompt": None,
             "report_to": "none",
+            "only_save_embeds": True,
             "max_train_steps": steps,
             "save_steps": int(np.gcd.reduce(options.steps)),
         }
@@ -200,146 +246,30 @@ def scored(
     )
 
 
-def interval(points: Sequence[Point], what: str) -> tuple[float, float, float]:
-    """Mean over concepts of the mean over their samples, and its 95% interval.
-
-    The interval is a bootstrap over concepts, then seeds, then samples (Davison & Hinkley 1997, section 3.8).
-    """
-    rng = np.random.default_rng(0)
-    by_concept: dict[str, list[np.ndarray]] = {}
-    for point in points:
-        by_concept.setdefault(point.concept, []).append(getattr(point.score, what))
-    shares = [np.array([truth.mean() for truth in seeds]) for seeds in by_concept.values()]
-    sizes = [len(seeds[0]) for seeds in by_concept.values()]
-    mean = float(np.mean([share.mean() for share in shares]))
-    drawn = np.empty(_RESAMPLES)
-    for index in range(_RESAMPLES):
-        chosen = rng.integers(0, len(shares), len(shares))
-        resampled = []
-        for concept in chosen:
-            picked = rng.choice(shares[concept], len(shares[concept]))
-            resampled.append(rng.binomial(sizes[concept], picked).mean() / sizes[concept])
-        drawn[index] = np.mean(resampled)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return mean, float(low), float(high)
-
-
-def groups(points: Sequence[Point]) -> list[tuple[str, list[Point]]]:
-    """The rows of the table: bounds and the learned embedding by steps.
-
-    Where only some concepts have words, the last row holds what was learned of those.
-    """
-    titled: dict[str, list[Point]] = {}
-    for kind in ("initializer", "learned", "literal"):
-        for point in sorted((p for p in points if p.kind == kind), key=lambda p: p.steps):
-            title = f"{kind} {point.steps}" if kind == "learned" and point.steps else kind
-            titled.setdefault(title, []).append(point)
-    literal = {point.concept for point in titled.get("literal", [])}
-    final = [members for title, members in titled.items() if title.startswith("learned")][-1:]
-    if final and literal and literal < {point.concept for point in final[0]}:
-        titled["of these"] = [point for point in final[0] if point.concept in literal]
-    return list(titled.items())
-
-
-def table(points: Sequence[Point]) -> str:
-    """Means and intervals as lines of text."""
-    lines = [f"{'':14}{'fidelity':>22}{'editability':>22}   concepts x seeds x samples"]
-    for title, members in groups(points):
-        cells = ["{:.2f} ({:.2f} to {:.2f})".format(*interval(members, what)) for what in MEASURES]
-        concepts = len({point.concept for point in members})
-        counts = f"{concepts} x {len(members) // concepts} x {len(members[0].score.fidelity)}"
-        lines.append(f"{title:14}{cells[0]:>22}{cells[1]:>22}   {counts}")
-    return "\n".join(lines)
-
-
-def last_line(points: Sequence[Point]) -> str:
-    """The result in one line: learned at the last step, between its bounds.
-
-    Over the same concepts: those that plain words describe, where there are some.
-    """
-    with_words = {point.concept for point in points if point.kind == "literal"}
-    rows = dict(groups([point for point in points if point.concept in with_words or not with_words]))
-    final = [members for title, members in rows.items() if title.startswith("learned")][-1]
-
-    def mean(members: Sequence[Point], what: str) -> str:
-        return f"{interval(members, what)[0]:.3f}" if members else "none"
-
-    literal = rows.get("literal", [])
-    return (
-        f"fidelity {mean(final, 'fidelity')} literal {mean(literal, 'fidelity')} "
-        f"initializer {mean(rows['initializer'], 'fidelity')} "
-        f"editability {mean(final, 'editability')} literal {mean(literal, 'editability')}"
-    )
-
-
-def write(points: Sequence[Point], options: argparse.Namespace, training: list[str], seconds: float) -> None:
-    """Writes `results.json` and, with matplotlib, `results.png`."""
+def main(argv: Sequence[str] | None = None) -> None:
     import jax
 
-    results = [
-        {
-            "concept": point.concept,
-            "kind": point.kind,
-            "steps": point.steps,
-            "seed": point.seed,
-            "samples": len(point.score.fidelity),
-            "fidelity": float(point.score.fidelity.mean()),
-            "editability": float(point.score.editability.mean()),
-        }
-        for point in points
-    ]
-    content = {
+    from ti_flax.training.compiled_programs import keep_compiled_programs, mended_programs
+
+    options, training = parse_arguments(argv)
+    began = time.perf_counter()
+    with mended_programs():
+        # Before the first image is drawn: what draws takes longer to compile than to run once.
+        keep_compiled_programs()
+        points = measure(options, training)
+    settings = {
         "options": training,
+        "embeds": [str(path) for path in options.embeds or ()],
         "guidance_scale": options.guidance_scale,
         "num_inference_steps": options.num_inference_steps,
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
-        "seconds": round(seconds),
-        "results": results,
+        "seconds": round(time.perf_counter() - began),
     }
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "results.json").write_text(json.dumps(content, indent=1) + "\n")
-    try:
-        plot(points, options.output / "results.png")
-    except ImportError:
-        print("note: no plot; `pip install matplotlib` adds results.png")
-
-
-def plot(points: Sequence[Point], file: Path) -> None:
-    """Draws shares by steps, with their intervals and bounds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    for axis, what in zip(axes, MEASURES):
-        rows = [
-            (members[0], interval(members, what)) for title, members in groups(points) if title != "of these"
-        ]
-        curve = [(point.steps, *share) for point, share in rows if point.kind == "learned"]
-        steps, mean, low, high = (np.array(column) for column in zip(*curve))
-        axis.plot(steps, mean, marker="o", label="learned")
-        axis.fill_between(steps, low, high, alpha=0.2)
-        for point, share in rows:
-            if point.kind != "learned":
-                style = "--" if point.kind == "literal" else ":"
-                axis.axhline(share[0], linestyle=style, color="black", label=point.kind)
-        axis.set(title=what, xlabel="steps", ylim=(-0.02, 1.02))
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("share of samples")
-    axes[1].legend(loc="lower right")
-    figure.tight_layout()
-    figure.savefig(file, dpi=110)
-    pyplot.close(figure)
-
-
-def main(argv=None) -> None:
-    options, training = parse_arguments(argv)
-    began = time.perf_counter()
-    points = measure(options, training)
-    write(points, options, training, time.perf_counter() - began)
-    print(table(points))
+    write(options.output, points, settings)
+    if len({point.steps for point in points if point.kind == "learned"}) > 1:
+        print(steps_table(points), end="\n\n")
+    print(concepts_table(points, {point.concept: BY_NAME[point.concept].literal for point in points}))
     print(last_line(points))
 
 

@@ -111,7 +111,8 @@ def _background(tones: np.ndarray) -> tuple[str, np.ndarray]:
 
 def _shifts(mask: np.ndarray) -> list[np.ndarray]:
     """A mask or map moved by one pixel in each of the four directions."""
-    padded = np.pad(mask, 1)
+    padded = np.zeros((SIDE + 2, SIDE + 2), mask.dtype)
+    padded[1:-1, 1:-1] = mask
     return [
         padded[1 + dy : 1 + dy + SIDE, 1 + dx : 1 + dx + SIDE]
         for dy, dx in [(0, 1), (1, 0), (0, -1), (-1, 0)]
@@ -119,14 +120,14 @@ def _shifts(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _eroded(mask: np.ndarray) -> np.ndarray:
-    return np.logical_and.reduce([mask, *_shifts(mask)])
+    return functools.reduce(np.logical_and, _shifts(mask), mask)
 
 
 def _trimmed(mask: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """A mask without the rim that blur adds: what is less than half as far off as the object near it."""
     reach = np.where(mask, distance, 0.0)
     for _ in range(2):
-        reach = np.maximum.reduce([reach, *_shifts(reach)])
+        reach = functools.reduce(np.maximum, _shifts(reach), reach)
     for _ in range(2):
         rim = mask & ~_eroded(mask)
         mask = mask & ~(rim & (distance < 0.5 * reach))
@@ -143,7 +144,7 @@ def _largest_part(mask: np.ndarray) -> np.ndarray:
         while part.sum() > size:
             size = part.sum()
             for _ in range(4):
-                part = np.logical_or.reduce([part, *_shifts(part)]) & rest
+                part = functools.reduce(np.logical_or, _shifts(part), part) & rest
         rest &= ~part
         best = part if part.sum() > best.sum() else best
     return best
@@ -174,7 +175,7 @@ def _texture(share: np.ndarray, inside: np.ndarray) -> str:
     """The texture whose pattern, over rotation and phase, comes closest to the second tone's."""
     found = share[inside]
     names, patterns = _patterns()
-    chosen = patterns[:, inside.ravel()]
+    chosen = patterns[np.flatnonzero(inside)].T
     # Squared differences, less the term that all patterns share.
     errors = np.einsum("kp,kp->k", chosen, chosen) - 2.0 * (chosen @ found.astype(np.float32))
     best = int(errors.argmin())
@@ -183,7 +184,7 @@ def _texture(share: np.ndarray, inside: np.ndarray) -> str:
 
 @functools.cache
 def _patterns() -> tuple[list[str], np.ndarray]:
-    """Every texture at every angle and phase: names, and shares of second tone `[patterns, 64 x 64]`."""
+    """Every texture at every angle and phase: names, and shares of second tone `[64 x 64, patterns]`."""
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32) - SIDE / 2 + 0.5
     names, patterns = ["plain"], [np.zeros(SIDE * SIDE, np.float32)]
     for angle in np.radians(_ANGLES):
@@ -191,7 +192,8 @@ def _patterns() -> tuple[list[str], np.ndarray]:
         for texture, a, b in _phases():
             names.append(texture)
             patterns.append(second_tone_share(texture, u + a, v + b).astype(np.float32).ravel())
-    return names, np.stack(patterns)
+    # Pixels first, so that those inside an object are copied row by row.
+    return names, np.stack(patterns, axis=1)
 
 
 def _phases() -> list[tuple[str, float, float]]:

@@ -10,8 +10,9 @@ the autoencoder alone loses: renderings, encoded and decoded, as the judge reads
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
@@ -36,6 +37,8 @@ GUIDANCE_SCALE = 5.0
 class Studio:
     """Draws prompts with a model folder, with or without a learned embedding; compiles once.
 
+    All devices share the images out; the cores of a CPU are devices where nobody has asked for others.
+
     Args:
       folder: of the model.
       steps: of the sampler.
@@ -45,28 +48,38 @@ class Studio:
     def __init__(self, folder: Path, *, steps: int = 25, guidance_scale: float = GUIDANCE_SCALE):
         import jax
 
-        from ti_flax.generation.generator import ImageGenerator
+        from ti_flax.generation.generator import ImageGenerator, on_all
+        from ti_flax.hosts.devices import show_cores
         from ti_flax.models.stable_diffusion import load_stable_diffusion
+
+        show_cores()
+        self._folder = folder
+        self.model = load_stable_diffusion(folder)
+        self.widths = self.model.widths
+        self.side = self.model.configs["unet"]["sample_size"] * self.model.vae.config.downsampling
+        first_added_id = len(self.tokenizer())
+        devices = jax.local_devices()
+        self._painter = ImageGenerator(
+            self.model, first_added_id=first_added_id, steps=steps, devices=devices
+        )
+        self._params = on_all(self.model.params, devices)
+        self._guidance_scale = guidance_scale
+
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, anew: words that are added to it are in no other."""
         from ti_flax.models.tokenizer import load_tokenizer
 
-        self._load_tokenizer: Callable[[], object] = lambda: load_tokenizer(folder)
-        self.model = load_stable_diffusion(folder)
-        self.side = self.model.configs["unet"]["sample_size"] * self.model.vae.config.downsampling
-        first_added_id = len(load_tokenizer(folder))
-        self._painter = ImageGenerator(self.model, first_added_id=first_added_id, steps=steps)
-        self._params = jax.device_put(self.model.params)
-        self._guidance_scale = guidance_scale
+        return load_tokenizer(self._folder)
 
     def draw(self, texts: Sequence[str], *, seed: int = 0, embeds: Path | None = None) -> np.ndarray:
         """Draws one image a prompt, `[prompts, side, side, 3]` uint8, with seeds that count up."""
         from ti_flax.embedding.learned_embeds import add_learned_embeds
         from ti_flax.models.tokenizer import encode_prompts, expand_known
 
-        tokenizer = self._load_tokenizer()
-        widths = self.model.widths
-        rows = {name: np.zeros((1, width), np.float32) for name, width in widths.items()}
+        tokenizer = self.tokenizer()
+        rows = {name: np.zeros((1, width), np.float32) for name, width in self.widths.items()}
         if embeds is not None:
-            rows = add_learned_embeds(tokenizer, embeds, widths=widths)
+            rows = add_learned_embeds(tokenizer, embeds, widths=self.widths)
             texts = [expand_known(tokenizer, text) for text in texts]
         whole = [*texts, *[""] * (-len(texts) % _AT_ONCE)]
         token_ids = encode_prompts(tokenizer, whole)
@@ -98,8 +111,9 @@ class Studio:
             decoded = vae.apply({"params": params}, moments[..., :channels], method=vae.decode)
             return jnp.clip((jnp.asarray(decoded) + 1.0) * 127.5, 0, 255)
 
+        params = jax.device_put(self.model.params["vae"])
         parts = [
-            through(self._params["vae"], images[start : start + 50].astype(np.float32))
+            through(params, images[start : start + 50].astype(np.float32))
             for start in range(0, len(images), 50)
         ]
         return np.round(np.concatenate(parts)).astype(np.uint8)
@@ -118,6 +132,7 @@ class TorchStudio:
         # By name, because its types say nothing of what it makes.
         diffusers = importlib.import_module("diffusers")
         self._pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+        self.widths = {"text_encoder": self._pipeline.text_encoder.config.hidden_size}
         solver = diffusers.DPMSolverMultistepScheduler
         self._pipeline.scheduler = solver.from_config(self._pipeline.scheduler.config)
         self._pipeline.set_progress_bar_config(disable=True)

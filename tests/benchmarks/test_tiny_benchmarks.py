@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import attention
@@ -11,6 +12,7 @@ import growth
 import learning_places
 import learning_quality
 import many_concepts
+import prompt_sensitivity
 import pytest
 import timestep_variance
 
@@ -62,35 +64,72 @@ def test_the_scatter_of_gradients_is_measured_for_each_sampling(flags, capsys):
     assert all(line.count("(1.00)") == 2 for line in lines if " uniform " in line)
 
 
-def test_a_concept_is_learned_and_judged(flags, tmp_path, capsys):
-    output = ["--output", str(tmp_path), "--samples", "4", "--num_inference_steps", "2"]
+LOOK = ("--samples", "4", "--num_inference_steps", "2")
+TINY = ("--images", "2", "--train_batch_size", "1")
+
+
+def test_concepts_are_learned_and_judged(flags, tmp_path, capsys):
     tiny = [
+        *TINY,
         "--seeds",
         "1",
         "--steps",
         "1",
-        "2",
-        "--images",
-        "2",
-        "--train_batch_size",
-        "1",
+        "3",
         "--eval_steps",
-        "0",
+        "2",
+        "--concepts",
+        "glowheart",
+        "spool",
     ]
-    learning_quality.main([*flags, *output, *tiny, "--concepts", "glowheart"])
+    learning_quality.main([*flags, *LOOK, *tiny, "--output", str(tmp_path)])
     shown = capsys.readouterr().out
-    assert "learned 2" in shown and shown.splitlines()[-1].startswith("fidelity 0.000 literal 0.000")
-    results = json.loads((tmp_path / "results.json").read_text())["results"]
-    assert [(each["kind"], each["steps"]) for each in results] == [
-        ("initializer", 0),
-        ("literal", 0),
-        ("learned", 1),
-        ("learned", 2),
+    assert (
+        "glowheart seed 0 step 3: fidelity 0.00" in shown and ", chosen: " in shown and "learned 3" in shown
+    )
+    *_, titles, _heads, first, second, _mean, _low, _high, last = shown.splitlines()
+    assert titles.split("   ")[-1].strip() == "chosen by the run" and "best by the judge" in titles
+    assert [line.split()[:4] for line in (first, second)] == [
+        ["glowheart", "purple", "striped", "heart"],
+        ["spool", "white", "checked", "hourglass"],
     ]
-    embeds = tmp_path / "seed-0" / "glowheart" / "learned_embeds.safetensors"
-    again = ["--embeds", str(embeds), "--output", str(tmp_path / "again")]
-    learning_quality.main([*flags, *output, *again, "--concepts", "glowheart"])
-    assert capsys.readouterr().out.splitlines()[-1] == shown.splitlines()[-1]
+    assert last.startswith("fidelity 0.000 literal 0.000")
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    made = [(each["concept"], each["kind"], each["steps"]) for each in results]
+    chosen = [place for place in made if place[1] == "chosen"]
+    assert [place for place in made if place not in chosen] == [
+        ("glowheart", "initializer", 0),
+        ("glowheart", "literal", 0),
+        ("spool", "initializer", 0),
+        ("glowheart", "learned", 1),
+        ("glowheart", "learned", 3),
+        ("spool", "learned", 1),
+        ("spool", "learned", 3),
+    ]
+    assert [name for name, *_ in chosen] == ["glowheart", "spool"] and {step for *_, step in chosen} <= {2, 3}
+    # The results of the run are embeddings as any other trainer's.
+    again = ["--embeds", str(tmp_path / "seed-0"), "--output", str(tmp_path / "again")]
+    learning_quality.main([*flags, *LOOK, *again])
+    *_, titles, _heads, _first, _second, _mean, _low, _high, last_again = capsys.readouterr().out.splitlines()
+    assert titles.endswith("of the file") and last_again == last
+    content = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert content["embeds"] == [str(tmp_path / "seed-0")] and len(content["results"]) == 5
+
+
+def test_held_out_concepts_are_learned_for_the_configured_steps(flags, tmp_path, capsys):
+    quick = ["--held_out", "--quick", "--max_train_steps", "1", "--eval_steps", "0"]
+    learning_quality.main([*flags, *LOOK, *TINY, *quick, "--output", str(tmp_path)])
+    *_, titles, _heads, first, second, _mean, _low, _high, _last = capsys.readouterr().out.splitlines()
+    assert titles.split("   ")[-1].strip() == "after 1 steps"
+    assert (first.split()[0], second.split()[0]) == learning_quality.QUICK_HELD_OUT
+
+
+@pytest.mark.parametrize("line", ["--embeds missing.pt", "--concepts rubi", "--held_out --embeds ."])
+def test_what_cannot_be_scored_is_one_line_and_exit_code_2(line):
+    command = [sys.executable, str(ROOT / "benchmarks" / "learning_quality.py"), *line.split()]
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: --") and len(done.stderr.splitlines()) == 1
 
 
 def test_a_concept_is_learned_at_places_of_the_text_encoder(flags, tmp_path, capsys):
@@ -117,7 +156,7 @@ def test_concepts_are_learned_together_alone_and_through_a_kill(flags, tmp_path,
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # without virtual devices
     tiny = ["--train_batch_size", "2", "--max_train_steps", "3", "--eval_steps", "0"]
     tiny += ["--validation_prompt", "null", "--concepts_at_once", "2", "--count", "2"]
-    many_concepts.main([*flags, *tiny, "--output", str(tmp_path), "--alone", "--kills", "1"])
+    many_concepts.main([*flags, *tiny, "--output", str(tmp_path), "--alone", "--cold", "--kills", "1"])
     many, single, *killed, ratio = capsys.readouterr().out.splitlines()
     assert many.startswith("turn 0: 2 concepts in one run") and ratio.startswith("runs of their own take ")
     assert float(single.split("at most ")[1].split()[0]) < 1e-5
@@ -150,3 +189,19 @@ def test_the_programs_of_gpu_sh_take_their_options(tmp_path):
             module.parse_arguments(rest)
         except SystemExit:
             pytest.fail(f"gpu.sh: {program} {shlex.join(rest)}")
+
+
+def test_what_tells_over_training_is_measured_and_kept(flags, tmp_path, capsys):
+    tiny = [*flags, *LOOK, "--train_batch_size", "1", "--output", str(tmp_path)]
+    tiny += ["--concepts", "ruby", "--rates", "1e-2", "--steps", "2", "4"]
+    prompt_sensitivity.main(tiny)
+    first = capsys.readouterr().out
+    assert [line.split(":")[0] for line in first.splitlines()[:2]] == [
+        "ruby at 1e-2, step 2",
+        "ruby at 1e-2, step 4",
+    ]
+    assert "2 words, " in first and len(first.splitlines()) == 13
+    kept = {path: path.read_bytes() for path in (tmp_path / "words").iterdir()}
+    prompt_sensitivity.main(tiny)
+    assert capsys.readouterr().out == first
+    assert kept == {path: path.read_bytes() for path in (tmp_path / "words").iterdir()} and len(kept) == 2
