@@ -9,12 +9,14 @@ from pathlib import Path
 
 import attention
 import growth
+import learning_places
 import learning_quality
 import many_concepts
 import prompt_sensitivity
 import pytest
 import timestep_variance
 
+from ti_flax.errors import ConfigError
 from ti_flax.models.attention import IMPLEMENTATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,6 +130,26 @@ def test_what_cannot_be_scored_is_one_line_and_exit_code_2(line):
     done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True)
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith("error: --") and len(done.stderr.splitlines()) == 1
+
+
+def test_a_concept_is_learned_at_places_of_the_text_encoder(flags, tmp_path, capsys):
+    """Before the first update nothing is added, so that all places but two begin with the same loss."""
+    tiny = ["--concepts", "posy", "--steps", "1", "2", "--samples", "2", "--num_inference_steps", "2"]
+    places = ["row", "row+word", "replaced", "rest", "output"]
+    output = tmp_path / "results.jsonl"
+    learning_places.main([*flags, *tiny, "--places", *places, "--output", str(output)])
+    results = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(each["place"], each["step"]) for each in results] == [
+        (place, step) for place in places for step in (1, 2)
+    ]
+    assert capsys.readouterr().out.count("fidelity 0.0") == len(results)
+    first, second = (
+        {each["place"]: each["loss"] for each in results if each["step"] == step} for step in (1, 2)
+    )
+    assert first["row"] == first["row+word"] == first["rest"]
+    assert len({second[place] for place in ("row", "row+word", "rest")}) == 3
+    with pytest.raises(ConfigError, match="some of row, word, replaced, rest, end, output, found row"):
+        learning_places.main(["--places", "row+words"])
 
 
 def test_concepts_are_learned_together_alone_and_through_a_kill(flags, tmp_path, capsys, monkeypatch):

@@ -5,10 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-from row_trees import only
+from row_trees import ENCODER, only
 from tiny_run import configure_scheduled as configure
 from tiny_run import learned
 
+from ti_flax.embedding.contents import BEHIND
+from ti_flax.embedding.formats import Embedding, embedding_bytes
 from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import CheckpointError, ConfigError
 from ti_flax.models.stable_diffusion import load_stable_diffusion
@@ -73,6 +75,28 @@ def test_every_way_of_moving_rows_is_in_a_whole_run_and_resumes(place, tmp_path)
     save_learned_embeds(tmp_path / "old.bin", "<old>", old)
     with pytest.raises(CheckpointError, match="expected a checkpoint without an average.*use_ema"):
         run.train(config.replace(resume_from_checkpoint="latest", use_ema=False))
+
+
+def test_an_output_embedding_of_onetrainer_stays_beside_the_word(place, tmp_path, capsys):
+    behind = {ENCODER: np.random.default_rng(0).normal(size=(1, 32)).astype(np.float32)}
+    old = Embedding("<old>", "<old>", {ENCODER: behind[ENCODER] * 0}, behind=behind)
+    (tmp_path / "old.safetensors").write_bytes(embedding_bytes(old, "onetrainer", ".safetensors"))
+    (tmp_path / "prompts.txt").write_text("a {} on a <old>\n")
+    changes = {
+        "extra_embeds": [f"<old>={tmp_path / 'old.safetensors'}"],
+        "template_file": str(tmp_path / "prompts.txt"),
+        "use_ema": True,
+        "embedding_norm": "keep",
+        "pull_to_start": 0.1,
+        "eval_steps": 1,
+        "load_best_model_at_end": True,
+    }
+    rows = rows_of(place, tmp_path / "out", **changes, only_save_embeds=False)
+    assert "a pipeline has no place for vectors that go behind a text encoder" in capsys.readouterr().err
+    saved = load_checkpoint(tmp_path / "out" / "checkpoint-3")
+    assert saved.rows[ENCODER].shape == (3, 32) and rows.shape == (2, 32)
+    for each in (saved.rows, saved.mean_rows):
+        np.testing.assert_array_equal(each[ENCODER + BEHIND], np.concatenate([rows * 0, behind[ENCODER]]))
 
 
 def test_random_starts_follow_the_seed_which_is_drawn_before_them(place, tmp_path, capsys):

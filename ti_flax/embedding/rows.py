@@ -1,7 +1,9 @@
 """The added rows of the token tables: where they start, and how they enter the sequence.
 
 Rows, and what is said of each of them, are a tree: a dict from the name of a text encoder (`text_encoder`,
-and `text_encoder_2` for SDXL) to `[added_tokens, width]`, of that encoder's width.
+and `text_encoder_2` for SDXL) to `[added_tokens, width]`, of that encoder's width. Where words have vectors
+that go behind a text encoder, in the place of its output, they are under its name and `_out`; a row of zeros
+there stands for none, and the text encoder's output stays.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ti_flax.embedding.contents import BEHIND
 from ti_flax.errors import TokenError
 
 # Rows by text encoder.
@@ -88,13 +91,10 @@ def add_rows(
         encoder: np.linalg.norm(np.asarray(table, np.float32), axis=-1)
         for encoder, table in vocabularies.items()
     }
-    start = {
-        encoder: np.concatenate([rows, *(each[encoder] for each in loaded)])
-        for encoder, rows in learned.items()
-    }
+    start = joined([learned, *loaded])
     count = {
-        encoder: len(rows) if learning is None or encoder in learning else 0
-        for encoder, rows in learned.items()
+        encoder: len(learned[encoder]) if encoder in learned and _learns(encoder, learning) else 0
+        for encoder in start
     }
     return AddedRows(
         start,
@@ -102,6 +102,36 @@ def add_rows(
         {encoder: float(np.median(each)) for encoder, each in norms.items()},
         {encoder: float(each.max()) for encoder, each in norms.items()},
     )
+
+
+def _learns(encoder: str, learning: Sequence[str] | None) -> bool:
+    return learning is None or encoder.removesuffix(BEHIND) in learning
+
+
+def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Rows one after the other, by text encoder.
+
+    Args:
+      parts: at least one, each `[tokens, width]` by text encoder; those that have nothing behind a text
+        encoder have zeros there if others have something.
+    """
+    shapes = {encoder: rows.shape[1:] for part in parts for encoder, rows in part.items()}
+    return {
+        encoder: np.concatenate(
+            [
+                part[encoder]
+                if encoder in part
+                else np.zeros((len(part[encoder.removesuffix(BEHIND)]), *width), np.float32)
+                for part in parts
+            ]
+        )
+        for encoder, width in shapes.items()
+    }
+
+
+def before(rows: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that text encoders read, without those that go behind them."""
+    return {encoder: each for encoder, each in rows.items() if not encoder.endswith(BEHIND)}
 
 
 def concept_rows(rows: Mapping[str, Any], num_vectors: int) -> dict[str, Any]:
@@ -211,6 +241,9 @@ def rescale_norms(
         return rows
     rescaled = {}
     for encoder, each in rows.items():
+        if encoder not in rules.norm:  # what goes behind a text encoder has no like in the vocabulary
+            rescaled[encoder] = each
+            continue
         norm = rules.norm[encoder]
         norms = jnp.linalg.norm(each, axis=-1, keepdims=True)
         chosen = jnp.asarray(trainable[encoder])[:, None] & (norms > norm if rules.only_longer else norms > 0)
@@ -322,6 +355,26 @@ def embed_tokens(
     known = jnp.take(table, jnp.where(added, 0, token_ids), axis=0, mode="clip")
     learned = jnp.take(rows, jnp.where(added, token_ids - first_added_id, 0), axis=0, mode="clip")
     return jnp.where(added[..., None], learned.astype(table.dtype), known)
+
+
+def put_behind(
+    hidden_states: jax.Array, rows: np.ndarray | jax.Array, token_ids: jax.Array, *, first_added_id: int
+) -> jax.Array:
+    """Puts rows in the place of a text encoder's output at the added tokens that have some.
+
+    OneTrainer's output embeddings are that: behind the final norm, or where there is none behind the last
+    layer that is run. Other places still carry what the text encoder read in the word's place.
+
+    Args:
+      hidden_states: `[batch, tokens, width]`, of the text encoder.
+      rows: `[added_tokens, width]` float32; rows of zeros stand for none.
+      token_ids: `[batch, tokens]` int32.
+      first_added_id: the id of `rows[0]`.
+    """
+    added = token_ids >= first_added_id
+    given = jnp.take(rows, jnp.where(added, token_ids - first_added_id, 0), axis=0, mode="clip")
+    there = added & jnp.any(given != 0, axis=-1)
+    return jnp.where(there[..., None], given.astype(hidden_states.dtype), hidden_states)
 
 
 def grown_table(table: np.ndarray, rows: np.ndarray, *, first_added_id: int) -> np.ndarray:

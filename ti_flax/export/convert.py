@@ -123,6 +123,7 @@ def _write(
 ) -> str:
     """Writes an embedding; the source names one without a word, and `way` says what it lies between."""
     form = form_of(target, request.form, sdxl=found.is_sdxl)
+    _refuse_nothing(source, found, form)
     suffix = target.suffix.lower()
     if request.image is not None and suffix != ".png":
         raise ConfigError("--picture", expected="a .png as the file to write", found=target.name)
@@ -144,6 +145,21 @@ def _write(
     return f"{places}: {said}. {_use(target, form, embedding)}"
 
 
+def _refuse_nothing(source: Path, found: EmbeddingFile, form: str) -> None:
+    """Refuses to leave out what goes behind the text encoders where there is nothing else.
+
+    Raises:
+      ConfigError: all else is zeros, and the form has no place for that.
+    """
+    if found.behind and form != "onetrainer" and not any(rows.any() for rows in found.rows.values()):
+        raise ConfigError(
+            source,
+            expected=f"vectors that go before the text encoder, which is all that {form}'s form holds",
+            found="an output embedding of OneTrainer, whose vectors all go behind it",
+            remedy="Keep OneTrainer's form: --to onetrainer and a .safetensors file.",
+        )
+
+
 def _embedding(found: EmbeddingFile, source: Path, request: ConvertRequest, token: str) -> Embedding:
     return Embedding(
         token=token,
@@ -151,6 +167,7 @@ def _embedding(found: EmbeddingFile, source: Path, request: ConvertRequest, toke
         rows={name: _as(source, rows, request.dtype) for name, rows in found.rows.items()},
         sdxl=found.is_sdxl,
         details=found.details,
+        behind={name: _as(source, rows, request.dtype) for name, rows in found.behind.items()},
     )
 
 
@@ -200,8 +217,10 @@ def _said(
     if spelled != embedding.token:
         note = f" (for {spelled}, as diffusers finds several vectors only so)"
     count = _counted(embedding.vectors, "vector")
-    left_out = " and ".join(found.left_out)
-    left = f", without {left_out}, which goes behind the text encoder" if left_out else ""
+    left = ""
+    if found.behind:
+        left = ", with" if form == "onetrainer" else ", without"
+        left += " those that go behind the text encoder" + ("s" if len(found.behind) > 1 else "")
     token = f"token {embedding.token}{note}, " if form == "diffusers" or has_name(form, suffix) else ""
     said = f"{form} form, {token}{count} of {widths} numbers in {embedding.first.dtype}{left}"
     if embedding.sdxl and len(embedding.rows) == 1:

@@ -12,7 +12,7 @@ from ti_flax.console.messages import say
 from ti_flax.embedding.file_names import second_half
 from ti_flax.embedding.learned_embeds import save_in_one_file
 from ti_flax.embedding.read import read_embeddings
-from ti_flax.embedding.rows import concept_rows, rows_of_words
+from ti_flax.embedding.rows import before, concept_rows, rows_of_words
 from ti_flax.embedding.vocabulary import Vocabulary, measure_rows
 from ti_flax.errors import WeightsError
 from ti_flax.files.written_files import record
@@ -102,7 +102,7 @@ class Evaluate(Hook):
         self._measured: list[tuple[np.ndarray, np.ndarray]] = []
         self._best, self._written = UNRANKED, 0
         second = (second_half(self._best_path).name,)
-        record(output_dir, TABLE, BEST, *(second if len(vectors) > 1 and len(start_rows) > 1 else ()))
+        record(output_dir, TABLE, BEST, *(second if len(vectors) > 1 and len(before(start_rows)) > 1 else ()))
 
     def on_start(self, step: int, state: TrainState) -> None:
         kept = read_evaluations(self._path) if step else []
@@ -234,9 +234,9 @@ def with_best(
     count = sum(each.vectors for each in best)
     replaced = {
         encoder: np.concatenate([*(word.rows[encoder] for word in best), each[count:]])
-        for encoder, each in rows.items()
+        for encoder, each in before(rows).items()
     }
-    return replaced, int(best[0].details["step"])
+    return {**rows, **replaced}, int(best[0].details["step"])
 
 
 def summary(output_dir: Path) -> list[str]:

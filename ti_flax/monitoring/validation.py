@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.data.dataset import Bucket, Dataset, PaddedBucket, PaddedDataset, lengthened, padded, padded_size
+from ti_flax.embedding.contents import BEHIND
 from ti_flax.hosts.compilation import Compilation, shapes_in
 from ti_flax.models.stable_diffusion import token_table
 from ti_flax.training.batches import NoiseKeys, example_of, noised, prompt_of
@@ -286,7 +287,9 @@ class Validation:
             shard(chosen.places, devices),
         )
         rows = {
-            encoder: np.zeros((len(learns), token_table(frozen, encoder).shape[-1]), np.float32)
+            encoder: np.zeros(
+                (len(learns), token_table(frozen, encoder.removesuffix(BEHIND)).shape[-1]), np.float32
+            )
             for encoder, learns in config.trainable.items()
         }
         arguments = (replicate(rows, devices), *self._arguments)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ti_flax.embedding.conditioning import encode_with_rows
 from ti_flax.embedding.rows import ema_update, l2_to_init, less_prior, rescale_norms, sum_of
+from ti_flax.models.prompt_encoding import PromptEncoding
 from ti_flax.training.batches import Batch, concat, draw
 from ti_flax.training.devices import AXIS
 from ti_flax.training.optimizer import apply_updates
@@ -54,6 +55,11 @@ def denoising_error(rows: dict[str, jax.Array], frozen: dict, batch: Batch, conf
         first_added_id=config.first_added_id,
         special=config.special,
     )
+    return error_when_told(told, frozen, batch, config)
+
+
+def error_when_told(told: PromptEncoding, frozen: dict, batch: Batch, config: StepConfig) -> jax.Array:
+    """The same of a denoiser that is told this of the prompts."""
     conditioning = (*told, batch.time_ids) if config.model.is_sdxl else (told.hidden_states,)
     input_noise = batch.noise if batch.input_noise is None else batch.input_noise
     noisy = config.schedule.add_noise(batch.latents, input_noise, batch.timesteps)
