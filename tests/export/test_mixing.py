@@ -107,10 +107,26 @@ def test_what_both_files_say_is_kept_but_not_what_is_true_of_one_alone(place, ca
     assert "modelspec.author" not in details and "step" not in details
 
 
-def test_vectors_behind_the_text_encoder_are_said_to_be_left_out(place, capsys):
+def test_vectors_behind_the_text_encoder_are_mixed_where_both_have_them(place, capsys):
+    write_safetensors(place / "one.safetensors", emp_params=CAT, emp_params_out=DOG)
+    write_safetensors(place / "two.safetensors", emp_params=DOG, emp_params_out=CAT)
+    pair = ("--mix", "one.safetensors", "two.safetensors", 0.25)
+    run(capsys, *pair, "mixed.safetensors", "--to", "onetrainer")
+    found = load_embedding(place / "mixed.safetensors")
+    np.testing.assert_array_equal(found.rows[FIRST], slerp(CAT, DOG, 0.25))
+    np.testing.assert_array_equal(found.behind[FIRST], slerp(DOG, CAT, 0.25))
+    assert "without those that go behind the text encoder, 0.25 of the way" in run(capsys, *pair, "a.bin")
+
+
+def test_vectors_behind_the_text_encoder_of_one_alone_are_refused_between_the_two(place, capsys):
     write_safetensors(place / "one.safetensors", emp_params=DOG, emp_params_out=DOG)
-    said = run(capsys, "--mix", "cat.safetensors", "one.safetensors", 0.5, "a.bin")
-    assert "without emp_params_out, which goes behind the text encoder, 0.5 of the way" in said
+    for pair in (("cat.safetensors", "one.safetensors"), ("one.safetensors", "cat.safetensors")):
+        with pytest.raises(
+            TiFlaxError, match="^cat.safetensors: expected vectors that go behind the text enc"
+        ):
+            run(capsys, "--mix", *pair, 0.5, "a.bin")
+    run(capsys, "--mix", "cat.safetensors", "one.safetensors", 1, "b.safetensors", "--to", "onetrainer")
+    assert load_embedding(place / "b.safetensors").behind[FIRST].tobytes() == DOG.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,10 @@ def test_every_way_of_moving_rows_is_in_a_whole_run_and_resumes(place, tmp_path)
         run.train(config.replace(resume_from_checkpoint="latest", use_ema=False))
 
 
-def test_an_output_embedding_of_onetrainer_stays_beside_the_word(place, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "rules", [{"embedding_norm": "keep", "pull_to_start": 0.1}, {"optimizer": "directional"}]
+)
+def test_an_output_embedding_of_onetrainer_stays_beside_the_word(place, tmp_path, capsys, rules):
     behind = {ENCODER: np.random.default_rng(0).normal(size=(1, 32)).astype(np.float32)}
     old = Embedding("<old>", "<old>", {ENCODER: behind[ENCODER] * 0}, behind=behind)
     (tmp_path / "old.safetensors").write_bytes(embedding_bytes(old, "onetrainer", ".safetensors"))
@@ -86,10 +89,9 @@ def test_an_output_embedding_of_onetrainer_stays_beside_the_word(place, tmp_path
         "extra_embeds": [f"<old>={tmp_path / 'old.safetensors'}"],
         "template_file": str(tmp_path / "prompts.txt"),
         "use_ema": True,
-        "embedding_norm": "keep",
-        "pull_to_start": 0.1,
         "eval_steps": 1,
         "load_best_model_at_end": True,
+        **rules,
     }
     rows = rows_of(place, tmp_path / "out", **changes, only_save_embeds=False)
     assert "a pipeline has no place for vectors that go behind a text encoder" in capsys.readouterr().err

@@ -53,19 +53,24 @@ def mixed(one: EmbeddingFile, other: EmbeddingFile, weight: float, paths: tuple[
       WeightsError: they are for other base models, differ in their number of vectors, or have opposite ones.
     """
     _require_alike(one, other, paths)
-    if 0 < weight < 1:
-        for encoder, rows in one.rows.items():
-            _require_direction(rows, other.rows[encoder], encoder, paths)
+    if weight in (0, 1):
+        behind = (other if weight else one).behind
+    else:
+        _require_behind_of_both(one, other, paths)
+        for part, its in ((one.rows, other.rows), (one.behind, other.behind)):
+            for encoder, rows in part.items():
+                _require_direction(rows, its[encoder], encoder, paths)
+        behind = {encoder: slerp(rows, other.behind[encoder], weight) for encoder, rows in one.behind.items()}
     alike = {
         name: said
         for name, said in one.details.items()
         if other.details.get(name) == said and name not in _OWN
     }
-    behind = {name: each.details[name] for each in (one, other) for name in each.left_out}
     return EmbeddingFile(
         {encoder: slerp(rows, other.rows[encoder], weight) for encoder, rows in one.rows.items()},
         "sdxl" if one.is_sdxl else "diffusers",
-        details=alike | behind,
+        details=alike,
+        behind=behind,
     )
 
 
@@ -84,6 +89,17 @@ def _require_alike(one: EmbeddingFile, other: EmbeddingFile, paths: tuple[Path, 
             expected=f"as many vectors as {paths[0]} has ({one.vectors})",
             found=str(other.vectors),
             remedy="Mix words with the same num_vectors.",
+        )
+
+
+def _require_behind_of_both(one: EmbeddingFile, other: EmbeddingFile, paths: tuple[Path, Path]) -> None:
+    if [*one.behind] != [*other.behind]:
+        having, lacking = paths if one.behind else paths[::-1]
+        raise WeightsError(
+            lacking,
+            expected=f"vectors that go behind the text encoder, as {having} has them",
+            found="none",
+            remedy="Weights 0 and 1 give the words themselves.",
         )
 
 

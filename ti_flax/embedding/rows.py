@@ -59,6 +59,9 @@ class AddedRows:
         """
         start = {}
         for encoder, rows in self.start.items():
+            if encoder not in self.median_norm:  # loaded, and behind a text encoder
+                start[encoder] = rows
+                continue
             norms, learns = np.linalg.norm(rows, axis=1, keepdims=True), self.trainable[encoder][:, None]
             if (learns & (norms == 0)).any():
                 raise TokenError(
@@ -225,6 +228,8 @@ def less_prior(
             each - kappa * jnp.asarray(start[encoder]) / jnp.square(norm[encoder]),
             each,
         )
+        if encoder in norm
+        else each
         for encoder, each in gradient.items()
     }
 

@@ -12,9 +12,8 @@ import numpy as np
 
 from ti_flax.embedding.conditioning import encode_with_rows
 from ti_flax.hosts.compilation import Compilation, shapes_in
-from ti_flax.models.stable_diffusion import token_table
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
-from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
+from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, zero_rows
 
 # The timestep, as a share of all, at which it tells over-training best; 0.4, 0.8 and 1 tell it less well.
 TIMESTEP = 0.6
@@ -84,11 +83,7 @@ class PromptSensitivity:
         self._token_ids = token_ids
         self._frozen = local_copies(frozen, devices)
         self._numbers = shard(numbers, devices)
-        rows = {
-            encoder: np.zeros((len(learns), token_table(frozen, encoder).shape[-1]), np.float32)
-            for encoder, learns in config.trainable.items()
-        }
-        arguments = (*self._placed(rows, token_ids[0]), self._numbers)
+        arguments = (*self._placed(zero_rows(config, frozen), token_ids[0]), self._numbers)
         programs = {} if programs is None else programs
         what = "the prompt sensitivity"
         shapes = what, side, timestep, shapes_in(arguments)
