@@ -5,8 +5,8 @@
     python benchmarks/many_concepts.py --count 60 --kills 10 --concepts_at_once 8 --max_train_steps 20
 
 Every run is a process of its own and begins with empty caches; those that are killed go on with theirs. The
-runs of --alone share one cache, which is empty at the first. Options that are not listed here are those of
-train_flax.py.
+runs of --alone share one cache, which is empty at the first; with --cold each has its own. Other options are
+those of train_flax.py.
 """
 
 import argparse
@@ -56,6 +56,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
     add("--concepts_at_once", type=int, metavar="N", help="slots; by default as many as fit")
     add("--turns", type=int, default=1, help="times that everything is measured")
     add("--alone", action="store_true", help="learn each concept in a run of its own, too")
+    add("--cold", action="store_true", help="let each of those begin with an empty cache of its own")
     add("--kills", type=int, default=0, metavar="N", help="kill a second run so often, at random moments")
     add("--seed", type=int, default=0, help="of the moments at which it is killed")
     add("--output", type=Path, default=ROOT / "build" / "many-concepts", help="folder to write to")
@@ -155,7 +156,8 @@ def alone(options: argparse.Namespace, training: Sequence[str], turn: int, many:
         name, word = own.pop("name"), own["placeholder_token"]
         shown = [prompt.replace("{}", word) for prompt in values["validation_prompt"] or ()]
         own |= {"validation_prompt": shown or None, "output_dir": str(place / "alone" / name)}
-        seconds += wait(start(RunConfig.from_dict(values | own), place / "cache-alone"), name=name)[0]
+        cache = place / "cache-alone" / (name if options.cold else "")
+        seconds += wait(start(RunConfig.from_dict(values | own), cache), name=name)[0]
         apart = max(apart, distance(many / name, place / "alone" / name))
     print(
         f"turn {turn}: each in a run of its own {seconds:7.1f} s; rows at most {apart:.1e} apart", flush=True

@@ -10,8 +10,9 @@ the autoencoder alone loses: renderings, encoded and decoded, as the judge reads
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
@@ -50,14 +51,13 @@ class Studio:
         from ti_flax.generation.generator import ImageGenerator, on_all
         from ti_flax.hosts.devices import show_cores
         from ti_flax.models.stable_diffusion import load_stable_diffusion
-        from ti_flax.models.tokenizer import load_tokenizer
 
         show_cores()
-        self._load_tokenizer: Callable[[], object] = lambda: load_tokenizer(folder)
+        self._folder = folder
         self.model = load_stable_diffusion(folder)
         self.widths = self.model.widths
         self.side = self.model.configs["unet"]["sample_size"] * self.model.vae.config.downsampling
-        first_added_id = len(load_tokenizer(folder))
+        first_added_id = len(self.tokenizer())
         devices = jax.local_devices()
         self._painter = ImageGenerator(
             self.model, first_added_id=first_added_id, steps=steps, devices=devices
@@ -65,12 +65,18 @@ class Studio:
         self._params = on_all(self.model.params, devices)
         self._guidance_scale = guidance_scale
 
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, anew: words that are added to it are in no other."""
+        from ti_flax.models.tokenizer import load_tokenizer
+
+        return load_tokenizer(self._folder)
+
     def draw(self, texts: Sequence[str], *, seed: int = 0, embeds: Path | None = None) -> np.ndarray:
         """Draws one image a prompt, `[prompts, side, side, 3]` uint8, with seeds that count up."""
         from ti_flax.embedding.learned_embeds import add_learned_embeds
         from ti_flax.models.tokenizer import encode_prompts, expand_known
 
-        tokenizer = self._load_tokenizer()
+        tokenizer = self.tokenizer()
         rows = {name: np.zeros((1, width), np.float32) for name, width in self.widths.items()}
         if embeds is not None:
             rows = add_learned_embeds(tokenizer, embeds, widths=self.widths)

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import attention
 import growth
+import learning_places
 import learning_quality
 import many_concepts
+import prompt_sensitivity
 import pytest
 import timestep_variance
 
+from ti_flax.errors import ConfigError
 from ti_flax.models.attention import IMPLEMENTATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,11 +134,31 @@ def test_what_cannot_be_scored_is_one_line_and_exit_code_2(line):
     assert done.stderr.startswith("error: --") and len(done.stderr.splitlines()) == 1
 
 
+def test_a_concept_is_learned_at_places_of_the_text_encoder(flags, tmp_path, capsys):
+    """Before the first update nothing is added, so that all places but two begin with the same loss."""
+    tiny = ["--concepts", "posy", "--steps", "1", "2", "--samples", "2", "--num_inference_steps", "2"]
+    places = ["row", "row+word", "replaced", "rest", "output"]
+    output = tmp_path / "results.jsonl"
+    learning_places.main([*flags, *tiny, "--places", *places, "--output", str(output)])
+    results = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(each["place"], each["step"]) for each in results] == [
+        (place, step) for place in places for step in (1, 2)
+    ]
+    assert capsys.readouterr().out.count("fidelity 0.0") == len(results)
+    first, second = (
+        {each["place"]: each["loss"] for each in results if each["step"] == step} for step in (1, 2)
+    )
+    assert first["row"] == first["row+word"] == first["rest"]
+    assert len({second[place] for place in ("row", "row+word", "rest")}) == 3
+    with pytest.raises(ConfigError, match="some of row, word, replaced, rest, end, output, found row"):
+        learning_places.main(["--places", "row+words"])
+
+
 def test_concepts_are_learned_together_alone_and_through_a_kill(flags, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # without virtual devices
     tiny = ["--train_batch_size", "2", "--max_train_steps", "3", "--eval_steps", "0"]
     tiny += ["--validation_prompt", "null", "--concepts_at_once", "2", "--count", "2"]
-    many_concepts.main([*flags, *tiny, "--output", str(tmp_path), "--alone", "--kills", "1"])
+    many_concepts.main([*flags, *tiny, "--output", str(tmp_path), "--alone", "--cold", "--kills", "1"])
     many, single, *killed, ratio = capsys.readouterr().out.splitlines()
     assert many.startswith("turn 0: 2 concepts in one run") and ratio.startswith("runs of their own take ")
     assert float(single.split("at most ")[1].split()[0]) < 1e-5
@@ -168,3 +191,19 @@ def test_the_programs_of_gpu_sh_take_their_options(tmp_path):
             module.parse_arguments(rest)
         except SystemExit:
             pytest.fail(f"gpu.sh: {program} {shlex.join(rest)}")
+
+
+def test_what_tells_over_training_is_measured_and_kept(flags, tmp_path, capsys):
+    tiny = [*flags, *LOOK, "--train_batch_size", "1", "--output", str(tmp_path)]
+    tiny += ["--concepts", "ruby", "--rates", "1e-2", "--steps", "2", "4"]
+    prompt_sensitivity.main(tiny)
+    first = capsys.readouterr().out
+    assert [line.split(":")[0] for line in first.splitlines()[:2]] == [
+        "ruby at 1e-2, step 2",
+        "ruby at 1e-2, step 4",
+    ]
+    assert "2 words, " in first and len(first.splitlines()) == 13
+    kept = {path: path.read_bytes() for path in (tmp_path / "words").iterdir()}
+    prompt_sensitivity.main(tiny)
+    assert capsys.readouterr().out == first
+    assert kept == {path: path.read_bytes() for path in (tmp_path / "words").iterdir()} and len(kept) == 2

@@ -343,6 +343,11 @@ def test_a_stepped_rate_stays_text(write, text):
             ["--optimizer=prodigy"],
             "optimizer prodigy finds the size of its steps: learning_rate is usually 1",
         ),
+        (
+            ["--optimizer=directional"],
+            "optimizer directional turns the vectors by learning_rate in radians at every step: it is "
+            "usually 0.01 to 0.02, not 0.0001",
+        ),
     ],
 )
 def test_options_of_other_schedulers_and_optimizers_are_noted(flags, words, capsys):

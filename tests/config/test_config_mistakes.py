@@ -311,6 +311,19 @@ def test_losses_that_go_together():
             ["--optimizer=schedule_free_sgd", "--lr_scheduler=linear"],
             "optimizer schedule_free_sgd requires lr_scheduler constant or constant_with_warmup: found",
         ),
+        (
+            ["--optimizer=directional", "--embedding_norm=keep"],
+            "embedding_norm and optimizer directional exclude each other",
+        ),
+        (
+            ["--optimizer=directional", "--pull_to_start=0.1"],
+            "pull_to_start and optimizer directional exclude each other",
+        ),
+        (
+            ["--optimizer=directional", "--max_grad_norm=1"],
+            "max_grad_norm and optimizer directional exclude each other",
+        ),
+        (["--directional_kappa=0.1"], "directional_kappa requires optimizer directional: found adamw"),
         (["--optimizer=adamw8bit"], "--optimizer: expected one of adamw, adam"),
         (["--ema_decay=1"], "--ema_decay: expected a number >= 0 and < 1"),
         (["--pull_to_start=-1"], "--pull_to_start: expected a number >= 0"),

@@ -2,10 +2,12 @@
 
 import os
 
+import numpy as np
 import pytest
 from hostile_cases import Case, check, train, written
 
 from ti_flax.console.program import exit_code
+from ti_flax.embedding.learned_embeds import save_learned_embeds
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{after}: &{after} [{', '.join([f'*{name}'] * 9)}]\n"
@@ -40,6 +42,13 @@ def own(content):
         placeholder_token=None,
         **({"initializer_token": None} if "initializer_token" in content else {}),
     )
+
+
+def starting_from_nothing(folder):
+    """A run that learns directions, from vectors that have none."""
+    save_learned_embeds(folder / "zero.bin", "<zero>", np.zeros((1, 32), np.float32))
+    given = {"optimizer": "directional", "init_embeds": folder / "zero.bin", "initializer_token": None}
+    return train(folder, **given)
 
 
 CASES = [
@@ -123,6 +132,27 @@ CASES = [
         "word_start",
         "a word of several that starts from nothing",
         own("placeholder_token: [<a>, <b>]\ninitializer_token: [toy, null]\n"),
+    ),
+    Case(
+        "directional_norm",
+        "optimizer directional, and a norm to rescale to",
+        flag(optimizer="directional", embedding_norm="limit"),
+    ),
+    Case(
+        "directional_clip",
+        "optimizer directional, and a clip that its steps would not show",
+        flag(optimizer="directional", grad_clip_value=0.5),
+    ),
+    Case(
+        "directional_momentum",
+        "optimizer directional with a momentum",
+        flag(optimizer="directional", optimizer_args="momentum=0.9"),
+    ),
+    Case("directional_zero", "optimizer directional from vectors of zeros", starting_from_nothing),
+    Case(
+        "kappa_alone",
+        "a prior over directions with another optimizer",
+        flag(directional_kappa=0.01),
     ),
     Case(
         "word_vectors",

@@ -136,6 +136,15 @@ def test_a_prompt_names_one_of_the_words():
     )
 
 
+def test_sensitivity_prompts_are_a_plain_one_and_others_with_a_place_for_the_word():
+    own = ["a {}", "a {} at night"]
+    assert config(sensitivity_prompts=own).monitoring.sensitivity_prompts == tuple(own)
+    assert "a plain prompt, and at least one that says more, found 1" in refused(sensitivity_prompts=own[:1])
+    assert "sensitivity_prompts: expected {}, where the word goes, found 'a <cat>'" in refused(
+        sensitivity_prompts=["a {}", "a <cat>"]
+    )
+
+
 def test_a_concept_of_a_list_may_have_several_words():
     entries = [
         TWO | {"num_vectors": [2, 1]},

@@ -45,6 +45,18 @@ def write(folder, form, suffix, rows, **more):
     return path
 
 
+def test_what_goes_behind_the_text_encoder_is_in_onetrainers_form(tmp_path):
+    before, behind = random_rows(2), random_rows(2, seed=1)
+    more = {"behind": {"text_encoder": behind}}
+    path = write(tmp_path, "onetrainer", ".safetensors", before, **more)
+    assert consumers.onetrainer(path).tobytes() == before.tobytes()
+    assert consumers.onetrainer_output(path).tobytes() == behind.tobytes()
+    found = load_embedding(path)
+    assert found.rows["text_encoder"].tobytes() == before.tobytes()
+    assert found.behind["text_encoder"].tobytes() == behind.tobytes()
+    assert not load_embedding(write(tmp_path, "kohya", ".safetensors", before, **more)).behind
+
+
 @pytest.mark.parametrize(("form", "suffix"), EVERY)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("vectors", [1, 5])

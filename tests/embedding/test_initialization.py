@@ -58,15 +58,22 @@ def test_a_checkpoint_of_an_embedding_goes_on_belonging_to_it(tokenizer, tmp_pat
         found.rows({FIRST: TABLE}, KEY)
 
 
-def test_what_onetrainer_has_behind_the_text_encoders_is_told(tokenizer, tmp_path, capsys):
+def test_what_onetrainer_has_behind_the_text_encoders_is_no_start(tokenizer, tmp_path, capsys):
     rows = sdxl_rows()
     both = {"clip_l": rows[FIRST], "clip_g": rows[SECOND]}
     behind = {f"{key}_out": values for key, values in both.items()}
     path = write_safetensors(tmp_path / "xl.safetensors", **both, **behind)
+    start(tokenizer, init_embeds=str(path), num_vectors=None)
+    said = "".join(capsys.readouterr())
+    assert f"note: {path} also has vectors that go behind the text encoder: they are no start" in said
+    alone = write_safetensors(tmp_path / "alone.safetensors", **behind)
+    with pytest.raises(
+        WeightsError, match="found an output embedding of OneTrainer, whose vectors all go beh"
+    ):
+        start(tokenizer, init_embeds=str(alone), num_vectors=None)
     (found,) = read_frozen_embeddings([str(path)])
     assert (found.token, found.file.vectors) == ("xl", 3)
-    said = "".join(capsys.readouterr())
-    assert f"note: {path} also has clip_g_out and clip_l_out, added behind the text encoder" in said
+    assert not "".join(capsys.readouterr())
     (concept,) = add_frozen_embeddings(tokenizer, [found], None)
     assert concept.tokens == ("xl", "xl_1", "xl_2")
 

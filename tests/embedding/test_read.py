@@ -62,9 +62,16 @@ def test_half_precision_becomes_float32(tmp_path):
     np.testing.assert_array_equal(found.rows["text_encoder"], ROWS.astype(np.float16).astype(np.float32))
 
 
-def test_what_onetrainer_adds_behind_the_encoder_is_told(tmp_path):
-    found = load_embedding(safetensors(tmp_path / "a.safetensors", emp_params=ROWS, emp_params_out=ROWS[:2]))
-    assert found.kind == "onetrainer" and found.details == {"emp_params_out": "[2, 768]"}
+def test_onetrainers_output_embedding(tmp_path):
+    """Its files hold zeros for what the text encoder reads; without them that is what it reads."""
+    nothing, path = np.zeros_like(ROWS), tmp_path / "a.safetensors"
+    for tensors in ({"emp_params": nothing}, {}):
+        found = load_embedding(safetensors(path, emp_params_out=ROWS, **tensors))
+        assert (found.kind, found.details) == ("onetrainer", {})
+        assert found.rows["text_encoder"].tobytes() == nothing.tobytes()
+        assert found.behind["text_encoder"].tobytes() == ROWS.tobytes()
+    with pytest.raises(WeightsError, match="as many vectors behind a text encoder as before it, found emp"):
+        load_embedding(safetensors(path, emp_params=ROWS, emp_params_out=ROWS[:2]))
 
 
 def test_torch_files_of_other_trainers(tmp_path):
@@ -253,7 +260,7 @@ def write(path, content):
         (lambda path: write(path, b""), "found an empty file"),
         (lambda path: write(path, b"version https://git-lfs"), "a file that begins with b'version '"),
         (lambda path: safetensors(path, **{"a.weight": ROWS, "b": ROWS}), "found 2 tensors, a.weight, b"),
-        (lambda path: safetensors(path, emp_params_out=ROWS), "emp_params_out, which goes behind the text"),
+        (lambda path: safetensors(path, emp_params_out=ROWS, a=ROWS), "found tensors a, emp_params_out"),
         (lambda path: saved_array(path, np.ones((2, 3), np.int64)), r"the array of shape \[2, 3\] int64"),
         (lambda path: saved_array(path, {"<a>": "text"}), "found <a> that is no tensor"),
         (lambda path: saved_array(path, ["a"]), r"found the array of shape \[1\] <U1"),

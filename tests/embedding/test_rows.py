@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from row_trees import ENCODER, SECOND_ENCODER, only, tree
 
+from ti_flax.embedding.contents import BEHIND
 from ti_flax.embedding.rows import (
     RowRules,
     add_rows,
@@ -11,8 +12,10 @@ from ti_flax.embedding.rows import (
     ema_update,
     embed_tokens,
     grown_table,
+    joined,
     l2_to_init,
     mean_rows,
+    put_behind,
     random_rows,
     rescale_norms,
     spread_rows,
@@ -42,6 +45,23 @@ def test_each_use_of_a_row_adds_to_its_gradient():
         jnp.asarray(ROWS)
     )
     np.testing.assert_array_equal(gradient, [[3.0] * 4, [1.0] * 4])
+
+
+def test_what_goes_behind_takes_the_place_of_the_output_where_there_is_some():
+    output = np.random.default_rng(2).normal(size=(*TOKEN_IDS.shape, 4)).astype(np.float32)
+    rows = np.stack([ROWS[0], np.zeros(4, np.float32)])  # the second token has none
+    expected = np.where((TOKEN_IDS == 10)[..., None], ROWS[0], output)
+    assert (put_behind(output, rows, TOKEN_IDS, first_added_id=10) == expected).all()
+    assert put_behind(output.astype(jnp.bfloat16), rows, TOKEN_IDS, first_added_id=10).dtype == jnp.bfloat16
+
+
+def test_parts_with_nothing_behind_a_text_encoder_are_joined_with_zeros():
+    behind = ENCODER + BEHIND
+    found = joined([tree(ROWS), tree(ROWS[:1]) | {behind: TABLE[:1]}])
+    assert (found[ENCODER] == ROWS[[0, 1, 0]]).all()
+    assert (found[behind] == np.concatenate([np.zeros((2, 4)), TABLE[:1]])).all()
+    added = add_rows(tree(TABLE), tree(ROWS), [tree(ROWS[:1]) | {behind: TABLE[:1]}])
+    assert not added.trainable[behind].any() and added.trainable[ENCODER].tolist() == [True, True, False]
 
 
 def test_splice_keeps_the_tables_dtype():
@@ -100,6 +120,9 @@ def test_norms_are_kept_or_limited():
     assert limited[1:].tobytes() == THREE[1:].tobytes()
     zero = tree(jnp.zeros((3, 4)))
     assert not np.asarray(only(rescale_norms(RowRules(norm=tree(2.0)), zero, TRAINABLE))).any()
+    # Its norm is beyond float32, and a row of zeros would pass for a finite one.
+    endless = only(rescale_norms(RowRules(norm=tree(2.0)), tree(jnp.full((3, 2), 1e30)), TRAINABLE))
+    assert np.isfinite(np.asarray(endless)).all(axis=1).tolist() == np.logical_not(only(TRAINABLE)).tolist()
 
 
 def test_the_pull_and_its_gradient_are_the_formula():

@@ -55,18 +55,18 @@ def test_kohyas_file_says_its_word(tmp_path):
 
 def test_onetrainers_file_with_vectors_behind_the_encoders(tmp_path):
     both = {"clip_l": ROWS[FIRST], "clip_g": ROWS[SECOND]}
-    behind = {f"{key}_out": rows for key, rows in both.items()}
+    behind = {f"{key}_out": -rows for key, rows in both.items()}
     found = load_embedding(write_safetensors(tmp_path / "a.safetensors", **both, **behind))
-    assert found.left_out == ["clip_g_out", "clip_l_out"] and same(found.rows, ROWS)
-    assert found.details == {"clip_l_out": "[3, 768]", "clip_g_out": "[3, 1280]"}
-    with pytest.raises(WeightsError, match="only clip_g_out, clip_l_out, which goes behind the text encoder"):
-        load_embedding(write_safetensors(tmp_path / "b.safetensors", **behind))
+    assert same(found.rows, ROWS) and found.details == {}
+    assert same(found.behind, {encoder: -rows for encoder, rows in ROWS.items()})
+    found = load_embedding(write_safetensors(tmp_path / "b.safetensors", clip_g_out=ROWS[SECOND], **both))
+    assert same(found.rows, ROWS) and same(found.behind, {SECOND: ROWS[SECOND]})
     said = {
         "mine_out": "x",
         "emp_params_out": "y",
     }  # texts of a header are no vectors, whatever they are called
     found = load_embedding(write_safetensors(tmp_path / "c.safetensors", {"mine_out": "x"}, **both))
-    assert found.left_out == [] and found.details == {"mine_out": said["mine_out"]}
+    assert found.behind == {} and found.details == {"mine_out": said["mine_out"]}
 
 
 def test_what_is_of_another_model_or_uneven_is_refused(tmp_path):

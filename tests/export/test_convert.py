@@ -156,6 +156,19 @@ def test_a_pair_for_sdxl_there_and_back(place, capsys, suffix):
         run(capsys, "onetrainer.safetensors", target, "--to", "diffusers")
 
 
+def test_an_output_embedding_stays_in_onetrainers_form(place, capsys):
+    rows = sdxl_rows(2)
+    nothing = {"clip_l": rows[FIRST] * 0, "clip_g": rows[SECOND] * 0}
+    behind = {"clip_l_out": rows[FIRST], "clip_g_out": rows[SECOND]}
+    safetensors(place / "out.safetensors", **nothing, **behind)
+    with pytest.raises(TiFlaxError, match="found an output embedding of OneTrainer, whose vectors all go be"):
+        run(capsys, "out.safetensors", "b.safetensors")
+    run(capsys, "out.safetensors", "b.safetensors", "--to", "onetrainer")
+    assert same(load_embedding(place / "b.safetensors").behind, rows)
+    shown = run(capsys, "--inspect", "out.safetensors")
+    assert "behind      takes the place of the text encoder's output" in shown and "norms clip_l 2" in shown
+
+
 @pytest.mark.parametrize(
     "step",
     ["1.bin", "1.safetensors", "1.safetensors --to diffusers", "1.pt", "1.pt --to automatic1111"]
@@ -178,7 +191,9 @@ def test_every_form_for_sdxl_comes_from_every_other(place, capsys, step):
         target = Path(source).stem + target
         said = run(capsys, source, target, *flags)
         assert same(load_embedding(place / target).rows, rows)
-        assert ("without clip_g_out, which goes behind" in said) == (source == "one.safetensors")
+        given = "with" if step.endswith("onetrainer") else "without"
+        told = f", {given} those that go behind the text encoder" in said
+        assert told == (source == "one.safetensors")
 
 
 @pytest.mark.parametrize(("key", "there"), [("clip_l", "first"), ("clip_g", "second")])

@@ -133,6 +133,25 @@ def test_embeddings_of_every_form_draw_the_same(place, tmp_path, one_device, cap
     assert "note: no prompt has onetrainer, the word of" in capsys.readouterr().err
 
 
+def test_an_output_embedding_of_onetrainer_draws_beside_others(place, tmp_path, one_device):
+    """Zeros for what the text encoder reads draw something else than its vectors behind it."""
+    behind = {"text_encoder": ROWS * 20}
+    for name, more in (("nothing", {}), ("output", {"behind": behind})):
+        made = Embedding(name, name, {"text_encoder": ROWS * 0}, **more)
+        (tmp_path / f"{name}.safetensors").write_bytes(embedding_bytes(made, "onetrainer", ".safetensors"))
+    embeds = [
+        "--learned_embeds",
+        place / "thing.safetensors",
+        "--learned_embeds",
+        tmp_path / "nothing.safetensors",
+    ]
+    plain = draw(place, tmp_path / "a.png", *embeds, prompt="a <thing>")
+    nothing = draw(place, tmp_path / "a.png", *embeds, prompt="a <thing> nothing")
+    embeds[-1] = tmp_path / "output.safetensors"
+    assert (draw(place, tmp_path / "a.png", *embeds, prompt="a <thing>") == plain).all()
+    assert (draw(place, tmp_path / "a.png", *embeds, prompt="a <thing> output") != nothing).any()
+
+
 def test_a_file_of_several_words_stands_for_all_of_them(place, tmp_path, one_device, capsys):
     both = [f for name in ("thing.safetensors", "other.bin") for f in ("--learned_embeds", place / name)]
     expected = draw(place, tmp_path / "a.png", *both, prompt="a <thing> and <other>")

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.embedding.read import load_embedding
 from ti_flax.embedding.vocabulary import Vocabulary
-from ti_flax.monitoring.evaluation import BEST, TABLE, Evaluate, best_kept, with_best
+from ti_flax.monitoring.evaluation import BEST, TABLE, UNRANKED, Evaluate, best_kept, with_best
 from ti_flax.monitoring.row_statistics import read_evaluations
 from ti_flax.training.loop import Chunk
 from ti_flax.training.state import TrainState
@@ -48,6 +48,7 @@ def make_hook(folder, losses, **changes):
         "every": 1,
         "last_step": 100,
         "loss": lambda rows: losses.pop(0),
+        "sensitivity": lambda rows: [1.0],
         "result": lambda state: state.rows,
         "start_rows": rows_of(1.0),
         "vocabularies": {encoder: words(width) for encoder, width in WIDTHS.items()},
@@ -90,8 +91,8 @@ def test_the_best_rows_of_two_encoders_are_one_file_that_says_of_which_step(tmp_
     for encoder, best in rows_of(3.0).items():
         assert rows[encoder].tobytes() == np.concatenate([best[:2], last[encoder][2:]]).tobytes()
     table = read_evaluations(tmp_path / TABLE)
-    assert best_kept(tmp_path / BEST, table, 3) == pytest.approx(0.3)
-    assert best_kept(tmp_path / BEST, table, 1) == float("inf")
+    assert best_kept(tmp_path / BEST, table, 3) == (False, pytest.approx(0.3))
+    assert best_kept(tmp_path / BEST, table, 1) == UNRANKED
 
 
 def test_a_kill_at_any_moment_leaves_the_best_rows_of_one_step(tmp_path, monkeypatch):
@@ -145,4 +146,4 @@ def test_signals_of_both_encoders_are_in_the_table_and_trackers_are_told_them(tm
         learned = rows_of(2.0)[encoder or ENCODER][int(number) - 1]
         assert row.norm == pytest.approx(np.linalg.norm(learned), rel=1e-6)
     signals = [f"{signal}/{name}" for name in names for signal in ("norm_to_median", "cosine_to_start")]
-    assert told.names == [["validation_loss", *signals]] * 2
+    assert told.names == [["validation_loss", "prompt_sensitivity", *signals]] * 2

@@ -15,7 +15,7 @@ from ti_flax.embedding.learned_embeds import load_learned_embeds, save_learned_e
 from ti_flax.embedding.vocabulary import Vocabulary
 from ti_flax.errors import OutputError
 from ti_flax.monitoring import evaluation
-from ti_flax.monitoring.evaluation import BEST, TABLE, Evaluate, Patience, best_kept, summary
+from ti_flax.monitoring.evaluation import BEST, TABLE, UNRANKED, Evaluate, Patience, best_kept, summary
 from ti_flax.monitoring.row_statistics import best_of, read_evaluations
 from ti_flax.run import hooks as monitoring
 from ti_flax.run import train as run
@@ -130,7 +130,7 @@ def test_early_stopping_ends_a_run_that_can_be_gone_on_with(place, tmp_path, los
     preview = {"validation_prompt": "a <thing>", "num_validation_images": 1, "validation_steps": 100}
     folder = run.train(configure(place, tmp_path, **EARLY, **preview))
     said = capsys.readouterr().err
-    assert "step 4: early_stopping ends the run: no validation loss is smaller than that of step 2" in said
+    assert "step 4: early_stopping ends the run: no step was better than step 2" in said
     assert checkpoint_steps(folder) == [4]
     assert (folder / "contact_sheet.png").exists() and (folder / "validation" / "step-4.png").exists()
     assert "4 steps" in (folder / "README.md").read_text()
@@ -159,13 +159,13 @@ def test_the_best_rows_become_the_result_where_that_is_asked_for(place, tmp_path
     assert learned(folder).tobytes() == best.tobytes() != learned(whole[0]).tobytes()
     assert "4 steps" in (folder / "README.md").read_text()
     said = capsys.readouterr().err
-    assert "the result is that of step 4, which has the smallest validation loss" in said
+    assert "the result is that of step 4, the best of all evaluations" in said
     assert "validation loss 0.5000 at step 0, 0.4500 at step 6, best 0.2000 at step 4" in said
 
 
 def test_nothing_is_said_of_a_run_without_a_table(tmp_path):
     assert summary(tmp_path) == []
-    assert best_kept(tmp_path / BEST, [], 3) == float("inf")
+    assert best_kept(tmp_path / BEST, [], 3) == UNRANKED
 
 
 def letters(count):
@@ -180,6 +180,7 @@ def make_hook(tmp_path, losses, **changes):
         "every": 1,
         "last_step": 100,
         "loss": lambda rows: losses.pop(0),
+        "sensitivity": lambda rows: [1.0],
         "result": lambda state: state.rows,
         "start_rows": tree(np.ones((1, 4), np.float32)),
         "vocabularies": tree(letters(4)),
@@ -224,16 +225,20 @@ def test_the_first_evaluation_waits_for_no_compilation_and_comes_before_all_othe
 
 
 def test_flags_are_said_once_when_they_begin_to_hold(tmp_path, capsys):
-    hook = make_hook(tmp_path, [0.2, 0.1, 0.1, 0.1, 0.1, 0.1])
+    hook = make_hook(
+        tmp_path,
+        [0.2, 0.1, 0.1, 0.1, 0.1, 0.1],
+        sensitivity=lambda rows: [6.0 if only(rows).max() < 2.5 else 1.0],
+    )
     for step, scale in enumerate([1.0, 2.0, 2.6, 2.7, 2.8, 2.9]):
         evaluate(hook, step, scale)
     assert capsys.readouterr().err.splitlines() == [
-        "step 2: the rows have left the range of known words: over-training is likely",
+        "step 2: the concept overpowers the rest of the prompt: use step 1",
         "step 4: no longer improving since step 1",
     ]
     evaluated = summary(tmp_path)
     assert evaluated[1:] == [
-        "step 2: the rows have left the range of known words: over-training is likely",
+        "step 2: the concept overpowers the rest of the prompt: use step 1",
         "step 4: no longer improving since step 1",
     ]
     # A run that goes on has said it already.

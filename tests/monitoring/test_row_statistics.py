@@ -1,6 +1,7 @@
 """The signals of rows, their table, and what it says in plain words."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from row_trees import ENCODER, SECOND_ENCODER
 from ti_flax.embedding.vocabulary import RowStatistics, Vocabulary, measure_rows
 from ti_flax.errors import OutputError
 from ti_flax.monitoring.row_statistics import (
+    DROWNS,
     EVALUATIONS_TO_TELL,
     WORTH_HAVING,
     Evaluation,
@@ -103,7 +105,7 @@ def test_the_table_of_two_encoders_comes_back(tmp_path):
             for name in ("norm", "norm_to_median", "norm_percentile", "cosine_to_start"):
                 assert getattr(each.rows[vector], name) == pytest.approx(getattr(signals, name), rel=1e-8)
     head = path.read_text().splitlines()[0].split(",")
-    assert head[4] == "norm_1" and head[-1] == "nearest_words_2_text_encoder_2"
+    assert head[4:6] == ["prompt_sensitivity", "norm_1"] and head[-1] == "nearest_words_2_text_encoder_2"
     flagged = [dataclasses.replace(table[1], rows=table[1].rows | {"2_text_encoder_2": row(12.0)})]
     assert [sentence.partition(":")[0] for _, sentence in flags(flagged)] == [
         "the rows have left the range of known words"
@@ -126,15 +128,18 @@ norm_2,norm_to_median_2,norm_percentile_2,cosine_to_start_2,nearest_words_2
 """
 
 
-def test_a_table_from_before_there_were_two_encoders_is_read_and_written_the_same(tmp_path):
+def test_a_table_from_before_prompt_sensitivity_was_measured_is_read_and_has_a_column_more(tmp_path):
     path = tmp_path / "signals.csv"
     path.write_text(OLD)
     first, last = read_evaluations(path)
     assert list(first.rows) == list(last.rows) == ["1", "2"]
     assert first.rows["1"] == RowStatistics(0.5, 1.25, 90.0, 1.0, "cat 1.00, dog 0.50")
     assert last.rows["2"] == RowStatistics(0.8, 2.0, 96.0, 0.25, "toy 0.40")
+    assert first.prompt_sensitivity is None
     write_evaluations(path, [first, last])
-    assert path.read_text() == OLD
+    assert path.read_text() == re.sub("^((?:[^,]*,){4})", r"\1,", OLD, flags=re.MULTILINE).replace(
+        "norm,,", "norm,prompt_sensitivity,", 1
+    )
 
 
 def test_a_line_more_is_the_table_with_it(tmp_path):
@@ -198,6 +203,40 @@ def test_the_best_is_one_after_an_update():
     assert best_of(table_of([0.1, 0.14, 0.13, 0.135])).step == 40
     assert best_of(table_of([0.1])) is None
     assert best_of(table_of([0.1, float("nan")])) is None
+
+
+def heard(losses, sensitivities):
+    """A table with the prompt sensitivity of each evaluation, in multiples of what drowns a prompt."""
+    return [
+        dataclasses.replace(each, prompt_sensitivity=sensitivity * DROWNS)
+        for each, sensitivity in zip(table_of(losses), sensitivities, strict=True)
+    ]
+
+
+def test_the_best_lets_the_rest_of_the_prompt_be_heard():
+    assert best_of(heard([0.2, 0.14, 0.13, 0.12], [2, 1.5, 1, 0.99])).step == 40
+    # Where none does, it is the one that drowns it least, whatever its loss.
+    assert best_of(heard([0.2, 0.14, 0.13, 0.12], [2, 0.8, 0.9, 0.5])).step == 40
+    assert best_of(heard([0.2, 0.14, 0.13], [2, float("nan"), float("nan")])) is None
+    assert best_of(heard([0.2, float("nan"), 0.13], [2, 2, 0.9])).step == 40
+
+
+def test_a_loss_that_falls_while_the_prompt_drowns_is_no_gain():
+    counter = GainCounter(0.0)
+    for each in heard([0.2, 0.14, 0.13, 0.12], [2, 2, 0.9, 0.8]):
+        counter.add(each)
+    assert counter.since == 2
+
+
+def test_a_concept_that_overpowers_its_prompt_is_flagged_once_with_the_step_to_use():
+    table = heard([0.2, 0.14, 0.13, 0.135, 0.12, 0.11, 0.1], [2, 3, 1.2, 1.2, 0.9, 1.1, 0.8])
+    assert flags(table) == [(80, "the concept overpowers the rest of the prompt: use step 40")]
+    assert flags(heard([0.2, 0.14], [2, 0.9])) == [
+        (20, "the concept overpowers the rest of the prompt: lower learning_rate")
+    ]
+    # The vectors' length says less, so it is silent where the prompt's part is measured.
+    long = [dataclasses.replace(each, rows={"1": row(20.0)}) for each in heard([0.2, 0.14], [2, 2])]
+    assert flags(long) == []
 
 
 @pytest.mark.parametrize(

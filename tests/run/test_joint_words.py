@@ -91,6 +91,19 @@ def test_the_files_load_back(place, watched):
     assert load_tokenizer(watched).convert_tokens_to_ids("<hat>") == len(tokenizer) - 1
 
 
+def test_diffusers_loads_each_word(place, watched):
+    torch = pytest.importorskip("torch")
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(place / "model")
+    found = rows_of(watched / "learned_embeds.safetensors")
+    for word, name in zip(WORDS, ("cat", "hat"), strict=True):
+        pipeline.load_textual_inversion(str(watched), weight_name=f"learned_embeds-{name}.safetensors")
+        ids = pipeline.tokenizer.encode(pipeline.maybe_convert_prompt(word, pipeline.tokenizer))[1:-1]
+        loaded = pipeline.text_encoder.get_input_embeddings().weight[torch.tensor(ids)]
+        assert loaded.detach().numpy().tobytes() == found[word]["text_encoder"].tobytes()
+
+
 def test_what_a_run_lists_are_its_files(watched):
     named = {*learned_embeds_files(WORDS, sdxl=False), "learned_embeds-best.safetensors"}
     assert named <= (recorded(watched) or set()) and named <= {path.name for path in watched.iterdir()}

@@ -116,6 +116,27 @@ def test_neither_the_order_nor_the_others_change_what_one_learns(place, together
     assert not (tmp_path / "reversed" / "two" / "learned_embeds.safetensors").exists()
 
 
+def test_directions_of_each_are_what_it_would_learn_alone(place, tmp_path):
+    """Each with a start, rate, prior and number of vectors of its own, and one whose rate is endless."""
+    changes = {"optimizer": "directional", "learning_rate": 0.02, "use_ema": True, "ema_decay": 0.5}
+    own = {
+        "one": {"directional_kappa": 0.05, "initializer_token": "red"},
+        "two": {"directional_kappa": 0.0, "learning_rate": 0.05},
+        "three": {"learning_rate": 1e30},
+    }
+    concepts = listed(place, **own)
+    with pytest.raises(TrainingError, match="1 of 3 concepts: expected results of all, found none of three"):
+        run.train(configure_many(place, tmp_path / "together", concepts, **changes))
+    for entry in concepts[:2]:
+        name = entry["name"]
+        given = {key: value for key, value in entry.items() if key != "name"}
+        given = {"placeholder_token": f"<{name}>", "num_vectors": 2} | changes | given
+        run.train(configure(place, tmp_path / name, **given))
+        alone, found = learned(tmp_path / name), learned(tmp_path / "together" / name)
+        assert found.shape == alone.shape
+        assert np.linalg.norm(found - alone) <= 1e-5 * np.linalg.norm(alone)
+
+
 def test_images_that_cannot_be_read_end_their_concept_alone(place, tmp_path, capsys):
     broken = tmp_path / "broken"
     broken.mkdir()

@@ -59,6 +59,7 @@ def rows(scale=1.0):
         ({}, {"grad_clip_value": 1.0}, {"grad_clip_value": 0.5}),
         ({"use_ema": True}, {"ema_decay": 0.9}, {"ema_decay": 0.99}),
         ({}, {"pull_to_start": 0.1}, {"pull_to_start": 0.2}),
+        ({"optimizer": "directional"}, {"directional_kappa": 0.0}, {"directional_kappa": 0.1}),
         ({}, {"snr_gamma": 5.0}, {"snr_gamma": 1.0}),
         ({"loss_type": "huber"}, {"huber_c": 0.1, "huber_schedule": "snr"}, {"huber_schedule": "constant"}),
     ],
@@ -67,9 +68,16 @@ def test_other_numbers_are_the_same_program(lowered, fixed, one, other):
     assert lowered(rows(), **fixed, **one) == lowered(rows(), **fixed, **other)
 
 
-@pytest.mark.parametrize("norm", ["keep", "limit"])
-def test_another_start_and_vocabulary_are_the_same_program(lowered, norm):
-    changes = {"embedding_norm": norm, "pull_to_start": 0.1}
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"embedding_norm": "keep", "pull_to_start": 0.1},
+        {"embedding_norm": "limit", "pull_to_start": 0.1},
+        {"optimizer": "directional", "use_ema": True},
+    ],
+    ids=["keep", "limit", "directional"],
+)
+def test_another_start_and_vocabulary_are_the_same_program(lowered, changes):
     assert lowered(rows(), **changes) == lowered(rows(2.0), **changes)
 
 

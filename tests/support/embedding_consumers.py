@@ -185,6 +185,11 @@ def onetrainer_sdxl(path):
     return {"text_encoder": first.detach().numpy(), "text_encoder_2": second.detach().numpy()}
 
 
+def onetrainer_output(path):
+    """modules/modelSetup/BaseStableDiffusionSetup.py, of what is called an output embedding there."""
+    return _safetensors(path)["emp_params_out"].numpy()
+
+
 def onetrainer(path):
     """modules/modelLoader/stableDiffusion/StableDiffusionEmbeddingLoader.py: its own keys alone."""
     return _safetensors(path)["emp_params"].numpy()

@@ -40,6 +40,7 @@ CHAPTERS = (
     ("test_hostile_models", "Models: configs and tokenizers"),
     ("test_hostile_weights", "Models: weights"),
     ("test_hostile_embeddings", "Embeddings"),
+    ("test_hostile_mixing", "Two embeddings to mix"),
     ("test_hostile_words", "Words and places to write to"),
     ("test_hostile_folders", "Output folders with something in them"),
     ("test_hostile_report", "The folder of a stranger's run, given to make_report.py"),

@@ -28,10 +28,10 @@ def facts(**changes):
     return RunFacts(**given | changes)
 
 
-def evaluation(step, loss, length=1.5, words="cat 0.80", vectors=("1", "2")):
+def evaluation(step, loss, length=1.5, words="cat 0.80", vectors=("1", "2"), sensitivity=1.2):
     """An evaluation of two vectors; `vectors` are their names."""
     row = RowStatistics(0.6, length, 99.0, 0.9, words)
-    return Evaluation(step, loss, None, None, dict.fromkeys(vectors, row))
+    return Evaluation(step, loss, None, None, dict.fromkeys(vectors, row), prompt_sensitivity=sensitivity)
 
 
 class Balanced(HTMLParser):

@@ -1,9 +1,10 @@
-"""Convert an embedding file into the form of another program, or show what is in one.
+"""Convert an embedding file into the form of another program, mix two, or show what is in one.
 
     %(prog)s learned_embeds.safetensors my-cat.pt
     %(prog)s my-cat.png learned_embeds.bin --token "<my-cat>"
     %(prog)s embeddings_gs-6099.pt my-cat.safetensors --to kohya
     %(prog)s my-sdxl-cat.safetensors learned_embeds.safetensors --to diffusers
+    %(prog)s --mix my-cat.pt my-dog.safetensors 0.5 cat-dog.safetensors --token "<cat-dog>"
     %(prog)s --inspect my-cat.pt --pretrained_model_name_or_path MODEL
 
 What IN is, its content says: files of diffusers, of AUTOMATIC1111's Web UI (.pt, .safetensors, and images
@@ -16,11 +17,15 @@ executed.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ti_flax.console.program import exit_code
 from ti_flax.errors import ConfigError, printable
 
-_CONVERTING = ("input", "output", "to", "token", "name", "dtype", "picture", "overwrite")
+if TYPE_CHECKING:
+    from ti_flax.export.convert import ConvertRequest
+
+_CONVERTING = ("input", "output", "to", "token", "name", "dtype", "picture", "mix", "overwrite")
 _INSPECTING = ("pretrained_model_name_or_path", "revision", "variant", "tokenizer_name")
 _FORMS = ("diffusers", "automatic1111", "kohya", "invoke", "onetrainer", "rinongal")
 
@@ -30,7 +35,8 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
         prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s IN OUT [--to FORM] [--name value ...]\n       %(prog)s --inspect FILE",
+        usage="%(prog)s IN OUT [--to FORM] [--name value ...]\n"
+        "       %(prog)s --mix A B WEIGHT OUT [--to FORM] [--name value ...]\n       %(prog)s --inspect FILE",
     )
     add = parser.add_argument
     add(
@@ -59,6 +65,14 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
     add("--name", help="name in the Web UI's and kohya's files; the token if left out")
     add("--dtype", choices=("float32", "float16"), help="of the numbers; float32 if left out")
     add("--picture", metavar="FILE", type=Path, help="image to hide the embedding in; if left out, a card")
+    add(
+        "--mix",
+        nargs=3,
+        metavar=("A", "B", "WEIGHT"),
+        help="write the word between two embeddings for the same base, from 0 (A) to 1 (B): each vector's "
+        "direction on the great circle between theirs, its norm between their norms; --token names it, or "
+        "else OUT does",
+    )
     add("--overwrite", action="store_true", help="replace OUT if it is there already")
     add("--inspect", metavar="FILE", type=Path, help="show what is in an embedding file, and write nothing")
     add(
@@ -78,6 +92,10 @@ def run(options: argparse.Namespace) -> None:
         _refuse(options, _CONVERTING, "without --inspect")
         print(printable(_inspect(options)))
         return
+    _refuse(options, _INSPECTING, "with --inspect")
+    if options.mix is not None:
+        print(printable(_mix(options)))
+        return
     if options.input is None or options.output is None:
         raise ConfigError(
             "convert",
@@ -85,10 +103,15 @@ def run(options: argparse.Namespace) -> None:
             found="IN alone" if options.input is not None else "neither",
             remedy="See --help.",
         )
-    _refuse(options, _INSPECTING, "with --inspect")
-    from ti_flax.export.convert import ConvertRequest, convert_embedding
+    from ti_flax.export.convert import convert_embedding
 
-    request = ConvertRequest(
+    print(printable(convert_embedding(options.input, options.output, _request(options))))
+
+
+def _request(options: argparse.Namespace) -> "ConvertRequest":
+    from ti_flax.export.convert import ConvertRequest
+
+    return ConvertRequest(
         form=options.to,
         token=options.token,
         name=options.name,
@@ -96,7 +119,20 @@ def run(options: argparse.Namespace) -> None:
         image=options.picture,
         overwrite=options.overwrite,
     )
-    print(printable(convert_embedding(options.input, options.output, request)))
+
+
+def _mix(options: argparse.Namespace) -> str:
+    from ti_flax.export.convert import mix_embeddings
+
+    one, other, text = options.mix
+    if options.input is None or options.output is not None:
+        found = "two files" if options.output is not None else "none"
+        raise ConfigError("--mix", expected="A, B, WEIGHT and one file to write", found=found)
+    try:
+        weight = float(text)
+    except ValueError:
+        raise ConfigError("--mix", expected="a weight from 0 (A) to 1 (B)", found=repr(text)) from None
+    return mix_embeddings((Path(one), Path(other)), weight, options.input, _request(options))
 
 
 def _refuse(options: argparse.Namespace, names: tuple[str, ...], where: str) -> None:

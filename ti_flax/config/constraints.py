@@ -197,6 +197,22 @@ def _wrong_texts(values: Values) -> _Errors:
         if not (TEMPLATE_PLACES.search(template) or words[1:] and _names_one(words, template)):
             expected, found = "[name] or {}, where the word goes", repr(template)
             yield ConfigError("prompt_template", expected=expected, found=found)
+    yield from _wrong_sensitivity_prompts(values["sensitivity_prompts"])
+
+
+def _wrong_sensitivity_prompts(prompts: typing.Sequence[str] | None) -> _Errors:
+    if prompts is None:
+        return
+    if len(prompts) < 2:
+        yield ConfigError(
+            "sensitivity_prompts",
+            expected="a plain prompt, and at least one that says more",
+            found=f"{len(prompts)}",
+            remedy='For example "a photo of a {}" "a photo of a {} on the beach".',
+        )
+    for prompt in prompts:
+        if "{}" not in prompt:
+            yield ConfigError("sensitivity_prompts", expected="{}, where the word goes", found=repr(prompt))
 
 
 def _names_one(words: typing.Sequence[str], text: str) -> bool:

@@ -10,7 +10,7 @@ import typing
 from ti_flax.config.conditions import holds, in_words
 from ti_flax.config.file_values import beside, concept_in_file, value_in_file
 from ti_flax.config.flags import REFERENCE_ONLY, make_parser
-from ti_flax.config.options import ADAM_OPTIONS, FINDS_ITS_RATE, WITHOUT_WARMUP
+from ti_flax.config.options import ADAM_OPTIONS, DIRECTIONAL, FINDS_ITS_RATE, WITHOUT_WARMUP
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig, missing_options
 from ti_flax.config.values import Option, nearest, value_from_text
 from ti_flax.config.words import notes_on_word
@@ -169,6 +169,11 @@ def notes(config: RunConfig, given: typing.Collection[str]) -> list[str]:
     if optimizer in FINDS_ITS_RATE and isinstance(rate, float) and not 0.1 <= rate <= 10:
         lines.append(
             f"optimizer {optimizer} finds the size of its steps: learning_rate is usually 1, not {rate:g}"
+        )
+    if optimizer == DIRECTIONAL and isinstance(rate, float) and rate and not 1e-3 <= rate <= 0.1:
+        lines.append(
+            f"optimizer {optimizer} turns the vectors by learning_rate in radians at every step: it is "
+            f"usually 0.01 to 0.02, not {rate:g}"
         )
     if config.monitoring.validation_prompt is not None and config.monitoring.validation_epochs is not None:
         lines.append(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ti_flax.console.messages import say
-from ti_flax.embedding.contents import FIRST, FIRST_WIDTH, SD2_WIDTH, SECOND, EmbeddingFile
+from ti_flax.embedding.contents import BEHIND, FIRST, FIRST_WIDTH, SD2_WIDTH, SECOND, EmbeddingFile
 from ti_flax.embedding.file_names import first_half, second_half
 from ti_flax.errors import WeightsError
 
@@ -38,7 +38,7 @@ def checked_rows(
       partial: take those of one of SDXL's text encoders where the file has no others.
 
     Returns:
-      `[vectors, width]` float32 by text encoder, in the order of the widths.
+      `[vectors, width]` float32 by text encoder, in the order of the widths, then what goes behind them.
 
     Raises:
       WeightsError: they belong to another model, or a text encoder's are missing.
@@ -59,7 +59,8 @@ def checked_rows(
             found=f"those of the {_ORDINALS[next(iter(file.rows))]} alone",
             remedy=_other_half_remedy(file, path, widths) or "Use a file that has both, clip_l and clip_g.",
         )
-    return {name: file.rows[name] for name in widths if name in file.rows}
+    before = {name: file.rows[name] for name in widths if name in file.rows}
+    return before | {f"{name}{BEHIND}": rows for name, rows in file.behind.items()}
 
 
 def rows_to_draw_with(file: EmbeddingFile, path: Path, widths: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -74,7 +75,7 @@ def rows_to_draw_with(file: EmbeddingFile, path: Path, widths: Mapping[str, int]
       widths: of the model's text encoders by name, in their order.
 
     Returns:
-      `[vectors, width]` float32 by text encoder, in the order of the widths.
+      `[vectors, width]` float32 by text encoder, in the order of the widths, then what goes behind them.
 
     Raises:
       WeightsError: they belong to another model.

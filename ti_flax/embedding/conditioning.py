@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from ti_flax.embedding.rows import Rows, embed_tokens
+from ti_flax.embedding.contents import BEHIND
+from ti_flax.embedding.rows import Rows, embed_tokens, put_behind
 from ti_flax.models.prompt_encoding import (
     CLIP_TOKENS,
     PromptEncoding,
@@ -32,13 +34,25 @@ def encode_with_rows(
     Args:
       model: the modules.
       params: parameter trees of the text encoders, by name.
-      rows: `[added_tokens, width]` float32 by text encoder, the only thing worth differentiating by.
+      rows: `[added_tokens, width]` float32 by text encoder, the only thing worth differentiating by; those
+        that go behind one take the place of its output.
       token_ids: `[batch, tokens]` int32 as the first tokenizer pads them.
       first_added_id: the token id of the first row.
       special: what ends and pads prompts.
     """
+    read = token_ids_by_encoder(model, token_ids, special)
     embedded = {
         name: embed_tokens(token_table(params, name), rows[name], ids, first_added_id=first_added_id)
-        for name, ids in token_ids_by_encoder(model, token_ids, special).items()
+        for name, ids in read.items()
     }
-    return encode_prompt(model, params, embedded, token_ids, special)
+    encoding = encode_prompt(model, params, embedded, token_ids, special)
+    if not any(f"{name}{BEHIND}" in rows for name in read):
+        return encoding
+    begin, parts = 0, []
+    for name, ids in read.items():
+        end = begin + embedded[name].shape[-1]
+        part = encoding.hidden_states[..., begin:end]
+        behind = rows.get(f"{name}{BEHIND}")
+        parts.append(part if behind is None else put_behind(part, behind, ids, first_added_id=first_added_id))
+        begin = end
+    return encoding._replace(hidden_states=jnp.concatenate(parts, axis=-1))

@@ -5,13 +5,16 @@ the embedding as text or in their pixels. kohya and invoke-training: key `emb_pa
 `emp_params`. SDXL files of all of these: `clip_l` and `clip_g`, in older ones `text_encoders_0` and
 `text_encoders_1`; of diffusers two files, which `ti_flax.embedding.read` joins. rinongal: `.pt` with tokens
 as tensors. The first Flax script of diffusers: `.npy` of a mapping.
+
+OneTrainer's output embeddings have `_out` behind their keys: vectors that take the place of what a text
+encoder makes of the word. Its files hold zeros for the vectors that the text encoder reads then.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +37,8 @@ FIRST_WIDTH, SECOND_WIDTH, SD2_WIDTH = 768, 1280, 1024
 _TWO_ENCODERS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
 # Keys that stand for the vectors in files that do not hold their token.
 _NAMELESS = {"emb_params": "kohya", "emp_params": "onetrainer"}
-# What OneTrainer adds to its keys for vectors that go behind the text encoder.
-_BEHIND = "_out"
+# Follows the name of a text encoder, and keys of OneTrainer's files, for vectors that go behind it.
+BEHIND = "_out"
 # Stands for any word in files of the Web UI and of the first implementation.
 _ANY_WORD = "*"
 # Where kohya's files can say which word they were trained with.
@@ -55,6 +58,7 @@ class EmbeddingFile:
       rows: `[vectors, width]` float32 by text encoder, `text_encoder` and in files for SDXL `text_encoder_2`,
         of which some hold one alone.
       kind: diffusers, automatic1111, kohya, onetrainer, sdxl, rinongal or flax.
+      behind: likewise, what takes the place of the text encoder's output at the word; mostly none.
       token: the word the file says it stands for, None where files of its kind do not say.
       details: what else the file says: step, sd_checkpoint, modelspec keys, ...
       dtype: of the numbers in the file.
@@ -67,16 +71,12 @@ class EmbeddingFile:
     details: Mapping[str, str] = field(default_factory=dict)
     dtype: str = "float32"
     files: tuple[Path, ...] = ()
+    behind: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def vectors(self) -> int:
         """How many there are, the same for each text encoder."""
         return len(next(iter(self.rows.values())))
-
-    @property
-    def left_out(self) -> list[str]:
-        """Names of vectors that OneTrainer adds behind a text encoder, which are not in `rows`."""
-        return [name for name in self.details if _is_behind(name)]
 
     @property
     def is_sdxl(self) -> bool:
@@ -159,11 +159,10 @@ def _from_numpy(path: Path, content: Any) -> list[EmbeddingFile]:
 
 
 def _from_tensors(path: Path, tensors: Mapping[str, Any], details: Mapping[str, str]) -> list[EmbeddingFile]:
-    behind = {name for name in tensors if _is_behind(name)}
-    details = {**details, **{name: str(list(tensors[name].shape)) for name in sorted(behind)}}
-    inner = {name: values for name, values in tensors.items() if name not in behind}
-    if behind and not inner:
-        raise _no_embedding(path, f"only {', '.join(sorted(behind))}, which goes behind the text encoder")
+    outputs = {name.removesuffix(BEHIND): values for name, values in tensors.items() if _is_output(name)}
+    inner = {name: values for name, values in tensors.items() if not _is_output(name)}
+    if outputs:
+        return [_with_outputs(path, inner, outputs, details)]
     trigger = details.get(_TRIGGER, "").strip()
     token = trigger if trigger and not set(trigger) & set(" ,") else None
     for names in _TWO_ENCODERS:
@@ -180,6 +179,30 @@ def _from_tensors(path: Path, tensors: Mapping[str, Any], details: Mapping[str, 
         EmbeddingFile(_rows(path, name, values), "diffusers", name, details=details, dtype=str(values.dtype))
         for name, values in inner.items()
     ]
+
+
+def _with_outputs(
+    path: Path, inner: Mapping[str, Any], outputs: Mapping[str, Any], details: Mapping[str, str]
+) -> EmbeddingFile:
+    """What goes before and behind the text encoders; nothing goes before where a file has outputs alone."""
+    behind, *others = _from_tensors(path, outputs, details)
+    nothing = {encoder: np.zeros_like(rows) for encoder, rows in behind.rows.items()}
+    before, *more = _from_tensors(path, inner, details) if inner else [replace(behind, rows=nothing)]
+    if others or more or before.kind != behind.kind or before.kind == "diffusers":
+        raise _no_embedding(path, f"tensors {', '.join(sorted({*inner, *_output_names(outputs)})[:4])}")
+    for encoder, rows in behind.rows.items():
+        if encoder not in before.rows or before.rows[encoder].shape != rows.shape:
+            raise WeightsError(
+                path,
+                expected="as many vectors behind a text encoder as before it",
+                found=f"{', '.join(sorted(_output_names(outputs)))} that others do not match",
+                remedy="Take the file as its trainer wrote it.",
+            )
+    return replace(before, behind=behind.rows)
+
+
+def _output_names(outputs: Iterable[str]) -> list[str]:
+    return [f"{name}{BEHIND}" for name in outputs]
 
 
 def _require_tokens(path: Path, tensors: Mapping[str, Any]) -> None:
@@ -203,7 +226,7 @@ def _require_tokens(path: Path, tensors: Mapping[str, Any]) -> None:
 def can_be_key(word: str) -> bool:
     """Whether a word can be a key beside others, which no reader takes for something else."""
     others = {*_NAMELESS, *(name for names in _TWO_ENCODERS for name in names), "string_to_param"}
-    return word not in others and not _is_behind(word) and not _has_dot(word)
+    return word not in others and not _is_output(word) and not _has_dot(word)
 
 
 def _has_dot(name: str) -> bool:
@@ -211,8 +234,8 @@ def _has_dot(name: str) -> bool:
     return "." in name and not (name.startswith("<") and name.endswith(">"))
 
 
-def _is_behind(name: str) -> bool:
-    inner = name.removesuffix(_BEHIND)
+def _is_output(name: str) -> bool:
+    inner = name.removesuffix(BEHIND)
     return inner != name and (inner in _NAMELESS or any(inner in names for names in _TWO_ENCODERS))
 
 

@@ -6,11 +6,11 @@
 | automatic1111 | .pt .safetensors .png | string_to_param and a name; `emb_params`; such an image |
 | kohya | .safetensors .pt | `emb_params`, with modelspec keys |
 | invoke | .safetensors | `emb_params` |
-| onetrainer | .safetensors | `emp_params` |
+| onetrainer | .safetensors | `emp_params`, and `emp_params_out` for what goes behind the text encoder |
 | rinongal | .pt | string_to_token and string_to_param as torch objects |
 
 For SDXL the keys are `clip_l` and `clip_g` in all forms but diffusers', which writes a file for each text
-encoder, the second with `_2` in its name.
+encoder, the second with `_2` in its name. What goes behind the text encoders is in OneTrainer's form alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ti_flax.embedding.contents import FIRST, FIRST_WIDTH, SECOND
+from ti_flax.embedding.contents import BEHIND, FIRST, FIRST_WIDTH, SECOND
 from ti_flax.embedding.file_names import second_half
 from ti_flax.embedding.png import TEXT_CHUNK, hide_bytes, tree_bytes
 from ti_flax.embedding.torch_archive import Parameters, torch_bytes
@@ -64,6 +64,7 @@ class Embedding:
         `text_encoder_2`, of which there may be one alone.
       sdxl: whether they are for SDXL.
       details: what another file said: step, sd_checkpoint, sd_checkpoint_name, modelspec keys.
+      behind: like the rows, what takes the place of the text encoders' output at the word.
     """
 
     token: str
@@ -71,6 +72,7 @@ class Embedding:
     rows: Mapping[str, np.ndarray]
     sdxl: bool = False
     details: Mapping[str, str] = field(default_factory=dict)
+    behind: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def vectors(self) -> int:
@@ -159,10 +161,12 @@ def embedding_bytes(embedding: Embedding, form: str, suffix: str, *, image: Any 
         return _image_bytes(embedding, image)
     if form == "diffusers":
         tensors = {embedding.token: embedding.first}
-    elif embedding.sdxl:
-        tensors = {_CLIP[name]: rows for name, rows in embedding.rows.items()}
     else:
-        tensors = {"emp_params" if form == "onetrainer" else "emb_params": embedding.first}
+        first = "emp_params" if form == "onetrainer" else "emb_params"
+        keys = _CLIP if embedding.sdxl else {FIRST: first}
+        tensors = {keys[name]: rows for name, rows in embedding.rows.items()}
+        if form == "onetrainer":
+            tensors |= {f"{keys[name]}{BEHIND}": rows for name, rows in embedding.behind.items()}
     if suffix == ".safetensors":
         return safetensors_bytes(tensors, _metadata(embedding, form))
     if form == "rinongal":

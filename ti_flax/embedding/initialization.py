@@ -71,7 +71,7 @@ def resolve_initialization(options: WordOptions, tokenizer: Any, place: int = 0)
     if options.init_embeds is not None:
         path = Path(options.init_embeds)
         file = _read(path, "init_embeds", options.placeholder_token)
-        _note_left_out(file, path)
+        _without_behind(file, path)
         count = _vectors(options, file.vectors, f"init_embeds {path}", "vectors")
         digest = hashlib.sha256(b"".join(rows.tobytes() for rows in file.rows.values())).hexdigest()[:16]
         return Initialization(
@@ -142,9 +142,21 @@ def _read_all(path: Path, option: str) -> list[EmbeddingFile]:
         raise WeightsError(f"{option} {error}") from error
 
 
-def _note_left_out(file: EmbeddingFile, path: Path) -> None:
-    if left_out := " and ".join(file.left_out):
-        say(f"note: {path} also has {left_out}, added behind the text encoder by OneTrainer: left out")
+def _without_behind(file: EmbeddingFile, path: Path) -> None:
+    """Says that what goes behind the text encoders is no start.
+
+    Raises:
+      WeightsError: there is nothing else.
+    """
+    if file.behind and not any(rows.any() for rows in file.rows.values()):
+        raise WeightsError(
+            f"init_embeds {path}",
+            expected="vectors that go before the text encoder, which are what is learned",
+            found="an output embedding of OneTrainer, whose vectors all go behind it",
+            remedy="Start from initializer_token, or from another file.",
+        )
+    if file.behind:
+        say(f"note: {path} also has vectors that go behind the text encoder: they are no start, and left out")
 
 
 def read_frozen_embeddings(
@@ -167,7 +179,6 @@ def read_frozen_embeddings(
         token, path = _named(entry)
         files = [_read(path, option, token)] if token else _read_all(path, option)
         for file in files:
-            _note_left_out(file, path)
             embeddings.append(FrozenEmbedding(token or file.token or path.stem, path, file))
     return embeddings
 

@@ -105,6 +105,8 @@ def _one(embedding: EmbeddingFile, path: Path, model: Model | None) -> list[str]
     else:
         lines.append(_line("width", str(widths[FIRST])))
     lines += [_line("dtype", embedding.dtype), _line("fits", base_of(embedding))]
+    if embedding.behind:
+        lines += _behind(embedding)
     if model is None:
         return [*lines, _norms(embedding)]
     encoders = "text encoder is" if len(model.widths) == 1 else "text encoders are"
@@ -118,13 +120,21 @@ def _one(embedding: EmbeddingFile, path: Path, model: Model | None) -> list[str]
     return lines
 
 
+def _behind(embedding: EmbeddingFile) -> list[str]:
+    """What there is to say of vectors that go behind the text encoders."""
+    said = "takes the place of the text encoder's output at the word, as OneTrainer's output embeddings do"
+    return [_line("behind", said), _line("", f"norms {_all_lengths(embedding, embedding.behind)}")]
+
+
 def _norms(embedding: EmbeddingFile) -> str:
     """A line with the length of every row."""
+    return _line("norms", _all_lengths(embedding, embedding.rows))
+
+
+def _all_lengths(embedding: EmbeddingFile, rows: Mapping[str, np.ndarray]) -> str:
     if not embedding.is_sdxl:
-        return _line("norms", _lengths(embedding.rows[FIRST]))
-    return _line(
-        "norms", "; ".join(f"{_CLIP[name]} {_lengths(rows)}" for name, rows in embedding.rows.items())
-    )
+        return _lengths(rows[FIRST])
+    return "; ".join(f"{_CLIP[name]} {_lengths(each)}" for name, each in rows.items())
 
 
 def _lengths(rows: np.ndarray) -> str:

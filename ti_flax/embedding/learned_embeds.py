@@ -27,6 +27,7 @@ from ti_flax.embedding.file_names import (
 )
 from ti_flax.embedding.formats import Embedding, embedding_bytes
 from ti_flax.embedding.read import read_embeddings
+from ti_flax.embedding.rows import before, joined
 from ti_flax.embedding.torch_archive import torch_bytes
 from ti_flax.errors import OutputError, TokenError, WeightsError
 from ti_flax.files.atomic import atomic_write
@@ -96,7 +97,11 @@ def save_in_one_file(path: Path, words: WordRows, *, details: Mapping[str, str])
 
 
 def _trees(words: WordRows) -> dict[str, Mapping[str, np.ndarray]]:
-    return {token: {FIRST: rows} if isinstance(rows, np.ndarray) else rows for token, rows in words.items()}
+    """The vectors that text encoders read, which are all that these files hold."""
+    return {
+        token: {FIRST: rows} if isinstance(rows, np.ndarray) else before(rows)
+        for token, rows in words.items()
+    }
 
 
 def _both_encoders(token: str, rows: Mapping[str, np.ndarray], details: Mapping[str, str]) -> bytes:
@@ -263,4 +268,4 @@ def add_learned_embeds(tokenizer: Any, path: Path, *, widths: Mapping[str, int])
                 remedy="Leave the file out if the model already has the concept.",
             )
         tokenizer.add_tokens(tokens)
-    return {encoder: np.concatenate([each[encoder] for each in rows]) for encoder in widths}
+    return joined(rows)

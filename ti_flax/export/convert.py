@@ -1,4 +1,4 @@
-"""From an embedding file of any kind to one of another kind."""
+"""From an embedding file of any kind, or two of them, to one of another kind."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ti_flax.embedding.formats import (
     has_name,
     write_embedding,
 )
+from ti_flax.embedding.mixing import mixed
 from ti_flax.embedding.read import EmbeddingFile, load_embedding
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.export.embedding_card import captioned, plain_card
@@ -79,12 +80,50 @@ def convert_embedding(source: Path, target: Path, request: ConvertRequest | None
       OutputError: the target cannot be written.
     """
     request = request or ConvertRequest()
+    _check(target, request)
+    return _write(load_embedding(source, request.token), source, target, request)
+
+
+def mix_embeddings(
+    sources: tuple[Path, Path], weight: float, target: Path, request: ConvertRequest | None = None
+) -> str:
+    """Writes the word between two others, and says in a sentence what was written.
+
+    Each vector's direction lies on the great circle between theirs, and its norm between their norms.
+
+    Args:
+      sources: two embeddings of any kind, of the same base model and with as many vectors.
+      weight: from 0, which gives the first, to 1, which gives the second.
+      target: where to.
+      request: how; its token is the new word, the target's name if left out.
+
+    Raises:
+      WeightsError: a source is no embedding, holds several words, or does not go with the other.
+      ConfigError: the weight is none, or the wishes contradict one another or the sources.
+      OutputError: the target cannot be written.
+    """
+    request = request or ConvertRequest()
+    _check(target, request)
+    if not 0 <= weight <= 1:
+        raise ConfigError("--mix", expected="a weight from 0 (A) to 1 (B)", found=f"{weight:g}")
+    one, other = (load_embedding(source) for source in sources)
+    way = f", {weight:g} of the way from {sources[0]} to {sources[1]}"
+    return _write(mixed(one, other, weight, sources), target, target, request, way=way)
+
+
+def _check(target: Path, request: ConvertRequest) -> None:
     check_new(target, overwrite=request.overwrite)
     for option, value in (("--token", request.token), ("--name", request.name)):
         if value is not None and not value.strip():
             raise ConfigError(option, expected="a word", found="an empty one")
-    found = load_embedding(source, request.token)
+
+
+def _write(
+    found: EmbeddingFile, source: Path, target: Path, request: ConvertRequest, *, way: str = ""
+) -> str:
+    """Writes an embedding; the source names one without a word, and `way` says what it lies between."""
     form = form_of(target, request.form, sdxl=found.is_sdxl)
+    _refuse_nothing(source, found, form)
     suffix = target.suffix.lower()
     if request.image is not None and suffix != ".png":
         raise ConfigError("--picture", expected="a .png as the file to write", found=target.name)
@@ -99,9 +138,26 @@ def convert_embedding(source: Path, target: Path, request: ConvertRequest | None
     image = _image(embedding, request.image) if suffix == ".png" else None
     files = embedding_files(embedding, form, target, image=image)
     write_embedding(files, overwrite=request.overwrite)
-    said = _said(embedding, found, form, suffix=suffix, chosen=request.token is not None, spelled=spelled)
+    said = _said(
+        embedding, found, form, suffix=suffix, chosen=request.token is not None, spelled=spelled, way=way
+    )
     places = " and ".join(str(path) for path in reversed(files))
     return f"{places}: {said}. {_use(target, form, embedding)}"
+
+
+def _refuse_nothing(source: Path, found: EmbeddingFile, form: str) -> None:
+    """Refuses to leave out what goes behind the text encoders where there is nothing else.
+
+    Raises:
+      ConfigError: all else is zeros, and the form has no place for that.
+    """
+    if found.behind and form != "onetrainer" and not any(rows.any() for rows in found.rows.values()):
+        raise ConfigError(
+            source,
+            expected=f"vectors that go before the text encoder, which is all that {form}'s form holds",
+            found="an output embedding of OneTrainer, whose vectors all go behind it",
+            remedy="Keep OneTrainer's form: --to onetrainer and a .safetensors file.",
+        )
 
 
 def _embedding(found: EmbeddingFile, source: Path, request: ConvertRequest, token: str) -> Embedding:
@@ -111,6 +167,7 @@ def _embedding(found: EmbeddingFile, source: Path, request: ConvertRequest, toke
         rows={name: _as(source, rows, request.dtype) for name, rows in found.rows.items()},
         sdxl=found.is_sdxl,
         details=found.details,
+        behind={name: _as(source, rows, request.dtype) for name, rows in found.behind.items()},
     )
 
 
@@ -145,21 +202,31 @@ def _image(embedding: Embedding, file: Path | None) -> Any:
 
 
 def _said(
-    embedding: Embedding, found: EmbeddingFile, form: str, *, suffix: str, chosen: bool, spelled: str
+    embedding: Embedding,
+    found: EmbeddingFile,
+    form: str,
+    *,
+    suffix: str,
+    chosen: bool,
+    spelled: str,
+    way: str,
 ) -> str:
     widths = " and ".join(str(rows.shape[1]) for rows in embedding.rows.values())
-    note = " (the file's name, as it holds no word)" if not (found.token or chosen) else ""
+    unnamed = "as no --token is given" if way else "as it holds no word"
+    note = f" (the file's name, {unnamed})" if not (found.token or chosen) else ""
     if spelled != embedding.token:
         note = f" (for {spelled}, as diffusers finds several vectors only so)"
     count = _counted(embedding.vectors, "vector")
-    left_out = " and ".join(found.left_out)
-    left = f", without {left_out}, which goes behind the text encoder" if left_out else ""
+    left = ""
+    if found.behind:
+        left = ", with" if form == "onetrainer" else ", without"
+        left += " those that go behind the text encoder" + ("s" if len(found.behind) > 1 else "")
     token = f"token {embedding.token}{note}, " if form == "diffusers" or has_name(form, suffix) else ""
     said = f"{form} form, {token}{count} of {widths} numbers in {embedding.first.dtype}{left}"
     if embedding.sdxl and len(embedding.rows) == 1:
         there = "first" if FIRST in embedding.rows else "second"
         said += f", for SDXL's {there} text encoder alone, which few programs but ComfyUI take"
-    return said
+    return said + way
 
 
 def _counted(count: int, noun: str) -> str:

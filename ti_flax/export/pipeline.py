@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ti_flax.console.messages import warn
+from ti_flax.embedding.contents import BEHIND
 from ti_flax.embedding.rows import grown_table
 from ti_flax.errors import OutputError, WeightsError
 from ti_flax.files.atomic import atomic_write
@@ -69,6 +71,10 @@ def save_pipeline(
     """
     if not isinstance(source, ModelSource):
         source = ModelSource(source, variant)
+    if any(encoder.endswith(BEHIND) for encoder in rows):
+        warn(
+            "a pipeline has no place for vectors that go behind a text encoder: it has the words without them"
+        )
     carried_parts(source.place)
     model = load_stable_diffusion(source, dtype=None)
     for encoder in model.text_encoders:

@@ -19,6 +19,7 @@ from ti_flax.config.values import nearest_multiples
 from ti_flax.console.messages import say
 from ti_flax.embedding.bases import rows_to_draw_with
 from ti_flax.embedding.initialization import FrozenEmbedding, add_frozen_embeddings, read_frozen_embeddings
+from ti_flax.embedding.rows import joined
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.files.regular import file_digest
 from ti_flax.generation.generator import ImageGenerator, on_all
@@ -298,8 +299,7 @@ def tokenize_prompts(
     for each, word in [pair for pair in pairs if pair[0].path not in named]:
         say(f"note: no prompt has {word.placeholder_token}, the word of {each.path}: write it as it is here")
     nothing = {name: np.zeros((1, width), np.float32) for name, width in widths.items()}
-    stacked = {name: np.concatenate([each[name] for each in rows or [nothing]]) for name in widths}
-    return TokenizedPrompts(ids, stacked, first_added_id, tokenizers.special)
+    return TokenizedPrompts(ids, joined(rows or [nothing]), first_added_id, tokenizers.special)
 
 
 def _encoded(

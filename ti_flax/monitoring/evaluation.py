@@ -12,7 +12,7 @@ from ti_flax.console.messages import say
 from ti_flax.embedding.file_names import second_half
 from ti_flax.embedding.learned_embeds import save_in_one_file
 from ti_flax.embedding.read import read_embeddings
-from ti_flax.embedding.rows import concept_rows, rows_of_words
+from ti_flax.embedding.rows import before, concept_rows, rows_of_words
 from ti_flax.embedding.vocabulary import Vocabulary, measure_rows
 from ti_flax.errors import WeightsError
 from ti_flax.files.written_files import record
@@ -33,6 +33,8 @@ from ti_flax.training.state import TrainState
 
 TABLE = "signals.csv"
 BEST = "learned_embeds-best.safetensors"
+# Behind the rank of every evaluation.
+UNRANKED = (True, np.inf)
 # Evaluations without gain that end a run where early_stopping says no number.
 PATIENCE = 5
 
@@ -61,6 +63,7 @@ class Evaluate(Hook):
         every: int,
         last_step: int,
         loss: Callable[[Mapping[str, np.ndarray]], float],
+        sensitivity: Callable[[Mapping[str, np.ndarray]], Sequence[float]],
         result: Callable[[TrainState], Mapping[str, np.ndarray]],
         start_rows: Mapping[str, np.ndarray],
         vocabularies: Mapping[str, Vocabulary],
@@ -76,16 +79,18 @@ class Evaluate(Hook):
           every: steps between two evaluations.
           last_step: of the run.
           loss: from rows `[added_tokens, width]` by text encoder to their validation loss.
+          sensitivity: from such rows to the prompt sensitivity of each word.
           result: from a state on the host to such rows.
           start_rows: such rows, float32, before the first update.
           vocabularies: to measure rows against, by text encoder.
           patience: when to stop; None: never.
           trackers: that are told as well.
-          ready: whether `loss` can be called without waiting; before that, updates go on.
+          ready: whether both can be called without waiting; before that, updates go on.
         """
         self.every, self._last_step = every, last_step
         self._path, self._best_path = output_dir / TABLE, output_dir / BEST
-        self._loss, self._result = loss, result
+        self._loss, self._sensitivity, self._result = loss, sensitivity, result
+        self._sensitivity_at_start: np.ndarray | None = None
         self._start_rows, self._vectors, self._vocabularies = start_rows, vectors, vocabularies
         self._ready, self._put_off = ready, False
         self._trackers = trackers
@@ -95,9 +100,9 @@ class Evaluate(Hook):
         self._unsaid: list[tuple[int, str]] = []
         self._table: list[Evaluation] = []
         self._measured: list[tuple[np.ndarray, np.ndarray]] = []
-        self._best, self._written = np.inf, 0
+        self._best, self._written = UNRANKED, 0
         second = (second_half(self._best_path).name,)
-        record(output_dir, TABLE, BEST, *(second if len(vectors) > 1 and len(start_rows) > 1 else ()))
+        record(output_dir, TABLE, BEST, *(second if len(vectors) > 1 and len(before(start_rows)) > 1 else ()))
 
     def on_start(self, step: int, state: TrainState) -> None:
         kept = read_evaluations(self._path) if step else []
@@ -134,7 +139,7 @@ class Evaluate(Hook):
             self.stop = True
             best = best_of(self._table)
             say(
-                f"step {step}: early_stopping ends the run: no validation loss is smaller than that of "
+                f"step {step}: early_stopping ends the run: no step was better than "
                 f"step {best.step if best else 0}; resume_from_checkpoint auto with a larger "
                 "early_stopping_patience goes on"
             )
@@ -146,10 +151,16 @@ class Evaluate(Hook):
         count = sum(self._vectors.values())
         learned, start = (concept_rows(each, count) for each in (rows, self._start_rows))
         signals = measure_rows(self._vocabularies, learned, start, self._vectors)
-        self._take(Evaluation(step, self._loss(rows), loss, grad_norm, signals))
+        self._take(Evaluation(step, self._loss(rows), loss, grad_norm, signals, self._heard(rows)))
         self._write()
         self._keep_best(learned)
         self._tell()
+
+    def _heard(self, rows: Mapping[str, np.ndarray]) -> float:
+        """The prompt sensitivity of rows as a multiple of that of the first; of several words the least."""
+        if self._sensitivity_at_start is None:
+            self._sensitivity_at_start = np.asarray(self._sensitivity(self._start_rows))
+        return float(np.min(np.asarray(self._sensitivity(rows)) / self._sensitivity_at_start))
 
     def _take(self, evaluation: Evaluation) -> None:
         self._table.append(evaluation)
@@ -166,15 +177,17 @@ class Evaluate(Hook):
 
     def _keep_best(self, learned: Mapping[str, np.ndarray]) -> None:
         last = self._table[-1]
-        if last.step == 0 or not last.validation_loss < self._best:
+        if not (last.may_be_best and last.rank < self._best):
             return
-        self._best = last.validation_loss
+        self._best = last.rank
         details = {"step": str(last.step), "validation_loss": f"{last.validation_loss:.9g}"}
         save_in_one_file(self._best_path, rows_of_words(learned, self._vectors), details=details)
 
     def _tell(self) -> None:
         last = self._table[-1]
         values = {"validation_loss": last.validation_loss}
+        if last.prompt_sensitivity is not None:
+            values["prompt_sensitivity"] = last.prompt_sensitivity
         for vector, row in last.rows.items():
             name = vector.replace(".", "/")
             values[f"norm_to_median/{name}"] = row.norm_to_median
@@ -189,17 +202,17 @@ class Evaluate(Hook):
         return self._patience is not None and self._gain.since >= self._patience
 
 
-def best_kept(path: Path, table: Sequence[Evaluation], step: int) -> float:
-    """The validation loss of the best rows so far that a run goes on from; infinite if they are not there.
+def best_kept(path: Path, table: Sequence[Evaluation], step: int) -> tuple[bool, float]:
+    """The rank of the best rows so far that a run goes on from; behind all others if they are not there.
 
     Rows of a step that the run has gone back behind do not count: it comes there again.
     """
     try:
         kept = int(read_embeddings(path)[0].details["step"])
     except (WeightsError, KeyError, ValueError):
-        return float("inf")
+        return UNRANKED
     best = best_of(table)
-    return best.validation_loss if best is not None and best.step == kept <= step else float("inf")
+    return best.rank if best is not None and best.step == kept <= step else UNRANKED
 
 
 def with_best(
@@ -221,9 +234,9 @@ def with_best(
     count = sum(each.vectors for each in best)
     replaced = {
         encoder: np.concatenate([*(word.rows[encoder] for word in best), each[count:]])
-        for encoder, each in rows.items()
+        for encoder, each in before(rows).items()
     }
-    return replaced, int(best[0].details["step"])
+    return {**rows, **replaced}, int(best[0].details["step"])
 
 
 def summary(output_dir: Path) -> list[str]:

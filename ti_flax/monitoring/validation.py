@@ -14,10 +14,9 @@ import numpy as np
 
 from ti_flax.data.dataset import Bucket, Dataset, PaddedBucket, PaddedDataset, lengthened, padded, padded_size
 from ti_flax.hosts.compilation import Compilation, shapes_in
-from ti_flax.models.stable_diffusion import token_table
 from ti_flax.training.batches import NoiseKeys, example_of, noised, prompt_of
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
-from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught
+from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, Taught, zero_rows
 from ti_flax.training.step import denoising_error
 from ti_flax.training.timesteps import TimestepRules
 
@@ -285,11 +284,7 @@ class Validation:
             replicate(taught, devices),
             shard(chosen.places, devices),
         )
-        rows = {
-            encoder: np.zeros((len(learns), token_table(frozen, encoder).shape[-1]), np.float32)
-            for encoder, learns in config.trainable.items()
-        }
-        arguments = (replicate(rows, devices), *self._arguments)
+        arguments = (replicate(zero_rows(config, frozen), devices), *self._arguments)
         programs = {} if programs is None else programs
         shapes = what, shapes_in(arguments)
         if shapes not in programs:

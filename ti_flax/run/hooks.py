@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ti_flax.config import RunConfig
 from ti_flax.console.messages import say
 from ti_flax.embedding.rows import rows_of_words
@@ -21,6 +23,8 @@ from ti_flax.monitoring import hooks
 from ti_flax.monitoring.evaluation import PATIENCE, Evaluate, Patience
 from ti_flax.monitoring.previews import Preview
 from ti_flax.monitoring.progress import Progress
+from ti_flax.monitoring.prompt_sensitivity import PROMPTS as SENSITIVITY_PROMPTS
+from ti_flax.monitoring.prompt_sensitivity import PromptSensitivity, passes_of_sensitivity
 from ti_flax.monitoring.trackers import RunInfo, Tracker, chosen_trackers, open_trackers
 from ti_flax.monitoring.validation import (
     Validation,
@@ -197,8 +201,12 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         batch_size=step_config.batch_size,
         devices=len(run.devices),
     )
+    ids = sensitivity_prompts(config, inputs)
+    passes = chosen.passes + passes_of_sensitivity(
+        *ids.shape[:2], batch_size=step_config.batch_size, devices=len(run.devices)
+    )
     every = monitoring.eval_steps or evaluation_interval(
-        total=total, passes=chosen.passes * sharing, update_samples=update_samples
+        total=total, passes=passes * sharing, update_samples=update_samples
     )
     say(f"validation loss of {len(chosen.weights)} samples, every {every} steps")
     examples, chosen = examples_looked_at(inputs.examples, chosen, run.devices)
@@ -208,6 +216,15 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         examples,
         run.taught,
         chosen,
+        devices=run.devices,
+        after=run.after,
+        programs=run.common.programs,
+    )
+    sensitivity = PromptSensitivity(
+        step_config,
+        run.frozen,
+        ids,
+        side=config.images.resolution,
         devices=run.devices,
         after=run.after,
         programs=run.common.programs,
@@ -223,13 +240,22 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         every=every,
         last_step=total,
         loss=validation,
-        ready=validation.ready,
+        sensitivity=sensitivity,
+        ready=lambda: validation.ready() and sensitivity.ready(),
         result=partial(result_rows, step_config),
         start_rows=inputs.added.start,
         vocabularies=run.common.once("vocabularies", lambda: known_words(inputs)),
         patience=patience,
         trackers=trackers,
     )
+
+
+def sensitivity_prompts(config: RunConfig, inputs: TrainingInputs) -> np.ndarray:
+    """The prompts that tell whether a word lets the rest be heard: `[words, prompts, tokens]` int32."""
+    kind = config.concept.learnable_property
+    prompts = config.monitoring.sensitivity_prompts or SENSITIVITY_PROMPTS[kind]
+    of_words = [[prompt.replace("{}", word.text) for prompt in prompts] for word in inputs.concept.words]
+    return np.stack([encode_prompts(inputs.tokenizer, texts) for texts in of_words])
 
 
 def known_words(inputs: TrainingInputs) -> dict[str, Vocabulary]:

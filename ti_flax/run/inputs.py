@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.config import RunConfig
-from ti_flax.config.options import HubOptions
+from ti_flax.config.options import DIRECTIONAL, HubOptions
 from ti_flax.console.messages import stage
 from ti_flax.data.dataset import Dataset, encoded, with_class_images
 from ti_flax.data.encoding import Encoding, settle_encoding
@@ -315,7 +315,7 @@ def read_model(config: RunConfig) -> FlaxStableDiffusion:
 
 
 def start_rows(config: RunConfig, tokens: ConceptTokens, tables: Mapping[str, np.ndarray]) -> AddedRows:
-    """The rows beside the token tables before any update."""
+    """The rows beside the token tables before any update, on the sphere where directions alone learn."""
     first_added_id = tokens.concept.token_ids[0]
     for table in tables.values():
         check_table(table, first_added_id)
@@ -323,12 +323,13 @@ def start_rows(config: RunConfig, tokens: ConceptTokens, tables: Mapping[str, np
     known = {encoder: table[:first_added_id] for encoder, table in tables.items()}
     widths = {encoder: table.shape[1] for encoder, table in tables.items()}
     started = [start.rows(known, key) for start in tokens.starts]
-    return add_rows(
+    added = add_rows(
         known,
         {encoder: np.concatenate([rows[encoder] for rows in started]) for encoder in tables},
         [checked_rows(other.file, other.path, widths) for other in tokens.embeddings],
         learning=learning_encoders(config.concept.learned_text_encoders),
     )
+    return added.on_sphere() if config.optimizer.optimizer == DIRECTIONAL else added
 
 
 def learning_encoders(learned_text_encoders: str) -> tuple[str, ...]:

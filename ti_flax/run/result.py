@@ -13,7 +13,7 @@ from ti_flax.config.run_config import GROUPS
 from ti_flax.config.values import options_of
 from ti_flax.embedding.contents import FIRST, SECOND
 from ti_flax.embedding.learned_embeds import learned_embeds_files, write_learned_embeds
-from ti_flax.embedding.rows import rows_of_words
+from ti_flax.embedding.rows import before, rows_of_words
 from ti_flax.errors import unwritable
 from ti_flax.export.card_images import MOST_CONCEPT_IMAGES, write_concept_images, write_example_images
 from ti_flax.export.hub_files import result_files
@@ -78,7 +78,7 @@ def write_result(
     )
     write_model_card(folder, inputs.concept, facts)
     try:
-        record(folder, *_NAMES, *learned_embeds_files([*words], sdxl=len(rows) > 1))
+        record(folder, *_NAMES, *learned_embeds_files([*words], sdxl=len(before(rows)) > 1))
         write_text(folder / "token_identifier.txt", "\n".join(words))
         write_text(folder / "type_of_concept.txt", config.concept.learnable_property)
     except OSError as error:

@@ -212,7 +212,7 @@ def finish(
     rows, step = result_rows(step_config, final), int(final.step)
     if config.monitoring.load_best_model_at_end:
         rows, step = with_best(rows, output_dir, inputs.concept.vectors)
-        say(f"the result is that of step {step}, which has the smallest validation loss of all evaluations")
+        say(f"the result is that of step {step}, the best of all evaluations")
     interrupt.situation = AFTER_THE_UPDATES
     export(
         config,

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ti_flax.config.options import DIRECTIONAL
 from ti_flax.errors import ConfigError
 
 Schedule = Callable[[Any], Any]
@@ -46,7 +47,7 @@ def make_optimizer(
     max_grad_norm: Any = None,
     clip_value: Any = None,
 ) -> optax.GradientTransformation:
-    """An optimizer of optax, after an optional clip of the gradient.
+    """An optimizer of optax, or `directional`, after an optional clip of the gradient.
 
     Args:
       name: an `optimizer` option, such as adamw (arXiv:1711.05101).
@@ -66,9 +67,34 @@ def make_optimizer(
     return optimizer
 
 
+def directional(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """Turns each row by the same angle whatever its gradient (arXiv:2512.13672, normalised Riemannian SGD).
+
+    With v the direction of a row and m its norm, the row moves by -learning_rate x m x g / |g|, where g is
+    the gradient without its part along v, which is the gradient on the sphere. A row whose g is 0 stays. The
+    way back to the sphere, and the prior, are rules for the rows (`rescale_norms`, `less_prior`).
+
+    Args:
+      learning_rate: of v, the tangent of the angle that an update turns it by.
+    """
+
+    def step(gradient: jax.Array, row: jax.Array) -> jax.Array:
+        norm = jnp.linalg.norm(row, axis=-1, keepdims=True)
+        direction = row / jnp.where(norm == 0, 1, norm)
+        along = jnp.sum(gradient * direction, axis=-1, keepdims=True)
+        tangent = gradient - along * direction
+        length = jnp.linalg.norm(tangent, axis=-1, keepdims=True)
+        return norm * tangent / jnp.where(length == 0, 1, length)
+
+    steps = optax.stateless(lambda gradient, rows: jax.tree.map(step, gradient, rows))
+    return optax.chain(steps, optax.scale_by_learning_rate(learning_rate))
+
+
 def _function(name: str) -> Callable[..., optax.GradientTransformation]:
     from optax import contrib
 
+    if name == DIRECTIONAL:
+        return directional
     name = _NAMED.get(name, name)
     return getattr(optax, name, None) or getattr(contrib, name)
 

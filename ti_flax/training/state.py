@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ti_flax.embedding.contents import BEHIND
 from ti_flax.embedding.rows import RowRules
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.prompt_encoding import CLIP_TOKENS, SpecialTokens
-from ti_flax.models.stable_diffusion import FlaxStableDiffusion
+from ti_flax.models.stable_diffusion import FlaxStableDiffusion, token_table
 from ti_flax.training.batches import KEY_IMPLEMENTATION as KEY_IMPLEMENTATION
 from ti_flax.training.batches import DrawRules
 from ti_flax.training.noise import NoiseRules
@@ -157,6 +158,22 @@ def init_state(config: StepConfig, rows: Mapping[str, np.ndarray]) -> TrainState
     mean = None if config.rules.ema_decay is None else started
     optimizer = config.optimizer(lambda step: 1.0, config.clip)
     return TrainState(started, optimizer.init(started), jnp.zeros((), jnp.int32), mean)
+
+
+def zero_rows(config: StepConfig, frozen: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Rows of zeros in the shapes of a run's, `[added_tokens, width]` float32 by text encoder.
+
+    Args:
+      config: the run's fixed parts.
+      frozen: parameter trees of the text encoders, by name.
+    """
+    widths = {
+        encoder: token_table(frozen, encoder.removesuffix(BEHIND)).shape[-1] for encoder in config.trainable
+    }
+    return {
+        encoder: np.zeros((len(learns), widths[encoder]), np.float32)
+        for encoder, learns in config.trainable.items()
+    }
 
 
 def result_rows(config: StepConfig, state: TrainState) -> dict[str, np.ndarray]:

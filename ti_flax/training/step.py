@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.embedding.conditioning import encode_with_rows
-from ti_flax.embedding.rows import ema_update, l2_to_init, rescale_norms, sum_of
+from ti_flax.embedding.rows import ema_update, l2_to_init, less_prior, rescale_norms, sum_of
+from ti_flax.models.prompt_encoding import PromptEncoding
 from ti_flax.training.batches import Batch, concat, draw
 from ti_flax.training.devices import AXIS
 from ti_flax.training.optimizer import apply_updates
@@ -54,6 +55,11 @@ def denoising_error(rows: dict[str, jax.Array], frozen: dict, batch: Batch, conf
         first_added_id=config.first_added_id,
         special=config.special,
     )
+    return error_when_told(told, frozen, batch, config)
+
+
+def error_when_told(told: PromptEncoding, frozen: dict, batch: Batch, config: StepConfig) -> jax.Array:
+    """The same of a denoiser that is told this of the prompts."""
     conditioning = (*told, batch.time_ids) if config.model.is_sdxl else (told.hidden_states,)
     input_noise = batch.noise if batch.input_noise is None else batch.input_noise
     noisy = config.schedule.add_noise(batch.latents, input_noise, batch.timesteps)
@@ -121,6 +127,7 @@ def apply_update(
       rate: `[]` float32, the learning rate.
     """
     optimizer = config.optimizer(lambda step: rate, config.clip)
+    gradient = less_prior(config.rules, gradient, config.trainable)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.rows)
     rows = apply_updates(state.rows, cast(dict[str, jax.Array], updates), config.trainable)
     rows = rescale_norms(config.rules, rows, config.trainable)

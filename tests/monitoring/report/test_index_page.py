@@ -79,7 +79,16 @@ def test_what_went_wrong_comes_first(tmp_path):
         (LEARNING, 100, ""),  # the best, which is the result
         (LEARNING[:2], 100, "It ended early, after 100 of 200 steps."),
         (LEARNING[:1], 0, "It ended early, after 0 of 200 steps."),
-        ([evaluation(0, 0.2), evaluation(200, 0.1, 12.0)], 200, "Step 200: the rows have left the range of"),
+        (
+            [evaluation(0, 0.2), evaluation(200, 0.1, 12.0, sensitivity=None)],
+            200,
+            "Step 200: the rows have left the range of",
+        ),
+        (
+            [evaluation(0, 0.2), evaluation(100, 0.15), evaluation(200, 0.1, sensitivity=0.1)],
+            200,
+            "Step 200: the concept overpowers the rest of the prompt: use step 100.",
+        ),
         ([evaluation(0, 0.1), evaluation(200, 0.2)], 200, "No evaluation was better than that of step 0"),
         ([evaluation(0, 0.1), evaluation(200, float("nan"))], 200, "loss of step 200 is not finite."),
         ([evaluation(step, 0.1 if step else 0.2) for step in range(0, 201, 40)], 200, "Step 160: no longer"),

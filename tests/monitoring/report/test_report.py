@@ -61,7 +61,14 @@ def test_what_the_page_says(folder):
         "jax 0.10.2",
     ):
         assert words in plain, words
-    for title in ("Validation loss", "Length", "Likeness to the start", "Training loss", "Learning rate"):
+    for title in (
+        "Validation loss",
+        "Length",
+        "Likeness to the start",
+        "Prompt sensitivity",
+        "Training loss",
+        "Learning rate",
+    ):
         assert f"<figcaption>{title}</figcaption>" in text
 
 
@@ -143,10 +150,12 @@ def test_what_is_not_there_is_left_out(tmp_path):
 
 def test_flags_are_said_and_drawn(folder):
     write_evaluations(
-        folder / "signals.csv", [evaluation(0, 0.2), evaluation(50, 0.1), evaluation(100, 0.3, 14.0)]
+        folder / "signals.csv",
+        [evaluation(0, 0.2), evaluation(50, 0.1), evaluation(100, 0.3, 14.0, sensitivity=0.2)],
     )
     text = written(folder)
-    assert "Step 100:</b> the rows have left the range of known words" in text
+    assert "Step 100:</b> the concept overpowers the rest of the prompt: use step 50" in text
+    assert text.count("below it the concept overpowers the rest of the prompt") == 1
     assert text.count("out of the range of known words") == 1
     write_evaluations(folder / "signals.csv", [evaluation(0, 0.2), evaluation(50, 0.1)])
     assert "It was still improving at the end" in written(folder)
@@ -210,4 +219,4 @@ def test_a_browser_shows_it_without_complaint(folder, tmp_path_factory):
     command += [f"--user-data-dir={profile}", "--dump-dom", (folder / "report.html").as_uri()]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in shown.stderr
-    assert shown.stdout.count("<svg") == 6 and shown.stdout.count("<h2>") == 8
+    assert shown.stdout.count("<svg") == 7 and shown.stdout.count("<h2>") == 8

@@ -10,6 +10,7 @@ from ti_flax.config.options.inputs import (
 from ti_flax.config.options.outputs import HostOptions, HubOptions, MonitoringOptions, OutputOptions
 from ti_flax.config.options.training import (
     ADAM_OPTIONS,
+    DIRECTIONAL,
     FINDS_ITS_RATE,
     SCHEDULE_FREE,
     WITHOUT_WARMUP,
@@ -20,6 +21,7 @@ from ti_flax.config.options.training import (
 
 __all__ = [
     "ADAM_OPTIONS",
+    "DIRECTIONAL",
     "FINDS_ITS_RATE",
     "SCHEDULE_FREE",
     "WITHOUT_WARMUP",

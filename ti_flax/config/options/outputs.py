@@ -100,15 +100,26 @@ class MonitoringOptions(Options):
         help="About how many samples the validation loss averages over, the same ones every time.",
         excludes=("eval_steps 0",),
     )
+    sensitivity_prompts: tuple[str, ...] | None = option(
+        None,
+        metavar="PROMPT",
+        when_unset='"a photo of a {}" and eight settings, or for a style eight subjects',
+        help="Prompts with {} for the word, a plain one and then others that say more: how far predictions "
+        "for them lie from those for the plain one tells whether the word drowns the rest of a prompt.",
+        excludes=("eval_steps 0",),
+        per_concept=True,
+    )
     load_best_model_at_end: bool = option(
         False,
-        help="Make the vectors with the smallest validation loss the result, not the last ones.",
+        help="Make the vectors with the smallest validation loss that do not drown the rest of a prompt the "
+        "result, not the last ones.",
         excludes=("eval_steps 0",),
         per_concept=True,
     )
     early_stopping: bool = option(
         False,
-        help="Stop the run when the validation loss no longer falls, and write everything as usual.",
+        help="Stop the run when the validation loss no longer falls, or the word drowns the rest of prompts; "
+        "everything is written as usual.",
         excludes=("eval_steps 0",),
         per_concept=True,
     )
@@ -116,7 +127,7 @@ class MonitoringOptions(Options):
         None,
         at_least=1,
         when_unset="5",
-        help="Evaluations without a smaller validation loss after which the run stops.",
+        help="Evaluations that are no better than the best before, after which the run stops.",
         needs=("early_stopping",),
         per_concept=True,
     )

@@ -27,6 +27,9 @@ ADAM_OPTIONS = {
 # Optimizers that estimate the size of a step themselves; the learning rate is a factor on it.
 FINDS_ITS_RATE = ("prodigy", "dadapt_adamw", "dog", "dowg", "cocob")
 
+# The optimizer that learns directions alone.
+DIRECTIONAL = "directional"
+
 SCHEDULE_FREE = ("schedule_free_adamw", "schedule_free_sgd")
 
 
@@ -102,14 +105,15 @@ class OptimizerOptions(Options):
 
     optimizer: Literal[
         "adamw", "adam", "adabelief", "adadelta", "adafactor", "adagrad", "adamax", "adamaxw", "adan",
-        "ademamix", "adopt", "acprop", "amsgrad", "cocob", "dadapt_adamw", "dog", "dowg", "fromage", "lamb",
-        "lars", "lion", "madgrad", "muon", "nadam", "nadamw", "novograd", "optimistic_adam", "prodigy",
-        "radam", "rmsprop", "schedule_free_adamw", "schedule_free_sgd", "sgd", "sign_sgd", "signum",
-        "simplified_ademamix", "yogi",
+        "ademamix", "adopt", "acprop", "amsgrad", "cocob", "dadapt_adamw", "directional", "dog", "dowg",
+        "fromage", "lamb", "lars", "lion", "madgrad", "muon", "nadam", "nadamw", "novograd",
+        "optimistic_adam", "prodigy", "radam", "rmsprop", "schedule_free_adamw", "schedule_free_sgd", "sgd",
+        "sign_sgd", "signum", "simplified_ademamix", "yogi",
     ] = option(
         "adamw",
         metavar="NAME",
-        help="Optimizer of optax that moves the vectors",
+        help="Optimizer of optax that moves the vectors, or directional, which keeps their norm and learns "
+        "their direction alone",
         changes_bits=True,
         value_needs=dict.fromkeys(SCHEDULE_FREE, "lr_scheduler constant|constant_with_warmup"),
     )  # fmt: skip
@@ -232,12 +236,21 @@ class OptimizerOptions(Options):
         changes_bits=True,
         needs=(f"optimizer {'|'.join(ADAM_OPTIONS['adam_epsilon'])}",),
     )
+    directional_kappa: float = option(
+        1e-4,
+        at_least=0,
+        help="Concentration of the von Mises-Fisher prior that keeps directions near their start; 0 is none.",
+        changes_bits=True,
+        needs=(f"optimizer {DIRECTIONAL}",),
+        per_concept=True,
+    )
     max_grad_norm: float | None = option(
         None,
         above=0,
         when_unset="no clipping",
         help="Norm that gradients are clipped to.",
         changes_bits=True,
+        excludes=(f"optimizer {DIRECTIONAL}",),
     )
     grad_clip_value: float | None = option(
         None,
@@ -245,7 +258,7 @@ class OptimizerOptions(Options):
         when_unset="no clipping",
         help="Size that each number of the gradient is clipped to (the Web UI's gradient clipping by value).",
         changes_bits=True,
-        excludes=("max_grad_norm",),
+        excludes=("max_grad_norm", f"optimizer {DIRECTIONAL}"),
     )
     use_ema: bool = option(
         False,
@@ -266,13 +279,14 @@ class OptimizerOptions(Options):
         help="Rescale each vector after every step to the vocabulary's median norm (keep), "
         "or only when it is longer than the vocabulary's longest (limit).",
         changes_bits=True,
-        excludes=(f"optimizer {'|'.join(SCHEDULE_FREE)}",),
+        excludes=(f"optimizer {'|'.join((*SCHEDULE_FREE, DIRECTIONAL))}",),
     )
     pull_to_start: float = option(
         0.0,
         at_least=0,
         help="Weight p of p / 2 x the squared distance of the vectors from their start, added to the loss.",
         changes_bits=True,
+        excludes=(f"optimizer {DIRECTIONAL}",),
         per_concept=True,
     )
 

@@ -18,7 +18,8 @@ STYLE = """
 .state { color: var(--quiet); } .state.failed { color: var(--flag); } .state.done { color: var(--c2); }
 .state.running { color: var(--c0); } .concept[data-look="flagged"] .flag { color: var(--c1); }
 .error { white-space: pre-line; }
-.pictures { display: flex; flex-wrap: wrap; gap: 10px; margin-top: 8px; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 190px), 1fr)); gap: 10px;
+  margin-top: 8px; } .pictures img { max-width: 100%; height: auto; }
 .pictures figcaption { font-weight: 400; font-size: .85em; color: var(--quiet); }
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from ti_flax.monitoring.report.files import read_inside
 from ti_flax.monitoring.report.images import image
 from ti_flax.monitoring.report.verdict import evaluations, verdict
 from ti_flax.monitoring.row_statistics import (
+    DROWNS,
     OUT_OF_RANGE,
     Evaluation,
     VectorName,
@@ -211,6 +213,13 @@ def _curves_of_evaluations(table: Sequence[Evaluation]) -> Iterable[str]:
         [Curve("", step, np.asarray([each.validation_loss for each in table]))],
         explanation="With the same images, timesteps and noise each time: only learning moves it.",
         mark=(best.step, f"best, step {best.step}") if gained(table) else None,
+    )
+    heard = [each.prompt_sensitivity for each in table]
+    yield chart(
+        "Prompt sensitivity",
+        [Curve("", step, np.asarray([math.nan if each is None else each for each in heard]))],
+        explanation="How strongly predictions answer to the rest of a prompt, relative to the start.",
+        limit=(DROWNS, "below it the concept overpowers the rest of the prompt"),
     )
     shown = drawn_vectors(table[-1].rows)
     names = {vector: vector_name(vector) if len(shown) > 1 else "" for vector in shown}

@@ -28,7 +28,7 @@ class Verdict:
     Attributes:
       first: the evaluation that the others are compared with.
       last: the latest.
-      best: that with the smallest validation loss.
+      best: that with the smallest validation loss, of those that let the rest of a prompt be heard.
       has_learned: whether the best is better than the first.
       flags: what went wrong, each with the step from which on it holds.
     """

@@ -226,7 +226,7 @@ def finish_turn(
     with about(turn.name):
         if config.monitoring.load_best_model_at_end:
             rows, step = with_best(rows, folder, inputs.concept.vectors)
-            say(f"the result is that of step {step}, which has the smallest validation loss of all")
+            say(f"the result is that of step {step}, the best of all evaluations")
         export(config, inputs, rows, folder, samples=samples, steps=step, batches=BATCHES, unbroken=unbroken)
         for line in summary(folder) if config.monitoring.eval_steps != 0 else ():
             say(line)
