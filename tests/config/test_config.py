@@ -154,6 +154,7 @@ def test_shipped_configurations_are_there():
     [
         (["--mixed_precision=fp16"], "fp16 runs as bf16"),
         (["--num_train_epochs=5"], "num_train_epochs does nothing while max_train_steps is 5000"),
+        (["--num_train_epochs=5", "--max_train_steps=auto"], "nothing while max_train_steps is auto"),
         (["--lr_warmup_steps=5"], "lr_warmup_steps does nothing with lr_scheduler constant"),
         (["--lr_num_cycles=2"], "lr_num_cycles does nothing"),
         (["--learning_rate=0"], "learning_rate 0 learns nothing"),

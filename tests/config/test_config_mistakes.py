@@ -55,6 +55,11 @@ def test_missing_keys_are_listed_in_one_line():
             "\nlearning_rte: 1\n",
             "x.yaml:2: unknown key 'learning_rte'. Did you mean learning_rate?",
         ),
+        (
+            "max_train_steps: atuo\n",
+            "x.yaml:1: max_train_steps: expected a whole number >= 1 or auto, or null, found 'atuo'. "
+            "Did you mean auto?",
+        ),
         ("learning-rate: 1\n", "x.yaml:1: unknown key 'learning-rate'. Did you mean learning_rate?"),
         ("zzz: 1\n", "x.yaml:1: unknown key 'zzz'. `python train_flax.py --help` lists all keys."),
         ("seed: 1\nseed: 2\n", "x.yaml:2: seed is given twice, first on line 1. Leave one of them out."),
@@ -298,6 +303,14 @@ def test_losses_that_go_together():
         (
             ["--lr_scheduler=warmup_stable_decay", "--lr_decay_steps=4900"],
             "lr_decay_steps: expected at most max_train_steps - lr_warmup_steps (4500), found 4900",
+        ),
+        (
+            ["--max_train_steps=auto", "--eval_steps=0"],
+            "max_train_steps auto and eval_steps 0 exclude each other. Evaluations tell when a run is done",
+        ),
+        (
+            ["--max_train_steps=auto", "--lr_scheduler=cosine"],
+            "max_train_steps auto requires lr_scheduler constant or constant_with_warmup: found cosine",
         ),
         (
             ["--max_grad_norm=1", "--grad_clip_value=1"],

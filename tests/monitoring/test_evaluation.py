@@ -152,6 +152,42 @@ def test_a_killed_run_stops_early_where_it_would_have(place, tmp_path, losses):
     assert checkpoint_steps(folder)[-1] == 4 and not losses
 
 
+def test_a_run_ends_itself_when_more_steps_bring_nothing(place, tmp_path, losses, capsys):
+    options = {"max_train_steps": "auto", "eval_steps": 1, "checkpointing_steps": 100, "save_steps": 1}
+    losses += [0.5, 0.4, 0.41, 0.41, 0.41]
+    folder = run.train(configure(place, tmp_path, **options))
+    said = capsys.readouterr().err
+    assert "until it is done, at most 5000 steps" in said
+    assert "step 4: the run is done: no step was better than step 1" in said
+    assert "the result is that of step 1, the best of all evaluations" in said
+    assert checkpoint_steps(folder) == [4] and not losses
+    result = learned(folder).tobytes()
+    _, first = load_learned_embeds(folder / "learned_embeds-steps-1.safetensors")
+    assert result == first.tobytes()
+
+    again = configure(place, tmp_path, **options, resume_from_checkpoint="auto")
+    run.train(again)
+    assert "holds the result of a run that was done" in capsys.readouterr().err
+    (folder / "learned_embeds.safetensors").unlink()  # as if it had been killed before that was written
+    run.train(again)
+    assert learned(folder).tobytes() == result and checkpoint_steps(folder) == [4]
+
+
+def test_a_run_that_ends_itself_goes_on_where_the_prompt_is_drowned_once(tmp_path, capsys):
+    heard = iter([1.0, 1.0, 0.1, 1.0, 0.1, 0.1])  # the first is that of the start, to compare with
+    hook = make_hook(
+        tmp_path,
+        [0.5, 0.4, 0.3, 0.2, 0.1, 0.05],
+        sensitivity=lambda rows: [next(heard)],
+        until_done=True,
+    )
+    for step in range(5):
+        assert not hook.stop
+        evaluate(hook, step)
+    assert hook.stop
+    assert "step 4: the run is done: no step was better than step 2" in capsys.readouterr().err
+
+
 def test_the_best_rows_become_the_result_where_that_is_asked_for(place, tmp_path, losses, whole, capsys):
     losses += [0.5, 0.4, 0.2, 0.45]
     folder = run.train(configure(place, tmp_path, load_best_model_at_end=True))

@@ -122,6 +122,11 @@ def test_evaluations_take_at_most_a_twentieth_of_a_run(total, update_samples, sa
     assert cost <= 0.05 or evaluations <= 3
 
 
+def test_evaluations_of_a_run_until_it_is_done_take_a_fifth_of_it():
+    interval = evaluation_interval(total=None, passes=64, update_samples=8)
+    assert interval == 20 and 64 / (2 * 8 * interval) == pytest.approx(0.2)
+
+
 def make_step_config(family="sd1", **changes):
     model = random_stable_diffusion(SMALL[family], seed=0)
     config = StepConfig(

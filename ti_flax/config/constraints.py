@@ -7,7 +7,7 @@ import re
 import typing
 
 from ti_flax.config.conditions import Options, Values, missing_values, unmet_conditions
-from ti_flax.config.options import WITHOUT_WARMUP, HubOptions, OutputOptions
+from ti_flax.config.options import MOST_STEPS_UNTIL_DONE, WITHOUT_WARMUP, HubOptions, OutputOptions
 from ti_flax.config.stepped_values import parse_steps
 from ti_flax.config.words import TEMPLATE_PLACES, clashing_words, spelled_plainly
 from ti_flax.errors import ConfigError, redacted
@@ -100,7 +100,7 @@ def _wrong_words(options: Options, values: Values) -> _Errors:
 
 
 def _wrong_rates(values: Values) -> _Errors:
-    rate, scheduler, steps = (values[name] for name in ("learning_rate", "lr_scheduler", "max_train_steps"))
+    rate, scheduler, steps = values["learning_rate"], values["lr_scheduler"], _steps(values)
     if not isinstance(rate, str):
         if scheduler == "polynomial" and rate <= POLYNOMIAL_LR_END:
             end = f"more than {POLYNOMIAL_LR_END:g}, where lr_scheduler polynomial ends"
@@ -123,9 +123,12 @@ def _wrong_rates(values: Values) -> _Errors:
 
 
 def _wrong_schedules(values: Values) -> _Errors:
-    scheduler, warmup, steps = (
-        values[name] for name in ("lr_scheduler", "lr_warmup_steps", "max_train_steps")
-    )
+    scheduler, warmup, steps = values["lr_scheduler"], values["lr_warmup_steps"], _steps(values)
+    if values["max_train_steps"] == "auto" and values["eval_steps"] == 0:
+        yield ConfigError(
+            "max_train_steps auto and eval_steps 0 exclude each other",
+            remedy="Evaluations tell when a run is done: leave eval_steps out.",
+        )
     if values["lr_step_rules"] is not None:
         yield from _wrong_rules(values["lr_step_rules"])
     if steps is None or scheduler in WITHOUT_WARMUP:
@@ -141,6 +144,12 @@ def _wrong_schedules(values: Values) -> _Errors:
     if scheduler == "warmup_stable_decay" and falls is not None and falls > steps - warmup:
         most = f"at most max_train_steps - lr_warmup_steps ({steps - warmup})"
         yield ConfigError("lr_decay_steps", expected=most, found=str(falls))
+
+
+def _steps(values: Values) -> int | None:
+    """Steps of the run, the most if it ends itself; None if they are counted in epochs."""
+    steps = values["max_train_steps"]
+    return MOST_STEPS_UNTIL_DONE if steps == "auto" else steps
 
 
 def _wrong_rules(rules: str) -> _Errors:

@@ -104,7 +104,9 @@ class RunConfig:
             f"starting as {each.start}"
             for each in concept.each
         )
-        length = f"{training.max_train_steps} steps"
+        length = f"{training.total_steps} steps"
+        if training.until_done:
+            length = f"until it is done, at most {length}"
         if training.max_train_steps is None:
             length = f"{training.num_train_epochs} epochs"
         separator = f"\n{' ' * 10}"
@@ -135,6 +137,11 @@ class RunConfig:
         side, most = self.images.resolution, self.images.max_buckets
         square = f"{side} x {side}"
         return f"the area of {square}, in at most {most} shapes" if self.images.enable_bucket else square
+
+    @property
+    def takes_best(self) -> bool:
+        """Whether the result is that of the best evaluation, not the last step's."""
+        return self.monitoring.load_best_model_at_end or self.training.until_done
 
     @property
     def validation_prompts(self) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ class Option:
     """One name of the configuration: the key in a file and, after `--`, the flag.
 
     `stepped` options hold a number, or text that says until which step each of several numbers holds.
-    `listed` ones hold text, or a list of concepts.
+    `listed` ones hold text, or a list of concepts. `words` are texts that stand in place of a number.
     """
 
     name: str
@@ -88,6 +88,7 @@ class Option:
     stepped: bool = False
     listed: bool = False
     choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     default: object  # dataclasses.MISSING: the option is required
 
     @property
@@ -110,7 +111,7 @@ class Option:
 
     @property
     def metavar(self) -> str:
-        return self.rule.metavar or "|".join(self.choices) or _METAVARS[self.kind]
+        return self.rule.metavar or "|".join(self.choices or (_METAVARS[self.kind], *self.words))
 
     @property
     def default_text(self) -> str:
@@ -129,7 +130,7 @@ class Option:
         limits = (">=", rule.at_least), (">", rule.above), ("<=", rule.at_most), ("<", rule.below)
         bounds = [f"{sign} {bound:.10g}" for sign, bound in limits if bound is not None]
         bounds += [f"a multiple of {rule.multiple_of}"] if rule.multiple_of else []
-        phrase = f"{phrase} {' and '.join(bounds)}".rstrip()
+        phrase = " or ".join((f"{phrase} {' and '.join(bounds)}".rstrip(), *self.words))
         phrase += ", or a list of such" if self.many else ", or a list of concepts" if self.listed else ""
         return f"{phrase}, or null" if self.nullable else phrase
 
@@ -161,6 +162,7 @@ def _option_from(field: dataclasses.Field) -> Option:
     many = typing.get_origin(kind) is tuple
     kind = _without_none(typing.get_args(kind)[0]) if many else kind
     choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    others = () if choices else (each for each in members if typing.get_origin(each) is typing.Literal)
     return Option(
         name=field.name,
         kind=str if choices else typing.cast(type, kind),
@@ -170,6 +172,7 @@ def _option_from(field: dataclasses.Field) -> Option:
         stepped=float in members and str in members,
         listed=str in members and any(typing.get_origin(member) is tuple for member in members),
         choices=choices,
+        words=tuple(word for each in others for word in typing.get_args(each)),
         default=field.default,
     )
 
@@ -185,7 +188,7 @@ def value_from_text(option: Option, text: str, where: str) -> object:
     Raises:
       ConfigError: the text is no such value, or outside the range.
     """
-    if option.stepped and looks_stepped(text):
+    if text in option.words or option.stepped and looks_stepped(text):
         return checked(option, text, where)
     try:
         value = _convert(option.kind, text)
@@ -220,6 +223,8 @@ def checked(option: Option, value: object, where: str) -> object:
         if not several:
             raise wrong_value(option, value, where)
         return tuple(checked(option.one, each, where) for each in several)
+    if isinstance(value, str) and value in option.words:
+        return value
     if option.stepped and isinstance(value, str) and looks_stepped(value):
         return _checked_steps(option, value, where)
     if option.kind is float and type(value) is int:
@@ -276,7 +281,7 @@ def wrong_value(option: Option, value: object, where: str) -> ConfigError:
         found = "empty text"
     elif option.rule.secret and value is not None:
         found = "something else"
-    close = nearest(value, option.choices) if isinstance(value, str) else None
+    close = nearest(value, option.choices or option.words) if isinstance(value, str) else None
     remedy = option.rule.remedy or (f"Did you mean {close}?" if close else "")
     if not remedy and type(value) is int and option.rule.multiple_of:
         least = option.rule.above if option.rule.at_least is None else option.rule.at_least

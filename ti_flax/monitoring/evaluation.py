@@ -68,6 +68,7 @@ class Evaluate(Hook):
         start_rows: Mapping[str, np.ndarray],
         vocabularies: Mapping[str, Vocabulary],
         patience: Patience | None = None,
+        until_done: bool = False,
         trackers: Sequence[Tracker] = (),
         ready: Callable[[], bool] = lambda: True,
     ):
@@ -84,6 +85,7 @@ class Evaluate(Hook):
           start_rows: such rows, float32, before the first update.
           vocabularies: to measure rows against, by text encoder.
           patience: when to stop; None: never.
+          until_done: stop when more steps bring nothing.
           trackers: that are told as well.
           ready: whether both can be called without waiting; before that, updates go on.
         """
@@ -94,6 +96,7 @@ class Evaluate(Hook):
         self._start_rows, self._vectors, self._vocabularies = start_rows, vectors, vocabularies
         self._ready, self._put_off = ready, False
         self._trackers = trackers
+        self._until_done = until_done
         self._patience = None if patience is None else patience.evaluations
         self._gain = GainCounter(0.0 if patience is None else patience.threshold)
         self._flags = Flags()
@@ -110,6 +113,7 @@ class Evaluate(Hook):
             if each.step <= step:
                 self._take(each)
         self._unsaid.clear()  # it was said by the run that is gone on with
+        self.stop = self._until_done and self._flags.over  # and killed before the result was written
         self._best = best_kept(self._best_path, self._table, step)
         if self._table:
             self._write()
@@ -135,14 +139,22 @@ class Evaluate(Hook):
         loss, grad_norm = means or (None, None)
         self._measured.clear()
         self._evaluate(step, self._result(state), loss, grad_norm)
-        if step < self._last_step and self._is_enough():
+        if step < self._last_step and (end := self._end()):
             self.stop = True
-            best = best_of(self._table)
-            say(
-                f"step {step}: early_stopping ends the run: no step was better than "
-                f"step {best.step if best else 0}; resume_from_checkpoint auto with a larger "
+            say(f"step {step}: {end}")
+
+    def _end(self) -> str:
+        """Why the run ends, in words; empty if it goes on."""
+        best = best_of(self._table)
+        than = f"no step was better than step {best.step if best else 0}"
+        if self._until_done and self._flags.over:
+            return f"the run is done: {than}"
+        if self._patience is not None and self._gain.since >= self._patience:
+            return (
+                f"early_stopping ends the run: {than}; resume_from_checkpoint auto with a larger "
                 "early_stopping_patience goes on"
             )
+        return ""
 
     def _evaluate(
         self, step: int, rows: Mapping[str, np.ndarray], loss: float | None, grad_norm: float | None
@@ -197,9 +209,6 @@ class Evaluate(Hook):
         for step, sentence in self._unsaid:
             say(f"step {step}: {sentence}")
         self._unsaid.clear()
-
-    def _is_enough(self) -> bool:
-        return self._patience is not None and self._gain.since >= self._patience
 
 
 def best_kept(path: Path, table: Sequence[Evaluation], step: int) -> tuple[bool, float]:

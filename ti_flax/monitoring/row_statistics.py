@@ -242,15 +242,20 @@ class GainCounter:
 
 
 class Flags:
-    """What evaluations say in plain words; it takes them one by one, in constant time on average."""
+    """What evaluations say in plain words; it takes them one by one, in constant time on average.
+
+    Attributes:
+      over: whether more steps bring nothing: none has for long, or the prompt drowned twice running.
+    """
 
     def __init__(self):
+        self.over = False
         self._table: list[tuple[int, float]] = []
         self._least, self._first_good = float("inf"), 0
         self._may_end = True
         self._out: set[str] = set()  # words that have left the range
         self._best: Evaluation | None = None
-        self._drowns = False
+        self._drowns, self._drowned_before = False, False
 
     def add(self, each: Evaluation) -> list[tuple[int, str]]:
         """What holds from this evaluation on, each once in a run: its step, and a sentence."""
@@ -258,7 +263,7 @@ class Flags:
         since = self._no_gain_since(each) if self._may_end else None
         if since is not None:
             found.append((each.step, f"no longer improving since step {since}"))
-            self._may_end = False
+            self._may_end, self.over = False, True
         if each.step > 0 and each.prompt_sensitivity is not None:
             found += self._drowned(each)
         elif each.step > 0:
@@ -273,6 +278,8 @@ class Flags:
 
     def _drowned(self, each: Evaluation) -> list[tuple[int, str]]:
         """That the rest of the prompt is drowned from this step on, the first time that it is so."""
+        self.over |= each.drowns and self._drowned_before
+        self._drowned_before = each.drowns
         if not each.drowns:
             self._best = best_of([each] if self._best is None else [self._best, each])
             return []

@@ -24,6 +24,8 @@ from ti_flax.training.timesteps import TimestepRules
 VALIDATION = 0x7C1A0005
 # The share of a run's time that evaluations may take.
 LARGEST_SHARE = 0.05
+# Likewise of a run that goes on until it is done, which they tell.
+SHARE_UNTIL_DONE = 0.2
 # Evaluations of a long run; more would not show more.
 MOST_EVALUATIONS = 50
 # Evaluations that come before more samples in each of them.
@@ -195,16 +197,18 @@ def samples_for(total: int, update_samples: int) -> int:
     return int(min(max(affordable / WORTHWHILE_EVALUATIONS, fewest), most))
 
 
-def evaluation_interval(*, total: int, passes: int, update_samples: int) -> int:
+def evaluation_interval(*, total: int | None, passes: int, update_samples: int) -> int:
     """Steps between two evaluations: as many evaluations as `LARGEST_SHARE` of the run's time allows.
 
     The first before any update and the last after all are counted with it. There are at least three.
 
     Args:
-      total: steps of the run.
+      total: steps of the run; None: it goes on until it is done, and evaluations take a fifth of its time.
       passes: samples that a device takes through the model in an evaluation.
       update_samples: samples of an update on a device.
     """
+    if total is None:
+        return math.ceil(passes / (SHARE_UNTIL_DONE * update_samples * PASSES_OF_UPDATE))
     affordable = LARGEST_SHARE * total * update_samples * PASSES_OF_UPDATE / passes
     return max(1, math.ceil(total / min(max(math.floor(affordable) - 1, 2), MOST_EVALUATIONS)))
 

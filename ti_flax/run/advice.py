@@ -58,7 +58,7 @@ def relative_change(start: np.ndarray, learned: np.ndarray) -> float:
 
 
 def _rate_notes(config: RunConfig, schedule: Schedule) -> Iterator[str]:
-    total = config.training.max_train_steps or 0
+    total = config.training.total_steps
     # Rates change smoothly or in long stretches: a few hundred steps tell of all.
     steps = np.unique(np.linspace(0, total - 1, min(total, 500)).astype(np.int32))
     if not np.any(np.asarray(schedule(steps))):
@@ -88,7 +88,7 @@ def _prompt_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str]:
 
 
 def _stopping_notes(config: RunConfig) -> Iterator[str]:
-    monitoring, total = config.monitoring, config.training.max_train_steps or 0
+    monitoring, total = config.monitoring, config.training.total_steps
     patience = monitoring.early_stopping_patience or PATIENCE
     if monitoring.early_stopping and monitoring.eval_steps and monitoring.eval_steps * patience >= total:
         yield (

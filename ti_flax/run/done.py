@@ -28,8 +28,8 @@ def nothing_to_do(config: RunConfig, step: int, checkpoint: Path, output_dir: Pa
       checkpoint: the folder of that.
       output_dir: of the run.
     """
-    total = config.training.max_train_steps
-    if total is None or step < total:
+    total, until_done = config.training.total_steps, config.training.until_done
+    if total == 0 or step < total and not until_done:
         return None
     if step > total:
         return (
@@ -38,7 +38,8 @@ def nothing_to_do(config: RunConfig, step: int, checkpoint: Path, output_dir: Pa
         )
     if checkpoint_steps(output_dir)[-1:] != [step] or not is_finished(config, output_dir):
         return None
-    return f"nothing to do: {output_dir} holds the result of all {total} steps"
+    steps = "a run that was done" if until_done else f"all {total} steps"
+    return f"nothing to do: {output_dir} holds the result of {steps}"
 
 
 def is_finished(config: RunConfig, output_dir: Path) -> bool:

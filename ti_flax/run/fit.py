@@ -62,7 +62,7 @@ def fit(
       hooks: what else is to happen beside the updates.
     """
     slots = Slots(1, batch_devices(config.training.train_batch_size))
-    total, start = config.training.max_train_steps or 0, int(state.step)
+    total, start = config.training.total_steps, int(state.step)
     taught = taught_of(config, step_config)
     sender = feeding(step_config, inputs, taught, slots)
     sender.prepare([start], config.training.steps_per_call or 1)
@@ -110,9 +110,7 @@ def hooks_of_host(run: Beside, schedule: Schedule, start: int, more: Sequence[Ho
       more: hooks that come after the run's own.
     """
     config = run.config
-    agree = AgreeOnState(
-        every=config.output.checkpointing_steps, last_step=config.training.max_train_steps or 0
-    )
+    agree = AgreeOnState(every=config.output.checkpointing_steps, last_step=config.training.total_steps)
     if hosts.is_first():
         return [agree, *make_hooks(run, schedule, start), *more]
     run.step_config.model.params.clear()

@@ -97,7 +97,7 @@ def make_hooks(run: Beside, schedule: Schedule, start: int, progress: Hook | Non
       progress: shows how far they are; None: one of its own.
     """
     config, step_config, inputs, output_dir = run.config, run.step_config, run.inputs, run.output_dir
-    total, samples = config.training.max_train_steps or 0, step_config.global_batch
+    total, samples = config.training.total_steps, step_config.global_batch
     learning_rate = rate_of_step(schedule, total)
     trackers = find_trackers(config, output_dir, start)
     metrics = hooks.Metrics(
@@ -189,7 +189,7 @@ def find_trackers(config: RunConfig, output_dir: Path, start: int) -> list[Track
 def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
     """The hook that evaluates the rows; begins to compile what it needs, and says how often and on what."""
     config, step_config, inputs = run.config, run.step_config, run.inputs
-    monitoring, total = config.monitoring, config.training.max_train_steps or 0
+    monitoring, total = config.monitoring, config.training.total_steps
     batch_size = config.training.train_batch_size
     sharing = batch_size // step_config.batch_size  # cores of a CPU
     update_samples = batch_size * step_config.accumulation
@@ -197,7 +197,8 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         inputs.examples.buckets,
         step_config.draw_rules.timesteps,
         flip_p=step_config.flip_p,
-        samples=monitoring.max_eval_samples or samples_for(total, update_samples),
+        samples=monitoring.max_eval_samples
+        or samples_for(0 if config.training.until_done else total, update_samples),
         batch_size=step_config.batch_size,
         devices=len(run.devices),
     )
@@ -206,7 +207,9 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         *ids.shape[:2], batch_size=step_config.batch_size, devices=len(run.devices)
     )
     every = monitoring.eval_steps or evaluation_interval(
-        total=total, passes=passes * sharing, update_samples=update_samples
+        total=None if config.training.until_done else total,
+        passes=passes * sharing,
+        update_samples=update_samples,
     )
     say(f"validation loss of {len(chosen.weights)} samples, every {every} steps")
     examples, chosen = examples_looked_at(inputs.examples, chosen, run.devices)
@@ -246,6 +249,7 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         start_rows=inputs.added.start,
         vocabularies=run.common.once("vocabularies", lambda: known_words(inputs)),
         patience=patience,
+        until_done=config.training.until_done,
         trackers=trackers,
     )
 

@@ -69,7 +69,7 @@ def write_result(
         width=inputs.added.widths[FIRST],
         second_width=inputs.added.widths.get(SECOND, 0),
         step=step,
-        total=config.training.max_train_steps if goes_on else None,
+        total=config.training.total_steps if goes_on else None,
         batch=samples,
         rate=describe_rate(config.optimizer, config.training, batches),
         concept_images=concept_images,

@@ -141,7 +141,7 @@ def _train_into(
     if hosts.is_first():
         refuse_files_of_words(output_dir, inputs.concept.vectors, sdxl=inputs.model.is_sdxl)
     state = start_state(config, step_config, inputs, saved)
-    total = config.training.max_train_steps or 0
+    total = config.training.total_steps
     if saved is not None and int(state.step) > total:
         say(nothing_to_do(config, saved.checkpoint.step, saved.folder, output_dir) or "")
     if int(state.step) > total:
@@ -210,7 +210,7 @@ def finish(
 ) -> None:
     """Writes the result, says where it is and what the evaluations say, and uploads it if asked to."""
     rows, step = result_rows(step_config, final), int(final.step)
-    if config.monitoring.load_best_model_at_end:
+    if config.takes_best:
         rows, step = with_best(rows, output_dir, inputs.concept.vectors)
         say(f"the result is that of step {step}, the best of all evaluations")
     interrupt.situation = AFTER_THE_UPDATES

@@ -51,7 +51,7 @@ def make_schedule(
         return stepped_schedule(options.learning_rate, factor=factor)
     shape = Shape(
         name=options.lr_scheduler,
-        total_steps=training.max_train_steps or 1,
+        total_steps=training.total_steps or 1,
         warmup_steps=options.lr_warmup_steps,
         num_cycles=options.lr_num_cycles,
         power=options.lr_power,

@@ -30,6 +30,9 @@ FINDS_ITS_RATE = ("prodigy", "dadapt_adamw", "dog", "dowg", "cocob")
 # The optimizer that learns directions alone.
 DIRECTIONAL = "directional"
 
+# The most steps of a run that ends itself.
+MOST_STEPS_UNTIL_DONE = 5000
+
 SCHEDULE_FREE = ("schedule_free_adamw", "schedule_free_sgd")
 
 
@@ -53,12 +56,14 @@ class TrainingOptions(Options):
         help="Epochs to train; counts only when max_train_steps is null.",
         per_concept=True,
     )
-    max_train_steps: int | None = option(
+    max_train_steps: int | Literal["auto"] | None = option(
         5000,
         at_least=1,
         when_unset="num_train_epochs epochs",
-        help="Training steps of the run.",
+        help="Training steps of the run; auto ends it when it no longer improves or the word drowns the rest "
+        "of prompts, after 5000 at the latest, and makes the best vectors the result.",
         changes_bits=True,
+        value_needs={"auto": "lr_scheduler constant|constant_with_warmup"},
         per_concept=True,
     )
     seed: int | None = option(
@@ -97,6 +102,16 @@ class TrainingOptions(Options):
         when_unset="chosen by timing",
         help="Training steps one call of the device program runs; results do not depend on it.",
     )
+
+    @property
+    def until_done(self) -> bool:
+        """Whether the run ends itself."""
+        return self.max_train_steps == "auto"
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the run, the most that it may make if it ends itself; 0 while only epochs are known."""
+        return MOST_STEPS_UNTIL_DONE if self.max_train_steps == "auto" else self.max_train_steps or 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

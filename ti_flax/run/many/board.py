@@ -17,6 +17,11 @@ from ti_flax.monitoring.report.concepts import Entry, read_entries, write_entrie
 from ti_flax.monitoring.report.index_page import IndexPage
 
 
+def known_steps(config: RunConfig) -> int | None:
+    """The steps of a concept's run; None if it ends itself, or its images say how many they are."""
+    return None if config.training.until_done else config.training.total_steps or None
+
+
 class Board:
     """The concepts of a run in the order of the list.
 
@@ -31,7 +36,7 @@ class Board:
         self.path, self.page = output_dir / CONCEPTS, output_dir / INDEX
         self._host, self._index, self._said = host, IndexPage(output_dir), ""
         self._entries = {
-            name: Entry(name, " and ".join(config.concept.words), steps=config.training.max_train_steps)
+            name: Entry(name, " and ".join(config.concept.words), steps=known_steps(config))
             for name, config in concepts
         }
         self._told: set[str] = set()  # of this host
@@ -43,7 +48,7 @@ class Board:
         entry = self._entries[name]
         entry.state, entry.step = "done", step
 
-    def begin(self, name: str, step: int, steps: int) -> None:
+    def begin(self, name: str, step: int, steps: int | None) -> None:
         """Notes that a concept learns from now on."""
         entry = self._entry_of(name)
         entry.state, entry.step, entry.steps = "running", step, steps

@@ -27,7 +27,7 @@ from ti_flax.monitoring.progress import ProgressOfMany
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.run.done import is_finished
 from ti_flax.run.inputs import ConceptTokens, add_concept_tokens, read_model
-from ti_flax.run.many.board import Board
+from ti_flax.run.many.board import Board, known_steps
 from ti_flax.run.many.teaching import Teaching, begin_teaching, shapes_for
 from ti_flax.run.many.turns import Fate, Turn, finish_turn, prepared, read_turn, seated
 from ti_flax.run.output_checks import refuse_output
@@ -394,7 +394,7 @@ class Class:
                 self._tell(concept.name, error)
                 continue
             self._states[slot], self._taught[slot] = turn.state, turn.taught
-            self._board.begin(turn.name, int(turn.state.step), turn.total)
+            self._board.begin(turn.name, int(turn.state.step), known_steps(turn.config))
             self._board.write()
             return
 

@@ -65,7 +65,7 @@ class Turn:
     @property
     def total(self) -> int:
         """Updates that it is to make."""
-        return self.config.training.max_train_steps or 0
+        return self.config.training.total_steps
 
     @property
     def taught(self) -> Taught:
@@ -113,7 +113,7 @@ def prepared(name: str, read: tuple[RunConfig, TrainingInputs, Saved | None], te
         refuse_files_of_words(folder, inputs.concept.vectors, sdxl=sdxl)
         state = start_state(config, step_config, inputs, saved)
         config = with_repository(config)
-        total = config.training.max_train_steps or 0
+        total = config.training.total_steps
         if saved is not None and int(state.step) > total:
             say(nothing_to_do(config, saved.checkpoint.step, saved.folder, saved.folder.parent) or "")
         elif int(state.step) < total:
@@ -224,7 +224,7 @@ def finish_turn(
     config, inputs, folder = turn.config, turn.inputs, turn.output_dir
     rows, step = result_rows(turn.step_config, state), int(state.step)
     with about(turn.name):
-        if config.monitoring.load_best_model_at_end:
+        if config.takes_best:
             rows, step = with_best(rows, folder, inputs.concept.vectors)
             say(f"the result is that of step {step}, the best of all evaluations")
         export(config, inputs, rows, folder, samples=samples, steps=step, batches=BATCHES, unbroken=unbroken)
