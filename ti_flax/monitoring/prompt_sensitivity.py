@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any
@@ -63,6 +64,9 @@ class PromptSensitivity:
       timestep: as a share of all.
       after: a program that is needed sooner.
       programs: those that are there or begun, by shapes; another concept's serve as well.
+
+    Attributes:
+      passes: samples that every device takes through the model for one measurement.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class PromptSensitivity:
     ):
         numbers = dealt_out(noises, batch=config.batch_size, devices=len(devices))
         self._counted, self._devices = numbers >= 0, devices
+        self.passes = math.prod(token_ids.shape[:2]) * numbers[0].size
         self._token_ids = token_ids
         self._frozen = local_copies(frozen, devices)
         self._numbers = shard(numbers, devices)
@@ -112,12 +117,6 @@ class PromptSensitivity:
 
     def _placed(self, rows: Mapping[str, np.ndarray], prompts: np.ndarray) -> tuple[Any, Any, Any]:
         return replicate(dict(rows), self._devices), self._frozen, replicate(prompts, self._devices)
-
-
-def passes_of_sensitivity(words: int, prompts: int, *, batch_size: int, devices: int) -> int:
-    """Samples that every device takes through the model for a measurement of so many words."""
-    rounds, batch = dealt_out(NOISES, batch=batch_size, devices=devices).shape[1:]
-    return words * prompts * rounds * batch
 
 
 def dealt_out(noises: int, *, batch: int, devices: int) -> np.ndarray:

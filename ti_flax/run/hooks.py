@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ti_flax.config import RunConfig
+from ti_flax.config.options import MonitoringOptions
 from ti_flax.console.messages import say
 from ti_flax.embedding.rows import rows_of_words
 from ti_flax.embedding.vocabulary import Vocabulary, known_vocabularies
@@ -24,7 +25,7 @@ from ti_flax.monitoring.evaluation import PATIENCE, Evaluate, Patience
 from ti_flax.monitoring.previews import Preview
 from ti_flax.monitoring.progress import Progress
 from ti_flax.monitoring.prompt_sensitivity import PROMPTS as SENSITIVITY_PROMPTS
-from ti_flax.monitoring.prompt_sensitivity import PromptSensitivity, passes_of_sensitivity
+from ti_flax.monitoring.prompt_sensitivity import PromptSensitivity
 from ti_flax.monitoring.trackers import RunInfo, Tracker, chosen_trackers, open_trackers
 from ti_flax.monitoring.validation import (
     Validation,
@@ -202,13 +203,10 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         batch_size=step_config.batch_size,
         devices=len(run.devices),
     )
-    ids = sensitivity_prompts(config, inputs)
-    passes = chosen.passes + passes_of_sensitivity(
-        *ids.shape[:2], batch_size=step_config.batch_size, devices=len(run.devices)
-    )
+    sensitivity = sensitivity_of(run)
     every = monitoring.eval_steps or evaluation_interval(
         total=None if config.training.until_done else total,
-        passes=passes * sharing,
+        passes=(chosen.passes + sensitivity.passes) * sharing,
         update_samples=update_samples,
     )
     say(f"validation loss of {len(chosen.weights)} samples, every {every} steps")
@@ -223,20 +221,6 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         after=run.after,
         programs=run.common.programs,
     )
-    sensitivity = PromptSensitivity(
-        step_config,
-        run.frozen,
-        ids,
-        side=config.images.resolution,
-        devices=run.devices,
-        after=run.after,
-        programs=run.common.programs,
-    )
-    patience = None
-    if monitoring.early_stopping:
-        patience = Patience(
-            monitoring.early_stopping_patience or PATIENCE, monitoring.early_stopping_threshold or 0.0
-        )
     return Evaluate(
         run.output_dir,
         inputs.concept.vectors,
@@ -248,18 +232,34 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         result=partial(result_rows, step_config),
         start_rows=inputs.added.start,
         vocabularies=run.common.once("vocabularies", lambda: known_words(inputs)),
-        patience=patience,
+        patience=patience_of(monitoring),
         until_done=config.training.until_done,
         trackers=trackers,
     )
 
 
-def sensitivity_prompts(config: RunConfig, inputs: TrainingInputs) -> np.ndarray:
-    """The prompts that tell whether a word lets the rest be heard: `[words, prompts, tokens]` int32."""
+def sensitivity_of(run: Beside) -> PromptSensitivity:
+    """What measures whether each word lets the rest of a prompt be heard; begins to compile it."""
+    config, inputs = run.config, run.inputs
     kind = config.concept.learnable_property
     prompts = config.monitoring.sensitivity_prompts or SENSITIVITY_PROMPTS[kind]
     of_words = [[prompt.replace("{}", word.text) for prompt in prompts] for word in inputs.concept.words]
-    return np.stack([encode_prompts(inputs.tokenizer, texts) for texts in of_words])
+    return PromptSensitivity(
+        run.step_config,
+        run.frozen,
+        np.stack([encode_prompts(inputs.tokenizer, texts) for texts in of_words]),
+        side=config.images.resolution,
+        devices=run.devices,
+        after=run.after,
+        programs=run.common.programs,
+    )
+
+
+def patience_of(options: MonitoringOptions) -> Patience | None:
+    """When a run that no longer improves is stopped; None: never."""
+    if not options.early_stopping:
+        return None
+    return Patience(options.early_stopping_patience or PATIENCE, options.early_stopping_threshold or 0.0)
 
 
 def known_words(inputs: TrainingInputs) -> dict[str, Vocabulary]:
