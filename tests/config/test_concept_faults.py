@@ -56,7 +56,8 @@ def test_all_faults_of_all_concepts_are_told_at_once(here):
 - good
 """
     assert faults(text) == [
-        "concept cat (list.yaml:3): max_train_steps: expected a whole number >= 1, or null, found 'many'",
+        "concept cat (list.yaml:3): max_train_steps: expected a whole number >= 1, auto, or null, "
+        "found 'many'",
         "concept cat (list.yaml:4): unknown key 'lerning_rate'. Did you mean learning_rate?",
         "concept dog (list.yaml:7): seed: expected a single value, found a mapping",
         "concept dog (list.yaml:6): resolution: expected an option of a concept, found one of the run. Set "

@@ -57,7 +57,7 @@ def test_missing_keys_are_listed_in_one_line():
         ),
         (
             "max_train_steps: atuo\n",
-            "x.yaml:1: max_train_steps: expected a whole number >= 1 or auto, or null, found 'atuo'. "
+            "x.yaml:1: max_train_steps: expected a whole number >= 1, auto, or null, found 'atuo'. "
             "Did you mean auto?",
         ),
         ("learning-rate: 1\n", "x.yaml:1: unknown key 'learning-rate'. Did you mean learning_rate?"),

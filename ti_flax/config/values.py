@@ -130,7 +130,8 @@ class Option:
         limits = (">=", rule.at_least), (">", rule.above), ("<=", rule.at_most), ("<", rule.below)
         bounds = [f"{sign} {bound:.10g}" for sign, bound in limits if bound is not None]
         bounds += [f"a multiple of {rule.multiple_of}"] if rule.multiple_of else []
-        phrase = " or ".join((f"{phrase} {' and '.join(bounds)}".rstrip(), *self.words))
+        phrase = f"{phrase} {' and '.join(bounds)}".rstrip()
+        phrase = (", " if self.nullable else " or ").join((phrase, *self.words))
         phrase += ", or a list of such" if self.many else ", or a list of concepts" if self.listed else ""
         return f"{phrase}, or null" if self.nullable else phrase
 
