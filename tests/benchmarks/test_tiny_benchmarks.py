@@ -158,11 +158,21 @@ def test_concepts_are_learned_together_alone_and_through_a_kill(flags, tmp_path,
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # without virtual devices
     tiny = ["--train_batch_size", "2", "--max_train_steps", "3", "--eval_steps", "0"]
     tiny += ["--validation_prompt", "null", "--concepts_at_once", "2", "--count", "2"]
-    many_concepts.main([*flags, *tiny, "--output", str(tmp_path), "--alone", "--cold", "--kills", "1"])
+    many_concepts.main([*flags, *tiny, "--output", str(tmp_path), "--alone", "--kills", "1"])
     many, single, *killed, ratio = capsys.readouterr().out.splitlines()
     assert many.startswith("turn 0: 2 concepts in one run") and ratio.startswith("runs of their own take ")
     assert float(single.split("at most ")[1].split()[0]) < 1e-5
     assert killed[-1] == "killed 1 times: 0 of 2 files have other bits"
+
+
+@pytest.mark.parametrize(("cold", "caches"), [([], 1), (["--cold"], 3)])
+def test_runs_of_one_concept_share_a_cache_unless_each_begins_cold(tmp_path, monkeypatch, cold, caches):
+    used = []
+    monkeypatch.setattr(many_concepts, "start", lambda config, cache: used.append(cache))
+    monkeypatch.setattr(many_concepts, "wait", lambda process, *, name: (1.0, [1.0]))
+    monkeypatch.setattr(many_concepts, "distance", lambda *folders: 0.0)
+    many_concepts.main(["--count", "3", "--alone", *cold, "--output", str(tmp_path)])
+    assert len(used) == 4 and len({*used[1:]}) == caches and used[0] not in used[1:]
 
 
 RECORDER = """\
