@@ -145,16 +145,18 @@ class Evaluate(Hook):
 
     def _end(self) -> str:
         """Why the run ends, in words; empty if it goes on."""
+        done = self._until_done and self._flags.over
+        waited = self._patience is not None and self._gain.since >= self._patience
+        if not (done or waited):
+            return ""
         best = best_of(self._table)
         than = f"no step was better than step {best.step if best else 0}"
-        if self._until_done and self._flags.over:
+        if done:
             return f"the run is done: {than}"
-        if self._patience is not None and self._gain.since >= self._patience:
-            return (
-                f"early_stopping ends the run: {than}; resume_from_checkpoint auto with a larger "
-                "early_stopping_patience goes on"
-            )
-        return ""
+        return (
+            f"early_stopping ends the run: {than}; resume_from_checkpoint auto with a larger "
+            "early_stopping_patience goes on"
+        )
 
     def _evaluate(
         self, step: int, rows: Mapping[str, np.ndarray], loss: float | None, grad_norm: float | None
