@@ -24,8 +24,8 @@ from ti_flax.files.regular import read_regular
 # times at step 200, and then only 44 % of the images have the background that the prompt asks for.
 OUT_OF_RANGE = 10.0
 # The prompt sensitivity, relative to that at the start, below which a word drowns the rest of its prompt.
-# With 16 noises it finds all 14 over-trained words of the five demo concepts that it was chosen on, 12 of 14 of
-# the other five, and 1 of 72 good ones (docs/learning.md). What it is for larger models is not known.
+# With 16 noises it finds all 14 over-trained words of the five demo concepts that it was chosen on, 12 of 14
+# of the other five, and 1 of 72 good ones (docs/learning.md). What it is for larger models is not known.
 DROWNS = 0.9
 # The share of all that was gained below which a further gain does not count, and over how many evaluations.
 WORTH_HAVING = 0.05
