@@ -174,7 +174,7 @@ def test_a_run_ends_itself_when_more_steps_bring_nothing(place, tmp_path, losses
 
 
 def test_a_run_that_ends_itself_goes_on_where_the_prompt_is_drowned_once(tmp_path, capsys):
-    heard = iter([1.0, 1.0, 0.1, 1.0, 0.1, 0.1])  # the first is that of the start, to compare with
+    heard = iter([1.0, 0.1, 1.0, 0.1, 0.1])  # the first is that of the start, to compare with
     hook = make_hook(
         tmp_path,
         [0.5, 0.4, 0.3, 0.2, 0.1, 0.05],

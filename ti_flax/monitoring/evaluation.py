@@ -172,9 +172,13 @@ class Evaluate(Hook):
 
     def _heard(self, rows: Mapping[str, np.ndarray]) -> float:
         """The prompt sensitivity of rows as a multiple of that of the first; of several words the least."""
+        measured = np.asarray(self._sensitivity(rows))
         if self._sensitivity_at_start is None:
-            self._sensitivity_at_start = np.asarray(self._sensitivity(self._start_rows))
-        return float(np.min(np.asarray(self._sensitivity(rows)) / self._sensitivity_at_start))
+            at_first = rows is self._start_rows
+            self._sensitivity_at_start = (
+                measured if at_first else np.asarray(self._sensitivity(self._start_rows))
+            )
+        return float(np.min(measured / self._sensitivity_at_start))
 
     def _take(self, evaluation: Evaluation) -> None:
         self._table.append(evaluation)
