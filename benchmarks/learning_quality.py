@@ -51,7 +51,7 @@ STEPS = (50, 100, 200, 400, 800)
 _OF_TRAINING = ("seeds", "steps", "images", "quick")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without its usage."""
 
     def error(self, message: str) -> typing.NoReturn:
@@ -59,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    parser = _Parser(
+    parser = Parser(
         description="Measure how well training learns concepts of the demo's world.",
         formatter_class=HelpFormatter,
         epilog="All other options are those of train_flax.py.",
@@ -102,15 +102,24 @@ def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None
     for name, value in [*counts.items(), *(("steps", steps) for steps in options.steps)]:
         if value < 1:
             raise ConfigError(f"--{name}", expected="1 or more", found=str(value))
-    for name in options.concepts or ():
+    check_names(options.concepts or ())
+    given = [f"--{name}" for name in _OF_TRAINING if getattr(options, name) != parser.get_default(name)]
+    if options.embeds and given:
+        raise ConfigError(f"--embeds trains nothing, so leave out {' and '.join(given)}")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuses the first name that is no concept's.
+
+    Raises:
+      ConfigError: there is one.
+    """
+    for name in names:
         if name not in BY_NAME:
             near = nearest(name, BY_NAME)
             remedy = f"Did you mean {near}?" if near else ""
             expected = f"one of {', '.join(BY_NAME)}"
             raise ConfigError("--concepts", expected=expected, found=repr(name), remedy=remedy)
-    given = [f"--{name}" for name in _OF_TRAINING if getattr(options, name) != parser.get_default(name)]
-    if options.embeds and given:
-        raise ConfigError(f"--embeds trains nothing, so leave out {' and '.join(given)}")
 
 
 def asked_for(options: argparse.Namespace) -> list[str] | None:
