@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,8 @@ Draw = Callable[[Mapping[str, np.ndarray], Stage], np.ndarray]
 
 SHEET = "contact_sheet.png"
 
-# The most images of a row that shows a prompt step by step.
-STEPS_SHOWN = 5
+# The most steps that the contact sheet shows, and the most images of a row where they are fewer.
+STEPS_SHOWN, ACROSS = 5, 6
 
 
 class Preview(Hook):
@@ -94,7 +95,7 @@ class Preview(Hook):
                 grid.save(file, format="PNG")
             shown = previews(self._folder, up_to=step, prompts=len(drawn), images=len(drawn[0]))
             with atomic_write(self._sheet) as file:
-                contact_sheet(sheet_rows(self._prompts, self._training, shown)).save(file, format="PNG")
+                sheet_of(self._prompts, self._training, shown).save(file, format="PNG")
         except OSError as error:
             warn(f"the preview of step {step} is not written: {error}")
         for tracker in self._trackers:
@@ -148,25 +149,26 @@ def _tiles(path: Path, rows: int, columns: int) -> np.ndarray | None:
     return grid.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
 
 
-def sheet_rows(
+def sheet_of(
     prompts: Sequence[str], training: np.ndarray, shown: dict[int, np.ndarray]
-) -> list[tuple[str, np.ndarray]]:
-    """The rows of a contact sheet: training images, then each prompt before, step by step, and after.
+) -> Any:
+    """The contact sheet, a PIL image: training images, then a row for each prompt with a column for each step.
+
+    Where the steps are few, a column has several images, those of the same noise as in the other columns.
 
     Args:
       prompts: as in the previews.
       training: `[images, height, width, 3]` uint8.
       shown: step to `[prompts, images, height, width, 3]` uint8, in order, at least one.
     """
-    steps, images = list(shown), next(iter(shown.values())).shape[1]
-    rows = [("training images", training[: max(images, STEPS_SHOWN)])]
+    each = min(next(iter(shown.values())).shape[1], max(1, ACROSS // len(shown)))
+    rows = [("training images", training[: max(each * len(shown), STEPS_SHOWN)])]
     for index, prompt in enumerate(prompts):
-        if steps[0] == 0:
-            rows.append((f"before: {prompt}", shown[0][index]))
-        if len(steps) > 2:
-            titles = ", ".join("before" if step == 0 else str(step) for step in steps)
-            progress = np.stack([shown[step][index, 0] for step in steps])
-            rows.append((f"step by step ({titles}): {prompt}", progress))
-        if steps[-1]:
-            rows.append((f"after {steps[-1]} steps: {prompt}", shown[steps[-1]][index]))
-    return rows
+        rows.append((prompt, np.concatenate([drawn[index, :each] for drawn in shown.values()])))
+    heads = [(step_name(step), each) for step in shown]
+    return contact_sheet(rows, heads=heads, above=1)
+
+
+def step_name(step: int) -> str:
+    """What a column of previews is called."""
+    return f"step {step}" if step else "before"
