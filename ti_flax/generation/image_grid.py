@@ -30,10 +30,11 @@ def contact_sheet(
     from PIL import Image, ImageDraw, ImageFont
 
     height, width = shown_size(rows[0][1].shape[1:3])
-    columns = max(len(images) for _, images in rows)
-    plain, lefts = _lefts(columns, width), _lefts(columns, width, [count for _, count in heads])
-    tops = [_top(index, height, above if heads else None) for index in range(len(rows) + 1)]
-    sheet = Image.new("RGB", (lefts[-1] + width + _BORDER, tops[-1] - _GAP + _BORDER), _PAPER)
+    columns, counts = max(len(images) for _, images in rows), [count for _, count in heads]
+    plain, lefts = _lefts(columns, width), _lefts(columns, width, counts)
+    tops = [_top(index, height, above if heads else None) for index in range(len(rows))]
+    size = sheet_size(rows[0][1].shape[1:3], len(rows), columns, counts)
+    sheet = Image.new("RGB", size, _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT)
     for head, (left, right) in zip(heads, _spans(lefts, width, heads), strict=True):
         line = _fitted(head[0], right - left, 1, draw, font)
@@ -51,6 +52,20 @@ def shown_size(size: tuple[int, int]) -> tuple[int, int]:
     """Height and width of an image on a contact sheet."""
     times = math.ceil(_LEAST_SIDE / min(size))
     return size[0] * times, size[1] * times
+
+
+def sheet_size(size: tuple[int, int], rows: int, columns: int, counts: Sequence[int] = ()) -> tuple[int, int]:
+    """Width and height of a contact sheet.
+
+    Args:
+      size: height and width of the images that it is made of.
+      rows: how many it has.
+      columns: images of its longest row.
+      counts: how many images each of its heads is over; none without heads.
+    """
+    height, width = shown_size(size)
+    foot = _top(rows, height, 0 if counts else None) - _GAP
+    return _lefts(columns, width, counts)[-1] + width + _BORDER, foot + _BORDER
 
 
 def first_row_places(size: tuple[int, int], columns: int) -> list[tuple[int, int, int, int]]:

@@ -12,7 +12,7 @@ import numpy as np
 from ti_flax.console.messages import Stage, stage, warn
 from ti_flax.files.atomic import atomic_write
 from ti_flax.files.written_files import record
-from ti_flax.generation.image_grid import contact_sheet, image_grid_of
+from ti_flax.generation.image_grid import contact_sheet, first_row_places, image_grid_of, sheet_size
 from ti_flax.monitoring.trackers import Tracker
 from ti_flax.training.loop import Chunk, Hook
 from ti_flax.training.state import TrainState
@@ -22,7 +22,7 @@ Draw = Callable[[Mapping[str, np.ndarray], Stage], np.ndarray]
 
 SHEET = "contact_sheet.png"
 
-# The most steps that the contact sheet shows, and the most images of a row where they are fewer.
+# The most steps, and training images, that the contact sheet shows; images of a row where steps are fewer.
 STEPS_SHOWN, ACROSS = 5, 6
 
 
@@ -149,10 +149,8 @@ def _tiles(path: Path, rows: int, columns: int) -> np.ndarray | None:
     return grid.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
 
 
-def sheet_of(
-    prompts: Sequence[str], training: np.ndarray, shown: dict[int, np.ndarray]
-) -> Any:
-    """The contact sheet, a PIL image: training images, then a row for each prompt with a column for each step.
+def sheet_of(prompts: Sequence[str], training: np.ndarray, shown: dict[int, np.ndarray]) -> Any:
+    """The contact sheet, a PIL image: training images, then prompts as rows and steps as columns.
 
     Where the steps are few, a column has several images, those of the same noise as in the other columns.
 
@@ -161,12 +159,37 @@ def sheet_of(
       training: `[images, height, width, 3]` uint8.
       shown: step to `[prompts, images, height, width, 3]` uint8, in order, at least one.
     """
-    each = min(next(iter(shown.values())).shape[1], max(1, ACROSS // len(shown)))
-    rows = [("training images", training[: max(each * len(shown), STEPS_SHOWN)])]
+    each = _images_of_a_column(len(shown), next(iter(shown.values())).shape[1])
+    rows = [("training images", training[:STEPS_SHOWN])]
     for index, prompt in enumerate(prompts):
         rows.append((prompt, np.concatenate([drawn[index, :each] for drawn in shown.values()])))
     heads = [(step_name(step), each) for step in shown]
     return contact_sheet(rows, heads=heads, above=1)
+
+
+def _images_of_a_column(steps: int, images: int) -> int:
+    return min(images, max(1, ACROSS // steps))
+
+
+def training_places(
+    size: tuple[int, int], side: int, *, prompts: int, images: int, training: int
+) -> list[tuple[int, int, int, int]]:
+    """Where the training images lie on a contact sheet: left, top, right, bottom; none in another layout.
+
+    Args:
+      size: width and height of the sheet.
+      side: of an image in the previews.
+      prompts: of the previews.
+      images: of each prompt in the previews.
+      training: images that the run learns from.
+    """
+    count = min(training, STEPS_SHOWN)
+    for steps in range(1, STEPS_SHOWN + 1):
+        each = _images_of_a_column(steps, images)
+        columns = max(count, each * steps)
+        if size == sheet_size((side, side), prompts + 1, columns, [each] * steps):
+            return first_row_places((side, side), count)
+    return []
 
 
 def step_name(step: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from urllib.parse import quote
 from ti_flax.console.messages import warn
 from ti_flax.errors import TiFlaxError
 from ti_flax.files.atomic import atomic_write
-from ti_flax.files.regular import open_regular
 from ti_flax.files.written_files import INDEX, record
 from ti_flax.monitoring.evaluation import TABLE
 from ti_flax.monitoring.previews import preview_files
@@ -21,6 +19,7 @@ from ti_flax.monitoring.report import facts
 from ti_flax.monitoring.report.concepts import Entry, read_entries
 from ti_flax.monitoring.report.document import document, escape
 from ti_flax.monitoring.report.files import is_inside
+from ti_flax.monitoring.report.images import png_size
 from ti_flax.monitoring.report.index_style import SCRIPT, STYLE
 from ti_flax.monitoring.report.page import PAGE, write_report
 from ti_flax.monitoring.report.verdict import complaints, evaluations
@@ -31,10 +30,6 @@ _IMAGES = "'self' file:"
 _FILTERS = ("failed", "flagged", "running", "done", "waiting")
 # The largest box that a picture is shown in, in CSS pixels.
 _WIDTH, _HEIGHT = 420, 200
-_HEADER = struct.Struct(">16sII")
-_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-# Sides that PNG files of a run have are far below.
-_LONGEST_SIDE = 2**20
 
 
 @dataclass(frozen=True)
@@ -175,21 +170,10 @@ def _pictures(folder: Path, name: str) -> list[Picture]:
     found = []
     for step, path in shown:
         relative = f"{name}/validation/{path.name}"
-        size = _size(path) if _is_there(folder, relative) else None
+        size = png_size(path) if _is_there(folder, relative) else None
         if size is not None:
             found.append(Picture(step, relative, *size))
     return found
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a PNG file by its first bytes; None if it is none."""
-    with open_regular(path) as file:
-        header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        return None
-    magic, width, height = _HEADER.unpack(header)
-    fits = magic == _PNG and 0 < width <= _LONGEST_SIDE and 0 < height <= _LONGEST_SIDE
-    return (width, height) if fits else None
 
 
 def index_page(folder: Path, concepts: Sequence[tuple[Entry, Found]]) -> str:
