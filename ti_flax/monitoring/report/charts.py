@@ -12,7 +12,7 @@ import numpy as np
 
 # The image's size and the room around the curves, in SVG's units.
 WIDTH, HEIGHT = 480, 264
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 46, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 26, 46, 44
 # More points than this lie on the same pixels; of no more than the second number each is a dot of its own.
 _MOST_POINTS, _MOST_DOTS = 400, 60
 # Beyond it there is nothing to see, and products overflow; closer together, values differ by rounding.
@@ -192,7 +192,7 @@ def _dot(name: str, step: float, value: float, x: _Scale, y: _Scale, kind: str) 
 
 def _grid(x: _Scale, y: _Scale, unit: str) -> str:
     """Lines at round heights, round numbers beside both axes, and what they count."""
-    parts, heights, places = [], ticks(y.low, y.high, 4), ticks(x.low, x.high, 5)
+    parts, heights, places = [], ticks(y.low, y.high, 5), ticks(x.low, x.high, 5)
     for value, text in zip(heights, _numbers(heights), strict=True):
         height = y(value)
         parts.append(
@@ -224,7 +224,7 @@ def _field(limit: Limit, y: _Scale) -> str:
 
 def _level(limit: Limit, y: _Scale) -> str:
     height = y(limit.height)
-    beside = height + 15 if limit.below else height - 5
+    beside = HEIGHT - _BOTTOM - 8 if limit.below else height - 5
     return (
         f'<line class="limit" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>'
         f'<text class="limit" x="{_LEFT + 6}" y="{beside:.1f}">{escape(limit.name)}</text>'

@@ -114,7 +114,7 @@ def _of_evaluations(table: Sequence[Evaluation], mark: tuple[float, str] | None)
         [Curve("", step, np.asarray([math.nan if each is None else each for each in heard]), dots=True)],
         explanation="How strongly predictions answer to the rest of a prompt, relative to the start.",
         mark=mark,
-        limit=Limit(DROWNS, "here the concept overpowers the rest of the prompt", below=True, always=True),
+        limit=Limit(DROWNS, "overpowers the rest of the prompt", below=True, always=True),
         unit="times that of the start",
     )
 

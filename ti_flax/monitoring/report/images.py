@@ -102,14 +102,14 @@ class Images:
     def _of_file(
         self, folder: Path, name: str, make: Callable[[bytes], list[Encoded]], key: object
     ) -> list[Encoded]:
-        known = (str(folder), name, _changed(folder / name), key)
+        known = (str(folder), name, changed(folder / name), key)
         self._used.add(known)
         if known not in self._made:
             self._made[known] = _made_of(folder, name, make)
         return self._made[known]
 
 
-def _changed(path: Path) -> tuple[int, int] | None:
+def changed(path: Path) -> tuple[int, int] | None:
     """What is another number once a file has changed; None where there is none."""
     try:
         stat = os.stat(path)

@@ -27,7 +27,7 @@ from ti_flax.monitoring.report.preview_table import (
     training_images,
     whole_previews,
 )
-from ti_flax.monitoring.report.run_state import RunState, state_of
+from ti_flax.monitoring.report.run_state import RESUME, RunState, state_of
 from ti_flax.monitoring.report.verdict import Verdict, evaluations, verdict
 from ti_flax.monitoring.row_statistics import Evaluation
 
@@ -44,10 +44,12 @@ class Live:
     Attributes:
       refresh: seconds after which a browser asks for it again; None: never.
       beside: markup beside the state of the run.
+      error: why it has failed, which takes the place of its state; empty if it has not.
     """
 
     refresh: int | None
     beside: Callable[[RunState], str]
+    error: str = ""
 
 
 def write_report(folder: Path) -> Path:
@@ -125,11 +127,16 @@ def _state(state: RunState, live: Live | None) -> str:
     """How far the run is; nothing in the report of one that is finished."""
     if live is None and state.finished:
         return ""
-    said = str(state) if live else f"When this page was written: {state}"
+    if live is not None and live.error:
+        return (
+            f'<div class="state"><p class="flag">Failed: {escape(live.error)}</p>{live.beside(state)}</div>'
+        )
+    said = escape(str(state) if live else f"When this page was written: {state}")
+    said = said.replace(RESUME, f"<code>{RESUME}</code>")
     bar = ""
     if state.share is not None:
         bar = f'<progress value="{state.share:.4f}" max="1" aria-label="updates made"></progress>'
-    return f'<div class="state">{bar}<p>{escape(said)}{live.beside(state) if live else ""}</p></div>'
+    return f'<div class="state">{bar}<p>{said}{live.beside(state) if live else ""}</p></div>'
 
 
 def _words(facts: RunFacts) -> str:
@@ -150,17 +157,15 @@ def _judgement(facts: RunFacts, said: Verdict | None) -> str:
     """What the evaluations say, in a sentence, and why."""
     if said is None:
         return ""
-    look = "good" if said.has_learned and not said.flags else "flagged"
-    so_far = "" if facts.finished else "So far: "
-    headline = said.headline if facts.finished else said.headline[0].lower() + said.headline[1:]
+    look = "good" if said.is_good else "flagged"
     lines = {"validation loss": _losses(facts, said)}
     lines["over-trained?"] = escape(said.over_training)
-    if said.next:
-        lines["more steps?"] = escape(said.next)
+    if more := said.more_steps(facts.finished):
+        lines["more steps?"] = escape(more)
     told = "".join(f"<dt>{name}</dt><dd>{line}</dd>" for name, line in lines.items())
     return (
         f'<section class="verdict {look}"><h2>How it went</h2>'
-        f'<p class="headline">{so_far}{escape(headline)}</p><dl>{told}</dl></section>'
+        f'<p class="headline">{escape(said.headline(facts.finished))}</p><dl>{told}</dl></section>'
     )
 
 

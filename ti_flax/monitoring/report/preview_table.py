@@ -187,7 +187,8 @@ def table_section(table: Table) -> str:
     rows = "".join(_row(table, number, names) for number in range(len(table.prompts)))
     tiny = " tiny" if table.tiny else ""
     return (
-        f'<div class="previews{tiny}" style="--n:{len(table.steps)}">{radios}<div class="bar">{bar}</div>'
+        f'<div class="previews{tiny}" style="--n:{len(table.steps)}">{radios}'
+        f'<div class="bar">{bar}</div>'
         f'<div class="table">{rows}</div></div>{_left_out(table)}'
     )
 
@@ -234,16 +235,17 @@ def _shot(table: Table, prompt: int, image: int, column: int, names: dict[int, s
     link = table.shots[step][prompt * table.images + image]
     here, which = f"shot-{prompt}-{image}-", f", image {image + 1} of {table.images}"
     said = escape(f"{table.prompts[prompt]}: {names[step]}{which if table.images > 1 else ''}")
-    before, after = (
-        f'<a href="#{here}{other}">{sign}</a>' if 0 <= other < len(table.steps) else f"<i>{sign}</i>"
-        for other, sign in ((column - 1, "\u2039 earlier"), (column + 1, "later \u203a"))
+    beside = "".join(
+        f'<a href="#{here}{other}">{sign.format(names[table.steps[other]])}</a>'
+        for other, sign in ((column - 1, "\u2039 {}"), (column + 1, "{} \u203a"))
+        if 0 <= other < len(table.steps)
     )
     return (
         f'<figure class="shot s{column} k{image}" id="{here}{column}" '
         f'style="--s:{column + 1};--k:{image + 1}">'
         f'<a href="#{here}{column}"><img src="{link}" alt="{said}" loading="lazy"></a>'
         f"<figcaption>{names[step]}</figcaption>"
-        f'<nav><span>{said}</span>{before}{after}<a class="close" href="#prompt{prompt}">close</a></nav>'
+        f'<nav><span>{said}</span>{beside}<a class="close" href="#prompt{prompt}">close</a></nav>'
         "</figure>"
     )
 

@@ -25,7 +25,8 @@ _SIGNS_OF_LIFE = (
 )
 # Points of metrics.csv whose speed counts for the time left.
 _RECENT = 20
-GOES_ON = "The same command with --resume_from_checkpoint auto goes on."
+RESUME = "--resume_from_checkpoint auto"
+NOBODY = "No run is at work in this folder now"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class RunState:
             return "The run is finished."
         if self.at_work is False:
             where = f"at step {self.step}{self._of_total}" if self.step else "before its first update"
-            return f"No run is at work in this folder now: it stopped {where}. {GOES_ON}"
+            return f"{NOBODY}: it stopped {where}. The same command with {RESUME} goes on."
         if self.total == 0:
             return "The run has begun: it reads the model and the images, and encodes them."
         if self.step == 0:

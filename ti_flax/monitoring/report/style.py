@@ -18,6 +18,7 @@ img { max-width: 100%; height: auto; display: block; border-radius: 4px; }
 figure { margin: 0; } figcaption { font-weight: 600; }
 
 .state { margin: 1em 0; } .state p { margin: .3em 0; } .state a { margin-left: 1em; }
+.state code { white-space: nowrap; }
 progress { width: 100%; height: 10px; accent-color: var(--c0); display: block; }
 .verdict { background: var(--soft); border-left: 5px solid var(--warn); border-radius: 6px;
   padding: 14px 20px 16px; margin: 1.4em 0; }
@@ -45,16 +46,18 @@ progress { width: 100%; height: 10px; accent-color: var(--c0); display: block; }
 .shot { grid-column: var(--s); grid-row: var(--k); position: relative; }
 .shot img { width: 100%; cursor: zoom-in; } .shot nav, .table .shot figcaption { display: none; }
 .previews > input[name="step"]:not(#step-all):checked ~ .table .cells {
-  grid-template-columns: repeat(auto-fill, minmax(min(44%, 150px), 230px)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(46%, 190px), 1fr)); }
+.previews > #step-all:not(:checked) ~ #image-all:not(:checked) ~ .table .cells {
+  grid-template-columns: minmax(0, 420px); }
 .previews > input[name="step"]:not(#step-all):checked ~ .table .shot { grid-area: auto; }
 .previews > input[name="image"]:not(#image-all):checked ~ .table .shot { grid-row: auto; }
 .previews > .table .shot:target { position: fixed; inset: 0; z-index: 9; display: flex;
   flex-direction: column; align-items: center; justify-content: center; gap: 10px;
   background: var(--paper); padding: 12px; }
 .shot:target > a { max-width: 100%; } .shot:target img { width: min(94vw, 100vh - 120px); cursor: default; }
-.shot:target nav { display: flex; flex-wrap: wrap; gap: 6px 18px; justify-content: center; max-width: 94vw; }
-.shot:target nav span { flex-basis: 100%; text-align: center; } .shot nav i { color: var(--line); }
-.shot nav a, .shot nav i { padding: 6px 10px; font-style: normal; }
+.shot:target nav { display: flex; flex-wrap: wrap; gap: 6px 18px; justify-content: center; }
+.shot:target nav span { flex-basis: 100%; text-align: center; }
+.shot nav a { padding: 6px 10px; }
 
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 26px; }
 .charts figure { display: flex; flex-direction: column; max-width: 560px; } .charts svg { margin-top: auto; }

@@ -59,8 +59,14 @@ class Verdict:
         return self.drowns_from is not None
 
     @property
-    def headline(self) -> str:
-        """What to do about it, in a sentence."""
+    def is_good(self) -> bool:
+        """Whether it has learned, and no evaluation shows or suggests over-training."""
+        suggested = any("over-training" in sentence for _, sentence in self.flags)
+        finite = bool(np.isfinite(self.last.validation_loss))
+        return self.has_learned and finite and not self.is_over_trained and not suggested
+
+    def headline(self, finished: bool) -> str:
+        """What to do about it, in a sentence; of a run that goes on, what holds so far."""
         if not np.isfinite(self.last.validation_loss):
             return f"The validation loss of step {self.last.step} is not finite."
         if self.best.drowns:
@@ -69,9 +75,14 @@ class Verdict:
             return self.nothing_learned
         if self.is_over_trained:
             return f"Use step {self.best.step}: from step {self.drowns_from} on it is over-trained."
+        step = self.best.step
+        if not finished:
+            return (
+                f"So far step {step}{', the last evaluation,' if self.best is self.last else ''} is the best."
+            )
         if self.best is self.last:
-            return f"Use step {self.best.step}, the last: it is the best."
-        return f"Use step {self.best.step}: it is the best of {self.count} evaluations."
+            return f"Use step {step}, the last: it is the best."
+        return f"Use step {step}: it is the best of {self.count} evaluations."
 
     @property
     def over_training(self) -> str:
@@ -91,15 +102,14 @@ class Verdict:
             )
         return f"No sign of it: {least}; below {DROWNS:g} the concept overpowers the rest of the prompt."
 
-    @property
-    def next(self) -> str:
-        """What the evaluations say about more steps, or other ones; empty where they say nothing."""
+    def more_steps(self, finished: bool) -> str:
+        """What the evaluations say about more steps; empty where they say nothing, or the headline does."""
         over = [sentence for _, sentence in self.flags if sentence.startswith("no longer improving")]
         if self.is_over_trained:
-            return f"Use step {self.best.step}." if not self.best.drowns else "Lower learning_rate."
+            return ""
         if over:
             return f"{over[0][0].upper()}{over[0][1:]}: more steps bring nothing."
-        return self.still_improving
+        return self.still_improving if finished else ""
 
     @property
     def still_improving(self) -> str:
