@@ -21,6 +21,7 @@ from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.monitoring.report.images import Images
 from ti_flax.monitoring.report.preview_table import (
     Layout,
+    View,
     read_table,
     table_section,
     table_style,
@@ -44,11 +45,13 @@ class Live:
     Attributes:
       refresh: seconds after which a browser asks for it again; None: never.
       beside: markup beside the state of the run.
+      view: what is chosen of the previews.
       error: why it has failed, which takes the place of its state; empty if it has not.
     """
 
     refresh: int | None
     beside: Callable[[RunState], str]
+    view: View = View()
     error: str = ""
 
 
@@ -80,12 +83,15 @@ def page(folder: Path, facts: RunFacts, *, images: Images | None = None, live: L
     said, state = verdict(table), state_of(folder, facts, metrics)
     best = said.best.step if said is not None and said.has_learned else None
     previews = None if layout is None else read_table(folder, layout, images, best)
+    view = None if live is None else live.view
+    step_by_step = table_section(previews, view) if previews else whole_previews(folder, images)
+    # A page that is loaded again begins at its top: what somebody has chosen there comes first.
+    upper = [_section("Step by step", step_by_step), _judgement(facts, said)]
     sections = [
         _head(facts),
         _state(state, live),
-        _judgement(facts, said),
+        *(upper if view is not None and view.is_chosen else reversed(upper)),
         _training_images(folder, layout, facts, images),
-        _section("Step by step", table_section(previews) if previews else whole_previews(folder, images)),
         _section("Curves", curves(metrics, table)),
         _rows(table),
         _usage(facts),

@@ -1,14 +1,16 @@
 """The previews as a table: a prompt is a row, a step is a column, and along a line the noise is the same.
 
 Without a script: radio buttons choose a step and an image of each prompt, as a slider does, and the address
-`#shot-...` enlarges one image over the page. Each image is in the page once.
+`#shot-...` lays one image over the page. Each image is in the page once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from ti_flax.console.messages import warn
 from ti_flax.monitoring.previews import SHEET, evenly, preview_files, step_name, training_places
@@ -23,6 +25,8 @@ _MOST_SHOTS, _MOST_PIXELS = 800, 2**25
 _LONGEST = 768
 # Images of all prompts that are shown at once before anybody chooses.
 _AT_FIRST = 8
+# Fields of an address, and digits of a number in one; none of a page's own has as many.
+_MOST_FIELDS, _MOST_DIGITS = 16, 12
 # Sides below which images are enlarged with sharp pixels.
 _TINY = 128
 
@@ -104,7 +108,7 @@ class Table:
 def chosen_steps(steps: Sequence[int], best: int | None) -> list[int]:
     """At most `MOST_STEPS` steps, evenly from the first to the last, and the best in place of a neighbour."""
     chosen = evenly(steps, MOST_STEPS)
-    if best in steps and best not in chosen:
+    if best is not None and best in steps and best not in chosen:
         inner = chosen[1:-1] or chosen
         nearest = min(inner, key=lambda step: abs(step - best))
         chosen[chosen.index(nearest)] = best
@@ -173,81 +177,187 @@ def training_images(folder: Path, layout: Layout, facts: RunFacts, images: Image
     return f'<div class="training{" tiny" if side <= _TINY else ""}">{"".join(shown)}</div>' if shown else ""
 
 
-def table_section(table: Table) -> str:
-    """The table's markup, with the radio buttons that choose from it."""
-    names = {step: step_name(step) for step in table.steps}
-    chooses_images = table.images > 1
-    all_at_first = not chooses_images or table.images * len(table.prompts) <= _AT_FIRST
-    radios = _radios("step", len(table.steps), -1) if len(table.steps) > 1 else ""
-    if chooses_images:
-        radios += _radios("image", table.images, -1 if all_at_first else 0)
-    bar = _choice("step", [_head(table, step) for step in table.steps]) if len(table.steps) > 1 else ""
-    if chooses_images:
-        bar += _choice("image", [f"{number}" for number in range(1, table.images + 1)])
-    rows = "".join(_row(table, number, names) for number in range(len(table.prompts)))
+@dataclass(frozen=True)
+class View:
+    """What is chosen of a table, in the address of a page that is loaded again and again.
+
+    Attributes:
+      step: None: all.
+      image: of each prompt, from 1; 0: all; None: what a page shows at first.
+      large: prompt and image, from 0, and step of the image that is over the page.
+      paused: whether the page is not loaded again.
+    """
+
+    step: int | None = None
+    image: int | None = None
+    large: tuple[int, int, int] | None = None
+    paused: bool = False
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether anything is chosen."""
+        return (self.step, self.image, self.large) != (None, None, None)
+
+    @classmethod
+    def of(cls, query: str) -> View:
+        """Reads an address's query; what is none of a page's own is left out."""
+        given = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+        large = [_whole(part) for part in given.get("large", "").split("-")]
+        fits = len(large) == 3 and None not in large
+        return cls(
+            step=_whole(given.get("step", "")),
+            image=_whole(given.get("image", "")),
+            large=(large[0] or 0, large[1] or 0, large[2] or 0) if fits else None,
+            paused="paused" in given,
+        )
+
+    def link(self, **changes: Any) -> str:
+        """The query, as an attribute holds it, of the same page with something else chosen."""
+        view = replace(self, **changes)
+        said = {"step": view.step, "image": view.image}
+        fields = {name: str(value) for name, value in said.items() if value is not None}
+        if view.large is not None:
+            fields["large"] = "-".join(map(str, view.large))
+        if view.paused:
+            fields["paused"] = ""
+        return f"?{urlencode(fields)}".replace("&", "&amp;")
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS else None
+
+
+def table_section(table: Table, view: View | None = None) -> str:
+    """The table's markup, with the radio buttons that choose from it.
+
+    Args:
+      table: to show.
+      view: of a page that is loaded again and again, which would forget what was chosen by buttons and by
+        `#shot-...`: links choose instead.
+    """
+    shown = _Shown(table, view)
+    radios = shown.radios("step", shown.column) if len(table.steps) > 1 else ""
+    radios += shown.radios("image", shown.image) if table.images > 1 else ""
+    bar = shown.choice("step") if len(table.steps) > 1 else ""
+    bar += shown.choice("image") if table.images > 1 else ""
+    rows = "".join(map(shown.row, range(len(table.prompts))))
     tiny = " tiny" if table.tiny else ""
     return (
-        f'<div class="previews{tiny}" style="--n:{len(table.steps)}">{radios}'
-        f'<div class="bar">{bar}</div>'
-        f'<div class="table">{rows}</div></div>{_left_out(table)}'
+        f'<div class="previews{tiny}" id="previews" style="--n:{len(table.steps)}">{radios}'
+        f'<div class="bar">{bar}</div><div class="table">{rows}</div></div>{_left_out(table)}'
     )
 
 
-def _radios(name: str, count: int, checked: int) -> str:
-    """A radio button for all, then one for each; what is checked counts from 0, and all is -1."""
-    return "".join(
-        f'<input type="radio" name="{name}" id="{name}{number}"{" checked" if number == checked else ""} '
-        f'aria-label="{name} {number if number >= 0 else "all"}">'
-        for number in range(-1, count)
-    ).replace('-1"', '-all"')
+@dataclass(frozen=True)
+class _Shown:
+    """A table as it is shown.
+
+    Attributes:
+      table: all there is.
+      view: None where the browser itself keeps what is chosen.
+    """
+
+    table: Table
+    view: View | None
+
+    @property
+    def column(self) -> int:
+        """The column that is shown; -1: all."""
+        step = self.view.step if self.view else None
+        return self.table.steps.index(step) if step in self.table.steps else -1
+
+    @property
+    def image(self) -> int:
+        """The image of each prompt that is shown; -1: all."""
+        image = self.view.image if self.view else None
+        if image is not None and image <= self.table.images:
+            return image - 1
+        return -1 if self.table.images * len(self.table.prompts) <= _AT_FIRST else 0
+
+    def radios(self, name: str, checked: int) -> str:
+        """A radio button for all, then one for each."""
+        count = len(self.table.steps) if name == "step" else self.table.images
+        return "".join(
+            f'<input type="radio" name="{name}" id="{name}{_sign(number)}" '
+            f'aria-label="{name} {_sign(number)}"{" checked" if number == checked else ""}>'
+            for number in range(-1, count)
+        )
+
+    def choice(self, name: str) -> str:
+        """The labels of the buttons, which for steps stand over the columns."""
+        steps = self.table.steps
+        numbers = range(len(steps) if name == "step" else self.table.images)
+        labels = "".join(self._label(name, number) for number in numbers)
+        title = "Step" if name == "step" else "Image"
+        return (
+            f'<div class="choice {name}s"><span class="what">{title}</span>{self._label(name, -1)}'
+            f'<div class="each">{labels}</div></div>'
+        )
+
+    def _label(self, name: str, number: int) -> str:
+        if name == "step":
+            step = None if number < 0 else self.table.steps[number]
+            text, chosen = "all steps" if step is None else f"{step or 'before'}", {"step": step}
+            if step is not None and step == self.table.best:
+                text += ' <b class="best">best</b>'
+        else:
+            text, chosen = f"{number + 1}" if number >= 0 else "all", {"image": number + 1}
+        if self.view is not None:
+            text = f'<a href="{self._link(**chosen)}">{text}</a>'
+        return f'<label for="{name}{_sign(number)}">{text}</label>'
+
+    def row(self, prompt: int) -> str:
+        """The images of a prompt: a line for each noise, in which the steps follow one another."""
+        shots = "".join(
+            self._shot(prompt, image, column)
+            for image in range(self.table.images)
+            for column in range(len(self.table.steps))
+        )
+        return (
+            f'<div class="prompt" id="prompt{prompt}"><h3>{escape(self.table.prompts[prompt])}</h3>'
+            f'<div class="cells">{shots}</div></div>'
+        )
+
+    def _shot(self, prompt: int, image: int, column: int) -> str:
+        """An image of the table, with what is beside it once it is large."""
+        table, step = self.table, self.table.steps[column]
+        link = table.shots[step][prompt * table.images + image]
+        which = f", image {image + 1} of {table.images}" if table.images > 1 else ""
+        said = escape(f"{table.prompts[prompt]}: {step_name(step)}{which}")
+        beside = "".join(
+            f'<a href="{self._large(prompt, image, other)}">{sign.format(step_name(table.steps[other]))}</a>'
+            for other, sign in ((column - 1, "\u2039 {}"), (column + 1, "{} \u203a"))
+            if 0 <= other < len(table.steps)
+        )
+        close = self._link() or f"#prompt{prompt}"
+        is_large = self.view is not None and self.view.large == (prompt, image, step)
+        return (
+            f'<figure class="shot s{column} k{image}{" large" if is_large else ""}" '
+            f'id="shot-{prompt}-{image}-{column}" style="--s:{column + 1};--k:{image + 1}">'
+            f'<a href="{self._large(prompt, image, column)}">'
+            f'<img src="{link}" alt="{said}" loading="lazy"></a>'
+            f"<figcaption>{step_name(step)}</figcaption><nav><span>{said}</span>{beside}"
+            f'<a class="close" href="{close}">close</a></nav></figure>'
+        )
+
+    def _large(self, prompt: int, image: int, column: int) -> str:
+        """What makes an image large."""
+        shot = prompt, image, self.table.steps[column]
+        return self._link(large=shot) or f"#shot-{prompt}-{image}-{column}"
+
+    def _link(self, **chosen: Any) -> str:
+        """The link of a page that is loaded again and again; empty for another.
+
+        It has no `#`, with which browsers would not load the page again.
+        """
+        if self.view is None:
+            return ""
+        return self.view.link(**{"image": self.image + 1, "large": None} | chosen)
 
 
-def _choice(name: str, labels: Sequence[str]) -> str:
-    shown = "".join(f'<label for="{name}{number}">{label}</label>' for number, label in enumerate(labels))
-    title = "Step" if name == "step" else "Image"
-    return (
-        f'<div class="choice {name}s"><span class="what">{title}</span>'
-        f'<label for="{name}-all">{"all steps" if name == "step" else "all"}</label><div class="each">{shown}</div></div>'
-    )
-
-
-def _head(table: Table, step: int) -> str:
-    """What a column is called, and whether it is the best."""
-    best = ' <b class="best">best</b>' if step == table.best else ""
-    return f"{step or 'before'}{best}"
-
-
-def _row(table: Table, prompt: int, names: dict[int, str]) -> str:
-    shots = "".join(
-        _shot(table, prompt, image, column, names)
-        for image in range(table.images)
-        for column in range(len(table.steps))
-    )
-    return (
-        f'<div class="prompt" id="prompt{prompt}"><h3>{escape(table.prompts[prompt])}</h3>'
-        f'<div class="cells">{shots}</div></div>'
-    )
-
-
-def _shot(table: Table, prompt: int, image: int, column: int, names: dict[int, str]) -> str:
-    """An image of the table, with what is beside it once it is large."""
-    step = table.steps[column]
-    link = table.shots[step][prompt * table.images + image]
-    here, which = f"shot-{prompt}-{image}-", f", image {image + 1} of {table.images}"
-    said = escape(f"{table.prompts[prompt]}: {names[step]}{which if table.images > 1 else ''}")
-    beside = "".join(
-        f'<a href="#{here}{other}">{sign.format(names[table.steps[other]])}</a>'
-        for other, sign in ((column - 1, "\u2039 {}"), (column + 1, "{} \u203a"))
-        if 0 <= other < len(table.steps)
-    )
-    return (
-        f'<figure class="shot s{column} k{image}" id="{here}{column}" '
-        f'style="--s:{column + 1};--k:{image + 1}">'
-        f'<a href="#{here}{column}"><img src="{link}" alt="{said}" loading="lazy"></a>'
-        f"<figcaption>{names[step]}</figcaption>"
-        f'<nav><span>{said}</span>{beside}<a class="close" href="#prompt{prompt}">close</a></nav>'
-        "</figure>"
-    )
+def _sign(number: int) -> str:
+    """Part of the name of a button."""
+    return f"{number}" if number >= 0 else "-all"
 
 
 def _left_out(table: Table) -> str:
@@ -264,7 +374,7 @@ def table_style(table: Table) -> str:
     for name, sign, count in (("step", "s", len(table.steps)), ("image", "k", table.images)):
         for number in range(count):
             chosen = f"#{name}{number}:checked~"
-            rules.append(f"{chosen}.table .shot:not(.{sign}{number}):not(:target){{display:none}}")
+            rules.append(f"{chosen}.table .shot:not(.{sign}{number},:target,.large){{display:none}}")
         for number in [*range(count), "-all"]:
             bar = f"~.bar label[for={name}{number}]"
             rules.append(f"#{name}{number}:checked{bar}{{{_FILLED}}}")

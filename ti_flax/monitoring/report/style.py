@@ -38,9 +38,11 @@ progress { width: 100%; height: 10px; accent-color: var(--c0); display: block; }
 .choice .each { display: contents; }
 .choice label { border: 1px solid var(--line); border-radius: 6px; padding: 2px 10px; cursor: pointer;
   text-align: center; font-variant-numeric: tabular-nums; }
+.choice label a { color: inherit; text-decoration: none; display: block; margin: -2px -10px;
+  padding: 2px 10px; }
 .choice label:hover { border-color: var(--c0); } .best { font-size: .8em; color: var(--good); }
 .choice .best::before { content: "\\2605 "; } input:checked ~ .bar label .best { color: inherit; }
-.prompt { scroll-margin-top: 110px; padding: 6px 0; }
+.previews { scroll-margin-top: 8px; } .prompt { scroll-margin-top: 110px; padding: 6px 0; }
 .prompt h3 { margin: 0 0 4px; overflow-wrap: anywhere; font-weight: 500; font-size: .95em; }
 .cells { display: grid; gap: 6px; grid-template-columns: repeat(var(--n), minmax(90px, var(--cell))); }
 .shot { grid-column: var(--s); grid-row: var(--k); position: relative; }
@@ -51,12 +53,13 @@ progress { width: 100%; height: 10px; accent-color: var(--c0); display: block; }
   grid-template-columns: minmax(0, 420px); }
 .previews > input[name="step"]:not(#step-all):checked ~ .table .shot { grid-area: auto; }
 .previews > input[name="image"]:not(#image-all):checked ~ .table .shot { grid-row: auto; }
-.previews > .table .shot:target { position: fixed; inset: 0; z-index: 9; display: flex;
+.previews > .table .shot:is(:target, .large) { position: fixed; inset: 0; z-index: 9; display: flex;
   flex-direction: column; align-items: center; justify-content: center; gap: 10px;
   background: var(--paper); padding: 12px; }
-.shot:target > a { max-width: 100%; } .shot:target img { width: min(94vw, 100vh - 120px); cursor: default; }
-.shot:target nav { display: flex; flex-wrap: wrap; gap: 6px 18px; justify-content: center; }
-.shot:target nav span { flex-basis: 100%; text-align: center; }
+.shot:is(:target, .large) > a { max-width: 100%; }
+.shot:is(:target, .large) img { width: min(94vw, 100vh - 120px); cursor: default; }
+.shot:is(:target, .large) nav { display: flex; flex-wrap: wrap; gap: 6px 18px; justify-content: center; }
+.shot nav span { flex-basis: 100%; text-align: center; }
 .shot nav a { padding: 6px 10px; }
 
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 26px; }
@@ -102,7 +105,7 @@ summary { cursor: pointer; margin-top: 1em; color: var(--quiet); }
   .cells { overflow-x: auto; scroll-snap-type: x proximity; padding-bottom: 6px;
     grid-template-columns: repeat(var(--n), minmax(130px, 1fr)); }
   .shot { scroll-snap-align: start; } .table .shot figcaption { display: block; font-weight: 400;
-    font-size: .8em; color: var(--quiet); } .table .shot:target figcaption { display: none; }
+    font-size: .8em; color: var(--quiet); } .table .shot:is(:target, .large) figcaption { display: none; }
 }
 @media (max-width: 640px) {
   main { padding: 16px 14px 48px; } .verdict { padding: 12px 14px; }

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from ti_flax.console.messages import Display, Level, clock, shown_on
 from ti_flax.errors import DataError, TiFlaxError
@@ -22,6 +22,7 @@ from ti_flax.monitoring.report.files import is_inside, read_inside
 from ti_flax.monitoring.report.images import Encoded, Images
 from ti_flax.monitoring.report.index_page import Found, IndexPage, index_page
 from ti_flax.monitoring.report.page import PAGE, Live, page
+from ti_flax.monitoring.report.preview_table import View
 from ti_flax.monitoring.report.run_state import NOBODY, RESUME, RunState, state_of
 
 HTML = "text/html; charset=utf-8"
@@ -32,7 +33,6 @@ _LONG_SILENCE = 30.0
 # Pages of concepts whose images are kept, and bytes that a preview of the index may have.
 _MOST_PAGES, _LARGEST_PREVIEW = 8, 2**28
 _MOST_LINES = 1000
-_PAUSED = "paused"
 
 
 @dataclass(frozen=True)
@@ -117,38 +117,38 @@ class RunPages:
     def _answer(self, target: str) -> Answer:
         parts = urlsplit(target)
         path = os.fsdecode(unquote_to_bytes(parts.path))
-        refresh = None if _PAUSED in dict(parse_qsl(parts.query, keep_blank_values=True)) else REFRESH
+        view = View.of(parts.query)
         many = os.path.lexists(self._folder / CONCEPTS)
         if path == "/":
-            text = self._index_page(refresh) if many else self._run_page(self._folder, None, refresh)
+            text = self._index_page(view) if many else self._run_page(self._folder, None, view)
             return Answer(text.encode())
         image = next((found for each in self._images.values() if (found := each.find(path))), None)
         if image is not None:
             return image
         if many:
-            return self._of_concept(path.removeprefix("/"), refresh)
+            return self._of_concept(path.removeprefix("/"), view)
         return _nothing()
 
-    def _of_concept(self, name: str, refresh: int | None) -> Answer:
+    def _of_concept(self, name: str, view: View) -> Answer:
         """A concept's page, or one of the previews on the index as it was last shown."""
         if name in self._previews:
             content = read_inside(self._folder, name, _LARGEST_PREVIEW)
             return _nothing() if content is None else Answer(content, "image/png")
         for entry in read_entries(self._folder):
             if name == f"{entry.name}/{PAGE}" and is_inside(self._folder, entry.name):
-                return Answer(self._run_page(self._folder / entry.name, entry, refresh).encode())
+                return Answer(self._run_page(self._folder / entry.name, entry, view).encode())
         return _nothing()
 
-    def _run_page(self, folder: Path, entry: Entry | None, refresh: int | None) -> str:
+    def _run_page(self, folder: Path, entry: Entry | None, view: View) -> str:
         """The page of a run, or of one of many concepts: the report with how far it is on top."""
         failed = entry is not None and entry.state == "failed"
-        paused, back = refresh is None, "" if entry is None else '<a href="/">all concepts</a>'
-        refresh = None if failed else refresh
+        back = "" if entry is None else '<a href="/">all concepts</a>'
+        refresh = None if failed or view.paused else REFRESH
 
         def beside(state: RunState) -> str:
             if failed or not state.goes_on:
                 return back
-            return f"{_silence(state)}{_pause(paused)}{back}"
+            return f"{_silence(state)}{_pause(view)}{back}"
 
         require_run(folder)
         if not os.path.lexists(folder / run_facts.FILE):
@@ -159,7 +159,7 @@ class RunPages:
             return document(title, [head, said], refresh=refresh)
         images = self._images_of("" if entry is None else entry.name)
         images.begin()
-        live = Live(refresh, beside, error=entry.error if entry is not None and failed else "")
+        live = Live(refresh, beside, view, error=entry.error if entry is not None and failed else "")
         return page(folder, RunFacts.read(folder), images=images, live=live)
 
     def _images_of(self, name: str) -> ServedImages:
@@ -169,7 +169,7 @@ class RunPages:
             self._images.popitem(last=False)
         return images
 
-    def _index_page(self, refresh: int | None) -> str:
+    def _index_page(self, view: View) -> str:
         entries = read_entries(self._folder)
         concepts = self._index.look(entries)
         self._previews = set(_shown(concepts))
@@ -179,8 +179,8 @@ class RunPages:
         return index_page(
             self._folder,
             concepts,
-            state=_state_of_many(entries, at_work, paused=refresh is None),
-            refresh=refresh if goes_on else None,
+            state=_state_of_many(entries, at_work, view),
+            refresh=REFRESH if goes_on and not view.paused else None,
         )
 
 
@@ -212,7 +212,7 @@ def _other_runs(folder: Path) -> str:
     return "Start the run first: its first act is to make its output_dir."
 
 
-def _state_of_many(entries: Iterable[Entry], at_work: bool | None, *, paused: bool) -> str:
+def _state_of_many(entries: Iterable[Entry], at_work: bool | None, view: View) -> str:
     states = [entry.state for entry in entries]
     if not {"waiting", "running"} & set(states):
         said = "The run is finished."
@@ -224,7 +224,7 @@ def _state_of_many(entries: Iterable[Entry], at_work: bool | None, *, paused: bo
     if states and "finished" not in said:
         over = sum(state in ("done", "failed") for state in states)
         bar = f'<progress value="{over}" max="{len(states)}" aria-label="concepts that are done"></progress>'
-    pause = "" if "finished" in said else _pause(paused)
+    pause = "" if "finished" in said else _pause(view)
     return f'<div class="state">{bar}<p>{said}{pause}</p></div>'
 
 
@@ -235,10 +235,10 @@ def _silence(state: RunState) -> str:
     return f" Nothing was written for {clock(state.silence or 0.0)}."
 
 
-def _pause(paused: bool) -> str:
-    if paused:
-        return '<a href="?">go on refreshing</a>'
-    return f'<a href="?{_PAUSED}">stop refreshing</a>'
+def _pause(view: View) -> str:
+    return (
+        f'<a href="{view.link(paused=not view.paused)}">{"go on" if view.paused else "stop"} refreshing</a>'
+    )
 
 
 def _shown(concepts: Iterable[tuple[Entry, Found]]) -> Iterable[str]:

@@ -59,7 +59,8 @@ class Handler(BaseHTTPRequestHandler):
     def _send(self, code: int, answer: Answer, with_content: bool, tag: str = "") -> None:
         self.send_response(code)
         self.send_header("Content-Type", answer.kind)
-        self.send_header("Content-Length", str(len(answer.content)))
+        if code != 304:
+            self.send_header("Content-Length", str(len(answer.content)))
         # What is in an image is in its address, or is asked about each time; a page is made anew.
         kept = "no-cache" if tag else "no-store"
         self.send_header("Cache-Control", "private, max-age=86400, immutable" if answer.lasting else kept)
