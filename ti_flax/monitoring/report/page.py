@@ -135,14 +135,14 @@ def _state(state: RunState, live: Live | None) -> str:
         return ""
     if live is not None and live.error:
         return (
-            f'<div class="state"><p class="flag">Failed: {escape(live.error)}</p>{live.beside(state)}</div>'
+            f'<div class="now"><p class="flag">Failed: {escape(live.error)}</p>{live.beside(state)}</div>'
         )
     said = escape(str(state) if live else f"When this page was written: {state}")
     said = said.replace(RESUME, f"<code>{RESUME}</code>")
     bar = ""
     if state.share is not None:
         bar = f'<progress value="{state.share:.4f}" max="1" aria-label="updates made"></progress>'
-    return f'<div class="state">{bar}<p>{said}{live.beside(state) if live else ""}</p></div>'
+    return f'<div class="now">{bar}<p>{said}{live.beside(state) if live else ""}</p></div>'
 
 
 def _words(facts: RunFacts) -> str:

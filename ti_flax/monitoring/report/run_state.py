@@ -73,7 +73,7 @@ class RunState:
         if self.step == 0:
             return f"All is read; the update is being compiled. The first of {self.total} steps is to come."
         if self.step >= self.total:
-            return f"All {self.total} steps are made; the result is being written."
+            return f"All {self.total} steps are made; the last images and the result are being written."
         left = f", {clock(self.left)} left" if self.left is not None and not self.until_done else ""
         return f"Step {self.step}{self._of_total}{left}."
 

@@ -17,8 +17,8 @@ img { max-width: 100%; height: auto; display: block; border-radius: 4px; }
 .tiny img { image-rendering: pixelated; }
 figure { margin: 0; } figcaption { font-weight: 600; }
 
-.state { margin: 1em 0; } .state p { margin: .3em 0; } .state a { margin-left: 1em; }
-.state code { white-space: nowrap; }
+.now { margin: 1em 0; } .now p { margin: .3em 0; } .now a { margin-left: .6em; white-space: nowrap; }
+.now code { white-space: nowrap; }
 progress { width: 100%; height: 10px; accent-color: var(--c0); display: block; }
 .verdict { background: var(--soft); border-left: 5px solid var(--warn); border-radius: 6px;
   padding: 14px 20px 16px; margin: 1.4em 0; }

@@ -153,7 +153,7 @@ class RunPages:
         require_run(folder)
         if not os.path.lexists(folder / run_facts.FILE):
             state = state_of(folder, None, {})
-            said = f'<div class="state"><p>{escape(str(state))}{beside(state)}</p></div>'
+            said = f'<div class="now"><p>{escape(str(state))}{beside(state)}</p></div>'
             title = folder.resolve().name
             head = f"<header><h1>{escape(title)}</h1></header>"
             return document(title, [head, said], refresh=refresh)
@@ -225,7 +225,7 @@ def _state_of_many(entries: Iterable[Entry], at_work: bool | None, view: View) -
         over = sum(state in ("done", "failed") for state in states)
         bar = f'<progress value="{over}" max="{len(states)}" aria-label="concepts that are done"></progress>'
     pause = "" if "finished" in said else _pause(view)
-    return f'<div class="state">{bar}<p>{said}{pause}</p></div>'
+    return f'<div class="now">{bar}<p>{said}{pause}</p></div>'
 
 
 def _silence(state: RunState) -> str:
@@ -236,9 +236,10 @@ def _silence(state: RunState) -> str:
 
 
 def _pause(view: View) -> str:
-    return (
-        f'<a href="{view.link(paused=not view.paused)}">{"go on" if view.paused else "stop"} refreshing</a>'
-    )
+    now, link = f"refreshes every {REFRESH} s", "stop"
+    if view.paused:
+        now, link = "does not refresh", "go on"
+    return f' <span class="quiet">{now}</span><a href="{view.link(paused=not view.paused)}">{link}</a>'
 
 
 def _shown(concepts: Iterable[tuple[Entry, Found]]) -> Iterable[str]:
