@@ -192,7 +192,7 @@ def _dot(name: str, step: float, value: float, x: _Scale, y: _Scale, kind: str) 
 
 def _grid(x: _Scale, y: _Scale, unit: str) -> str:
     """Lines at round heights, round numbers beside both axes, and what they count."""
-    parts, heights, places = [], ticks(y.low, y.high, 5), ticks(x.low, x.high, 5)
+    parts, heights, places = [], ticks(y.low, y.high, 6), ticks(x.low, x.high, 5)
     for value, text in zip(heights, _numbers(heights), strict=True):
         height = y(value)
         parts.append(

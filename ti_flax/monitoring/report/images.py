@@ -102,10 +102,15 @@ class Images:
     def _of_file(
         self, folder: Path, name: str, make: Callable[[bytes], list[Encoded]], key: object
     ) -> list[Encoded]:
-        known = (str(folder), name, changed(folder / name), key)
+        file = (str(folder), name, changed(folder / name))
+        for known in (file, (file, key)):  # the file alone, if it could not be read
+            if known in self._made:
+                self._used.add(known)
+                return self._made[known]
+        made = _made_of(folder, name, make)
+        known = file if made is None else (file, key)
         self._used.add(known)
-        if known not in self._made:
-            self._made[known] = _made_of(folder, name, make)
+        self._made[known] = made or []
         return self._made[known]
 
 
@@ -133,15 +138,16 @@ def png_size(path: Path) -> tuple[int, int] | None:
     return (width, height) if fits else None
 
 
-def _made_of(folder: Path, name: str, make: Callable[[bytes], list[Encoded]]) -> list[Encoded]:
+def _made_of(folder: Path, name: str, make: Callable[[bytes], list[Encoded]]) -> list[Encoded] | None:
+    """What is made of a file; None, after a warning unless it is not there, of one that cannot be read."""
     content = read_inside(folder, name, _LARGEST_FILE)
     if content is None:
-        return []
+        return None
     try:
         return make(content)
     except Exception as error:  # Pillow's plugins raise whatever their parser stumbled upon
         warn(f"{folder / name} is left out of the page: it is no PNG that can be read ({_named(error)})")
-        return []
+        return None
 
 
 def _opened(content: bytes) -> Any:
