@@ -43,7 +43,7 @@ def test_what_the_page_says(folder):
         "validation loss 0.2000 at step 0, 0.1500 at step 200; the best is 0.1250 at step 100: "
         "learned_embeds-best.safetensors holds those vectors.",
         "over-trained? No sign of it: the least prompt sensitivity was 1.20; below 0.9 the concept",
-        "Step all steps before 20 60 80 100 best 140 180 200 Image all 1 2 3",
+        "Step all steps before 20 60 100 best 120 140 180 200 Image all 1 2 3",
         "a <toy> & co",
         "best, step 100",
         "2 0.600 1.50 99% of words 0.900 cat 0.80 cat 0.80",
