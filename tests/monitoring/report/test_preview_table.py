@@ -1,4 +1,4 @@
-"""The table of previews: which image is where, what is left out, and that buttons and links choose from it."""
+"""The table of previews: which image is where, what is left out, and how buttons and links choose."""
 
 import dataclasses
 import re

@@ -48,8 +48,9 @@ def test_the_run_at_work_is_the_last_of_the_list(at_work):
 
 def test_looking_takes_no_lock(at_work):
     """Another process, which has no lock, could keep a run out of its folder."""
-    code = f"from ti_flax.files.written_files import last_run; from pathlib import Path; print(last_run(Path({str(at_work)!r})))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = "import sys, pathlib; from ti_flax.files.written_files import last_run as run; "
+    code += "print(run(pathlib.Path(sys.argv[1])))"
+    done = subprocess.run([sys.executable, "-c", code, at_work], capture_output=True, text=True, check=True)
     assert f"process={os.getpid()}" in done.stdout
 
 

@@ -70,10 +70,9 @@ def test_only_what_the_page_shows_is_there(folder):
     run_folder(folder)
     pages = RunPages(folder)
     text = text_of(pages)
-    assert (
-        policy(text)
-        == "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
-    )
+    allowed = policy(text).split("; ")
+    assert allowed[:3] == ["default-src 'none'", "img-src 'self'", "style-src 'unsafe-inline'"]
+    assert allowed[3:] == ["form-action 'none'", "base-uri 'none'"]
     shown = images_of(text)
     assert len(shown) == 8 * 6 + 1  # five training images are alike
     for address in shown:

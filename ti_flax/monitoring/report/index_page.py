@@ -18,7 +18,7 @@ from ti_flax.monitoring.previews import preview_files
 from ti_flax.monitoring.report import facts
 from ti_flax.monitoring.report.concepts import Entry, read_entries
 from ti_flax.monitoring.report.document import document, escape
-from ti_flax.monitoring.report.files import is_inside
+from ti_flax.monitoring.report.files import is_inside, is_there
 from ti_flax.monitoring.report.images import changed, png_size
 from ti_flax.monitoring.report.index_style import SCRIPT, STYLE
 from ti_flax.monitoring.report.page import PAGE, write_report
@@ -124,7 +124,7 @@ def write_pages(folder: Path) -> Path:
     entries = read_entries(folder)
     for entry in entries:
         try:
-            if _is_there(folder, f"{entry.name}/{facts.FILE}"):
+            if is_there(folder, f"{entry.name}/{facts.FILE}"):
                 write_report(folder / entry.name)
         except (OSError, TiFlaxError) as error:
             warn(f"{folder / entry.name / PAGE} is not written: {error}")
@@ -142,7 +142,7 @@ def _found(folder: Path, name: str, shown_by: str) -> Found:
             loss=table[-1].validation_loss if table else None,
             complaints=tuple(complaints(table)),
             pictures=tuple(_pictures(folder, name)),
-            has_page=_is_there(folder, f"{name}/{shown_by}"),
+            has_page=is_there(folder, f"{name}/{shown_by}"),
         )
     except FileNotFoundError:
         return Found()
@@ -151,21 +151,13 @@ def _found(folder: Path, name: str, shown_by: str) -> Found:
         return Found()
 
 
-def _is_there(folder: Path, name: str) -> bool:
-    """Whether a folder has something of the name that is no link to anywhere."""
-    try:
-        return is_inside(folder, name)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
 def _pictures(folder: Path, name: str) -> list[Picture]:
     files = list(preview_files(folder / name / "validation").items())
     shown = [files[0], files[-1]] if len(files) > 1 else files
     found = []
     for step, path in shown:
         relative = f"{name}/validation/{path.name}"
-        size = png_size(path) if _is_there(folder, relative) else None
+        size = png_size(path) if is_there(folder, relative) else None
         if size is not None:
             found.append(Picture(step, relative, *size))
     return found

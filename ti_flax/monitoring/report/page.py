@@ -134,9 +134,7 @@ def _state(state: RunState, live: Live | None) -> str:
     if live is None and state.finished:
         return ""
     if live is not None and live.error:
-        return (
-            f'<div class="now"><p class="flag">Failed: {escape(live.error)}</p>{live.beside(state)}</div>'
-        )
+        return f'<div class="now"><p class="flag">Failed: {escape(live.error)}</p>{live.beside(state)}</div>'
     said = escape(str(state) if live else f"When this page was written: {state}")
     said = said.replace(RESUME, f"<code>{RESUME}</code>")
     bar = ""

@@ -18,7 +18,7 @@ from ti_flax.monitoring.report import facts as run_facts
 from ti_flax.monitoring.report.concepts import Entry, read_entries
 from ti_flax.monitoring.report.document import document, escape
 from ti_flax.monitoring.report.facts import RunFacts
-from ti_flax.monitoring.report.files import is_inside, read_inside
+from ti_flax.monitoring.report.files import is_there, read_inside
 from ti_flax.monitoring.report.images import Encoded, Images
 from ti_flax.monitoring.report.index_page import Found, IndexPage, index_page
 from ti_flax.monitoring.report.page import PAGE, Live, page
@@ -135,7 +135,8 @@ class RunPages:
             content = read_inside(self._folder, name, _LARGEST_PREVIEW)
             return _nothing() if content is None else Answer(content, "image/png")
         for entry in read_entries(self._folder):
-            if name == f"{entry.name}/{PAGE}" and is_inside(self._folder, entry.name):
+            begun = entry.state != "waiting" and is_there(self._folder, entry.name)
+            if name == f"{entry.name}/{PAGE}" and begun:
                 return Answer(self._run_page(self._folder / entry.name, entry, view).encode())
         return _nothing()
 
