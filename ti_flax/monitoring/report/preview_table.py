@@ -278,8 +278,8 @@ class _Shown:
         """A radio button for all, then one for each."""
         count = len(self.table.steps) if name == "step" else self.table.images
         return "".join(
-            f'<input type="radio" name="{name}" id="{name}{_sign(number)}" '
-            f'aria-label="{name} {_sign(number)}"{" checked" if number == checked else ""}>'
+            f'<input type="radio" name="{name}" id="{name}{_sign(number)}"'
+            f"{' checked' if number == checked else ''}>"
             for number in range(-1, count)
         )
 

@@ -93,7 +93,7 @@ dt { color: var(--quiet); overflow-wrap: anywhere; }
 dd { margin: 0; white-space: pre-line; overflow-wrap: anywhere; }
 summary { cursor: pointer; margin-top: 1em; color: var(--quiet); }
 
-@media (min-width: 861px) {
+@media (min-width: 1024px) {
   .prompt { display: grid; grid-template-columns: var(--name) 1fr; gap: 12px; }
   .prompt h3 { position: sticky; top: 100px; align-self: start; }
   .steps { display: grid; grid-template-columns: calc(var(--name) - 6px) 1fr; gap: 0 12px;
@@ -101,7 +101,7 @@ summary { cursor: pointer; margin-top: 1em; color: var(--quiet); }
   .steps > label { grid-area: all; } .steps .each { grid-area: each; display: grid; gap: 6px;
     grid-template-columns: repeat(var(--n), minmax(90px, var(--cell))); }
 }
-@media (max-width: 860px) {
+@media (max-width: 1023px) {
   .cells { overflow-x: auto; scroll-snap-type: x proximity; padding-bottom: 6px;
     grid-template-columns: repeat(var(--n), minmax(130px, 1fr)); }
   .shot { scroll-snap-align: start; } .table .shot figcaption { display: block; font-weight: 400;
