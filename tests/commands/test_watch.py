@@ -26,9 +26,8 @@ def heard():
 def started(tmp_path):
     """The command in a process of its own, and the address that it says."""
     run_folder(tmp_path)
-    command = [sys.executable, "-m", "ti_flax.commands.main", "watch", str(tmp_path), "--port", "0"]
     code = "import sys; from ti_flax.commands.main import program; sys.argv[0] = 'ti-flax'; program()"
-    command = [sys.executable, "-c", code, *command[3:]]
+    command = [sys.executable, "-c", code, "watch", str(tmp_path), "--port", "0"]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

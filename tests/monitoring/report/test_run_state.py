@@ -117,6 +117,5 @@ def test_a_folder_without_a_list_says_what_its_files_say(tmp_path):
     facts().write(tmp_path)
     state = state_of(tmp_path, facts(), METRICS)
     assert state.at_work is None and str(state) == "Step 30 of 200, 5:40 left."
-    assert state_of(tmp_path, facts(), METRICS, at_work=False).at_work is False
     odd = {"step": np.asarray([np.nan]), "samples_per_second": np.asarray([np.inf])}
     assert "The first of 200" in str(state_of(tmp_path, facts(), odd))

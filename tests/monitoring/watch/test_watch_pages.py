@@ -217,6 +217,12 @@ def test_the_index_stops_refreshing_when_no_concept_is_left(many):
     assert refresh(text) is None and "The run is finished." in text
 
 
+def test_an_index_of_a_run_that_has_gone_says_how_it_goes_on(many, monkeypatch):
+    monkeypatch.setattr("ti_flax.files.written_files.LastRun.is_at_work", False)
+    text = text_of(RunPages(many))
+    assert "No run is at work in this folder now. The same command with" in text and refresh(text) == 5
+
+
 def test_no_link_leads_out_of_the_folder(many, tmp_path):
     secret = tmp_path / "secret"
     secret.mkdir()

@@ -84,19 +84,16 @@ class RunState:
         return f", of {self.total} at most" if self.until_done else f" of {self.total}"
 
 
-def state_of(
-    folder: Path, facts: RunFacts | None, metrics: dict[str, np.ndarray], *, at_work: bool | None = None
-) -> RunState:
+def state_of(folder: Path, facts: RunFacts | None, metrics: dict[str, np.ndarray]) -> RunState:
     """How far the run of a folder is.
 
     Args:
       folder: the run's.
       facts: what its `run.json` says; None without one.
       metrics: the columns of its `metrics.csv`.
-      at_work: whether its process is there, where the folder itself does not say it.
     """
     run = last_run(folder)
-    alive = at_work if run is None else run.is_at_work
+    alive = None if run is None else run.is_at_work
     steps = metrics.get("step", np.zeros(0))
     made = int(steps[-1]) if len(steps) and np.isfinite(steps[-1]) and steps[-1] >= 0 else 0
     silence = _silence(folder)

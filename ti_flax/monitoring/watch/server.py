@@ -21,6 +21,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
 }
+_PLAIN = "text/plain; charset=utf-8"
 _REFUSED = b"This page is for browsers on the machine itself: ask for http://127.0.0.1.\n"
 
 
@@ -42,21 +43,25 @@ class Handler(BaseHTTPRequestHandler):
         """Says nothing: a page that refreshes itself would fill the terminal."""
 
     def _respond(self, *, with_content: bool) -> None:
+        code, answer = self._answer_to()
+        tag = ""
+        if code == 200 and answer.kind.startswith("image/"):
+            tag = f'"{hashlib.sha256(answer.content).hexdigest()[:32]}"'
+            code = 304 if self.headers.get("If-None-Match") == tag else 200
+        self._send(code, answer, tag, with_content=with_content and code != 304)
+
+    def _answer_to(self) -> tuple[int, Answer]:
+        """The code and what is sent with it."""
         hosts = self.headers.get_all("Host", [])
         if len(hosts) != 1 or _HOST.fullmatch(hosts[0].strip()) is None:
-            return self._send(403, Answer(_REFUSED, "text/plain; charset=utf-8"), with_content)
+            return 403, Answer(_REFUSED, _PLAIN)
         try:
             answer = type(self).answer(self.path)
-        except ValueError:  # an address that is none
-            return self._send(400, Answer(b"", "text/plain; charset=utf-8"), with_content)
-        if answer.kind.startswith("image/"):
-            tag = f'"{hashlib.sha256(answer.content).hexdigest()[:32]}"'
-            if self.headers.get("If-None-Match") == tag:
-                return self._send(304, Answer(b"", answer.kind, lasting=answer.lasting), with_content, tag)
-            return self._send(200, answer, with_content, tag)
-        self._send(200 if answer.found else 404, answer, with_content)
+        except ValueError:
+            return 400, Answer(b"This is no address.\n", _PLAIN)
+        return (200 if answer.found else 404), answer
 
-    def _send(self, code: int, answer: Answer, with_content: bool, tag: str = "") -> None:
+    def _send(self, code: int, answer: Answer, tag: str, *, with_content: bool) -> None:
         self.send_response(code)
         self.send_header("Content-Type", answer.kind)
         if code != 304:
