@@ -11,6 +11,7 @@ from ti_flax.config.conditions import holds, in_words
 from ti_flax.config.file_values import beside, concept_in_file, value_in_file
 from ti_flax.config.flags import REFERENCE_ONLY, make_parser
 from ti_flax.config.options import ADAM_OPTIONS, DIRECTIONAL, FINDS_ITS_RATE, WITHOUT_WARMUP
+from ti_flax.config.presets import layered
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig, missing_options
 from ti_flax.config.values import Option, nearest, value_from_text
 from ti_flax.config.words import notes_on_word
@@ -31,11 +32,12 @@ def load_config(*files: str | os.PathLike[str], **options: object) -> RunConfig:
     Raises:
       ConfigError: an option is unknown, missing, mistyped or contradictory.
     """
-    values = _values_in_files(os.fspath(file) for file in files)
+    layers = _layers_of_files(os.fspath(file) for file in files)
     given = {
         name: str(value) if isinstance(value, pathlib.Path) else value for name, value in options.items()
     }
-    return RunConfig.from_dict({**{name: values[name] for name in values if name in OPTIONS}, **given})
+    known = ({name: layer[name] for name in layer if name in OPTIONS} for layer in layers)
+    return RunConfig.from_dict(layered([*known, given]))
 
 
 def parse_config(argv: typing.Sequence[str] | None = None, prog: str | None = None) -> RunConfig:
@@ -55,13 +57,14 @@ def parse_config(argv: typing.Sequence[str] | None = None, prog: str | None = No
         print(f"ti_flax {__version__}")
         raise SystemExit(0)
     print_config = arguments.pop("print_config", False)
-    values = _values_in_files(arguments.pop("config", []))
-    values |= {name: _value_of_flag(_KNOWN[name], text) for name, text in arguments.items()}
+    layers = _layers_of_files(arguments.pop("config", []))
+    layers.append({name: _value_of_flag(_KNOWN[name], text) for name, text in arguments.items()})
+    written, values = {name for layer in layers for name in layer}, layered(layers)
     _require(values)
     if values.get("save_as_full_pipeline") and values.get("only_save_embeds"):
         raise ConfigError("save_as_full_pipeline and only_save_embeds exclude each other; leave one out")
     config = RunConfig.from_dict({name: value for name, value in values.items() if name in OPTIONS})
-    for line in () if config.monitoring.quiet else notes(config, values):
+    for line in () if config.monitoring.quiet else notes(config, written):
         print(f"note: {line}", file=sys.stderr)
     if print_config:
         print(config.to_yaml(), end="")
@@ -69,14 +72,15 @@ def parse_config(argv: typing.Sequence[str] | None = None, prog: str | None = No
     return config
 
 
-def _values_in_files(files: typing.Iterable[str]) -> dict[str, object]:
-    values: dict[str, object] = {}
+def _layers_of_files(files: typing.Iterable[str]) -> list[dict[str, object]]:
+    """What each of the files says, in order."""
+    layers = []
     for file in files:
         folder = os.path.dirname(os.path.expanduser(file))
         listed = [name for name, option in _KNOWN.items() if option.listed]
         entries = read_yaml(file, known=_KNOWN, groups=GROUPS, listed=listed)
-        values |= {name: _value_in_file(_KNOWN[name], entry, folder) for name, entry in entries.items()}
-    return values
+        layers.append({name: _value_in_file(_KNOWN[name], entry, folder) for name, entry in entries.items()})
+    return layers
 
 
 def _value_in_file(option: Option, entry: Entry, folder: str) -> object:

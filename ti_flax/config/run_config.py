@@ -20,6 +20,7 @@ from ti_flax.config.options import (
     PromptOptions,
     TrainingOptions,
 )
+from ti_flax.config.presets import layered
 from ti_flax.config.values import Option, checked, nearest, options_of
 from ti_flax.errors import ConfigError
 
@@ -63,6 +64,7 @@ class RunConfig:
                 raise ConfigError(
                     f"{where}: unknown key {name!r}", remedy=f"Did you mean {close}?" if close else ""
                 )
+        values = layered([values])
         missing = missing_options(values)
         if missing:
             raise ConfigError(f"{where}: missing: {', '.join(missing)}")
@@ -80,7 +82,7 @@ class RunConfig:
 
     def replace(self, **changes: object) -> "RunConfig":
         """Return a copy with options, named flat, changed; secrets are carried along."""
-        return RunConfig.from_dict({**self._flat(), **changes})
+        return RunConfig.from_dict(layered([self._flat(), changes]))
 
     def to_yaml(self) -> str:
         """Return a configuration file that makes this configuration again, secrets apart."""

@@ -40,6 +40,12 @@ SCHEDULE_FREE = ("schedule_free_adamw", "schedule_free_sgd")
 class TrainingOptions(Options):
     """How long to train, and in what batches."""
 
+    preset: Literal["quick", "balanced", "careful"] | None = option(
+        None,
+        when_unset="each option its own default",
+        help="Optimizer, learning rate, steps and so on that were measured together; an option that is "
+        "written beside it wins, and a preset on the command line wins over the file's options.",
+    )
     train_batch_size: int = option(
         16, at_least=1, at_most=MOST_SAMPLES, help="Samples per device and forward pass.", changes_bits=True
     )
