@@ -56,6 +56,12 @@ def test_a_script_is_a_face_of_its_command(name, capsys, monkeypatch):
     assert "scripts/" not in ours
 
 
+def test_the_demo_has_a_help_of_its_own(capsys):
+    assert demo.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: ti-flax demo ") and "nothing is\ndownloaded" in said
+
+
 def test_the_demo_finds_its_files_from_any_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ti_flax.commands.main import COMMANDS
 from ti_flax.config import parse_config
+from ti_flax.config.flags import help_text
 from ti_flax.errors import TiFlaxError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +24,7 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"((?:^ {4}.*\n|(?<=\n) *\n(?= {4}))+)", re.MULTILINE)
 _SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 _PYTHON = re.compile(r"(.*/)?python[\d.]*")
+FULL_HELP = help_text("all")
 _FIRST_WORDS = r"[A-Z_]+=|(\S*/)?python|bash |sh |ti-flax|pytest |pip |\S+\.py "
 
 
@@ -217,7 +219,8 @@ def _unknown_flag(shown: Shown) -> str | None:
 
 @functools.cache
 def help_of(*program: str) -> str:
-    """Returns what a program prints for `--help`, with the training's options where it takes those too."""
+    """Returns what a program prints for `--help`, with all options of the training where it takes those."""
     command = [sys.executable, *program, "--help"]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-    return text + help_of("train_flax.py") if "options are those of train_flax.py" in text else text
+    training = re.search(r"options are those of (train_flax\.py|ti-flax train)", text, re.IGNORECASE)
+    return text + FULL_HELP if training or program[:1] == ("train_flax.py",) else text

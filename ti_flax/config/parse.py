@@ -115,7 +115,7 @@ def _unknown_argument(argument: str) -> ConfigError:
             remedy="Options are written --name value; a configuration file follows --config.",
         )
     close = nearest(flag.lstrip("-"), [*_KNOWN, "config", "help", "version", "print_config"])
-    remedy = f"Did you mean --{close}?" if close else "--help lists all flags."
+    remedy = f"Did you mean --{close}?" if close else "--help all lists all flags."
     return ConfigError(f"unknown flag {flag}", remedy=remedy)
 
 

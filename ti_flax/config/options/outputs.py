@@ -16,6 +16,7 @@ class OutputOptions(Options):
         "text-inversion-model",
         metavar="FOLDER",
         path="output",
+        brief="where everything goes",
         help="Folder for everything that the run writes.",
     )
     save_steps: int = option(
@@ -39,6 +40,7 @@ class OutputOptions(Options):
         metavar="NAME",
         path="output",
         when_unset="a new run",
+        brief="go on with a stopped run: auto",
         help='Checkpoint to continue from: "auto" (or "latest"), the newest whole one if there is any yet; '
         "or a name or path such as checkpoint-500.",
     )
@@ -52,6 +54,7 @@ class MonitoringOptions(Options):
         None,
         metavar="PROMPT",
         when_unset="no previews",
+        brief='draw previews of it, such as "a {} on a beach"',
         help='Prompt of the preview images, such as "a <cat-toy> on a beach"',
         per_concept=True,
     )
