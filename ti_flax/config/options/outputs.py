@@ -44,6 +44,13 @@ class OutputOptions(Options):
         help='Checkpoint to continue from: "auto" (or "latest"), the newest whole one if there is any yet; '
         "or a name or path such as checkpoint-500.",
     )
+    dry_run: bool = option(
+        False,
+        brief="show images, prompts, memory and downloads; train nothing",
+        help="Find all that a run would find wrong before it compiles, show images, prompts, memory, disk "
+        "and downloads, and end: no weights are read, and the one file written is a sheet of the images "
+        "beside output_dir.",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
