@@ -57,7 +57,8 @@ class Expected(NamedTuple):
     count: int
 
 
-# The packages that let JAX see devices, and their names in /dev.
+_DEV = Path("/dev")
+# The packages that let JAX see devices, and their names there.
 _DEVICES = {
     "tpu": (("libtpu",), ("accel[0-9]*", "vfio/[0-9]*")),
     "gpu": (("jax_cuda12_plugin", "jax_cuda13_plugin"), ("nvidia[0-9]*",)),
@@ -70,7 +71,7 @@ def expected_devices() -> Expected:
     for platform, (packages, names) in _DEVICES.items():
         named = not wanted or platform in wanted or (platform == "gpu" and "cuda" in wanted)
         if named and any(importlib.util.find_spec(package) for package in packages):
-            found = len({path for name in names for path in Path("/dev").glob(name)})
+            found = len({path for name in names for path in _DEV.glob(name)})
             if platform == "gpu" and (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
                 found = min(
                     found, len([each for each in visible.split(",") if each.strip() not in ("", "-1")])
