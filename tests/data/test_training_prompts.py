@@ -42,7 +42,7 @@ def prompts_of(plain, place, **changes):
     config = configure(place, **changes)
     templates = chosen_templates(config.prompts, config.concept.learnable_property)
     known, seed = (plain.tokenizer, plain.concept, plain.images), config.training.seed
-    return make_prompts(config.prompts, templates, *known, seed=seed)
+    return make_prompts(config.prompts, templates, *known, seed=seed)[:2]
 
 
 def decoded(plain, rows):
