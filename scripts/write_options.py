@@ -27,7 +27,9 @@ _HEAD = """\
 
 Every option is a key of a configuration file and, after `--`, a flag of `train_flax.py`; flags win. The value
 `null` unsets an option again. In a run with `concepts`, each concept may have a value of its own of an option
-marked † ([many-concepts.md](many-concepts.md)). This page is written by `python scripts/write_options.py`.
+marked † ([many-concepts.md](many-concepts.md)). This page is written by `python scripts/write_options.py`, and
+so is [configs/schema.json](../configs/schema.json), which says the same to editors (JSON Schema): in a file with the
+line `# yaml-language-server: $schema=PATH` they complete keys and mark mistakes.
 """
 
 

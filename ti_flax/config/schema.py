@@ -1,11 +1,12 @@
-"""The JSON Schema of a configuration file, from the options, for editors that complete and check as one types.
+"""The JSON Schema of a configuration file, from the options, for editors that complete and check it.
 
-It says what each key may hold; what options ask of one another is in their descriptions, and checked by a run.
+It says what each key may hold; what options ask of one another is in their descriptions.
 """
 
 import dataclasses
 import typing
 
+from ti_flax.config.concept_list.custom_diffusion import OTHER_KEYS
 from ti_flax.config.conditions import asked_of_others
 from ti_flax.config.flags import REFERENCE_ONLY
 from ti_flax.config.run_config import OPTIONS
@@ -14,7 +15,7 @@ from ti_flax.config.values import Option
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _TITLE = "Configuration of ti_flax train"
-_DESCRIPTION = "Keys of a YAML file for --config; each is also a flag, and flags win. Written by scripts/write_options.py."
+_DESCRIPTION = "Keys of a YAML file for --config; each is also a flag, and flags win."
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 Schema = dict[str, typing.Any]
@@ -43,11 +44,13 @@ def config_schema() -> Schema:
 
 def _concept() -> Schema:
     """The schema of one concept of a list."""
-    own = {
-        name: {"$ref": f"#/properties/{name}"} for name, option in OPTIONS.items() if option.rule.per_concept
+    own = [name for name, option in OPTIONS.items() if option.rule.per_concept]
+    properties = {
+        "name": {"type": "string", "description": "Name of the concept and of its folder below output_dir."},
+        **{name: {"$ref": f"#/properties/{name}"} for name in own},
+        **{name: {"description": "A key of Custom Diffusion's lists."} for name in OTHER_KEYS},
     }
-    name = {"type": "string", "description": "Name of the concept and of its folder below output_dir."}
-    return {"type": "object", "properties": {"name": name, **own}, "additionalProperties": False}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
 def _property(option: Option) -> Schema:
