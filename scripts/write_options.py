@@ -27,8 +27,8 @@ _HEAD = """\
 
 Every option is a key of a configuration file and, after `--`, a flag of `train_flax.py`; flags win. The value
 `null` unsets an option again. In a run with `concepts`, each concept may have a value of its own of an option
-marked † ([many-concepts.md](many-concepts.md)). This page is written by `python scripts/write_options.py`, and
-so is [configs/schema.json](../configs/schema.json), which says the same to editors (JSON Schema): in a file with the
+marked † ([many-concepts.md](many-concepts.md)). `python scripts/write_options.py` writes this page, and
+[configs/schema.json](../configs/schema.json), which says the same to editors (JSON Schema): in a file with a
 line `# yaml-language-server: $schema=PATH` they complete keys and mark mistakes.
 """
 

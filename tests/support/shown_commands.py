@@ -24,6 +24,8 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"((?:^ {4}.*\n|(?<=\n) *\n(?= {4}))+)", re.MULTILINE)
 _SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 _PYTHON = re.compile(r"(.*/)?python[\d.]*")
+# Files that a command shown before them writes, and what stands for each.
+WRITTEN = {"my-cat.yaml": "configs/demo.yaml"}
 FULL_HELP = help_text("all")
 _FIRST_WORDS = r"[A-Z_]+=|(\S*/)?python|bash |sh |ti-flax|pytest |pip |\S+\.py "
 
@@ -169,7 +171,7 @@ def _paths(shown: Shown) -> list[str]:
 
 def _parse(shown: Shown) -> str | None:
     """Parses a whole command as its program does; one without a parser of its own has flags in its help."""
-    name, arguments = _module(shown), list(shown.arguments)
+    name, arguments = _module(shown), [WRITTEN.get(word, word) for word in shown.arguments]
     if name is None:
         return _unknown_flag(shown)
     module = importlib.import_module(name)
@@ -223,4 +225,4 @@ def help_of(*program: str) -> str:
     command = [sys.executable, *program, "--help"]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
     training = re.search(r"options are those of (train_flax\.py|ti-flax train)", text, re.IGNORECASE)
-    return text + FULL_HELP if training or program[:1] == ("train_flax.py",) else text
+    return text + FULL_HELP if training or Path(program[0]).name == "train_flax.py" else text

@@ -51,11 +51,12 @@ _EPILOG = "Try it: %(prog)s --config configs/demo.yaml"
 _BRIEF_DESCRIPTION = "Teach Stable Diffusion a new word from a few images (Textual Inversion)."
 _BRIEF_EPILOG = """\
 examples:
-  %(prog)s --config configs/demo.yaml
+  {init} --object my-cat --initializer_token cat
+  %(prog)s --config my-cat.yaml --dry_run
   %(prog)s --config configs/cat.yaml --train_data_dir my-cat \\
     --placeholder_token "<my-cat>" --initializer_token cat
-  %(prog)s --config my-cat.yaml --resume_from_checkpoint auto
 
+The first writes my-cat.yaml for the images in the folder my-cat.
 All {count} options: --help all. Some of them: --help and a word, such as
 --help learning_rate or --help loss. With explanations: docs/options.md."""
 
@@ -148,7 +149,9 @@ def named_by(word: str) -> list[str]:
 
 def _brief_help(prog: str | None) -> str:
     options = [each for kind in GROUPS.values() for each in options_of(kind)]
-    epilog = _BRIEF_EPILOG.format(count=len(options))
+    installed = prog is None or prog.startswith("ti-flax")
+    init = "ti-flax init" if installed else "python scripts/write_config.py"
+    epilog = _BRIEF_EPILOG.format(count=len(options), init=init)
     parser = _bare_parser(prog, description=_BRIEF_DESCRIPTION, epilog=epilog, formatter=_BriefFormatter)
     section = parser.add_argument_group("what most people need")
     section.add_argument(
