@@ -28,5 +28,6 @@ setup(
         "torch": [by_name["diffusers"], "torch>=2.6"],
         "caption": ["torch>=2.6"],
         "tensorboard": ["tensorboardX>=2.6"],
+        "completion": ["shtab>=1.7"],
     },
 )

@@ -38,7 +38,7 @@ def test_a_command_that_does_not_exist_is_refused_in_a_line(capsys):
 
 
 def test_every_command_is_listed_here():
-    assert {*FACES, "demo"} == set(main.COMMANDS)
+    assert {*FACES, "demo", "completion"} == set(main.COMMANDS)
 
 
 @pytest.mark.parametrize("name", FACES)

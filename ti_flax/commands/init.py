@@ -76,7 +76,7 @@ class Plan:
         return max(_STEPS[self.sdxl, self.kind], needed)
 
 
-def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Look at a folder of images and write a commented YAML file that trains on it.",
@@ -100,7 +100,11 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
     add("--sdxl", action="store_true", help=f"the model is one of SDXL; without one, {_SDXL}")
     add("--output", metavar="FILE", type=Path, help="file to write; if left out NAME.yaml in this folder")
     add("--overwrite", action="store_true", help="replace the file if it is there already")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    return make_parser(prog).parse_args(argv)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "caption": ("caption", "write a caption beside every image"),
     "report": ("report", "write the pages of a run anew"),
     "push": ("push", "upload a finished run to the Hugging Face Hub"),
+    "completion": ("completion", "print a script with which bash, zsh or tcsh completes these commands"),
 }
 
 
