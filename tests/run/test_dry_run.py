@@ -13,6 +13,7 @@ from tiny_run import compilations, configure
 
 from ti_flax.commands import train as command
 from ti_flax.config.run_config import OPTIONS
+from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.errors import TiFlaxError
 from ti_flax.files.written_files import only_run
 from ti_flax.hosts import devices
@@ -57,7 +58,7 @@ def test_it_says_what_would_be_learned_and_needed(place, tmp_path, capsys):
     assert f"40 updates x {samples} samples = {40 * samples} samples" in text
     assert "3 checkpoints; 4 learned_embeds-steps files; 3 previews of 8 images, one every 20" in text
     assert "no effect lr_num_cycles does nothing without lr_scheduler cosine_with_restarts" in text
-    assert "for the whole pipeline and" in text and "downloads nothing: the model is" in text
+    assert "for the whole pipeline and" in text and "downloads nothing of the model, which is here" in text
     assert text.endswith("The same command without dry_run trains.")
 
 
@@ -129,8 +130,8 @@ def test_prompts_that_are_cut_off_are_named(place, tmp_path, capsys):
 CONCEPTS = [{"name": "cat", "num_vectors": 1}, {"name": "dog", "max_train_steps": 9}]
 
 
-def many(place, tmp_path, concepts):
-    options = configure(place, tmp_path / "many", dry_run=True).to_dict()
+def many(place, tmp_path, concepts, **changes):
+    options = configure(place, tmp_path / "many", dry_run=True, **changes).to_dict()
     del options["placeholder_token"]
     path = tmp_path / "many.yaml"
     path.write_text(yaml.safe_dump({**options, "concepts": concepts}))
@@ -155,6 +156,15 @@ def test_the_faults_of_all_concepts_are_told(place, tmp_path, capsys):
     assert "concept a " in lines[0] and "concept b " in lines[1]
 
 
+def test_concepts_that_share_no_program_are_refused(place, tmp_path, capsys):
+    rows = np.ones((1, 32), np.float32)
+    save_learned_embeds(tmp_path / "other.safetensors", "<other>", rows)
+    extra = {"extra_embeds": str(tmp_path / "other.safetensors")}
+    assert command.main(many(place, tmp_path, CONCEPTS, **extra)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "concept cat " in line and "extra_embeds: expected 2 vectors for every concept" in line
+
+
 def test_what_is_to_be_downloaded_has_a_size(place, tmp_path, capsys, monkeypatch):
     folder = write_folder(tmp_path / "snapshot")
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
@@ -166,7 +176,8 @@ def test_what_is_to_be_downloaded_has_a_size(place, tmp_path, capsys, monkeypatc
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, *_, **__: info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
     text, _ = said(place, tmp_path / "out", capsys, pretrained_model_name_or_path="me/model")
-    assert "downloads 3.0 MiB of me/model, 1 file: unet/diffusion_pytorch_model.safetensors" in text
+    assert "downloads 3.0 MiB of me/model into " in text
+    assert ", 1 file: unet/diffusion_pytorch_model.safetensors" in text
 
 
 def test_without_a_connection_what_is_not_here_is_refused_as_by_a_run(place, tmp_path, capsys, monkeypatch):
@@ -179,7 +190,7 @@ def test_without_a_connection_what_is_not_here_is_refused_as_by_a_run(place, tmp
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
     name = {"pretrained_model_name_or_path": "me/model"}
     text, _ = said(place, tmp_path / "out", capsys, **name)
-    assert "downloads nothing of me/model: all is here" in text
+    assert "downloads nothing of me/model, which is here whole" in text
     for path in (folder / "unet").glob("*.safetensors"):
         path.unlink()
     with pytest.raises(TiFlaxError, match="no connection .* and no copy"):

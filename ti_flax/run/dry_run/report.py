@@ -342,21 +342,21 @@ def written_bytes(run: Examined) -> int:
 
 
 def downloads(here: ModelHere) -> Lines:
-    """What is still to be downloaded of the model."""
-    source = here.model.source
+    """What is still to be downloaded of the model, and where to."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
     if not here.missing:
-        yield "downloads", f"nothing: the model is {source.place if source else ''}"
+        yield "downloads", "nothing of the model, which is here"
     for each in here.missing:
         sizes = [*each.files.values()]
         if not sizes:
-            yield "downloads", f"nothing of {each.repository}: all is here"
+            yield "downloads", f"nothing of {each.repository}, which is here whole"
             continue
-        known = None not in sizes
-        size = in_units(sum(size or 0 for size in sizes)) if known else "a size that the Hub does not say"
-        yield (
-            "downloads",
-            f"{size} of {each.repository}, {_counted(len(sizes), 'file')}: {', '.join(each.files)}",
-        )
+        size = "a size that the Hub does not say"
+        if None not in sizes:
+            size = in_units(sum(size or 0 for size in sizes))
+        files = f"{_counted(len(sizes), 'file')}: {', '.join(each.files)}"
+        yield "downloads", f"{size} of {each.repository} into {HF_HUB_CACHE}, {files}"
 
 
 def ends(notes: Sequence[str]) -> Lines:

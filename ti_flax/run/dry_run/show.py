@@ -21,6 +21,7 @@ from ti_flax.run.dry_run.model import ModelHere, model_without_weights
 from ti_flax.run.dry_run.report import Concept, Lines, Room, in_short, of_many, of_one, printed
 from ti_flax.run.dry_run.sheet import MOST_ROWS, Rows, rows_of, write_sheet
 from ti_flax.run.many.queue import check_concepts, done_before, listed_concepts, refuse_named_checkpoint
+from ti_flax.run.many.teaching import lengthened_rows
 from ti_flax.run.many.turns import BATCHES
 
 _ENDS = "This was a dry run: nothing is trained. The same command without dry_run trains."
@@ -81,9 +82,9 @@ def _many(config: RunConfig, expected: Expected, notes: Sequence[str]) -> tuple[
     kept = Kept()
     with shown_on(kept):
         concepts = listed_concepts(config)
-        check_concepts(concepts, done_before(concepts))
+        vectors, _ = check_concepts(concepts, done_before(concepts))
     here, more = _model(config, expected)
-    found, rows = _examined_all(concepts, here, expected)
+    found, rows = _examined_all(concepts, here, expected, vectors=vectors)
     sheet = write_sheet(rows, Path(config.output.output_dir))
     return of_many(config, found, here, expected, sheet, [*notes, *kept.notes, *more.notes]), sheet
 
@@ -95,9 +96,15 @@ def _model(config: RunConfig, expected: Expected) -> tuple[ModelHere, Kept]:
 
 
 def _examined_all(
-    concepts: Sequence[ListedConcept], here: ModelHere, expected: Expected
+    concepts: Sequence[ListedConcept], here: ModelHere, expected: Expected, *, vectors: int
 ) -> tuple[dict[str, Concept], Rows]:
     """What is to be said of each concept, by name, and rows of images of the first ones.
+
+    Args:
+      concepts: of the list.
+      here: the model.
+      expected: the devices of this machine.
+      vectors: the most of a concept.
 
     Raises:
       ConceptListError: the faults of all of them, a line each.
@@ -109,6 +116,7 @@ def _examined_all(
     for each in concepts:
         try:
             run = examined(each.config, here.model, expected, batches=BATCHES)
+            lengthened_rows(run.inputs.added, vectors)
             found[each.name] = Concept(in_short(run), Room.of(run), run.notes)
             if len(rows) < MOST_ROWS:
                 rows += rows_of(each.name, run.inputs.images, share)
