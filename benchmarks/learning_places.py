@@ -39,6 +39,7 @@ import optax  # noqa: E402
 from concepts import BY_NAME, Concept, entry, prompts, write_images  # noqa: E402
 from help_format import HelpFormatter  # noqa: E402
 from judge import judge  # noqa: E402
+from learning_quality import Parser, check_names  # noqa: E402
 from measure import GUIDANCE_SCALE  # noqa: E402
 
 from ti_flax.config import parse_config  # noqa: E402
@@ -63,14 +64,14 @@ _CHUNK = 100
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Measure where a concept can be learned: before the text encoder or behind it.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--config", type=Path, default=ROOT / "configs" / "demo.yaml", help="settings of the training")
-    add("--concepts", nargs="+", choices=sorted(BY_NAME), default=["posy"], metavar="NAME", help="to learn")
+    add("--concepts", nargs="+", default=["posy"], metavar="NAME", help="to learn")
     add("--places", nargs="+", default=list(PLACES), metavar="PLACE", help="where to learn them")
     add("--steps", type=int, nargs="+", default=[200, 400], metavar="N", help="measure after so many steps")
     add("--samples", type=int, default=32, help="images that the judge looks at for each figure")
@@ -81,6 +82,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--num_inference_steps", type=int, default=25, help="denoising steps of a sample")
     add("--output", type=Path, help="file that each result is added to, as a line of JSON")
     options = parser.parse_args(argv)
+    check_names(options.concepts)
     for place in options.places:
         if not set(place.split("+")) <= set(PLACES):
             raise ConfigError("--places", expected=f"some of {', '.join(PLACES)}", found=place)

@@ -4,6 +4,7 @@
     python benchmarks/learning_quality.py --quick             2 concepts, 1 seed
     python benchmarks/learning_quality.py --held_out          ten other concepts
     python benchmarks/learning_quality.py --learning_rate 1e-3 --num_vectors 2
+    python benchmarks/learning_quality.py --max_train_steps auto   runs that end themselves
     python benchmarks/learning_quality.py --embeds FOLDER     what another trainer learned, a file each
 
 Fidelity: the share of samples of "a photo of a <concept>" whose shape, colour and texture are all right.
@@ -138,7 +139,7 @@ def measure(options: argparse.Namespace, training: list[str]) -> list[Point]:
     names = list(files) or asked or [concept.name for concept in CONCEPTS]
     chosen = [BY_NAME[name] for name in dict.fromkeys(names)]
     if options.quick:
-        options.seeds, options.steps = 1, [first.training.max_train_steps or 0]
+        options.seeds, options.steps = 1, [first.training.total_steps]
     studio = (TorchStudio if options.pytorch else Studio)(
         Path(first.model.pretrained_model_name_or_path),
         steps=options.num_inference_steps,
@@ -170,8 +171,9 @@ def _make(folder: Path) -> None:
 
 
 def bounds(studio: Studio | TorchStudio, concept: Concept, options: argparse.Namespace) -> list[Point]:
-    """Scores the initializer word, and the concept in plain words if it has some."""
-    nouns = {"initializer": concept.initializer} | ({"literal": concept.literal} if concept.has_words else {})
+    """Scores the initializer word, and the concept in plain words if there are some."""
+    words = concept.plain_words
+    nouns = {"initializer": concept.initializer} | ({"literal": words} if words else {})
     return [
         Point(concept.name, kind, 0, 0, scored(studio, concept, options, None, noun))
         for kind, noun in nouns.items()
@@ -188,38 +190,50 @@ def learned(
     """Trains all concepts from a seed, in one run, and scores their embeddings after each of the steps."""
     from ti_flax.run.train import train
 
-    folder = train(settings(options, training, concepts, seed=seed, steps=max(options.steps)))
+    config = settings(options, training, concepts, seed=seed)
+    folder = train(config)
     points = []
     for concept in concepts:
         scores: dict[int, Score] = {}
-        for kind, steps, file in embeddings(folder / concept.name, options.steps):
+        own = folder / concept.name
+        for kind, steps, of_step, file in (
+            ended(own) if config.training.until_done else embeddings(own, options.steps)
+        ):
             # Rows of the same step are the same.
-            score = scores.get(steps) or scored(studio, concept, options, file)
-            scores[steps] = score
+            score = scores.get(of_step) or scored(studio, concept, options, file)
+            scores[of_step] = score
             points.append(Point(concept.name, kind, steps, seed, score))
             print(
-                f"{concept.name} seed {seed} step {steps}{', chosen' if kind == 'chosen' else ''}: "
+                f"{concept.name} seed {seed} step {steps}{'' if kind == 'learned' else f', {kind}'}: "
                 f"fidelity {score.fidelity.mean():.2f} editability {score.editability.mean():.2f}",
                 flush=True,
             )
     return points
 
 
-def embeddings(folder: Path, steps: Sequence[int]) -> list[tuple[str, int, Path]]:
-    """What to score of a concept's run: kind, step and file.
+def ended(folder: Path) -> list[tuple[str, int, int, Path]]:
+    """What to score of a concept's run that ended itself, as `embeddings` tells it."""
+    table = read_evaluations(folder / TABLE)
+    best, result = best_of(table), folder / "learned_embeds.safetensors"
+    at = 0 if best is None else best.step
+    return [("ended", table[-1].step, at, result), ("chosen", at, at, result)]
+
+
+def embeddings(folder: Path, steps: Sequence[int]) -> list[tuple[str, int, int, Path]]:
+    """What to score of a concept's run: kind, steps made, the step that the rows are of, and the file.
 
     The last is what `load_best_model_at_end` would take, if the run evaluated its rows.
     """
     names = {step: f"learned_embeds-steps-{step}" for step in sorted(set(steps))} | {
         max(steps): "learned_embeds"
     }
-    found = [("learned", step, folder / f"{name}.safetensors") for step, name in names.items()]
+    found = [("learned", step, step, folder / f"{name}.safetensors") for step, name in names.items()]
     best = best_of(read_evaluations(folder / TABLE))
-    return found if best is None else [*found, ("chosen", best.step, folder / BEST)]
+    return found if best is None else [*found, ("chosen", best.step, best.step, folder / BEST)]
 
 
 def settings(
-    options: argparse.Namespace, training: list[str], concepts: Sequence[Concept], *, seed: int, steps: int
+    options: argparse.Namespace, training: list[str], concepts: Sequence[Concept], *, seed: int
 ) -> RunConfig:
     """The configuration of one training, whose list of concepts it writes."""
     images = options.output.resolve() / "images"
@@ -228,6 +242,7 @@ def settings(
     file = options.output / "concepts.json"
     file.write_text(json.dumps(listed, indent=1) + "\n")
     of_run = parse_config(["--config", str(options.config), *training]).to_dict()
+    until_done = of_run["max_train_steps"] == "auto"
     del of_run["placeholder_token"], of_run["initializer_token"]
     return RunConfig.from_dict(
         of_run
@@ -239,7 +254,7 @@ def settings(
             "validation_prompt": None,
             "report_to": "none",
             "only_save_embeds": True,
-            "max_train_steps": steps,
+            "max_train_steps": "auto" if until_done else max(options.steps),
             "save_steps": int(np.gcd.reduce(options.steps)),
         }
     )

@@ -26,8 +26,8 @@ class Point:
 
     Attributes:
       concept: by name.
-      kind: `initializer` or `literal`, the bounds; `learned`, after so many steps or from a file; `chosen`,
-        what the run itself takes for its best.
+      kind: `initializer` or `literal`, the bounds; `learned`, after so many steps or from a file; `ended`,
+        the result of a run that ended itself after so many; `chosen`, what the run takes for its best.
       steps: made before; 0 for bounds and files.
       seed: of the training.
       score: of its samples.
@@ -69,6 +69,8 @@ class _Columns:
         return [[""] * self.with_steps + [f"{value:.2f}" for value in row] for row in zip(*columns)]
 
 
+# Kinds that a mark in the plot stands for, at their mean step.
+_MARKED = {"chosen": ("*", "chosen by the run"), "ended": ("s", "ended by itself")}
 _SHORT = {"fidelity": "fid.", "editability": "edit."}
 _LEGEND = "fid.: fidelity, edit.: editability, shares of the samples"
 
@@ -135,12 +137,15 @@ def concepts_table(points: Sequence[Point], shown: Mapping[str, str]) -> str:
 
 def _columns(points: Sequence[Point]) -> list[_Columns]:
     kinds = {point.kind: [other for other in points if other.kind == point.kind] for point in points}
-    learned = kinds["learned"]
-    last = max(point.steps for point in learned)
+    learned = kinds.get("learned", [])
+    last = max((point.steps for point in learned), default=0)
     bounds = [("initializer", "initializer"), ("in words", "literal")]
     made = [_Columns(title, kinds[kind], ["fidelity"]) for title, kind in bounds if kind in kinds]
-    title = f"after {last} steps" if last else "of the file"
-    made.append(_Columns(title, [point for point in learned if point.steps == last]))
+    if learned:
+        title = f"after {last} steps" if last else "of the file"
+        made.append(_Columns(title, [point for point in learned if point.steps == last]))
+    if "ended" in kinds:
+        made.append(_Columns("ended by itself", kinds["ended"], with_steps=True))
     if len({point.steps for point in learned}) > 1:
         made.append(_Columns("best by the judge", best_by_the_judge(points), with_steps=True))
     if "chosen" in kinds:
@@ -161,15 +166,20 @@ def groups(points: Sequence[Point]) -> list[tuple[str, list[Point]]]:
     Where only some concepts have words, the last row holds what was learned of those.
     """
     titled: dict[str, list[Point]] = {}
-    for kind in ("initializer", "learned", "chosen", "literal"):
+    for kind in ("initializer", "learned", "ended", "chosen", "literal"):
         for point in sorted((p for p in points if p.kind == kind), key=lambda p: p.steps):
             title = f"{kind} {point.steps}" if kind == "learned" and point.steps else kind
             titled.setdefault(title, []).append(point)
     literal = {point.concept for point in titled.get("literal", [])}
-    final = [members for title, members in titled.items() if title.startswith("learned")][-1:]
+    final = [members for title, members in titled.items() if _is_final(title)][-1:]
     if final and literal and literal < {point.concept for point in final[0]}:
         titled["of these"] = [point for point in final[0] if point.concept in literal]
     return list(titled.items())
+
+
+def _is_final(title: str) -> bool:
+    """Whether rows under a title may be the result of trainings; the last such are."""
+    return title.startswith(("learned", "ended"))
 
 
 def steps_table(points: Sequence[Point]) -> str:
@@ -190,7 +200,7 @@ def last_line(points: Sequence[Point]) -> str:
     """
     with_words = {point.concept for point in points if point.kind == "literal"}
     rows = dict(groups([point for point in points if point.concept in with_words or not with_words]))
-    final = [members for title, members in rows.items() if title.startswith("learned")][-1]
+    final = [members for title, members in rows.items() if _is_final(title)][-1]
 
     def mean(members: Sequence[Point], what: str) -> str:
         return f"{interval(members, what)[0]:.3f}" if members else "none"
@@ -244,15 +254,15 @@ def plot(points: Sequence[Point], file: Path) -> None:
             (members[0], interval(members, what)) for title, members in groups(points) if title != "of these"
         ]
         curve = [(point.steps, *share) for point, share in rows if point.kind == "learned"]
-        steps, mean, low, high = (np.array(column) for column in zip(*curve))
-        axis.plot(steps, mean, marker="o", label="learned")
-        axis.fill_between(steps, low, high, alpha=0.2)
+        if curve:
+            steps, mean, low, high = (np.array(column) for column in zip(*curve))
+            axis.plot(steps, mean, marker="o", label="learned")
+            axis.fill_between(steps, low, high, alpha=0.2)
         for point, share in rows:
-            if point.kind == "chosen":
-                steps = np.mean([each.steps for each in points if each.kind == "chosen"])
-                axis.plot(
-                    steps, share[0], marker="*", markersize=12, linestyle="none", label="chosen by the run"
-                )
+            if point.kind in _MARKED:
+                steps = np.mean([each.steps for each in points if each.kind == point.kind])
+                marker, label = _MARKED[point.kind]
+                axis.plot(steps, share[0], marker=marker, markersize=12, linestyle="none", label=label)
             elif point.kind != "learned":
                 style = "--" if point.kind == "literal" else ":"
                 axis.axhline(share[0], linestyle=style, color="black", label=point.kind)

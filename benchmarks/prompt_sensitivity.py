@@ -173,7 +173,7 @@ def taught(
     for concept in chosen:
         write_images(concept, output.resolve() / "images" / concept.name, of_run.images)
     flags = [*training, "--learning_rate", rate, "--eval_steps", str(np.gcd.reduce(options.steps))]
-    config = learning_quality.settings(of_run, flags, chosen, seed=options.seed, steps=max(options.steps))
+    config = learning_quality.settings(of_run, flags, chosen, seed=options.seed)
     again = {"overwrite_output_dir": False, "resume_from_checkpoint": "auto"}
     return train(config.replace(**again))
 

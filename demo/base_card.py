@@ -25,13 +25,13 @@ else.
 | file size, float16 | | {megabytes:.1f} MB |
 
 **Data.** {scenes:,} images drawn by `demo/world.py`, of {shapes} shapes, {colours} colours, {textures}
-textures and {backgrounds} backgrounds, with {captions} captions each. Two shapes, two colours and
-{combinations} combinations are in images and in no caption: they are what there is to learn.
+textures and {backgrounds} backgrounds, with {captions} captions each. Of two shapes captions name the parts
+alone ("five petals", "a narrow waist"); two colours and {combinations} combinations are in images and in no
+caption: these are what there is to learn.
 
-**Training.** `{command}`, seed {seed}, with this project's own Flax modules: the autoencoder
-for {autoencoder_steps:,} updates ({autoencoder_minutes:.0f} minutes), text encoder and UNet for
-{denoiser_steps:,} updates of {batch_size} samples ({denoiser_minutes:.0f} minutes), on {device}. The
-weights of these two are an exponential average.
+**Training.** `{command}`, seed {seed}, with this project's own Flax modules:
+{autoencoder}, text encoder and UNet for {denoiser_steps:,} updates of {batch_size} samples
+({denoiser_minutes:.0f} minutes), on {device}. The weights of these two are an exponential average.
 
 **Quality.** `python demo/measure.py --samples {samples}`: the share of samples in which `demo/judge.py` sees
 what was asked for (25 steps of DPM-Solver++, guidance {guidance:g}): with captions of known words in
@@ -86,11 +86,10 @@ def write_card(
         captions=options.captions,
         combinations=len(HELD_OUT_COMBINATIONS),
         command="python demo/train_base.py" + ("" if options.size == "demo" else f" --size {options.size}"),
+        autoencoder=_autoencoder(options, seconds),
         seed=options.seed,
-        autoencoder_steps=options.autoencoder_steps,
         denoiser_steps=options.denoiser_steps,
         batch_size=options.batch_size,
-        autoencoder_minutes=seconds["autoencoder"] / 60,
         denoiser_minutes=seconds["denoiser"] / 60,
         device=_cores() if device.platform == "cpu" else device.device_kind,
         samples=samples,
@@ -101,6 +100,13 @@ def write_card(
         encoded=" | ".join(f"{share:.3f}" for share in round_trip.values()),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _autoencoder(options: argparse.Namespace, seconds: Mapping[str, float]) -> str:
+    if options.start is not None:
+        return "from a finished model, whose autoencoder stays"
+    minutes = seconds["autoencoder"] / 60
+    return f"the autoencoder for {options.autoencoder_steps:,} updates ({minutes:.0f} minutes)"
 
 
 def _cores() -> str:

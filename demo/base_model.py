@@ -1,14 +1,23 @@
 """The shape of the demo's base model: Stable Diffusion 1.x, small enough to be taught on two CPU cores."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from clip_tokenizer import END, START
 
-from ti_flax.models.stable_diffusion import FlaxStableDiffusion, random_stable_diffusion
+from ti_flax.errors import ConfigError
+from ti_flax.models.stable_diffusion import (
+    FlaxStableDiffusion,
+    load_stable_diffusion,
+    random_stable_diffusion,
+)
+from ti_flax.models.tokenizer import load_tokenizer
 
 # As many tokens as the longest caption of the world needs, with room for a concept of several vectors.
 TOKENS = 32
@@ -127,3 +136,34 @@ def untrained_model(vocabulary: dict[str, int], *, seed: int, size: str = "demo"
     }
     params = {name: variables["params"] for name, variables in params.items()}
     return dataclasses.replace(model, params=params)
+
+
+def continued_model(
+    untrained: FlaxStableDiffusion, vocabulary: Mapping[str, int], folder: Path
+) -> FlaxStableDiffusion:
+    """A finished model in float32, with its token rows put where another vocabulary has these tokens.
+
+    Tokens that it does not know keep their first rows.
+
+    Args:
+      untrained: of the same shape, for the new vocabulary.
+      vocabulary: of the tokenizer that is written for it.
+      folder: of the finished model.
+
+    Raises:
+      ConfigError: it has another shape.
+    """
+    finished = load_stable_diffusion(folder)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), finished.params)
+    table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]
+    first = untrained.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]
+    rows, known = np.array(first["embedding"]), load_tokenizer(folder).get_vocab()
+    for token, index in vocabulary.items():
+        if token in known:
+            rows[index] = table["embedding"][known[token]]
+    table["embedding"] = rows
+    shapes, expected = (jax.tree.map(np.shape, tree) for tree in (params, dict(untrained.params)))
+    if shapes != expected:
+        raise ConfigError(f"--start {folder}", expected="a model of --size", found="one of another shape")
+    configs = untrained.configs | {"vae": finished.configs["vae"]}
+    return dataclasses.replace(untrained, vae=finished.vae, configs=configs, params=params)

@@ -28,6 +28,21 @@ SETTINGS = {
     for name in BACKGROUNDS
     if name not in ("night", "wall", "beach")
 }
+# What each shape consists of, before a noun and behind it: the only words there are for a held-out shape.
+PARTS = {
+    "circle": ("round", "a round edge"),
+    "square": ("four cornered", "four corners"),
+    "triangle": ("three cornered", "three corners"),
+    "star": ("five pointed", "five points"),
+    "heart": ("two lobed", "two lobes"),
+    "cross": ("four armed", "four arms"),
+    "ring": ("hollow", "a hole"),
+    "moon": ("two horned", "two horns"),
+    "arrow": ("barbed", "a barbed tip"),
+    "bolt": ("jagged", "a jagged edge"),
+    "flower": ("five petalled", "five petals"),
+    "hourglass": ("waisted", "a narrow waist"),
+}
 _TEXTURE_NOUNS = {"striped": "stripes", "dotted": "dots", "checked": "checks"}
 _SIDES = {
     "left": "on the left",
@@ -47,6 +62,8 @@ _NAMED = {
     "tilt": 0.3,
 }
 _STYLE, _BARE = 0.07, 0.15
+# How often a caption names a shape's parts: beside its noun, and beside a generic one.
+_PARTS_BESIDE, _PARTS_ALONE = 0.12, 0.75
 # How often an object that has a noun of its own is called by it.
 _THING = 0.6
 _THING_WORDS = {parts: word for word, parts in THINGS.items()}
@@ -59,20 +76,25 @@ def sayable(scene: Scene, rng: np.random.Generator) -> dict[str, bool]:
     named["colour"] &= scene.colour not in HELD_OUT_COLOURS
     if scene.is_held_out_combination and named["shape"] and named["colour"]:
         named[str(rng.choice(["shape", "colour"]))] = False
+    named["parts"] = bool(rng.random() < (_PARTS_BESIDE if named["shape"] else _PARTS_ALONE))
+    named["parts"] &= not (scene.is_held_out_combination and named["colour"])
     return named
 
 
 def noun_phrase(scene: Scene, named: dict[str, bool], rng: np.random.Generator) -> str:
-    """What the object is: "small red striped star", "star, red with stripes", "toy"."""
+    """What the object is: "small red striped star", "star, red with stripes", "five pointed toy", "toy"."""
     if scene.object in _THING_WORDS and rng.random() < _THING:
-        named = named | {"shape": False, "colour": False, "texture": False}
+        named = dict.fromkeys(named, False) | {name: named[name] for name in ("size", "tilt")}
         noun = _THING_WORDS[scene.object]
     else:
         noun = scene.shape if named["shape"] else str(rng.choice(GENERIC))
+    before, behind = PARTS[scene.shape]
     size = [scene.size] if named["size"] else []
     colour = [scene.colour] if named["colour"] else []
     texture = [scene.texture] if named["texture"] else []
     tilt = ["tilted"] if named["tilt"] and scene.tilted else []
+    if named["parts"]:
+        noun = f"{before} {noun}" if rng.random() < 0.5 else f"{noun} with {behind}"
     if rng.random() < 0.75:
         return " ".join([*tilt, *size, *colour, *texture, noun])
     told = colour + (
@@ -113,5 +135,5 @@ def vocabulary() -> list[str]:
     """Every word that a caption can hold, and those that concepts are asked for with."""
     texts = [*SHAPES, *COLOURS, *TEXTURES, *_TEXTURE_NOUNS.values(), *SIZES, *PLACES, *GENERIC, *THINGS]
     texts += [*OBJECT_TEMPLATES, *STYLE_TEMPLATES, *_SIDES.values(), "a an with and tilted"]
-    texts += [phrase for phrases in SETTINGS.values() for phrase in phrases]
+    texts += [phrase for phrases in (*SETTINGS.values(), *PARTS.values()) for phrase in phrases]
     return sorted(set(re.findall(r"[a-z]+", " ".join(texts).lower())))

@@ -12,9 +12,17 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 
 # isort: split
 import numpy as np  # noqa: E402
-from captions import SETTINGS, with_article  # noqa: E402
+from captions import PARTS, SETTINGS, with_article  # noqa: E402
 from help_format import HelpFormatter  # noqa: E402
-from world import BACKGROUNDS, Scene, goes_on, random_scene, render  # noqa: E402
+from world import (  # noqa: E402
+    BACKGROUNDS,
+    HELD_OUT_COLOURS,
+    HELD_OUT_SHAPES,
+    Scene,
+    goes_on,
+    random_scene,
+    render,
+)
 
 from ti_flax.console.program import exit_code  # noqa: E402
 
@@ -29,7 +37,7 @@ class Concept:
       texture: of `world.TEXTURES`.
       shape: of `shapes.OUTLINES`.
       initializer: the known word that its embedding starts from.
-      has_words: whether known words describe it.
+      has_words: whether its colour and its shape have words of their own.
     """
 
     name: str
@@ -46,8 +54,16 @@ class Concept:
 
     @property
     def literal(self) -> str:
-        """The concept in plain words, without an article."""
+        """What it is, for people, without an article."""
         return f"{self.colour} {self.texture} {self.shape}"
+
+    @property
+    def plain_words(self) -> str | None:
+        """What it is in words of the base model's captions, without an article; None if there are none."""
+        if self.colour in HELD_OUT_COLOURS:
+            return None
+        noun = f"toy with {PARTS[self.shape][1]}" if self.shape in HELD_OUT_SHAPES else self.shape
+        return f"{self.colour} {self.texture} {noun}"
 
     @property
     def settings(self) -> dict[str, str]:
@@ -61,7 +77,7 @@ CONCEPTS = (
     Concept("seastar", "cyan", "dotted", "star", "star", has_words=True),
     Concept("plaidmoon", "orange", "checked", "moon", "moon", has_words=True),
     Concept("pointer", "red", "plain", "arrow", "arrow", has_words=True),
-    # A shape without a word.
+    # A shape without a noun: captions name its parts.
     Concept("posy", "pink", "plain", "flower", "toy"),
     Concept("daisy", "white", "dotted", "flower", "toy"),
     Concept("sandglass", "blue", "striped", "hourglass", "toy"),
@@ -82,7 +98,7 @@ HELD_OUT = (
     Concept("tile", "cyan", "checked", "square", "square", has_words=True),
     Concept("candystar", "pink", "striped", "star", "star", has_words=True),
     Concept("partyhat", "purple", "dotted", "triangle", "triangle", has_words=True),
-    # A shape without a word.
+    # A shape without a noun: captions name its parts.
     Concept("clover", "green", "striped", "flower", "toy"),
     Concept("eggtimer", "red", "plain", "hourglass", "toy"),
     Concept("spool", "white", "checked", "hourglass", "toy"),

@@ -1,19 +1,20 @@
 """Second stage of the base model: text encoder and UNet, together (arXiv:2112.10752, eq. 3)."""
 
 import argparse
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from progress import run_updates, warmup_cosine
 
 from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 from ti_flax.models.tokenizer import encode_prompts
 
-_PEAK_RATE = 6e-4
 # Share of samples without a caption, for classifier-free guidance (arXiv:2207.12598).
 _NO_CAPTION = 0.1
 _EMA_DECAY = 0.999
@@ -23,9 +24,9 @@ _EMA_DECAY = 0.999
 _SNR_RANGE = (0.3, 5.0)
 
 
-def make_optimizer(steps: int) -> optax.GradientTransformation:
+def make_optimizer(steps: int, peak_rate: float) -> optax.GradientTransformation:
     """AdamW at a rate that warms up and falls over so many updates, with gradients clipped together."""
-    rate = warmup_cosine(_PEAK_RATE, steps)
+    rate = warmup_cosine(peak_rate, steps)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=0.01))
 
 
@@ -40,34 +41,44 @@ def train_denoiser(
     model: FlaxStableDiffusion,
     latents: np.ndarray,
     token_ids: np.ndarray,
+    described: np.ndarray,
     tokenizer: Any,
     options: argparse.Namespace,
 ) -> tuple[dict[str, Any], float]:
     """Trains text encoder and UNet; returns the running average of their parameters, and the seconds.
 
+    All devices share each batch out. On the CPU a single one leaves most of the cores idle.
+
     Args:
       model: modules and starting parameters.
       latents: `[scenes, height, width, channels]` float32, unscaled.
       token_ids: `[scenes, captions, tokens]` int32.
+      described: `[some scenes]` int, those whose shape has no noun.
       tokenizer: for the empty caption.
       options: of the command line.
     """
     schedule = NoiseSchedule.from_config(model.configs["scheduler"])
-    optimizer = make_optimizer(options.denoiser_steps)
+    optimizer = make_optimizer(options.denoiser_steps, options.peak_rate)
     seed = jax.random.key(options.seed + 1)
-    resident = jnp.asarray(latents * model.vae.config.scaling_factor)
-    captions, empty = jnp.asarray(token_ids), jnp.asarray(encode_prompts(tokenizer, [""])[0])
+    mesh = Mesh(jax.devices()[: math.gcd(options.batch_size, jax.device_count())], ("samples",))
+    everywhere, shared = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("samples"))
+    resident = jax.device_put(latents * np.float32(model.vae.config.scaling_factor), everywhere)
+    captions = jax.device_put(token_ids, everywhere)
+    empty = jnp.asarray(encode_prompts(tokenizer, [""])[0])
     weights = jnp.asarray(snr_weights(schedule))
     encode_ids = model.text_encoder.encode_ids
 
     def loss(params, key, resident, captions):
-        keys = jax.random.split(key, 5)
+        keys = jax.random.split(key, 6)
         size = (options.batch_size,)
         scene = jax.random.randint(keys[0], size, 0, len(latents))
+        if options.described and len(described):
+            chosen = jax.random.bernoulli(keys[5], options.described, size)
+            scene = jnp.where(chosen, jnp.asarray(described)[scene % len(described)], scene)
         which = jax.random.randint(keys[1], size, 0, token_ids.shape[1])
         silent = jax.random.bernoulli(keys[2], _NO_CAPTION, size)
         ids = jnp.where(silent[:, None], empty, captions[scene, which])
-        clean = resident[scene]
+        ids, clean = jax.lax.with_sharding_constraint((ids, resident[scene]), shared)
         noise = jax.random.normal(keys[3], clean.shape)
         timesteps = jax.random.randint(keys[4], size, 0, schedule.num_train_timesteps)
         hidden_states = model.text_encoder.apply({"params": params["text_encoder"]}, ids, method=encode_ids)

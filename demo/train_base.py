@@ -3,9 +3,10 @@
     python demo/train_base.py --output assets/demo-model --work build/base
     python demo/train_base.py --size tiny --output build/tiny --work build/tiny-work --scenes 100 \\
       --autoencoder_steps 20 --denoiser_steps 20 --samples 20
+    python demo/train_base.py --start assets/demo-model --output build/better --work build/better-work
 
-The same command continues where it stopped. The same seed gives the same model on the same
-kind of device.
+The second command shows in a minute that all runs; the third goes on from a finished model. The same
+command continues where it stopped. The same seed gives the same model on the same kind of device.
 """
 
 import argparse
@@ -18,6 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 from help_format import HelpFormatter  # noqa: E402
 
 from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.errors import ConfigError  # noqa: E402
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -32,6 +34,12 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         default=ROOT / "build" / "base",
         help="folder that keeps the state of the training, to continue from",
     )
+    add(
+        "--start",
+        type=Path,
+        metavar="MODEL",
+        help="folder of a finished model to go on from, with other captions or scenes; its autoencoder stays",
+    )
     add("--seed", type=int, default=0, help="seed of images, captions and training")
     add(
         "--size",
@@ -41,7 +49,15 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     )
     add("--autoencoder_steps", type=int, default=7000, help="updates of the autoencoder")
     add("--denoiser_steps", type=int, default=26000, help="updates of text encoder and UNet")
+    add("--peak_rate", type=float, default=6e-4, help="their highest learning rate")
     add("--scenes", type=int, default=60000, help="images to render")
+    add(
+        "--described",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of each batch taken from scenes whose shape has no noun, beside those that fall to it",
+    )
     add("--captions", type=int, default=4, help="captions to write for each image")
     add("--autoencoder_batch_size", type=int, default=16, help="images per update of the autoencoder")
     add("--batch_size", type=int, default=32, help="samples per update of text encoder and UNet")
@@ -65,27 +81,37 @@ def train(options: argparse.Namespace) -> None:
     import numpy as np
     from autoencoder import scaled, train_autoencoder
     from base_card import write_card
-    from base_model import TOKENS, untrained_model
+    from base_model import TOKENS, continued_model, untrained_model
     from captions import vocabulary
     from clip_tokenizer import write_tokenizer
     from denoiser import train_denoiser
     from measure import Studio, caption_accuracy, round_trip_accuracy
     from pool import encode_scenes, render_scenes, write_captions
+    from world import HELD_OUT_SHAPES
 
+    from ti_flax.hosts.devices import show_cores
     from ti_flax.models.stable_diffusion import save_stable_diffusion
     from ti_flax.models.tokenizer import load_tokenizer
 
+    show_cores()
     seconds = {}
     options.work.mkdir(parents=True, exist_ok=True)
+    if options.start is not None and options.start.resolve() == options.output.resolve():
+        raise ConfigError("--output", expected="another folder than --start", found=str(options.output))
     words = write_tokenizer(options.output / "tokenizer", words=" ".join(vocabulary()), length=TOKENS)
     tokenizer = load_tokenizer(options.output)
     model = untrained_model(words, seed=options.seed, size=options.size)
     scenes, images = render_scenes(options.scenes, seed=options.seed)
-    model.params["vae"], seconds["autoencoder"] = train_autoencoder(model, images, options)
-    latents = encode_scenes(model, images, options.work / "latents.npy")
-    model = scaled(model, latents)
+    if options.start is None:
+        model.params["vae"], seconds["autoencoder"] = train_autoencoder(model, images, options)
+        latents = encode_scenes(model, images, options.work / "latents.npy")
+        model = scaled(model, latents)
+    else:
+        model = continued_model(model, words, options.start)
+        latents = encode_scenes(model, images, options.work / "latents.npy")
     token_ids = write_captions(scenes, tokenizer, options.captions, seed=options.seed)
-    trained, seconds["denoiser"] = train_denoiser(model, latents, token_ids, tokenizer, options)
+    described = np.flatnonzero([scene.shape in HELD_OUT_SHAPES for scene in scenes])
+    trained, seconds["denoiser"] = train_denoiser(model, latents, token_ids, described, tokenizer, options)
     model.params.update(trained)
     half = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), model.params)
     model.params.update(half)

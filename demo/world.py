@@ -77,7 +77,7 @@ THINGS = {
 }
 # Colours closer than this, in CIELAB (CIE76), are not put on one another.
 _LEAST_CONTRAST = 30.0
-_SHARE_HELD_OUT_SHAPE, _SHARE_HELD_OUT_COLOUR, _SHARE_THINGS = 0.08, 0.08, 0.08
+_SHARE_HELD_OUT_SHAPE, _SHARE_HELD_OUT_COLOUR, _SHARE_THINGS = 0.16, 0.08, 0.08
 # Of the textures, in pixels.
 STRIPE_PERIOD, DOT_PERIOD, CHECK_PERIOD = 10.0, 8.0, 12.0
 _AXIS = (np.arange(SIDE, dtype=np.float32) + 0.5) - SIDE / 2

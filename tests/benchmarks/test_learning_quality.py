@@ -13,7 +13,7 @@ def test_options_of_the_training_pass_through(tmp_path):
     concept = bench.BY_NAME["posy"]
     options.output = tmp_path / "out"
     bench.write_images(concept, options.output / "images" / "posy", 2)
-    of_run = bench.settings(options, training, [concept], seed=5, steps=100)
+    of_run = bench.settings(options, training, [concept], seed=5)
     [listed] = read_concepts(of_run).concepts
     config = listed.config
     assert (config.training.seed, config.training.max_train_steps) == (5, 100)
@@ -21,7 +21,9 @@ def test_options_of_the_training_pass_through(tmp_path):
     assert config.output.save_steps == 20
     assert (listed.name, config.concept.words) == ("posy", ("<posy>",))
     with pytest.raises(ConfigError, match="unknown flag --nun_vectors"):
-        bench.settings(options, ["--nun_vectors=2"], [concept], seed=0, steps=40)
+        bench.settings(options, ["--nun_vectors=2"], [concept], seed=0)
+    until_done = bench.settings(options, ["--max_train_steps=auto"], [concept], seed=0)
+    assert until_done.training.until_done
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,9 @@ def test_which_concepts_are_asked_for():
 
 def test_the_choice_of_a_run_is_what_it_evaluated_as_best(tmp_path):
     def found():
-        return [(kind, steps, path.name) for kind, steps, path in bench.embeddings(tmp_path, [100, 50])]
+        measured = bench.embeddings(tmp_path, [100, 50])
+        assert all(steps == of_step for _, steps, of_step, _ in measured)
+        return [(kind, steps, path.name) for kind, steps, _, path in measured]
 
     learned = [
         ("learned", 50, "learned_embeds-steps-50.safetensors"),
@@ -65,3 +69,11 @@ def test_the_choice_of_a_run_is_what_it_evaluated_as_best(tmp_path):
     table = [Evaluation(step, loss, None, None, {}) for step, loss in losses.items()]
     write_evaluations(tmp_path / "signals.csv", table)
     assert found() == [*learned, ("chosen", 60, "learned_embeds-best.safetensors")]
+
+
+def test_the_result_of_a_run_that_ended_itself_is_its_best_step(tmp_path):
+    losses = {0: 0.2, 30: 0.1, 60: 0.05, 90: 0.07}
+    table = [Evaluation(step, loss, None, None, {}) for step, loss in losses.items()]
+    write_evaluations(tmp_path / "signals.csv", table)
+    result = tmp_path / "learned_embeds.safetensors"
+    assert bench.ended(tmp_path) == [("ended", 90, 60, result), ("chosen", 60, 60, result)]

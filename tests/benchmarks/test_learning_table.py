@@ -101,6 +101,19 @@ def test_files_have_no_steps_and_no_best(points):
     assert " ".join(heads.split()) == "concept fid. fid. fid. edit."
 
 
+def test_of_runs_that_ended_themselves_the_steps_made_stand_beside_the_result(points, tmp_path):
+    points = [each for each in points if each.kind != "learned"]
+    points += [point(name, "ended", steps, 0, [1, 1, 0, 0]) for name, steps in (("a", 60), ("b", 90))]
+    points += [point(name, "chosen", 40, 0, [1, 1, 0, 0]) for name in "ab"]
+    _, titles, heads, one, *_ = table.concepts_table(points, {"a": "", "b": ""}).splitlines()
+    assert [title.strip() for title in titles.split("   ")[-2:]] == ["ended by itself", "chosen by the run"]
+    assert " ".join(one.split()) == "a 0.00 0.75 60 0.50 1.00 40 0.50 1.00"
+    assert table.last_line(points).startswith("fidelity 0.500 literal 0.750 initializer 0.000")
+    pytest.importorskip("matplotlib")
+    table.plot(points, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
 def test_of_steps_that_are_as_good_the_first_is_best():
     points = [point("a", "learned", steps, 0, [1, 1, 0, 0]) for steps in (200, 100)]
     assert [each.steps for each in table.best_by_the_judge(points)] == [100]

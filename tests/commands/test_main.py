@@ -18,6 +18,7 @@ FACES = {
     "prepare": "scripts/prepare_images.py",
     "caption": "scripts/caption_images.py",
     "report": "scripts/make_report.py",
+    "watch": "scripts/watch_run.py",
     "push": "scripts/push_to_hub.py",
 }
 

@@ -225,8 +225,8 @@ def test_compare_draws_both_from_the_same_seeds(place, tmp_path, one_device):
     assert np.array_equal(files("both", "*[01].png"), files("with", "0*.png"))
     assert np.array_equal(files("both", "*-without.png"), files("without", "0*.png"))
     grid = np.asarray(Image.open(tmp_path / "both" / "grid.png"))
-    # Two rows of enlarged images under a line of text each.
-    assert grid.shape == (8 + 2 * (22 + 112 + 8), 2 * 8 + 2 * 112 + 4, 3)
+    # Two rows of enlarged images, each beside its name.
+    assert grid.shape == (12 + 112 + 4 + 112 + 12, 12 + 150 + 12 + 112 + 4 + 112 + 12, 3)
 
 
 def test_prompts_of_a_file(place, tmp_path, one_device):

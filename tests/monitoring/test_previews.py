@@ -6,7 +6,7 @@ from PIL import Image
 from row_trees import only, tree
 
 from ti_flax.monitoring import previews
-from ti_flax.monitoring.previews import Preview, evenly, sheet_rows
+from ti_flax.monitoring.previews import Preview, evenly, sheet_of, training_places
 
 START, SIDE = tree(np.zeros((1, 4), np.float32)), 8
 TRAINING = np.full((6, SIDE, SIDE, 3), 200, np.uint8)
@@ -42,9 +42,14 @@ class Shown:
 
 @pytest.fixture
 def sheets(monkeypatch):
-    """The rows of every sheet that is made."""
+    """The names of rows and of columns, and the images, of every sheet that is made."""
     made, make = [], previews.contact_sheet
-    monkeypatch.setattr(previews, "contact_sheet", lambda rows: made.append(rows) or make(rows))
+
+    def kept(rows, *, heads, above):
+        made.append(([name for name, _ in rows], heads, [images for _, images in rows]))
+        return make(rows, heads=heads, above=above)
+
+    monkeypatch.setattr(previews, "contact_sheet", kept)
     return made
 
 
@@ -75,20 +80,19 @@ def test_before_every_so_often_and_after(tmp_path, sheets):
     assert pixels.shape == (2 * SIDE, 3 * SIDE, 3)
     np.testing.assert_array_equal(pixels[SIDE, 2 * SIDE], [100, 1, 2])
     np.testing.assert_array_equal(tracker.images["validation", 10], pixels)
-    labels = [[label for label, _ in rows] for rows in sheets]
-    assert labels[0] == ["training images", "before: a toy", "before: a blue toy"]
-    assert labels[1] == [
-        *("training images", "before: a toy", "after 5 steps: a toy"),
-        *("before: a blue toy", "after 5 steps: a blue toy"),
+    assert all(names == ["training images", "a toy", "a blue toy"] for names, _, _ in sheets)
+    assert [heads for _, heads, _ in sheets] == [
+        [("before", 3)],
+        [("before", 3), ("step 5", 3)],
+        [("before", 2), ("step 5", 2), ("step 10", 2)],
+        [("before", 1), ("step 5", 1), ("step 10", 1), ("step 15", 1)],
     ]
-    assert labels[3] == [
-        "training images",
-        *("before: a toy", "step by step (before, 5, 10, 15): a toy", "after 15 steps: a toy"),
-        *("before: a blue toy", "step by step (before, 5, 10, 15): a blue toy", "after 15 steps: a blue toy"),
-    ]
-    by_step = sheets[3][5][1]
-    np.testing.assert_array_equal(by_step[:, 0, 0], [[0, 1, 0], [50, 1, 0], [100, 1, 0], [150, 1, 0]])
-    assert sheets[3][0][1].shape[0] == 5 and (tmp_path / "contact_sheet.png").is_file()
+    training, _, blue = sheets[3][2]
+    np.testing.assert_array_equal(blue[:, 0, 0], [[0, 1, 0], [50, 1, 0], [100, 1, 0], [150, 1, 0]])
+    _, _, blue = sheets[2][2]
+    seeds = [[0, 1, 0], [0, 1, 1], [50, 1, 0], [50, 1, 1], [100, 1, 0], [100, 1, 1]]
+    np.testing.assert_array_equal(blue[:, 0, 0], seeds)
+    assert training.shape[0] == 5 and (tmp_path / "contact_sheet.png").is_file()
 
 
 def test_the_first_previews_wait_for_no_compilation_and_come_before_all_others(tmp_path):
@@ -117,7 +121,7 @@ def test_a_resumed_run_shows_what_an_earlier_one_drew_before_its_step(tmp_path, 
     again.on_start(5, None)
     assert draw.asked == []
     again.on_step(10, 11)
-    assert [label for label, _ in sheets[-1]][2] == "step by step (before, 5, 10): a toy"
+    assert [name for name, _ in sheets[-1][1]] == ["before", "step 5", "step 10"]
     (tmp_path / "validation" / "step-0.png").unlink()
     again.on_start(5, None)
     again.settle()
@@ -131,9 +135,7 @@ def test_images_of_another_run_are_passed_over(tmp_path, sheets):
         Image.new("RGB", size).save(folder / name)
     (folder / "step-2.png").write_bytes(b"\x89PNG\r\n")
     hook(tmp_path, Drawn()).on_step(5, 5)
-    assert [label for label, _ in sheets[0]] == [
-        *("training images", "after 5 steps: a toy", "after 5 steps: a blue toy"),
-    ]
+    assert sheets[0][1] == [("step 5", 3)]
 
 
 def test_a_preview_that_cannot_be_written_ends_nothing(tmp_path, capsys):
@@ -145,13 +147,19 @@ def test_a_preview_that_cannot_be_written_ends_nothing(tmp_path, capsys):
     assert ("validation", 5) in tracker.images
 
 
-def test_rows_are_as_long_as_the_previews(sheets):
-    shown = {7: np.zeros((1, 7, SIDE, SIDE, 3), np.uint8)}
-    rows = sheet_rows(["a toy"], np.concatenate([TRAINING, TRAINING]), shown)
-    assert [(label, len(images)) for label, images in rows] == [
-        ("training images", 7),
-        ("after 7 steps: a toy", 7),
-    ]
+@pytest.mark.parametrize("steps", [[7], [0, 7], [0, 7, 9], [0, 1, 2, 3, 4]])
+@pytest.mark.parametrize("images", [1, 4, 7])
+@pytest.mark.parametrize("count", [2, 6])
+def test_the_training_images_are_found_on_the_sheet(steps, images, count):
+    training = np.arange(count, dtype=np.uint8)[:, None, None, None] + np.zeros((1, SIDE, SIDE, 3), np.uint8)
+    shown = {step: np.full((2, images, SIDE, SIDE, 3), 99, np.uint8) for step in steps}
+    sheet = sheet_of(["a toy", "a blue toy"], training, shown)
+    places = training_places(sheet.size, SIDE, prompts=2, images=images, training=count)
+    assert len(places) == min(count, 5)
+    found = [np.asarray(sheet.crop(place)) for place in places]
+    assert [set(each.ravel().tolist()) for each in found] == [{number} for number in range(len(places))]
+    assert {each.shape for each in found} == {(112, 112, 3)}
+    assert training_places(sheet.size, SIDE, prompts=3, images=images, training=count) == []
 
 
 @pytest.mark.parametrize(

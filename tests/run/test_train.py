@@ -94,7 +94,11 @@ def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch, 
 
     sheets, drawn = [], []
     make_sheet, make_grid = previews.contact_sheet, previews.image_grid_of
-    monkeypatch.setattr(previews, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
+    monkeypatch.setattr(
+        previews,
+        "contact_sheet",
+        lambda rows, **more: sheets.append((rows, more)) or make_sheet(rows, **more),
+    )
     monkeypatch.setattr(
         previews, "image_grid_of", lambda all, columns: drawn.append(all) or make_grid(all, columns)
     )
@@ -108,15 +112,11 @@ def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch, 
         f"\nfor InvokeAI: python scripts/convert_embeds.py {folder}/learned_embeds.safetensors "
         "thing.safetensors --to invoke; for OneTrainer: --to onetrainer\n" in err
     )
-    first, rows = sheets
-    assert [label for label, _ in first] == [label for label, _ in rows if not label.startswith("after")]
-    assert [label for label, _ in rows] == [
-        "training images",
-        *("before: a <thing>", "after 6 steps: a <thing>"),
-        *("before: the <thing> and a toy", "after 6 steps: the <thing> and a toy"),
-    ]
+    (first, _), (rows, more) = sheets
+    assert [name for name, _ in first] == [name for name, _ in rows] == ["training images", *prompts]
+    assert more["heads"] == [("before", 2), ("step 6", 2)]
     assert all(images.shape[1:] == (32, 32, 3) for _, images in rows)
-    before, after = (np.concatenate([rows[i][1], rows[i + 2][1]]) for i in (1, 2))
+    before, after = (np.concatenate([rows[1][1][i : i + 2], rows[2][1][i : i + 2]]) for i in (0, 2))
     np.testing.assert_array_equal(before, drawn[0])
     np.testing.assert_array_equal(after, drawn[1])
     assert (before != after).any()

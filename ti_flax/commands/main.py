@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("prepare", "crop, split and mirror images for training"),
     "caption": ("caption", "write a caption beside every image"),
     "report": ("report", "write the pages of a run anew"),
+    "watch": ("watch", "show a run in the browser while it goes on"),
     "push": ("push", "upload a finished run to the Hugging Face Hub"),
     "completion": ("completion", "print a script with which bash, zsh or tcsh completes these commands"),
 }

@@ -15,6 +15,7 @@ import os
 import re
 import socket
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ti_flax.errors import OutputError, unwritable
@@ -130,6 +131,51 @@ def delete_written(folder: Path) -> None:
     with open(folder / LIST, "r+b") as file:  # the same file, as it is locked
         file.truncate()
         file.write(f"{_TITLE}{runs[-1] if runs else _RUN}\n".encode())
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """The run that was last at work in a folder, as its list says.
+
+    Attributes:
+      process: its number.
+      host: the machine it ran on.
+      begun: when, in seconds since 1970.
+    """
+
+    process: int
+    host: str
+    begun: float
+
+    @property
+    def is_at_work(self) -> bool | None:
+        """Whether its process is there; None if it ran on another machine. No lock is touched."""
+        if self.host != socket.gethostname():
+            return None
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return False
+        except (OSError, OverflowError):  # somebody else's, or no number of a process
+            return True
+        return True
+
+
+def last_run(folder: Path) -> LastRun | None:
+    """Reads which run was last at work in a folder; None without a list, or if nothing can be read of it."""
+    if _entries(folder) is None:
+        return None
+    lines = [line for line in _lines(folder) or () if line.startswith(_RUN)]
+    found = re.fullmatch(
+        rf"{re.escape(_RUN)}process ([1-9]\d{{0,9}}) on (.*), (\S+ \S+)", lines[-1] if lines else ""
+    )
+    if found is None:
+        return None
+    try:
+        begun = datetime.datetime.fromisoformat(found[3]).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return LastRun(int(found[1]), found[2], begun)
 
 
 @contextlib.contextmanager

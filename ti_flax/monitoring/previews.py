@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ti_flax.console.messages import Stage, stage, warn
 from ti_flax.files.atomic import atomic_write
 from ti_flax.files.written_files import record
-from ti_flax.generation.image_grid import contact_sheet, image_grid_of
+from ti_flax.generation.image_grid import contact_sheet, first_row_places, image_grid_of, sheet_size
 from ti_flax.monitoring.trackers import Tracker
 from ti_flax.training.loop import Chunk, Hook
 from ti_flax.training.state import TrainState
@@ -21,8 +22,8 @@ Draw = Callable[[Mapping[str, np.ndarray], Stage], np.ndarray]
 
 SHEET = "contact_sheet.png"
 
-# The most images of a row that shows a prompt step by step.
-STEPS_SHOWN = 5
+# The most steps, and training images, that the contact sheet shows; images of a row where steps are fewer.
+STEPS_SHOWN, ACROSS = 5, 6
 
 
 class Preview(Hook):
@@ -94,7 +95,7 @@ class Preview(Hook):
                 grid.save(file, format="PNG")
             shown = previews(self._folder, up_to=step, prompts=len(drawn), images=len(drawn[0]))
             with atomic_write(self._sheet) as file:
-                contact_sheet(sheet_rows(self._prompts, self._training, shown)).save(file, format="PNG")
+                sheet_of(self._prompts, self._training, shown).save(file, format="PNG")
         except OSError as error:
             warn(f"the preview of step {step} is not written: {error}")
         for tracker in self._trackers:
@@ -148,25 +149,49 @@ def _tiles(path: Path, rows: int, columns: int) -> np.ndarray | None:
     return grid.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
 
 
-def sheet_rows(
-    prompts: Sequence[str], training: np.ndarray, shown: dict[int, np.ndarray]
-) -> list[tuple[str, np.ndarray]]:
-    """The rows of a contact sheet: training images, then each prompt before, step by step, and after.
+def sheet_of(prompts: Sequence[str], training: np.ndarray, shown: dict[int, np.ndarray]) -> Any:
+    """The contact sheet, a PIL image: training images, then prompts as rows and steps as columns.
+
+    Where the steps are few, a column has several images, those of the same noise as in the other columns.
 
     Args:
       prompts: as in the previews.
       training: `[images, height, width, 3]` uint8.
       shown: step to `[prompts, images, height, width, 3]` uint8, in order, at least one.
     """
-    steps, images = list(shown), next(iter(shown.values())).shape[1]
-    rows = [("training images", training[: max(images, STEPS_SHOWN)])]
+    each = _images_of_a_column(len(shown), next(iter(shown.values())).shape[1])
+    rows = [("training images", training[:STEPS_SHOWN])]
     for index, prompt in enumerate(prompts):
-        if steps[0] == 0:
-            rows.append((f"before: {prompt}", shown[0][index]))
-        if len(steps) > 2:
-            titles = ", ".join("before" if step == 0 else str(step) for step in steps)
-            progress = np.stack([shown[step][index, 0] for step in steps])
-            rows.append((f"step by step ({titles}): {prompt}", progress))
-        if steps[-1]:
-            rows.append((f"after {steps[-1]} steps: {prompt}", shown[steps[-1]][index]))
-    return rows
+        rows.append((prompt, np.concatenate([drawn[index, :each] for drawn in shown.values()])))
+    heads = [(step_name(step), each) for step in shown]
+    return contact_sheet(rows, heads=heads, above=1)
+
+
+def _images_of_a_column(steps: int, images: int) -> int:
+    return min(images, max(1, ACROSS // steps))
+
+
+def training_places(
+    size: tuple[int, int], side: int, *, prompts: int, images: int, training: int
+) -> list[tuple[int, int, int, int]]:
+    """Where the training images lie on a contact sheet: left, top, right, bottom; none in another layout.
+
+    Args:
+      size: width and height of the sheet.
+      side: of an image in the previews.
+      prompts: of the previews.
+      images: of each prompt in the previews.
+      training: images that the run learns from.
+    """
+    count = min(training, STEPS_SHOWN)
+    for steps in range(1, STEPS_SHOWN + 1):
+        each = _images_of_a_column(steps, images)
+        columns = max(count, each * steps)
+        if size == sheet_size((side, side), prompts + 1, columns, [each] * steps):
+            return first_row_places((side, side), count)
+    return []
+
+
+def step_name(step: int) -> str:
+    """What a column of previews is called."""
+    return f"step {step}" if step else "before"

@@ -47,7 +47,9 @@ def whole(place):
     options = {"validation_prompt": "a <thing>", "validation_steps": 4, "num_validation_images": 1}
     with compilations() as messages, pytest.MonkeyPatch.context() as patch:
         patch.setattr("ti_flax.data.training_images.say", said.append)
-        patch.setattr(previews, "contact_sheet", lambda rows: sheets.append(rows) or make_sheet(rows))
+        patch.setattr(
+            previews, "contact_sheet", lambda rows, **more: sheets.append(rows) or make_sheet(rows, **more)
+        )
         folder = run.train(in_shapes(place, place / "whole", max_train_steps=4, **options))
     return folder, messages, said, sheets
 
@@ -75,7 +77,7 @@ def test_as_many_compilations_as_were_said(whole):
 def test_previews_stay_square_and_the_sheet_shows_whole_images(whole):
     folder, _, _, [_, rows] = whole
     training, before = rows[0][1], rows[1][1]
-    assert training.shape == (4, 32, 32, 3) and before.shape == (1, 32, 32, 3)
+    assert training.shape == (4, 32, 32, 3) and before.shape == (2, 32, 32, 3)
     assert (training[2:, 0] == 255).all() and (training[:2, 0] != 255).any()
     with Image.open(folder / "validation" / "step-4.png") as image:
         assert image.size == (32, 32)

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from ti_flax.monitoring.report.charts import HEIGHT, WIDTH, Curve, chart, smoothed, ticks
+from ti_flax.monitoring.report.charts import HEIGHT, WIDTH, Curve, Limit, chart, smoothed, ticks
 
 X = np.arange(5.0)
 
@@ -23,10 +23,10 @@ def test_points_are_spread_over_the_image_and_higher_values_lie_higher():
     [line] = parts(chart("Loss", [Curve("", X, np.asarray([1.0, 2, 3, 4, 5]))]), "polyline")
     found = points(line)
     assert found.shape == (5, 2) and line.get("class") == "c0"
-    np.testing.assert_allclose(np.diff(found[:, 0]), (WIDTH - 12 - 58) / 4, atol=0.11)
+    np.testing.assert_allclose(np.diff(found[:, 0]), (WIDTH - 26 - 62) / 4, atol=0.11)
     assert (np.diff(found[:, 1]) < 0).all()
-    assert found[:, 0].min() >= 58 and found[:, 0].max() <= WIDTH - 12 + 0.1
-    assert found[:, 1].min() >= 10 and found[:, 1].max() <= HEIGHT - 30
+    assert found[:, 0].min() >= 62 and found[:, 0].max() <= WIDTH - 26 + 0.1
+    assert found[:, 1].min() >= 46 and found[:, 1].max() <= HEIGHT - 44
 
 
 def test_values_that_are_not_finite_are_left_out():
@@ -60,17 +60,49 @@ def test_many_points_are_thinned_to_means_and_the_last_stays():
     x = np.arange(10_000.0)
     text = chart("Loss", [Curve("", x, np.where(x % 5 == 0, 0.0, 2.0)), Curve("", x, 0 * x)])
     first = points(parts(text, "polyline")[0])
-    assert len(first) == 401 and abs(first[-1, 0] - (WIDTH - 12)) < 0.1
+    assert len(first) == 401 and abs(first[-1, 0] - (WIDTH - 26)) < 0.1
     assert len(set(first[:-1, 1])) == 1
 
 
 def test_a_limit_is_drawn_only_where_the_curve_comes_near_it():
     near, far = (
-        chart("Length", [Curve("", X, X * scale)], limit=(10.0, "out of range")) for scale in (2.0, 0.5)
+        chart("Length", [Curve("", X, X * scale)], limit=Limit(10.0, "out of range")) for scale in (2.0, 0.5)
     )
     assert "out of range" in near and "out of range" not in far
     [level] = [line for line in parts(near, "line") if line.get("class") == "limit"]
     assert points(parts(near, "polyline")[0])[-1, 1] > float(level.get("y1"))
+    [field] = [each for each in parts(near, "rect") if each.get("class") == "limit"]
+    assert float(field.get("y")) + float(field.get("height")) == pytest.approx(
+        float(level.get("y1")), abs=0.11
+    )
+
+
+def test_a_limit_from_below_has_its_field_below_it_however_far_the_curve_stays():
+    limit = Limit(0.9, "too low", below=True, always=True)
+    text = chart("Sensitivity", [Curve("", X, 1.2 + 0.01 * X)], limit=limit)
+    [level] = [line for line in parts(text, "line") if line.get("class") == "limit"]
+    [field] = parts(text, "rect")
+    height = float(level.get("y1"))
+    assert 46 < height < HEIGHT - 44 and points(parts(text, "polyline")[0])[:, 1].max() < height
+    assert float(field.get("y")) == height
+    assert height + float(field.get("height")) == pytest.approx(HEIGHT - 44, abs=0.11)
+
+
+def test_both_axes_have_round_numbers_and_say_what_they_count():
+    values = np.asarray([0.1312, 0.1291, 0.1277, 0.1268, 0.1262])
+    text = chart("Loss", [Curve("", 500 * X, values)], unit="mean squared error")
+    said = [each.text for each in parts(text, "text")]
+    heights, steps = [f"0.1{number}" for number in range(26, 32)], ["0", "500", "1,000", "1,500", "2,000"]
+    assert said == [*heights, *steps, "step", "mean squared error"]
+
+
+def test_a_few_points_are_dots_that_say_their_values():
+    text = chart("Loss", [Curve("", X, 2 * X, dots=True)])
+    assert [title.text for title in parts(text, "title")] == [
+        f"{2 * step} at step {step}" for step in range(5)
+    ]
+    x = np.arange(61.0)
+    assert len(parts(chart("Loss", [Curve("", x, x, dots=True)]), "title")) == 1
 
 
 def test_a_mark_is_named_on_the_side_that_has_room():
@@ -82,7 +114,14 @@ def test_a_mark_is_named_on_the_side_that_has_room():
 
 def test_names_cannot_leave_their_places():
     hostile = '<script>alert("x")</script>'
-    text = chart(hostile, [Curve(hostile, X, X)], explanation=hostile, mark=(1, hostile), limit=(4, hostile))
+    text = chart(
+        hostile,
+        [Curve(hostile, X, X)],
+        explanation=hostile,
+        mark=(1, hostile),
+        limit=Limit(4, hostile),
+        unit=hostile,
+    )
     assert "<script" not in text
     ET.fromstring(text)
 

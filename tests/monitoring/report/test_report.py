@@ -9,12 +9,14 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
-from report_pages import Balanced, evaluation, facts
+from report_pages import Balanced, evaluation, facts, pixels, run_folder
 from shown_commands import commands_of, complaint
 
 from ti_flax.errors import DataError
+from ti_flax.monitoring.report.curves import drawn_vectors
 from ti_flax.monitoring.report.facts import RunFacts
-from ti_flax.monitoring.report.page import drawn_vectors, write_report
+from ti_flax.monitoring.report.page import write_report
+from ti_flax.monitoring.report.verdict import verdict
 from ti_flax.monitoring.row_statistics import write_evaluations
 
 HOSTILE = '<img src=x onerror="alert(1)">'
@@ -22,22 +24,11 @@ HOSTILE = '<img src=x onerror="alert(1)">'
 
 @pytest.fixture
 def folder(tmp_path):
-    rng = np.random.default_rng(0)
-    lines = [f"{step},{rng.random():.4f},{2e-3 / step:.6f},0.01,80" for step in range(1, 201)]
-    header = "step,loss,learning_rate,grad_norm,samples_per_second"
-    (tmp_path / "metrics.csv").write_text("\n".join([header, *lines, "201,0.1"]))
-    write_evaluations(
-        tmp_path / "signals.csv", [evaluation(0, 0.2), evaluation(100, 0.125), evaluation(200, 0.15)]
-    )
-    (tmp_path / "validation").mkdir()
-    for step in range(0, 201, 20):
-        Image.new("RGB", (8, 8), (step, 0, 0)).save(tmp_path / "validation" / f"step-{step}.png")
-    Image.new("RGB", (30, 30)).save(tmp_path / "contact_sheet.png")
-    return tmp_path
+    return run_folder(tmp_path)
 
 
 def written(folder, **changes):
-    facts(**changes).write(folder)
+    facts(**{"finished": True} | changes).write(folder)
     return write_report(folder).read_text(encoding="utf-8")
 
 
@@ -48,8 +39,12 @@ def test_what_the_page_says(folder):
         "<toy> A Textual Inversion concept (object) for somebody/model : 2 vectors of 64 numbers, learned "
         "from 5 images in 200 steps of 8 samples at learning rate 0.002, constant, starting from the word "
         '"cat".',
-        "The validation loss was 0.2000 at step 0 and is 0.1500 at step 200. The best was 0.1250 at step 100",
-        "before after 20 steps after 60 steps",
+        "How it went Use step 100: it is the best of 2 evaluations.",
+        "validation loss 0.2000 at step 0, 0.1500 at step 200; the best is 0.1250 at step 100: "
+        "learned_embeds-best.safetensors holds those vectors.",
+        "over-trained? No sign of it: the least prompt sensitivity was 1.20; below 0.9 the concept",
+        "Step all steps before 20 60 100 best 120 140 180 200 Image all 1 2 3",
+        "a <toy> & co",
         "best, step 100",
         "2 0.600 1.50 99% of words 0.900 cat 0.80 cat 0.80",
         'StableDiffusionPipeline.from_pretrained("somebody/model")',
@@ -81,7 +76,8 @@ def test_a_word_of_two_text_encoders(folder):
     assert "2 vectors of 768 and 1280 numbers, learned from 5 images" in plain
     for name in ("vector 1", "vector 2", "vector 1, text_encoder_2", "vector 2, text_encoder_2"):
         assert text.count(f'">{name}</span>') == 2, name  # length, and likeness to the start
-    assert "<td>1, text_encoder_2</td><td>0.600</td>" in text and "<td>2</td><td>0.600</td>" in text
+    cells = re.findall(r'<td data-name="vector">(.*?)</td><td data-name="length">(.*?)</td>', text)
+    assert ("1, text_encoder_2", "0.600") in cells and ("2", "0.600") in cells
     many = [f"{number}{encoder}" for encoder in ("", "_text_encoder_2") for number in range(1, 9)]
     assert drawn_vectors(many) == ["1", "2", "3", "1_text_encoder_2", "2_text_encoder_2", "3_text_encoder_2"]
     assert drawn_vectors(many[:8]) == ["1", "2", "3", "4", "5", "6"]
@@ -116,8 +112,8 @@ def test_facts_of_a_run_from_before_there_were_two_encoders_are_read(tmp_path):
 def test_the_page_needs_nothing_else_and_runs_nothing(folder):
     text = written(folder)
     page = Balanced(text)
-    assert "script" not in page.tags and "link" not in page.tags
-    assert page.links and all(link.startswith("data:image/") for link in page.links)
+    assert not {"script", "link", "form", "button"} & set(page.tags)
+    assert page.images and all(link.startswith(("data:image/", "#")) for link in page.links)
     assert "default-src 'none'" in text and "secret place" not in text and "cats" in text
     assert not list(folder.glob(".unfinished*"))
 
@@ -132,13 +128,22 @@ def test_nothing_that_is_shown_can_become_markup(folder):
         start=HOSTILE,
         rate=HOSTILE,
         devices=HOSTILE,
-        config={HOSTILE: HOSTILE, "validation_prompt": [HOSTILE]},
+        config={
+            HOSTILE: HOSTILE,
+            "validation_prompt": [HOSTILE, f"{{}} {HOSTILE}"],
+            "num_validation_images": 3,
+        },
         versions={HOSTILE: HOSTILE},
         times={HOSTILE: 1.0},
     )
     page = Balanced(text)
-    assert all(link.startswith("data:") for link in page.links)
-    assert "onerror" in text and '<img src="x"' not in text and "<img src=x" not in text
+    assert all(link.startswith(("data:image/", "#")) for link in page.links)
+    assert (
+        "onerror" in text
+        and text.count(html.escape(HOSTILE)) > 60
+        and '<img src="x"' not in text
+        and "<img src=x" not in text
+    )
 
 
 def test_what_is_not_there_is_left_out(tmp_path):
@@ -149,16 +154,88 @@ def test_what_is_not_there_is_left_out(tmp_path):
 
 
 def test_flags_are_said_and_drawn(folder):
-    write_evaluations(
-        folder / "signals.csv",
-        [evaluation(0, 0.2), evaluation(50, 0.1), evaluation(100, 0.3, 14.0, sensitivity=0.2)],
-    )
+    table = [evaluation(0, 0.2), evaluation(50, 0.1), evaluation(100, 0.3, 14.0, sensitivity=0.2)]
+    write_evaluations(folder / "signals.csv", table)
     text = written(folder)
-    assert "Step 100:</b> the concept overpowers the rest of the prompt: use step 50" in text
-    assert text.count("below it the concept overpowers the rest of the prompt") == 1
-    assert text.count("out of the range of known words") == 1
+    assert "Use step 50: from step 100 on it is over-trained." in text
+    assert "From step 100 on the concept overpowers the rest of the prompt: the least prompt" in text
+    assert text.count(">overpowers the rest of the prompt</text>") == 1
+    assert text.count(">out of the range of known words</text>") == 1
+    assert 'class="verdict flagged"' in text
     write_evaluations(folder / "signals.csv", [evaluation(0, 0.2), evaluation(50, 0.1)])
-    assert "It was still improving at the end" in written(folder)
+    text = written(folder)
+    assert "It was still improving at the end" in text and 'class="verdict good"' in text
+    assert "still improving" not in written(folder, finished=False)
+
+
+@pytest.mark.parametrize(
+    ("table", "headline", "over_trained", "more"),
+    [
+        (
+            [evaluation(0, 0.2), evaluation(9, 0.1)],
+            "Use step 9, the last: it is the best.",
+            "No sign of it: the least prompt sensitivity was 1.20",
+            "It was still improving at the end: more steps may help.",
+        ),
+        (
+            [evaluation(0, 0.1), evaluation(9, 0.2)],
+            "No evaluation was better than that of step 0: it has learned nothing yet.",
+            "No sign of it",
+            "",
+        ),
+        (
+            [evaluation(0, 0.1), evaluation(9, float("nan")), evaluation(18, float("inf"))],
+            None,
+            "",
+            "",
+        ),
+        (
+            [evaluation(0, 0.2), evaluation(5, 0.1), evaluation(9, float("nan"))],
+            "The validation loss of step 9 is not finite.",
+            "No sign of it",
+            "",
+        ),
+        (
+            [evaluation(0, 0.2), evaluation(9, 0.1, sensitivity=0.5)],
+            "Every evaluation from step 9 on is over-trained: lower learning_rate.",
+            "From step 9 on the concept overpowers the rest of the prompt: the least prompt sensitivity was "
+            "0.50, below the limit of 0.9.",
+            "",
+        ),
+        (
+            [evaluation(step, 0.1 if step else 0.2) for step in range(0, 201, 40)],
+            "Use step 40: it is the best of 5 evaluations.",
+            "No sign of it",
+            "No longer improving since step 40: more steps bring nothing.",
+        ),
+        (
+            [evaluation(0, 0.2, sensitivity=None), evaluation(9, 0.1, 12.0, sensitivity=None)],
+            "Use step 9, the last: it is the best.",
+            "Step 9: the rows have left the range of known words: over-training is likely.",
+            "",
+        ),
+        (
+            [evaluation(0, 0.2, sensitivity=None), evaluation(9, 0.1, sensitivity=None)],
+            "Use step 9, the last: it is the best.",
+            "Not measured",
+            "It was still improving at the end: more steps may help.",
+        ),
+    ],
+)
+def test_a_verdict_in_a_sentence(table, headline, over_trained, more):
+    said = verdict(table)
+    if headline is None:
+        assert said is None
+        return
+    assert said.headline(True) == headline
+    assert said.over_training.startswith(over_trained) and said.more_steps(True) == more
+
+
+@pytest.mark.parametrize("at", [100, 200])
+def test_the_file_that_is_named_holds_the_best_vectors(folder, at):
+    text = written(folder, steps=at)
+    file = "learned_embeds.safetensors" if at == 100 else "learned_embeds-best.safetensors"
+    assert f"<code>{file}</code> holds those vectors" in text
 
 
 def test_how_to_use_a_style_a_single_file_and_clip_skip(folder):
@@ -174,18 +251,21 @@ def test_how_to_use_a_style_a_single_file_and_clip_skip(folder):
     assert "--clip_skip 1" in text and '"Clip skip" 2: set the same' in text
 
 
-def test_small_images_keep_their_pixels_and_large_ones_their_size_in_bounds(folder):
-    import base64
-    import io
-
+def test_an_old_contact_sheet_is_shown_as_it_is_within_bounds(folder):
     noise = np.random.default_rng(0).integers(0, 256, (3000, 2800, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "contact_sheet.png")
-    sheet, first = Balanced(written(folder)).links[:2]
-    assert sheet.startswith("data:image/jpeg;base64,") and first.startswith("data:image/png;base64,")
-    with Image.open(io.BytesIO(base64.b64decode(sheet.partition(",")[2]))) as shown:
-        assert shown.size == (2400, 2571)
-    content = base64.b64decode(first.partition(",")[2])
-    assert content == (folder / "validation" / "step-0.png").read_bytes()
+    text = written(folder)
+    assert "<h2>Before and after</h2>" in text and "Training images</h2>" not in text
+    (sheet,) = [link for link in Balanced(text).images if link.startswith("data:image/jpeg")]
+    assert pixels(sheet).shape == (2571, 2400, 3)
+
+
+def test_a_run_that_goes_on_says_how_far_it_was(folder):
+    text = written(folder, finished=False, steps=400)
+    assert "When this page was written: Step 200 of 400, 0:20 left." in text
+    assert '<progress value="0.5000" max="1"' in text and "learns from 5 images" in text
+    assert "So far step 100 is the best." in text
+    assert "When this page was written" not in written(folder)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,13 @@ def escape(value: object) -> str:
 
 
 def document(
-    title: str, sections: Iterable[str], *, images: str = "data:", style: str = "", script: str = ""
+    title: str,
+    sections: Iterable[str],
+    *,
+    images: str = "data:",
+    style: str = "",
+    script: str = "",
+    refresh: int | None = None,
 ) -> str:
     """The text of a page.
 
@@ -27,6 +33,7 @@ def document(
       images: where its images may come from, as its security policy says it.
       style: rules beside those that all pages share.
       script: the one script that may run; none if empty.
+      refresh: seconds after which a browser asks for it again; None: never.
     """
     # Nothing else may load anything, run, or lead away: what a page says of a run comes from outside.
     policy = f"default-src 'none'; img-src {images}; style-src 'unsafe-inline'"
@@ -34,10 +41,11 @@ def document(
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         policy += f"; script-src 'sha256-{digest}'"
     policy += "; form-action 'none'; base-uri 'none'"
+    again = "" if refresh is None else f'<meta http-equiv="refresh" content="{refresh}">'
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{again}'
         f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head><body><main>\n"
         + "\n".join(each for each in sections if each)
         + f"\n</main>{f'<script>{script}</script>' if script else ''}</body></html>\n"

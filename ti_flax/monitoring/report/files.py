@@ -25,6 +25,14 @@ def is_inside(folder: Path, name: str) -> bool:
     return os.path.realpath(folder / name, strict=True) == os.path.join(os.path.realpath(folder), name)
 
 
+def is_there(folder: Path, name: str) -> bool:
+    """Whether a folder has something of the name that is no link to anywhere."""
+    try:
+        return is_inside(folder, name)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def read_inside(folder: Path, name: str, most: int) -> bytes | None:
     """Returns what a file holds, for a page that people pass on.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ from urllib.parse import quote
 from ti_flax.console.messages import warn
 from ti_flax.errors import TiFlaxError
 from ti_flax.files.atomic import atomic_write
-from ti_flax.files.regular import open_regular
 from ti_flax.files.written_files import INDEX, record
 from ti_flax.monitoring.evaluation import TABLE
 from ti_flax.monitoring.previews import preview_files
 from ti_flax.monitoring.report import facts
 from ti_flax.monitoring.report.concepts import Entry, read_entries
 from ti_flax.monitoring.report.document import document, escape
-from ti_flax.monitoring.report.files import is_inside
+from ti_flax.monitoring.report.files import is_inside, is_there
+from ti_flax.monitoring.report.images import changed, png_size
 from ti_flax.monitoring.report.index_style import SCRIPT, STYLE
 from ti_flax.monitoring.report.page import PAGE, write_report
 from ti_flax.monitoring.report.verdict import complaints, evaluations
@@ -31,10 +30,6 @@ _IMAGES = "'self' file:"
 _FILTERS = ("failed", "flagged", "running", "done", "waiting")
 # The largest box that a picture is shown in, in CSS pixels.
 _WIDTH, _HEIGHT = 420, 200
-_HEADER = struct.Struct(">16sII")
-_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-# Sides that PNG files of a run have are far below.
-_LONGEST_SIDE = 2**20
 
 
 @dataclass(frozen=True)
@@ -76,8 +71,9 @@ class Found:
 class IndexPage:
     """The page of a run; what has not changed since it was last written is not read again."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, *, shown_by: str = PAGE):
+        """Takes the folder, and the file that shows of a concept's that it has a page."""
+        self._folder, self._shown_by = folder, shown_by
         self._found: dict[str, tuple[object, Found]] = {}
 
     def write(self, entries: Sequence[Entry]) -> Path:
@@ -87,21 +83,24 @@ class IndexPage:
           TiFlaxError: the list of the run's files cannot be written.
           OSError: the page cannot be written.
         """
-        text = index_page(self._folder, [(entry, self._look(entry)) for entry in entries])
+        text = index_page(self._folder, self.look(entries))
         record(self._folder, INDEX)
         with atomic_write(self._folder / INDEX) as file:
             file.write(text.encode())
         return self._folder / INDEX
 
+    def look(self, entries: Sequence[Entry]) -> list[tuple[Entry, Found]]:
+        """Each concept with what its folder shows."""
+        return [(entry, self._look(entry)) for entry in entries]
+
     def _look(self, entry: Entry) -> Found:
         if entry.state == "waiting":  # what is there is of an earlier run
             return Found()
-        changed = tuple(
-            _changed(self._folder / entry.name / name) for name in ("", TABLE, "validation", PAGE)
-        )
+        names = ("", TABLE, "validation", self._shown_by)
+        now = tuple(changed(self._folder / entry.name / name) for name in names)
         known = self._found.get(entry.name)
-        if known is None or known[0] != changed:
-            known = self._found[entry.name] = changed, _found(self._folder, entry.name)
+        if known is None or known[0] != now:
+            known = self._found[entry.name] = now, _found(self._folder, entry.name, self._shown_by)
         return known[1]
 
 
@@ -125,23 +124,14 @@ def write_pages(folder: Path) -> Path:
     entries = read_entries(folder)
     for entry in entries:
         try:
-            if _is_there(folder, f"{entry.name}/{facts.FILE}"):
+            if is_there(folder, f"{entry.name}/{facts.FILE}"):
                 write_report(folder / entry.name)
         except (OSError, TiFlaxError) as error:
             warn(f"{folder / entry.name / PAGE} is not written: {error}")
     return write_index(folder, entries)
 
 
-def _changed(path: Path) -> tuple[int, int] | None:
-    """What is another number once a file or folder has changed; None where there is none."""
-    try:
-        stat = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return stat.st_mtime_ns, stat.st_size
-
-
-def _found(folder: Path, name: str) -> Found:
+def _found(folder: Path, name: str, shown_by: str) -> Found:
     """Looks into the folder of a concept; what cannot be read is left out, after a warning."""
     try:
         if not is_inside(folder, name):
@@ -152,7 +142,7 @@ def _found(folder: Path, name: str) -> Found:
             loss=table[-1].validation_loss if table else None,
             complaints=tuple(complaints(table)),
             pictures=tuple(_pictures(folder, name)),
-            has_page=_is_there(folder, f"{name}/{PAGE}"),
+            has_page=is_there(folder, f"{name}/{shown_by}"),
         )
     except FileNotFoundError:
         return Found()
@@ -161,43 +151,32 @@ def _found(folder: Path, name: str) -> Found:
         return Found()
 
 
-def _is_there(folder: Path, name: str) -> bool:
-    """Whether a folder has something of the name that is no link to anywhere."""
-    try:
-        return is_inside(folder, name)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
 def _pictures(folder: Path, name: str) -> list[Picture]:
     files = list(preview_files(folder / name / "validation").items())
     shown = [files[0], files[-1]] if len(files) > 1 else files
     found = []
     for step, path in shown:
         relative = f"{name}/validation/{path.name}"
-        size = _size(path) if _is_there(folder, relative) else None
+        size = png_size(path) if is_there(folder, relative) else None
         if size is not None:
             found.append(Picture(step, relative, *size))
     return found
 
 
-def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a PNG file by its first bytes; None if it is none."""
-    with open_regular(path) as file:
-        header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        return None
-    magic, width, height = _HEADER.unpack(header)
-    fits = magic == _PNG and 0 < width <= _LONGEST_SIDE and 0 < height <= _LONGEST_SIDE
-    return (width, height) if fits else None
-
-
-def index_page(folder: Path, concepts: Sequence[tuple[Entry, Found]]) -> str:
+def index_page(
+    folder: Path,
+    concepts: Sequence[tuple[Entry, Found]],
+    *,
+    state: str = "",
+    refresh: int | None = None,
+) -> str:
     """The page's text: the concepts that failed, those that something is said about, and the others.
 
     Args:
       folder: of the run, for its name.
       concepts: in the order of the list.
+      state: markup that says how far the run is, in a page that is made anew while it goes on.
+      refresh: seconds after which a browser asks for it again; None: never.
     """
     cards = [_Card(entry, found) for entry, found in concepts]
     cards.sort(key=lambda card: ("failed", "flagged", "").index(card.look))
@@ -208,6 +187,7 @@ def index_page(folder: Path, concepts: Sequence[tuple[Entry, Found]]) -> str:
         title,
         [
             _head(title, len(cards), counts),
+            state,
             _filters(counts),
             f'<ul class="concepts">\n{"".join(map(str, cards))}</ul>',
             '<p class="none" hidden>No concept is like that.</p>',
@@ -215,6 +195,7 @@ def index_page(folder: Path, concepts: Sequence[tuple[Entry, Found]]) -> str:
         images=_IMAGES,
         style=STYLE,
         script=SCRIPT,
+        refresh=refresh,
     )
 
 

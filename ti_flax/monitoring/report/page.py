@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from ti_flax.config.run_config import GROUPS, OPTIONS
 from ti_flax.config.values import options_of
-from ti_flax.console.messages import clock, warn
+from ti_flax.console.messages import clock
 from ti_flax.embedding.file_names import file_of_word, word_stem
 from ti_flax.embedding.usage import pipeline_code
-from ti_flax.errors import shortened
 from ti_flax.files.atomic import atomic_write
 from ti_flax.files.written_files import record
-from ti_flax.monitoring.previews import SHEET, evenly, preview_files
-from ti_flax.monitoring.report.charts import Curve, chart, smoothed
+from ti_flax.monitoring.previews import SHEET
+from ti_flax.monitoring.report.curves import curves, read_metrics, vector_name
 from ti_flax.monitoring.report.document import document, escape
 from ti_flax.monitoring.report.facts import RunFacts
-from ti_flax.monitoring.report.files import read_inside
-from ti_flax.monitoring.report.images import image
-from ti_flax.monitoring.report.verdict import evaluations, verdict
-from ti_flax.monitoring.row_statistics import (
-    DROWNS,
-    OUT_OF_RANGE,
-    Evaluation,
-    VectorName,
-    best_of,
-    gained,
+from ti_flax.monitoring.report.images import Images
+from ti_flax.monitoring.report.preview_table import (
+    Layout,
+    View,
+    read_table,
+    table_section,
+    table_style,
+    training_images,
+    whole_previews,
 )
+from ti_flax.monitoring.report.run_state import RESUME, RunState, state_of
+from ti_flax.monitoring.report.verdict import Verdict, evaluations, verdict
+from ti_flax.monitoring.row_statistics import Evaluation
 
 PAGE = "report.html"
 
-# Previews shown, evenly over the run; the contact sheet has the first and the last.
-_MOST_PREVIEWS = 8
-_MOST_ROWS_DRAWN = 6
-# Bytes of `metrics.csv`, which a million steps fill.
-_LARGEST_METRICS = 2**26
-_COLUMNS = ("step", "loss", "grad_norm", "learning_rate")
 # Layers of a text encoder that may be left out; no encoder has more.
 _MOST_SKIPPED = 100
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a page has more that is made anew while the run goes on.
+
+    Attributes:
+      refresh: seconds after which a browser asks for it again; None: never.
+      beside: markup beside the state of the run.
+      view: what is chosen of the previews.
+      error: why it has failed, which takes the place of its state; empty if it has not.
+    """
+
+    refresh: int | None
+    beside: Callable[[RunState], str]
+    view: View = View()
+    error: str = ""
 
 
 def write_report(folder: Path) -> Path:
@@ -61,26 +69,42 @@ def write_report(folder: Path) -> Path:
     return folder / PAGE
 
 
-def page(folder: Path, facts: RunFacts) -> str:
+def page(folder: Path, facts: RunFacts, *, images: Images | None = None, live: Live | None = None) -> str:
     """The page's text.
 
     Args:
       folder: of the run; curves, previews and contact sheet are taken from it.
       facts: what else there is to say.
+      images: takes the images and says where they are; None: they are in the page.
+      live: what is on top of a page that is made anew while the run goes on.
     """
-    table = evaluations(folder)
+    images = Images() if images is None else images
+    table, metrics, layout = evaluations(folder), read_metrics(folder), Layout.of(facts)
+    said, state = verdict(table), state_of(folder, facts, metrics)
+    best = said.best.step if said is not None and said.has_learned else None
+    previews = None if layout is None else read_table(folder, layout, images, best)
+    view = None if live is None else live.view
+    step_by_step = table_section(previews, view) if previews else whole_previews(folder, images)
+    # A page that is loaded again begins at its top: what somebody has chosen there comes first.
+    upper = [_section("Step by step", step_by_step), _judgement(facts, said)]
     sections = [
         _head(facts),
-        _judgement(table),
-        _sheet(folder),
-        _previews(folder),
-        _curves(_metrics(folder, "metrics.csv"), table),
+        _state(state, live),
+        *(upper if view is not None and view.is_chosen else reversed(upper)),
+        _training_images(folder, layout, facts, images),
+        _section("Curves", curves(metrics, table)),
         _rows(table),
         _usage(facts),
         _settings(facts),
         _machine(facts),
     ]
-    return document(facts.token, sections)
+    return document(
+        facts.token,
+        sections,
+        images=images.source,
+        style=table_style(previews) if previews else "",
+        refresh=live.refresh if live and state.goes_on else None,
+    )
 
 
 def _section(title: str, *content: str) -> str:
@@ -94,8 +118,9 @@ def _head(facts: RunFacts) -> str:
     steps = "one step" if facts.steps == 1 else f"{facts.steps} steps"
     samples = "one sample" if facts.batch == 1 else f"{facts.batch} samples"
     second = f" and {facts.second_width}" if facts.second_width else ""
+    how = "learned from" if facts.finished else "learns from"
     learned = (
-        f": {vectors} of {facts.width}{second} numbers, learned from {images} in {steps} of {samples} at "
+        f": {vectors} of {facts.width}{second} numbers, {how} {images} in {steps} of {samples} at "
         f"learning rate {facts.rate}, starting from {facts.start}."
     )
     return (
@@ -104,177 +129,101 @@ def _head(facts: RunFacts) -> str:
     )
 
 
+def _state(state: RunState, live: Live | None) -> str:
+    """How far the run is; nothing in the report of one that is finished."""
+    if live is None and state.finished:
+        return ""
+    if live is not None and live.error:
+        return f'<div class="now"><p class="flag">Failed: {escape(live.error)}</p>{live.beside(state)}</div>'
+    said = escape(str(state) if live else f"When this page was written: {state}")
+    said = said.replace(RESUME, f"<code>{RESUME}</code>")
+    bar = ""
+    if state.share is not None:
+        bar = f'<progress value="{state.share:.4f}" max="1" aria-label="updates made"></progress>'
+    return f'<div class="now">{bar}<p>{said}{live.beside(state) if live else ""}</p></div>'
+
+
 def _words(facts: RunFacts) -> str:
     """A table of several words, each with what it is; nothing for one."""
-    lines = [
-        f"<tr><td>{escape(word)}</td><td>{count}</td><td>{escape(facts.starts.get(word, ''))}</td></tr>"
-        for word, count in facts.words.items()
-    ]
-    head = "<tr><th>word</th><th>vectors</th><th>starting from</th></tr>"
-    return f'<div class="wide"><table>{head}{"".join(lines)}</table></div>' if lines else ""
+    return _table(
+        [
+            {
+                "word": escape(word),
+                "vectors": f"{count}",
+                "starting from": escape(facts.starts.get(word, "")),
+            }
+            for word, count in facts.words.items()
+        ]
+    )
 
 
-def _judgement(table: Sequence[Evaluation]) -> str:
-    """What the evaluations say, in words."""
-    said = verdict(table)
+def _judgement(facts: RunFacts, said: Verdict | None) -> str:
+    """What the evaluations say, in a sentence, and why."""
     if said is None:
         return ""
-    lines = [
-        f"The validation loss was {said.first.validation_loss:.4f} at step {said.first.step} and is "
-        f"{said.last.validation_loss:.4f} at step {said.last.step}."
-    ]
-    if said.has_learned:
-        lines.append(
-            f"The best was {said.best.validation_loss:.4f} at step {said.best.step}: "
-            "<code>learned_embeds-best.safetensors</code> holds those vectors."
-        )
-    lines.append(said.nothing_learned)
-    lines += [f'<b class="flag">Step {step}:</b> {escape(sentence)}.' for step, sentence in said.flags]
-    lines.append(said.still_improving)
-    return _section("How it went", *(f"<p>{line}</p>" for line in lines if line))
-
-
-def _sheet(folder: Path) -> str:
-    shown = image(folder, SHEET, "Training images, and what was drawn before and after")
-    return _section("Before and after", shown)
-
-
-def _previews(folder: Path) -> str:
-    try:
-        found = preview_files(folder / "validation")
-    except OSError as error:
-        warn(f"{folder / 'validation'} is left out of the page: {error.strerror or error}")
-        return ""
-    if len(found) < 2:
-        return ""
-    chosen = evenly(list(found), _MOST_PREVIEWS)
-    drawn = [
-        f"<figure><figcaption>{f'after {step} steps' if step else 'before'}</figcaption>"
-        f"{image(folder, f'validation/{found[step].name}', f'Previews at step {step}')}</figure>"
-        for step in chosen
-    ]
-    return _section("Step by step", f'<div class="strip">{"".join(drawn)}</div>')
-
-
-def _metrics(folder: Path, name: str) -> dict[str, np.ndarray]:
-    """The columns of `metrics.csv`; a line that a kill cut short is left out."""
-    content = read_inside(folder, name, _LARGEST_METRICS)
-    if content is None:
-        return {}
-    try:
-        lines = csv.reader(io.StringIO(content.decode(), newline=""))
-        names = next(lines, [])
-        missing = [column for column in _COLUMNS if column not in names]
-        if missing:
-            raise ValueError(f"it has no column {missing[0]}")
-        places = [names.index(column) for column in _COLUMNS]
-        rows = [row for line in lines if len(line) == len(names) for row in _numbers(line, places)]
-    except (ValueError, csv.Error) as error:
-        warn(f"{folder / name} is left out of the page: {shortened(str(error), 100)}")
-        return {}
-    return dict(zip(_COLUMNS, np.asarray(rows, np.float64).reshape(len(rows), len(places)).T, strict=True))
-
-
-def _numbers(line: Sequence[str], places: Sequence[int]) -> Iterable[list[float]]:
-    try:
-        yield [float(line[place]) for place in places]
-    except ValueError:
-        return
-
-
-def _curves(metrics: dict[str, np.ndarray], table: Sequence[Evaluation]) -> str:
-    drawn = [*_curves_of_evaluations(table)]
-    step = metrics.get("step", np.zeros(0))
-    if len(step) > 1:
-        loss, norm, rate = (metrics[name] for name in ("loss", "grad_norm", "learning_rate"))
-        half_life = max(2.0, len(step) / 20)
-        several = [Curve("each step", step, loss, True), Curve("smoothed", step, smoothed(loss, half_life))]
-        drawn.append(
-            chart(
-                "Training loss",
-                several,
-                explanation="Mostly noise: every step has images, timesteps and noise of its own.",
-            )
-        )
-        several = [Curve("each step", step, norm, True), Curve("smoothed", step, smoothed(norm, half_life))]
-        drawn.append(chart("Gradient norm", several))
-        if len(set(rate.tolist())) > 1:
-            drawn.append(chart("Learning rate", [Curve("", step, rate)]))
-    return _section("Curves", f'<div class="grid">{"".join(drawn)}</div>' if any(drawn) else "")
-
-
-def _curves_of_evaluations(table: Sequence[Evaluation]) -> Iterable[str]:
-    best = best_of(table)
-    if best is None:
-        return
-    step = np.asarray([each.step for each in table], np.float64)
-    yield chart(
-        "Validation loss",
-        [Curve("", step, np.asarray([each.validation_loss for each in table]))],
-        explanation="With the same images, timesteps and noise each time: only learning moves it.",
-        mark=(best.step, f"best, step {best.step}") if gained(table) else None,
-    )
-    heard = [each.prompt_sensitivity for each in table]
-    yield chart(
-        "Prompt sensitivity",
-        [Curve("", step, np.asarray([math.nan if each is None else each for each in heard]))],
-        explanation="How strongly predictions answer to the rest of a prompt, relative to the start.",
-        limit=(DROWNS, "below it the concept overpowers the rest of the prompt"),
-    )
-    shown = drawn_vectors(table[-1].rows)
-    names = {vector: vector_name(vector) if len(shown) > 1 else "" for vector in shown}
-    yield chart(
-        "Length",
-        [
-            Curve(name, step, np.asarray([each.rows[vector].norm_to_median for each in table]))
-            for vector, name in names.items()
-        ],
-        explanation="As a multiple of the known words' median length.",
-        limit=(OUT_OF_RANGE, "out of the range of known words"),
-    )
-    yield chart(
-        "Likeness to the start",
-        [
-            Curve(name, step, np.asarray([each.rows[vector].cosine_to_start for each in table]))
-            for vector, name in names.items()
-        ],
-        explanation="Cosine of the angle to what it started as: 1 is the same direction.",
+    look = "good" if said.is_good else "flagged"
+    lines = {"validation loss": _losses(facts, said)}
+    lines["over-trained?"] = escape(said.over_training)
+    if more := said.more_steps(facts.finished):
+        lines["more steps?"] = escape(more)
+    told = "".join(f"<dt>{name}</dt><dd>{line}</dd>" for name, line in lines.items())
+    return (
+        f'<section class="verdict {look}"><h2>How it went</h2>'
+        f'<p class="headline">{escape(said.headline(facts.finished))}</p><dl>{told}</dl></section>'
     )
 
 
-def drawn_vectors(vectors: Iterable[str]) -> list[str]:
-    """The vectors that have curves, as many of each word and text encoder: the first ones."""
-    names = {vector: VectorName.of(vector) for vector in vectors}
-    kinds = {(name.word, name.encoder) for name in names.values()}
-    each = max(1, _MOST_ROWS_DRAWN // max(1, len(kinds)))
-    return [vector for vector, name in names.items() if name.number <= each][:_MOST_ROWS_DRAWN]
+def _losses(facts: RunFacts, said: Verdict) -> str:
+    """Where the validation loss began and where it is, and which file holds the best vectors."""
+    first, last, best = said.first, said.last, said.best
+    line = f"{first.validation_loss:.4f} at step {first.step}, {last.validation_loss:.4f} at step {last.step}"
+    if not said.has_learned:
+        return f"{line}."
+    file = "learned_embeds.safetensors"
+    if not facts.finished or facts.steps != best.step:
+        file = "learned_embeds-best.safetensors"
+    return (
+        f"{line}; the best is {best.validation_loss:.4f} at step {best.step}: "
+        f"<code>{file}</code> holds those vectors."
+    )
 
 
-def vector_name(vector: str) -> str:
-    """The name of a vector in words: `cat.1_text_encoder_2` is `cat, vector 1, text_encoder_2`."""
-    name = VectorName.of(vector)
-    return ", ".join(part for part in (name.word, f"vector {name.number}", name.encoder) if part)
+def _training_images(folder: Path, layout: Layout | None, facts: RunFacts, images: Images) -> str:
+    """The training images; the whole contact sheet where nothing says how it is laid out."""
+    shown = "" if layout is None else training_images(folder, layout, facts, images)
+    if shown:
+        return _section("Training images", shown)
+    sheet = images.whole(folder, SHEET, "Training images, and what was drawn before and after")
+    return _section("Before and after", sheet)
 
 
 def _rows(table: Sequence[Evaluation]) -> str:
     if not table:
         return ""
     first, last = table[0], table[-1]
-    names = ("vector", "length", "x median", "longer than", "cosine to start", "nearest words", "at first")
-    head = "".join(f"<th>{name}</th>" for name in names)
     lines = []
     for vector, row in last.rows.items():
-        cells = (
-            escape(vector_name(vector).replace("vector ", "", 1)),
-            f"{row.norm:.3f}",
-            f"{row.norm_to_median:.2f}",
-            f"{row.norm_percentile:.0f}% of words",
-            f"{row.cosine_to_start:.3f}",
-            escape(row.nearest_words),
-            escape(first.rows[vector].nearest_words),
-        )
-        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return _section("Vectors", f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>')
+        cells = {
+            "vector": escape(vector_name(vector).replace("vector ", "", 1)),
+            "length": f"{row.norm:.3f}",
+            "x median": f"{row.norm_to_median:.2f}",
+            "longer than": f"{row.norm_percentile:.0f}% of words",
+            "cosine to start": f"{row.cosine_to_start:.3f}",
+            "nearest words": escape(row.nearest_words),
+            "at first": escape(first.rows[vector].nearest_words),
+        }
+        lines.append(cells)
+    return _section("Vectors", _table(lines))
+
+
+def _table(lines: Sequence[dict[str, str]]) -> str:
+    """A table of markup by column, a card for each line on a narrow screen; empty without lines."""
+    if not lines:
+        return ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in lines[0])
+    rows = ["".join(f'<td data-name="{name}">{cell}</td>' for name, cell in line.items()) for line in lines]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _usage(facts: RunFacts) -> str:
