@@ -15,7 +15,11 @@ jax = by_name["jax"].removeprefix("jax")
 setup(
     packages=[*find_packages(include=["ti_flax*"]), "ti_flax.assets", "ti_flax.configs"],
     package_dir={"ti_flax.assets": "assets", "ti_flax.configs": "configs"},
-    package_data={"ti_flax": ["py.typed"], "ti_flax.assets": ["**/*"], "ti_flax.configs": ["*.yaml"]},
+    package_data={
+        "ti_flax": ["py.typed"],
+        "ti_flax.assets": ["**/*"],
+        "ti_flax.configs": ["*.yaml", "schema.json"],
+    },
     install_requires=[line for name, line in by_name.items() if name not in OPTIONAL],
     extras_require={
         "cuda": [f"jax[cuda13]{jax}"],
@@ -24,5 +28,6 @@ setup(
         "torch": [by_name["diffusers"], "torch>=2.6"],
         "caption": ["torch>=2.6"],
         "tensorboard": ["tensorboardX>=2.6"],
+        "completion": ["shtab>=1.7"],
     },
 )

@@ -37,6 +37,25 @@ def snr_weights(schedule: NoiseSchedule) -> np.ndarray:
     return weights / weights.mean()
 
 
+def choose(
+    keys: jax.Array, described: np.ndarray, counts: tuple[int, ...], options: argparse.Namespace
+) -> tuple[jax.Array, jax.Array]:
+    """Draws the scenes of a batch and which of its captions each is told by, `[batch]` int32 each.
+
+    Args:
+      keys: `[2]`, of the two draws.
+      described: `[some scenes]` int; a share of the batch, `options.described`, is of these alone.
+      counts: of scenes, and of captions of each.
+      options: of the command line.
+    """
+    size = (options.batch_size,)
+    scene = jax.random.randint(keys[0], size, 0, counts[0])
+    if options.described and len(described):
+        chosen = jax.random.bernoulli(jax.random.fold_in(keys[0], 1), options.described, size)
+        scene = jnp.where(chosen, jnp.asarray(described)[scene % len(described)], scene)
+    return scene, jax.random.randint(keys[1], size, 0, counts[1])
+
+
 def train_denoiser(
     model: FlaxStableDiffusion,
     latents: np.ndarray,
@@ -69,18 +88,13 @@ def train_denoiser(
     encode_ids = model.text_encoder.encode_ids
 
     def loss(params, key, resident, captions):
-        keys = jax.random.split(key, 6)
-        size = (options.batch_size,)
-        scene = jax.random.randint(keys[0], size, 0, len(latents))
-        if options.described and len(described):
-            chosen = jax.random.bernoulli(keys[5], options.described, size)
-            scene = jnp.where(chosen, jnp.asarray(described)[scene % len(described)], scene)
-        which = jax.random.randint(keys[1], size, 0, token_ids.shape[1])
-        silent = jax.random.bernoulli(keys[2], _NO_CAPTION, size)
+        keys = jax.random.split(key, 5)
+        scene, which = choose(keys[:2], described, token_ids.shape[:2], options)
+        silent = jax.random.bernoulli(keys[2], _NO_CAPTION, scene.shape)
         ids = jnp.where(silent[:, None], empty, captions[scene, which])
         ids, clean = jax.lax.with_sharding_constraint((ids, resident[scene]), shared)
         noise = jax.random.normal(keys[3], clean.shape)
-        timesteps = jax.random.randint(keys[4], size, 0, schedule.num_train_timesteps)
+        timesteps = jax.random.randint(keys[4], scene.shape, 0, schedule.num_train_timesteps)
         hidden_states = model.text_encoder.apply({"params": params["text_encoder"]}, ids, method=encode_ids)
         noisy = schedule.add_noise(clean, noise, timesteps)
         predicted = jnp.asarray(model.unet.apply({"params": params["unet"]}, noisy, timesteps, hidden_states))

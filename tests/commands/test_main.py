@@ -10,6 +10,7 @@ from ti_flax.commands import demo, main
 
 ROOT = Path(__file__).resolve().parents[2]
 FACES = {
+    "init": "scripts/write_config.py",
     "train": "train_flax.py",
     "generate": "scripts/generate.py",
     "convert": "scripts/convert_embeds.py",
@@ -38,7 +39,7 @@ def test_a_command_that_does_not_exist_is_refused_in_a_line(capsys):
 
 
 def test_every_command_is_listed_here():
-    assert {*FACES, "demo"} == set(main.COMMANDS)
+    assert {*FACES, "demo", "completion"} == set(main.COMMANDS)
 
 
 @pytest.mark.parametrize("name", FACES)
@@ -52,9 +53,18 @@ def test_a_script_is_a_face_of_its_command(name, capsys, monkeypatch):
     assert ended.value.code == 0
     ours, theirs = capsys.readouterr().out, done.stdout
     script = f"python {FACES[name]}" if name == "train" else Path(FACES[name]).name
-    squeezed = [" ".join(text.split()) for text in (theirs.replace(script, f"ti-flax {name}"), ours)]
+    theirs = theirs.replace(script, f"ti-flax {name}").replace(
+        "python scripts/write_config.py", "ti-flax init"
+    )
+    squeezed = [" ".join(text.split()) for text in (theirs, ours)]
     assert squeezed[0] == squeezed[1]
     assert "scripts/" not in ours
+
+
+def test_the_demo_has_a_help_of_its_own(capsys):
+    assert demo.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: ti-flax demo ") and "nothing is\ndownloaded" in said
 
 
 def test_the_demo_finds_its_files_from_any_folder(tmp_path, monkeypatch, capsys):

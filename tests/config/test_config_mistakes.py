@@ -61,7 +61,7 @@ def test_missing_keys_are_listed_in_one_line():
             "Did you mean auto?",
         ),
         ("learning-rate: 1\n", "x.yaml:1: unknown key 'learning-rate'. Did you mean learning_rate?"),
-        ("zzz: 1\n", "x.yaml:1: unknown key 'zzz'. `python train_flax.py --help` lists all keys."),
+        ("zzz: 1\n", "x.yaml:1: unknown key 'zzz'. `python train_flax.py --help all` lists all keys."),
         ("seed: 1\nseed: 2\n", "x.yaml:2: seed is given twice, first on line 1. Leave one of them out."),
         ("center_crop: 1\n", "x.yaml:1: center_crop: expected true or false, found '1'"),
         ("save_steps: true\n", "x.yaml:1: save_steps: expected a whole number >= 1, found 'true'"),
@@ -130,7 +130,7 @@ def test_file_that_is_not_there(tmp_path, monkeypatch):
         (["--learning_rat=1"], "unknown flag --learning_rat. Did you mean --learning_rate?"),
         (["--learning-rate", "1"], "unknown flag --learning-rate. Did you mean --learning_rate?"),
         (["--max_train=1"], "unknown flag --max_train. Did you mean --max_train_steps?"),
-        (["-x"], "unknown flag -x. --help lists all flags."),
+        (["-x"], "unknown flag -x. --help all lists all flags."),
         (["--no_scale_lr=true"], "--no_scale_lr takes no value"),
         (["--scale_lr=2"], "--scale_lr: expected true or false, found '2'"),
         (

@@ -25,7 +25,10 @@ def test_every_option_is_explained_in_one_sentence(name):
 def test_help_writes_nothing_and_a_check_says_what_is_out_of_date(tmp_path, monkeypatch, capsys):
     page = tmp_path / "options.md"
     page.write_text("old")
+    schema = tmp_path / "schema.json"
+    schema.write_text(write_options.schema(), encoding="utf-8")
     monkeypatch.setattr(write_options, "PAGE", page)
+    monkeypatch.setattr(write_options, "SCHEMA", schema)
     monkeypatch.setattr(write_options, "ROOT", tmp_path)
     with pytest.raises(SystemExit) as ended:
         write_options.parse_arguments(["--help"])
@@ -36,3 +39,7 @@ def test_help_writes_nothing_and_a_check_says_what_is_out_of_date(tmp_path, monk
     for flags in ([], ["--check"]):
         write_options.write(write_options.parse_arguments(flags))
     assert page.read_text(encoding="utf-8") == write_options.page()
+    schema.write_text("{}")
+    with pytest.raises(OutputError, match="schema.json: expected the options of the code, found others"):
+        write_options.write(write_options.parse_arguments(["--check"]))
+    assert schema.read_text() == "{}"

@@ -110,7 +110,7 @@ def test_captions_change_the_prompts_and_nothing_else(place, plain):
 
 
 def test_each_image_takes_its_own_captions(place, plain, capsys):
-    token_ids, groups = prompts_of(plain, place, captions="files")
+    token_ids, groups, _ = prompts_of(plain, place, captions="files")
     np.testing.assert_array_equal(groups, [0, 1, 2])
     texts = decoded(plain, token_ids[1])
     assert texts[0].startswith("a photo of a ") and texts[0].replace(" ", "").endswith("cat,house,redcar")

@@ -38,7 +38,7 @@ def test_exit_codes(monkeypatch, capsys):
         def parse(argv, prog):
             raise error
 
-        monkeypatch.setattr(train, "parse_config", parse)
+        monkeypatch.setattr(train, "parse_with_notes", parse)
 
     assert train.main(["--nothing"]) == 2
     fails_with(KeyboardInterrupt())

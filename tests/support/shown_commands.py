@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ti_flax.commands.main import COMMANDS
 from ti_flax.config import parse_config
+from ti_flax.config.flags import help_text
 from ti_flax.errors import TiFlaxError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +24,9 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"((?:^ {4}.*\n|(?<=\n) *\n(?= {4}))+)", re.MULTILINE)
 _SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 _PYTHON = re.compile(r"(.*/)?python[\d.]*")
+# Files that a command shown before them writes, and what stands for each.
+WRITTEN = {"my-cat.yaml": "configs/demo.yaml"}
+FULL_HELP = help_text("all")
 _FIRST_WORDS = r"[A-Z_]+=|(\S*/)?python|bash |sh |ti-flax|pytest |pip |\S+\.py "
 
 
@@ -167,7 +171,7 @@ def _paths(shown: Shown) -> list[str]:
 
 def _parse(shown: Shown) -> str | None:
     """Parses a whole command as its program does; one without a parser of its own has flags in its help."""
-    name, arguments = _module(shown), list(shown.arguments)
+    name, arguments = _module(shown), [WRITTEN.get(word, word) for word in shown.arguments]
     if name is None:
         return _unknown_flag(shown)
     module = importlib.import_module(name)
@@ -217,7 +221,8 @@ def _unknown_flag(shown: Shown) -> str | None:
 
 @functools.cache
 def help_of(*program: str) -> str:
-    """Returns what a program prints for `--help`, with the training's options where it takes those too."""
+    """Returns what a program prints for `--help`, with all options of the training where it takes those."""
     command = [sys.executable, *program, "--help"]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-    return text + help_of("train_flax.py") if "options are those of train_flax.py" in text else text
+    training = re.search(r"options are those of (train_flax\.py|ti-flax train)", text, re.IGNORECASE)
+    return text + FULL_HELP if training or Path(program[0]).name == "train_flax.py" else text

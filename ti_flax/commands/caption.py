@@ -20,7 +20,7 @@ from ti_flax.files.atomic import atomic_write
 Captioner = Callable[[Sequence[Any]], list[str]]
 
 
-def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,7 +47,11 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
     add("--extension", metavar=".EXT", default=".txt", help="of the text files (default: %(default)s)")
     add("--overwrite", action="store_true", help="write anew what is there already")
     add("--dry_run", action="store_true", help="print the captions and write nothing")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    return make_parser(prog).parse_args(argv)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ _INSPECTING = ("pretrained_model_name_or_path", "revision", "variant", "tokenize
 _FORMS = ("diffusers", "automatic1111", "kohya", "invoke", "onetrainer", "rinongal")
 
 
-def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description=__doc__,
@@ -83,7 +83,11 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
     add("--revision", help="with --inspect: branch, tag or commit of the Hub repository")
     add("--variant", help="with --inspect: variant of the weight files, such as fp16")
     add("--tokenizer_name", metavar="ID_OR_FOLDER", help="with --inspect: tokenizer in place of the model's")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    return make_parser(prog).parse_args(argv)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from ti_flax.console.program import exit_code
 from ti_flax.errors import OutputError
 
 
-def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,7 +35,11 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
     add("--tokenizer_name", metavar="ID_OR_FOLDER", help="tokenizer in place of the model's")
     add("--config_name", metavar="ID_OR_FOLDER", help="model folder that describes a single file")
     add("--pretrained_vae_model_name_or_path", metavar="VAE", help="VAE in place of the model's")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    return make_parser(prog).parse_args(argv)
 
 
 def run(options: argparse.Namespace) -> None:

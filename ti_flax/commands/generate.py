@@ -15,7 +15,7 @@ from ti_flax.errors import printable
 _MODEL_OPTIONS = frozenset(field.name for field in dataclasses.fields(ModelOptions))
 
 
-def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Generate images from a base model and learned embeddings.",
@@ -66,7 +66,11 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
     )
     add("--output_dir", metavar="FOLDER", type=Path, help="write each image there too, numbered on")
     add("--overwrite", action="store_true", help="replace the grid if it is there already")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    return make_parser(prog).parse_args(argv)
 
 
 def _add_model_options(add) -> None:

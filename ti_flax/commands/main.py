@@ -12,6 +12,7 @@ from ti_flax.errors import ConfigError
 
 # Command: the module that holds its `main`, and what it does.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("init", "look at a folder of images and write a configuration file that trains on it"),
     "train": ("train", "learn a concept from a few images"),
     "demo": ("demo", "learn the concept that comes with the package, in about a minute, without a download"),
     "generate": ("generate", "draw images with a base model and learned embeddings"),
@@ -25,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("report", "write the pages of a run anew"),
     "watch": ("watch", "show a run in the browser while it goes on"),
     "push": ("push", "upload a finished run to the Hugging Face Hub"),
+    "completion": ("completion", "print a script with which bash, zsh or tcsh completes these commands"),
 }
 
 

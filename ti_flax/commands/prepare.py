@@ -48,7 +48,7 @@ class Cut:
     mirrored: bool = False
 
 
-def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Crop, split, mirror and caption images for training.",
@@ -85,7 +85,11 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
     )
     add("--dry_run", action="store_true", help="write the sheet and nothing else")
     add("--overwrite", action="store_true", help="replace files that are there already")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    return make_parser(prog).parse_args(argv)
 
 
 def _add_splitting(add: Callable[..., object]) -> None:

@@ -21,7 +21,7 @@ from ti_flax.errors import ConfigError, OutputError
 _OPTIONS = ("hub_model_id", "hub_token", "hub_private_repo", "hub_strategy", "hub_whole_pipeline")
 
 
-def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,7 +39,11 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
                 default=option.default,
                 help=option.rule.help,
             )
-    parsed, rest = parser.parse_known_args(argv)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    parsed, rest = make_parser(prog).parse_known_args(argv)
     if rest:  # what follows the name of an option may be a token
         raise ConfigError(
             f"unknown argument {rest[0].partition('=')[0]}"

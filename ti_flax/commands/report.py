@@ -9,14 +9,18 @@ from ti_flax.console.program import exit_code
 from ti_flax.errors import unwritable
 
 
-def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Write report.html anew from the files of a run's folder, also while the run goes on; "
         "for a run of many concepts, that of each concept and index.html.",
     )
     parser.add_argument("output_dir", metavar="FOLDER", type=Path, help="output_dir of a run")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    return make_parser(prog).parse_args(argv)
 
 
 def run(options: argparse.Namespace) -> None:

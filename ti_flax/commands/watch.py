@@ -9,7 +9,7 @@ from pathlib import Path
 from ti_flax.console.program import exit_code
 
 
-def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Show a run's folder as a page in the browser, which refreshes itself until the run is "
@@ -24,7 +24,11 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
         help="port to listen on; 0 is a free one (default: 8765, or a free one where that is taken)",
     )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    return make_parser(prog).parse_args(argv)
 
 
 def _port(text: str) -> int:

@@ -7,7 +7,8 @@ import typing
 
 from ti_flax.config.conditions import asked_of_others
 from ti_flax.config.run_config import GROUPS
-from ti_flax.config.values import Option, Rule, options_of
+from ti_flax.config.values import Option, Rule, nearest, options_of
+from ti_flax.errors import ConfigError
 
 # Flags of the diffusers scripts that have nothing to switch here: name, type and why.
 _REFERENCE_ONLY: dict[str, tuple[type, str]] = {
@@ -47,6 +48,21 @@ _DESCRIPTION = (
 )
 _EPILOG = "Try it: %(prog)s --config configs/demo.yaml"
 
+_BRIEF_DESCRIPTION = "Teach Stable Diffusion a new word from a few images (Textual Inversion)."
+_BRIEF_EPILOG = """\
+examples:
+  {init} --object my-cat --initializer_token cat
+  %(prog)s --config my-cat.yaml --dry_run
+  %(prog)s --config configs/cat.yaml --train_data_dir my-cat \\
+    --placeholder_token "<my-cat>" --initializer_token cat
+
+The first writes my-cat.yaml for the images in the folder my-cat.
+All {count} options: --help all. Some of them: --help and a word, such as
+--help learning_rate or --help loss. With explanations: docs/options.md."""
+
+# What --help prints every option for.
+ALL = "all"
+
 
 class _Parser(argparse.ArgumentParser):
     """Raises `argparse.ArgumentError` where argparse would print its usage and exit."""
@@ -71,24 +87,88 @@ class _Formatter(argparse.HelpFormatter):
         return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
+class _BriefFormatter(_Formatter):
+    """The same with the lines of the epilog as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(f"{indent}{line}" for line in text.splitlines(keepends=True))
+
+
+class _Help(argparse.Action):
+    """Prints the help that is asked for and ends the program, whatever else is wrong with the flags."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: typing.Any, *_: object
+    ) -> typing.NoReturn:
+        print(help_text(values or "", parser.prog), end="")
+        raise SystemExit(0)
+
+
+def help_text(word: str = "", prog: str | None = None) -> str:
+    """Return what `--help WORD` prints.
+
+    Args:
+      word: empty for the options that most people need, `all`, the name of a group, or a part of the names
+        of options.
+      prog: name of the program.
+
+    Raises:
+      ConfigError: no group and no option has the word in its name.
+    """
+    if not word:
+        return _brief_help(prog)
+    if word == ALL:
+        return make_parser(prog).format_help()
+    wanted = named_by(word)
+    parser = _bare_parser(prog, usage=argparse.SUPPRESS)
+    _add_groups(parser, wanted)
+    return parser.format_help()
+
+
+def named_by(word: str) -> list[str]:
+    """Return the options of the group of this name, the option of this name, or all with it in their names.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    plain = word.strip().lstrip("-").lower().replace("-", "_")
+    names = [each.name for kind in GROUPS.values() for each in options_of(kind)]
+    if plain in names or plain in GROUPS:
+        return [plain] if plain in names else [each.name for each in options_of(GROUPS[plain])]
+    found = [name for name in names if plain and plain in name]
+    if not found:
+        close = nearest(plain, [ALL, *GROUPS, *names])
+        raise ConfigError(
+            "--help",
+            expected="nothing, all, or a word of the name of an option or a group",
+            found=repr(word),
+            remedy=f"Did you mean --help {close}?" if close else f"Groups: {', '.join(GROUPS)}.",
+        )
+    return found
+
+
+def _brief_help(prog: str | None) -> str:
+    options = [each for kind in GROUPS.values() for each in options_of(kind)]
+    installed = prog is None or prog.startswith("ti-flax")
+    init = "ti-flax init" if installed else "python scripts/write_config.py"
+    epilog = _BRIEF_EPILOG.format(count=len(options), init=init)
+    parser = _bare_parser(prog, description=_BRIEF_DESCRIPTION, epilog=epilog, formatter=_BriefFormatter)
+    section = parser.add_argument_group("what most people need")
+    section.add_argument(
+        "--config", metavar="FILE.yaml", help="options in a file, one a line; flags win over them"
+    )
+    for option in options:
+        if option.rule.brief:
+            default = f" ({option.default_text})" if not option.required and not option.empty else ""
+            _add(section, option, f"{option.rule.brief}{default}")
+    return parser.format_help()
+
+
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """Return a parser that leaves out flags that are not given, and keeps the others as text."""
-    parser = _Parser(
-        prog=prog or "ti-flax train",
-        usage="%(prog)s [--config FILE.yaml] [--name value ...]",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        exit_on_error=False,
-        add_help=False,
-        formatter_class=_Formatter,
-    )
+    parser = _bare_parser(prog, description=_DESCRIPTION, epilog=_EPILOG)
     _add_general(parser)
-    for group, kind in GROUPS.items():
-        section = parser.add_argument_group(f"{group}: {_summary(kind)}")
-        for option in options_of(kind):
-            _add(section, option, _help_of(option))
+    _add_groups(parser)
     section = parser.add_argument_group(
         "accepted from the diffusers scripts, without effect, each with a note"
     )
@@ -96,6 +176,36 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         reason = option.rule.help
         _add(section, option, f"{reason[0].upper()}{reason[1:]}.")
     return parser
+
+
+def _bare_parser(
+    prog: str | None,
+    *,
+    usage: str = "%(prog)s [--config FILE.yaml] [--name value ...]",
+    description: str = "",
+    epilog: str = "",
+    formatter: type[_Formatter] = _Formatter,
+) -> argparse.ArgumentParser:
+    return _Parser(
+        prog=prog or "ti-flax train",
+        usage=usage,
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        exit_on_error=False,
+        add_help=False,
+        formatter_class=formatter,
+    )
+
+
+def _add_groups(parser: argparse.ArgumentParser, wanted: typing.Collection[str] | None = None) -> None:
+    """Adds the options of all groups, or those that are wanted."""
+    for group, kind in GROUPS.items():
+        options = [each for each in options_of(kind) if wanted is None or each.name in wanted]
+        section = parser.add_argument_group(f"{group}: {_summary(kind)}")
+        for option in options:
+            _add(section, option, _help_of(option))
 
 
 def _summary(kind: type) -> str:
@@ -111,7 +221,14 @@ def _add_general(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.yaml",
         help="Configuration file; may be given several times, the last one wins.",
     )
-    section.add_argument("-h", "--help", action="help", help="Show this and exit.")
+    section.add_argument(
+        "-h",
+        "--help",
+        nargs="?",
+        action=_Help,
+        metavar="WORD",
+        help="Show what most people need and exit, or all, or the options with a word in their names.",
+    )
     section.add_argument(
         "--print_config", action="store_true", help="Print the resulting configuration as YAML and exit."
     )

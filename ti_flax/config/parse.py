@@ -52,6 +52,18 @@ def parse_config(argv: typing.Sequence[str] | None = None, prog: str | None = No
       ConfigError: an option is unknown, missing, mistyped or contradictory.
       SystemExit: with code 0, after `--help`, `--version` or `--print_config`.
     """
+    config, lines = parse_with_notes(argv, prog)
+    print_notes(config, lines)
+    return config
+
+
+def parse_with_notes(
+    argv: typing.Sequence[str] | None = None, prog: str | None = None
+) -> tuple[RunConfig, list[str]]:
+    """Make the configuration of a run as `parse_config` does, and return the notes in place of printing them.
+
+    Before `--print_config` prints, they are printed here.
+    """
     arguments = _read_flags(sys.argv[1:] if argv is None else list(argv), prog)
     if arguments.pop("version", False):
         print(f"ti_flax {__version__}")
@@ -64,12 +76,18 @@ def parse_config(argv: typing.Sequence[str] | None = None, prog: str | None = No
     if values.get("save_as_full_pipeline") and values.get("only_save_embeds"):
         raise ConfigError("save_as_full_pipeline and only_save_embeds exclude each other; leave one out")
     config = RunConfig.from_dict({name: value for name, value in values.items() if name in OPTIONS})
-    for line in () if config.monitoring.quiet else notes(config, written):
-        print(f"note: {line}", file=sys.stderr)
+    lines = notes(config, written)
     if print_config:
+        print_notes(config, lines)
         print(config.to_yaml(), end="")
         raise SystemExit(0)
-    return config
+    return config, lines
+
+
+def print_notes(config: RunConfig, lines: typing.Iterable[str]) -> None:
+    """Print what the user should know to stderr, a line each; nothing where only errors are wanted."""
+    for line in () if config.monitoring.quiet else lines:
+        print(f"note: {line}", file=sys.stderr)
 
 
 def _layers_of_files(files: typing.Iterable[str]) -> list[dict[str, object]]:
@@ -119,7 +137,7 @@ def _unknown_argument(argument: str) -> ConfigError:
             remedy="Options are written --name value; a configuration file follows --config.",
         )
     close = nearest(flag.lstrip("-"), [*_KNOWN, "config", "help", "version", "print_config"])
-    remedy = f"Did you mean --{close}?" if close else "--help lists all flags."
+    remedy = f"Did you mean --{close}?" if close else "--help all lists all flags."
     return ConfigError(f"unknown flag {flag}", remedy=remedy)
 
 

@@ -28,6 +28,7 @@ class Rule:
 
     Args:
       help: one sentence for `--help`, without the default.
+      brief: a few words for the first screen of `--help`, which has only options with such words.
       at_least, at_most: bounds that are themselves allowed.
       above, below: bounds that are not.
       multiple_of: every value is a multiple of it.
@@ -50,6 +51,7 @@ class Rule:
     """
 
     help: str
+    brief: str = ""
     at_least: float | None = None
     at_most: float | None = None
     above: float | None = None

@@ -234,7 +234,7 @@ def _unknown(
     key: str, where: str, known: typing.Collection[str], groups: typing.Collection[str]
 ) -> ConfigError:
     close = nearest(key, known)
-    remedy = f"Did you mean {close}?" if close else "`python train_flax.py --help` lists all keys."
+    remedy = f"Did you mean {close}?" if close else "`python train_flax.py --help all` lists all keys."
     if key in groups:
         remedy = f"Keys are not grouped: write them at the left margin, without `{key}:` above them."
     if key == "config":

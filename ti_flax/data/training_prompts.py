@@ -30,10 +30,12 @@ class TrainingPrompts(NamedTuple):
     Attributes:
       token_ids: `[groups, variants, tokens]` int32.
       groups: `[images]` int32, which group describes each image.
+      table: the same as texts.
     """
 
     token_ids: np.ndarray
     groups: np.ndarray
+    table: PromptTable
 
 
 def make_prompts(
@@ -70,7 +72,7 @@ def make_prompts(
     token_ids = encode_table(tokenizer, table, concept)
     require_all_words(concept, token_ids)
     say_prompts(table, concept, tokenizer, token_ids)
-    return TrainingPrompts(token_ids, np.asarray(table.groups, np.int32))
+    return TrainingPrompts(token_ids, np.asarray(table.groups, np.int32), table)
 
 
 def require_all_words(concept: Concept, token_ids: np.ndarray) -> None:

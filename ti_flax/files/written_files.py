@@ -208,6 +208,26 @@ def only_run(folder: Path) -> Iterator[str]:
         yield note
 
 
+def refuse_busy(folder: Path) -> None:
+    """Refuses a folder that a run is at work in; changes nothing.
+
+    Raises:
+      OutputError: one is.
+    """
+    try:
+        descriptor = os.open(folder / LIST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _busy(folder) from None
+    except OSError:  # a file system without locks
+        pass
+    finally:
+        os.close(descriptor)
+
+
 def _busy(folder: Path) -> OutputError:
     runs = [line.removeprefix(_RUN) for line in _lines(folder) or () if line.startswith(_RUN)]
     return OutputError(

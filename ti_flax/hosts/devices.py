@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
@@ -40,6 +43,42 @@ def usable_cores() -> int:
 
 def _asked_for_cpu_devices() -> bool:
     return _ASKED[0] in os.environ or _ASKED[1] in os.environ.get("XLA_FLAGS", "")
+
+
+class Expected(NamedTuple):
+    """The devices that JAX would find.
+
+    Attributes:
+      platform: `cpu`, `gpu` or `tpu`.
+      count: how many; of a CPU, its cores.
+    """
+
+    platform: str
+    count: int
+
+
+_DEV = Path("/dev")
+# The packages that let JAX see devices, and their names there.
+_DEVICES = {
+    "tpu": (("libtpu",), ("accel[0-9]*", "vfio/[0-9]*")),
+    "gpu": (("jax_cuda12_plugin", "jax_cuda13_plugin"), ("nvidia[0-9]*",)),
+}
+
+
+def expected_devices() -> Expected:
+    """The devices that JAX would find here, told by files and packages: none is started, and none held."""
+    wanted = os.environ.get("JAX_PLATFORMS", "").lower()
+    for platform, (packages, names) in _DEVICES.items():
+        named = not wanted or platform in wanted or (platform == "gpu" and "cuda" in wanted)
+        if named and any(importlib.util.find_spec(package) for package in packages):
+            found = len({path for name in names for path in _DEV.glob(name)})
+            if platform == "gpu" and (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+                found = min(
+                    found, len([each for each in visible.split(",") if each.strip() not in ("", "-1")])
+                )
+            if found:
+                return Expected(platform, found)
+    return Expected("cpu", usable_cores())
 
 
 def start_devices() -> None:

@@ -61,7 +61,9 @@ def find_base_model(options: ModelOptions, components: Sequence[str], *, weights
         place,
         variant=options.variant,
         config_folder=described,
-        vae=None if vae is None or "vae" not in components else resolve_vae(vae, variant=options.variant),
+        vae=None
+        if vae is None or "vae" not in components
+        else resolve_vae(vae, variant=options.variant, weights=weights),
         clip_skip=options.clip_skip,
         prediction_type=options.prediction_type,
         rescale_betas_zero_snr=options.rescale_betas_zero_snr,

@@ -18,6 +18,7 @@ from ti_flax.data.dataset import Dataset, encoded, with_class_images
 from ti_flax.data.encoding import Encoding, settle_encoding
 from ti_flax.data.images.load import TrainingImages
 from ti_flax.data.latents import Encoder
+from ti_flax.data.prompts.prompt_table import PromptTable
 from ti_flax.data.training_images import (
     latents_cache,
     make_buckets,
@@ -67,6 +68,7 @@ class TrainingInputs:
       added: the rows beside the token table before any update: the concept's, then loaded ones.
       frozen_words: embeddings that prompts may name and that stay as they are.
       origins: what the rows of each word start from, in words.
+      prompts: the training prompts as texts.
     """
 
     concept: Concept
@@ -78,6 +80,7 @@ class TrainingInputs:
     added: AddedRows
     frozen_words: tuple[Word, ...]
     origins: tuple[str, ...]
+    prompts: PromptTable
 
     @property
     def tokenizer(self) -> Any:
@@ -117,12 +120,15 @@ def load_inputs(config: RunConfig) -> TrainingInputs:
     return read_inputs(config).encoded()
 
 
-def read_inputs(config: RunConfig, model: FlaxStableDiffusion | None = None) -> TrainingInputs:
+def read_inputs(
+    config: RunConfig, model: FlaxStableDiffusion | None = None, *, all_pixels: bool = False
+) -> TrainingInputs:
     """Reads tokenizer, images and weights, cheap things that can be wrong first; encodes nothing.
 
     Args:
       config: of the run.
       model: that is there already, with its VAE; None: it is read.
+      all_pixels: keep the pixels of all images, not of those alone that a run shows.
     """
     tokens = add_concept_tokens(config)
     templates = chosen_templates(config.prompts, config.concept.learnable_property, config.concept.words)
@@ -154,13 +160,16 @@ def read_inputs(config: RunConfig, model: FlaxStableDiffusion | None = None) -> 
     return TrainingInputs(
         concept=tokens.concept,
         tokenizers=tokens.tokenizers,
-        images=images.with_pixels_of(images_shown(config) if hosts.is_first() else 0),
+        images=images
+        if all_pixels
+        else images.with_pixels_of(images_shown(config) if hosts.is_first() else 0),
         model=model,
         examples=examples,
         images_digest=encoding.digest,
         added=added,
         frozen_words=tokens.frozen_words,
         origins=tuple(start.origin for start in tokens.starts),
+        prompts=prompts.table,
     )
 
 
@@ -337,13 +346,13 @@ def learning_encoders(learned_text_encoders: str) -> tuple[str, ...]:
     return {"both": (FIRST, SECOND), "first": (FIRST,), "second": (SECOND,)}[learned_text_encoders]
 
 
-def chosen_attention(name: str) -> Attention:
-    """The implementation of attention that was asked for.
+def chosen_attention(name: str, platform: str | None = None) -> Attention:
+    """The implementation of attention that was asked for, on the machine's platform (None: JAX's).
 
     Raises:
       ConfigError: it is another machine's.
     """
-    needed, here = {"cudnn": "gpu", "flash": "tpu"}.get(name), jax.default_backend()
+    needed, here = {"cudnn": "gpu", "flash": "tpu"}.get(name), platform or jax.default_backend()
     if needed is not None and needed != here:
         raise ConfigError(
             "attention",

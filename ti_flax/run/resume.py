@@ -62,16 +62,21 @@ def start_state(
 def _restored(config: RunConfig, state: TrainState, inputs: TrainingInputs, from_disk: Saved) -> TrainState:
     saved, folder = from_disk.checkpoint, from_disk.folder
     checkpoints.check_same_run(saved, inputs.fingerprint, folder)
-    for option, value in config.to_dict().items():
-        # Options that the checkpoint does not know had their defaults when it was made.
-        before = saved.config.get(option, OPTIONS[option].default)
-        if OPTIONS[option].rule.changes_bits and before != value:
-            say(f"note: {option} was {before} in {folder.name} and is now {value}")
+    say_changes(config, from_disk)
     mean = checkpoints.restore_mean(state.mean_rows, saved, folder)
     optimizer = checkpoints.restore_optimizer(state.opt_state, saved.optimizer, folder)
     say(f"resuming from {folder}, step {saved.step}")
     rows = {encoder: jnp.asarray(each) for encoder, each in saved.rows.items()}
     return TrainState(rows, optimizer, jnp.int32(saved.step), mean)
+
+
+def say_changes(config: RunConfig, from_disk: Saved) -> None:
+    """Says which options that change a run's bits are not as the checkpoint was made with."""
+    for option, value in config.to_dict().items():
+        # Options that the checkpoint does not know had their defaults when it was made.
+        before = from_disk.checkpoint.config.get(option, OPTIONS[option].default)
+        if OPTIONS[option].rule.changes_bits and before != value:
+            say(f"note: {option} was {before} in {from_disk.folder.name} and is now {value}")
 
 
 def agree_on_seed(config: RunConfig, saved: Saved | None) -> RunConfig:

@@ -24,6 +24,7 @@ from ti_flax.monitoring.report.page import PAGE
 from ti_flax.monitoring.trackers import chosen_trackers
 from ti_flax.run.advice import after_training, before_training
 from ti_flax.run.done import is_finished, nothing_to_do, surely_the_same
+from ti_flax.run.dry_run.show import dry_run
 from ti_flax.run.fit import begin_compiling, fit
 from ti_flax.run.inputs import TrainingInputs, read_inputs
 from ti_flax.run.many.queue import train_concepts
@@ -65,7 +66,7 @@ _ALSO_THE_SAME = (
 
 
 def train(config: RunConfig, *, hooks: Sequence[Hook] = ()) -> Path:
-    """Trains a concept and writes its files; returns the output folder.
+    """Trains a concept and writes its files; returns the output folder, or the sheet of a dry run.
 
     Args:
       config: everything the run is told.
@@ -75,6 +76,8 @@ def train(config: RunConfig, *, hooks: Sequence[Hook] = ()) -> Path:
       TiFlaxError: anything the user can put right.
       Stopped: a signal ended it early.
     """
+    if config.output.dry_run:
+        return dry_run(config)
     if config.training.deterministic:
         make_deterministic()
     if config.monitoring.quiet:  # before the libraries that draw bars of their own are imported

@@ -16,6 +16,8 @@ _WITHOUT_MEANING = {
     "n_save_sample": "num_validation_images of the run says how many previews are drawn",
     "save_sample_prompt": "validation_prompt asks for previews",
 }
+# All keys that are no options of this program.
+OTHER_KEYS = (*_KEYS, *_WITHOUT_MEANING)
 _STARTS = ("initializer_token", "init_embeds", "initializer_mode")
 _TEMPLATES = ("templates", "template_file", "prompt_template")
 

@@ -16,6 +16,7 @@ class ModelOptions(Options):
     pretrained_model_name_or_path: str = option(
         metavar="ID_OR_PATH",
         path="input",
+        brief="Stable Diffusion 1.x, 2.x or XL: a Hub id, folder or .safetensors file",
         help="Stable Diffusion 1.x, 2.x or XL model: a Hub repository id, a folder in diffusers' layout, or "
         "one .safetensors or .ckpt file in the original layout.",
     )
@@ -94,6 +95,7 @@ class ConceptOptions(Options):
         (),
         metavar="TOKEN",
         when_unset="required, unless concepts is given",
+        brief='the new word, such as "<my-cat>"',
         help='The new word, unknown to the tokenizer, such as "<cat-toy>"; several are learned together',
         excludes=("concepts",),
         required_unless="concepts",
@@ -105,6 +107,7 @@ class ConceptOptions(Options):
         metavar="TEXT",
         when_unset="required, unless init_embeds or initializer_mode random says what to start from, or "
         "concepts is given",
+        brief="a known word that it starts as, such as cat",
         help='Known word or words that the new word starts as, such as "toy" or "blue bmw": '
         "each of k tokens starts an equal share of the vectors, in order",
         needs=("initializer_mode spread|mean",),
@@ -155,6 +158,7 @@ class ConceptOptions(Options):
     )
     learnable_property: Literal["object", "style"] = option(
         "object",
+        brief="what the images have in common",
         help="What the images have in common, which chooses the built-in prompt templates.",
         per_concept=True,
     )
@@ -185,6 +189,7 @@ class ImageOptions(Options):
         metavar="SOURCE",
         path="input",
         when_unset="required, unless concepts is given",
+        brief="the images: a folder, a list, links or a dataset",
         help="Where the images are: a folder with its sub-folders, an image, a text file with a path or "
         "link a line, a link, a dataset on disk, or a Hub dataset id such as diffusers/cat_toy_example",
         required_unless="concepts",

@@ -16,6 +16,7 @@ class OutputOptions(Options):
         "text-inversion-model",
         metavar="FOLDER",
         path="output",
+        brief="where everything goes",
         help="Folder for everything that the run writes.",
     )
     save_steps: int = option(
@@ -39,8 +40,16 @@ class OutputOptions(Options):
         metavar="NAME",
         path="output",
         when_unset="a new run",
+        brief="go on with a stopped run: auto",
         help='Checkpoint to continue from: "auto" (or "latest"), the newest whole one if there is any yet; '
         "or a name or path such as checkpoint-500.",
+    )
+    dry_run: bool = option(
+        False,
+        brief="show images, prompts, memory and downloads; train nothing",
+        help="Find all that a run would find wrong before it compiles, show images, prompts, memory, disk "
+        "and downloads, and end: no weights are read, and the one file written is a sheet of the images "
+        "beside output_dir.",
     )
 
 
@@ -52,6 +61,7 @@ class MonitoringOptions(Options):
         None,
         metavar="PROMPT",
         when_unset="no previews",
+        brief='draw previews of it, such as "a {} on a beach"',
         help='Prompt of the preview images, such as "a <cat-toy> on a beach"',
         per_concept=True,
     )

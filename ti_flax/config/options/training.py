@@ -66,6 +66,7 @@ class TrainingOptions(Options):
         5000,
         at_least=1,
         when_unset="num_train_epochs epochs",
+        brief="updates to make; auto ends when nothing improves",
         help="Training steps of the run; auto ends it when it no longer improves or the word drowns the rest "
         "of prompts, after 5000 at the latest, and makes the best vectors the result.",
         changes_bits=True,
@@ -148,6 +149,7 @@ class OptimizerOptions(Options):
     learning_rate: float | str = option(
         1e-4,
         at_least=0,
+        brief="how fast to learn",
         help='Learning rate after any warmup, or rates and their last steps, "0.05:50, 0.01:100, 0.005".',
         changes_bits=True,
         per_concept=True,

@@ -5,7 +5,7 @@ import glob
 import os
 import pathlib
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ti_flax.errors import WeightsError
 from ti_flax.models.weights.model_folder import (
@@ -59,12 +59,13 @@ def resolve_model(
     return _download(_repository(name_or_path, "model"), revision, needed)
 
 
-def resolve_vae(name_or_path: str, *, variant: str | None = None) -> pathlib.Path:
+def resolve_vae(name_or_path: str, *, variant: str | None = None, weights: bool = True) -> pathlib.Path:
     """Return the folder or file of an autoencoder, downloaded first where the name is a Hub repository's.
 
     Args:
       name_or_path: a folder of a VAE or of a model that has one, a file, or `owner/name` of either.
       variant: taken where the repository has it.
+      weights: False for the config file alone.
 
     Raises:
       WeightsError: as `resolve_model`.
@@ -79,11 +80,55 @@ def resolve_vae(name_or_path: str, *, variant: str | None = None) -> pathlib.Pat
             expected="a folder with a VAE's config.json and weights, or a model folder",
             found=present,
         )
-    needed = functools.partial(needed_vae_files, variant=variant)
+    needed = functools.partial(needed_vae_files, variant=variant, weights=weights)
     return _download(_repository(name_or_path, "VAE"), None, needed)
 
 
-def needed_vae_files(names: Collection[str], *, variant: str | None, where: str) -> list[str]:
+class Missing(NamedTuple):
+    """What is still to be downloaded.
+
+    Attributes:
+      repository: on the Hub.
+      files: names and bytes; the bytes are None where the Hub does not say.
+    """
+
+    repository: str
+    files: dict[str, int | None]
+
+
+def missing_files(
+    name_or_path: str, folder: pathlib.Path, needed: Callable[..., list[str]], revision: str | None = None
+) -> Missing | None:
+    """Return what a run would download of a repository; None of what is a folder or file here.
+
+    Args:
+      name_or_path: as for `resolve_model`.
+      folder: where its config files are.
+      needed: chooses among the names of its files.
+      revision: branch, tag or commit on the Hub.
+
+    Raises:
+      WeightsError: the Hub cannot be reached, and not all is here.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    if pathlib.Path(os.path.expanduser(name_or_path)).exists():
+        return None
+    try:
+        api = huggingface_hub.HfApi()
+        said = api.model_info(name_or_path, revision=revision, files_metadata=True).siblings or []
+    except (OSError, getattr(errors, "HTTPError", OSError)) as error:
+        _downloaded_before(name_or_path, revision, needed, error)
+        return Missing(name_or_path, {})
+    wanted = {*needed([file.rfilename for file in said], where=f"model {name_or_path}")}
+    files = {file.rfilename: file.size for file in said if file.rfilename in wanted}
+    return Missing(name_or_path, {name: size for name, size in files.items() if not (folder / name).exists()})
+
+
+def needed_vae_files(
+    names: Collection[str], *, variant: str | None, where: str, weights: bool = True
+) -> list[str]:
     """Choose the files of the autoencoder that is a repository, or is in the folder `vae/` of one.
 
     Raises:
@@ -93,8 +138,8 @@ def needed_vae_files(names: Collection[str], *, variant: str | None, where: str)
     inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     if "config.json" not in inside:
         raise WeightsError(where, expected="a VAE's config.json, or one in vae/", found="none")
-    weights = choose_weights(inside, "vae", variant, where)
-    return [f"{prefix}{name}" for name in ("config.json", *weights)]
+    chosen = choose_weights(inside, "vae", variant, where) if weights else []
+    return [f"{prefix}{name}" for name in ("config.json", *chosen)]
 
 
 def _holds_vae(folder: pathlib.Path) -> bool:

@@ -19,7 +19,13 @@ from ti_flax.models.weights.model_folder import (
     read_json,
 )
 from ti_flax.models.weights.other_kinds import refuse_configs
-from ti_flax.models.weights.parameters import Tree, read_place, read_tensors
+from ti_flax.models.weights.parameters import (
+    Tree,
+    check_place,
+    check_tensors,
+    read_place,
+    read_tensors,
+)
 from ti_flax.models.weights.single_file import SingleFile, open_single_file, open_vae_file
 
 COMPONENTS = ("text_encoder", "unet", "vae")
@@ -114,6 +120,20 @@ class ModelSource:
             return read_place(self.place / component, component, expected, dtype=dtype, variant=self.variant)
         tensors = self.file.tensors[component]
         return read_tensors(tensors, component, expected, dtype=dtype, where=self.place)
+
+    def check_params(self, component: str, expected: Tree) -> None:
+        """Check by headers alone that the files of a component hold its parameters.
+
+        Raises:
+          WeightsError: listing what is missing, left over or of another shape.
+        """
+        place = self._vae_place() if component == "vae" and self.vae is not None else None
+        if place is not None and not place.is_dir():
+            check_tensors(open_vae_file(place)[1], "vae", expected, where=place)
+        elif place is not None or self.file is None:
+            check_place(place or self.place / component, component, expected, variant=self.variant)
+        else:
+            check_tensors(self.file.tensors[component], component, expected, where=self.place)
 
     def _vae_config(self) -> dict[str, Any]:
         place = self._vae_place()

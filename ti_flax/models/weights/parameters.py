@@ -36,6 +36,8 @@ from ti_flax.models.weights.tensor_files import (
 
 __all__ = [
     "check_kind",
+    "check_place",
+    "check_tensors",
     "read_config",
     "read_params",
     "read_place",
@@ -99,12 +101,30 @@ def read_place(
     variant: str | None = None,
 ) -> dict[str, Any]:
     """Read the parameters of a component from the folder that holds its files, as `read_params` does."""
+    files = _chosen_files(place, component, variant)
+    if files[0].suffix == MSGPACK:
+        return _read_flax(files[0], component, expected, dtype)
+    where = files[0] if len(files) == 1 else place
+    return read_tensors(_index_shards(files, component), component, expected, dtype=dtype, where=where)
+
+
+def check_place(place: pathlib.Path, component: str, expected: Tree, *, variant: str | None = None) -> None:
+    """Check by their headers that a component's files hold what is expected; reads no numbers.
+
+    Raises:
+      WeightsError: as `read_params`, but for numbers that are none.
+    """
+    files = _chosen_files(place, component, variant)
+    if files[0].suffix == MSGPACK:
+        _account_of_flax(files[0], component, expected)
+    else:
+        where = files[0] if len(files) == 1 else place
+        check_tensors(_index_shards(files, component), component, expected, where=where)
+
+
+def _chosen_files(place: pathlib.Path, component: str, variant: str | None) -> list[pathlib.Path]:
     names = [entry.name for entry in place.iterdir()] if place.is_dir() else []
-    chosen = [place / name for name in choose_weights(names, component, variant, str(place))]
-    if chosen[0].suffix == MSGPACK:
-        return _read_flax(chosen[0], component, expected, dtype)
-    where = chosen[0] if len(chosen) == 1 else place
-    return read_tensors(_index_shards(chosen, component), component, expected, dtype=dtype, where=where)
+    return [place / name for name in choose_weights(names, component, variant, str(place))]
 
 
 def read_tensors(
@@ -127,16 +147,31 @@ def read_tensors(
     Raises:
       WeightsError: listing what is missing, left over or of another shape.
     """
+    shapes = check_tensors(stored, component, expected, where=where)
     wanted = {torch_name(each.path, component): each for each in unstacked_places(expected)}
-    shapes = {name: _torch_shape(each.path, each.shape) for name, each in wanted.items()}
-    found = {name: _linear_shape(tensor.shape, shapes.get(name)) for name, tensor in stored.items()}
-    _check_account(where, shapes, found)
     read = Gathered(expected, dtype)
     for name, tensor in stored.items():
         values = tensor.read().reshape(shapes[name])
         _require_finite(values, name, where)
         read.put(wanted[name], _to_flax(wanted[name].path, values))
     return read.tree()
+
+
+def check_tensors(
+    stored: Mapping[str, StoredTensor], component: str, expected: Tree, *, where: pathlib.Path
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that the tensors of a component have in PyTorch, if they have them; reads none.
+
+    Raises:
+      WeightsError: listing what is missing, left over or of another shape.
+    """
+    shapes = {
+        torch_name(each.path, component): _torch_shape(each.path, each.shape)
+        for each in unstacked_places(expected)
+    }
+    found = {name: _linear_shape(tensor.shape, shapes.get(name)) for name, tensor in stored.items()}
+    _check_account(where, shapes, found)
+    return shapes
 
 
 def torch_state(params: Tree, component: str) -> dict[str, np.ndarray]:
@@ -183,16 +218,22 @@ def _current_name(name: str, component: str) -> str:
 
 
 def _read_flax(file: pathlib.Path, component: str, expected: Tree, dtype: DTypeLike | None) -> dict[str, Any]:
-    stored = {name: tensor for name, tensor in index_msgpack(file).items() if not is_ignored(name, component)}
+    stored = _account_of_flax(file, component, expected)
     wanted = {"/".join(each.path): each for each in unstacked_places(expected)}
-    shapes = {name: each.shape for name, each in wanted.items()}
-    _check_account(file, shapes, {name: tensor.shape for name, tensor in stored.items()})
     read = Gathered(expected, dtype)
     for name, tensor in stored.items():
         values = tensor.read()
         _require_finite(values, name, file)
         read.put(wanted[name], values)
     return read.tree()
+
+
+def _account_of_flax(file: pathlib.Path, component: str, expected: Tree) -> dict[str, StoredTensor]:
+    """The tensors of a msgpack file, which have the names and shapes that are expected."""
+    stored = {name: tensor for name, tensor in index_msgpack(file).items() if not is_ignored(name, component)}
+    shapes = {"/".join(each.path): each.shape for each in unstacked_places(expected)}
+    _check_account(file, shapes, {name: tensor.shape for name, tensor in stored.items()})
+    return stored
 
 
 # Of a float's bits, those that are all set in infinities and in what is no number.
