@@ -76,6 +76,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--steps", type=int, nargs="+", default=[200, 400], metavar="N", help="measure after so many steps")
     add("--samples", type=int, default=32, help="images that the judge looks at for each figure")
     add("--seed", type=int, default=0, help="seed of the training")
+    add("--row_rate", type=float, default=2e-3, help="learning rate of the row")
     add("--behind_rate", type=float, default=1e-2, help="learning rate behind the text encoder")
     add("--constant", action="store_true", help="keep the learning rates; by default they fall by a cosine")
     add("--guidance_scale", type=float, default=GUIDANCE_SCALE, help="guidance of the samples; 1 is none")
@@ -157,8 +158,10 @@ class Teaching:
     def learn(self, place: str) -> list[dict[str, Any]]:
         """Learns at a place and measures after each of the steps."""
         parts, began, options = place.split("+"), time.perf_counter(), self._options
-        rate = float(self._config.optimizer.learning_rate)
-        rates = {name: (rate if name == "row" else options.behind_rate) * (name in parts) for name in PLACES}
+        rates = {
+            name: (options.row_rate if name == "row" else options.behind_rate) * (name in parts)
+            for name in PLACES
+        }
         used = {name: jnp.float32(name in parts) for name in ("replaced", "output")}
         state = (learned := self.start()), _ADAM.init(learned), jnp.int32(0)
         results, total = [], max(options.steps)

@@ -3,7 +3,7 @@
     python benchmarks/prompt_sensitivity.py                the demo's ten concepts, two rates, five steps
     python benchmarks/prompt_sensitivity.py --held_out     ten other concepts
 
-Words are taught at several learning rates, judged after several numbers of steps, and measured. A word is
+AdamW teaches words at several rates; they are judged after several numbers of steps, and measured. A word is
 over-trained where less than 0.9 of its images have the background that the prompt asks for. The area under
 the ROC curve is the chance that a word that is over-trained has a smaller number than one that is not. What
 is judged and measured is kept under --output: a run that goes on does the rest. Other options are those of
@@ -172,7 +172,15 @@ def taught(
     )
     for concept in chosen:
         write_images(concept, output.resolve() / "images" / concept.name, of_run.images)
-    flags = [*training, "--learning_rate", rate, "--eval_steps", str(np.gcd.reduce(options.steps))]
+    flags = [
+        "--preset",
+        "null",
+        *training,
+        "--learning_rate",
+        rate,
+        "--eval_steps",
+        str(np.gcd.reduce(options.steps)),
+    ]
     config = learning_quality.settings(of_run, flags, chosen, seed=options.seed)
     again = {"overwrite_output_dir": False, "resume_from_checkpoint": "auto"}
     return train(config.replace(**again))

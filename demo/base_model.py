@@ -155,15 +155,21 @@ def continued_model(
     """
     finished = load_stable_diffusion(folder)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), finished.params)
-    table = params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]
-    first = untrained.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]
-    rows, known = np.array(first["embedding"]), load_tokenizer(folder).get_vocab()
+    shapes, expected = (jax.tree.map(np.shape, tree) for tree in (params, dict(untrained.params)))
+    for each in (shapes, expected):
+        _token_table(each)["embedding"] = "any number of tokens"
+    same_width = finished.widths == untrained.widths
+    if not same_width or shapes != expected:
+        raise ConfigError(f"--start {folder}", expected="a model of --size", found="one of another shape")
+    table, known = _token_table(params), load_tokenizer(folder).get_vocab()
+    rows = np.array(_token_table(untrained.params)["embedding"])
     for token, index in vocabulary.items():
         if token in known:
             rows[index] = table["embedding"][known[token]]
     table["embedding"] = rows
-    shapes, expected = (jax.tree.map(np.shape, tree) for tree in (params, dict(untrained.params)))
-    if shapes != expected:
-        raise ConfigError(f"--start {folder}", expected="a model of --size", found="one of another shape")
     configs = untrained.configs | {"vae": finished.configs["vae"]}
     return dataclasses.replace(untrained, vae=finished.vae, configs=configs, params=params)
+
+
+def _token_table(params: Mapping[str, Any]) -> dict[str, Any]:
+    return params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]

@@ -1,5 +1,7 @@
 """Presets: what they stand for, and what wins over them."""
 
+import pathlib
+
 import pytest
 
 from ti_flax import load_config
@@ -8,6 +10,7 @@ from ti_flax.config.presets import PRESETS, layered
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.errors import ConfigError
 
+ROOT = pathlib.Path(__file__).parents[2]
 NEEDED = {
     "pretrained_model_name_or_path": "model",
     "train_data_dir": "images",
@@ -76,6 +79,15 @@ def test_every_preset_is_a_configuration(name, capsys):
     config = parse_config([f"--{key}={value}" for key, value in NEEDED.items()] + ["--preset", name])
     assert {key: config.to_dict()[key] for key in PRESETS[name]} == PRESETS[name]
     assert not capsys.readouterr().err  # no note on options that nobody wrote
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_suits_every_configuration(name, file):
+    flags = ["--optimizer=adam", "--max_grad_norm=1", "--pull_to_start=0.1", "--embedding_norm=keep"]
+    changed = parse_config(["--config", str(file), *flags]).replace(preset=name)
+    assert {key: changed.to_dict()[key] for key in PRESETS[name]} == PRESETS[name]
+    assert parse_config(["--config", str(file), "--preset", name]).optimizer.optimizer == "directional"
 
 
 def test_every_name_of_a_preset_is_a_preset():

@@ -3,11 +3,26 @@
 import typing
 from collections.abc import Iterable, Mapping
 
+# Directions at one rate and their running mean, and nothing that does not go with it: a preset suits every
+# configuration.
+_DIRECTIONS: Mapping[str, object] = {
+    "optimizer": "directional",
+    "optimizer_args": None,
+    "scale_lr": False,
+    "lr_scheduler": "constant",
+    "lr_step_rules": None,
+    "max_grad_norm": None,
+    "grad_clip_value": None,
+    "embedding_norm": "none",
+    "pull_to_start": 0.0,
+    "use_ema": True,
+    "ema_decay": 0.9,
+}
 # What a preset stands for; docs/learning.md says what each was measured to give.
 PRESETS: Mapping[str, Mapping[str, object]] = {
-    "quick": {},
-    "balanced": {},
-    "careful": {},
+    "quick": _DIRECTIONS | {"learning_rate": 0.05, "max_train_steps": 60},
+    "balanced": _DIRECTIONS | {"learning_rate": 0.05, "max_train_steps": 100},
+    "careful": _DIRECTIONS | {"learning_rate": 0.02, "max_train_steps": "auto"},
 }
 
 
