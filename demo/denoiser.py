@@ -37,6 +37,24 @@ def snr_weights(schedule: NoiseSchedule) -> np.ndarray:
     return weights / weights.mean()
 
 
+def shardings(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
+    """Of what every device holds, and of a batch that as many devices as can share out.
+
+    On the CPU a single device leaves most of the cores idle.
+    """
+    mesh = Mesh(jax.devices()[: math.gcd(batch_size, jax.device_count())], ("samples",))
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("samples"))
+
+
+def averaged(average: Any, params: Any, step: jax.Array) -> Any:
+    """The running average with the next parameters.
+
+    Early on it follows quickly, so that it does not remember the start.
+    """
+    decay = jnp.minimum(_EMA_DECAY, (1.0 + step) / (10.0 + step))
+    return optax.incremental_update(params, average, 1.0 - decay)
+
+
 def choose(
     keys: jax.Array, described: np.ndarray, counts: tuple[int, ...], options: argparse.Namespace
 ) -> tuple[jax.Array, jax.Array]:
@@ -66,8 +84,6 @@ def train_denoiser(
 ) -> tuple[dict[str, Any], float]:
     """Trains text encoder and UNet; returns the running average of their parameters, and the seconds.
 
-    All devices share each batch out. On the CPU a single one leaves most of the cores idle.
-
     Args:
       model: modules and starting parameters.
       latents: `[scenes, height, width, channels]` float32, unscaled.
@@ -79,8 +95,7 @@ def train_denoiser(
     schedule = NoiseSchedule.from_config(model.configs["scheduler"])
     optimizer = make_optimizer(options.denoiser_steps, options.peak_rate)
     seed = jax.random.key(options.seed + 1)
-    mesh = Mesh(jax.devices()[: math.gcd(options.batch_size, jax.device_count())], ("samples",))
-    everywhere, shared = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("samples"))
+    everywhere, shared = shardings(options.batch_size)
     resident = jax.device_put(latents * np.float32(model.vae.config.scaling_factor), everywhere)
     captions = jax.device_put(token_ids, everywhere)
     empty = jnp.asarray(encode_prompts(tokenizer, [""])[0])
@@ -106,10 +121,7 @@ def train_denoiser(
         value, gradient = jax.value_and_grad(loss)(params, jax.random.fold_in(seed, step), resident, captions)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         params = optax.apply_updates(params, updates)
-        # Early on the average follows quickly, so that it does not remember the start.
-        decay = jnp.minimum(_EMA_DECAY, (1.0 + step) / (10.0 + step))
-        average = optax.incremental_update(params, average, 1.0 - decay)
-        return (params, average, opt_state), value
+        return (params, averaged(average, params, step), opt_state), value
 
     params = {name: jax.tree.map(jnp.asarray, model.params[name]) for name in ("text_encoder", "unet")}
     state, seconds = run_updates(

@@ -1,6 +1,7 @@
 """Whole runs that learn several words together: rows, files, prompts, and what is the same as with one."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -116,7 +117,9 @@ def test_what_a_run_lists_are_its_files(watched):
         assert 'pipe.load_textual_inversion("learned_embeds-hat.safetensors")' in text
         assert 'pipe("a photo of a <cat> and <hat>")' in text
     assert '| `<cat>` | 2 | the word "toy" | `learned_embeds-cat.safetensors` |' in card
-    assert "<tr><td>&lt;hat&gt;</td><td>1</td><td>the word &quot;cat&quot;</td></tr>" in page
+    cells = re.findall("<td[^>]*>(.*?)</td>", page)
+    at = cells.index("&lt;hat&gt;")
+    assert cells[at + 1 : at + 3] == ["1", "the word &quot;cat&quot;"]
     facts = RunFacts.read(watched)
     assert (facts.words, facts.token, facts.vectors) == ({"<cat>": 2, "<hat>": 1}, "<cat> and <hat>", 3)
 
