@@ -194,14 +194,11 @@ def learned(
     folder = train(config)
     points = []
     for concept in concepts:
-        scores: dict[int, Score] = {}
+        scores: dict[Path, Score] = {}
         own = folder / concept.name
-        for kind, steps, of_step, file in (
-            ended(own) if config.training.until_done else embeddings(own, options.steps)
-        ):
-            # Rows of the same step are the same.
-            score = scores.get(of_step) or scored(studio, concept, options, file)
-            scores[of_step] = score
+        found = ended(own) if config.training.until_done else embeddings(own, options.steps)
+        for kind, steps, file in found:
+            score = scores[file] = scores.get(file) or scored(studio, concept, options, file)
             points.append(Point(concept.name, kind, steps, seed, score))
             print(
                 f"{concept.name} seed {seed} step {steps}{'' if kind == 'learned' else f', {kind}'}: "
@@ -211,25 +208,27 @@ def learned(
     return points
 
 
-def ended(folder: Path) -> list[tuple[str, int, int, Path]]:
+def ended(folder: Path) -> list[tuple[str, int, Path]]:
     """What to score of a concept's run that ended itself, as `embeddings` tells it."""
     table = read_evaluations(folder / TABLE)
     best, result = best_of(table), folder / "learned_embeds.safetensors"
     at = 0 if best is None else best.step
-    return [("ended", table[-1].step, at, result), ("chosen", at, at, result)]
+    return [("ended", table[-1].step, result), ("chosen", at, result)]
 
 
-def embeddings(folder: Path, steps: Sequence[int]) -> list[tuple[str, int, int, Path]]:
-    """What to score of a concept's run: kind, steps made, the step that the rows are of, and the file.
+def embeddings(folder: Path, steps: Sequence[int]) -> list[tuple[str, int, Path]]:
+    """What to score of a concept's run: kind, steps and file.
 
     The last is what `load_best_model_at_end` would take, if the run evaluated its rows.
     """
     names = {step: f"learned_embeds-steps-{step}" for step in sorted(set(steps))} | {
         max(steps): "learned_embeds"
     }
-    found = [("learned", step, step, folder / f"{name}.safetensors") for step, name in names.items()]
+    files = {step: folder / f"{name}.safetensors" for step, name in names.items()}
+    found = [("learned", step, file) for step, file in files.items()]
     best = best_of(read_evaluations(folder / TABLE))
-    return found if best is None else [*found, ("chosen", best.step, best.step, folder / BEST)]
+    # Of a step that is scored anyway, the best rows are those of its file.
+    return found if best is None else [*found, ("chosen", best.step, files.get(best.step, folder / BEST))]
 
 
 def settings(

@@ -96,18 +96,21 @@ def train(options: argparse.Namespace) -> None:
     show_cores()
     seconds = {}
     options.work.mkdir(parents=True, exist_ok=True)
+    if not 0 <= options.described <= 1:
+        raise ConfigError("--described", expected="a share from 0 to 1", found=f"{options.described:g}")
     if options.start is not None and options.start.resolve() == options.output.resolve():
         raise ConfigError("--output", expected="another folder than --start", found=str(options.output))
     words = write_tokenizer(options.output / "tokenizer", words=" ".join(vocabulary()), length=TOKENS)
     tokenizer = load_tokenizer(options.output)
     model = untrained_model(words, seed=options.seed, size=options.size)
+    if options.start is not None:
+        model = continued_model(model, words, options.start)
     scenes, images = render_scenes(options.scenes, seed=options.seed)
     if options.start is None:
         model.params["vae"], seconds["autoencoder"] = train_autoencoder(model, images, options)
         latents = encode_scenes(model, images, options.work / "latents.npy")
         model = scaled(model, latents)
     else:
-        model = continued_model(model, words, options.start)
         latents = encode_scenes(model, images, options.work / "latents.npy")
     token_ids = write_captions(scenes, tokenizer, options.captions, seed=options.seed)
     described = np.flatnonzero([scene.shape in HELD_OUT_SHAPES for scene in scenes])

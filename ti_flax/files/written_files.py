@@ -127,7 +127,7 @@ def delete_written(folder: Path) -> None:
         if parent != Path():
             with contextlib.suppress(OSError):
                 (folder / parent).rmdir()
-    runs = [line for line in _lines(folder) or () if line.startswith(_RUN)]
+    runs = _runs(folder)
     with open(folder / LIST, "r+b") as file:  # the same file, as it is locked
         file.truncate()
         file.write(f"{_TITLE}{runs[-1] if runs else _RUN}\n".encode())
@@ -165,9 +165,9 @@ def last_run(folder: Path) -> LastRun | None:
     """Reads which run was last at work in a folder; None without a list, or if nothing can be read of it."""
     if _entries(folder) is None:
         return None
-    lines = [line for line in _lines(folder) or () if line.startswith(_RUN)]
+    runs = _runs(folder)
     found = re.fullmatch(
-        rf"{re.escape(_RUN)}process ([1-9]\d{{0,9}}) on (.*), (\S+ \S+)", lines[-1] if lines else ""
+        rf"{re.escape(_RUN)}process ([1-9]\d{{0,9}}) on (.*), (\S+ \S+)", runs[-1] if runs else ""
     )
     if found is None:
         return None
@@ -228,8 +228,13 @@ def refuse_busy(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _runs(folder: Path) -> list[str]:
+    """The lines of a folder's list that say which runs were at work in it."""
+    return [line for line in _lines(folder) or () if line.startswith(_RUN)]
+
+
 def _busy(folder: Path) -> OutputError:
-    runs = [line.removeprefix(_RUN) for line in _lines(folder) or () if line.startswith(_RUN)]
+    runs = [line.removeprefix(_RUN) for line in _runs(folder)]
     return OutputError(
         f"output_dir {folder}",
         expected="no other run at work in it",

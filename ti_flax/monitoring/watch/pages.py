@@ -231,7 +231,7 @@ def _state_of_many(entries: Iterable[Entry], at_work: bool | None, view: View) -
 
 def _silence(state: RunState) -> str:
     """How long nothing has been written, where that is worth a word."""
-    if not state.goes_on or state.at_work is False or (state.silence or 0.0) < _LONG_SILENCE:
+    if state.at_work is False or (state.silence or 0.0) < _LONG_SILENCE:
         return ""
     return f" Nothing was written for {clock(state.silence or 0.0)}."
 

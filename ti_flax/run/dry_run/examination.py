@@ -77,7 +77,7 @@ def check_folder(config: RunConfig) -> None:
     output_dir = Path(config.output.output_dir)
     try:
         refuse_output(config, output_dir)
-        there = next(place for place in (output_dir, *output_dir.absolute().parents) if _is_there(place))
+        there = nearest_there(output_dir)
         if not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(13, os.strerror(13), str(there))
     except OSError as error:
@@ -85,8 +85,16 @@ def check_folder(config: RunConfig) -> None:
     refuse_busy(output_dir)
 
 
+def nearest_there(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there.
+
+    Raises:
+      OSError: no folder can have such a name.
+    """
+    return next(place for place in (folder, *folder.absolute().parents) if _is_there(place))
+
+
 def _is_there(place: Path) -> bool:
-    """Whether there is such a folder; a name that no folder can have is an OSError."""
     try:
         return bool(place.stat())
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from ti_flax.data.encoding import in_units
 from ti_flax.data.images.load import memory_of_machine
 from ti_flax.hosts.devices import Expected
 from ti_flax.models.tokenizer import prompts_cut_off, split_text
-from ti_flax.run.dry_run.examination import Examined
+from ti_flax.run.dry_run.examination import Examined, nearest_there
 from ti_flax.run.dry_run.model import ModelHere
 from ti_flax.run.inputs import TrainingInputs
 
@@ -138,7 +138,7 @@ def in_short(run: Examined) -> str:
             config.concept.each, vector_counts(inputs), inputs.origins, strict=True
         )
     ]
-    counted = "1 image" if len(inputs.images.names) == 1 else f"{len(inputs.images.names)} images"
+    counted = _counted(len(inputs.images.names), "image")
     many = f"{len(lengths)} prompts of up to {max(lengths.values())} tokens" + (
         f", {cut} cut off" if cut else ""
     )
@@ -158,8 +158,7 @@ def words(config: RunConfig, inputs: TrainingInputs) -> Lines:
 
 def vector_counts(inputs: TrainingInputs) -> list[str]:
     """How many vectors each word has, in words."""
-    counts = (len(word.token_ids) for word in inputs.concept.words)
-    return ["1 vector" if count == 1 else f"{count} vectors" for count in counts]
+    return [_counted(len(word.token_ids), "vector") for word in inputs.concept.words]
 
 
 def start_of(word: WordOptions, inputs: TrainingInputs) -> str:
@@ -279,7 +278,7 @@ def length(run: Examined) -> Lines:
         + (
             f" every {monitoring.eval_steps} updates"
             if monitoring.eval_steps
-            else ", which take about a twentieth of the time"
+            else f", which take about a {'fifth' if config.training.until_done else 'twentieth'} of the time"
         )
     )
     yield "run", "; ".join(told)
@@ -311,8 +310,7 @@ def disk(config: RunConfig, room: Room, here: ModelHere) -> Lines:
     whole = config.concept_list.save_joint_pipeline if many else not config.output.only_save_embeds
     pipeline = here.pipeline_bytes() if whole else 0
     place = Path(config.output.output_dir)
-    there = next(each for each in (place.absolute(), *place.absolute().parents) if each.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(nearest_there(place)).free
     what = f"{in_units(pipeline)} for the whole pipeline and " if pipeline else ""
     without = " (only_save_embeds leaves the pipeline out)" if pipeline and not many else ""
     lacking = ", WHICH IS NOT ENOUGH" if pipeline + room.written > free else ""
