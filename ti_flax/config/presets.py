@@ -1,4 +1,4 @@
-"""Options that were measured together, under a name."""
+"""Options that go together, under a name."""
 
 import typing
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ _DIRECTIONS: Mapping[str, object] = {
     "use_ema": True,
     "ema_decay": 0.9,
 }
-# What a preset stands for; docs/learning.md says what each was measured to give.
+# What a preset stands for; docs/learning.md says what each rests on.
 PRESETS: Mapping[str, Mapping[str, object]] = {
     "quick": _DIRECTIONS | {"learning_rate": 0.05, "max_train_steps": 60},
     "balanced": _DIRECTIONS | {"learning_rate": 0.05, "max_train_steps": 100},

@@ -43,8 +43,8 @@ class TrainingOptions(Options):
     preset: Literal["quick", "balanced", "careful"] | None = option(
         None,
         when_unset="each option its own default",
-        brief="optimizer, rate and steps that were measured together",
-        help="Optimizer, learning rate, steps and so on that were measured together; an option that is "
+        brief="optimizer, rate and steps that go together",
+        help="Optimizer, learning rate, steps and so on that go together; an option that is "
         "written beside it wins, and a preset on the command line wins over the file's options.",
     )
     train_batch_size: int = option(
