@@ -24,6 +24,7 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 import numpy as np  # noqa: E402
 from help_format import HelpFormatter  # noqa: E402
 
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 
 # Tokens, context tokens, heads and width of a head, in Stable Diffusion 1.5 at 512 pixels, 2.1 at 768 pixels,
@@ -38,7 +39,7 @@ _PLAIN_BYTES = 4 * 2**30
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Compare the implementations of attention, in time and against float32.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,

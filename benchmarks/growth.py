@@ -30,6 +30,7 @@ import optax  # noqa: E402
 from help_format import HelpFormatter  # noqa: E402
 from presets import preset  # noqa: E402
 
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.data.dataset import one_shape  # noqa: E402
 from ti_flax.embedding.vocabulary import Vocabulary  # noqa: E402
@@ -43,7 +44,7 @@ BATCH, SIDE, TOKENS = 8, 2, 77
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Measure how the cost of draws and evaluations grows.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,

@@ -39,10 +39,11 @@ import optax  # noqa: E402
 from concepts import BY_NAME, Concept, entry, prompts, write_images  # noqa: E402
 from help_format import HelpFormatter  # noqa: E402
 from judge import judge  # noqa: E402
-from learning_quality import Parser, check_names  # noqa: E402
+from learning_quality import check_names  # noqa: E402
 from measure import GUIDANCE_SCALE  # noqa: E402
 
 from ti_flax.config import parse_config  # noqa: E402
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.data.dataset import padded  # noqa: E402
 from ti_flax.embedding.conditioning import encode_with_rows  # noqa: E402
@@ -64,7 +65,7 @@ _CHUNK = 100
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = Parser(
+    parser = ArgumentParser(
         description="Measure where a concept can be learned: before the text encoder or behind it.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,

@@ -21,7 +21,6 @@ import json
 import sys
 import tempfile
 import time
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +40,7 @@ from measure import GUIDANCE_SCALE, Studio, TorchStudio  # noqa: E402
 
 from ti_flax.config import RunConfig, parse_config  # noqa: E402
 from ti_flax.config.values import nearest  # noqa: E402
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError  # noqa: E402
 from ti_flax.monitoring.evaluation import BEST, TABLE  # noqa: E402
@@ -52,15 +52,8 @@ STEPS = (50, 100, 200, 400, 800)
 _OF_TRAINING = ("seeds", "steps", "images", "quick")
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without its usage."""
-
-    def error(self, message: str) -> typing.NoReturn:
-        raise ConfigError(message)
-
-
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    parser = Parser(
+    parser = ArgumentParser(
         description="Measure how well training learns concepts of the demo's world.",
         formatter_class=HelpFormatter,
         epilog="All other options are those of train_flax.py.",

@@ -32,6 +32,7 @@ from concepts import CONCEPTS, entry, write_images  # noqa: E402
 from help_format import HelpFormatter  # noqa: E402
 
 from ti_flax.config import RunConfig, parse_config  # noqa: E402
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.embedding.learned_embeds import load_learned_embeds  # noqa: E402
 
@@ -39,7 +40,7 @@ _IMAGES = 5
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Measure a run of many concepts of the demo's world.",
         formatter_class=HelpFormatter,
         epilog="All other options are those of train_flax.py.",

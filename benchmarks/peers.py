@@ -32,6 +32,7 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 import numpy as np  # noqa: E402
 from help_format import HelpFormatter  # noqa: E402
 
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError  # noqa: E402
 
@@ -48,7 +49,7 @@ REFERENCE = {
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Measure whole training steps beside diffusers' own scripts.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,

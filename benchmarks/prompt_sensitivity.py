@@ -30,6 +30,7 @@ from help_format import HelpFormatter  # noqa: E402
 from measure import Studio  # noqa: E402
 
 from ti_flax.config import parse_config  # noqa: E402
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.monitoring.prompt_sensitivity import PROMPTS, TIMESTEP, PromptSensitivity  # noqa: E402
 from ti_flax.monitoring.row_statistics import DROWNS  # noqa: E402
@@ -70,7 +71,7 @@ class Word:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    parser = learning_quality.Parser(
+    parser = ArgumentParser(
         description="Measure what tells over-training, in the demo's world.",
         formatter_class=HelpFormatter,
         epilog="All other options are those of train_flax.py.",

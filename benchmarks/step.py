@@ -35,6 +35,7 @@ import numpy as np  # noqa: E402
 from help_format import HelpFormatter  # noqa: E402
 from peak import Matmuls, published_rate  # noqa: E402
 
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError  # noqa: E402
 
@@ -45,7 +46,7 @@ _IMAGES, _PROMPTS = 5, 27
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Measure the training step with random weights.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,

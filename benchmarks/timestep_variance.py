@@ -28,6 +28,7 @@ from help_format import HelpFormatter  # noqa: E402
 
 from ti_flax.config import parse_config  # noqa: E402
 from ti_flax.config.options import LossOptions  # noqa: E402
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.data.dataset import padded  # noqa: E402
 from ti_flax.run.inputs import load_inputs  # noqa: E402
@@ -39,7 +40,7 @@ SAMPLINGS = get_args(get_type_hints(LossOptions)["timestep_sampling"])
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Measure how much gradient and loss scatter, for each way of drawing timesteps.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,

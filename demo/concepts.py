@@ -24,6 +24,7 @@ from world import (  # noqa: E402
     render,
 )
 
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 
 
@@ -164,9 +165,7 @@ def prompts(noun: str, settings: dict[str, str], count: int) -> list[tuple[str, 
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Render a concept's training images.", formatter_class=HelpFormatter
-    )
+    parser = ArgumentParser(description="Render a concept's training images.", formatter_class=HelpFormatter)
     parser.add_argument("concept", choices=sorted(BY_NAME), help="what the images show")
     parser.add_argument("folder", type=Path, help="folder for the PNG files")
     parser.add_argument("--count", type=int, default=5, help="images to render")

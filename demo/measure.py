@@ -26,6 +26,7 @@ from help_format import HelpFormatter  # noqa: E402
 from judge import Verdict, judge  # noqa: E402
 from world import random_scene, render_batch  # noqa: E402
 
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 
 ATTRIBUTES = ("background", "shape", "colour", "texture")
@@ -198,9 +199,7 @@ def round_trip_accuracy(studio: Studio | TorchStudio, count: int, *, seed: int =
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Measure the demo's base model.", formatter_class=HelpFormatter
-    )
+    parser = ArgumentParser(description="Measure the demo's base model.", formatter_class=HelpFormatter)
     add = parser.add_argument
     add("--model", type=Path, default=ROOT / "assets" / "demo-model", help="model folder")
     add("--samples", type=int, default=400, help="images that the judge looks at for each figure")

@@ -18,14 +18,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
 from help_format import HelpFormatter  # noqa: E402
 
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError  # noqa: E402
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Train the demo's base model.", formatter_class=HelpFormatter
-    )
+    parser = ArgumentParser(description="Train the demo's base model.", formatter_class=HelpFormatter)
     add = parser.add_argument
     add("--output", type=Path, default=ROOT / "assets" / "demo-model", help="model folder to write")
     add(

@@ -29,6 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from hlo import ELEMENT_BYTES  # noqa: E402
 
 from ti_flax.config import RunConfig, parse_config  # noqa: E402
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError  # noqa: E402
 
@@ -118,7 +119,7 @@ class Compiled:
 
 
 def parse_arguments(argv=None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Compile a run's training step for a TPU slice without having one.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         epilog="All other options are those of train_flax.py.",

@@ -17,6 +17,7 @@ from ti_flax.config.conditions import asked_of_others  # noqa: E402
 from ti_flax.config.run_config import GROUPS  # noqa: E402
 from ti_flax.config.schema import config_schema  # noqa: E402
 from ti_flax.config.values import Option, options_of  # noqa: E402
+from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import OutputError  # noqa: E402
 
@@ -85,9 +86,7 @@ def cell(text: str) -> str:
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail if one of them is out of date"
     )

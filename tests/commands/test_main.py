@@ -76,3 +76,10 @@ def test_the_demo_finds_its_files_from_any_folder(tmp_path, monkeypatch, capsys)
     assert f"pretrained_model_name_or_path: {demo.bundled('assets/demo-model')}\n" in printed
     assert f"train_data_dir: {demo.bundled('assets/demo-images')}\n" in printed
     assert "seed: 7\n" in printed and "output_dir: outputs/demo\n" in printed
+
+
+@pytest.mark.parametrize("name", sorted(set(main.COMMANDS) - {"demo"}))
+def test_an_unknown_flag_is_refused_in_one_line(name, capsys):
+    assert main.main([name, "--nope"]) == 2
+    out, (line,) = (lambda said: (said.out, said.err.splitlines()))(capsys.readouterr())
+    assert out == "" and line.startswith("error: ")

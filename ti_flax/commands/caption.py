@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ti_flax.console.arguments import ArgumentParser
 from ti_flax.console.program import exit_code
 from ti_flax.errors import ConfigError, DataError, OutputError, WeightsError
 from ti_flax.files.atomic import atomic_write
@@ -21,7 +22,7 @@ Captioner = Callable[[Sequence[Any]], list[str]]
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

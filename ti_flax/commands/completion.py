@@ -9,6 +9,7 @@ from typing import Any
 from ti_flax.config.flags import ALL, make_parser
 from ti_flax.config.run_config import GROUPS, OPTIONS
 from ti_flax.config.values import Option
+from ti_flax.console.arguments import ArgumentParser
 from ti_flax.console.program import exit_code
 from ti_flax.errors import ConfigError
 
@@ -28,7 +29,7 @@ For the current shell, and for all later ones:
 
 
 def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=prog,
         description=__doc__,
         epilog=_EPILOG,

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ti_flax.console.arguments import ArgumentParser
 from ti_flax.console.program import exit_code
 from ti_flax.errors import ConfigError, printable
 
@@ -31,7 +32,7 @@ _FORMS = ("diffusers", "automatic1111", "kohya", "invoke", "onetrainer", "rinong
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ti_flax.config.options import ModelOptions
+from ti_flax.console.arguments import ArgumentParser
 from ti_flax.console.program import exit_code
 from ti_flax.errors import OutputError
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

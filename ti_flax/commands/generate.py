@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ti_flax.config.options import ModelOptions
+from ti_flax.console.arguments import ArgumentParser
 from ti_flax.console.program import exit_code
 from ti_flax.errors import printable
 
@@ -16,7 +17,7 @@ _MODEL_OPTIONS = frozenset(field.name for field in dataclasses.fields(ModelOptio
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=prog,
         description="Generate images from a base model and learned embeddings.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

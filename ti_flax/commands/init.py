@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ti_flax.commands.demo import bundled
+from ti_flax.console.arguments import ArgumentParser
 from ti_flax.console.program import exit_code, started_alike
 from ti_flax.errors import ConfigError, OutputError, printable
 from ti_flax.files.atomic import write_text
@@ -77,7 +78,7 @@ class Plan:
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=prog,
         description="Look at a folder of images and write a commented YAML file that trains on it.",
         usage="%(prog)s --object|--style FOLDER [--initializer_token WORD] [--output FILE] ...",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ti_flax.console.arguments import ArgumentParser
 from ti_flax.console.program import exit_code
 from ti_flax.errors import ConfigError, OutputError, one_line
 from ti_flax.files.atomic import atomic_write
@@ -49,7 +50,7 @@ class Cut:
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=prog,
         description="Crop, split, mirror and caption images for training.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -15,6 +15,7 @@ from pathlib import Path
 from ti_flax.config.constraints import check_upload
 from ti_flax.config.options import HubOptions, OutputOptions
 from ti_flax.config.values import options_of
+from ti_flax.console.arguments import ArgumentParser
 from ti_flax.console.program import exit_code
 from ti_flax.errors import ConfigError, OutputError
 
@@ -22,7 +23,7 @@ _OPTIONS = ("hub_model_id", "hub_token", "hub_private_repo", "hub_strategy", "hu
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output_dir", type=Path, help="folder of a finished run")

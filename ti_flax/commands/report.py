@@ -5,12 +5,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ti_flax.console.arguments import ArgumentParser
 from ti_flax.console.program import exit_code
 from ti_flax.errors import unwritable
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=prog,
         description="Write report.html anew from the files of a run's folder, also while the run goes on; "
         "for a run of many concepts, that of each concept and index.html.",

@@ -6,11 +6,12 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from ti_flax.console.arguments import ArgumentParser
 from ti_flax.console.program import exit_code
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=prog,
         description="Show a run's folder as a page in the browser, which refreshes itself until the run is "
         "finished; for a run of many concepts, all of them and the page of each. Only browsers on this "
