@@ -27,7 +27,7 @@ def answer(target):
 @pytest.fixture
 def server():
     with Server(answer, 0) as made:
-        thread = threading.Thread(target=made.serve_forever, daemon=True)
+        thread = threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield made
         made.shutdown()
