@@ -90,7 +90,7 @@ def evaluation_cost(count: int, rounds: int) -> tuple[float, int]:
             every=1,
             last_step=count + rounds,
             loss=lambda rows: 1.0,
-            sensitivity=lambda rows: [1.0],
+            sensitivity=lambda rows: np.ones((1, 1)),
             result=lambda state: jax.tree.map(np.asarray, state.rows),
             start_rows={"text_encoder": np.ones((1, 4), np.float32)},
             vocabularies={"text_encoder": vocabulary},

@@ -32,6 +32,7 @@ from measure import Studio  # noqa: E402
 from ti_flax.config import parse_config  # noqa: E402
 from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
+from ti_flax.monitoring.prompt_sensitivity import NOISES as OF_A_RUN  # noqa: E402
 from ti_flax.monitoring.prompt_sensitivity import PROMPTS, TIMESTEP, PromptSensitivity  # noqa: E402
 from ti_flax.monitoring.row_statistics import DROWNS  # noqa: E402
 
@@ -64,10 +65,20 @@ class Word:
     distances: np.ndarray
     at_start: np.ndarray
 
+    def heard(self, timestep: float = TIMESTEP, noises: object = slice(None)) -> np.ndarray:
+        """The prompt sensitivity of each setting relative to the initializer's, over some of the noises."""
+        measured = (each[TIMESTEPS.index(timestep)][noises] for each in (self.distances, self.at_start))
+        of_word, of_start = (np.mean(each, axis=0) for each in measured)
+        return of_word / of_start
+
     def sensitivity(self, timestep: float = TIMESTEP, noises: object = slice(None)) -> float:
-        """The prompt sensitivity, relative to the initializer's, over some of the noises."""
-        at = TIMESTEPS.index(timestep)
-        return float(np.mean(self.distances[at][noises]) / np.mean(self.at_start[at][noises]))  # pyright: ignore
+        """That of the setting that is heard least."""
+        return float(np.min(self.heard(timestep, noises)))
+
+    @property
+    def as_in_a_run(self) -> float:
+        """As a run measures it."""
+        return self.sensitivity(noises=slice(OF_A_RUN))
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -229,7 +240,7 @@ def judged(
     )
     print(
         f"{concept.name} at {rate}, step {step}: fidelity {word.fidelity:.2f} editability "
-        f"{word.editability:.2f} prompt sensitivity {word.sensitivity():.2f}",
+        f"{word.editability:.2f} prompt sensitivity {word.as_in_a_run:.2f}",
         flush=True,
     )
     return word
@@ -247,7 +258,7 @@ def lost_by_choice(measured: Sequence[Word]) -> float:
     """How far the fidelity at the smallest validation loss is from the best, while the prompt is heard."""
     runs: dict[tuple[str, str], list[Word]] = {}
     for word in measured:
-        if word.sensitivity() >= DROWNS:
+        if word.as_in_a_run >= DROWNS:
             runs.setdefault((word.concept, word.rate), []).append(word)
     lost = [
         max(word.fidelity for word in run) - min(run, key=lambda word: word.loss).fidelity
@@ -259,7 +270,7 @@ def lost_by_choice(measured: Sequence[Word]) -> float:
 def table(measured: Sequence[Word]) -> str:
     """What was found, as lines of text."""
     bad = [word.editability < OVER_TRAINED for word in measured]
-    called = [word.sensitivity() < DROWNS for word in measured]
+    called = [word.as_in_a_run < DROWNS for word in measured]
     found = sum(one and other for one, other in zip(bad, called, strict=True))
     rng = np.random.default_rng(0)
     lines = [f"{len(measured)} words, {sum(bad)} over-trained. Area under the ROC curve:"]
@@ -270,6 +281,9 @@ def table(measured: Sequence[Word]) -> str:
         chosen = [rng.choice(NOISES, count, replace=False) for _ in range(_CHOICES)]
         areas = [area([word.sensitivity(noises=some) for word in measured], bad) for some in chosen]
         lines.append(_line(f"at {TIMESTEP} with {count} noises, mean of {_CHOICES} choices", areas))
+    lines.append(_line(f"with the {OF_A_RUN} of a run", [area([word.as_in_a_run for word in measured], bad)]))
+    of_all = [area([float(np.mean(word.heard())) for word in measured], bad)]
+    lines.append(_line("mean of all settings in place of the least", of_all))
     lines.append(_line("length of the vector", [area([-word.length for word in measured], bad)]))
     return "\n".join(
         [

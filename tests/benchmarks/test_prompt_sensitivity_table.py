@@ -25,6 +25,14 @@ def test_the_sensitivity_is_that_of_the_word_relative_to_its_initializer():
     assert word(0.7).sensitivity(0.8, [1, 5]) == pytest.approx(0.7)
 
 
+def test_the_setting_that_is_heard_least_tells_it_and_a_run_has_fewer_noises():
+    one = word(1.0)
+    one.distances[:, :, 3] *= 0.25
+    one.distances[:, 4:, 5] = 0.0
+    assert one.sensitivity(noises=slice(4)) == one.as_in_a_run == pytest.approx(0.25)
+    assert one.sensitivity() == one.heard().min() < 0.35
+
+
 def test_what_the_choice_of_a_step_costs_is_the_mean_over_runs():
     heard, drowned = DROWNS + 0.1, DROWNS - 0.1
     one = [
@@ -39,7 +47,7 @@ def test_what_the_choice_of_a_step_costs_is_the_mean_over_runs():
 
 
 def test_the_table_counts_words_below_the_limit():
-    measured = [word(0.5, editability=0.2), word(1.1, editability=0.8), word(0.7), word(1.2), word(1.3)]
+    measured = [word(0.3, editability=0.2), word(1.1, editability=0.8), word(0.4), word(1.2), word(1.3)]
     lines = table(measured).splitlines()
     assert lines[0] == "5 words, 2 over-trained. Area under the ROC curve:"
     assert [line.split()[-1] for line in lines[1:5]] == ["0.833"] * 4

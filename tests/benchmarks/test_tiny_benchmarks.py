@@ -213,7 +213,7 @@ def test_what_tells_over_training_is_measured_and_kept(flags, tmp_path, capsys):
         "ruby at 1e-2, step 2",
         "ruby at 1e-2, step 4",
     ]
-    assert "2 words, " in first and len(first.splitlines()) == 13
+    assert "2 words, " in first and len(first.splitlines()) == 15
     kept = {path: path.read_bytes() for path in (tmp_path / "words").iterdir()}
     prompt_sensitivity.main(tiny)
     assert capsys.readouterr().out == first

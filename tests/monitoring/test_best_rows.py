@@ -48,7 +48,7 @@ def make_hook(folder, losses, **changes):
         "every": 1,
         "last_step": 100,
         "loss": lambda rows: losses.pop(0),
-        "sensitivity": lambda rows: [1.0],
+        "sensitivity": lambda rows: np.ones((1, 1)),
         "result": lambda state: state.rows,
         "start_rows": rows_of(1.0),
         "vocabularies": {encoder: words(width) for encoder, width in WIDTHS.items()},

@@ -178,7 +178,7 @@ def test_a_run_that_ends_itself_goes_on_where_the_prompt_is_drowned_once(tmp_pat
     hook = make_hook(
         tmp_path,
         [0.5, 0.4, 0.3, 0.2, 0.1, 0.05],
-        sensitivity=lambda rows: [next(heard)],
+        sensitivity=lambda rows: np.array([[next(heard)]]),
         until_done=True,
     )
     for step in range(5):
@@ -186,6 +186,15 @@ def test_a_run_that_ends_itself_goes_on_where_the_prompt_is_drowned_once(tmp_pat
         evaluate(hook, step)
     assert hook.stop
     assert "step 4: the run is done: no step was better than step 2" in capsys.readouterr().err
+
+
+def test_what_counts_is_the_context_that_is_least_heard_of_all_words(tmp_path):
+    """Each beside what it was at the start: one that was never heard much is not the least."""
+    heard = iter([[[8.0, 0.1], [4.0, 4.0]], [[9.0, 0.09], [5.0, 1.0]]])
+    hook = make_hook(tmp_path, [0.5, 0.4], sensitivity=lambda rows: np.array(next(heard)))
+    for step in range(2):
+        evaluate(hook, step)
+    assert [each.prompt_sensitivity for each in read_evaluations(tmp_path / TABLE)] == [1.0, 0.25]
 
 
 def test_the_best_rows_become_the_result_where_that_is_asked_for(place, tmp_path, losses, whole, capsys):
@@ -216,7 +225,7 @@ def make_hook(tmp_path, losses, **changes):
         "every": 1,
         "last_step": 100,
         "loss": lambda rows: losses.pop(0),
-        "sensitivity": lambda rows: [1.0],
+        "sensitivity": lambda rows: np.ones((1, 1)),
         "result": lambda state: state.rows,
         "start_rows": tree(np.ones((1, 4), np.float32)),
         "vocabularies": tree(letters(4)),
@@ -264,7 +273,7 @@ def test_flags_are_said_once_when_they_begin_to_hold(tmp_path, capsys):
     hook = make_hook(
         tmp_path,
         [0.2, 0.1, 0.1, 0.1, 0.1, 0.1],
-        sensitivity=lambda rows: [6.0 if only(rows).max() < 2.5 else 1.0],
+        sensitivity=lambda rows: np.array([[6.0 if only(rows).max() < 2.5 else 1.0]]),
     )
     for step, scale in enumerate([1.0, 2.0, 2.6, 2.7, 2.8, 2.9]):
         evaluate(hook, step, scale)

@@ -63,7 +63,7 @@ class Evaluate(Hook):
         every: int,
         last_step: int,
         loss: Callable[[Mapping[str, np.ndarray]], float],
-        sensitivity: Callable[[Mapping[str, np.ndarray]], Sequence[float]],
+        sensitivity: Callable[[Mapping[str, np.ndarray]], np.ndarray],
         result: Callable[[TrainState], Mapping[str, np.ndarray]],
         start_rows: Mapping[str, np.ndarray],
         vocabularies: Mapping[str, Vocabulary],
@@ -80,7 +80,7 @@ class Evaluate(Hook):
           every: steps between two evaluations.
           last_step: of the run.
           loss: from rows `[added_tokens, width]` by text encoder to their validation loss.
-          sensitivity: from such rows to the prompt sensitivity of each word.
+          sensitivity: from such rows to the prompt sensitivity of each word and context, `[words, contexts]`.
           result: from a state on the host to such rows.
           start_rows: such rows, float32, before the first update.
           vocabularies: to measure rows against, by text encoder.
@@ -171,13 +171,11 @@ class Evaluate(Hook):
         self._tell()
 
     def _heard(self, rows: Mapping[str, np.ndarray]) -> float:
-        """The prompt sensitivity of rows as a multiple of that of the first; of several words the least."""
-        measured = np.asarray(self._sensitivity(rows))
+        """How well the least heard context of all words is heard, as a multiple of the start."""
+        measured = self._sensitivity(rows)
         if self._sensitivity_at_start is None:
             at_first = rows is self._start_rows
-            self._sensitivity_at_start = (
-                measured if at_first else np.asarray(self._sensitivity(self._start_rows))
-            )
+            self._sensitivity_at_start = measured if at_first else self._sensitivity(self._start_rows)
         return float(np.min(measured / self._sensitivity_at_start))
 
     def _take(self, evaluation: Evaluation) -> None:

@@ -18,7 +18,7 @@ from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig, zero_rows
 
 # The timestep, as a share of all, at which it tells over-training best; 0.4, 0.8 and 1 tell it less well.
 TIMESTEP = 0.6
-# With 16 noises the area under the ROC curve is 0.996, with 8 0.993, with 4 0.987, with 2 0.977.
+# More of them tell it no better (docs/learning.md).
 NOISES = 4
 # Of each kind of concept the plain prompt, then the same with something around it that any model can draw.
 PROMPTS = {
@@ -50,9 +50,10 @@ PROMPTS = {
 class PromptSensitivity:
     """How far predictions of the same noise lie apart for a plain prompt and for prompts that say more.
 
-    For a word w, contexts c and noises x at a timestep t it is the mean over c and x of
+    For a word w, a context c and noises x at a timestep t it is the mean over x of
     |e(x, t, "a photo of a w c") - e(x, t, "a photo of a w")|^2, e being the UNet's output. Compared with that
-    of the word's first rows, it tells how much of the prompt a word has come to drown.
+    of the word's first rows, it tells how much of a context a word has come to drown. A word drowns one
+    context before the others, and some are heard the better for it, so that the least heard one tells it.
 
     Args:
       config: the step's fixed parts.
@@ -103,9 +104,13 @@ class PromptSensitivity:
         """Whether it can be called without waiting for the compilation."""
         return self._compiling.ended
 
-    def __call__(self, rows: Mapping[str, np.ndarray]) -> list[float]:
-        """That of each word for rows `[added_tokens, width]` float32, by text encoder."""
-        return [float(np.mean(each, dtype=np.float64)) for each in self.distances(rows)]
+    def __call__(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        """That of each word and context, `[words, prompts - 1]` float64.
+
+        Args:
+          rows: `[added_tokens, width]` float32, by text encoder.
+        """
+        return np.stack([np.mean(each, axis=0, dtype=np.float64) for each in self.distances(rows)])
 
     def distances(self, rows: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """What that is the mean of: `[noises, prompts - 1]` float32 for each word."""
