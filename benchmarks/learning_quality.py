@@ -189,7 +189,7 @@ def learned(
     for concept in concepts:
         scores: dict[Path, Score] = {}
         own = folder / concept.name
-        found = ended(own) if config.training.until_done else embeddings(own, options.steps)
+        found = (ended if config.training.until_done else embeddings)(own, options.steps)
         for kind, steps, file in found:
             score = scores[file] = scores.get(file) or scored(studio, concept, options, file)
             points.append(Point(concept.name, kind, steps, seed, score))
@@ -201,12 +201,14 @@ def learned(
     return points
 
 
-def ended(folder: Path) -> list[tuple[str, int, Path]]:
-    """What to score of a concept's run that ended itself, as `embeddings` tells it."""
+def ended(folder: Path, steps: Sequence[int]) -> list[tuple[str, int, Path]]:
+    """What to score of a concept's run that ended itself, as `embeddings` tells it; steps it came to count."""
     table = read_evaluations(folder / TABLE)
     best, result = best_of(table), folder / "learned_embeds.safetensors"
     at = 0 if best is None else best.step
-    return [("ended", table[-1].step, result), ("chosen", at, result)]
+    made = [(step, folder / f"learned_embeds-steps-{step}.safetensors") for step in sorted(set(steps))]
+    found = [("learned", step, file) for step, file in made if file.is_file()]
+    return [*found, ("ended", table[-1].step, result), ("chosen", at, result)]
 
 
 def embeddings(folder: Path, steps: Sequence[int]) -> list[tuple[str, int, Path]]:

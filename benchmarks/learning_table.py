@@ -141,7 +141,7 @@ def _columns(points: Sequence[Point]) -> list[_Columns]:
     last = max((point.steps for point in learned), default=0)
     bounds = [("initializer", "initializer"), ("in words", "literal")]
     made = [_Columns(title, kinds[kind], ["fidelity"]) for title, kind in bounds if kind in kinds]
-    if learned:
+    if learned and "ended" not in kinds:
         title = f"after {last} steps" if last else "of the file"
         made.append(_Columns(title, [point for point in learned if point.steps == last]))
     if "ended" in kinds:

@@ -74,4 +74,7 @@ def test_the_result_of_a_run_that_ended_itself_is_its_best_step(tmp_path):
     table = [Evaluation(step, loss, None, None, {}) for step, loss in losses.items()]
     write_evaluations(tmp_path / "signals.csv", table)
     result = tmp_path / "learned_embeds.safetensors"
-    assert bench.ended(tmp_path) == [("ended", 90, result), ("chosen", 60, result)]
+    assert bench.ended(tmp_path, [30, 120]) == [("ended", 90, result), ("chosen", 60, result)]
+    before = tmp_path / "learned_embeds-steps-30.safetensors"
+    before.touch()
+    assert bench.ended(tmp_path, [30, 120])[0] == ("learned", 30, before)
