@@ -202,7 +202,7 @@ def learned(
 
 
 def ended(folder: Path, steps: Sequence[int]) -> list[tuple[str, int, Path]]:
-    """What to score of a concept's run that ended itself, as `embeddings` tells it; steps it came to count."""
+    """What to score of a concept's run that ended itself, as `embeddings` tells it."""
     table = read_evaluations(folder / TABLE)
     best, result = best_of(table), folder / "learned_embeds.safetensors"
     at = 0 if best is None else best.step
