@@ -43,25 +43,39 @@ def four_steps_on_two(place, name, **special):
     return rows_of(outputs[0]), said
 
 
-def test_two_processes_learn_what_one_does_and_the_first_writes(place):
+@pytest.fixture(scope="module")
+def caches(place):
+    """Folders for the encoded images of one process, and of two hosts."""
+    return [place / f"cache-{name}" for name in ("one", "0", "1")]
+
+
+@pytest.fixture(scope="module")
+def own(caches):
+    return {host: ("--latents_cache_dir", caches[1 + host]) for host in range(2)}
+
+
+@pytest.fixture(scope="module")
+def one_by_one(place, own):
+    """What two processes learn in calls of one step, and what they say."""
+    return four_steps_on_two(place, "one-by-one", own=own)
+
+
+def test_two_processes_learn_what_one_does_and_the_first_writes(place, one_by_one):
     ended(start(place, place / "one", *FOUR_STEPS, devices=4))
-    two, (spoken, quiet) = four_steps_on_two(place, "two")
-    np.testing.assert_allclose(two, rows_of(place / "one"), rtol=1e-4, atol=1e-6)
+    rows, (spoken, quiet) = one_by_one
+    np.testing.assert_allclose(rows, rows_of(place / "one"), rtol=1e-4, atol=1e-6)
     assert "done in" in spoken
     assert quiet == ""
 
 
-def test_hosts_share_the_encoding_and_calls_of_any_length_give_the_same_bits(place):
-    caches = [place / f"cache-{name}" for name in ("one", "0", "1")]
+def test_hosts_share_the_encoding_and_calls_of_any_length_give_the_same_bits(place, caches, own, one_by_one):
     ended(start(place, place / "alone-cached", *FOUR_STEPS, "--latents_cache_dir", caches[0], devices=1))
-    outputs = [place / "shared-0", place / "shared-1"]
-    own = {host: ("--latents_cache_dir", caches[1 + host]) for host in range(2)}
-    run_on_two(place, outputs, *FOUR_STEPS, own=own)
     first, *others = [{path.name: path.read_bytes() for path in entries(cache)} for cache in caches]
     assert len(first) == 6 and all(other == first for other in others)
+    outputs = [place / "shared-0", place / "shared-1"]
     # The same pictures: four virtual devices of one CPU may encode them with another last bit than two.
-    one_by_one, _ = four_steps_on_two(place, "one-by-one", own=own)
-    assert rows_of(outputs[0]).tobytes() == one_by_one.tobytes()
+    run_on_two(place, outputs, *FOUR_STEPS, own=own)
+    assert rows_of(outputs[0]).tobytes() == one_by_one[0].tobytes()
 
 
 @pytest.mark.slow

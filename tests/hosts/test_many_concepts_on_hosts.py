@@ -46,6 +46,7 @@ def test_two_processes_share_the_list_and_go_on_with_it(place):
     assert rows_of(place / "shared" / "two").shape == rows_of(place / "alone" / "two").shape
 
 
+@pytest.mark.slow
 def test_a_concept_that_fails_on_either_process_is_told_on_both(place):
     concepts = [
         {"name": name, "seed": 1, "max_train_steps": 2, "learning_rate": rate}
