@@ -29,7 +29,7 @@ class ImageGenerator:
       first_added_id: token id of the first added row.
       steps: denoising steps.
       sampler: one of `samplers.SAMPLERS`.
-      special: token ids that SDXL's second text encoder depends on.
+      special: what text encoders depend on beside token ids.
       devices: that share a batch out among them; none: the one that holds the parameters.
       copies: the parameters come with an axis of the devices in front, as `step.replicate` makes them.
     """

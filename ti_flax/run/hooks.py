@@ -247,7 +247,9 @@ def sensitivity_of(run: Beside) -> PromptSensitivity:
     return PromptSensitivity(
         run.step_config,
         run.frozen,
-        np.stack([encode_prompts(inputs.tokenizer, texts) for texts in of_words]),
+        np.stack(
+            [encode_prompts(inputs.tokenizer, texts, chunks=config.prompts.chunks) for texts in of_words]
+        ),
         side=config.images.resolution,
         devices=run.devices,
         after=run.after,
