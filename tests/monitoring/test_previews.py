@@ -154,12 +154,12 @@ def test_the_training_images_are_found_on_the_sheet(steps, images, count):
     training = np.arange(count, dtype=np.uint8)[:, None, None, None] + np.zeros((1, SIDE, SIDE, 3), np.uint8)
     shown = {step: np.full((2, images, SIDE, SIDE, 3), 99, np.uint8) for step in steps}
     sheet = sheet_of(["a toy", "a blue toy"], training, shown)
-    places = training_places(sheet.size, SIDE, prompts=2, images=images, training=count)
+    places = training_places(sheet.size, (SIDE, SIDE), prompts=2, images=images, training=count)
     assert len(places) == min(count, 5)
     found = [np.asarray(sheet.crop(place)) for place in places]
     assert [set(each.ravel().tolist()) for each in found] == [{number} for number in range(len(places))]
     assert {each.shape for each in found} == {(112, 112, 3)}
-    assert training_places(sheet.size, SIDE, prompts=3, images=images, training=count) == []
+    assert training_places(sheet.size, (SIDE, SIDE), prompts=3, images=images, training=count) == []
 
 
 @pytest.mark.parametrize(

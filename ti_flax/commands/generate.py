@@ -55,6 +55,19 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         help="text file with a prompt a line, and options behind it (see below); repeatable",
     )
     add("--negative_prompt", metavar="TEXT", default="", help="what to move away from")
+    add(
+        "--max_token_length",
+        metavar="N",
+        type=_tokens,
+        default=75,
+        help="tokens of a prompt, a multiple of 75, or any, as in the Web UI; ends of longer prompts are cut off"
+        " (75)",
+    )
+    add(
+        "--prompt_weights",
+        action="store_true",
+        help="read (word:1.2), (word), [word] and BREAK as the Web UI does",
+    )
     _add_drawing_options(parser.add_argument_group("drawing").add_argument)
     add = parser.add_argument_group("output").add_argument
     add(
@@ -71,6 +84,10 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     return make_parser(prog).parse_args(argv)
+
+
+def _tokens(text: str) -> int | None:
+    return None if text == "any" else int(text)
 
 
 def _add_model_options(add) -> None:

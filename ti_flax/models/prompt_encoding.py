@@ -121,6 +121,25 @@ def without_empty(
     )
 
 
+def weighed(hidden_states: jax.Array, weights: jax.Array, special: SpecialTokens = CLIP_TOKENS) -> jax.Array:
+    """Multiply hidden states by the weights of their tokens, and give each chunk its mean back.
+
+    That is the Web UI's emphasis "Original" (modules/sd_emphasis.py there, EmphasisOriginal).
+
+    Args:
+      hidden_states: of one text encoder, `[batch, tokens, width]`.
+      weights: `[batch, tokens]` float32.
+      special: how long chunks are.
+    """
+    chunks = in_chunks(hidden_states, special)
+    given = chunks.astype(jnp.float32)
+    heavier = given * in_chunks(weights, special)[..., None]
+    mean, changed = (jnp.mean(each, axis=(1, 2), keepdims=True) for each in (given, heavier))
+    # A mean of zero cannot be given back by a factor.
+    restored = heavier * jnp.where(changed == 0, 1.0, mean / changed)
+    return one_after_another(restored.astype(chunks.dtype), len(hidden_states))
+
+
 def in_chunks(each: jax.Array, special: SpecialTokens) -> jax.Array:
     """Cut `[batch, tokens, ...]` into what text encoders read at once, `[batch * chunks, length, ...]`."""
     if each.shape[1] <= special.length:

@@ -62,7 +62,7 @@ def write_result(
     images = inputs.images.first(MOST_CONCEPT_IMAGES) if shows else []
     concept_images = write_concept_images(folder, images)
     preview = folder / "validation" / f"step-{step}.png"
-    examples = write_example_images(folder, preview, prompts, config.images.resolution)
+    examples = write_example_images(folder, preview, prompts, config.preview_size)
     facts = CardFacts(
         **of_configuration(config),
         images=len(inputs.images.names),
