@@ -60,8 +60,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         metavar="N",
         type=_tokens,
         default=75,
-        help="tokens of a prompt, a multiple of 75, or any, as in the Web UI; ends of longer prompts are cut off"
-        " (75)",
+        help="tokens of a prompt, a multiple of 75, or any, as in the Web UI; what is longer is cut off (75)",
     )
     add(
         "--prompt_weights",
