@@ -15,6 +15,7 @@ BASE = {
 }
 # A value other than the default, where one made up would be refused for itself.
 VALUES = {
+    "validation_size": "64x96",
     "class_prompt": "a <thing>",
     "initializer_token": "toy",
     "lr_step_rules": "1:10,0.5",

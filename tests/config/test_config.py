@@ -9,6 +9,7 @@ import pytest
 from ti_flax.commands import train
 from ti_flax.config import RunConfig, parse_config
 from ti_flax.config.flags import REFERENCE_ONLY, help_text
+from ti_flax.config.picture_size import picture_size
 from ti_flax.config.run_config import GROUPS, OPTIONS
 from ti_flax.config.values import options_of
 from ti_flax.console.messages import Level
@@ -440,3 +441,36 @@ def test_repeats_are_one_number_or_as_many_as_sources():
         "repeats: expected one number, or one for each train_data_dir (1), found 2 numbers"
     )
     assert parse("--train_data_dir=a", "--train_data_dir=b", "--repeats=7").images.repeats == (7,)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("512x768", (768, 512)), (" 64 X 8 ", (8, 64)), ("16384x8", (8, 16384))]
+    + [
+        (text, None) for text in ("", "512", "512x", "x", "512x770", "0x8", "16392x8", "8x8x8", "-8x8", "٨x8")
+    ],
+)
+def test_a_size_has_its_width_first(text, size):
+    assert picture_size(text) == size
+
+
+def test_previews_have_the_training_resolution_unless_told_otherwise():
+    assert parse("--resolution=256").preview_size == (256, 256)
+    found = parse(
+        "--validation_size=512x768", "--validation_prompt=a {}", "--validation_negative_prompt=no {}"
+    )
+    assert found.preview_size == (768, 512)
+    assert found.validation_negative_prompt == "no <new>" and parse().validation_negative_prompt == ""
+    message = (
+        "^validation_size: expected width x height in pixels, multiples of 8 up to 16384, such as 512x768"
+    )
+    with pytest.raises(ConfigError, match=f"{message}, found '500x500'"):
+        parse("--validation_size=500x500")
+
+
+def test_prompts_have_one_two_or_three_chunks():
+    lengths = ([], ["--max_token_length=150"], ["--max_token_length=225"])
+    assert [parse(*given).prompts.chunks for given in lengths] == [1, 2, 3]
+    for wrong in ("0", "100", "300"):
+        with pytest.raises(ConfigError, match="max_token_length: expected a whole number >= 75 and <= 225"):
+            parse(f"--max_token_length={wrong}")

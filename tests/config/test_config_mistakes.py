@@ -366,10 +366,11 @@ def test_every_multiple_and_every_choice_has_a_remedy():
     assert {each.name for each in multiples} >= {"resolution", "bucket_reso_steps"}
     for each in multiples:
         step = each.rule.multiple_of
+        low = step if each.rule.at_most else 5 * step
         near = re.findall(
-            r"The nearest (?:is|are) (\d+)(?: and (\d+))?\.$", str(wrong_value(each, 5 * step + 1, "x"))
+            r"The nearest (?:is|are) (\d+)(?: and (\d+))?\.$", str(wrong_value(each, low + 1, "x"))
         )
-        assert near == [(str(5 * step), str(6 * step))]
+        assert near == [(str(low), str(low + step))]
     for each in OPTIONS.values():
         for choice in (choice for choice in each.choices if len(choice) > 4):
             assert f"Did you mean {choice}?" in str(wrong_value(each, f"{choice}x", "x")) or each.rule.remedy

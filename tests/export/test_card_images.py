@@ -33,23 +33,23 @@ def test_examples_are_the_first_image_of_each_prompt(folder):
     shades = np.repeat(np.arange(6, dtype=np.uint8) * 40, 16 * 16 * 3).reshape(6, 16, 16, 3)
     grid = folder / "grid.png"
     image_grid_of(shades, columns=3).save(grid)
-    assert write_example_images(folder, grid, ["a", "b"], 16) == 2
+    assert write_example_images(folder, grid, ["a", "b"], (16, 16)) == 2
     for index, shade in enumerate((0, 120)):
         with Image.open(folder / "example_images" / f"{index}.jpeg") as image:
             assert image.size == (16, 16)
             np.testing.assert_allclose(np.asarray(image), shade, atol=2)
     image_grid_of(shades[:4]).save(grid)
-    assert write_example_images(folder, grid, ["a"], 16) == 1
+    assert write_example_images(folder, grid, ["a"], (16, 16)) == 1
     assert names(folder / "example_images") == ["0.jpeg"]
 
 
 def test_another_grid_or_none_gives_no_examples(tmp_path):
     grid = tmp_path / "grid.png"
-    assert write_example_images(tmp_path, grid, ["a"], 16) == 0
+    assert write_example_images(tmp_path, grid, ["a"], (16, 16)) == 0
     Image.new("RGB", (40, 16)).save(grid)
-    assert write_example_images(tmp_path, grid, ["a"], 16) == 0
+    assert write_example_images(tmp_path, grid, ["a"], (16, 16)) == 0
     Image.new("RGB", (16, 48)).save(grid)
-    assert write_example_images(tmp_path, grid, ["a", "b"], 16) == 0
+    assert write_example_images(tmp_path, grid, ["a", "b"], (16, 16)) == 0
 
 
 def test_what_a_link_leads_to_stays(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from tiny_folder import write_folder
 
 from ti_flax.generation.drawing import Drawing
-from ti_flax.generation.generator import ImageGenerator, starting_noise
+from ti_flax.generation.generator import ImageGenerator, PromptTokens, starting_noise
 from ti_flax.models.base_model import base_tokenizers
 from ti_flax.models.stable_diffusion import load_stable_diffusion
 from ti_flax.models.tokenizer import encode_prompts, load_tokenizer
@@ -106,11 +106,11 @@ def test_previews_of_sdxl(drawn, place):
     drawing = Drawing(
         generator,
         drawn.model.params,
-        prompt_ids=ids[:-1],
-        negative_ids=ids[-1],
+        prompts=PromptTokens(ids[:-1]),
+        negative=PromptTokens(ids[-1:]),
         images=1,
         first_seed=3,
-        side=16,
+        size=(16, 24),
         devices=devices,
         added=rows,
     )
@@ -121,4 +121,4 @@ def test_previews_of_sdxl(drawn, place):
         def advance(self, count):
             self.done += count
 
-    assert drawing(rows, Counted()).shape == (2, 1, 16, 16, 3)
+    assert drawing(rows, Counted()).shape == (2, 1, 16, 24, 3)

@@ -113,3 +113,16 @@ def test_empty_prompts_are_zeros_if_the_model_wants_it(model):
     assert without_empty(kept, given, ids, SPECIAL) is given
     first = random_stable_diffusion(SD1, seed=0, components=())
     assert without_empty(first, given, ids, SPECIAL) is given
+
+
+def test_a_prompt_of_several_chunks_is_empty_if_all_of_them_are(model):
+    special = SpecialTokens(END, PAD, 3)
+    ids = jnp.array(
+        [[1, END, END, 1, END, END], [1, 7, END, 1, END, END], [1, END, END, 1, 7, END]], jnp.int32
+    )
+    given = PromptEncoding(jnp.ones((3, 6, 4)), jnp.ones((3, 2)))
+    found = without_empty(model, given, ids, special)
+    np.testing.assert_array_equal(found.hidden_states[:, 5, 0], [0, 1, 1])
+    np.testing.assert_array_equal(found.pooled[:, 1], [0, 1, 1])
+    second = token_ids_by_encoder(model, ids, special)["text_encoder_2"]
+    np.testing.assert_array_equal(second[:2], [[1, END, PAD, 1, END, PAD], [1, 7, END, 1, END, PAD]])

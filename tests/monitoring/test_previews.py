@@ -154,12 +154,12 @@ def test_the_training_images_are_found_on_the_sheet(steps, images, count):
     training = np.arange(count, dtype=np.uint8)[:, None, None, None] + np.zeros((1, SIDE, SIDE, 3), np.uint8)
     shown = {step: np.full((2, images, SIDE, SIDE, 3), 99, np.uint8) for step in steps}
     sheet = sheet_of(["a toy", "a blue toy"], training, shown)
-    places = training_places(sheet.size, SIDE, prompts=2, images=images, training=count)
+    places = training_places(sheet.size, (SIDE, SIDE), prompts=2, images=images, training=count)
     assert len(places) == min(count, 5)
     found = [np.asarray(sheet.crop(place)) for place in places]
     assert [set(each.ravel().tolist()) for each in found] == [{number} for number in range(len(places))]
     assert {each.shape for each in found} == {(112, 112, 3)}
-    assert training_places(sheet.size, SIDE, prompts=3, images=images, training=count) == []
+    assert training_places(sheet.size, (SIDE, SIDE), prompts=3, images=images, training=count) == []
 
 
 @pytest.mark.parametrize(
@@ -169,3 +169,22 @@ def test_the_training_images_are_found_on_the_sheet(steps, images, count):
 def test_the_first_and_the_last_are_among_the_chosen(count, expected):
     assert evenly([0, 10, 20, 30, 40], count) == expected
     assert evenly([], count) == []
+
+
+def test_images_need_not_be_squares(tmp_path, sheets):
+    drawn = np.arange(2 * 3 * 24 * 16 * 3, dtype=np.uint8).reshape(2, 3, 24, 16, 3)
+    training = np.full((6, 24, 16, 3), 200, np.uint8)
+    made = hook(tmp_path, lambda rows, shown: drawn, training=training)
+    made.on_start(0, None)
+    made.settle()
+    made.on_step(5, 1)
+    with Image.open(tmp_path / "contact_sheet.png") as sheet:
+        places = training_places(sheet.size, (24, 16), prompts=2, images=3, training=6)
+        assert len(places) == 5 and all(
+            (np.asarray(sheet.crop(place)) == 200).all()
+            and place[3] - place[1] == 1.5 * (place[2] - place[0])
+            for place in places
+        )
+    names, heads, images = sheets[-1]
+    assert [name for name, _ in heads] == ["before", "step 5"]
+    np.testing.assert_array_equal(images[2], np.concatenate([drawn[1]] * 2))

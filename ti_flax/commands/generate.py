@@ -45,17 +45,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         action="store_true",
         help="draw each prompt without the embeddings too, from the same seeds, in rows with labels",
     )
-    add = parser.add_argument_group("prompts").add_argument
-    add("--prompt", metavar="TEXT", action="append", default=[], help="what to draw; repeatable, a row each")
-    add(
-        "--prompt_file",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        default=[],
-        help="text file with a prompt a line, and options behind it (see below); repeatable",
-    )
-    add("--negative_prompt", metavar="TEXT", default="", help="what to move away from")
+    _add_prompt_options(parser.add_argument_group("prompts").add_argument)
     _add_drawing_options(parser.add_argument_group("drawing").add_argument)
     add = parser.add_argument_group("output").add_argument
     add(
@@ -72,6 +62,10 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     return make_parser(prog).parse_args(argv)
+
+
+def _tokens(text: str) -> int | None:
+    return None if text == "any" else int(text)
 
 
 def _add_model_options(add) -> None:
@@ -91,6 +85,31 @@ def _add_model_options(add) -> None:
         help="for models trained with a last timestep of pure noise",
     )
     add("--mixed_precision", choices=("no", "bf16"), default="no", help="no, the default, is float32")
+
+
+def _add_prompt_options(add) -> None:
+    add("--prompt", metavar="TEXT", action="append", default=[], help="what to draw; repeatable, a row each")
+    add(
+        "--prompt_file",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="text file with a prompt a line, and options behind it (see below); repeatable",
+    )
+    add("--negative_prompt", metavar="TEXT", default="", help="what to move away from")
+    add(
+        "--max_token_length",
+        metavar="N",
+        type=_tokens,
+        default=75,
+        help="tokens of a prompt, a multiple of 75, or any, as in the Web UI; what is longer is cut off (75)",
+    )
+    add(
+        "--prompt_weights",
+        action="store_true",
+        help="read (word:1.2), (word), [word] and BREAK as the Web UI does",
+    )
 
 
 def _add_drawing_options(add) -> None:

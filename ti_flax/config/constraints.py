@@ -8,9 +8,10 @@ import typing
 
 from ti_flax.config.conditions import Options, Values, missing_values, unmet_conditions
 from ti_flax.config.options import MOST_STEPS_UNTIL_DONE, WITHOUT_WARMUP, HubOptions, OutputOptions
+from ti_flax.config.picture_size import LONGEST, STEP, picture_size
 from ti_flax.config.stepped_values import parse_steps
 from ti_flax.config.words import TEMPLATE_PLACES, clashing_words, spelled_plainly
-from ti_flax.errors import ConfigError, redacted
+from ti_flax.errors import ConfigError, redacted, shortened
 
 _Errors = typing.Iterator[ConfigError]
 
@@ -229,6 +230,13 @@ def _names_one(words: typing.Sequence[str], text: str) -> bool:
 
 
 def _wrong_places(values: Values) -> _Errors:
+    size = values["validation_size"]
+    if size is not None and picture_size(size) is None:
+        yield ConfigError(
+            "validation_size",
+            expected=f"width x height in pixels, multiples of {STEP} up to {LONGEST}, such as 512x768",
+            found=shortened(repr(size), 80),
+        )
     trackers: typing.Sequence[str] = values["report_to"]
     if "none" in trackers and len(trackers) > 1:
         expected = "none alone, or the names of trackers"

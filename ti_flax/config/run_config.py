@@ -20,6 +20,7 @@ from ti_flax.config.options import (
     PromptOptions,
     TrainingOptions,
 )
+from ti_flax.config.picture_size import picture_size
 from ti_flax.config.presets import layered
 from ti_flax.config.values import Option, checked, nearest, options_of
 from ti_flax.errors import ConfigError
@@ -149,6 +150,17 @@ class RunConfig:
     def validation_prompts(self) -> tuple[str, ...]:
         """The prompts of the previews, with the concept's words in the place of {}."""
         return tuple(map(self._with_words, self.monitoring.validation_prompt or ()))
+
+    @property
+    def validation_negative_prompt(self) -> str:
+        """What the previews move away from, likewise; empty unless one is given."""
+        return self._with_words(self.monitoring.validation_negative_prompt or "")
+
+    @property
+    def preview_size(self) -> tuple[int, int]:
+        """Height and width of the previews in pixels."""
+        side = self.images.resolution
+        return picture_size(self.monitoring.validation_size or "") or (side, side)
 
     @property
     def class_prompt(self) -> str | None:

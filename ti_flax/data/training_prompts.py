@@ -69,7 +69,7 @@ def make_prompts(
         rules=caption_rules(options),
         seed=seed,
     )
-    token_ids = encode_table(tokenizer, table, concept)
+    token_ids = encode_table(tokenizer, table, concept, options.chunks)
     require_all_words(concept, token_ids)
     say_prompts(table, concept, tokenizer, token_ids)
     return TrainingPrompts(token_ids, np.asarray(table.groups, np.int32), table)
@@ -118,9 +118,9 @@ def chosen_templates(
 
 
 def class_prompts(
-    own: str | None, templates: Sequence[Template], tokenizer: Any, concept: Concept
+    own: str | None, templates: Sequence[Template], tokenizer: Any, concept: Concept, chunks: int = 1
 ) -> np.ndarray:
-    """The prompts of the class images: their own, else the templates without captions.
+    """The prompts of the class images: their own, else the templates without captions, in so many chunks.
 
     Returns:
       `[prompts, tokens]` int32.
@@ -137,7 +137,7 @@ def class_prompts(
         )
     words = [word.text for word in concept.words]
     prompts = [fill(each, words, "") for each in templates] if own is None else [own]
-    return encode_prompts(tokenizer, prompts, concept=concept)
+    return encode_prompts(tokenizer, prompts, concept=concept, chunks=chunks)
 
 
 def read_captions(options: PromptOptions, images: TrainingImages) -> tuple[str, ...] | None:

@@ -16,6 +16,7 @@ from ti_flax.models.prompt_encoding import (
     SpecialTokens,
     encode_prompt,
     token_ids_by_encoder,
+    weighed,
 )
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, token_table
 
@@ -28,6 +29,7 @@ def encode_with_rows(
     *,
     first_added_id: int,
     special: SpecialTokens = CLIP_TOKENS,
+    weights: jax.Array | None = None,
 ) -> PromptEncoding:
     """Encodes prompts, whose added tokens every text encoder looks up in its own rows.
 
@@ -39,6 +41,8 @@ def encode_with_rows(
       token_ids: `[batch, tokens]` int32 as the first tokenizer pads them.
       first_added_id: the token id of the first row.
       special: what ends and pads prompts.
+      weights: of tokens, `[batch, tokens]` float32, for the hidden states of each text encoder, not for what
+        is pooled; None: all count the same.
     """
     read = token_ids_by_encoder(model, token_ids, special)
     embedded = {
@@ -46,13 +50,15 @@ def encode_with_rows(
         for name, ids in read.items()
     }
     encoding = encode_prompt(model, params, embedded, token_ids, special)
-    if not any(f"{name}{BEHIND}" in rows for name in read):
+    if weights is None and not any(f"{name}{BEHIND}" in rows for name in read):
         return encoding
     begin, parts = 0, []
     for name, ids in read.items():
         end = begin + embedded[name].shape[-1]
         part = encoding.hidden_states[..., begin:end]
         behind = rows.get(f"{name}{BEHIND}")
-        parts.append(part if behind is None else put_behind(part, behind, ids, first_added_id=first_added_id))
+        if behind is not None:
+            part = put_behind(part, behind, ids, first_added_id=first_added_id)
+        parts.append(part if weights is None else weighed(part, weights, special))
         begin = end
     return encoding._replace(hidden_states=jnp.concatenate(parts, axis=-1))

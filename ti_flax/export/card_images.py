@@ -29,14 +29,14 @@ def write_concept_images(folder: Path, images: Iterable[np.ndarray]) -> int:
     return _write(folder / CONCEPT_IMAGES, list(images)[:MOST_CONCEPT_IMAGES])
 
 
-def write_example_images(folder: Path, grid: Path, prompts: Sequence[str], side: int) -> int:
+def write_example_images(folder: Path, grid: Path, prompts: Sequence[str], size: tuple[int, int]) -> int:
     """Writes the first image of each prompt in a grid of previews; returns how many, 0 without a grid.
 
     Args:
       folder: the run's.
-      grid: a PNG of square images, a row for each prompt; of one prompt, in any number of rows.
+      grid: a PNG of images of one size, a row for each prompt; of one prompt, in any number of rows.
       prompts: one for each row.
-      side: of an image, in pixels.
+      size: height and width of an image, in pixels.
     """
     from PIL import Image
 
@@ -44,11 +44,12 @@ def write_example_images(folder: Path, grid: Path, prompts: Sequence[str], side:
         return _write(folder / EXAMPLE_IMAGES, [])
     with Image.open(grid) as opened:
         pixels = np.asarray(opened.convert("RGB"))
-    fits = pixels.shape[0] % side == 0 and pixels.shape[1] % side == 0
-    if not fits or (len(prompts) > 1 and pixels.shape[0] != side * len(prompts)):
+    height, width = size
+    fits = pixels.shape[0] % height == 0 and pixels.shape[1] % width == 0
+    if not fits or (len(prompts) > 1 and pixels.shape[0] != height * len(prompts)):
         return _write(folder / EXAMPLE_IMAGES, [])
     return _write(
-        folder / EXAMPLE_IMAGES, [pixels[row * side :][:side, :side] for row in range(len(prompts))]
+        folder / EXAMPLE_IMAGES, [pixels[row * height :][:height, :width] for row in range(len(prompts))]
     )
 
 

@@ -113,7 +113,7 @@ class CardFacts:
       clip_skip: layers left out at the end of the text encoder.
       repository: where the result goes on the Hub; None if nowhere.
       license: in the Hub's spelling; None if none is named.
-      settings: options of the learning that are not at their defaults, without paths.
+      settings: options of the learning and of the images that are not at their defaults, without paths.
     """
 
     base: str

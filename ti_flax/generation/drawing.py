@@ -10,7 +10,7 @@ import numpy as np
 
 from ti_flax.console.messages import Stage
 from ti_flax.embedding.rows import Rows
-from ti_flax.generation.generator import ImageGenerator
+from ti_flax.generation.generator import ImageGenerator, PromptTokens
 from ti_flax.hosts.compilation import Compilation, shapes_in
 
 
@@ -20,11 +20,12 @@ class Drawing:
     Args:
       generator: that draws.
       params: of the model's components, on the generator's devices.
-      prompt_ids: `[prompts, tokens]` int32.
-      negative_ids: `[tokens]` int32, of the empty prompt.
+      prompts: to draw.
+      negative: the one that all move away from.
       images: of each prompt.
       first_seed: that of each prompt's first image; the others have the next ones.
-      side: of the images, in pixels.
+      size: height and width of the images, in pixels.
+      guidance_scale: 1 is no guidance.
       devices: of the generator.
       added: rows beside the token tables, by text encoder, `[added_tokens, width]`; only shapes count.
       after: a program that is needed sooner.
@@ -36,27 +37,29 @@ class Drawing:
         generator: ImageGenerator,
         params: Mapping[str, Any],
         *,
-        prompt_ids: np.ndarray,
-        negative_ids: np.ndarray,
+        prompts: PromptTokens,
+        negative: PromptTokens,
         images: int,
         first_seed: int,
-        side: int,
+        size: tuple[int, int],
+        guidance_scale: float = 7.5,
         devices: Sequence[Any],
         added: Rows,
         after: Compilation | None = None,
         programs: MutableMapping[Any, Compilation] | None = None,
     ):
-        self._generator, self._params, self._size = generator, params, (side, side)
-        self._prompt_ids, self._negative_ids = prompt_ids, negative_ids
-        self._shape, self._first_seed = (len(prompt_ids), images), first_seed
+        self._generator, self._params, self._size = generator, params, size
+        self._prompts, self._negative, self._guidance_scale = prompts, negative, guidance_scale
+        self._shape, self._first_seed = (len(prompts.ids), images), first_seed
         self._at_once = len(devices) * -(-images // len(devices))
-        ids = np.broadcast_to(negative_ids, (self._at_once, len(negative_ids)))
+        batch = np.zeros(self._at_once, np.int32)
+        given = prompts.at(batch), negative.at(batch)
         programs = {} if programs is None else programs
-        what, shapes = "the previews", shapes_in((added, ids, negative_ids))
-        if (what, self._size, shapes) not in programs:
-            lower = partial(generator.lower, params, added, ids, self._size)
-            programs[what, self._size, shapes] = Compilation(lower, devices, what=what, after=after)
-        self._compiling = programs[what, self._size, shapes]
+        what, shapes = "the previews", shapes_in((added, given))
+        if (what, size, shapes) not in programs:
+            lower = partial(generator.lower, params, added, *given, size)
+            programs[what, size, shapes] = Compilation(lower, devices, what=what, after=after)
+        self._compiling = programs[what, size, shapes]
 
     def ready(self) -> bool:
         """Whether it can be called without waiting for the compilation."""
@@ -70,21 +73,26 @@ class Drawing:
           shown: the stage that counts them.
 
         Returns:
-          `[prompts, images, side, side, 3]` uint8.
+          `[prompts, images, height, width, 3]` uint8.
         """
         program, (prompts, images) = self._compiling.program(), self._shape
         total, drawn = prompts * images, []
         for start in range(0, total, self._at_once):
             # All batches have one size, so that there is one program; what is too much is drawn for nothing.
             places = np.minimum(np.arange(start, start + self._at_once), total - 1)
+            given = self._prompts.at(places // images)
+            negatives = self._negative.at(np.zeros_like(places))
             drawn += list(
                 self._generator.generate(
                     self._params,
                     rows,
-                    prompt_ids=self._prompt_ids[places // images],
-                    negative_ids=np.broadcast_to(self._negative_ids, (len(places), len(self._negative_ids))),
+                    prompt_ids=given.ids,
+                    negative_ids=negatives.ids,
                     seeds=(self._first_seed + places % images).tolist(),
                     size=self._size,
+                    guidance_scale=self._guidance_scale,
+                    prompt_weights=given.weights,
+                    negative_weights=negatives.weights,
                     program=program,
                 )
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ti_flax.config.options import ModelOptions
+from ti_flax.config.options import CHUNK_TOKENS, ModelOptions
 from ti_flax.config.values import nearest_multiples
 from ti_flax.console.messages import say
-from ti_flax.embedding.bases import rows_to_draw_with
-from ti_flax.embedding.initialization import FrozenEmbedding, add_frozen_embeddings, read_frozen_embeddings
-from ti_flax.embedding.rows import joined
+from ti_flax.embedding.initialization import FrozenEmbedding, read_frozen_embeddings
 from ti_flax.errors import ConfigError, WeightsError
 from ti_flax.files.regular import file_digest
 from ti_flax.generation.generator import ImageGenerator, on_all
@@ -34,15 +32,14 @@ from ti_flax.generation.png_metadata import (
     save_png,
 )
 from ti_flax.generation.prompt_file import PromptLine, read_prompt_file
+from ti_flax.generation.prompt_tokens import EMBEDS, TokenizedPrompts, tokenize_prompts
 from ti_flax.generation.samplers import SAMPLERS
 from ti_flax.hosts.devices import start_devices
-from ti_flax.models.base_model import MODEL_PARTS, BaseTokenizers, base_tokenizers, find_base_model, say_notes
-from ti_flax.models.prompt_encoding import SpecialTokens
+from ti_flax.models.base_model import MODEL_PARTS, base_tokenizers, find_base_model, say_notes
+from ti_flax.models.prompts.encode import PromptRules
 from ti_flax.models.stable_diffusion import FlaxStableDiffusion, load_stable_diffusion
-from ti_flax.models.tokenizer import encode_prompts, prompts_cut_off
 from ti_flax.models.weights.model_source import ModelSource
 
-_EMBEDS = "--learned_embeds"
 # What a key is made of has 64 bits; further seeds count up from this.
 _LARGEST_SEED = 2**62
 _LONGEST_SIDE = 16384
@@ -67,6 +64,8 @@ class GenerateRequest:
       sampler: likewise.
       seed: likewise, of the first image.
       resolution: side in pixels, for prompts that do not say; None is the model's own.
+      max_token_length: tokens of a prompt, in chunks of 75; None is as many as it has.
+      prompt_weights: whether brackets weigh words, as in the Web UI.
       batch_size: images drawn at once on a device; None is a prompt's share of a device.
       output: where the grid goes; None is a new name.
       output_dir: folder of single images; None writes none.
@@ -86,34 +85,12 @@ class GenerateRequest:
     sampler: str = "dpmsolver++"
     seed: int = 0
     resolution: int | None = None
+    max_token_length: int | None = 75
+    prompt_weights: bool = False
     batch_size: int | None = None
     output: Path | None = None
     output_dir: Path | None = None
     overwrite: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizedPrompts:
-    """What the tokenizer is to know of prompts.
-
-    Attributes:
-      ids: `[tokens]` int32 of every text, with and without the words of embeddings.
-      rows: `[added_tokens, width]` float32 for each text encoder, by name.
-      first_added_id: token id of the first row.
-      special: what ends and pads prompts.
-    """
-
-    ids: dict[tuple[str, bool], np.ndarray]
-    rows: dict[str, np.ndarray]
-    first_added_id: int
-    special: SpecialTokens
-
-    def of(self, specs: Sequence[ImageSpec]) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids of images' prompts and negative prompts, `[images, tokens]` int32 each."""
-        return (
-            np.stack([self.ids[spec.prompt, spec.learned] for spec in specs]),
-            np.stack([self.ids[spec.negative_prompt, spec.learned] for spec in specs]),
-        )
 
 
 def generate(
@@ -132,7 +109,7 @@ def generate(
       learned_embeds: embedding files of any form, or `TOKEN=FILE`.
       num_images: for each prompt.
       options: `negative_prompt`, `num_inference_steps`, `guidance_scale`, `sampler`, `seed`, `resolution`,
-        `batch_size` of `GenerateRequest`.
+        `max_token_length`, `prompt_weights`, `batch_size` of `GenerateRequest`.
 
     Raises:
       TiFlaxError: something that was asked for cannot be had.
@@ -173,9 +150,8 @@ def _drawn(request: GenerateRequest) -> tuple[list[list[ImageSpec]], list[list[n
     described = load_stable_diffusion(base, dtype=dtype, components=())
     side = request.resolution or _side(described)
     rows = [_specs(line, request, side, described.vae.config.downsampling) for line in lines]
-    prompts = tokenize_prompts(
-        tokenizers, embeddings, [spec for row in rows for spec in row], described.widths
-    )
+    specs = [spec for row in rows for spec in row]
+    prompts = tokenize_prompts(tokenizers, embeddings, specs, described.widths, _prompt_rules(request))
     provenance = _provenance(base, request, embeddings)
     devices = jax.local_devices()
     at_once = len(devices) * (request.batch_size or math.ceil(request.num_images / len(devices)))
@@ -189,7 +165,7 @@ def _prompts(request: GenerateRequest) -> list[PromptLine]:
         if (value := getattr(request, name)) is not None and not 1 <= value <= _MOST:
             raise ConfigError(f"--{name}", expected=f"1 or more, up to {_MOST}", found=str(value))
     if request.compare and not request.learned_embeds:
-        raise ConfigError("--compare", expected=f"{_EMBEDS} to leave out and put in", found="none")
+        raise ConfigError("--compare", expected=f"{EMBEDS} to leave out and put in", found="none")
     lines = [PromptLine(prompt) for prompt in request.prompts]
     lines += [line for file in request.prompt_files for line in read_prompt_file(file)]
     if not lines:
@@ -202,22 +178,30 @@ def _prompts(request: GenerateRequest) -> list[PromptLine]:
     return lines
 
 
+def _prompt_rules(request: GenerateRequest) -> PromptRules:
+    most = request.max_token_length
+    if most is not None and not (CHUNK_TOKENS <= most <= _MOST and most % CHUNK_TOKENS == 0):
+        expected = f"a multiple of {CHUNK_TOKENS}, or any"
+        raise ConfigError("--max_token_length", expected=expected, found=str(most))
+    return PromptRules(None if most is None else most // CHUNK_TOKENS, request.prompt_weights)
+
+
 def _embeddings(request: GenerateRequest) -> list[FrozenEmbedding]:
     """The embeddings asked for, each with the word it goes by."""
-    embeddings = read_frozen_embeddings(request.learned_embeds, _EMBEDS)
+    embeddings = read_frozen_embeddings(request.learned_embeds, EMBEDS)
     if request.placeholder_token is None:
         return embeddings
     if len(embeddings) != 1:
         raise ConfigError(
             "--placeholder_token",
-            expected=f"one {_EMBEDS} to name",
+            expected=f"one {EMBEDS} to name",
             found=str(len(embeddings)),
-            remedy=f"Name each of several as {_EMBEDS} TOKEN=FILE.",
+            remedy=f"Name each of several as {EMBEDS} TOKEN=FILE.",
         )
     (embedding,) = embeddings
     if embedding.token not in (embedding.file.token, embedding.path.stem):
         raise ConfigError(
-            "--placeholder_token", expected=f"to be left out beside {_EMBEDS} TOKEN=FILE", found="both"
+            "--placeholder_token", expected=f"to be left out beside {EMBEDS} TOKEN=FILE", found="both"
         )
     return [dataclasses.replace(embedding, token=request.placeholder_token)]
 
@@ -269,53 +253,6 @@ def _specs(line: PromptLine, request: GenerateRequest, side: int, multiple: int)
     ]
 
 
-def tokenize_prompts(
-    tokenizers: BaseTokenizers,
-    embeddings: Sequence[FrozenEmbedding],
-    specs: Sequence[ImageSpec],
-    widths: Mapping[str, int],
-) -> TokenizedPrompts:
-    """Adds the words of embeddings to the tokenizer and encodes what is asked for.
-
-    Args:
-      tokenizers: of the base model.
-      embeddings: embeddings.
-      specs: all images.
-      widths: of the text encoders, by name.
-
-    Raises:
-      TokenError: a word is known already, given twice, or part of another.
-      WeightsError: an embedding is of another width.
-    """
-    rows = [rows_to_draw_with(each.file, each.path, widths) for each in embeddings]
-    tokenizer = tokenizers.tokenizer
-    first_added_id = len(tokenizer)
-    ids = _encoded(tokenizer, specs, learned=False)
-    words = add_frozen_embeddings(tokenizer, embeddings, None, _EMBEDS)
-    ids |= _encoded(tokenizer, specs, learned=True)
-    texts = list(dict.fromkeys(text for spec in specs for text in (spec.prompt, spec.negative_prompt)))
-    pairs = [*zip(embeddings, words, strict=True)]
-    named = {each.path for each, word in pairs if any(map(word.named_in, texts))}
-    for each, word in [pair for pair in pairs if pair[0].path not in named]:
-        say(f"note: no prompt has {word.placeholder_token}, the word of {each.path}: write it as it is here")
-    nothing = {name: np.zeros((1, width), np.float32) for name, width in widths.items()}
-    return TokenizedPrompts(ids, joined(rows or [nothing]), first_added_id, tokenizers.special)
-
-
-def _encoded(
-    tokenizer: Any, specs: Sequence[ImageSpec], *, learned: bool
-) -> dict[tuple[str, bool], np.ndarray]:
-    chosen = [spec for spec in specs if spec.learned == learned]
-    texts = list(dict.fromkeys(text for spec in chosen for text in (spec.prompt, spec.negative_prompt)))
-    if not texts:
-        return {}
-    encoded = encode_prompts(tokenizer, texts)
-    if learned:
-        for text in prompts_cut_off(tokenizer, texts, encoded):
-            say(f"note: the text encoder does not see the end of this prompt: {text}")
-    return {(text, learned): row for text, row in zip(texts, encoded, strict=True)}
-
-
 def draw(
     model: FlaxStableDiffusion,
     prompts: TokenizedPrompts,
@@ -340,12 +277,13 @@ def draw(
     groups: dict[Any, list[tuple[int, int]]] = defaultdict(list)
     for row, specs in enumerate(rows):
         for place, spec in enumerate(specs):
-            groups[spec.steps, spec.sampler, spec.size, spec.guidance_scale].append((row, place))
+            settings = spec.steps, spec.sampler, spec.size, spec.guidance_scale, prompts.tokens(spec)
+            groups[settings].append((row, place))
     drawn: list[list[Any]] = [[None] * len(specs) for specs in rows]
     generators: dict[tuple[int, str], ImageGenerator] = {}
     done, total = 0, sum(len(specs) for specs in rows)
     fixed = {"first_added_id": prompts.first_added_id, "special": prompts.special, "devices": devices}
-    for (steps, sampler, size, guidance_scale), places in groups.items():
+    for (steps, sampler, size, guidance_scale, _), places in groups.items():
         if (steps, sampler) not in generators:
             generators[steps, sampler] = ImageGenerator(model, steps=steps, sampler=sampler, **fixed)
         # All batches have one size, so that there is one compilation; what is too much is drawn for nothing.
@@ -354,12 +292,14 @@ def draw(
             batch = places[start : start + count]
             specs = [rows[row][place] for row, place in batch]
             specs += [specs[-1]] * (count - len(specs))
-            prompt_ids, negative_ids = prompts.of(specs)
+            given, negatives = prompts.of(specs)
             images = generators[steps, sampler].generate(
                 params,
                 prompts.rows,
-                prompt_ids=prompt_ids,
-                negative_ids=negative_ids,
+                prompt_ids=given.ids,
+                negative_ids=negatives.ids,
+                prompt_weights=given.weights,
+                negative_weights=negatives.weights,
                 seeds=[spec.seed for spec in specs],
                 size=size,
                 guidance_scale=guidance_scale,

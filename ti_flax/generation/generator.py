@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,22 @@ from ti_flax.models.stable_diffusion import FlaxStableDiffusion
 _AXIS = "images"
 
 
+class PromptTokens(NamedTuple):
+    """Prompts as a program takes them.
+
+    Attributes:
+      ids: `[batch, tokens]` int32.
+      weights: of each token, like it, float32; None where all count the same.
+    """
+
+    ids: Any
+    weights: Any = None
+
+    def at(self, places: np.ndarray) -> PromptTokens:
+        """Those at some places, in their order."""
+        return PromptTokens(self.ids[places], None if self.weights is None else self.weights[places])
+
+
 class ImageGenerator:
     """Draws batches of images with one model; compiles once for each batch size and image size.
 
@@ -29,7 +45,7 @@ class ImageGenerator:
       first_added_id: token id of the first added row.
       steps: denoising steps.
       sampler: one of `samplers.SAMPLERS`.
-      special: token ids that SDXL's second text encoder depends on.
+      special: what text encoders depend on beside token ids.
       devices: that share a batch out among them; none: the one that holds the parameters.
       copies: the parameters come with an axis of the devices in front, as `step.replicate` makes them.
     """
@@ -52,17 +68,19 @@ class ImageGenerator:
 
         encode = partial(encode_with_rows, model, first_added_id=first_added_id, special=special)
 
-        def draw(params, rows, prompt_ids, negative_ids, noise, guidance_scale):
+        def draw(params, rows, prompts, negatives, noise, guidance_scale):
             # Replicated parameters come with their device axis of 1, which is cheaper to drop in here.
             params = jax.tree.map(
                 lambda leaf, rank: leaf.reshape(leaf.shape[leaf.ndim - rank :]), params, ranks
             )
-            prompt, negative = (encode(params, rows, ids) for ids in (prompt_ids, negative_ids))
+            prompt, negative = (
+                encode(params, rows, each.ids, weights=each.weights) for each in (prompts, negatives)
+            )
             return sample_images(
                 model,
                 params,
                 prompt=prompt,
-                negative_prompt=without_empty(model, negative, negative_ids, special),
+                negative_prompt=without_empty(model, negative, negatives.ids, special),
                 noise=noise,
                 steps=spaced,
                 sampler=sampler,
@@ -80,18 +98,24 @@ class ImageGenerator:
         self._draw = jax.jit(draw)
 
     def lower(
-        self, params: Mapping[str, Any], rows: Rows, prompt_ids: np.ndarray, size: tuple[int, int]
+        self,
+        params: Mapping[str, Any],
+        rows: Rows,
+        prompts: PromptTokens,
+        negatives: PromptTokens,
+        size: tuple[int, int],
     ) -> Any:
         """Traces and lowers the program of a batch of this size, for `generate`; values do not count.
 
         Args:
           params: as of `generate`.
           rows: `[added_tokens, width]` float32 for each text encoder, by name.
-          prompt_ids: `[batch, tokens]` int32, a multiple of the devices.
+          prompts: a batch of them, a multiple of the devices.
+          negatives: as many.
           size: height and width in pixels.
         """
-        noise = starting_noise(self._model, [0] * len(prompt_ids), size)
-        return self._draw.lower(params, rows, prompt_ids, prompt_ids, noise, np.float32(1.0))
+        noise = starting_noise(self._model, [0] * len(prompts.ids), size)
+        return self._draw.lower(params, rows, prompts, negatives, noise, np.float32(1.0))
 
     def generate(
         self,
@@ -103,6 +127,8 @@ class ImageGenerator:
         seeds: Sequence[int],
         size: tuple[int, int],
         guidance_scale: float = 7.5,
+        prompt_weights: np.ndarray | None = None,
+        negative_weights: np.ndarray | None = None,
         program: Callable[..., Any] | None = None,
     ) -> np.ndarray:
         """Draws one image a prompt.
@@ -111,10 +137,12 @@ class ImageGenerator:
           params: of the model's components; leaves may have an axis of the devices in front.
           rows: `[added_tokens, width]` float32 for each text encoder, by name.
           prompt_ids: `[batch, tokens]` int32.
-          negative_ids: `[batch, tokens]` int32.
+          negative_ids: `[batch, tokens]` int32, which may be other chunks of tokens.
           seeds: one for each image; the same seed and size give the same noise.
           size: height and width in pixels, multiples of the VAE's downsampling.
           guidance_scale: 1 is no guidance.
+          prompt_weights: of the tokens of prompts, `[batch, tokens]` float32; None: all count the same.
+          negative_weights: likewise.
           program: what `lower` gave, compiled; None compiles at the first call of a shape.
 
         Returns:
@@ -125,7 +153,12 @@ class ImageGenerator:
         places = np.minimum(np.arange(-(-count // self._devices) * self._devices), count - 1)
         noise = starting_noise(self._model, [seeds[place] for place in places], size)
         images = (program or self._draw)(
-            params, rows, prompt_ids[places], negative_ids[places], noise, np.float32(guidance_scale)
+            params,
+            rows,
+            PromptTokens(prompt_ids, prompt_weights).at(places),
+            PromptTokens(negative_ids, negative_weights).at(places),
+            noise,
+            np.float32(guidance_scale),
         )
         return np.asarray(jnp.round(images * 255.0)).astype(np.uint8)[:count]
 

@@ -6,6 +6,7 @@ and one timestep to the UNet's answer. Timesteps are spaced as Stable Diffusion'
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -183,6 +184,19 @@ def _split(
     return (x - sigma * answer) / alpha, answer
 
 
+def _same_tokens(*encodings: PromptEncoding) -> list[PromptEncoding]:
+    """Repeats hidden states until all are equally many, which changes nothing in what attends to them."""
+    most = math.lcm(*(each.hidden_states.shape[1] for each in encodings))
+    return [
+        each
+        if each.hidden_states.shape[1] == most
+        else each._replace(
+            hidden_states=jnp.tile(each.hidden_states, (1, most // each.hidden_states.shape[1], 1))
+        )
+        for each in encodings
+    ]
+
+
 def sample_images(
     model: FlaxStableDiffusion,
     params: Mapping[str, Any],
@@ -201,7 +215,7 @@ def sample_images(
       model: the modules.
       params: parameter trees `unet` and `vae`.
       prompt: what the text encoders make of it.
-      negative_prompt: likewise, what to move away from.
+      negative_prompt: likewise, what to move away from; it may have another number of chunks.
       noise: `[batch, height, width, channels]` standard normal, float32.
       steps: from `sampling_steps`.
       sampler: one of `SAMPLERS`.
@@ -211,7 +225,8 @@ def sample_images(
     Returns:
       `[batch, height x downsampling, width x downsampling, 3]` float32 in [0, 1].
     """
-    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), negative_prompt, prompt)
+    pair = _same_tokens(negative_prompt, prompt)
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), *pair)
     conditioning = tuple(both) if model.is_sdxl else (both.hidden_states,)
     if model.is_sdxl:
         height, width = (side * model.vae.config.downsampling for side in noise.shape[1:3])

@@ -96,7 +96,8 @@ class BaseTokenizers:
     @property
     def special(self) -> SpecialTokens:
         """What the text encoders depend on beside the text."""
-        return SpecialTokens(self.eos_token_id, self.pad_token_ids.get("text_encoder_2", 0))
+        second_pad = self.pad_token_ids.get("text_encoder_2", 0)
+        return SpecialTokens(self.eos_token_id, second_pad, self.tokenizer.model_max_length)
 
 
 def base_tokenizers(source: ModelSource, name: str | None = None) -> BaseTokenizers:

@@ -15,15 +15,17 @@ from ti_flax.models.text_encoder import END_OF_TEXT, FlaxCLIPTextModelWithProjec
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Token ids that SDXL's second text encoder depends on; the defaults are those of CLIP's vocabulary.
+    """What text encoders depend on beside token ids; the defaults are those of CLIP's vocabulary.
 
     Attributes:
       end_of_text: ends every prompt, and is where the second encoder's output is pooled.
-      second_pad: fills prompts up for the second encoder, `!`.
+      second_pad: fills prompts up for SDXL's second encoder, `!`.
+      length: tokens that an encoder reads at once, begin and end included; longer prompts are chunks of it.
     """
 
     end_of_text: int = END_OF_TEXT
     second_pad: int = 0
+    length: int = 77
 
 
 CLIP_TOKENS = SpecialTokens()
@@ -33,8 +35,9 @@ class PromptEncoding(NamedTuple):
     """What the UNet takes of prompts.
 
     Attributes:
-      hidden_states: `[batch, tokens, width]`, those of both encoders side by side for SDXL.
-      pooled: `[batch, projection_dim]` for SDXL; None for other models.
+      hidden_states: `[batch, tokens, width]`, those of both encoders side by side for SDXL, and those of
+        chunks one after the other.
+      pooled: `[batch, projection_dim]` for SDXL, of the first chunk; None for other models.
     """
 
     hidden_states: jax.Array
@@ -53,8 +56,10 @@ def token_ids_by_encoder(
     """
     ids = dict.fromkeys(model.text_encoders, token_ids)
     if model.is_sdxl:
-        behind = jnp.arange(token_ids.shape[1]) > _ends(token_ids, special)[:, None]
-        ids["text_encoder_2"] = jnp.where(behind, special.second_pad, token_ids)
+        chunks = in_chunks(token_ids, special)
+        behind = jnp.arange(chunks.shape[1]) > _ends(chunks, special)[:, None]
+        second = jnp.where(behind, special.second_pad, chunks)
+        ids["text_encoder_2"] = one_after_another(second, len(token_ids))
     return ids
 
 
@@ -65,7 +70,7 @@ def encode_prompt(
     token_ids: jax.Array,
     special: SpecialTokens = CLIP_TOKENS,
 ) -> PromptEncoding:
-    """Encode prompts whose tokens are embedded.
+    """Encode prompts whose tokens are embedded, the chunks of a long one each by itself.
 
     Args:
       model: the modules.
@@ -77,13 +82,14 @@ def encode_prompt(
     hidden_states: list[jax.Array] = []
     pooled: Any = None
     for name, encoder in model.text_encoders.items():
-        variables, given = {"params": params[name]}, embedded[name]
+        variables, given = {"params": params[name]}, in_chunks(embedded[name], special)
         if isinstance(encoder, FlaxCLIPTextModelWithProjection):
             # The first end of the text, whatever the config names: added words have larger ids than it.
-            found, pooled = encoder.apply(variables, given, _ends(token_ids, special))
+            found, pooled = encoder.apply(variables, given, _ends(in_chunks(token_ids, special), special))
+            pooled = of_first_chunk(pooled, len(token_ids))
         else:
             found = encoder.apply(variables, given)
-        hidden_states.append(jnp.asarray(found))
+        hidden_states.append(one_after_another(jnp.asarray(found), len(token_ids)))
     if len(hidden_states) == 1:
         return PromptEncoding(hidden_states[0])
     return PromptEncoding(jnp.concatenate(hidden_states, axis=-1), pooled)
@@ -105,12 +111,50 @@ def without_empty(
     """
     if not (model.is_sdxl and model.zeros_for_empty_prompt):
         return encoding
-    # The place before the end is that of the token which begins every prompt.
-    empty = _ends(token_ids, special) == 1
+    # The place before the end is that of the token which begins every chunk.
+    empty = _ends(in_chunks(token_ids, special), special) == 1
+    if len(empty) != len(token_ids):
+        empty = jnp.all(empty.reshape(len(token_ids), -1), axis=1)
     return jax.tree.map(
         lambda each: jnp.where(empty.reshape(-1, *(1,) * (each.ndim - 1)), jnp.zeros_like(each), each),
         encoding,
     )
+
+
+def weighed(hidden_states: jax.Array, weights: jax.Array, special: SpecialTokens = CLIP_TOKENS) -> jax.Array:
+    """Multiply hidden states by the weights of their tokens, and give each chunk its mean back.
+
+    That is the Web UI's emphasis "Original" (modules/sd_emphasis.py there, EmphasisOriginal).
+
+    Args:
+      hidden_states: of one text encoder, `[batch, tokens, width]`.
+      weights: `[batch, tokens]` float32.
+      special: how long chunks are.
+    """
+    chunks = in_chunks(hidden_states, special)
+    given = chunks.astype(jnp.float32)
+    heavier = given * in_chunks(weights, special)[..., None]
+    mean, changed = (jnp.mean(each, axis=(1, 2), keepdims=True) for each in (given, heavier))
+    # A mean of zero cannot be given back by a factor.
+    restored = heavier * jnp.where(changed == 0, 1.0, mean / changed)
+    return one_after_another(restored.astype(chunks.dtype), len(hidden_states))
+
+
+def in_chunks(each: jax.Array, special: SpecialTokens) -> jax.Array:
+    """Cut `[batch, tokens, ...]` into what text encoders read at once, `[batch * chunks, length, ...]`."""
+    if each.shape[1] <= special.length:
+        return each
+    return each.reshape(-1, special.length, *each.shape[2:])
+
+
+def one_after_another(chunks: jax.Array, batch: int) -> jax.Array:
+    """Put chunks `[batch * chunks, length, ...]` together again, `[batch, tokens, ...]`."""
+    return chunks if len(chunks) == batch else chunks.reshape(batch, -1, *chunks.shape[2:])
+
+
+def of_first_chunk(each: jax.Array, batch: int) -> jax.Array:
+    """What is there of the first chunk of every prompt, `[batch, ...]`, out of `[batch * chunks, ...]`."""
+    return each if len(each) == batch else each[:: len(each) // batch]
 
 
 def _ends(token_ids: jax.Array, special: SpecialTokens) -> jax.Array:

@@ -15,7 +15,8 @@ from ti_flax.console.messages import say
 from ti_flax.errors import TokenError, shortened
 from ti_flax.files.folder_files import LINK_REMEDY, LeavingLinkError, require_inside
 from ti_flax.files.regular import open_regular
-from ti_flax.models.word_places import Concept, Word, require_text, words_of_vectors, write_out
+from ti_flax.models.prompts.chunks import in_chunks
+from ti_flax.models.word_places import Concept, Word, all_written_out, require_text
 
 _LARGEST_FILE = 2**26
 # What transformers reads of a tokenizer's folder, and writes again beside the learned word.
@@ -34,7 +35,7 @@ def vector_tokens(placeholder_token: str, num_vectors: int) -> tuple[str, ...]:
 
 def expand_known(tokenizer: Any, prompt: str) -> str:
     """Writes out the tokens of every multi-vector concept that the tokenizer sees in a prompt."""
-    return _written_out(tokenizer, [prompt])[0]
+    return all_written_out(tokenizer, [prompt])[0]
 
 
 def load_tokenizer(
@@ -299,8 +300,9 @@ def encode_prompts(
     *,
     concept: Concept | None = None,
     origins: Mapping[str, str] | None = None,
+    chunks: int = 1,
 ) -> np.ndarray:
-    """Token ids of prompts, padded to the text encoder's length: `[prompts, tokens]` int32.
+    """Token ids of prompts, padded to the text encoder's length: `[prompts, chunks * tokens]` int32.
 
     Args:
       tokenizer: a CLIP tokenizer that already has the added tokens.
@@ -308,16 +310,19 @@ def encode_prompts(
         of its words, and hold all tokens of those that it names in order.
       concept: what must be in every prompt, for training prompts.
       origins: prompt to the file it was made from, for messages.
+      chunks: how often the text encoder's length each prompt has, every chunk with a begin and an end; what
+        does not need all has empty ones.
 
     Raises:
       TokenError: a concept's tokens are cut off or split in one of the prompts.
     """
     length = tokenizer.model_max_length
-    for prompt in prompts:
-        require_text(prompt)
-    written_out = _written_out(tokenizer, prompts)
-    encoded = tokenizer(written_out, padding="max_length", truncation=True, max_length=length)
-    token_ids = np.asarray(encoded["input_ids"], np.int32)
+    written_out = all_written_out(tokenizer, prompts)
+    if chunks > 1:
+        token_ids = in_chunks(tokenizer, written_out, chunks)
+    else:
+        encoded = tokenizer(written_out, padding="max_length", truncation=True, max_length=length)
+        token_ids = np.asarray(encoded["input_ids"], np.int32)
     if concept is not None:
         named = _named(tokenizer, written_out, concept)
         for prompt, row, words in zip(prompts, token_ids, named, strict=True):
@@ -334,12 +339,6 @@ def _named(tokenizer: Any, prompts: Sequence[str], concept: Concept) -> list[tup
     return [words or concept.words for words in named]
 
 
-def _written_out(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
-    """The prompts with all tokens of the words that have several, which are looked up once."""
-    words = words_of_vectors(tokenizer.get_added_vocab())
-    return [write_out(tokenizer, prompt, words) for prompt in prompts] if words else list(prompts)
-
-
 def prompts_cut_off(tokenizer: Any, prompts: Sequence[str], token_ids: np.ndarray) -> list[str]:
     """Returns the prompts of which the text encoder does not see the end.
 
@@ -348,16 +347,22 @@ def prompts_cut_off(tokenizer: Any, prompts: Sequence[str], token_ids: np.ndarra
       prompts: texts.
       token_ids: `[prompts, tokens]`, what they became.
     """
-    full = np.argmax(token_ids == tokenizer.eos_token_id, axis=1) == token_ids.shape[1] - 1
+    length = tokenizer.model_max_length
+    rows = token_ids.reshape(len(prompts), token_ids.shape[1] // length, length)
+    ends = np.argmax(rows == tokenizer.eos_token_id, axis=2)
+    # Of one chunk the end tells; the last of several may have room left, as borders come before words.
+    full = ends[:, -1] == length - 1 if rows.shape[1] == 1 else ends[:, -1] > 1
+    seen = np.sum(ends - 1, axis=1)
     return [
         prompt
-        for prompt, candidate in zip(prompts, full, strict=True)
-        if candidate and _length(tokenizer, prompt) > token_ids.shape[1]
+        for prompt, candidate, tokens in zip(prompts, full, seen, strict=True)
+        if candidate and _length(tokenizer, prompt) > tokens
     ]
 
 
 def _length(tokenizer: Any, prompt: str) -> int:
-    return len(tokenizer(expand_known(tokenizer, prompt), verbose=False)["input_ids"])
+    written_out = expand_known(tokenizer, prompt)
+    return len(tokenizer(written_out, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _check_whole(prompt: str, row: np.ndarray, words: Sequence[Word], origin: str) -> None:

@@ -141,6 +141,18 @@ def write_out(tokenizer: Any, text: str, words: Sequence[Sequence[str]]) -> str:
     return text
 
 
+def all_written_out(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
+    """The prompts with all tokens of the words that have several, which are looked up once.
+
+    Raises:
+      TokenError: one of them is no text.
+    """
+    for prompt in prompts:
+        require_text(prompt)
+    words = words_of_vectors(tokenizer.get_added_vocab())
+    return [write_out(tokenizer, prompt, words) for prompt in prompts] if words else list(prompts)
+
+
 def words_of_vectors(known: Mapping[str, int]) -> list[tuple[str, ...]]:
     """Lists the tokens of every word with several vectors: `tok`, `tok_1`, ..., as diffusers names them.
 

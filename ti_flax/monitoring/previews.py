@@ -55,7 +55,7 @@ class Preview(Hook):
           draw: draws all prompts.
           prompts: in the order of what it draws.
           images: of each prompt.
-          training: `[images, height, width, 3]` uint8, for the sheet.
+          training: `[images, height, width, 3]` uint8 of the size of what it draws, for the sheet.
           start_rows: `[added_tokens, width]` float32 by text encoder, before the first update.
           result: from a state on the host to such rows.
           trackers: that are shown the previews as well.
@@ -93,7 +93,8 @@ class Preview(Hook):
             record(self._sheet.parent, f"{self._folder.name}/step-{step}.png", SHEET)
             with atomic_write(self._folder / f"step-{step}.png") as file:
                 grid.save(file, format="PNG")
-            shown = previews(self._folder, up_to=step, prompts=len(drawn), images=len(drawn[0]))
+            layout = {"prompts": len(drawn), "images": len(drawn[0]), "size": drawn.shape[2:4]}
+            shown = previews(self._folder, up_to=step, **layout)
             with atomic_write(self._sheet) as file:
                 sheet_of(self._prompts, self._training, shown).save(file, format="PNG")
         except OSError as error:
@@ -102,7 +103,9 @@ class Preview(Hook):
             tracker.image("validation", np.asarray(grid), step)
 
 
-def previews(folder: Path, *, up_to: int, prompts: int, images: int) -> dict[int, np.ndarray]:
+def previews(
+    folder: Path, *, up_to: int, prompts: int, images: int, size: tuple[int, int]
+) -> dict[int, np.ndarray]:
     """Reads the first, the last and some previews between back, in order of steps.
 
     Args:
@@ -110,13 +113,14 @@ def previews(folder: Path, *, up_to: int, prompts: int, images: int) -> dict[int
       up_to: the last step.
       prompts: rows of each file.
       images: columns of each file.
+      size: height and width of an image, of which the proportion counts.
 
     Returns:
       Step to `[prompts, images, height, width, 3]` uint8.
     """
     files = preview_files(folder)
     steps = [step for step in files if step <= up_to]
-    found = {step: _tiles(files[step], prompts, images) for step in evenly(steps, STEPS_SHOWN)}
+    found = {step: _tiles(files[step], prompts, images, size) for step in evenly(steps, STEPS_SHOWN)}
     shapes = [tiles.shape for tiles in found.values() if tiles is not None]
     # One run has images of one size, which is that of the last.
     return {step: tiles for step, tiles in found.items() if tiles is not None and tiles.shape == shapes[-1]}
@@ -134,8 +138,24 @@ def evenly(items: Sequence[int], count: int) -> list[int]:
     return [items[round(place)] for place in places.tolist()]
 
 
-def _tiles(path: Path, rows: int, columns: int) -> np.ndarray | None:
-    """The squares of a grid, `[rows, columns, height, width, 3]` uint8; None if it is none."""
+def tile_size(
+    grid: tuple[int, int], rows: int, columns: int, size: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Height and width of each image in a grid; None if it is laid out in another way.
+
+    Args:
+      grid: its height and width.
+      rows: of images.
+      columns: of images.
+      size: height and width that the images are in proportion of.
+    """
+    height, width = grid[0] // rows, grid[1] // columns
+    whole = grid == (rows * height, columns * width) and height > 0
+    return (height, width) if whole and height * size[1] == width * size[0] else None
+
+
+def _tiles(path: Path, rows: int, columns: int, size: tuple[int, int]) -> np.ndarray | None:
+    """The images of a grid, `[rows, columns, height, width, 3]` uint8; None if it is none."""
     from PIL import Image
 
     try:
@@ -143,10 +163,10 @@ def _tiles(path: Path, rows: int, columns: int) -> np.ndarray | None:
             grid = np.asarray(opened.convert("RGB"))
     except OSError:
         return None
-    side = grid.shape[0] // rows
-    if grid.shape[:2] != (rows * side, columns * side) or side == 0:
+    found = tile_size((grid.shape[0], grid.shape[1]), rows, columns, size)
+    if found is None:
         return None
-    return grid.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
+    return grid.reshape(rows, found[0], columns, found[1], 3).swapaxes(1, 2)
 
 
 def sheet_of(prompts: Sequence[str], training: np.ndarray, shown: dict[int, np.ndarray]) -> Any:
@@ -172,13 +192,13 @@ def _images_of_a_column(steps: int, images: int) -> int:
 
 
 def training_places(
-    size: tuple[int, int], side: int, *, prompts: int, images: int, training: int
+    size: tuple[int, int], tile: tuple[int, int], *, prompts: int, images: int, training: int
 ) -> list[tuple[int, int, int, int]]:
     """Where the training images lie on a contact sheet: left, top, right, bottom; none in another layout.
 
     Args:
       size: width and height of the sheet.
-      side: of an image in the previews.
+      tile: height and width of an image in the previews.
       prompts: of the previews.
       images: of each prompt in the previews.
       training: images that the run learns from.
@@ -187,8 +207,8 @@ def training_places(
     for steps in range(1, STEPS_SHOWN + 1):
         each = _images_of_a_column(steps, images)
         columns = max(count, each * steps)
-        if size == sheet_size((side, side), prompts + 1, columns, [each] * steps):
-            return first_row_places((side, side), count)
+        if size == sheet_size(tile, prompts + 1, columns, [each] * steps):
+            return first_row_places(tile, count)
     return []
 
 

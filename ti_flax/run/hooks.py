@@ -17,8 +17,9 @@ from ti_flax.embedding.rows import rows_of_words
 from ti_flax.embedding.vocabulary import Vocabulary, known_vocabularies
 from ti_flax.export.upload import ShareCheckpoints
 from ti_flax.generation.drawing import Drawing
-from ti_flax.generation.generator import ImageGenerator
+from ti_flax.generation.generator import ImageGenerator, PromptTokens
 from ti_flax.hosts.compilation import Compilation
+from ti_flax.models.prompts.encode import PromptRules, encode_each, same_length
 from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.monitoring import hooks
 from ti_flax.monitoring.evaluation import PATIENCE, Evaluate, Patience
@@ -126,7 +127,7 @@ def make_hooks(run: Beside, schedule: Schedule, start: int, progress: Hook | Non
             draw=draw,
             prompts=config.validation_prompts,
             images=config.monitoring.num_validation_images,
-            training=inputs.images.shown(images_beside_previews(config), config.images.resolution),
+            training=inputs.images.shown(images_beside_previews(config), config.preview_size),
             start_rows=inputs.added.start,
             result=result,
             trackers=trackers,
@@ -247,7 +248,9 @@ def sensitivity_of(run: Beside) -> PromptSensitivity:
     return PromptSensitivity(
         run.step_config,
         run.frozen,
-        np.stack([encode_prompts(inputs.tokenizer, texts) for texts in of_words]),
+        np.stack(
+            [encode_prompts(inputs.tokenizer, texts, chunks=config.prompts.chunks) for texts in of_words]
+        ),
         side=config.images.resolution,
         devices=run.devices,
         after=run.after,
@@ -271,25 +274,41 @@ def known_words(inputs: TrainingInputs) -> dict[str, Vocabulary]:
 def previewer(run: Beside) -> Drawing:
     """What draws the validation prompts with given rows, each with the same fixed seeds."""
     monitoring, config = run.config.monitoring, run.step_config
-    count, prompts = monitoring.num_validation_images, run.config.validation_prompts
-    ids = encode_prompts(run.inputs.tokenizer, [*prompts, ""])
+    prompts, negative = preview_prompts(run.config, run.inputs.tokenizer)
+    count = monitoring.num_validation_images
     devices, model = run.devices[:count], run.inputs.model
     params = local_copies(run.frozen, devices)
     vae = run.common.once("vae", lambda: replicate(model.params["vae"], devices))
-    special, first = config.special, config.first_added_id
     making = partial(
-        ImageGenerator, model, first_added_id=first, special=special, devices=devices, copies=True
+        ImageGenerator,
+        model,
+        first_added_id=config.first_added_id,
+        steps=monitoring.validation_num_inference_steps,
+        sampler=monitoring.validation_sampler,
+        special=config.special,
+        devices=devices,
+        copies=True,
     )
+    seed = run.config.training.seed if monitoring.validation_seed is None else monitoring.validation_seed
     return Drawing(
         run.common.once("generator", making),
         {**params, "vae": vae},
-        prompt_ids=ids[:-1],
-        negative_ids=ids[-1],
+        prompts=prompts,
+        negative=negative,
         images=count,
-        first_seed=run.config.training.seed or 0,
-        side=run.config.images.resolution,
+        first_seed=seed or 0,
+        size=run.config.preview_size,
+        guidance_scale=monitoring.validation_guidance_scale,
         devices=devices,
         added=run.inputs.added.start,
         after=run.after,
         programs=run.common.programs,
     )
+
+
+def preview_prompts(config: RunConfig, tokenizer: Any) -> tuple[PromptTokens, PromptTokens]:
+    """The validation prompts, all with as many chunks as the longest needs, and the negative prompt."""
+    rules = PromptRules(config.prompts.chunks, config.monitoring.prompt_weights)
+    texts = [*config.validation_prompts, config.validation_negative_prompt]
+    *prompts, negative = encode_each(tokenizer, texts, rules)
+    return PromptTokens(*same_length(tokenizer, prompts)), PromptTokens(*same_length(tokenizer, [negative]))

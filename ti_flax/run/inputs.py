@@ -146,7 +146,9 @@ def read_inputs(
     prompts = make_prompts(config.prompts, templates, tokens.tokenizer, tokens.concept, images, seed=seed)
     class_token_ids = None
     if class_images is not None:
-        class_token_ids = class_prompts(config.class_prompt, templates, tokens.tokenizer, tokens.concept)
+        class_token_ids = class_prompts(
+            config.class_prompt, templates, tokens.tokenizer, tokens.concept, config.prompts.chunks
+        )
     if model is None:
         with stage("loading the model"):
             model = read_model(config)

@@ -27,6 +27,16 @@ from ti_flax.training.state import StepConfig, TrainState, result_rows
 
 # The groups of options that say how the concept was learned.
 _SETTINGS = ("model", "concept", "images", "prompts", "training", "optimizer", "loss")
+# Those that say how the images on its card were drawn.
+_PREVIEW_SETTINGS = (
+    "validation_negative_prompt",
+    "validation_size",
+    "validation_seed",
+    "validation_sampler",
+    "validation_num_inference_steps",
+    "validation_guidance_scale",
+    "prompt_weights",
+)
 _NAMES = ("token_identifier.txt", "type_of_concept.txt")
 
 
@@ -62,7 +72,7 @@ def write_result(
     images = inputs.images.first(MOST_CONCEPT_IMAGES) if shows else []
     concept_images = write_concept_images(folder, images)
     preview = folder / "validation" / f"step-{step}.png"
-    examples = write_example_images(folder, preview, prompts, config.images.resolution)
+    examples = write_example_images(folder, preview, prompts, config.preview_size)
     facts = CardFacts(
         **of_configuration(config),
         images=len(inputs.images.names),
@@ -102,13 +112,17 @@ def of_configuration(config: RunConfig) -> dict[str, Any]:
 
 
 def _settings(config: RunConfig) -> dict[str, object]:
-    """The options of the learning that are not at their defaults; paths stay on this machine."""
-    values = config.to_dict()
+    """The options of the learning that are not at their defaults, and of the images on the card.
+
+    Paths stay on this machine.
+    """
+    values, drawn = config.to_dict(), config.monitoring.validation_prompt is not None
     return {
         option.name: values[option.name]
-        for group in _SETTINGS
+        for group in (*_SETTINGS, "monitoring")
         for option in options_of(GROUPS[group])
         if not (option.rule.path or option.rule.secret)
+        if group != "monitoring" or (drawn and option.name in _PREVIEW_SETTINGS)
         if getattr(getattr(config, group), option.name) != option.default
     }
 

@@ -66,7 +66,7 @@ def make_step_config(
       model: its modules.
       first_added_id: token id of the first added row.
       added: the rows beside the token tables.
-      special: token ids that SDXL's second text encoder depends on.
+      special: what text encoders depend on beside token ids.
       devices: that compute an update, over all hosts.
       batches: of `train_batch_size` that they compute at once: one a device, or one for several cores.
     """

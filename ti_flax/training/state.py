@@ -78,7 +78,7 @@ class StepConfig:
         `[added_tokens, width]` by text encoder, already masked.
       trainable: `[added_tokens]` bool by text encoder, rows that learn.
       first_added_id: token id of row 0.
-      special: token ids that SDXL's second text encoder depends on.
+      special: what text encoders depend on beside token ids.
       batch_size: samples a device takes at once.
       accumulation: batches whose gradients make one update.
       device_count: devices, over all hosts, that share the batch of a concept.

@@ -14,7 +14,7 @@ from ti_flax.data.images.buckets import (
     possible_shapes,
     sdxl_shapes,
 )
-from ti_flax.data.images.resize import cropped, fit_to_shape, in_square, squeezed
+from ti_flax.data.images.resize import cropped, fit_to_shape, in_frame, squeezed
 
 SQUARE, LANDSCAPE, PORTRAIT = (600, 600), (800, 1200), (1200, 800)
 
@@ -134,9 +134,14 @@ def test_a_image_of_the_same_ratio_is_resized_whole(resample):
 
 def test_a_image_is_shown_whole_in_a_white_square():
     pixels = np.full((16, 32, 3), 90, np.uint8)
-    shown = in_square(pixels, 32)
+    shown = in_frame(pixels, (32, 32))
     assert (shown[8:24] == 90).all() and (shown[:8] == 255).all() and (shown[24:] == 255).all()
-    np.testing.assert_array_equal(in_square(pixels[:, :16], 16), pixels[:, :16])
+    np.testing.assert_array_equal(in_frame(pixels[:, :16], (16, 16)), pixels[:, :16])
+    tall = in_frame(pixels, (64, 16))
+    assert tall.shape == (64, 16, 3)
+    assert (tall[28:36] == 90).all() and (tall[:28] == 255).all() and (tall[36:] == 255).all()
+    wide = in_frame(pixels, (8, 32))
+    assert (wide[:, 8:24] == 90).all() and (wide[:, :8] == 255).all() and (wide[:, 24:] == 255).all()
 
 
 SDXL = ShapeRules(reso_steps=64, max_shapes=4, of_sdxl=True)

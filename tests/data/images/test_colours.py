@@ -201,7 +201,7 @@ def test_a_phones_image_through_prepare_training_and_the_sheet(tmp_path, format)
         return np.asarray(pixels)[side :: 2 * side, side :: 2 * side]
 
     loaded = load_images(tmp_path / "in", resolution=64)
-    assert close(areas(loaded.pixels[0]), wanted) and close(areas(loaded.shown(1, 64)[0]), wanted)
+    assert close(areas(loaded.pixels[0]), wanted) and close(areas(loaded.shown(1, (64, 64))[0]), wanted)
     prepare.run(prepare.parse_arguments(_flags(tmp_path, f"--format={format}")))
     with Image.open(tmp_path / "out" / f"a.{format}") as written:
         assert "icc_profile" not in written.info and close(areas(np.asarray(written.convert("RGB"))), wanted)

@@ -402,8 +402,8 @@ def test_images_near_the_same_shape_are_grouped_in_order(tmp_path):
     with Image.open(tmp_path / "c.png") as image:
         expected = fit_to_shape(image, Shape(24, 40), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(loaded.groups[1].pixels[1], expected)
-    assert loaded.shown(3, 32).shape == (3, 32, 32, 3)
-    np.testing.assert_array_equal(loaded.shown(3, 32)[1], loaded.groups[0].pixels[0])
+    assert loaded.shown(3, (32, 32)).shape == (3, 32, 32, 3)
+    np.testing.assert_array_equal(loaded.shown(3, (32, 32))[1], loaded.groups[0].pixels[0])
     into = load_images(tmp_path, resolution=32, into=[Shape(24, 40)])
     np.testing.assert_array_equal(into.pixels[[0, 2]], loaded.groups[1].pixels)
 

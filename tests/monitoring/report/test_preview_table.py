@@ -268,3 +268,15 @@ def test_links_choose_in_a_page_that_is_loaded_again(tmp_path):
     assert " large" not in nowhere
     assert re.findall(r'id="([\w-]+)" checked', nowhere) == ["step-all", "image-all"]
     assert dataclasses.replace(View(), step=1).is_chosen
+
+
+def test_images_of_another_shape_are_cut_out_whole(tmp_path):
+    (tmp_path / "validation").mkdir()
+    grid = np.zeros((2 * 24, 3 * 16, 3), np.uint8)
+    grid[24:, 16:32] = 200
+    Image.fromarray(grid).save(tmp_path / "validation" / "step-0.png")
+    assert table_of(tmp_path) is None  # no squares
+    found = table_of(tmp_path, **options(validation_size="16x24"))
+    assert [pixels(link).shape for link in found.shots[0]] == [(24, 16, 3)] * 6
+    assert [bool(pixels(link).all()) for link in found.shots[0]] == [False] * 4 + [True, False]
+    assert Layout.of(facts(**options(validation_size="16x"))) is None

@@ -20,7 +20,7 @@ from ti_flax.errors import ConfigError, shortened
 PER_CONCEPT = tuple(name for name, option in OPTIONS.items() if option.rule.per_concept)
 _LONGEST_SHOWN = 80
 # Options in whose text {} stands for the concept's word.
-_WITH_WORD = ("validation_prompt", "class_prompt")
+_WITH_WORD = ("validation_prompt", "validation_negative_prompt", "class_prompt")
 
 
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 
 from ti_flax.config.options.concept_list import ConceptListOptions
 from ti_flax.config.options.inputs import (
+    CHUNK_TOKENS,
     ConceptOptions,
     ImageOptions,
     ModelOptions,
@@ -22,6 +23,7 @@ from ti_flax.config.options.training import (
 
 __all__ = [
     "ADAM_OPTIONS",
+    "CHUNK_TOKENS",
     "DIRECTIONAL",
     "FINDS_ITS_RATE",
     "MOST_STEPS_UNTIL_DONE",

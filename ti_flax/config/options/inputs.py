@@ -8,6 +8,9 @@ from ti_flax.config.options.group import Options
 from ti_flax.config.options.word import WordOptions, of_word
 from ti_flax.config.values import option
 
+# Tokens of a prompt that CLIP's text encoders read at once, beside a begin and an end.
+CHUNK_TOKENS = 75
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOptions(Options):
@@ -137,7 +140,7 @@ class ConceptOptions(Options):
     num_vectors: tuple[int | None, ...] | None = option(
         (1,),
         at_least=1,
-        at_most=75,  # what a prompt has room for
+        at_most=CHUNK_TOKENS,  # what a prompt has room for
         when_unset="as many as initializer_token or init_embeds has",
         help="Embedding vectors the new word consists of; null takes as many as the start has",
         per_concept=True,
@@ -338,6 +341,15 @@ class PromptOptions(Options):
         excludes=("templates", "template_file"),
         per_concept=True,
     )
+    max_token_length: int = option(
+        CHUNK_TOKENS,
+        at_least=CHUNK_TOKENS,
+        at_most=3 * CHUNK_TOKENS,
+        multiple_of=CHUNK_TOKENS,
+        help="Tokens of a prompt, in training and previews: 75, 150 or 225, in chunks of 75 that the text "
+        "encoder reads one by one; ends of longer prompts are cut off.",
+        changes_bits=True,
+    )
     captions: Literal["none", "files", "filename", "metadata", "caption_file"] = option(
         "none",
         metavar="NAME",
@@ -425,3 +437,8 @@ class PromptOptions(Options):
         only_with="captions",
         per_concept=True,
     )
+
+    @property
+    def chunks(self) -> int:
+        """How often the text encoder's length each prompt has."""
+        return self.max_token_length // CHUNK_TOKENS

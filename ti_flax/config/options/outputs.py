@@ -72,6 +72,51 @@ class MonitoringOptions(Options):
         help="Images of each prompt.",  # one grid holds them all
         only_with="validation_prompt",
     )
+    validation_negative_prompt: str | None = option(
+        None,
+        metavar="PROMPT",
+        when_unset="an empty one",
+        help="What the preview images move away from.",
+        only_with="validation_prompt",
+        per_concept=True,
+    )
+    validation_size: str | None = option(
+        None,
+        metavar="WxH",
+        when_unset="resolution, square",
+        help="Width and height of the preview images in pixels, such as 512x768.",
+        only_with="validation_prompt",
+    )
+    validation_seed: int | None = option(
+        None,
+        at_least=0,
+        at_most=2**32 - 1,
+        when_unset="seed",
+        help="Seed of the first preview image of each prompt; the next ones count up.",
+        only_with="validation_prompt",
+    )
+    validation_sampler: Literal["ddim", "dpmsolver++", "euler"] = option(
+        "dpmsolver++", help="Sampler of the preview images.", only_with="validation_prompt"
+    )
+    validation_num_inference_steps: int = option(
+        25,
+        at_least=1,
+        at_most=1000,
+        help="Denoising steps of a preview image.",
+        only_with="validation_prompt",
+    )
+    validation_guidance_scale: float = option(
+        7.5,
+        at_least=0,
+        help="How far the preview images move away from the negative prompt; 1 is no guidance.",
+        only_with="validation_prompt",
+    )
+    prompt_weights: bool = option(
+        False,
+        help="Read (word:1.2), (word), [word] and BREAK in prompts of previews as the Web UI does; training "
+        "prompts stay plain text.",
+        only_with="validation_prompt",
+    )
     validation_steps: int = option(
         100,
         at_least=1,

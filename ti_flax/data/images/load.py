@@ -24,7 +24,7 @@ from ti_flax.data.images.decode import (
     upright_with_alpha,
 )
 from ti_flax.data.images.masks import MaskFolder, MaskRules, same_aspect
-from ti_flax.data.images.resize import COVERED, CROPPED, SQUEEZED, Fit, in_square
+from ti_flax.data.images.resize import COVERED, CROPPED, SQUEEZED, Fit, in_frame
 from ti_flax.data.images.sizes import conditioning_of
 from ti_flax.data.sources.duplicates import duplicate_notes
 from ti_flax.data.sources.find import Found, find_images
@@ -126,9 +126,17 @@ class TrainingImages:
         )
         return dataclasses.replace(self, groups=tuple(groups))
 
-    def shown(self, count: int, side: int) -> np.ndarray:
-        """The first images, whole, in white squares where they are none: `[count, side, side, 3]` uint8."""
-        return np.stack([in_square(pixels, side) for pixels in self.first(count)])
+    def shown(self, count: int, size: tuple[int, int]) -> np.ndarray:
+        """The first images, whole, with white beside them where it takes some to fill the size.
+
+        Args:
+          count: of images.
+          size: height and width.
+
+        Returns:
+          `[count, height, width, 3]` uint8.
+        """
+        return np.stack([in_frame(pixels, size) for pixels in self.first(count)])
 
 
 def pixels_hash(pixels: np.ndarray) -> str:

@@ -68,14 +68,16 @@ SQUEEZED = Fit(squeezed, whole_box)
 CROPPED = Fit(cropped, central_square)
 
 
-def in_square(pixels: np.ndarray, side: int) -> np.ndarray:
-    """A whole image in the middle of a white square."""
-    if pixels.shape[:2] == (side, side):
+def in_frame(pixels: np.ndarray, frame: tuple[int, int]) -> np.ndarray:
+    """A whole image in the middle of a white frame of this height and width."""
+    if pixels.shape[:2] == frame:
         return pixels
     height, width = pixels.shape[:2]
-    longest = max(height, width)
-    size = (max(1, round(width * side / longest)), max(1, round(height * side / longest)))
-    square = Image.new("RGB", (side, side), "white")
-    smaller = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
-    square.paste(smaller, ((side - size[0]) // 2, (side - size[1]) // 2))
-    return np.asarray(square)
+    if width * frame[0] >= height * frame[1]:
+        size = frame[1], max(1, round(height * frame[1] / width))
+    else:
+        size = max(1, round(width * frame[0] / height)), frame[0]
+    framed = Image.new("RGB", (frame[1], frame[0]), "white")
+    resized = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    framed.paste(resized, ((frame[1] - size[0]) // 2, (frame[0] - size[1]) // 2))
+    return np.asarray(framed)

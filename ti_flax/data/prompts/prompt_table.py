@@ -269,14 +269,16 @@ def _description(
     return f"{', '.join([text, *done])}: {_count(len(prompts[0]), 'variant')} of each"
 
 
-def encode_table(tokenizer: Any, table: PromptTable, concept: Concept) -> np.ndarray:
-    """Token ids of a table, `[groups, variants, tokens]` int32.
+def encode_table(tokenizer: Any, table: PromptTable, concept: Concept, chunks: int = 1) -> np.ndarray:
+    """Token ids of a table, `[groups, variants, tokens]` int32, in so many chunks each.
 
     Raises:
       TokenError: the word is cut off in one of the prompts, or is not in it.
     """
     distinct = {prompt: index for index, prompt in enumerate(table.origins)}
-    token_ids = encode_prompts(tokenizer, list(distinct), concept=concept, origins=table.origins)
+    token_ids = encode_prompts(
+        tokenizer, list(distinct), concept=concept, origins=table.origins, chunks=chunks
+    )
     return token_ids[np.array([[distinct[prompt] for prompt in row] for row in table.prompts])]
 
 

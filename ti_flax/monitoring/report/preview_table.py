@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from ti_flax.config.picture_size import picture_size
 from ti_flax.console.messages import warn
-from ti_flax.monitoring.previews import SHEET, evenly, preview_files, step_name, training_places
+from ti_flax.monitoring.previews import SHEET, evenly, preview_files, step_name, tile_size, training_places
 from ti_flax.monitoring.report.document import escape
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.monitoring.report.images import Box, Images, png_size
@@ -38,10 +39,12 @@ class Layout:
     Attributes:
       prompts: a row of each file.
       images: columns of each file.
+      size: height and width of an image, of which the proportion counts.
     """
 
     prompts: tuple[str, ...]
     images: int
+    size: tuple[int, int] = (1, 1)
 
     @classmethod
     def of(cls, facts: RunFacts) -> Layout | None:
@@ -51,27 +54,30 @@ class Layout:
         if not isinstance(prompts, list) or type(images) is not int or images < 1:
             return None
         named = tuple(each.replace("{}", facts.token) for each in prompts if isinstance(each, str))
-        return cls(named, images) if named and len(named) == len(prompts) else None
+        size = facts.config.get("validation_size")
+        proportion = picture_size(size) if isinstance(size, str) else (1, 1)
+        if not named or len(named) != len(prompts) or proportion is None:
+            return None
+        return cls(named, images, proportion)
 
-    def side(self, width: int, height: int) -> int:
-        """The side of each square in a file; 0 if it is laid out in another way."""
-        side = height // len(self.prompts)
-        return side if (width, height) == (self.images * side, len(self.prompts) * side) else 0
+    def tile(self, width: int, height: int) -> tuple[int, int] | None:
+        """Height and width of each image in a file; None if it is laid out in another way."""
+        return tile_size((height, width), len(self.prompts), self.images, self.size)
 
-    def side_of(self, path: Path) -> int:
-        """The side of each square in a file; 0 without one, and for one of another layout."""
+    def tile_of(self, path: Path) -> tuple[int, int] | None:
+        """Height and width of each image in a file; None without one, and for one of another layout."""
         try:
             size = png_size(path)
         except OSError:
-            return 0
-        return self.side(*size) if size is not None else 0
+            return None
+        return self.tile(*size) if size is not None else None
 
     def boxes(self, width: int, height: int, *, prompts: int, images: int) -> list[Box]:
         """Where the first images of the first prompts lie, prompt by prompt; none in another layout."""
-        side = self.side(width, height)
+        tall, wide = self.tile(width, height) or (0, 0)
         return [
-            (side * image, side * prompt, side * (image + 1), side * (prompt + 1))
-            for prompt in range(prompts if side else 0)
+            (wide * image, tall * prompt, wide * (image + 1), tall * (prompt + 1))
+            for prompt in range(prompts if tall else 0)
             for image in range(images)
         ]
 
@@ -134,7 +140,7 @@ def read_table(folder: Path, layout: Layout, images: Images, best: int | None) -
     if not shots:
         return None
     hidden = (len(layout.prompts) - prompts, layout.images - each)
-    tiny = all(layout.side_of(found[step]) <= _TINY for step in shots)
+    tiny = all(max(layout.tile_of(found[step]) or (0,)) <= _TINY for step in shots)
     return Table(layout.prompts[:prompts], hidden, shots, best, tiny)
 
 
@@ -161,20 +167,24 @@ def whole_previews(folder: Path, images: Images) -> str:
 
 def training_images(folder: Path, layout: Layout, facts: RunFacts, images: Images) -> str:
     """The training images that are on the contact sheet; empty where that is laid out in another way."""
-    side = next((side for side in map(layout.side_of, [*_files(folder).values()][::-1]) if side), 0)
-    if not side:
+    tile = next((tile for tile in map(layout.tile_of, [*_files(folder).values()][::-1]) if tile), None)
+    if tile is None:
         return ""
 
     def boxes(width: int, height: int) -> Sequence[Box]:
         count = {"prompts": len(layout.prompts), "images": layout.images, "training": facts.images}
-        return training_places((width, height), side, **count)
+        return training_places((width, height), tile, **count)
 
-    links = images.parts(folder, SHEET, boxes, side=_LONGEST, key=(layout, side, facts.images))
+    links = images.parts(folder, SHEET, boxes, side=_LONGEST, key=(layout, tile, facts.images))
     shown = [
         f'<img src="{link}" alt="training image {number}" loading="lazy">'
         for number, link in enumerate(links, 1)
     ]
-    return f'<div class="training{" tiny" if side <= _TINY else ""}">{"".join(shown)}</div>' if shown else ""
+    return (
+        f'<div class="training{" tiny" if max(tile) <= _TINY else ""}">{"".join(shown)}</div>'
+        if shown
+        else ""
+    )
 
 
 @dataclass(frozen=True)

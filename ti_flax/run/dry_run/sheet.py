@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ti_flax.data.images.load import ImageGroup, TrainingImages
-from ti_flax.data.images.resize import in_square
+from ti_flax.data.images.resize import in_frame
 from ti_flax.errors import unwritable
 from ti_flax.files.regular import open_regular
 from ti_flax.generation.image_grid import contact_sheet
@@ -59,7 +59,7 @@ def _shown(group: ImageGroup, index: int) -> np.ndarray:
         weight = (group.masks[index].astype(np.float32) / 255)[..., None]
         faded = 0.35 * pixels.astype(np.float32) + 0.65 * _MASKED
         pixels = (weight * pixels + (1 - weight) * faded).astype(np.uint8)
-    return in_square(pixels, _SIDE)
+    return in_frame(pixels, (_SIDE, _SIDE))
 
 
 def write_sheet(rows: Rows, output_dir: Path) -> Path:
