@@ -132,19 +132,19 @@ def chosen_images(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
 
 
 def looked_at(buckets: Sequence[Bucket], chosen: EvalSet) -> tuple[list[Bucket], EvalSet]:
-    """Buckets of the images alone that are looked at, and the same samples in them."""
+    """Buckets of the images alone that are looked at, as they are, and the same samples in them."""
     found, places = [], []
     for bucket, indices in zip(buckets, chosen.places, strict=True):
         images = np.unique(indices.image)
-        sides = bucket.posteriors.shape[1]
+        sides = bucket.posteriors.shape[1] // bucket.variants
         posteriors = bucket.posteriors[np.repeat(images, sides), np.tile(np.arange(sides), len(images))]
         found.append(
             Bucket(
                 posteriors.reshape(len(images), sides, *posteriors.shape[1:]),
                 bucket.prompts[images],
                 np.arange(len(images), dtype=np.int32),
-                None if bucket.loss_weights is None else bucket.loss_weights[images],
-                None if bucket.time_ids is None else bucket.time_ids[images],
+                None if bucket.loss_weights is None else bucket.loss_weights[images][:, :2],
+                None if bucket.time_ids is None else bucket.time_ids[images][:, :sides],
             )
         )
         places.append(indices._replace(image=np.searchsorted(images, indices.image).astype(np.int32)))

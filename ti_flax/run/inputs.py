@@ -132,17 +132,22 @@ def read_inputs(
     """
     tokens = add_concept_tokens(config)
     templates = chosen_templates(config.prompts, config.concept.learnable_property, config.concept.words)
+    seed = config.training.seed or 0
     images = read_images(
         config.images,
         config.prompts.captions,
         other_roles(config, "train_data_dir"),
         of_sdxl=tokens.of_sdxl,
+        seed=seed,
     )
     refuse_uploads_through_links(config.hub, images)
     class_images = read_class_images(
-        config.loss.class_data_dir, config.images, images, other_roles(config, "class_data_dir")
+        config.loss.class_data_dir,
+        config.images,
+        images,
+        other_roles(config, "class_data_dir"),
+        seed=seed,
     )
-    seed = config.training.seed or 0
     prompts = make_prompts(config.prompts, templates, tokens.tokenizer, tokens.concept, images, seed=seed)
     class_token_ids = None
     if class_images is not None:
@@ -225,7 +230,7 @@ def make_examples(
         for number, group in enumerate(class_images.groups)
     ]
     told = [sizes_told(group, encoding) for group in class_images.groups] if sizes else None
-    return with_class_images(examples, class_posteriors, class_token_ids, told)
+    return with_class_images(examples, class_posteriors, class_token_ids, told, encoding.variants)
 
 
 def images_shown(config: RunConfig) -> int:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ti_flax.data.images.augment import AS_IT_IS, Augmentation, augmented
 from ti_flax.data.images.buckets import ChosenShapes, Shape, ShapeRules, choose_shapes
 from ti_flax.data.images.decode import (
+    Decoded,
     decoded,
     gray,
     notes_on_images,
@@ -23,6 +25,8 @@ from ti_flax.data.images.decode import (
     upright_size,
     upright_with_alpha,
 )
+from ti_flax.data.images.focal_crop import Box
+from ti_flax.data.images.groups import GroupArrays, ImageGroup, require_room
 from ti_flax.data.images.masks import MaskFolder, MaskRules, same_aspect
 from ti_flax.data.images.resize import COVERED, CROPPED, SQUEEZED, Fit, in_square
 from ti_flax.data.images.sizes import conditioning_of
@@ -44,24 +48,6 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
 }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ImageGroup:
-    """Images of one shape.
-
-    Attributes:
-      indices: `[images]` int, places in the order of all images.
-      pixels: `[images, height, width, 3]` uint8 RGB.
-      time_ids: `[images, 2, 6]` float32, the micro-conditioning of each image and of its mirror image:
-        original height and width, crop top and left, target height and width.
-      masks: `[images, height, width]` uint8, 255 where the image counts in the loss; None if everywhere.
-    """
-
-    indices: np.ndarray
-    pixels: np.ndarray
-    time_ids: np.ndarray
-    masks: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,16 +100,7 @@ class TrainingImages:
 
     def with_pixels_of(self, count: int) -> TrainingImages:
         """The same with the pixels of the first images alone, once the others are encoded."""
-        groups = (
-            ImageGroup(
-                group.indices[kept],
-                group.pixels[kept],
-                group.time_ids[kept],
-                None if group.masks is None else group.masks[kept],
-            )
-            for group in self.groups
-            if (kept := group.indices < count).any()
-        )
+        groups = (group.first(count) for group in self.groups if (group.indices < count).any())
         return dataclasses.replace(self, groups=tuple(groups))
 
     def shown(self, count: int, side: int) -> np.ndarray:
@@ -151,6 +128,7 @@ def load_images(
     masks: MaskRules | None = None,
     allow_private_links: bool = False,
     roles: Sequence[tuple[str, Path]] = (),
+    augmentation: Augmentation = AS_IT_IS,
 ) -> TrainingImages:
     """Read images from one or several sources, as squares or in a few shapes.
 
@@ -171,6 +149,7 @@ def load_images(
       masks: where masks come from; they are cut and resized as their images are.
       allow_private_links: whether links may lead to this machine and its network.
       roles: files and folders that other options name, each with its option: no images to learn from.
+      augmentation: what is drawn for further variants of each image; masks go with the crops.
 
     Raises:
       ConfigError: the interpolation is unknown, or an option of `table` has nothing it could apply to.
@@ -185,7 +164,7 @@ def load_images(
     names = [image.name for image in images]
     plan = _planned(images, resolution, center_crop=center_crop, shapes=shapes, into=into)
     mask_files = _mask_files(images, masks, sources)
-    groups, noted = _grouped(plan, list(zip(images, mask_files)), resample, masks)
+    groups, noted = _grouped(plan, list(zip(images, mask_files)), resample, masks, augmentation)
     return TrainingImages(
         groups,
         tuple(names),
@@ -250,15 +229,21 @@ def _grouped(
     members: Sequence[tuple[SourceImage, Path | None]],
     resample: Image.Resampling,
     masks: MaskRules | None,
+    augmentation: Augmentation,
 ) -> tuple[tuple[ImageGroup, ...], list[str]]:
     """The images of each shape, and lines on those that have something to be noted."""
     notes: dict[SourceImage, tuple[str, ...]] = {}
     alpha = masks is not None and masks.alpha
-    fitted = functools.partial(_fitted, fit=plan.fit, resample=resample, alpha=alpha, notes=notes)
-    groups = tuple(
-        ImageGroup(indices, *fitted([members[index] for index in indices], shape))
-        for indices, shape in zip(plan.members, plan.shapes, strict=True)
+    fitted = functools.partial(
+        _fitted,
+        members,
+        fit=plan.fit,
+        resample=resample,
+        alpha=alpha,
+        augmentation=augmentation,
+        notes=notes,
     )
+    groups = tuple(fitted(*each) for each in zip(plan.members, plan.shapes, strict=True))
     return groups, notes_on_images((image.name, notes.get(image, ())) for image, _ in members)
 
 
@@ -352,55 +337,37 @@ def _mask_files(
 
 def _fitted(
     members: Sequence[tuple[SourceImage, Path | None]],
+    indices: np.ndarray,
     shape: Shape,
     *,
     fit: Fit,
     resample: Image.Resampling,
     alpha: bool,
+    augmentation: Augmentation,
     notes: dict[SourceImage, tuple[str, ...]],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Decode images and their masks one by one, bring each at once into its shape, and fill in notes.
-
-    Returns:
-      Pixels, micro-conditioning and masks, as an `ImageGroup` has them.
-    """
-    pixels, time_ids = _room_for(len(members), shape), np.empty((len(members), 2, 6), np.float32)
-    masks = None
-    for index, (source, mask_path) in enumerate(members):
+) -> ImageGroup:
+    """Decode images and their masks one by one, bring each at once into its shape, and fill in notes."""
+    require_room(len(indices), shape, augmentation.variants)
+    itself, *others = (GroupArrays(len(indices), shape) for _ in range(augmentation.variants))
+    for place, index in enumerate(indices):
+        source, mask_path = members[index]
         made = _opened(source, upright_with_alpha if alpha else upright_alone)
-        pixels[index], mask = fit.pixels(made.image, shape, resample), made.alpha
-        size = made.image.size
-        seen = made.origin.part(fit.box(size, shape), size)
-        time_ids[index] = conditioning_of(made.origin.size, seen, shape)
         notes[source] = made.notes
         if mask_path is not None:
-            mask = _mask_for(mask_path, size, source.name)
-        if mask is not None:
-            masks = np.full(pixels.shape[:3], 255, np.uint8) if masks is None else masks
-            masks[index] = fit.pixels(mask, shape, Image.Resampling.BOX)
-    return pixels, time_ids, masks
+            made = dataclasses.replace(made, alpha=_mask_for(mask_path, made.image.size, source.name))
+        pixels = fit.pixels(made.image, shape, resample)
+        mask = None if made.alpha is None else fit.pixels(made.alpha, shape, Image.Resampling.BOX)
+        box = fit.box(made.image.size, shape)
+        itself.put(place, pixels, _told(made, box, shape), mask)
+        drawn = augmented(augmentation, made, box, shape, resample, pixels=pixels, mask=mask)
+        for arrays, variant in zip(others, drawn, strict=True):
+            arrays.put(place, variant.pixels, _told(made, variant.box, shape), variant.mask)
+    return itself.group(indices, tuple(arrays.group(indices) for arrays in others))
 
 
-def _room_for(images: int, shape: Shape) -> np.ndarray:
-    """An array for images of one shape, `[images, height, width, 3]` uint8.
-
-    Raises:
-      DataError: this machine has less memory than that.
-    """
-    needed, there = images * shape.height * shape.width * 3, memory_of_machine()
-    if needed > there:
-        raise DataError(
-            "train_data_dir",
-            expected=f"images that fit into {there / 2**30:.1f} GiB of memory",
-            found=f"{images} of {shape.width} x {shape.height} pixels, {needed / 2**30:.1f} GiB",
-            remedy="Name fewer images, or lower resolution.",
-        )
-    return np.empty((images, *shape, 3), np.uint8)
-
-
-def memory_of_machine() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _told(made: Decoded, box: Box, shape: Shape) -> np.ndarray:
+    """What a model is told of the sizes of a part of an image, `[2, 6]` float32."""
+    return conditioning_of(made.origin.size, made.origin.part(box, made.image.size), shape)
 
 
 def _mask_for(path: Path, size: tuple[int, int], name: str) -> Image.Image:
