@@ -1,4 +1,4 @@
-"""Which variant of its image a sample shows, and that evaluations show the images as they are."""
+"""Which variant and side of its image a sample shows; evaluations show the images as they are."""
 
 import dataclasses
 
@@ -95,6 +95,13 @@ def test_variants_change_nothing_else_that_is_drawn(config):
     assert alone.variant is None and several.variant is not None
     for one, other in zip(alone[:-1], several[:-1], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_sample_is_mirrored_as_often_as_its_image_says(config, choices):
+    bucket = numbered_bucket(2)._replace(flip_p=np.float32([0, 0.5, 1, 1]))
+    posteriors, _, _ = shown_by(config, choices, bucket, 0, UPDATES).T
+    never, half, *always = ((posteriors % 10)[posteriors // 100 == image].mean() for image in range(IMAGES))
+    assert never == 0 and 0.3 < half < 0.7 and always == [1, 1]
 
 
 def test_evaluations_look_at_the_images_as_they_are():

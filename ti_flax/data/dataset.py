@@ -32,6 +32,7 @@ class Bucket(NamedTuple):
       time_ids: `[images, pictures, 6]` float32, the micro-conditioning of the pictures in `posteriors`:
         original height and width, crop top and left, target height and width; None for models without.
       variants: of each image; the first is the image as it is.
+      flip_p: `[images]` float32, the chance that a sample is the mirror image; None if all have the run's.
     """
 
     posteriors: Posteriors
@@ -40,6 +41,7 @@ class Bucket(NamedTuple):
     loss_weights: np.ndarray | None = None
     time_ids: np.ndarray | None = None
     variants: int = 1
+    flip_p: np.ndarray | None = None
 
 
 class Dataset(NamedTuple):
@@ -70,6 +72,7 @@ class PaddedBucket(NamedTuple):
       loss_weights: `[padded images, 2, height, width]` float32, or none likewise; None without masks.
       time_ids: `[padded images, sides, 6]` float32; None for models that take none.
       places: `[]` int32, how many of `sample_indices` count.
+      flip_p: `[padded images]` float32; None if all have the run's.
     """
 
     posteriors: jax.Array | np.ndarray
@@ -78,6 +81,7 @@ class PaddedBucket(NamedTuple):
     loss_weights: jax.Array | np.ndarray | None
     time_ids: jax.Array | np.ndarray | None
     places: jax.Array | np.ndarray
+    flip_p: jax.Array | np.ndarray | None = None
 
 
 class PromptTable(NamedTuple):
@@ -120,7 +124,7 @@ def padded(examples: Dataset, *, pictures: bool = True) -> PaddedDataset:
 
 def padded_bucket(bucket: Bucket, *, pictures: bool = True) -> PaddedBucket:
     """A bucket in arrays of `padded_size`; see `padded`."""
-    posteriors, prompts, places, weights, time_ids, _ = bucket
+    posteriors, prompts, places, weights, time_ids, _, flip_p = bucket
     images = held = padded_size(len(posteriors), FEWEST_IMAGES)
     if not pictures:
         posteriors, held = np.zeros((0, *posteriors.shape[1:]), np.float32), 0
@@ -132,6 +136,7 @@ def padded_bucket(bucket: Bucket, *, pictures: bool = True) -> PaddedBucket:
         loss_weights=None if weights is None else lengthened(weights, held),
         time_ids=None if time_ids is None else lengthened(time_ids, images),
         places=np.asarray(len(places), np.int32),
+        flip_p=None if flip_p is None else lengthened(flip_p, images),
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -87,9 +87,9 @@ class Encoding:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def sides_of(flip_p: float) -> tuple[int, ...]:
-    """Which pictures of an image a run can draw: itself, 0, its mirror image, 1, or both."""
-    return (0,) if flip_p == 0 else (1,) if flip_p == 1 else (0, 1)
+def sides_of(*flip_p: float) -> tuple[int, ...]:
+    """Which pictures a run can draw with these chances of mirroring: images, 0, mirror images, 1, or both."""
+    return (0,) if set(flip_p) == {0} else (1,) if set(flip_p) == {1} else (0, 1)
 
 
 def settle_encoding(
@@ -97,7 +97,7 @@ def settle_encoding(
     images: TrainingImages,
     class_images: TrainingImages | None,
     *,
-    flip_p: float,
+    flip_p: float | Collection[float],
     cache: LatentCache | None,
 ) -> Encoding:
     """Computes what the posteriors of a run need, says it, and settles where they go; encodes nothing.
@@ -106,15 +106,16 @@ def settle_encoding(
       encoder: of the VAE.
       images: of the training.
       class_images: of the word's class, if any.
-      flip_p: chance of mirroring.
+      flip_p: chance of mirroring, or all the chances that images have.
       cache: what posteriors are kept in.
 
     Raises:
       ConfigError: a side is no multiple of the autoencoder's downsampling, or hosts have other images.
       DataError: they fit nowhere.
     """
+    chances = flip_p if isinstance(flip_p, Collection) else (flip_p,)
     groups = (*images.groups, *(class_images.groups if class_images is not None else ()))
-    encoding = Encoding(encoder, sides_of(flip_p), cache, (), variants=len(groups[0].variants))
+    encoding = Encoding(encoder, sides_of(*chances), cache, (), variants=len(groups[0].variants))
     hashes = tuple(tuple(encoding.pictures(group).hashes()) for group in groups)
     encoding = dataclasses.replace(encoding, hashes=hashes)
     hosts.check_same("images, prompts and model", {"images": encoding.digest}, patience=hosts.PREPARING)

@@ -44,11 +44,11 @@ def read_images(
     shapes = ShapeRules(reso_steps=options.bucket_reso_steps, max_shapes=options.max_buckets, of_sdxl=of_sdxl)
     folder = Path(options.mask_dir) if options.mask_dir is not None else None
     images = load_images(
-        options.train_data_dir,
+        options.source_paths,
         resolution=options.resolution,
-        center_crop=options.center_crop,
+        center_crop=options.of_each_source("center_crop"),
         interpolation=options.interpolation,
-        repeats=options.repeats,
+        repeats=options.of_each_source("repeats"),
         table=TableOptions(
             image_column=options.image_column,
             caption_column=options.caption_column,
@@ -132,7 +132,7 @@ def say_masks(options: ImageOptions, images: TrainingImages) -> None:
     """Says which masks are missing or not used."""
     unused = [name for name in images.passed_over if Path(name).stem.endswith(MASK_SUFFIX)]
     if unused and options.mask_dir is None:
-        say(f"note: {unused[0]} and the like are masks, used with --mask_dir {options.train_data_dir[0]}")
+        say(f"note: {unused[0]} and the like are masks, used with --mask_dir {options.source_paths[0]}")
     if images.without_mask:
         more = f", and {len(images.without_mask) - 5} more" if len(images.without_mask) > 5 else ""
         say(f"note: without a mask, and counted wholly: {', '.join(images.without_mask[:5])}{more}")
@@ -170,7 +170,8 @@ def make_buckets(
             )
         described = np.asarray(prompts, np.int32)[group.indices]
         told = sizes_told(group, encoding) if sizes else None
-        buckets.append(Bucket(posteriors, described, shown, weighed, told, encoding.variants))
+        flips = flips_of(options, images, group)
+        buckets.append(Bucket(posteriors, described, shown, weighed, told, encoding.variants, flips))
     masked = options.alpha_mask or options.mask_dir is not None
     if masked and all(bucket.loss_weights is None for bucket in buckets):
         say("note: the masks change nothing: every part of every image counts the same")
@@ -193,6 +194,14 @@ def weights_of_variants(
         names=[name for name in names for _ in range(variants)],
     )
     return None if found is None else found.reshape(images, variants * 2, *found.shape[2:])
+
+
+def flips_of(options: ImageOptions, images: TrainingImages, group: ImageGroup) -> np.ndarray | None:
+    """The chances of mirroring the images of a group, `[images]` float32; None if all have the run's."""
+    of_sources = options.of_each_source("flip_p")
+    if set(of_sources) <= {options.flip_p}:
+        return None
+    return np.asarray([of_sources[images.sources[index]] for index in group.indices], np.float32)
 
 
 def sizes_told(group: ImageGroup, encoding: Encoding) -> np.ndarray:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.data.dataset import Bucket, Dataset, PaddedBucket, PaddedDataset, lengthened, padded, padded_size
+from ti_flax.data.encoding import sides_of
 from ti_flax.hosts.compilation import Compilation, shapes_in
 from ti_flax.training.batches import NoiseKeys, example_of, noised, prompt_of
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
@@ -93,14 +94,21 @@ def eval_set(
     Args:
       buckets: images by shape.
       timesteps: the range.
-      flip_p: chance of mirroring in training.
+      flip_p: chance of mirroring in training, where images have none of their own.
       samples: how many are wanted.
       batch_size: the most of one pass on a device.
       devices: over which they are spread.
     """
     chosen = chosen_images([len(bucket.posteriors) for bucket in buckets], samples)
-    mirrors = (0,) if flip_p == 0 else (1,) if flip_p == 1 else (0, 1)
-    shown = [(*image, mirror) for mirror in mirrors for image in chosen]
+    chances = [
+        np.full(len(each.posteriors), flip_p) if each.flip_p is None else each.flip_p for each in buckets
+    ]
+    shown = [
+        (bucket, image, mirror)
+        for mirror in (0, 1)
+        for bucket, image in chosen
+        if mirror in sides_of(chances[bucket][image])
+    ]
     shown *= max(1, round(samples / len(shown)))
     count, span = len(shown), timesteps.end - timesteps.first
     table = np.asarray(

@@ -67,7 +67,7 @@ class DrawRules:
       global_batch: samples of an update, over all devices and accumulated batches.
       scaling_factor: of the VAE, by which latents are multiplied.
       timesteps: which are drawn.
-      flip_p: chance that a sample is the mirror image.
+      flip_p: chance that a sample is the mirror image, where an image has none of its own.
       noise: what is mixed into the noise.
       variants: of each image, of which a sample shows any.
     """
@@ -207,7 +207,8 @@ def choose(
     keys = sample_keys(key, step, position)
     sample = (step if round is None else round) * rules.global_batch + position
     image = jnp.asarray(bucket.sample_indices)[image_index(order_key, sample, bucket.places)]
-    mirrored = jax.random.bernoulli(keys.flip, rules.flip_p).astype(jnp.int32)
+    flip_p = rules.flip_p if bucket.flip_p is None else jnp.asarray(bucket.flip_p)[image]
+    mirrored = jax.random.bernoulli(keys.flip, flip_p).astype(jnp.int32)
     update_key = jax.random.fold_in(jax.random.fold_in(key, TIMESTEPS_OF_UPDATE), step)
     timestep = rules.timesteps.draw(keys.timestep, update_key, position=position, samples=rules.global_batch)
     prompt = prompt_of(keys.prompt, bucket, prompts, image)

@@ -1,8 +1,11 @@
 """The images to learn from."""
 
 import dataclasses
+import typing
 from typing import Literal
 
+from ti_flax.config.concept_entry import ConceptEntry
+from ti_flax.config.image_sources import path_of, value_of_source
 from ti_flax.config.options.group import Options
 from ti_flax.config.values import option
 
@@ -11,14 +14,15 @@ from ti_flax.config.values import option
 class ImageOptions(Options):
     """The images to learn from, their shapes and their masks."""
 
-    train_data_dir: tuple[str, ...] = option(
+    train_data_dir: tuple[str | ConceptEntry, ...] = option(
         (),
         metavar="SOURCE",
         path="input",
         when_unset="required, unless concepts is given",
         brief="the images: a folder, a list, links or a dataset",
         help="Where the images are: a folder with its sub-folders, an image, a text file with a path or "
-        "link a line, a link, a dataset on disk, or a Hub dataset id such as diffusers/cat_toy_example",
+        "link a line, a link, a dataset on disk, or a Hub dataset id such as diffusers/cat_toy_example; in a "
+        "file also a mapping with a path and options of that source alone",
         required_unless="concepts",
         per_concept=True,
     )
@@ -155,6 +159,17 @@ class ImageOptions(Options):
         help="Most GiB that encoded images in the cache may take; those that were used longest ago give way, "
         "those of a running run never.",
     )
+
+    @property
+    def source_paths(self) -> tuple[str, ...]:
+        """Each `train_data_dir` without the options of its own."""
+        return tuple(map(path_of, self.train_data_dir))
+
+    def of_each_source(self, name: str) -> tuple[typing.Any, ...]:
+        """The values that an option has for each `train_data_dir`; of `repeats`, its number."""
+        return tuple(
+            value_of_source(name, getattr(self, name), *each) for each in enumerate(self.train_data_dir)
+        )
 
     @property
     def strengths(self) -> tuple[float, float, float, float]:

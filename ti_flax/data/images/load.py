@@ -9,7 +9,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -40,6 +40,8 @@ from ti_flax.data.sources.source_image import SourceImage
 from ti_flax.data.sources.table_options import ALL_AS_FOUND, TableOptions
 from ti_flax.errors import ConfigError, DataError
 
+T = TypeVar("T")
+
 # The names diffusers gives to Pillow's filters; its "linear" and "bilinear" are one filter.
 _FILTERS = {
     "linear": Image.Resampling.BILINEAR,
@@ -65,6 +67,7 @@ class TrainingImages:
       shapes: how the shapes were chosen; None if all are squares by default.
       without_mask: names of images that have no mask though masks were asked for.
       leaving: names of images that symbolic links take from outside of their folder.
+      sources: of which source each image is, by its place.
     """
 
     groups: tuple[ImageGroup, ...]
@@ -77,9 +80,10 @@ class TrainingImages:
     shapes: ChosenShapes | None = None
     without_mask: tuple[str, ...] = ()
     leaving: tuple[str, ...] = ()
+    sources: tuple[int, ...] = ()
 
     def __post_init__(self):
-        for name, value in (("captions", None), ("weights", 1), ("paths", None)):
+        for name, value in (("captions", None), ("weights", 1), ("paths", None), ("sources", 0)):
             if not getattr(self, name):  # left out: the same for all
                 object.__setattr__(self, name, (value,) * len(self.names))
 
@@ -93,6 +97,13 @@ class TrainingImages:
         """Return the SHA-256, in hexadecimal, of shapes and pixels: equal for equal training images."""
         hashes = [pixels_hash(group.pixels) for group in self.groups]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def of_source(self, source: int) -> TrainingImages:
+        """Names, captions, weights and paths of the images of one source alone, by its place."""
+        places = [place for place, each in enumerate(self.sources) if each == source]
+        names = ("names", "captions", "weights", "paths", "sources")
+        own = {name: tuple(getattr(self, name)[place] for place in places) for name in names}
+        return dataclasses.replace(self, groups=(), **own)
 
     def first(self, count: int) -> list[np.ndarray]:
         """The first images, `[height, width, 3]` uint8 each."""
@@ -119,7 +130,7 @@ def load_images(
     train_data_dir: str | Path | Sequence[str | Path],
     *,
     resolution: int,
-    center_crop: bool = False,
+    center_crop: bool | Sequence[bool] = False,
     interpolation: str = "bicubic",
     repeats: Sequence[int] = (1,),
     table: TableOptions = ALL_AS_FOUND,
@@ -132,17 +143,15 @@ def load_images(
 ) -> TrainingImages:
     """Read images from one or several sources, as squares or in a few shapes.
 
-    Orientation from EXIF is applied, and an embedded colour profile: colours become sRGB. Transparent parts
-    become white; of an animation the first frame counts. One image at a time is held at its full size.
+    Orientation and colour profiles apply; transparent parts become white; of an animation the first frame
+    counts. One image at a time is held at its full size.
 
     Args:
-      train_data_dir: of each source: a folder, with its sub-folders; an image; a text file that lists paths
-        or links; an http(s) link; a dataset on disk; or, where there is no such folder, a Hub dataset id
-        `owner/name`.
+      train_data_dir: each source, a folder, image, list, link or dataset (`find_images`).
       resolution: side of the squares in pixels.
-      center_crop: cut out the central square; otherwise the whole image is squeezed into a square.
+      center_crop: of all sources or of each: cut out the central square, in place of squeezing all into it.
       interpolation: "linear", "bilinear" (the same), "bicubic", "lanczos" or "nearest".
-      repeats: how often an epoch shows each image: of all sources, or one number for each.
+      repeats: how often an epoch shows each image of all sources, or of each.
       table: columns, configuration and split of datasets and metadata files.
       shapes: instead of squares, shapes near those of the images, which then cover them without squeezing.
       into: instead of squares, these shapes, each of which all images cover without squeezing.
@@ -153,8 +162,7 @@ def load_images(
 
     Raises:
       ConfigError: the interpolation is unknown, or an option of `table` has nothing it could apply to.
-      DataError: no such source, no images, an image that cannot be had or decoded, or a mask that does
-        not fit.
+      DataError: no such source, no images, one that cannot be had or decoded, or a mask that does not fit.
     """
     resample = _filter(interpolation)
     sources = [train_data_dir] if isinstance(train_data_dir, str | Path) else list(train_data_dir)
@@ -162,15 +170,16 @@ def load_images(
     found = _all_found(sources, table, folder, roles, allow_private_links=allow_private_links)
     images = [image for each in found for image in each.images]
     names = [image.name for image in images]
-    plan = _planned(images, resolution, center_crop=center_crop, shapes=shapes, into=into)
-    mask_files = _mask_files(images, masks, sources)
+    crops, mask_files = _of_images(center_crop, found), _mask_files(images, masks, sources)
+    plan = _planned(images, resolution, center_crop=crops, shapes=shapes, into=into)
     groups, noted = _grouped(plan, list(zip(images, mask_files)), resample, masks, augmentation)
     return TrainingImages(
         groups,
         tuple(names),
         passed_over=_joined(each.passed_over for each in found),
         captions=tuple(image.caption for image in images),
-        weights=_weights(repeats, found),
+        weights=_of_images(repeats, found),
+        sources=_of_images(range(len(found)), found),
         paths=tuple(image.path for image in images),
         notes=_joined((*(each.notes for each in found), noted, duplicate_notes(_in_order(groups), names))),
         shapes=plan.chosen,
@@ -200,10 +209,11 @@ def _all_found(
     return found
 
 
-def _weights(repeats: Sequence[int], found: Sequence[Found]) -> tuple[int, ...]:
-    """How often an epoch shows each image of all sources."""
-    counts = list(repeats) * len(found) if len(repeats) == 1 else repeats
-    return tuple(count for count, each in zip(counts, found, strict=True) for _ in each.images)
+def _of_images(given: T | Sequence[T], found: Sequence[Found]) -> tuple[T, ...]:
+    """What each image of all sources is given: one value for all sources, or one for each."""
+    values = given if isinstance(given, Sequence) else [given]
+    values = list(values) * len(found) if len(values) == 1 else values
+    return tuple(value for value, each in zip(values, found, strict=True) for _ in each.images)
 
 
 def _joined(texts: Iterable[Iterable[str]]) -> tuple[str, ...]:
@@ -216,11 +226,11 @@ def _without(names: Sequence[str], masks: Iterable[Path | None]) -> tuple[str, .
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """The shapes that images get, the indices of each shape's images, and how they get it."""
+    """The shapes that images get, the indices of each shape's images, and how each image gets it."""
 
     shapes: Sequence[Shape]
     members: Sequence[np.ndarray]
-    fit: Fit
+    fits: Sequence[Fit]
     chosen: ChosenShapes | None = None
 
 
@@ -237,7 +247,7 @@ def _grouped(
     fitted = functools.partial(
         _fitted,
         members,
-        fit=plan.fit,
+        fits=plan.fits,
         resample=resample,
         alpha=alpha,
         augmentation=augmentation,
@@ -251,18 +261,19 @@ def _planned(
     images: Sequence[SourceImage],
     resolution: int,
     *,
-    center_crop: bool,
+    center_crop: Sequence[bool],
     shapes: ShapeRules | None,
     into: Sequence[Shape],
 ) -> _Plan:
     everything = np.arange(len(images))
     if into:
-        return _Plan(into, [everything] * len(into), COVERED)
+        return _Plan(into, [everything] * len(into), [COVERED] * len(images))
     if shapes is not None:
         chosen = choose_shapes([_opened(each, upright_size) for each in images], resolution, shapes)
         members = [np.flatnonzero(chosen.of_image == group) for group in range(len(chosen.shapes))]
-        return _Plan(chosen.shapes, members, COVERED, chosen)
-    return _Plan([Shape(resolution, resolution)], [everything], CROPPED if center_crop else SQUEEZED)
+        return _Plan(chosen.shapes, members, [COVERED] * len(images), chosen)
+    fits = [CROPPED if crop else SQUEEZED for crop in center_crop]
+    return _Plan([Shape(resolution, resolution)], [everything], fits)
 
 
 def _in_order(groups: Iterable[ImageGroup]) -> list[np.ndarray]:
@@ -340,7 +351,7 @@ def _fitted(
     indices: np.ndarray,
     shape: Shape,
     *,
-    fit: Fit,
+    fits: Sequence[Fit],
     resample: Image.Resampling,
     alpha: bool,
     augmentation: Augmentation,
@@ -350,7 +361,7 @@ def _fitted(
     require_room(len(indices), shape, augmentation.variants)
     itself, *others = (GroupArrays(len(indices), shape) for _ in range(augmentation.variants))
     for place, index in enumerate(indices):
-        source, mask_path = members[index]
+        (source, mask_path), fit = members[index], fits[index]
         made = _opened(source, upright_with_alpha if alpha else upright_alone)
         notes[source] = made.notes
         if mask_path is not None:

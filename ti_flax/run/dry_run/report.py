@@ -180,10 +180,13 @@ def images(run: Examined) -> str:
     sizes = [f"{group.pixels.shape[2]} x {group.pixels.shape[1]}" for group in groups]
     shapes = ", ".join(f"{len(group.indices)} of {size}" for group, size in zip(groups, sizes, strict=True))
     shapes = shapes if groups[1:] else f"{sizes[0]}"
-    fit = "whole shapes cropped" if options.enable_bucket else "central square"
-    fit = fit if options.enable_bucket or options.center_crop else "squeezed into squares"
+    fits = {True: "central square", False: "squeezed into squares"}
+    crops = dict.fromkeys(options.of_each_source("center_crop"))
+    fit = " or ".join(fits[crop] for crop in crops) if not options.enable_bucket else "whole shapes cropped"
     parts = [f"{_counted(len(inputs.images.names), 'image')}: {shapes} pixels, {fit}"]
-    parts += [f"mirrored with probability {options.flip_p:g}"] if options.flip_p else []
+    flips = dict.fromkeys(options.of_each_source("flip_p"))
+    chances = " or ".join(f"{each:g}" for each in flips)
+    parts += [f"mirrored with probability {chances}"] if any(flips) else []
     parts += [jitter(options)] if options.variants > 1 else []
     masked = sum(len(group.masks) for group in inputs.images.groups if group.masks is not None)
     parts += [f"masked ({masked - len(inputs.images.without_mask)} masks)"] if masked else []
