@@ -9,7 +9,7 @@ from tiny_folder import write_folder, write_images
 from tiny_run import learned, train_until
 
 from ti_flax.data.prompts.templates import training_prompts
-from ti_flax.data.training_prompts import chosen_templates, make_prompts, read_captions
+from ti_flax.data.training_prompts import PromptSource, chosen_templates, make_prompts, read_captions
 from ti_flax.errors import CheckpointError, ConfigError, DataError
 from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.run import resume
@@ -42,7 +42,7 @@ def prompts_of(plain, place, **changes):
     config = configure(place, **changes)
     templates = chosen_templates(config.prompts, config.concept.learnable_property)
     known, seed = (plain.tokenizer, plain.concept, plain.images), config.training.seed
-    return make_prompts(config.prompts, templates, *known, seed=seed)
+    return make_prompts([PromptSource(config.prompts, templates)], *known, seed=seed)
 
 
 def decoded(plain, rows):

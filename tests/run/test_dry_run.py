@@ -311,3 +311,18 @@ def test_devices_are_counted_without_starting_any(monkeypatch, tmp_path):
 def test_it_is_an_option_like_others():
     option = OPTIONS["dry_run"]
     assert option.kind is bool and option.default is False and option.rule.brief
+
+
+def test_variants_are_said_and_shown(place, tmp_path, capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr(show, "write_sheet", lambda rows, output: shown.extend(rows) or output)
+    jitter = {"crop_jitter": 0.3, "color_jitter": [0.2, 0, 0, 0.1], "augmentations_per_image": 10}
+    text, _ = said(place, tmp_path / "out", capsys, **jitter)
+    assert (
+        "10 variants of each, the image as it is and 9 with crops by up to 0.3 of a side and "
+        "brightness by up to 0.2, hue by up to 0.1" in text
+    )
+    [_, (label, images)] = shown
+    assert label.endswith(": 0.png and its variants, 8 of 10")
+    assert len({each.tobytes() for each in images}) == 8
+    np.testing.assert_array_equal(images[0], shown[0][1][0])

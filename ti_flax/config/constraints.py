@@ -44,6 +44,7 @@ def contradictions(options: Options, values: Values) -> typing.Iterator[ConfigEr
         yield from _wrong_repeats(values)
         yield from _wrong_texts(values)
     yield from _wrong_buckets(values)
+    yield from _wrong_colours(values)
     yield from _wrong_places(values)
 
 
@@ -186,6 +187,20 @@ def _wrong_buckets(values: Values) -> _Errors:
             expected=f"at most {largest // 8 * 8} with resolution {values['resolution']}",
             found=str(values["bucket_reso_steps"]),
             remedy="Larger steps leave no shape but the square.",
+        )
+
+
+def _wrong_colours(values: Values) -> _Errors:
+    strengths: typing.Sequence[float] = values["color_jitter"]
+    if len(strengths) not in (1, 4):
+        yield ConfigError(
+            "color_jitter",
+            expected="one number, or four: brightness, contrast, saturation and hue",
+            found=f"{len(strengths)} numbers",
+        )
+    elif strengths[3:] and strengths[3] > 0.5:
+        yield ConfigError(
+            "color_jitter", expected="at most half a turn of hue, 0.5", found=f"{strengths[3]:g}"
         )
 
 

@@ -11,21 +11,28 @@ from ti_flax.config.values import Option, value_from_text, wrong_value
 from ti_flax.config.yaml_file import Entry
 from ti_flax.errors import ConfigError
 
-# Keys of other trainers' lists that name what is read.
-_OTHER_PATHS = ("instance_data_dir",)
+# Keys beside options that name what is read: of a source of images, and of other trainers' lists.
+_OTHER_PATHS = ("instance_data_dir", "path")
 
 
-def value_in_file(option: Option, entry: Entry) -> object:
+def value_in_file(option: Option, entry: Entry, folder: str = "") -> object:
     """Convert one line of a file.
+
+    Args:
+      option: whose value it is.
+      entry: as it is written.
+      folder: of the file, for the paths in a mapping.
 
     Raises:
       ConfigError: it is no value of the option.
     """
+    if option.mixed and (entry.members is not None or entry.faults):
+        return source_in_file(entry, folder)
     if entry.items is not None:
         if not (option.many and entry.items):
             found = "a list" if entry.items else "an empty list"
             raise ConfigError(entry.where, expected=option.expected, found=found)
-        return tuple(value_in_file(option.one, each) for each in entry.items)
+        return tuple(value_in_file(option.one, each, folder) for each in entry.items)
     if entry.text is None:
         if option.nullable:
             return None
@@ -38,6 +45,15 @@ def value_in_file(option: Option, entry: Entry) -> object:
             remedy="Leave the quotes out.",
         )
     return value_from_text(option, entry.text, entry.where)
+
+
+def source_in_file(entry: Entry, folder: str) -> ConceptEntry:
+    """Keep a source of images that is written as a mapping; one value of several stands alone."""
+    kept = concept_in_file(entry, folder)
+    values = (
+        (key, each[0] if isinstance(each, tuple) and len(each) == 1 else each) for key, each in kept.values
+    )
+    return dataclasses.replace(kept, values=tuple(values))
 
 
 def concept_in_file(entry: Entry, folder: str) -> ConceptEntry:
@@ -89,6 +105,8 @@ def _beside_if_text(folder: str, value: object) -> object:
 
 def beside(folder: str, value: typing.Any) -> typing.Any:
     """A path in a file: beside that file if it exists there, otherwise as it is."""
+    if isinstance(value, ConceptEntry):
+        return value
     if isinstance(value, tuple):
         return tuple(beside(folder, each) for each in value)
     if not value or not folder:

@@ -96,7 +96,8 @@ def _layers_of_files(files: typing.Iterable[str]) -> list[dict[str, object]]:
     for file in files:
         folder = os.path.dirname(os.path.expanduser(file))
         listed = [name for name, option in _KNOWN.items() if option.listed]
-        entries = read_yaml(file, known=_KNOWN, groups=GROUPS, listed=listed)
+        mixed = [name for name, option in _KNOWN.items() if option.mixed]
+        entries = read_yaml(file, known=_KNOWN, groups=GROUPS, listed=listed, mixed=mixed)
         layers.append({name: _value_in_file(_KNOWN[name], entry, folder) for name, entry in entries.items()})
     return layers
 
@@ -104,7 +105,7 @@ def _layers_of_files(files: typing.Iterable[str]) -> list[dict[str, object]]:
 def _value_in_file(option: Option, entry: Entry, folder: str) -> object:
     if option.listed and entry.items:
         return tuple(concept_in_file(each, folder) for each in entry.items)
-    value = value_in_file(option, entry)
+    value = value_in_file(option, entry, folder)
     return beside(folder, value) if option.rule.path == "input" else value
 
 

@@ -6,6 +6,7 @@ import typing
 from ti_flax.config.concept_entry import ConceptEntry
 from ti_flax.config.conditions import holds, of_each_word
 from ti_flax.config.constraints import check_constraints, check_upload
+from ti_flax.config.image_sources import label_of, values_of_source
 from ti_flax.config.options import (
     ConceptListOptions,
     ConceptOptions,
@@ -50,6 +51,8 @@ class RunConfig:
     def __post_init__(self):
         check_constraints(OPTIONS, self.values())
         check_upload(self.hub, self.output)
+        for place in self._own_sources():
+            self.of_source(place)
 
     @classmethod
     def from_dict(cls, values: typing.Mapping[str, object], where: str = "configuration") -> "RunConfig":
@@ -85,6 +88,27 @@ class RunConfig:
         """Return a copy with options, named flat, changed; secrets are carried along."""
         return RunConfig.from_dict(layered([self._flat(), changes]))
 
+    def _own_sources(self) -> typing.Iterator[int]:
+        """Places of the sources of images that have options of their own, unless each concept checks them."""
+        given = self.images.train_data_dir if self.concept_list.concepts is None else ()
+        return (place for place, each in enumerate(given) if isinstance(each, ConceptEntry))
+
+    def of_source(self, place: int) -> "RunConfig":
+        """The configuration as if a source of images were the only one, with its own options.
+
+        Args:
+          place: of the source in `train_data_dir`.
+
+        Raises:
+          ConfigError: one of them cannot be; it names the source.
+        """
+        changes = values_of_source(OPTIONS, self.values(), place)
+        try:
+            return self.replace(**changes)
+        except ConfigError as error:
+            source = self.images.train_data_dir[place]
+            raise ConfigError(f"{label_of(source, place)}: {error}") from None
+
     def to_yaml(self) -> str:
         """Return a configuration file that makes this configuration again, secrets apart."""
         import yaml
@@ -118,7 +142,7 @@ class RunConfig:
         )
         return (
             f"concept   {separator.join(words)}\n"
-            f"images    {', '.join(self.images.train_data_dir)} "
+            f"images    {', '.join(self.images.source_paths)} "
             f"at {self._size()}\n"
             f"model     {self.model.pretrained_model_name_or_path} in {self.model.compute_dtype}\n"
             f"training  {length}, batch {batch}\n"
@@ -205,9 +229,9 @@ class RunConfig:
 
 def _plain(values: tuple) -> object:
     """One value of an option that may have several is written as that value, a concept as a mapping."""
-    if isinstance(values[0], ConceptEntry):
-        return [each.to_plain() for each in values]
-    return values[0] if len(values) == 1 else list(values)
+    plain = [each.to_plain() if isinstance(each, ConceptEntry) else each for each in values]
+    several = len(plain) > 1 or isinstance(values[0], ConceptEntry)
+    return plain if several else plain[0]
 
 
 GROUPS: dict[str, typing.Any] = {field.name: field.type for field in dataclasses.fields(RunConfig)}

@@ -9,6 +9,7 @@ import typing
 from ti_flax.config.concept_list.custom_diffusion import OTHER_KEYS
 from ti_flax.config.conditions import asked_of_others
 from ti_flax.config.flags import REFERENCE_ONLY
+from ti_flax.config.image_sources import PATH, PER_SOURCE
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.config.stepped_values import LARGEST_INT
 from ti_flax.config.values import Option
@@ -38,7 +39,7 @@ def config_schema() -> Schema:
         "type": "object",
         "properties": {**options, **others},
         "additionalProperties": False,
-        "$defs": {"concept": _concept()},
+        "$defs": {"concept": _concept(), "source": _source()},
     }
 
 
@@ -51,6 +52,15 @@ def _concept() -> Schema:
         **{name: {"description": "A key of Custom Diffusion's lists."} for name in OTHER_KEYS},
     }
     return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _source() -> Schema:
+    """The schema of one source of images with options of its own."""
+    properties = {
+        PATH: {"type": "string", "pattern": r"\S", "description": "Where its images are."},
+        **{name: {"$ref": f"#/properties/{name}"} for name in PER_SOURCE},
+    }
+    return {"type": "object", "properties": properties, "required": [PATH], "additionalProperties": False}
 
 
 def _property(option: Option) -> Schema:
@@ -76,6 +86,8 @@ def _plain(value: object) -> object:
 def _of_values(option: Option) -> Schema:
     """What an option may hold: one value, or a list of such, or null."""
     kinds = _kinds(dataclasses.replace(option, nullable=False))
+    if option.mixed:
+        kinds = [*kinds, {"$ref": "#/$defs/source"}]
     if option.many:
         null = [{"type": "null"}] if option.one.nullable else []
         kinds = [*kinds, {"type": "array", "items": _any([*kinds, *null]), "minItems": 1}]

@@ -9,7 +9,7 @@ import re
 import types
 import typing
 
-from ti_flax.config.concept_entry import entry_of
+from ti_flax.config.concept_entry import ConceptEntry, entry_of
 from ti_flax.config.stepped_values import LARGEST_INT, STEPS_EXAMPLE, looks_stepped, parse_steps
 from ti_flax.errors import ConfigError, shortened
 
@@ -79,7 +79,8 @@ class Option:
     """One name of the configuration: the key in a file and, after `--`, the flag.
 
     `stepped` options hold a number, or text that says until which step each of several numbers holds.
-    `listed` ones hold text, or a list of concepts. `words` are texts that stand in place of a number.
+    `listed` ones hold text, or a list of concepts; each value of `mixed` ones may be a mapping. `words` are
+    texts that stand in place of a number.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Option:
     many: bool = False
     stepped: bool = False
     listed: bool = False
+    mixed: bool = False
     choices: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     default: object  # dataclasses.MISSING: the option is required
@@ -134,6 +136,7 @@ class Option:
         bounds += [f"a multiple of {rule.multiple_of}"] if rule.multiple_of else []
         phrase = f"{phrase} {' and '.join(bounds)}".rstrip()
         phrase = (", " if self.nullable else " or ").join((phrase, *self.words))
+        phrase += " or a mapping with its path" if self.mixed else ""
         phrase += ", or a list of such" if self.many else ", or a list of concepts" if self.listed else ""
         return f"{phrase}, or null" if self.nullable else phrase
 
@@ -163,7 +166,8 @@ def _without_none(kind: typing.Any) -> typing.Any:
 def _option_from(field: dataclasses.Field) -> Option:
     members, kind = _members(field.type), _without_none(field.type)
     many = typing.get_origin(kind) is tuple
-    kind = _without_none(typing.get_args(kind)[0]) if many else kind
+    each = typing.get_args(kind)[0] if many else None
+    kind = _without_none(each) if many else kind
     choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     others = () if choices else (each for each in members if typing.get_origin(each) is typing.Literal)
     return Option(
@@ -174,6 +178,7 @@ def _option_from(field: dataclasses.Field) -> Option:
         many=many,
         stepped=float in members and str in members,
         listed=str in members and any(typing.get_origin(member) is tuple for member in members),
+        mixed=ConceptEntry in _members(each),
         choices=choices,
         words=tuple(word for each in others for word in typing.get_args(each)),
         default=field.default,
@@ -221,6 +226,8 @@ def checked(option: Option, value: object, where: str) -> object:
         return None
     if option.listed and isinstance(value, (list, tuple)) and value:
         return tuple(entry_of(each, f"place {place}") for place, each in enumerate(value, start=1))
+    if option.mixed and isinstance(value, (typing.Mapping, ConceptEntry)):
+        return entry_of(value, where) if not option.many else (entry_of(value, where),)
     if option.many:
         several = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         if not several:

@@ -52,6 +52,7 @@ def read_yaml(
     known: typing.Collection[str],
     groups: typing.Collection[str],
     listed: typing.Collection[str] = (),
+    mixed: typing.Collection[str] = (),
 ) -> dict[str, Entry]:
     """Read a configuration file.
 
@@ -60,6 +61,7 @@ def read_yaml(
       known: every key there is.
       groups: words that head groups of options in `--help`, and that some take for keys.
       listed: keys whose value may be a list of concepts.
+      mixed: keys of whose values each may be a mapping.
 
     Raises:
       ConfigError: unreadable, no flat mapping, a key unknown or given twice.
@@ -80,6 +82,8 @@ def read_yaml(
         lines[key] = line
         if key in listed and value_node.id == "sequence":
             entries[key] = _concepts(value_node, path, f"{path}:{line}: {key}")
+        elif key in mixed and value_node.id in ("sequence", "mapping"):
+            entries[key] = _mixed(value_node, path, key)
         else:
             entries[key] = _entry(value_node, path, key)
     return entries
@@ -116,6 +120,18 @@ def read_concept(path: str) -> Entry:
 def _concepts(node: typing.Any, path: str, where: str) -> Entry:
     _refuse_tag(node, where)
     return Entry(None, False, where, items=tuple(_concept(each, path) for each in node.value))
+
+
+def _mixed(node: typing.Any, path: str, key: str) -> Entry:
+    """The entry of a list of values and mappings, or of a mapping in its place."""
+    where = f"{path}:{node.start_mark.line + 1}: {key}"
+    _refuse_tag(node, where)
+    several = node.value if node.id == "sequence" else [node]
+    items = (
+        _concept(each, path) if each.id == "mapping" else _entry(each, path, key, in_list=True)
+        for each in several
+    )
+    return Entry(None, False, where, items=tuple(items))
 
 
 def _concept(node: typing.Any, path: str) -> Entry:

@@ -23,14 +23,16 @@ class Bucket(NamedTuple):
     """Encoded images of one shape.
 
     Attributes:
-      posteriors: `[images, sides, height, width, 2 * channels]` float32, mean and log-variance of each image
-        and of its mirror image, or of those of the two that are drawn.
+      posteriors: `[images, pictures, height, width, 2 * channels]` float32, mean and log-variance of each
+        image and of its mirror image, or of those of the two that are drawn; then of its next variant.
       prompts: `[images]` int32, the group of prompts that describes the image.
       sample_indices: `[samples]` int32, indices of images, each as often as an epoch shows it.
-      loss_weights: `[images, 2, height, width]` float32, of mean 1 over an image, what a place in the
-        image counts in the loss; None if all count the same.
-      time_ids: `[images, sides, 6]` float32, the micro-conditioning of the pictures in `posteriors`: original
-        height and width, crop top and left, target height and width; None for models that take none.
+      loss_weights: `[images, variants * 2, height, width]` float32, of mean 1 over an image, what a place in
+        the image counts in the loss; None if all count the same.
+      time_ids: `[images, pictures, 6]` float32, the micro-conditioning of the pictures in `posteriors`:
+        original height and width, crop top and left, target height and width; None for models without.
+      variants: of each image; the first is the image as it is.
+      flip_p: `[images]` float32, the chance that a sample is the mirror image; None if all have the run's.
     """
 
     posteriors: Posteriors
@@ -38,6 +40,8 @@ class Bucket(NamedTuple):
     sample_indices: np.ndarray
     loss_weights: np.ndarray | None = None
     time_ids: np.ndarray | None = None
+    variants: int = 1
+    flip_p: np.ndarray | None = None
 
 
 class Dataset(NamedTuple):
@@ -68,6 +72,7 @@ class PaddedBucket(NamedTuple):
       loss_weights: `[padded images, 2, height, width]` float32, or none likewise; None without masks.
       time_ids: `[padded images, sides, 6]` float32; None for models that take none.
       places: `[]` int32, how many of `sample_indices` count.
+      flip_p: `[padded images]` float32; None if all have the run's.
     """
 
     posteriors: jax.Array | np.ndarray
@@ -76,6 +81,7 @@ class PaddedBucket(NamedTuple):
     loss_weights: jax.Array | np.ndarray | None
     time_ids: jax.Array | np.ndarray | None
     places: jax.Array | np.ndarray
+    flip_p: jax.Array | np.ndarray | None = None
 
 
 class PromptTable(NamedTuple):
@@ -118,7 +124,7 @@ def padded(examples: Dataset, *, pictures: bool = True) -> PaddedDataset:
 
 def padded_bucket(bucket: Bucket, *, pictures: bool = True) -> PaddedBucket:
     """A bucket in arrays of `padded_size`; see `padded`."""
-    posteriors, prompts, places, weights, time_ids = bucket
+    posteriors, prompts, places, weights, time_ids, _, flip_p = bucket
     images = held = padded_size(len(posteriors), FEWEST_IMAGES)
     if not pictures:
         posteriors, held = np.zeros((0, *posteriors.shape[1:]), np.float32), 0
@@ -130,6 +136,7 @@ def padded_bucket(bucket: Bucket, *, pictures: bool = True) -> PaddedBucket:
         loss_weights=None if weights is None else lengthened(weights, held),
         time_ids=None if time_ids is None else lengthened(time_ids, images),
         places=np.asarray(len(places), np.int32),
+        flip_p=None if flip_p is None else lengthened(flip_p, images),
     )
 
 
@@ -207,18 +214,27 @@ def with_class_images(
     posteriors: Sequence[Posteriors],
     token_ids: np.ndarray,
     time_ids: Sequence[np.ndarray | None] | None = None,
+    variants: int = 1,
 ) -> Dataset:
     """The examples with images of the word's class beside them.
 
     Args:
       examples: the training images.
-      posteriors: for each bucket, `[images, sides, height, width, 2 * channels]` float32 of its shape.
+      posteriors: for each bucket, `[images, pictures, height, width, 2 * channels]` float32 of its shape.
       token_ids: `[prompts, tokens]` int32, of which a class image takes any.
-      time_ids: for each bucket, `[images, sides, 6]` float32 as in a `Bucket`; None where a model takes none.
+      time_ids: for each bucket, `[images, pictures, 6]` float32 as in a `Bucket`; None where a model takes
+        none.
+      variants: of each class image.
     """
     told = [None] * len(posteriors) if time_ids is None else time_ids
     buckets = tuple(
-        Bucket(each, np.zeros(len(each), np.int32), np.arange(len(each), dtype=np.int32), time_ids=its)
+        Bucket(
+            each,
+            np.zeros(len(each), np.int32),
+            np.arange(len(each), dtype=np.int32),
+            time_ids=its,
+            variants=variants,
+        )
         for each, its in zip(posteriors, told, strict=True)
     )
     return examples._replace(class_buckets=buckets, class_token_ids=token_ids[None])

@@ -6,16 +6,17 @@ import dataclasses
 import hashlib
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from ti_flax.console.messages import say, watched
-from ti_flax.data.images.load import ImageGroup, TrainingImages, memory_of_machine
+from ti_flax.data.images.groups import ImageGroup, memory_of_machine
+from ti_flax.data.images.load import TrainingImages
 from ti_flax.data.latent_cache import LatentCache
-from ti_flax.data.latents import Encoder, Pictures, encode_posteriors, image_hashes, posterior_shape
+from ti_flax.data.latents import Encoder, Pictures, encode_posteriors, posterior_shape
 from ti_flax.data.posteriors import Unencoded
 from ti_flax.errors import DataError
 from ti_flax.hosts import group as hosts
@@ -33,8 +34,9 @@ class Encoding:
       encoder: of the VAE.
       sides: which pictures of an image are encoded: 0 is itself, 1 its mirror image.
       cache: what posteriors are kept in for the next run; None: nothing.
-      hashes: of the images of each group, training images first.
+      hashes: of the images of each group, and of their variants, training images first.
       in_files: whether posteriors stay in the cache, as memory cannot hold them.
+      variants: of each image.
     """
 
     encoder: Encoder
@@ -42,15 +44,22 @@ class Encoding:
     cache: LatentCache | None
     hashes: tuple[tuple[str, ...], ...]
     in_files: bool = False
+    variants: int = 1
 
     def shape(self, images: int, height: int, width: int) -> tuple[int, ...]:
-        """The posteriors' shape of so many images, `(images, sides, height, width, 2 * channels)`."""
-        return images, len(self.sides), *posterior_shape(self.encoder.config, height, width)
+        """The posteriors' shape of so many images, `(images, pictures, height, width, 2 * channels)`."""
+        pictures = self.variants * len(self.sides)
+        return images, pictures, *posterior_shape(self.encoder.config, height, width)
 
     @property
     def kinds(self) -> str:
         """What is encoded, in words."""
-        return " and ".join(("images", "mirror images")[side] for side in self.sides)
+        kinds = " and ".join(("images", "mirror images")[side] for side in self.sides)
+        return kinds if self.variants == 1 else f"{kinds}, {self.variants} variants of each"
+
+    def pictures(self, group: ImageGroup, names: Sequence[str] = ()) -> Pictures:
+        """What is encoded of a group."""
+        return Pictures(group.pixels, self.sides, names, tuple(each.pixels for each in group.augmented))
 
     def unencoded(self, group: ImageGroup, number: int, names: Sequence[str]) -> Unencoded:
         """What a group will be encoded to; see `encode_posteriors`.
@@ -63,7 +72,7 @@ class Encoding:
         encode = partial(
             encode_posteriors,
             self.encoder,
-            Pictures(group.pixels, self.sides, names),
+            self.pictures(group, names),
             cache=self.cache,
             hashes=self.hashes[number],
             in_files=self.in_files,
@@ -78,9 +87,9 @@ class Encoding:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def sides_of(flip_p: float) -> tuple[int, ...]:
-    """Which pictures of an image a run can draw: itself, 0, its mirror image, 1, or both."""
-    return (0,) if flip_p == 0 else (1,) if flip_p == 1 else (0, 1)
+def sides_of(*flip_p: float) -> tuple[int, ...]:
+    """Which pictures a run can draw with these chances of mirroring: images, 0, mirror images, 1, or both."""
+    return (0,) if set(flip_p) == {0} else (1,) if set(flip_p) == {1} else (0, 1)
 
 
 def settle_encoding(
@@ -88,7 +97,7 @@ def settle_encoding(
     images: TrainingImages,
     class_images: TrainingImages | None,
     *,
-    flip_p: float,
+    flip_p: float | Collection[float],
     cache: LatentCache | None,
 ) -> Encoding:
     """Computes what the posteriors of a run need, says it, and settles where they go; encodes nothing.
@@ -97,28 +106,29 @@ def settle_encoding(
       encoder: of the VAE.
       images: of the training.
       class_images: of the word's class, if any.
-      flip_p: chance of mirroring.
+      flip_p: chance of mirroring, or all the chances that images have.
       cache: what posteriors are kept in.
 
     Raises:
       ConfigError: a side is no multiple of the autoencoder's downsampling, or hosts have other images.
       DataError: they fit nowhere.
     """
+    chances = flip_p if isinstance(flip_p, Collection) else (flip_p,)
     groups = (*images.groups, *(class_images.groups if class_images is not None else ()))
-    encoding = Encoding(
-        encoder, sides_of(flip_p), cache, tuple(tuple(image_hashes(group.pixels)) for group in groups)
-    )
+    encoding = Encoding(encoder, sides_of(*chances), cache, (), variants=len(groups[0].variants))
+    hashes = tuple(tuple(encoding.pictures(group).hashes()) for group in groups)
+    encoding = dataclasses.replace(encoding, hashes=hashes)
     hosts.check_same("images, prompts and model", {"images": encoding.digest}, patience=hosts.PREPARING)
     shapes = [encoding.shape(*group.pixels.shape[:3]) for group in groups]
     masked = (
-        2 * math.prod(shape[2:4]) * shape[0]
+        2 * math.prod(shape[2:4]) * shape[0] * encoding.variants
         for shape, group in zip(shapes, groups)
         if group.masks is not None
     )
     need = (sum(map(math.prod, shapes)) + sum(masked)) * np.dtype(np.float32).itemsize
     pictures = sum(shape[0] * shape[1] for shape in shapes)
     told = f"{pictures} encoded pictures ({encoding.kinds}) take {in_units(need)}"
-    room = SHARE_OF_MACHINE * memory_of_machine() - sum(group.pixels.nbytes for group in groups)
+    room = SHARE_OF_MACHINE * memory_of_machine() - sum(group.pixel_bytes for group in groups)
     in_files = need > room
     if in_files:
         _require_room_on_disk(encoding, groups, told)
@@ -148,7 +158,7 @@ def _require_room_on_disk(encoding: Encoding, groups: Sequence[ImageGroup], told
         )
     missing = 0
     for group, hashes in zip(groups, encoding.hashes, strict=True):
-        keys = Pictures(group.pixels, encoding.sides).keys(encoding.encoder, hashes)
+        keys = encoding.pictures(group).keys(encoding.encoder, hashes)
         shape = encoding.shape(1, *group.pixels.shape[1:3])
         missing += sum(map(cache.lacks, keys)) * math.prod(shape[2:]) * np.dtype(np.float32).itemsize
     free = shutil.disk_usage(cache.folder).free if cache.folder.is_dir() else 0

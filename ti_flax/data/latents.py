@@ -1,6 +1,7 @@
 """Latent posteriors of the training images: computed once, kept on disk, so that the VAE can be dropped.
 
-A picture is an image or its mirror image: a mirrored latent is not the latent of a mirrored image.
+A picture is an image, a variant of it, or the mirror image of either: a mirrored latent is not the latent of
+a mirrored image.
 """
 
 from __future__ import annotations
@@ -150,34 +151,47 @@ def _in_groups(items: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarr
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Images of one shape and their mirror images, as far as these are wanted, numbered in this order.
+    """Images of one shape, their variants, and the mirror images of all, numbered image by image.
 
     Attributes:
       pixels: `[images, height, width, 3]` uint8.
-      sides: which pictures of an image are wanted: 0 is itself, 1 its mirror image.
+      sides: which pictures of a variant are wanted: 0 is itself, 1 its mirror image.
       names: file names of the images, for error messages.
+      augmented: like `pixels`, further variants of the images.
     """
 
     pixels: np.ndarray
     sides: Sequence[int] = (0, 1)
     names: Sequence[str] = ()
+    augmented: Sequence[np.ndarray] = ()
+
+    @property
+    def of_image(self) -> int:
+        """How many pictures an image has."""
+        return (1 + len(self.augmented)) * len(self.sides)
 
     def __len__(self) -> int:
-        return len(self.pixels) * len(self.sides)
+        return len(self.pixels) * self.of_image
 
     def __getitem__(self, number: int) -> np.ndarray:
         """The picture of that number, `[height, width, 3]` uint8."""
-        image, side = divmod(number, len(self.sides))
-        pixels = self.pixels[image]
+        image, place = divmod(number, self.of_image)
+        variant, side = divmod(place, len(self.sides))
+        pixels = (self.augmented[variant - 1] if variant else self.pixels)[image]
         return pixels[:, ::-1] if self.sides[side] else pixels
 
     def name(self, number: int) -> str:
         """The file name of the image, or its number."""
-        image = number // len(self.sides)
+        image = number // self.of_image
         return self.names[image] if self.names else f"image {image + 1}"
 
+    def hashes(self) -> list[str]:
+        """The SHA-256 of each variant of each image, in their order."""
+        by_variant = [image_hashes(pixels) for pixels in (self.pixels, *self.augmented)]
+        return [each for of_image in zip(*by_variant, strict=True) for each in of_image]
+
     def keys(self, encoder: Encoder, hashes: Sequence[str]) -> list[str]:
-        """Names of the pictures' entries in the cache."""
+        """Names of the pictures' entries in the cache, from the `hashes`."""
         return [
             hashlib.sha256(f"{encoder.key}\n{each}\n{side}".encode()).hexdigest()
             for each in hashes
@@ -203,13 +217,13 @@ def encode_posteriors(
       encoder: what encodes.
       pictures: to be encoded; the same on all hosts.
       cache: what the results are kept in and taken from; None keeps nothing.
-      hashes: those of the images (`image_hashes`), where the caller has them.
+      hashes: those of the pictures, where the caller has them.
       in_files: leave the results in the cache, and give what reads them from there.
       progress: wraps the sequence of pictures that this host encodes, as `tqdm` does; not called for none.
 
     Returns:
-      `[images, sides, height, width, 2 * latent_channels]` float32: mean and log-variance, before the scaling
-      factor; `len(images)`, `.shape` and `[images, sides]` alone where it is in files.
+      `[images, pictures, height, width, 2 * latent_channels]` float32: mean and log-variance, before the
+      scaling factor; `len(images)`, `.shape` and `[images, pictures]` alone where it is in files.
 
     Raises:
       ConfigError: a side is no multiple of the autoencoder's downsampling.
@@ -220,7 +234,7 @@ def encode_posteriors(
     if cache is None:
         results, missing = InMemory(len(pictures), shape, None, ()), np.ones(len(pictures), bool)
     else:
-        keys = pictures.keys(encoder, image_hashes(pictures.pixels) if hashes is None else hashes)
+        keys = pictures.keys(encoder, pictures.hashes() if hashes is None else hashes)
         cache.claim(keys)
         results = (InFiles if in_files else InMemory)(len(pictures), shape, cache, keys)
         missing = _look_up(results)
@@ -237,7 +251,7 @@ def encode_posteriors(
     if len(have) > 1:  # caches may hold what other kinds of devices encoded
         alike = {"posteriors": sample_digest(results)}
         hosts.check_same("encoded images", alike, patience=hosts.PREPARING)
-    return results.finished((len(pictures.pixels), len(pictures.sides), *shape))
+    return results.finished((len(pictures.pixels), pictures.of_image, *shape))
 
 
 def _look_up(results: InMemory | InFiles) -> np.ndarray:

@@ -12,8 +12,10 @@ from ti_flax.config.options import ImageOptions
 from ti_flax.console.messages import say, warn
 from ti_flax.data.dataset import Bucket, weighted_sample_indices
 from ti_flax.data.encoding import Encoding
+from ti_flax.data.images.augment import Augmentation
 from ti_flax.data.images.buckets import Shape, ShapeRules
-from ti_flax.data.images.load import ImageGroup, TrainingImages, load_images
+from ti_flax.data.images.groups import ImageGroup
+from ti_flax.data.images.load import TrainingImages, load_images
 from ti_flax.data.images.masks import MASK_SUFFIX, MaskRules, loss_weights
 from ti_flax.data.latent_cache import FOLDER, LatentCache
 from ti_flax.data.prompts.captions import CAPTION_EXTENSIONS
@@ -23,7 +25,12 @@ from ti_flax.files.cache import default_cache_dir, private_folder, why_not_defau
 
 
 def read_images(
-    options: ImageOptions, captions: str, roles: Sequence[tuple[str, Path]] = (), *, of_sdxl: bool = False
+    options: ImageOptions,
+    captions: str,
+    roles: Sequence[tuple[str, Path]] = (),
+    *,
+    of_sdxl: bool = False,
+    seed: int = 0,
 ) -> TrainingImages:
     """Reads the training images, and says what was found.
 
@@ -32,15 +39,16 @@ def read_images(
       captions: the option of that name.
       roles: files and folders that other options name, each with its option.
       of_sdxl: whether they are for an SDXL model, which has shapes of its own (`ShapeRules`).
+      seed: of the run, from which variants are drawn.
     """
     shapes = ShapeRules(reso_steps=options.bucket_reso_steps, max_shapes=options.max_buckets, of_sdxl=of_sdxl)
     folder = Path(options.mask_dir) if options.mask_dir is not None else None
     images = load_images(
-        options.train_data_dir,
+        options.source_paths,
         resolution=options.resolution,
-        center_crop=options.center_crop,
+        center_crop=options.of_each_source("center_crop"),
         interpolation=options.interpolation,
-        repeats=options.repeats,
+        repeats=options.of_each_source("repeats"),
         table=TableOptions(
             image_column=options.image_column,
             caption_column=options.caption_column,
@@ -51,6 +59,7 @@ def read_images(
         masks=MaskRules(alpha=options.alpha_mask, folder=folder),
         allow_private_links=options.allow_private_links,
         roles=roles,
+        augmentation=augmentation_of(options, seed),
     )
     texts = texts_beside(images)
     others = len(images.passed_over) - (len(texts) if captions == "files" else 0)
@@ -64,6 +73,13 @@ def read_images(
         say(images.shapes.describe())
     say_masks(options, images)
     return images
+
+
+def augmentation_of(options: ImageOptions, seed: int) -> Augmentation:
+    """What the options draw for the variants of every image."""
+    return Augmentation(
+        variants=options.variants, crop=options.crop_jitter, colours=options.strengths, seed=seed
+    )
 
 
 def _counted(count: int, what: str) -> str:
@@ -86,6 +102,8 @@ def read_class_images(
     options: ImageOptions,
     images: TrainingImages,
     roles: Sequence[tuple[str, Path]] = (),
+    *,
+    seed: int = 0,
 ) -> TrainingImages | None:
     """Reads the images of the word's class, all of them in each shape of the training images."""
     if class_data_dir is None:
@@ -100,6 +118,7 @@ def read_class_images(
             into=shapes,
             allow_private_links=options.allow_private_links,
             roles=roles,
+            augmentation=augmentation_of(options, seed),
         )
     except DataError as error:  # which names the option of the training images
         raise DataError(str(error).replace("train_data_dir", "class_data_dir", 1)) from None
@@ -113,7 +132,7 @@ def say_masks(options: ImageOptions, images: TrainingImages) -> None:
     """Says which masks are missing or not used."""
     unused = [name for name in images.passed_over if Path(name).stem.endswith(MASK_SUFFIX)]
     if unused and options.mask_dir is None:
-        say(f"note: {unused[0]} and the like are masks, used with --mask_dir {options.train_data_dir[0]}")
+        say(f"note: {unused[0]} and the like are masks, used with --mask_dir {options.source_paths[0]}")
     if images.without_mask:
         more = f", and {len(images.without_mask) - 5} more" if len(images.without_mask) > 5 else ""
         say(f"note: without a mask, and counted wholly: {', '.join(images.without_mask[:5])}{more}")
@@ -146,21 +165,49 @@ def make_buckets(
         weighed = None
         if group.masks is not None:
             factor = encoding.encoder.config.downsampling
-            weighed = loss_weights(
-                group.masks, factor=factor, unmasked_weight=options.unmasked_weight, names=names
+            weighed = weights_of_variants(
+                group, factor=factor, unmasked_weight=options.unmasked_weight, names=names
             )
         described = np.asarray(prompts, np.int32)[group.indices]
         told = sizes_told(group, encoding) if sizes else None
-        buckets.append(Bucket(posteriors, described, shown, weighed, told))
+        flips = flips_of(options, images, group)
+        buckets.append(Bucket(posteriors, described, shown, weighed, told, encoding.variants, flips))
     masked = options.alpha_mask or options.mask_dir is not None
     if masked and all(bucket.loss_weights is None for bucket in buckets):
         say("note: the masks change nothing: every part of every image counts the same")
     return tuple(buckets)
 
 
+def weights_of_variants(
+    group: ImageGroup, *, factor: int, unmasked_weight: float, names: Sequence[str]
+) -> np.ndarray | None:
+    """The loss weights of the variants of masked images, `[images, variants * 2, height, width]` float32.
+
+    Arguments and errors are those of `loss_weights`.
+    """
+    masks = np.stack([each.masks for each in group.variants if each.masks is not None], axis=1)
+    images, variants, height, width = masks.shape
+    found = loss_weights(
+        masks.reshape(images * variants, height, width),
+        factor=factor,
+        unmasked_weight=unmasked_weight,
+        names=[name for name in names for _ in range(variants)],
+    )
+    return None if found is None else found.reshape(images, variants * 2, *found.shape[2:])
+
+
+def flips_of(options: ImageOptions, images: TrainingImages, group: ImageGroup) -> np.ndarray | None:
+    """The chances of mirroring the images of a group, `[images]` float32; None if all have the run's."""
+    of_sources = options.of_each_source("flip_p")
+    if set(of_sources) <= {options.flip_p}:
+        return None
+    return np.asarray([of_sources[images.sources[index]] for index in group.indices], np.float32)
+
+
 def sizes_told(group: ImageGroup, encoding: Encoding) -> np.ndarray:
-    """The micro-conditioning of the pictures of a group that are encoded, `[images, sides, 6]` float32."""
-    return group.time_ids[:, list(encoding.sides)]
+    """The micro-conditioning of the pictures of a group that are encoded, `[images, pictures, 6]` float32."""
+    sides = list(encoding.sides)
+    return np.concatenate([each.time_ids[:, sides] for each in group.variants], axis=1)
 
 
 def latents_cache(options: ImageOptions) -> LatentCache | None:

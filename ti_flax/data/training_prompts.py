@@ -17,7 +17,14 @@ from ti_flax.data.prompts.captions import (
     captions_in_names,
     captions_of_source,
 )
-from ti_flax.data.prompts.prompt_table import CaptionRules, PromptTable, encode_table, prompt_table, shortened
+from ti_flax.data.prompts.prompt_table import (
+    CaptionRules,
+    PromptTable,
+    encode_table,
+    joined_tables,
+    prompt_table,
+    shortened,
+)
 from ti_flax.data.prompts.templates import Template, built_in_templates, fill, own_templates, read_templates
 from ti_flax.errors import DataError, TokenError
 from ti_flax.models.tokenizer import encode_prompts, prompts_cut_off, split_text
@@ -38,9 +45,20 @@ class TrainingPrompts(NamedTuple):
     table: PromptTable
 
 
+class PromptSource(NamedTuple):
+    """What describes the images of one source, or of all.
+
+    Attributes:
+      options: of captions and templates.
+      templates: patterns of prompts.
+    """
+
+    options: PromptOptions
+    templates: Sequence[Template]
+
+
 def make_prompts(
-    options: PromptOptions,
-    templates: Sequence[Template],
+    sources: Sequence[PromptSource],
     tokenizer: Any,
     concept: Concept,
     images: TrainingImages,
@@ -50,8 +68,7 @@ def make_prompts(
     """Makes the prompts of all images, and says how.
 
     Args:
-      options: of captions and templates.
-      templates: patterns of prompts.
+      sources: one for all images, or one for each of their sources.
       tokenizer: with the concept's tokens.
       concept: its words.
       images: names and paths, and captions where their source has them.
@@ -61,15 +78,21 @@ def make_prompts(
       DataError: a caption is missing, cannot be read or lacks the word.
       TokenError: the word is cut off in a prompt.
     """
-    table = prompt_table(
-        concept,
-        templates,
-        images=images.names,
-        captions=read_captions(options, images),
-        rules=caption_rules(options),
-        seed=seed,
-    )
-    token_ids = encode_table(tokenizer, table, concept, options.chunks)
+    tables = [
+        prompt_table(
+            concept,
+            each.templates,
+            images=own.names,
+            captions=read_captions(each.options, own),
+            rules=caption_rules(each.options),
+            seed=seed,
+        )
+        for place, each in enumerate(sources)
+        for own in (images if len(sources) == 1 else images.of_source(place),)
+    ]
+    table = joined_tables(tables)
+    # Of all sources alike: it is no option of one.
+    token_ids = encode_table(tokenizer, table, concept, sources[0].options.chunks)
     require_all_words(concept, token_ids)
     say_prompts(table, concept, tokenizer, token_ids)
     return TrainingPrompts(token_ids, np.asarray(table.groups, np.int32), table)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ti_flax.data.dataset import Bucket, Dataset, PaddedBucket, PaddedDataset, lengthened, padded, padded_size
+from ti_flax.data.encoding import sides_of
 from ti_flax.hosts.compilation import Compilation, shapes_in
 from ti_flax.training.batches import NoiseKeys, example_of, noised, prompt_of
 from ti_flax.training.devices import local_copies, pmapped, replicate, shard
@@ -93,14 +94,21 @@ def eval_set(
     Args:
       buckets: images by shape.
       timesteps: the range.
-      flip_p: chance of mirroring in training.
+      flip_p: chance of mirroring in training, where images have none of their own.
       samples: how many are wanted.
       batch_size: the most of one pass on a device.
       devices: over which they are spread.
     """
     chosen = chosen_images([len(bucket.posteriors) for bucket in buckets], samples)
-    mirrors = (0,) if flip_p == 0 else (1,) if flip_p == 1 else (0, 1)
-    shown = [(*image, mirror) for mirror in mirrors for image in chosen]
+    chances = [
+        np.full(len(each.posteriors), flip_p) if each.flip_p is None else each.flip_p for each in buckets
+    ]
+    shown = [
+        (bucket, image, mirror)
+        for mirror in (0, 1)
+        for bucket, image in chosen
+        if mirror in sides_of(chances[bucket][image])
+    ]
     shown *= max(1, round(samples / len(shown)))
     count, span = len(shown), timesteps.end - timesteps.first
     table = np.asarray(
@@ -132,19 +140,19 @@ def chosen_images(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
 
 
 def looked_at(buckets: Sequence[Bucket], chosen: EvalSet) -> tuple[list[Bucket], EvalSet]:
-    """Buckets of the images alone that are looked at, and the same samples in them."""
+    """Buckets of the images alone that are looked at, as they are, and the same samples in them."""
     found, places = [], []
     for bucket, indices in zip(buckets, chosen.places, strict=True):
         images = np.unique(indices.image)
-        sides = bucket.posteriors.shape[1]
+        sides = bucket.posteriors.shape[1] // bucket.variants
         posteriors = bucket.posteriors[np.repeat(images, sides), np.tile(np.arange(sides), len(images))]
         found.append(
             Bucket(
                 posteriors.reshape(len(images), sides, *posteriors.shape[1:]),
                 bucket.prompts[images],
                 np.arange(len(images), dtype=np.int32),
-                None if bucket.loss_weights is None else bucket.loss_weights[images],
-                None if bucket.time_ids is None else bucket.time_ids[images],
+                None if bucket.loss_weights is None else bucket.loss_weights[images][:, :2],
+                None if bucket.time_ids is None else bucket.time_ids[images][:, :sides],
             )
         )
         places.append(indices._replace(image=np.searchsorted(images, indices.image).astype(np.int32)))

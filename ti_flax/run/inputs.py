@@ -26,7 +26,13 @@ from ti_flax.data.training_images import (
     read_images,
     sizes_told,
 )
-from ti_flax.data.training_prompts import TrainingPrompts, chosen_templates, class_prompts, make_prompts
+from ti_flax.data.training_prompts import (
+    PromptSource,
+    TrainingPrompts,
+    chosen_templates,
+    class_prompts,
+    make_prompts,
+)
 from ti_flax.embedding.bases import checked_rows
 from ti_flax.embedding.contents import FIRST, SECOND
 from ti_flax.embedding.initialization import (
@@ -101,7 +107,9 @@ class TrainingInputs:
         buckets = (*self.examples.buckets, *(self.examples.class_buckets or ()))
         of_images = [bucket.prompts for bucket in buckets]
         prompts = (self.examples.token_ids, of_images, self.examples.class_token_ids)
-        shown = [(bucket.sample_indices, bucket.loss_weights, bucket.time_ids) for bucket in buckets]
+        shown = [
+            (bucket.sample_indices, bucket.loss_weights, bucket.time_ids, bucket.flip_p) for bucket in buckets
+        ]
         beside = "".join(f" beside {other.text}" for other in self.frozen_words)
         loaded = {"extra_embeds": tree_digest(self.added.loaded)} if self.frozen_words else {}
         each = zip(self.concept.words, self.origins, strict=True)
@@ -131,19 +139,25 @@ def read_inputs(
       all_pixels: keep the pixels of all images, not of those alone that a run shows.
     """
     tokens = add_concept_tokens(config)
+    sources = prompt_sources(config)
     templates = chosen_templates(config.prompts, config.concept.learnable_property, config.concept.words)
+    seed = config.training.seed or 0
     images = read_images(
         config.images,
-        config.prompts.captions,
+        "files" if any(each.options.captions == "files" for each in sources) else config.prompts.captions,
         other_roles(config, "train_data_dir"),
         of_sdxl=tokens.of_sdxl,
+        seed=seed,
     )
     refuse_uploads_through_links(config.hub, images)
     class_images = read_class_images(
-        config.loss.class_data_dir, config.images, images, other_roles(config, "class_data_dir")
+        config.loss.class_data_dir,
+        config.images,
+        images,
+        other_roles(config, "class_data_dir"),
+        seed=seed,
     )
-    seed = config.training.seed or 0
-    prompts = make_prompts(config.prompts, templates, tokens.tokenizer, tokens.concept, images, seed=seed)
+    prompts = make_prompts(sources, tokens.tokenizer, tokens.concept, images, seed=seed)
     class_token_ids = None
     if class_images is not None:
         class_token_ids = class_prompts(
@@ -175,6 +189,20 @@ def read_inputs(
     )
 
 
+def prompt_sources(config: RunConfig) -> list[PromptSource]:
+    """The options of prompts of each source of images; of one alone where they are the run's."""
+    given = config.images.train_data_dir
+    own = any(not isinstance(each, str) for each in given)
+    configs = [config.of_source(place) for place in range(len(given))] if own else [config]
+    return [
+        PromptSource(
+            each.prompts,
+            chosen_templates(each.prompts, each.concept.learnable_property, each.concept.words),
+        )
+        for each in configs
+    ]
+
+
 def without_vae(model: FlaxStableDiffusion) -> FlaxStableDiffusion:
     """The model without the parameters of its VAE, which then go when the images are encoded."""
     params = {part: tree for part, tree in model.params.items() if part != "vae"}
@@ -192,7 +220,7 @@ def chosen_encoding(
         Encoder(model.vae, model.params["vae"], model.vae.dtype),
         images,
         class_images,
-        flip_p=config.images.flip_p,
+        flip_p={*config.images.of_each_source("flip_p"), *([config.images.flip_p] if class_images else [])},
         cache=latents_cache(config.images),
     )
 
@@ -227,7 +255,7 @@ def make_examples(
         for number, group in enumerate(class_images.groups)
     ]
     told = [sizes_told(group, encoding) for group in class_images.groups] if sizes else None
-    return with_class_images(examples, class_posteriors, class_token_ids, told)
+    return with_class_images(examples, class_posteriors, class_token_ids, told, encoding.variants)
 
 
 def images_shown(config: RunConfig) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ti_flax.config import RunConfig
+from ti_flax.config.concept_entry import ConceptEntry
+from ti_flax.config.image_sources import path_of
 from ti_flax.config.run_config import OPTIONS
 
 # Folders below output_dir, whose option gives their name alone.
@@ -20,11 +22,12 @@ def named_paths(config: RunConfig, *kinds: str) -> Iterator[tuple[str, Path]]:
       config: of the run.
       kinds: `input` for what a run reads, `output` for where it writes.
     """
-    for name, value in config.to_dict().items():
+    for name, value in config.values().items():
         if OPTIONS[name].rule.path not in kinds or value is None or name in _BELOW_OUTPUT:
             continue
-        for text in filter(None, value if isinstance(value, tuple | list) else (value,)):
-            for path in {str(text), str(text).partition("=")[2] or str(text)}:  # [TOKEN=]FILE
+        for given in filter(None, value if isinstance(value, tuple | list) else (value,)):
+            text = path_of(given) if isinstance(given, ConceptEntry) else str(given)
+            for path in {text, text.partition("=")[2] or text}:  # [TOKEN=]FILE
                 if os.path.exists(os.path.expanduser(path)):
                     yield name, Path(os.path.expanduser(path))
 

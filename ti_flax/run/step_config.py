@@ -92,6 +92,7 @@ def make_step_config(
         accumulation=training.gradient_accumulation_steps,
         device_count=devices,
         flip_p=config.images.flip_p,
+        variants=config.images.variants,
         objective=Objective.from_options(config.loss, noise_schedule),
         noise=NoiseRules.from_options(config.loss),
         timesteps=TimestepRules.from_options(config.loss, noise_schedule.num_train_timesteps),

@@ -28,6 +28,10 @@ NOISE_SHAPING = 0x7C1A0003
 BUCKETS = 0x7C1A0004
 
 
+# For the variant of an image.
+VARIANT = 0x7C1A0006
+
+
 # Pinned, because the bits of a run must not depend on a JAX flag.
 KEY_IMPLEMENTATION = "threefry2x32"
 
@@ -63,8 +67,9 @@ class DrawRules:
       global_batch: samples of an update, over all devices and accumulated batches.
       scaling_factor: of the VAE, by which latents are multiplied.
       timesteps: which are drawn.
-      flip_p: chance that a sample is the mirror image.
+      flip_p: chance that a sample is the mirror image, where an image has none of its own.
       noise: what is mixed into the noise.
+      variants: of each image, of which a sample shows any.
     """
 
     global_batch: int
@@ -72,6 +77,7 @@ class DrawRules:
     timesteps: TimestepRules
     flip_p: float
     noise: NoiseRules = NoiseRules()
+    variants: int = 1
 
 
 def concat(batch: Batch, other: Batch) -> Batch:
@@ -119,6 +125,7 @@ class Choice(NamedTuple):
       prompt: row of the table of prompts.
       timestep: of the noise.
       keys: `[3, 2]` uint32, data of the `NoiseKeys`.
+      variant: of the image; None where there is only one.
     """
 
     image: jax.Array
@@ -126,6 +133,7 @@ class Choice(NamedTuple):
     prompt: jax.Array
     timestep: jax.Array
     keys: jax.Array
+    variant: jax.Array | None = None
 
 
 class Example(NamedTuple):
@@ -159,6 +167,7 @@ class SampleKeys(NamedTuple):
     timestep: jax.Array
     prompt: jax.Array
     flip: jax.Array
+    variant: jax.Array
 
 
 def sample_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> SampleKeys:
@@ -167,7 +176,8 @@ def sample_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> SampleK
     sample_key = jax.random.fold_in(jax.random.fold_in(samples_key, step), position)
     posterior, noise, timestep, prompt, flip = jax.random.split(sample_key, 5)
     shaping = jax.random.fold_in(sample_key, NOISE_SHAPING)
-    return SampleKeys(NoiseKeys(posterior, noise, shaping), timestep, prompt, flip)
+    variant = jax.random.fold_in(sample_key, VARIANT)
+    return SampleKeys(NoiseKeys(posterior, noise, shaping), timestep, prompt, flip, variant)
 
 
 def choose(
@@ -197,11 +207,14 @@ def choose(
     keys = sample_keys(key, step, position)
     sample = (step if round is None else round) * rules.global_batch + position
     image = jnp.asarray(bucket.sample_indices)[image_index(order_key, sample, bucket.places)]
-    mirrored = jax.random.bernoulli(keys.flip, rules.flip_p).astype(jnp.int32)
+    flip_p = rules.flip_p if bucket.flip_p is None else jnp.asarray(bucket.flip_p)[image]
+    mirrored = jax.random.bernoulli(keys.flip, flip_p).astype(jnp.int32)
     update_key = jax.random.fold_in(jax.random.fold_in(key, TIMESTEPS_OF_UPDATE), step)
     timestep = rules.timesteps.draw(keys.timestep, update_key, position=position, samples=rules.global_batch)
     prompt = prompt_of(keys.prompt, bucket, prompts, image)
-    return Choice(image, mirrored, prompt, timestep, jnp.stack(list(map(jax.random.key_data, keys.numbers))))
+    numbers = jnp.stack(list(map(jax.random.key_data, keys.numbers)))
+    variant = jax.random.randint(keys.variant, (), 0, rules.variants) if rules.variants > 1 else None
+    return Choice(image, mirrored, prompt, timestep, numbers, variant)
 
 
 def prompt_of(key: jax.Array, bucket: PaddedBucket, prompts: PromptTable, image: jax.Array) -> jax.Array:
@@ -213,6 +226,19 @@ def prompt_of(key: jax.Array, bucket: PaddedBucket, prompts: PromptTable, image:
 def side_of(mirrored: Any, sides: int) -> Any:
     """Where a picture is among the sides of its image that there are: both, or the one that is drawn."""
     return mirrored if sides == 2 else mirrored * 0
+
+
+def picture_of(variant: Any, mirrored: Any, pictures: int, variants: int) -> Any:
+    """Where a picture is among those of its image: variant after variant, each with its sides.
+
+    Args:
+      variant: of the image; None where there is only one.
+      mirrored: 1 for the mirror image.
+      pictures: that an image has.
+      variants: that an image has.
+    """
+    side = side_of(mirrored, pictures // variants)
+    return side if variant is None else variant * (pictures // variants) + side
 
 
 def example_of(

@@ -86,6 +86,7 @@ class StepConfig:
       whole_slots: whether a device has the whole batch of its concepts, so that nothing is reduced between
         devices.
       flip_p: chance that a sample is the mirror image.
+      variants: of each image, of which a sample shows any.
       noise: what is mixed into the noise.
       timesteps: which are drawn; None: all, each by itself.
       objective: what an error counts.
@@ -105,6 +106,7 @@ class StepConfig:
     slots: int = 1
     whole_slots: bool = False
     flip_p: float = 0.5
+    variants: int = 1
     noise: NoiseRules = NoiseRules()
     timesteps: TimestepRules | None = None
     objective: Objective = Objective()
@@ -148,6 +150,7 @@ class StepConfig:
             scaling_factor=self.model.vae.config.scaling_factor,
             timesteps=self.timesteps or every_timestep,
             flip_p=self.flip_p,
+            variants=self.variants,
             noise=self.noise,
         )
 

@@ -19,7 +19,7 @@ from ti_flax.training.batches import (
     Example,
     bucket_of_step,
     choose,
-    side_of,
+    picture_of,
 )
 from ti_flax.training.devices import Slots
 from ti_flax.training.state import KEY_IMPLEMENTATION, StepConfig
@@ -271,13 +271,13 @@ class Feed:
         """The bucket and the choices of so many updates; as many as fit are chosen, for one program."""
         where = {"step": step, "updates": self._capacity, "of_class": of_class}
         owner, chosen = self._choices(self._padded, self._key, **where)
-        return owner[:updates], Choice(*(each[:updates] for each in chosen))
+        return owner[:updates], jax.tree.map(lambda each: each[:updates], chosen)
 
     def _samples_of(self, chosen: Choice, device: int) -> Choice:
         """The choices `[updates, samples]` of those samples that a device takes, in their order."""
         micro = np.arange(self._config.accumulation)[:, None]
         places = self._config.positions(micro, device).ravel()
-        return Choice(*(each[:, places] for each in chosen))
+        return jax.tree.map(lambda each: each[:, places], chosen)
 
     def _show(
         self,
@@ -292,7 +292,7 @@ class Feed:
         assert shown is not None and token_ids is not None
         for index, bucket in enumerate(buckets):
             updates = np.flatnonzero(owner == index)
-            its = Choice(*(each[updates] for each in chosen))
+            its = jax.tree.map(lambda each, updates=updates: each[updates], chosen)
             _fill(shown, updates, its, bucket, shapes[self._owners[index]])
         said = token_ids.reshape(-1, token_ids.shape[-1])[chosen.prompt]
         for room, given in (
@@ -323,9 +323,11 @@ def _fill(shown: Shown, updates: np.ndarray, chosen: Choice, bucket: Bucket, sha
         return
     by_update = len(updates), *shown.pictures.shape[1:3], -1
     image, mirrored = np.ravel(chosen.image), np.ravel(chosen.mirrored)
+    variant = None if chosen.variant is None else np.ravel(chosen.variant)
 
-    def of_pictures(sides: Any) -> np.ndarray:
-        return sides[image, side_of(mirrored, sides.shape[1])].reshape(by_update)
+    def of_pictures(given: Any) -> np.ndarray:
+        place = picture_of(variant, mirrored, given.shape[1], bucket.variants)
+        return given[image, place].reshape(by_update)
 
     moments, weights = math.prod(shape[:3]), bucket.loss_weights
     shown.pictures[updates, :, :, :moments] = of_pictures(bucket.posteriors)

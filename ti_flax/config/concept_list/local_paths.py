@@ -5,7 +5,9 @@ import pathlib
 import re
 import typing
 
+from ti_flax.config.concept_entry import ConceptEntry
 from ti_flax.config.concept_list.sources import CONCEPT_FILE
+from ti_flax.config.image_sources import path_of
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.errors import ConfigError
 from ti_flax.files.system_files import is_system_file
@@ -26,12 +28,16 @@ def missing_files(values: typing.Mapping[str, typing.Any]) -> typing.Iterator[Co
         if option.rule.path != "input" or not option.rule.per_concept:
             continue
         value = values.get(name)
-        for path in value if isinstance(value, tuple) else (value,):
+        for path in map(_path, value if isinstance(value, tuple) else (value,)):
             problem = _problem(path, source=name in _SOURCES) if path else ""
             if problem:
                 expected = "images" if name in _SOURCES else "what can be read"
                 remedy = "Relative paths start beside the file that names them, or in the current folder."
                 yield ConfigError(f"{name} {path}", expected=expected, found=problem, remedy=remedy)
+
+
+def _path(value: typing.Any) -> typing.Any:
+    return path_of(value) if isinstance(value, ConceptEntry) else value
 
 
 def _problem(path: str, *, source: bool) -> str:

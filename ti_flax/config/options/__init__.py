@@ -1,13 +1,8 @@
 """Every option of a run, in groups, with diffusers' names and defaults."""
 
 from ti_flax.config.options.concept_list import ConceptListOptions
-from ti_flax.config.options.inputs import (
-    CHUNK_TOKENS,
-    ConceptOptions,
-    ImageOptions,
-    ModelOptions,
-    PromptOptions,
-)
+from ti_flax.config.options.images import ImageOptions
+from ti_flax.config.options.inputs import CHUNK_TOKENS, ConceptOptions, ModelOptions, PromptOptions
 from ti_flax.config.options.outputs import HostOptions, HubOptions, MonitoringOptions, OutputOptions
 from ti_flax.config.options.training import (
     ADAM_OPTIONS,

@@ -9,13 +9,15 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from ti_flax.data.images.augment import AS_IT_IS, Augmentation, augmented
 from ti_flax.data.images.buckets import ChosenShapes, Shape, ShapeRules, choose_shapes
 from ti_flax.data.images.decode import (
+    Decoded,
     decoded,
     gray,
     notes_on_images,
@@ -23,6 +25,8 @@ from ti_flax.data.images.decode import (
     upright_size,
     upright_with_alpha,
 )
+from ti_flax.data.images.focal_crop import Box
+from ti_flax.data.images.groups import GroupArrays, ImageGroup, require_room
 from ti_flax.data.images.masks import MaskFolder, MaskRules, same_aspect
 from ti_flax.data.images.resize import COVERED, CROPPED, SQUEEZED, Fit, in_frame
 from ti_flax.data.images.sizes import conditioning_of
@@ -36,6 +40,8 @@ from ti_flax.data.sources.source_image import SourceImage
 from ti_flax.data.sources.table_options import ALL_AS_FOUND, TableOptions
 from ti_flax.errors import ConfigError, DataError
 
+T = TypeVar("T")
+
 # The names diffusers gives to Pillow's filters; its "linear" and "bilinear" are one filter.
 _FILTERS = {
     "linear": Image.Resampling.BILINEAR,
@@ -44,24 +50,6 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
 }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ImageGroup:
-    """Images of one shape.
-
-    Attributes:
-      indices: `[images]` int, places in the order of all images.
-      pixels: `[images, height, width, 3]` uint8 RGB.
-      time_ids: `[images, 2, 6]` float32, the micro-conditioning of each image and of its mirror image:
-        original height and width, crop top and left, target height and width.
-      masks: `[images, height, width]` uint8, 255 where the image counts in the loss; None if everywhere.
-    """
-
-    indices: np.ndarray
-    pixels: np.ndarray
-    time_ids: np.ndarray
-    masks: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,6 +67,7 @@ class TrainingImages:
       shapes: how the shapes were chosen; None if all are squares by default.
       without_mask: names of images that have no mask though masks were asked for.
       leaving: names of images that symbolic links take from outside of their folder.
+      sources: of which source each image is, by its place.
     """
 
     groups: tuple[ImageGroup, ...]
@@ -91,9 +80,10 @@ class TrainingImages:
     shapes: ChosenShapes | None = None
     without_mask: tuple[str, ...] = ()
     leaving: tuple[str, ...] = ()
+    sources: tuple[int, ...] = ()
 
     def __post_init__(self):
-        for name, value in (("captions", None), ("weights", 1), ("paths", None)):
+        for name, value in (("captions", None), ("weights", 1), ("paths", None), ("sources", 0)):
             if not getattr(self, name):  # left out: the same for all
                 object.__setattr__(self, name, (value,) * len(self.names))
 
@@ -108,22 +98,20 @@ class TrainingImages:
         hashes = [pixels_hash(group.pixels) for group in self.groups]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
+    def of_source(self, source: int) -> TrainingImages:
+        """Names, captions, weights and paths of the images of one source alone, by its place."""
+        places = [place for place, each in enumerate(self.sources) if each == source]
+        names = ("names", "captions", "weights", "paths", "sources")
+        own = {name: tuple(getattr(self, name)[place] for place in places) for name in names}
+        return dataclasses.replace(self, groups=(), **own)
+
     def first(self, count: int) -> list[np.ndarray]:
         """The first images, `[height, width, 3]` uint8 each."""
         return _in_order(self.groups)[:count]
 
     def with_pixels_of(self, count: int) -> TrainingImages:
         """The same with the pixels of the first images alone, once the others are encoded."""
-        groups = (
-            ImageGroup(
-                group.indices[kept],
-                group.pixels[kept],
-                group.time_ids[kept],
-                None if group.masks is None else group.masks[kept],
-            )
-            for group in self.groups
-            if (kept := group.indices < count).any()
-        )
+        groups = (group.first(count) for group in self.groups if (group.indices < count).any())
         return dataclasses.replace(self, groups=tuple(groups))
 
     def shown(self, count: int, size: tuple[int, int]) -> np.ndarray:
@@ -150,7 +138,7 @@ def load_images(
     train_data_dir: str | Path | Sequence[str | Path],
     *,
     resolution: int,
-    center_crop: bool = False,
+    center_crop: bool | Sequence[bool] = False,
     interpolation: str = "bicubic",
     repeats: Sequence[int] = (1,),
     table: TableOptions = ALL_AS_FOUND,
@@ -159,31 +147,30 @@ def load_images(
     masks: MaskRules | None = None,
     allow_private_links: bool = False,
     roles: Sequence[tuple[str, Path]] = (),
+    augmentation: Augmentation = AS_IT_IS,
 ) -> TrainingImages:
     """Read images from one or several sources, as squares or in a few shapes.
 
-    Orientation from EXIF is applied, and an embedded colour profile: colours become sRGB. Transparent parts
-    become white; of an animation the first frame counts. One image at a time is held at its full size.
+    Orientation and colour profiles apply; transparent parts become white; of an animation the first frame
+    counts. One image at a time is held at its full size.
 
     Args:
-      train_data_dir: of each source: a folder, with its sub-folders; an image; a text file that lists paths
-        or links; an http(s) link; a dataset on disk; or, where there is no such folder, a Hub dataset id
-        `owner/name`.
+      train_data_dir: each source, a folder, image, list, link or dataset (`find_images`).
       resolution: side of the squares in pixels.
-      center_crop: cut out the central square; otherwise the whole image is squeezed into a square.
+      center_crop: of all sources or of each: cut out the central square, in place of squeezing all into it.
       interpolation: "linear", "bilinear" (the same), "bicubic", "lanczos" or "nearest".
-      repeats: how often an epoch shows each image: of all sources, or one number for each.
+      repeats: how often an epoch shows each image of all sources, or of each.
       table: columns, configuration and split of datasets and metadata files.
       shapes: instead of squares, shapes near those of the images, which then cover them without squeezing.
       into: instead of squares, these shapes, each of which all images cover without squeezing.
       masks: where masks come from; they are cut and resized as their images are.
       allow_private_links: whether links may lead to this machine and its network.
       roles: files and folders that other options name, each with its option: no images to learn from.
+      augmentation: what is drawn for further variants of each image; masks go with the crops.
 
     Raises:
       ConfigError: the interpolation is unknown, or an option of `table` has nothing it could apply to.
-      DataError: no such source, no images, an image that cannot be had or decoded, or a mask that does
-        not fit.
+      DataError: no such source, no images, one that cannot be had or decoded, or a mask that does not fit.
     """
     resample = _filter(interpolation)
     sources = [train_data_dir] if isinstance(train_data_dir, str | Path) else list(train_data_dir)
@@ -191,15 +178,16 @@ def load_images(
     found = _all_found(sources, table, folder, roles, allow_private_links=allow_private_links)
     images = [image for each in found for image in each.images]
     names = [image.name for image in images]
-    plan = _planned(images, resolution, center_crop=center_crop, shapes=shapes, into=into)
-    mask_files = _mask_files(images, masks, sources)
-    groups, noted = _grouped(plan, list(zip(images, mask_files)), resample, masks)
+    crops, mask_files = _of_images(center_crop, found), _mask_files(images, masks, sources)
+    plan = _planned(images, resolution, center_crop=crops, shapes=shapes, into=into)
+    groups, noted = _grouped(plan, list(zip(images, mask_files)), resample, masks, augmentation)
     return TrainingImages(
         groups,
         tuple(names),
         passed_over=_joined(each.passed_over for each in found),
         captions=tuple(image.caption for image in images),
-        weights=_weights(repeats, found),
+        weights=_of_images(repeats, found),
+        sources=_of_images(range(len(found)), found),
         paths=tuple(image.path for image in images),
         notes=_joined((*(each.notes for each in found), noted, duplicate_notes(_in_order(groups), names))),
         shapes=plan.chosen,
@@ -229,10 +217,11 @@ def _all_found(
     return found
 
 
-def _weights(repeats: Sequence[int], found: Sequence[Found]) -> tuple[int, ...]:
-    """How often an epoch shows each image of all sources."""
-    counts = list(repeats) * len(found) if len(repeats) == 1 else repeats
-    return tuple(count for count, each in zip(counts, found, strict=True) for _ in each.images)
+def _of_images(given: T | Sequence[T], found: Sequence[Found]) -> tuple[T, ...]:
+    """What each image of all sources is given: one value for all sources, or one for each."""
+    values = given if isinstance(given, Sequence) else [given]
+    values = list(values) * len(found) if len(values) == 1 else values
+    return tuple(value for value, each in zip(values, found, strict=True) for _ in each.images)
 
 
 def _joined(texts: Iterable[Iterable[str]]) -> tuple[str, ...]:
@@ -245,11 +234,11 @@ def _without(names: Sequence[str], masks: Iterable[Path | None]) -> tuple[str, .
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """The shapes that images get, the indices of each shape's images, and how they get it."""
+    """The shapes that images get, the indices of each shape's images, and how each image gets it."""
 
     shapes: Sequence[Shape]
     members: Sequence[np.ndarray]
-    fit: Fit
+    fits: Sequence[Fit]
     chosen: ChosenShapes | None = None
 
 
@@ -258,15 +247,21 @@ def _grouped(
     members: Sequence[tuple[SourceImage, Path | None]],
     resample: Image.Resampling,
     masks: MaskRules | None,
+    augmentation: Augmentation,
 ) -> tuple[tuple[ImageGroup, ...], list[str]]:
     """The images of each shape, and lines on those that have something to be noted."""
     notes: dict[SourceImage, tuple[str, ...]] = {}
     alpha = masks is not None and masks.alpha
-    fitted = functools.partial(_fitted, fit=plan.fit, resample=resample, alpha=alpha, notes=notes)
-    groups = tuple(
-        ImageGroup(indices, *fitted([members[index] for index in indices], shape))
-        for indices, shape in zip(plan.members, plan.shapes, strict=True)
+    fitted = functools.partial(
+        _fitted,
+        members,
+        fits=plan.fits,
+        resample=resample,
+        alpha=alpha,
+        augmentation=augmentation,
+        notes=notes,
     )
+    groups = tuple(fitted(*each) for each in zip(plan.members, plan.shapes, strict=True))
     return groups, notes_on_images((image.name, notes.get(image, ())) for image, _ in members)
 
 
@@ -274,18 +269,19 @@ def _planned(
     images: Sequence[SourceImage],
     resolution: int,
     *,
-    center_crop: bool,
+    center_crop: Sequence[bool],
     shapes: ShapeRules | None,
     into: Sequence[Shape],
 ) -> _Plan:
     everything = np.arange(len(images))
     if into:
-        return _Plan(into, [everything] * len(into), COVERED)
+        return _Plan(into, [everything] * len(into), [COVERED] * len(images))
     if shapes is not None:
         chosen = choose_shapes([_opened(each, upright_size) for each in images], resolution, shapes)
         members = [np.flatnonzero(chosen.of_image == group) for group in range(len(chosen.shapes))]
-        return _Plan(chosen.shapes, members, COVERED, chosen)
-    return _Plan([Shape(resolution, resolution)], [everything], CROPPED if center_crop else SQUEEZED)
+        return _Plan(chosen.shapes, members, [COVERED] * len(images), chosen)
+    fits = [CROPPED if crop else SQUEEZED for crop in center_crop]
+    return _Plan([Shape(resolution, resolution)], [everything], fits)
 
 
 def _in_order(groups: Iterable[ImageGroup]) -> list[np.ndarray]:
@@ -360,55 +356,37 @@ def _mask_files(
 
 def _fitted(
     members: Sequence[tuple[SourceImage, Path | None]],
+    indices: np.ndarray,
     shape: Shape,
     *,
-    fit: Fit,
+    fits: Sequence[Fit],
     resample: Image.Resampling,
     alpha: bool,
+    augmentation: Augmentation,
     notes: dict[SourceImage, tuple[str, ...]],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Decode images and their masks one by one, bring each at once into its shape, and fill in notes.
-
-    Returns:
-      Pixels, micro-conditioning and masks, as an `ImageGroup` has them.
-    """
-    pixels, time_ids = _room_for(len(members), shape), np.empty((len(members), 2, 6), np.float32)
-    masks = None
-    for index, (source, mask_path) in enumerate(members):
+) -> ImageGroup:
+    """Decode images and their masks one by one, bring each at once into its shape, and fill in notes."""
+    require_room(len(indices), shape, augmentation.variants)
+    itself, *others = (GroupArrays(len(indices), shape) for _ in range(augmentation.variants))
+    for place, index in enumerate(indices):
+        (source, mask_path), fit = members[index], fits[index]
         made = _opened(source, upright_with_alpha if alpha else upright_alone)
-        pixels[index], mask = fit.pixels(made.image, shape, resample), made.alpha
-        size = made.image.size
-        seen = made.origin.part(fit.box(size, shape), size)
-        time_ids[index] = conditioning_of(made.origin.size, seen, shape)
         notes[source] = made.notes
         if mask_path is not None:
-            mask = _mask_for(mask_path, size, source.name)
-        if mask is not None:
-            masks = np.full(pixels.shape[:3], 255, np.uint8) if masks is None else masks
-            masks[index] = fit.pixels(mask, shape, Image.Resampling.BOX)
-    return pixels, time_ids, masks
+            made = dataclasses.replace(made, alpha=_mask_for(mask_path, made.image.size, source.name))
+        pixels = fit.pixels(made.image, shape, resample)
+        mask = None if made.alpha is None else fit.pixels(made.alpha, shape, Image.Resampling.BOX)
+        box = fit.box(made.image.size, shape)
+        itself.put(place, pixels, _told(made, box, shape), mask)
+        drawn = augmented(augmentation, made, box, shape, resample, pixels=pixels, mask=mask)
+        for arrays, variant in zip(others, drawn, strict=True):
+            arrays.put(place, variant.pixels, _told(made, variant.box, shape), variant.mask)
+    return itself.group(indices, tuple(arrays.group(indices) for arrays in others))
 
 
-def _room_for(images: int, shape: Shape) -> np.ndarray:
-    """An array for images of one shape, `[images, height, width, 3]` uint8.
-
-    Raises:
-      DataError: this machine has less memory than that.
-    """
-    needed, there = images * shape.height * shape.width * 3, memory_of_machine()
-    if needed > there:
-        raise DataError(
-            "train_data_dir",
-            expected=f"images that fit into {there / 2**30:.1f} GiB of memory",
-            found=f"{images} of {shape.width} x {shape.height} pixels, {needed / 2**30:.1f} GiB",
-            remedy="Name fewer images, or lower resolution.",
-        )
-    return np.empty((images, *shape, 3), np.uint8)
-
-
-def memory_of_machine() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _told(made: Decoded, box: Box, shape: Shape) -> np.ndarray:
+    """What a model is told of the sizes of a part of an image, `[2, 6]` float32."""
+    return conditioning_of(made.origin.size, made.origin.part(box, made.image.size), shape)
 
 
 def _mask_for(path: Path, size: tuple[int, int], name: str) -> Image.Image:

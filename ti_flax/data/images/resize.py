@@ -27,8 +27,12 @@ def fit_to_shape(image: Image.Image, shape: Shape, resample: Image.Resampling) -
 
     Where the ratio is the shape's these are the values of `squeezed`.
     """
-    box = middle_box(image.size, shape).edges
-    return np.asarray(image.resize((shape.width, shape.height), resample, box=box))
+    return resized_part(image, shape, resample, middle_box(image.size, shape))
+
+
+def resized_part(image: Image.Image, shape: Shape, resample: Image.Resampling, box: Box) -> np.ndarray:
+    """Resize a part of an image to a shape: `[height, width, ...]` uint8."""
+    return np.asarray(image.resize((shape.width, shape.height), resample, box=box.edges))
 
 
 def middle_box(size: tuple[int, int], shape: Shape) -> Box:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -162,6 +164,26 @@ def prompt_table(
         tuple(group[caption] for caption in captions),
         origins,
         _description(distinct, templates, rules, prompts, names, images=len(captions)),
+    )
+
+
+def joined_tables(tables: Sequence[PromptTable]) -> PromptTable:
+    """One table of several, of images one after the other; each group keeps its prompts.
+
+    All groups get equally many variants: as many as hold the prompts of each equally often, where the rows
+    are no more than 65,536; else as many as fit, and some prompts of a group come once more than others.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    rows = [row for table in tables for row in table.prompts]
+    longest = max(map(len, rows))
+    variants = min(math.lcm(*map(len, rows)), max(longest, MOST_ROWS // len(rows)))
+    firsts = itertools.accumulate((len(table.prompts) for table in tables), initial=0)
+    return PromptTable(
+        tuple(tuple(itertools.islice(itertools.cycle(row), variants)) for row in rows),
+        tuple(first + group for first, table in zip(firsts, tables) for group in table.groups),
+        {prompt: origin for table in tables for prompt, origin in table.origins.items()},
+        "; ".join(f"{_count(len(table.groups), 'image')}: {table.description}" for table in tables),
     )
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ti_flax.config import RunConfig
+from ti_flax.config.options import ImageOptions
 from ti_flax.config.options.word import WordOptions
 from ti_flax.data.encoding import in_units
-from ti_flax.data.images.load import memory_of_machine
+from ti_flax.data.images.groups import memory_of_machine
 from ti_flax.hosts.devices import Expected
 from ti_flax.models.tokenizer import prompts_cut_off, split_text
 from ti_flax.run.dry_run.examination import Examined, nearest_there
@@ -80,7 +81,7 @@ class Room:
     @classmethod
     def of(cls, run: Examined) -> Room:
         """The room of one concept."""
-        pixels = sum(group.pixels.nbytes for group in run.inputs.images.groups)
+        pixels = sum(group.pixel_bytes for group in run.inputs.images.groups)
         return cls(run.samples, encoded_bytes(run), pixels, written_bytes(run))
 
     @classmethod
@@ -179,16 +180,30 @@ def images(run: Examined) -> str:
     sizes = [f"{group.pixels.shape[2]} x {group.pixels.shape[1]}" for group in groups]
     shapes = ", ".join(f"{len(group.indices)} of {size}" for group, size in zip(groups, sizes, strict=True))
     shapes = shapes if groups[1:] else f"{sizes[0]}"
-    fit = "whole shapes cropped" if options.enable_bucket else "central square"
-    fit = fit if options.enable_bucket or options.center_crop else "squeezed into squares"
+    fits = {True: "central square", False: "squeezed into squares"}
+    crops = dict.fromkeys(options.of_each_source("center_crop"))
+    fit = " or ".join(fits[crop] for crop in crops) if not options.enable_bucket else "whole shapes cropped"
     parts = [f"{_counted(len(inputs.images.names), 'image')}: {shapes} pixels, {fit}"]
-    parts += [f"mirrored with probability {options.flip_p:g}"] if options.flip_p else []
+    flips = dict.fromkeys(options.of_each_source("flip_p"))
+    chances = " or ".join(f"{each:g}" for each in flips)
+    parts += [f"mirrored with probability {chances}"] if any(flips) else []
+    parts += [jitter(options)] if options.variants > 1 else []
     masked = sum(len(group.masks) for group in inputs.images.groups if group.masks is not None)
     parts += [f"masked ({masked - len(inputs.images.without_mask)} masks)"] if masked else []
     parts += [f"{len(inputs.images.passed_over)} other files passed over"] * bool(inputs.images.passed_over)
     classes = inputs.examples.class_buckets
     parts += [f"beside {_counted(len(classes[0].posteriors), 'class image')}"] if classes else []
     return "; ".join(parts)
+
+
+def jitter(options: ImageOptions) -> str:
+    """What the variants of an image have."""
+    crop = f"crops by up to {options.crop_jitter:g} of a side"
+    names = ("brightness", "contrast", "saturation", "hue")
+    strengths = zip(names, options.strengths, strict=True)
+    colours = ", ".join(f"{name} by up to {most:g}" for name, most in strengths if most)
+    drawn = " and ".join([crop] * bool(options.crop_jitter) + [colours] * bool(colours))
+    return f"{options.variants} variants of each, the image as it is and {options.variants - 1} with {drawn}"
 
 
 def prompts(inputs: TrainingInputs) -> Lines:

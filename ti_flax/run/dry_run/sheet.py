@@ -43,7 +43,16 @@ def rows_of(name: str, images: TrainingImages, most: int) -> Rows:
             some = range(first, min(first + _COLUMNS, count))
             rows.append((label, np.stack([_shown(group, index) for index in some])))
             label = ""
+        if group.augmented:
+            rows.append(_variants_of_first(name, images, group))
     return rows if len(rows) <= most else [*rows[: most - 1], _and_more(rows[most - 1 :])]
+
+
+def _variants_of_first(name: str, images: TrainingImages, group: ImageGroup) -> tuple[str, np.ndarray]:
+    """The first image of a group and its variants, as many as a row has room for."""
+    first, count = images.names[group.indices[0]], len(group.variants)
+    label = f"{name}: {first} and its variants" + (f", {_COLUMNS} of {count}" if count > _COLUMNS else "")
+    return label, np.stack([_shown(each, 0) for each in group.variants[:_COLUMNS]])
 
 
 def _and_more(left: Rows) -> tuple[str, np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ti_flax.config import RunConfig
 from ti_flax.data.encoding import in_units
-from ti_flax.data.images.load import memory_of_machine
+from ti_flax.data.images.groups import memory_of_machine
 from ti_flax.data.training_images import read_images
 from ti_flax.embedding.rows import AddedRows
 from ti_flax.errors import ConfigError
@@ -141,7 +141,8 @@ def shapes_for(configs: Sequence[RunConfig], model: FlaxStableDiffusion) -> Shap
             sides.add((size, size))
             continue
         roles = other_roles(config, "train_data_dir")
-        images = read_images(config.images, config.prompts.captions, roles, of_sdxl=model.is_sdxl)
+        options = config.images.without_variants  # which have the same shapes
+        images = read_images(options, config.prompts.captions, roles, of_sdxl=model.is_sdxl)
         sides |= {group.pixels.shape[1:3] for group in images.groups}
     masked = any(config.images.alpha_mask or config.images.mask_dir for config in configs)
     classes = any(config.loss.class_data_dir for config in configs)
