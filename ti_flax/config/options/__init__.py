@@ -3,6 +3,7 @@
 from ti_flax.config.options.concept_list import ConceptListOptions
 from ti_flax.config.options.inputs import (
     CHUNK_TOKENS,
+    MOST_CHUNKS,
     ConceptOptions,
     ImageOptions,
     ModelOptions,
@@ -26,6 +27,7 @@ __all__ = [
     "CHUNK_TOKENS",
     "DIRECTIONAL",
     "FINDS_ITS_RATE",
+    "MOST_CHUNKS",
     "MOST_STEPS_UNTIL_DONE",
     "SCHEDULE_FREE",
     "WITHOUT_WARMUP",
