@@ -127,7 +127,9 @@ def test_how_many_prompts_are_cut_off_is_one_note(place, plain, capsys):
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: the ends")]
     (line,) = notes
     assert line.startswith("note: the ends of 55 of 55 prompts are cut off after 77 tokens, first 'a photo")
-    assert line.endswith("of 0.png")
+    assert line.endswith("of 0.png; a larger max_token_length reads on")
+    found = prompts_of(plain, place, captions="files", caption_suffix="x " * 80, max_token_length=150)
+    assert found.token_ids.shape[-1] == 154 and "the ends of" not in capsys.readouterr().err
 
 
 def test_captions_of_the_source(place, plain):

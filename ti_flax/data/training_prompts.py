@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ti_flax.config.options import PromptOptions
+from ti_flax.config.options import MOST_CHUNKS, PromptOptions
 from ti_flax.console.messages import say
 from ti_flax.data.images.load import TrainingImages
 from ti_flax.data.prompts.captions import (
@@ -206,7 +206,9 @@ def say_prompts(table: PromptTable, concept: Concept, tokenizer: Any, token_ids:
     cut = prompts_cut_off(tokenizer, list(rows), np.stack(list(rows.values())))
     if cut:
         origin = f" of {table.origins[cut[0]]}" if table.origins[cut[0]] else ""
+        more = token_ids.shape[-1] // tokenizer.model_max_length < MOST_CHUNKS
         say(
             f"note: the ends of {len(cut)} of {len(rows)} prompts are cut off after "
             f"{token_ids.shape[-1]} tokens, first {shortened(cut[0])!r}{origin}"
+            + ("; a larger max_token_length reads on" if more else "")
         )

@@ -56,6 +56,8 @@ def test_of_several_commas_the_last_counts_and_one_at_the_border_does_not(tokeni
     prompt = "red " * 57 + ", " + "dog " * 9 + ", " + "blue " * 12
     assert sizes(tokenizer, encode(tokenizer, prompt, 2)) == [68, 12]
     assert sizes(tokenizer, encode(tokenizer, "red " * 75 + ", cat", 2)) == [75, 2]
+    prompt = "red " * 60 + ", " + "blue " * 14 + ", cat"
+    assert sizes(tokenizer, encode(tokenizer, prompt, 2)) == [75, 2]
 
 
 @pytest.mark.parametrize(("before", "expected"), [(70, [75, 1]), (71, [71, 6]), (74, [74, 6]), (75, [75, 6])])

@@ -2,7 +2,13 @@
 
 from ti_flax.config.options.concept_list import ConceptListOptions
 from ti_flax.config.options.images import ImageOptions
-from ti_flax.config.options.inputs import CHUNK_TOKENS, ConceptOptions, ModelOptions, PromptOptions
+from ti_flax.config.options.inputs import (
+    CHUNK_TOKENS,
+    MOST_CHUNKS,
+    ConceptOptions,
+    ModelOptions,
+    PromptOptions,
+)
 from ti_flax.config.options.outputs import HostOptions, HubOptions, MonitoringOptions, OutputOptions
 from ti_flax.config.options.training import (
     ADAM_OPTIONS,
@@ -21,6 +27,7 @@ __all__ = [
     "CHUNK_TOKENS",
     "DIRECTIONAL",
     "FINDS_ITS_RATE",
+    "MOST_CHUNKS",
     "MOST_STEPS_UNTIL_DONE",
     "SCHEDULE_FREE",
     "WITHOUT_WARMUP",

@@ -10,6 +10,8 @@ from ti_flax.config.values import option
 
 # Tokens of a prompt that CLIP's text encoders read at once, beside a begin and an end.
 CHUNK_TOKENS = 75
+# The most chunks of a prompt, as in kohya's scripts.
+MOST_CHUNKS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,7 +217,7 @@ class PromptOptions(Options):
     max_token_length: int = option(
         CHUNK_TOKENS,
         at_least=CHUNK_TOKENS,
-        at_most=3 * CHUNK_TOKENS,
+        at_most=MOST_CHUNKS * CHUNK_TOKENS,
         multiple_of=CHUNK_TOKENS,
         help="Tokens of a prompt, in training and previews: 75, 150 or 225, in chunks of 75 that the text "
         "encoder reads one by one; ends of longer prompts are cut off.",
