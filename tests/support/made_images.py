@@ -44,10 +44,14 @@ def gif(width, height):
 
 
 def webp(width, height):
-    size = (width - 1) | (height - 1) << 14
-    data = b"\x2f" + struct.pack("<I", size) + bytes(64)
-    body = b"WEBPVP8L" + struct.pack("<I", len(data)) + data
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+    """A moving WebP of 4 x 4 that says it has this size."""
+    made = io.BytesIO()
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(made, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    content = bytearray(made.getvalue())
+    for at, side in ((24, width), (27, height)):
+        content[at : at + 3] = struct.pack("<I", side - 1)[:3]
+    return bytes(content)
 
 
 def icon_bomb():
