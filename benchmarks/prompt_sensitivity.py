@@ -37,7 +37,7 @@ from ti_flax.monitoring.prompt_sensitivity import PROMPTS, TIMESTEP, PromptSensi
 from ti_flax.monitoring.row_statistics import DROWNS  # noqa: E402
 
 OVER_TRAINED = 0.9
-TIMESTEPS = (0.4, TIMESTEP, 0.8, 1.0)
+TIMESTEPS = (0.4, 0.6, 0.8, TIMESTEP)
 NOISES = 16
 _CHOICES = 20
 

@@ -15,7 +15,6 @@ from ti_flax.models.noise_schedule import NoiseSchedule
 from ti_flax.models.stable_diffusion import random_stable_diffusion
 from ti_flax.monitoring.prompt_sensitivity import (
     PROMPTS,
-    TIMESTEP,
     PromptSensitivity,
     dealt_out,
 )
@@ -71,7 +70,7 @@ def written_out(config, rows, token_ids, noises):
     """The same, prompt by prompt and noise by noise."""
     model, params = config.model, config.model.params
     side = SIDE // model.vae.config.downsampling
-    step = jnp.asarray([round(TIMESTEP * config.schedule.num_train_timesteps)])
+    step = jnp.asarray([config.schedule.num_train_timesteps - 1])
     sizes = jnp.asarray([[SIDE, SIDE, 0, 0, SIDE, SIDE]], jnp.float32)
 
     @jax.jit

@@ -42,7 +42,7 @@ def test_what_the_page_says(folder):
         "How it went Use step 100: it is the best of 2 evaluations.",
         "validation loss 0.2000 at step 0, 0.1500 at step 200; the best is 0.1250 at step 100: "
         "learned_embeds-best.safetensors holds those vectors.",
-        "over-trained? No sign of it: the least prompt sensitivity was 1.20; below 0.45 the concept",
+        "over-trained? No sign of it: the least prompt sensitivity was 1.20; below 0.5 the concept",
         "Step all steps before 20 60 100 best 120 140 180 200 Image all 1 2 3",
         "a <toy> & co",
         "best, step 100",
@@ -199,7 +199,7 @@ def test_flags_are_said_and_drawn(folder):
             [evaluation(0, 0.2), evaluation(9, 0.1, sensitivity=0.25)],
             "Every evaluation from step 9 on is over-trained: lower learning_rate.",
             "From step 9 on the concept overpowers the rest of the prompt: the least prompt sensitivity was "
-            "0.25, below the limit of 0.45.",
+            "0.25, below the limit of 0.5.",
             "",
         ),
         (
