@@ -27,6 +27,7 @@ setup(
         "datasets": [by_name["datasets"]],
         "torch": [by_name["diffusers"], "torch>=2.6"],
         "caption": ["torch>=2.6"],
+        "tag": ["onnxruntime>=1.20"],
         "tensorboard": ["tensorboardX>=2.6"],
         "completion": ["shtab>=1.7"],
     },

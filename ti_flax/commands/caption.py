@@ -1,9 +1,11 @@
-"""Write a caption beside every image, with a captioning model of transformers.
+"""Write a caption beside every image, with a captioning model of transformers or an anime tagger.
 
     %(prog)s my-images --replace "a cat=<my-cat>" --dry_run
     %(prog)s my-images --replace "a cat=<my-cat>"
+    %(prog)s my-drawings --tagger SmilingWolf/wd-vit-tagger-v3 --prefix "<my-style>,"
 
-Then train with `--captions files`. This command alone needs PyTorch: `pip install torch`.
+Then train with `--captions files`. Captioning models need PyTorch (`pip install torch`), and taggers
+onnxruntime (`pip install onnxruntime`).
 """
 
 import argparse
@@ -33,6 +35,25 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         default="Salesforce/blip-image-captioning-base",
         help="captioning model: a Hub id or a folder (default: %(default)s)",
     )
+    add(
+        "--tagger",
+        metavar="REPO_OR_FOLDER",
+        help="write tags instead, with a tagger in ONNX such as SmilingWolf/wd-vit-tagger-v3",
+    )
+    add("--tag_threshold", metavar="P", type=float, help="least probability of a tag (default: 0.35)")
+    add(
+        "--character_threshold",
+        metavar="P",
+        type=float,
+        help="of the name of a character (default: that of --tag_threshold)",
+    )
+    add("--exclude_tags", metavar="TAGS", help='tags to leave out, such as "solo, simple background"')
+    add(
+        "--keep_rating",
+        action="store_true",
+        default=None,
+        help="write the tagger's rating too, as the last tag",
+    )
     add("--prefix", metavar="TEXT", default="", help="put before every caption")
     add("--suffix", metavar="TEXT", default="", help="put behind every caption")
     add(
@@ -60,6 +81,7 @@ def run(options: argparse.Namespace) -> None:
     for name in ("max_length", "num_beams", "batch_size"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name}", expected="1 or more", found=str(getattr(options, name)))
+    rules = _tag_rules(options)
     exchanges = [_exchange(text) for text in options.replace]
     found = images_of(options.folder)
     extension = f".{options.extension.lstrip('.')}"
@@ -71,8 +93,12 @@ def run(options: argparse.Namespace) -> None:
         print(f"{kept} images have a caption already and keep it; --overwrite writes them anew")
     if not wanted:
         return
-    captioner = load_captioner(
-        options.pretrained_model_name_or_path, max_length=options.max_length, num_beams=options.num_beams
+    captioner = (
+        load_tagger(options.tagger, rules)
+        if rules is not None
+        else load_captioner(
+            options.pretrained_model_name_or_path, max_length=options.max_length, num_beams=options.num_beams
+        )
     )
     counts = [0] * len(exchanges)
     for path, text in captions_of(wanted, captioner, options.batch_size):
@@ -94,6 +120,43 @@ def _exchange(text: str) -> tuple[re.Pattern[str], str]:
     if not mark or not old.strip():
         raise ConfigError("--replace", expected="OLD=NEW", found=repr(text))
     return re.compile(rf"(?<!\w){re.escape(old.strip())}(?!\w)", re.IGNORECASE), new.strip()
+
+
+def _tag_rules(options: argparse.Namespace) -> Any:
+    """Which tags images get; None without a tagger."""
+    from ti_flax.data.images.tagger import TagRules
+
+    if options.tagger is None:
+        for name in ("tag_threshold", "character_threshold", "exclude_tags", "keep_rating"):
+            if getattr(options, name) is not None:
+                raise ConfigError(
+                    f"--{name} requires --tagger", remedy=f"Give --tagger, or leave --{name} out."
+                )
+        return None
+    for name in ("tag_threshold", "character_threshold"):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ConfigError(f"--{name}", expected="a probability, 0 to 1", found=f"{value:g}")
+    threshold = 0.35 if options.tag_threshold is None else options.tag_threshold
+    return TagRules(
+        threshold=threshold,
+        character_threshold=threshold if options.character_threshold is None else options.character_threshold,
+        exclude={tag.strip() for tag in (options.exclude_tags or "").split(",")},
+        rating=bool(options.keep_rating),
+    )
+
+
+def load_tagger(name: str, rules: Any) -> Captioner:
+    """Loads a tagger, downloaded first where the name is that of a Hub repository.
+
+    Raises:
+      ConfigError: onnxruntime is not installed.
+      WeightsError: there is no such tagger.
+    """
+    from ti_flax.data.images.tagger import MODEL, TAGS, Tagger
+    from ti_flax.models.weights.hub import resolve_files
+
+    return Tagger(resolve_files(name, (MODEL, TAGS), "tagger"), rules)
 
 
 def images_of(folder: Path) -> list[Path]:

@@ -84,6 +84,33 @@ def resolve_vae(name_or_path: str, *, variant: str | None = None, weights: bool 
     return _download(_repository(name_or_path, "VAE"), None, needed)
 
 
+def resolve_files(name_or_path: str, files: Sequence[str], what: str) -> pathlib.Path:
+    """Return a folder with some files, downloaded first where the name is that of a Hub repository.
+
+    Args:
+      name_or_path: a local folder, or `owner/name`.
+      files: names of the files.
+      what: the repository is, for messages.
+
+    Raises:
+      WeightsError: a file is missing there, or as `resolve_model`.
+    """
+    folder = pathlib.Path(os.path.expanduser(name_or_path))
+
+    def needed(names: Collection[str], *, where: str) -> list[str]:
+        lacking = [name for name in files if name not in names]
+        if lacking:
+            raise WeightsError(
+                where, expected=f"a {what} with {' and '.join(files)}", found=f"no {lacking[0]}"
+            )
+        return list(files)
+
+    if folder.is_dir():
+        needed([entry.name for entry in folder.iterdir()], where=f"{what} {folder}")
+        return folder
+    return _download(_repository(name_or_path, what), None, needed)
+
+
 class Missing(NamedTuple):
     """What is still to be downloaded.
 
