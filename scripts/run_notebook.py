@@ -86,6 +86,7 @@ def execute(notebook: Any, folder: Path) -> None:
         timeout=PATIENCE,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
     )
     # tqdm wants ipywidgets, which Colab has.
