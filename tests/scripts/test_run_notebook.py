@@ -9,6 +9,7 @@ import nbformat
 import pytest
 import run_notebook
 import yaml
+from environment import xla_flags
 
 from ti_flax.errors import ConfigError
 
@@ -29,7 +30,9 @@ def executed(place, tmp_path_factory):
     fields |= {"placeholder_token": "<my-cat>", "initializer_token": "cat", "prompt_2": "''"}
     fields |= {"images_of_a_prompt": 1, "steps": 2, "steps_between_previews": 2, "resolution": 32}
     values = [f"{name}={value}" for name, value in fields.items()]
-    assert run_notebook.main([str(output), "--set", *values, "number_of_images=1"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", xla_flags(1))
+        assert run_notebook.main([str(output), "--set", *values, "number_of_images=1"]) == 0
     return nbformat.read(output, as_version=4)
 
 
