@@ -171,6 +171,7 @@ class Interrupt:
         if number == signal.SIGINT:
             if self._by_ctrl_c:
                 self._end("", 128 + signal.SIGINT)
+                return
             self._by_ctrl_c = True
         if self._phase is not _Phase.FREE:
             self._noted = self._noted or number
