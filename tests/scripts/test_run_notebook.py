@@ -29,6 +29,7 @@ def executed(place, tmp_path_factory):
     fields = {"images": "folder", "folder": place / "pictures", "model": place / "model", "preset": None}
     fields |= {"placeholder_token": "<my-cat>", "initializer_token": "cat", "prompt_2": "''"}
     fields |= {"images_of_a_prompt": 1, "steps": 2, "steps_between_previews": 2, "resolution": 32}
+    fields["more_options"] = {"eval_steps": 0, "report_to": "none", "mixed_precision": "no", "flip_p": 0}
     values = [f"{name}={value}" for name, value in fields.items()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", xla_flags(1))
@@ -168,6 +169,20 @@ def test_every_model_has_settings(model, base, resolution):
     assert str(config.model.pretrained_model_name_or_path).endswith(base)
     assert config.images.resolution == resolution and config.optimizer.optimizer == "directional"
     assert config.training.max_train_steps == 100 and config.concept.learnable_property == "style"
+
+
+def test_any_option_can_be_given():
+    import ti_flax
+
+    names = {
+        "ti_flax": ti_flax,
+        "train_data_dir": "x",
+        "placeholder_token": "<x>",
+        "initializer_token": "cat",
+    }
+    names |= {"learnable_property": "object"}
+    config = run_cell("Settings", names, more_options={"flip_p": 0.25, "validation_steps": 7})["config"]
+    assert config.images.flip_p == 0.25 and config.monitoring.validation_steps == 7
 
 
 def test_outputs_are_taken_out_before_a_commit():
