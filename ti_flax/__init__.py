@@ -20,6 +20,8 @@ if sys.version_info < (3, 11):  # noqa: UP036
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ti_flax.commands.demo import bundled
+    from ti_flax.commands.main import main
     from ti_flax.config import RunConfig, load_config
     from ti_flax.console.versions import __version__
     from ti_flax.embedding.learned_embeds import save_learned_embeds
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ti_flax.errors import TiFlaxError
     from ti_flax.export.convert import convert_embedding
     from ti_flax.generation.generate import generate
+    from ti_flax.monitoring.notebook import ShowInNotebook
     from ti_flax.monitoring.report.page import write_report
     from ti_flax.run.train import train
     from ti_flax.training.loop import Chunk, Hook
@@ -36,12 +39,15 @@ __all__ = [
     "EmbeddingFile",
     "Hook",
     "RunConfig",
+    "ShowInNotebook",
     "TiFlaxError",
     "__version__",
+    "bundled",
     "convert_embedding",
     "generate",
     "load_config",
     "load_embedding",
+    "main",
     "save_learned_embeds",
     "train",
     "write_report",
@@ -52,12 +58,15 @@ _MODULES = {
     "EmbeddingFile": "embedding.read",
     "Hook": "training.loop",
     "RunConfig": "config",
+    "ShowInNotebook": "monitoring.notebook",
     "TiFlaxError": "errors",
     "__version__": "console.versions",
+    "bundled": "commands.demo",
     "convert_embedding": "export.convert",
     "generate": "generation.generate",
     "load_config": "config",
     "load_embedding": "embedding.read",
+    "main": "commands.main",
     "save_learned_embeds": "embedding.learned_embeds",
     "train": "run.train",
     "write_report": "monitoring.report.page",

@@ -33,6 +33,10 @@ class TiFlaxError(Exception):
             sentence = f"{sentence.rstrip('.')}. {remedy}"
         super().__init__(printable(" ".join(sentence.split())))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows below the cell, where it shows a traceback of other errors."""
+        return [f"error: {line}" for line in str(self).splitlines()]
+
 
 class ConfigError(TiFlaxError):
     """An option or configuration file is unknown, missing, mistyped or contradictory."""
@@ -87,6 +91,10 @@ class TrainingError(TiFlaxError):
 
 class Stopped(KeyboardInterrupt):
     """The run was asked to end before it was done; the same command, started again, goes on."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows below the cell."""
+        return [str(self)]
 
 
 def printable(text: str) -> str:

@@ -1,6 +1,7 @@
 """Signals: heard at once, also while Python waits for something that is not Python."""
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -326,3 +327,40 @@ with interrupt.unbroken():
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == START_AGAIN
         assert process.stdout.read() == "written\n"
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """As in a notebook's kernel, where nothing may end the process."""
+    monkeypatch.setattr("ti_flax.console.interrupt.in_notebook", lambda: True)
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    yield
+    assert ended == []
+
+
+def test_in_a_notebook_twice_raises_in_the_updates_and_keeps_the_kernel(notebook):
+    with pytest.raises(KeyboardInterrupt), listening() as interrupt, interrupt.updates():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert until(lambda: interrupt.asked)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+
+def test_in_a_notebook_a_call_that_is_not_python_is_waited_for(notebook, capfd):
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), Interrupt(grace=0.02):
+        timer.start()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 600_000)
+        time.sleep(5)
+    assert "stopping as soon as what is under way returns" in capfd.readouterr().err
+
+
+def test_in_a_notebook_a_result_is_still_written_to_its_end(notebook):
+    done = []
+    with pytest.raises(KeyboardInterrupt), listening() as interrupt, interrupt.unbroken():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+        done.append(True)
+    assert done == [True]

@@ -9,6 +9,9 @@ lost:
   thread that does not end in time is ended from the thread that listens.
 - The updates since the last checkpoint: the run stops after those under way, and saves.
 - A result that is being written: it is obeyed when that is done.
+
+The kernel of a notebook holds more than the run, so there nothing ends the process: a compilation is waited
+for, and a second interruption of the updates raises its exception at once.
 """
 
 from __future__ import annotations
@@ -25,9 +28,11 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Self
 
+from ti_flax.console.notebook import in_notebook
 from ti_flax.errors import START_AGAIN, Stopped
 
 _ON_CTRL_C = "\nstopping after the updates under way, then saving; Ctrl-C again stops at once\n"
+_IN_A_CALL = "\nstopping as soon as what is under way returns\n"
 _ON_OTHERS = "\n{}: stopping after the updates under way, then saving\n"
 _SHOW_CURSOR = "\x1b[?25h"
 # Seconds that the main thread gets to end by itself.
@@ -68,6 +73,7 @@ class Interrupt:
         self._grace, self._phase, self._ending = grace, _Phase.FREE, False
         self._noted: int | None = None
         self._by_ctrl_c = False
+        self._in_notebook, self._interruptions = in_notebook(), 0
         self._read = self._write = -1
 
     def __enter__(self) -> Self:
@@ -128,7 +134,9 @@ class Interrupt:
             raise self._error(self._noted)
 
     def _in_main_thread(self, number: int, frame: object) -> None:
-        if self._phase is not _Phase.FREE:
+        self._interruptions += number == signal.SIGINT
+        at_once = self._in_notebook and self._phase is _Phase.UPDATES and self._interruptions > 1
+        if self._phase is not _Phase.FREE and not at_once:
             self._noted = self._noted or number
         elif not self._ending:
             self._noted, self._ending = number, True
@@ -163,6 +171,7 @@ class Interrupt:
         if number == signal.SIGINT:
             if self._by_ctrl_c:
                 self._end("", 128 + signal.SIGINT)
+                return
             self._by_ctrl_c = True
         if self._phase is not _Phase.FREE:
             self._noted = self._noted or number
@@ -183,6 +192,9 @@ class Interrupt:
         self._end(str(error) or "interrupted", code)
 
     def _end(self, text: str, code: int) -> None:
+        if self._in_notebook:
+            _tell(_IN_A_CALL)
+            return
         # On a terminal a line may be under way, with the cursor hidden.
         _tell(f"{_SHOW_CURSOR}\n" if os.isatty(2) else "")
         _tell(f"{text}\n" if text else "")

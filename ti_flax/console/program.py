@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from ti_flax.console.device_trouble import device_trouble, where_asked
+from ti_flax.console.notebook import in_notebook
 from ti_flax.console.streams import Patient, patient_streams
 from ti_flax.errors import START_AGAIN, DeviceError, OutputError, Stopped, TiFlaxError
 
@@ -89,5 +90,5 @@ def started_alike(command: str, script: str) -> list[str]:
       command: its name among those of `ti-flax`.
       script: its name in `scripts/`.
     """
-    installed = pathlib.PurePath(sys.argv[0]).stem == "ti-flax"
+    installed = pathlib.PurePath(sys.argv[0]).stem == "ti-flax" or in_notebook()
     return ["ti-flax", command] if installed else ["python", f"scripts/{script}.py"]
