@@ -48,7 +48,7 @@ class Drawing:
     ):
         self._generator, self._params, self._size = generator, params, (side, side)
         self._prompt_ids, self._negative_ids = prompt_ids, negative_ids
-        self._shape, self._first_seed = (len(prompt_ids), images), first_seed
+        self._images, self._first_seed = images, first_seed
         self._at_once = len(devices) * -(-images // len(devices))
         ids = np.broadcast_to(negative_ids, (self._at_once, len(negative_ids)))
         programs = {} if programs is None else programs
@@ -72,8 +72,21 @@ class Drawing:
         Returns:
           `[prompts, images, side, side, 3]` uint8.
         """
-        program, (prompts, images) = self._compiling.program(), self._shape
-        total, drawn = prompts * images, []
+        return self.draw(self._prompt_ids, self._images, rows, shown)
+
+    def draw(self, prompt_ids: np.ndarray, images: int, rows: Rows, shown: Stage) -> np.ndarray:
+        """Draws other prompts by the same program, from the same seeds.
+
+        Args:
+          prompt_ids: `[prompts, tokens]` int32.
+          images: of each prompt.
+          rows: `[added_tokens, width]` float32 for each text encoder, by name.
+          shown: the stage that counts them.
+
+        Returns:
+          `[prompts, images, side, side, 3]` uint8.
+        """
+        program, total, drawn = self._compiling.program(), len(prompt_ids) * images, []
         for start in range(0, total, self._at_once):
             # All batches have one size, so that there is one program; what is too much is drawn for nothing.
             places = np.minimum(np.arange(start, start + self._at_once), total - 1)
@@ -81,7 +94,7 @@ class Drawing:
                 self._generator.generate(
                     self._params,
                     rows,
-                    prompt_ids=self._prompt_ids[places // images],
+                    prompt_ids=prompt_ids[places // images],
                     negative_ids=np.broadcast_to(self._negative_ids, (len(places), len(self._negative_ids))),
                     seeds=(self._first_seed + places % images).tolist(),
                     size=self._size,
@@ -90,4 +103,4 @@ class Drawing:
             )
             shown.advance(min(self._at_once, total - start))
         stacked = np.stack(drawn[:total])
-        return stacked.reshape(prompts, images, *stacked.shape[1:])
+        return stacked.reshape(len(prompt_ids), images, *stacked.shape[1:])
