@@ -29,5 +29,6 @@ setup(
         "caption": ["torch>=2.6"],
         "tensorboard": ["tensorboardX>=2.6"],
         "completion": ["shtab>=1.7"],
+        "web": ["gradio>=6"],
     },
 )

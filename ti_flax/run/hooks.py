@@ -119,6 +119,7 @@ def make_hooks(run: Beside, schedule: Schedule, start: int, progress: Hook | Non
         evaluate = evaluations(run, trackers)
         made.append(hooks.NonFatalHook("the evaluation", evaluate))
     made += saving_hooks(config, inputs, output_dir, result)
+    asked = AskedSamples(output_dir)
     if config.monitoring.validation_prompt is not None:
         every = config.validation_interval(sum(inputs.images.weights))
         draw = previewer(run)
@@ -136,8 +137,6 @@ def make_hooks(run: Beside, schedule: Schedule, start: int, progress: Hook | Non
         )
         made.append(hooks.NonFatalHook("the preview", preview))
         asked = AskedSamples(output_dir, draw=asked_prompts(run, draw), ready=draw.ready, result=result)
-    else:
-        asked = AskedSamples(output_dir)
     made.append(hooks.NonFatalHook("the sample asked for", asked))
     if config.hub.push_to_hub and config.hub.hub_strategy != "end":
         share = ShareCheckpoints(
