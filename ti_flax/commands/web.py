@@ -101,6 +101,7 @@ def _password(options: argparse.Namespace) -> str | None:
 
 def _serve(options: argparse.Namespace, password: str | None) -> None:
     from ti_flax.web.server import Door, Serving, is_loopback, launched, require_free
+    from ti_flax.web.words import warm_up
     from ti_flax.web.work_folder import WorkFolder
 
     require_free(options.host, options.port)
@@ -121,6 +122,7 @@ def _serve(options: argparse.Namespace, password: str | None) -> None:
         for line in (shared, password and f"password: {password}"):
             if line:
                 print(line, flush=True)
+        threading.Thread(target=warm_up, args=(str(work.demo_model),), daemon=True).start()
         try:
             threading.Event().wait()
         finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +40,10 @@ class SampleRequest:
 
         Raises:
           ValueError: no run would draw that.
-          OSError: the folder cannot be written.
+          OSError: there is no such folder, or it cannot be written.
         """
+        if not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
         _checked({"prompts": [*self.prompts], "images": self.images})
         content = {"prompts": self.prompts, "images": self.images}
         write_text(folder / FILE, json.dumps(content, ensure_ascii=False))

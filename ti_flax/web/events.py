@@ -111,6 +111,7 @@ class Events:
             called,
             fields.some(*given),
             fields.some(*changed),
+            api_name=what.__name__.lstrip("_"),
             api_visibility="private",
             show_progress="minimal" if waits else "hidden",
             trigger_mode="always_last" if last else "once",

@@ -16,7 +16,7 @@ from ti_flax.web.work_folder import DEMO_IMAGES, DEMO_MODEL, WorkFolder
 
 NO_PRESET = "diffusers' defaults"
 POPULAR = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/stable-diffusion-xl-base-1.0")
-CROPS = {"a random place at every step": "", "the middle": "center_crop"}
+CROPS = {"cut to its middle": "center_crop", "squeezed": "", "kept in its shape": "enable_bucket"}
 # Options with a field among the settings: name to label and what is in it at first.
 SETTINGS: dict[str, tuple[str, str]] = {
     "learning_rate": ("Learning rate", ""),
@@ -128,10 +128,11 @@ def _images(part: dict[str, Any], work: WorkFolder) -> None:
         part["crop"] = gr.Radio(
             [*CROPS],
             value=next(iter(CROPS)),
-            label="Where an image that is not square is cut",
+            label="An image that is not square is",
             elem_id="crop",
+            scale=2,
         )
-        part["focal"] = gr.Button("Cut by what stands out", elem_id="focal", min_width=200)
+        part["focal"] = gr.Button("Cut all to what stands out in them", elem_id="focal", min_width=200)
     part["look"] = gr.Button("Show what training will see", elem_id="look")
     part["sheet"] = gr.Image(
         label="Images as training sees them", visible=False, interactive=False, format="png", elem_id="sheet"

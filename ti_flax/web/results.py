@@ -12,6 +12,7 @@ from ti_flax.embedding.file_names import word_stem
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.export.convert import ConvertRequest, convert_embedding
 from ti_flax.files.regular import read_regular
+from ti_flax.files.written_files import is_list
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.monitoring.report.files import is_there
 from ti_flax.monitoring.sample_request import MOST_IMAGES, SampleRequest
@@ -54,6 +55,13 @@ def sample(view: RunView, prompt: str, images: int, vectors: str) -> str:
             "prompt", expected="what to draw", found="nothing", remedy="Such as a photo of a {}."
         )
     if view.at_work:
+        if not is_list(view.output):  # a file in the folder before the run has made it its own would end it
+            raise DataError(
+                "sample",
+                expected="a run that has begun",
+                found="one that is starting",
+                remedy="Ask again in a moment.",
+            )
         try:
             SampleRequest((prompt.strip(),), images).write(view.output)
         except ValueError as error:

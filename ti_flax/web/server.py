@@ -101,7 +101,11 @@ class Guard:
         most, length = self._door.most(scope), _content_length(scope)
         if length is not None and length > most:
             return await _refuse(send, 413, f"More than {most} bytes.")
-        return await self._app(scope, _limited(receive, most), _with_headers(send))
+        sending = _Answer(send)
+        try:
+            return await self._app(scope, _limited(receive, most), sending)
+        except _TooLongError:
+            return None if sending.begun else await _refuse(send, 413, f"More than {most} bytes.")
 
 
 def _content_length(scope: Scope) -> int | None:
@@ -109,27 +113,41 @@ def _content_length(scope: Scope) -> int | None:
     return int(texts[0]) if len(texts) == 1 and texts[0].isdigit() else None
 
 
+class _TooLongError(Exception):
+    """A request that says no length brings too much."""
+
+
 def _limited(receive: Receive, most: int) -> Receive:
-    """Receives up to so many bytes; of a longer request the rest is as if the browser had gone."""
+    """Receives up to so many bytes."""
     count = 0
 
     async def limited() -> MutableMapping[str, Any]:
         nonlocal count
         message = await receive()
         count += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if count > most else message
+        if count > most:
+            raise _TooLongError
+        return message
 
     return limited
 
 
-def _with_headers(send: Send) -> Send:
-    async def sending(message: MutableMapping[str, Any]) -> None:
+class _Answer:
+    """Sends an answer, with the headers of all.
+
+    Attributes:
+      begun: whether it has begun.
+    """
+
+    def __init__(self, send: Send):
+        self._send, self.begun = send, False
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
+            self.begun = True
             kept = [pair for pair in message.get("headers", []) if pair[0].lower() not in _HEADERS]
             message = {**message, "headers": [*kept, *_HEADERS.items()]}
-        await send(message)
-
-    return sending
+        await self._send(message)
 
 
 async def _refuse(send: Send, code: int, text: str) -> None:

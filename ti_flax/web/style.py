@@ -27,7 +27,8 @@ STYLES = f"""
 .ti-note b {{ color: var(--body-text-color); font-weight: 600; }}
 .ti-note code {{ background: var(--background-fill-secondary); padding: 1px 5px; border-radius: 4px; }}
 .ti-note p, .ti-fault p {{ margin: .15em 0; }}
-.ti-log textarea {{ font-family: ui-monospace, monospace; font-size: .82em; line-height: 1.45; }}
+.ti-log textarea {{ font-family: ui-monospace, monospace; font-size: .8em; line-height: 1.45;
+  white-space: pre; overflow-x: auto; }}
 .ti-pixels img {{ image-rendering: pixelated; }}
 {_REPORT}
 </style>

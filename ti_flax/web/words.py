@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import os
@@ -82,6 +83,12 @@ def look_at_word(model: str, placeholder: str, initializer: str, vectors: str) -
                 faults.append(("start", str(error)))
         shown = tuple(each.removesuffix(_END_OF_WORD) for each in start)
         return WordLook(tokens, shown, _nearest(model, tokenizer, initializer, start), tuple(faults))
+
+
+def warm_up(model: str) -> None:
+    """Reads a model's words before anybody asks, as what is imported for it takes seconds."""
+    with contextlib.suppress(TiFlaxError):
+        look_at_word(model, "", "a", "")
 
 
 def _new_tokens(tokenizer: Any, placeholder: str, count: int) -> tuple[str, ...]:
