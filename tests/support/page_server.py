@@ -1,6 +1,6 @@
 """Serves the page as `ti-flax web` does, with small limits; says its address, then whoever it called.
 
-python page_server.py '{"folder": ..., "password": ..., "largest_file": ..., "largest_upload": ...}'
+Its argument is JSON: `folder`, and if wanted `password`, `largest_file`, `largest_upload` and `pixels`.
 """
 
 import json
