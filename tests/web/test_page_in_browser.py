@@ -1,9 +1,7 @@
 """The page in a real browser: images dropped, a run started, stopped, found again, continued, downloaded."""
 
-import os
 import re
 import shutil
-import signal
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from tiny_folder import write_folder
 from web_pages import served, work_in
 
 from ti_flax.embedding.read import load_embedding
+from ti_flax.web.processes import Program
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="there is no Playwright")
 BROWSER = shutil.which("chromium") or ""
@@ -20,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(not BROWSER, reason="there is no Chromium, such as Debian's /usr/bin/chromium"),
 ]
 # In milliseconds: on a busy machine a run takes a minute to begin.
-PATIENCE = 300_000
+PATIENCE = 120_000
 HTML = '<img src=x onerror="document.title=1">'
 FLAGS = "--eval_steps 0 --train_batch_size 1 --steps_per_call 20 --report_to none"
 
@@ -37,24 +36,16 @@ def place(tmp_path_factory):
 def address(place):
     with served(place / "work") as (found, _):
         yield found
-    for note in (place / "work" / "runs").glob("*/run.json"):  # of a test that failed in between
-        number = re.search(r'"process": (\d+)', note.read_text())
-        if number is not None and (note.parent / "output").exists():
-            with_suppressed_kill(int(number[1]))
-
-
-def with_suppressed_kill(process):
-    try:
-        if os.getsid(process) == process:
-            os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    for folder in (place / "work" / "runs").iterdir():  # of a test that failed in between
+        Program(folder).ask_to_end()
 
 
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield started
+        started.close()
 
 
 @pytest.fixture
@@ -112,7 +103,7 @@ def test_wrong_inputs_are_answered_beside_their_fields(opened):
     page.locator("#start").click()
     says(page, "fault-word", "placeholder_token")
     fill(page, "placeholder", HTML)
-    says(page, "word-look", "one new token")
+    says(page, "word-look", "one new token: <img src=x")
     fill(page, "initializer", "toy hat")
     says(page, "fault-start", "expected a single token")
     fill(page, "further", "--learnig_rate 3")
@@ -128,7 +119,7 @@ def test_captions_are_written_by_hand_and_stay_text(opened, place):
     page = opened()
     choose(page, "images", "images/set")
     says(page, "captions", r"\.png")
-    cell = page.locator("#captions td").nth(1)
+    cell = page.locator("#captions [role=gridcell]").nth(1)
     cell.dblclick()
     page.keyboard.type(HTML)
     page.keyboard.press("Enter")

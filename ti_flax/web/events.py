@@ -64,9 +64,12 @@ class Events:
         self._on(fields.look.click, self._look, form, ("sheet", "report", *_FAULTS), waits=True)
         word = ("model", "placeholder_token", "initializer_token", "num_vectors")
         for name in word:
-            happens = fields.model.change if name == "model" else fields.part[name].input
             self._on(
-                happens, self._look_at_word, word, ("look_at_word", "fault_word", "fault_start"), last=True
+                fields.part[name].change,
+                self._look_at_word,
+                word,
+                ("look_at_word", "fault_word", "fault_start"),
+                last=True,
             )
         self._on(fields.model.change, self._fit_model, ("model", "resolution", "preset"), ("resolution",))
         self._on(fields.preset.change, self._fit_preset, ("preset",), tuple(SETTINGS))
