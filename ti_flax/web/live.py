@@ -19,7 +19,7 @@ from ti_flax.web.work_folder import WorkFolder
 
 LIVE = ("status", "charts", "log", "preview_step", "preview", "samples", "vectors", "stop", "go_on", "queue")
 LIVE += ("drawing",)
-_MOST_SAMPLES, _MOST_RUNS = 12, 50
+_MOST_SAMPLES, _MOST_RUNS, _LINES = 12, 50, 12
 _NO_RUN = "No run has been started in this folder yet."
 
 
@@ -67,7 +67,7 @@ def live(
     markup = verdict_markup(view)
     changes.show("status", markup, lambda: report(markup))
     changes.show("charts", view.charts, lambda: report(view.charts))
-    said = Program(folder).said()
+    said = "\n".join(Program(folder).said().splitlines()[-_LINES:])
     changes.show("log", said, lambda: said)
     _show_previews(changes, view, place, seen)
     _show_results(changes, view, vectors)

@@ -29,7 +29,8 @@ SETTINGS: dict[str, tuple[str, str]] = {
     "save_steps": ("Steps between saved words", "25"),
 }
 _PREVIEWS = "a photo of a {}\na {} on a beach"
-_HIDDEN = gr.update(visible=False)
+# Of images; Gradio's button to share them would send them elsewhere.
+_BUTTONS = ["download", "fullscreen"]
 
 
 @dataclass
@@ -135,7 +136,12 @@ def _images(part: dict[str, Any], work: WorkFolder) -> None:
         part["focal"] = gr.Button("Cut all to what stands out in them", elem_id="focal", min_width=200)
     part["look"] = gr.Button("Show what training will see", elem_id="look")
     part["sheet"] = gr.Image(
-        label="Images as training sees them", visible=False, interactive=False, format="png", elem_id="sheet"
+        label="Images as training sees them",
+        visible=False,
+        interactive=False,
+        format="png",
+        buttons=_BUTTONS,
+        elem_id="sheet",
     )
     part["report"] = gr.Textbox(
         label="What the run would do",
@@ -240,14 +246,14 @@ def _watching(part: dict[str, Any]) -> None:
         visible=False,
         interactive=False,
         format="png",
+        buttons=_BUTTONS,
         elem_id="preview",
-        elem_classes="ti-pixels",
     )
     part["charts"] = _html("charts")
     part["log"] = gr.Textbox(
-        label="What the run says",
-        lines=8,
-        max_lines=8,
+        label="What the run says, its last lines",
+        lines=12,
+        max_lines=12,
         elem_classes="ti-log",
         interactive=False,
         elem_id="log",
@@ -270,6 +276,7 @@ def _watching(part: dict[str, Any]) -> None:
         height="auto",
         visible=False,
         format="png",
+        buttons=_BUTTONS,
         elem_id="samples",
     )
 

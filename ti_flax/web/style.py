@@ -29,7 +29,8 @@ STYLES = f"""
 .ti-note p, .ti-fault p {{ margin: .15em 0; }}
 .ti-log textarea {{ font-family: ui-monospace, monospace; font-size: .8em; line-height: 1.45;
   white-space: pre; overflow-x: auto; }}
-.ti-pixels img {{ image-rendering: pixelated; }}
+#preview img {{ image-rendering: pixelated; width: min(100%, 640px) !important; }}
+:is(#word-look, #drawing, #download-fault):not(:has([role])) {{ display: none; }}
 {_REPORT}
 </style>
 """

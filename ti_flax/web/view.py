@@ -213,7 +213,7 @@ def verdict_markup(view: RunView) -> str:
         return now
     look = "good" if said.is_good else "flagged"
     more = said.more_steps(view.finished)
-    lines = [escape(said.over_training), *([escape(more)] if more else [])]
+    lines = [f"<b>Over-trained?</b> {escape(said.over_training)}", *([escape(more)] if more else [])]
     return (
         f'{now}<section class="verdict {look}"><p class="headline">{escape(said.headline(view.finished))}</p>'
         f"{''.join(f'<p>{line}</p>' for line in lines)}</section>"
