@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ti_flax.errors import TiFlaxError
+from ti_flax.errors import TiFlaxError, unwritable
 from ti_flax.monitoring.report.document import escape
 from ti_flax.web import actions
 from ti_flax.web.faults import PLACES, place_of
@@ -107,7 +107,11 @@ class Events:
         fields = self._fields
 
         def called(*values: Any) -> dict[Any, Any]:
-            changes = what(*values) if given != _FORM else what(dict(zip(given, values, strict=True)))
+            try:
+                changes = what(*values) if given != _FORM else what(dict(zip(given, values, strict=True)))
+            except OSError as error:  # such as of a full disk
+                said = fault(str(unwritable(self._work.root, error)))
+                changes = {"fault_run": said} if "fault_run" in changed else {}
             return {fields.part[name]: value for name, value in changes.items()}
 
         happens(

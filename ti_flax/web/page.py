@@ -30,7 +30,7 @@ SETTINGS: dict[str, tuple[str, str]] = {
 }
 _PREVIEWS = "a photo of a {}\na {} on a beach"
 # Of images; Gradio's button to share them would send them elsewhere.
-_BUTTONS = ["download", "fullscreen"]
+_BUTTONS: Any = ["download", "fullscreen"]
 
 
 @dataclass
