@@ -30,5 +30,6 @@ setup(
         "tag": ["onnxruntime>=1.20"],
         "tensorboard": ["tensorboardX>=2.6"],
         "completion": ["shtab>=1.7"],
+        "web": ["gradio>=6"],
     },
 )

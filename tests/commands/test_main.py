@@ -19,6 +19,7 @@ FACES = {
     "caption": "scripts/caption_images.py",
     "report": "scripts/make_report.py",
     "watch": "scripts/watch_run.py",
+    "web": "scripts/web_page.py",
     "push": "scripts/push_to_hub.py",
 }
 

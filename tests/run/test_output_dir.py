@@ -1,10 +1,15 @@
 """Whole runs in folders that hold other things: nobody's files are deleted or replaced."""
 
+import json
+
+import numpy as np
 import pytest
-from tiny_run import configure
+from PIL import Image
+from tiny_run import configure, learned
 
 from ti_flax.errors import DataError, OutputError
 from ti_flax.files.written_files import LIST, only_run, written
+from ti_flax.monitoring.sample_request import SampleRequest
 from ti_flax.run import train as run
 from ti_flax.training.checkpoint import checkpoint_steps
 from ti_flax.training.loop import Hook
@@ -39,7 +44,15 @@ def others_of(folder):
 
 
 def test_a_run_lists_every_file_that_it_writes_and_starts_again_beside_others(place, tmp_path):
-    """With everything on: previews, evaluations, saves, the pipeline and the card."""
+    """With everything on: previews, samples on request, evaluations, saves, the pipeline and the card."""
+
+    class Ask(Hook):
+        every = 1
+
+        def on_step(self, step, state):
+            if step == 1:
+                SampleRequest(("a {} on a beach", "two {}"), 2).write(tmp_path / "out")
+
     changes = {
         "max_train_steps": 2,
         "only_save_embeds": False,
@@ -49,7 +62,12 @@ def test_a_run_lists_every_file_that_it_writes_and_starts_again_beside_others(pl
         "validation_steps": 1,
         "num_validation_images": 1,
     }
-    folder = run.train(configure(place, tmp_path / "out", **changes))
+    folder = run.train(configure(place, tmp_path / "out", steps_per_call=1, **changes), hooks=[Ask()])
+    with Image.open(folder / "validation" / "asked-1.png") as asked:
+        assert json.loads(asked.text["prompts"]) == ["a {} on a beach", "two {}"]
+        assert asked.text["step"] == "2" and asked.size[0] == asked.size[1]
+    unasked = run.train(configure(place, tmp_path / "unasked", max_train_steps=2))
+    np.testing.assert_array_equal(learned(folder), learned(unasked))
     visible = {name for name in contents(folder) if not name.startswith("checkpoint-")} - {LIST}
     assert written(folder) == visible and "unet/diffusion_flax_model.msgpack" in visible
     first = contents(folder)
@@ -58,7 +76,7 @@ def test_a_run_lists_every_file_that_it_writes_and_starts_again_beside_others(pl
     run.train(configure(place, folder, max_train_steps=1, overwrite_output_dir=True, seed=8))
     assert others_of(folder) == {name: name for name in OTHERS}
     assert (folder / "checkpoint-2" / "notes.txt").read_text() == "the one to keep"
-    assert not (folder / "unet").exists() and not list(folder.glob("validation/step-?.png"))
+    assert not (folder / "unet").exists() and not list(folder.glob("validation/*-?.png"))
     assert contents(folder)["learned_embeds.bin"] != first["learned_embeds.bin"]
     assert checkpoint_steps(folder)[0] == 1
 

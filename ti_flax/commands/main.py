@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "caption": ("caption", "write a caption beside every image"),
     "report": ("report", "write the pages of a run anew"),
     "watch": ("watch", "show a run in the browser while it goes on"),
+    "web": ("web", "serve a page in the browser that starts runs, watches them and gives their results"),
     "push": ("push", "upload a finished run to the Hugging Face Hub"),
     "completion": ("completion", "print a script with which bash, zsh or tcsh completes these commands"),
 }
@@ -71,3 +72,7 @@ def _refuse(name: str) -> None:
 def program() -> None:
     """The installed command `ti-flax`."""
     sys.exit(end_process(main()))
+
+
+if __name__ == "__main__":
+    program()

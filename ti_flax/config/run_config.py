@@ -173,12 +173,12 @@ class RunConfig:
     @property
     def validation_prompts(self) -> tuple[str, ...]:
         """The prompts of the previews, with the concept's words in the place of {}."""
-        return tuple(map(self._with_words, self.monitoring.validation_prompt or ()))
+        return tuple(map(self.with_words, self.monitoring.validation_prompt or ()))
 
     @property
     def validation_negative_prompt(self) -> str:
         """What the previews move away from, likewise; empty unless one is given."""
-        return self._with_words(self.monitoring.validation_negative_prompt or "")
+        return self.with_words(self.monitoring.validation_negative_prompt or "")
 
     @property
     def preview_size(self) -> tuple[int, int]:
@@ -190,9 +190,10 @@ class RunConfig:
     def class_prompt(self) -> str | None:
         """The prompt of the class images, with the concept's words in the place of {}."""
         prompt = self.loss.class_prompt
-        return None if prompt is None else self._with_words(prompt)
+        return None if prompt is None else self.with_words(prompt)
 
-    def _with_words(self, prompt: str) -> str:
+    def with_words(self, prompt: str) -> str:
+        """The prompt with the concept's words in the place of {}."""
         return prompt.replace("{}", " and ".join(self.concept.words))
 
     def validation_interval(self, epoch_samples: int) -> int:

@@ -40,7 +40,7 @@ _NAMES = re.compile(
     r"README\.md|run\.json|report\.html|metrics\.csv|signals\.csv|contact_sheet\.png"
     r"|token_identifier\.txt|type_of_concept\.txt"
     r"|learned_embeds(_2)?(-best|-steps-\d+)?\.(safetensors|bin)"
-    r"|validation/step-\d+\.png|(concept|example)_images/\d+\.jpeg"
+    r"|validation/(step|asked)-\d+\.png|(concept|example)_images/\d+\.jpeg"
 )
 # What a file that its word names can be called (ti_flax/embedding/file_names.py): for SDXL that of both text
 # encoders, and that of one of several words.

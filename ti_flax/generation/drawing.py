@@ -50,7 +50,7 @@ class Drawing:
     ):
         self._generator, self._params, self._size = generator, params, size
         self._prompts, self._negative, self._guidance_scale = prompts, negative, guidance_scale
-        self._shape, self._first_seed = (len(prompts.ids), images), first_seed
+        self._images, self._first_seed = images, first_seed
         self._at_once = len(devices) * -(-images // len(devices))
         batch = np.zeros(self._at_once, np.int32)
         given = prompts.at(batch), negative.at(batch)
@@ -75,12 +75,30 @@ class Drawing:
         Returns:
           `[prompts, images, height, width, 3]` uint8.
         """
-        program, (prompts, images) = self._compiling.program(), self._shape
-        total, drawn = prompts * images, []
+        return self.draw(self._prompts, self._images, rows, shown)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens its program takes of a prompt."""
+        return self._prompts.ids.shape[1]
+
+    def draw(self, prompts: PromptTokens, images: int, rows: Rows, shown: Stage) -> np.ndarray:
+        """Draws other prompts by the same program, from the same seeds.
+
+        Args:
+          prompts: of `tokens` each, with weights if those of the program have some.
+          images: of each prompt.
+          rows: `[added_tokens, width]` float32 for each text encoder, by name.
+          shown: the stage that counts them.
+
+        Returns:
+          `[prompts, images, height, width, 3]` uint8.
+        """
+        program, total, drawn = self._compiling.program(), len(prompts.ids) * images, []
         for start in range(0, total, self._at_once):
             # All batches have one size, so that there is one program; what is too much is drawn for nothing.
             places = np.minimum(np.arange(start, start + self._at_once), total - 1)
-            given = self._prompts.at(places // images)
+            given = prompts.at(places // images)
             negatives = self._negative.at(np.zeros_like(places))
             drawn += list(
                 self._generator.generate(
@@ -98,4 +116,4 @@ class Drawing:
             )
             shown.advance(min(self._at_once, total - start))
         stacked = np.stack(drawn[:total])
-        return stacked.reshape(prompts, images, *stacked.shape[1:])
+        return stacked.reshape(len(prompts.ids), images, *stacked.shape[1:])

@@ -68,7 +68,7 @@ class NonFatalHook(Hook):
             if found != self._said:
                 warn(f"step {step}: {self._name} failed, and training goes on: {found}")
             self._said = found
-        self.stop = self._hook.stop
+        self.stop, self.wants_state = self._hook.stop, self._hook.wants_state
 
 
 class StopWhenNotFinite(Hook):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 
 from ti_flax.config import RunConfig
 from ti_flax.config.options import MonitoringOptions
-from ti_flax.console.messages import say
+from ti_flax.console.messages import Stage, say
 from ti_flax.embedding.rows import rows_of_words
 from ti_flax.embedding.vocabulary import Vocabulary, known_vocabularies
 from ti_flax.export.upload import ShareCheckpoints
@@ -22,11 +22,13 @@ from ti_flax.hosts.compilation import Compilation
 from ti_flax.models.prompts.encode import PromptRules, encode_each, same_length
 from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.monitoring import hooks
+from ti_flax.monitoring.asked_samples import AskedSamples, DrawAsked
 from ti_flax.monitoring.evaluation import PATIENCE, Evaluate, Patience
 from ti_flax.monitoring.previews import Preview
 from ti_flax.monitoring.progress import Progress
 from ti_flax.monitoring.prompt_sensitivity import PROMPTS as SENSITIVITY_PROMPTS
 from ti_flax.monitoring.prompt_sensitivity import PromptSensitivity
+from ti_flax.monitoring.sample_request import SampleRequest
 from ti_flax.monitoring.trackers import RunInfo, Tracker, chosen_trackers, open_trackers
 from ti_flax.monitoring.validation import (
     Validation,
@@ -118,6 +120,7 @@ def make_hooks(run: Beside, schedule: Schedule, start: int, progress: Hook | Non
         evaluate = evaluations(run, trackers)
         made.append(hooks.NonFatalHook("the evaluation", evaluate))
     made += saving_hooks(config, inputs, output_dir, result)
+    asked = AskedSamples(output_dir)
     if config.monitoring.validation_prompt is not None:
         every = config.validation_interval(sum(inputs.images.weights))
         draw = previewer(run)
@@ -134,6 +137,8 @@ def make_hooks(run: Beside, schedule: Schedule, start: int, progress: Hook | Non
             ready=draw.ready,
         )
         made.append(hooks.NonFatalHook("the preview", preview))
+        asked = AskedSamples(output_dir, draw=asked_prompts(run, draw), ready=draw.ready, result=result)
+    made.append(hooks.NonFatalHook("the sample asked for", asked))
     if config.hub.push_to_hub and config.hub.hub_strategy != "end":
         share = ShareCheckpoints(
             config.hub,
@@ -269,6 +274,21 @@ def known_words(inputs: TrainingInputs) -> dict[str, Vocabulary]:
     """The words of the tokenizer before anything was added to it, and their vectors, by text encoder."""
     known = inputs.concept.token_ids[0]
     return known_vocabularies(inputs.tokenizer, token_tables(inputs.model), known)
+
+
+def asked_prompts(run: Beside, draw: Drawing) -> DrawAsked:
+    """What draws prompts that somebody asks for during the run; `{}` in them stands for the word."""
+
+    def drawn(request: SampleRequest, rows: Mapping[str, np.ndarray], shown: Stage) -> np.ndarray:
+        tokenizer = run.inputs.tokenizer
+        # Its program takes no longer ones than the validation prompts are.
+        chunks = draw.tokens // tokenizer.model_max_length
+        texts = [run.config.with_words(each) for each in request.prompts]
+        encoded = encode_each(tokenizer, texts, PromptRules(chunks, run.config.monitoring.prompt_weights))
+        prompts = PromptTokens(*same_length(tokenizer, encoded, draw.tokens))
+        return draw.draw(prompts, request.images, rows, shown)
+
+    return drawn
 
 
 def previewer(run: Beside) -> Drawing:

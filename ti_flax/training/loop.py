@@ -49,10 +49,12 @@ class Hook:
     Attributes:
       every: `on_step` is called after every so many updates; None if only after the last.
       stop: set in `on_step` to make that update the last one.
+      wants_state: set in `on_metrics` to be given the state of the chunk's last step, whatever `every` says.
     """
 
     every: int | None = None
     stop: bool = False
+    wants_state: bool = False
 
     def on_start(self, step: int, state: TrainState) -> None:
         """Takes the state (on the host) before the first update, after `step` updates of an earlier run."""
@@ -118,7 +120,11 @@ class Seat:
     def due(self) -> list[Hook]:
         """The hooks that take the state now."""
         last = self.step == self.total_steps
-        return [hook for hook in self.hooks if last or (hook.every and self.step % hook.every == 0)]
+        return [
+            hook
+            for hook in self.hooks
+            if last or hook.wants_state or (hook.every and self.step % hook.every == 0)
+        ]
 
 
 def begin(state: TrainState, hooks: Iterable[Hook]) -> None:

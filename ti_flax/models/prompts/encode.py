@@ -70,17 +70,20 @@ def encode_each(tokenizer: Any, prompts: Sequence[str], rules: PromptRules) -> l
     return encoded
 
 
-def same_length(tokenizer: Any, encoded: Sequence[EncodedPrompt]) -> tuple[np.ndarray, np.ndarray | None]:
+def same_length(
+    tokenizer: Any, encoded: Sequence[EncodedPrompt], tokens: int = 0
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Gives all prompts the length of the longest, by empty chunks.
 
     Args:
       tokenizer: that encoded them.
       encoded: by the same rules.
+      tokens: that they have at least.
 
     Returns:
       Token ids `[prompts, tokens]` int32, and weights like them, float32, or None.
     """
-    longest = max(len(each.token_ids) for each in encoded)
+    longest = max(tokens, *(len(each.token_ids) for each in encoded))
     empty = np.tile(encode_prompts(tokenizer, [""])[0], longest // tokenizer.model_max_length)
     token_ids = np.stack([np.append(each.token_ids, empty[len(each.token_ids) :]) for each in encoded])
     weights = [

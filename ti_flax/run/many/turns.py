@@ -211,6 +211,7 @@ class Guarded(Hook):
             except TiFlaxError as error:
                 self._fate.error = error
         self.stop = self._hook.stop or self._fate.error is not None
+        self.wants_state = self._hook.wants_state and not self.stop
 
 
 def finish_turn(

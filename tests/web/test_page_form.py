@@ -1,0 +1,138 @@
+"""The command that the fields make, what is refused in them, and where a message stands."""
+
+import pytest
+from web_pages import form
+
+from ti_flax.config.parse import parse_with_notes
+from ti_flax.errors import ConfigError
+from ti_flax.web.faults import PLACES, place_of
+from ti_flax.web.form import resumed, shown, split_flags
+from ti_flax.web.page import SETTINGS
+
+
+def test_fields_become_flags_and_empty_ones_none(work):
+    output = work.runs / "ruby" / "output"
+    filled = form(
+        options={"learning_rate": "", "max_train_steps": " 30 ", "seed": None, "placeholder_token": "-x -y"},
+        previews="a {}\n\n two {} \n",
+        captions=True,
+        further="--flip_p 0 --caption_prefix 'a b'",
+    )
+    assert filled.arguments(work, output) == [
+        "train",
+        f"--pretrained_model_name_or_path={work.demo_model}",
+        f"--train_data_dir={work.images / 'set'}",
+        "--placeholder_token=-x -y",
+        "--initializer_token=ring",
+        "--preset=quick",
+        "--max_train_steps=30",
+        "--validation_prompt=a {}",
+        "--validation_prompt=two {}",
+        "--captions=files",
+        "--only_save_embeds",
+        f"--output_dir={output}",
+        "--flip_p",
+        "0",
+        "--caption_prefix",
+        "a b",
+    ]
+
+
+def test_the_command_is_one_that_the_program_takes(work):
+    arguments = form(previews="a {}", whole_model=True).arguments(work, work.runs / "a" / "output")
+    config, _ = parse_with_notes(arguments[1:])
+    assert config.concept.words == ("<ruby>",)
+    assert not config.output.only_save_embeds and config.training.preset == "quick"
+    assert shown(["train", "--placeholder_token=<a b>"]) == "ti-flax train '--placeholder_token=<a b>'"
+    again = resumed(resumed(arguments))
+    assert again[:-1] == arguments and again[-1] == "--resume_from_checkpoint=auto"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--config /etc/passwd",
+        "--output_dir /tmp/x",
+        "--overwrite_output_dir",
+        "--resume_from_checkpoint=auto",
+        "--dry_run",
+        "--push_to_hub",
+        "--hub_token x",
+        "--multi_host",
+        "--allow_private_links",
+        "--print_config",
+        "--version",
+        "--help",
+        "-h",
+        "--help=all",
+        "'open",
+    ],
+)
+def test_what_the_page_decides_or_what_leaves_this_machine_is_no_further_flag(flags):
+    with pytest.raises(ConfigError, match="^further flags") as caught:
+        split_flags(flags)
+    assert place_of(str(caught.value), SETTINGS) == "further"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--train_data_dir /etc",
+        "--mask_dir ../../x",
+        "--tokenizer_name /etc",
+        "--initializer_token null --init_embeds /etc/passwd",
+        "--extra_embeds word=/etc/passwd",
+        "--extra_embeds /etc/passwd",
+        "--template_file /etc/passwd",
+        "--caption_file ../x --captions caption_file",
+        "--latents_cache_dir /tmp/x",
+        "--profile /tmp/x",
+        "--logging_dir ../../../../x",
+        "--pretrained_vae_model_name_or_path /etc",
+        "--class_data_dir /etc --class_prompt 'a {}'",
+    ],
+)
+def test_no_flag_reaches_a_place_outside(work, flags):
+    with pytest.raises(ConfigError, match="expected a place in the work folder"):
+        form(further=flags).arguments(work, work.runs / "a" / "output")
+
+
+def test_a_file_that_may_name_other_places_is_no_folder_of_images(work):
+    (work.images / "set" / "001.txt").write_text("/etc/passwd")
+    for option in ("train_data_dir", "mask_dir"):
+        with pytest.raises(ConfigError, match=f"{option}: expected a folder"):
+            form(further=f"--{option} images/set/001.txt").arguments(work, work.runs / "a" / "output")
+
+
+def test_places_inside_repositories_and_links_may_be_named(work):
+    flags = "--mask_dir images/set --pretrained_vae_model_name_or_path owner/vae --logging_dir logs"
+    assert form(further=flags).arguments(work, work.runs / "a" / "output")
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        ("pretrained_model_name_or_path: expected a base model, found none", "model"),
+        ("model owner/none: expected a repository on the Hub, found none", "model"),
+        ("train_data_dir: expected images, found none", "images"),
+        ("images/set/001.png: found an image that cannot be decoded", "images"),
+        ("/home/me/ti-flax-work/images/set/001.png: found an image", "images"),
+        ("captions: expected the name of an image", "images"),
+        ("missing: placeholder_token", "word"),
+        ("placeholder_token 'cat': expected a new word", "word"),
+        ("num_vectors: expected a whole number", "word"),
+        ("initializer_token 'xyz': expected a known word", "start"),
+        ("missing: initializer_token", "start"),
+        ("--learning_rate: expected a number", "settings"),
+        ("--max_train_steps: expected a whole number", "settings"),
+        ("--flip_p: expected a number", "further"),
+        ("snr_gamma: expected a number", "further"),
+        ("unknown flag --learnig_rate. Did you mean --learning_rate?", "further"),
+        ("'x' belongs to no flag. Options are written --name value", "further"),
+        ("output_dir /x: expected a new or empty folder", "run"),
+        ("run: expected no other at work, found cat", "run"),
+        ("a device that JAX can use", "run"),
+    ],
+)
+def test_a_message_stands_beside_its_field(message, place):
+    assert place_of(message, SETTINGS) == place and place in PLACES

@@ -1,0 +1,165 @@
+"""What the page shows of a run: read from its folder, with whatever is damaged left out."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_pages import evaluation, facts, run_folder
+
+from ti_flax.embedding.learned_embeds import save_learned_embeds
+from ti_flax.embedding.read import load_embedding
+from ti_flax.errors import ConfigError, DataError
+from ti_flax.files.written_files import CONCEPTS, only_run
+from ti_flax.monitoring.row_statistics import write_evaluations
+from ti_flax.monitoring.sample_request import FILE, SampleRequest, read_request
+from ti_flax.web.live import live
+from ti_flax.web.processes import Program
+from ti_flax.web.results import READERS, files_for, generate_arguments, sample, samples_of
+from ti_flax.web.view import look_at, queue, verdict_markup
+
+HTML = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def folder(work):
+    """A finished run of 200 steps, the best of which was 100."""
+    folder = work.runs / "toy"
+    (folder / "output").mkdir(parents=True)
+    run_folder(folder / "output")
+    facts(finished=True).write(folder / "output")
+    write_evaluations(
+        folder / "output" / "signals.csv",
+        [evaluation(0, 0.5), evaluation(100, 0.3), evaluation(200, 0.4)],
+    )
+    for name in ("learned_embeds", "learned_embeds-best", "learned_embeds-steps-50"):
+        save_learned_embeds(folder / "output" / f"{name}.safetensors", "<toy>", np.ones((2, 768), np.float32))
+    return folder
+
+
+def at_work(monkeypatch, *names):
+    monkeypatch.setattr(Program, "is_at_work", property(lambda self: self.log.stem in names))
+
+
+def test_a_finished_run_says_which_step_to_use_and_has_all_of_them(folder):
+    seen = look_at(folder)
+    assert seen.state == "The run is finished." and seen.finished and not seen.at_work
+    assert [*seen.vectors.items()] == [
+        ("step 100 (advised)", "learned_embeds-best.safetensors"),
+        ("step 200, the last", "learned_embeds.safetensors"),
+        ("step 50", "learned_embeds-steps-50.safetensors"),
+    ]
+    assert "Use step 100" in verdict_markup(seen) and "<svg" in seen.charts and not seen.can_go_on
+
+
+def test_a_run_without_a_folder_is_starting_and_one_that_failed_says_why(work, monkeypatch):
+    folder = work.new_run("<a>")
+    (folder / "run.log").write_text(f"note: x\nerror: placeholder_token: {HTML}\n")
+    seen = look_at(folder)
+    assert seen.error == f"placeholder_token: {HTML}" and "<script" not in verdict_markup(seen)
+    at_work(monkeypatch, "run")
+    assert look_at(folder).state.startswith("The run is starting")
+
+
+def test_a_stopped_run_can_go_on(folder):
+    facts().write(folder / "output")
+    (folder / "run.json").write_text(json.dumps({"arguments": ["train"], "process": 1}))
+    seen = look_at(folder)
+    assert seen.can_go_on and not seen.finished
+    assert queue([folder]) == [["toy", "<toy>", "stopped", "200"]]
+
+
+def test_what_is_damaged_or_a_link_is_left_out(folder, tmp_path):
+    output = folder / "output"
+    for name in ("run.json", "metrics.csv", "signals.csv", CONCEPTS):
+        (output / name).write_bytes(b"\xff{")
+    (tmp_path / "secret.png").touch()
+    (output / "validation" / "step-999.png").symlink_to(tmp_path / "secret.png")
+    (output / "learned_embeds-steps-70.safetensors").symlink_to(tmp_path / "secret.png")
+    seen = look_at(folder)
+    assert seen.facts is None and seen.charts == "" and seen.said is None
+    assert 999 not in seen.previews and "step 70" not in seen.vectors
+
+
+def test_concepts_of_a_run_of_many_are_listed(work):
+    folder = work.new_run("many")
+    (folder / "output").mkdir()
+    entries = [
+        {"name": "one", "token": HTML, "state": "done", "step": 6, "steps": 6, "error": ""},
+        {"name": "two", "token": "<two>", "state": "failed", "step": 0, "steps": 6, "error": "x"},
+    ]
+    (folder / "output" / CONCEPTS).write_text(json.dumps({"concepts": entries}))
+    assert queue([folder]) == [["many/one", HTML, "done", "6"], ["many/two", "<two>", "failed", "0"]]
+    assert look_at(folder).state == "2 of 2 concepts are done; it has ended."
+
+
+def test_a_run_at_work_is_asked_and_draws_itself(folder, monkeypatch):
+    at_work(monkeypatch, "run")
+    started = []
+    monkeypatch.setattr(Program, "start", lambda *given: started.append(given))
+    with pytest.raises(DataError, match="found one that is starting"):
+        sample(look_at(folder), "a {}", 2, "")
+    assert not (folder / "output" / FILE).exists()
+    with only_run(folder / "output"):
+        assert sample(look_at(folder), " a {} ", 2, "").startswith("The run is asked")
+    assert read_request(folder / "output") == SampleRequest(("a {}",), 2) and not started
+    with pytest.raises(ConfigError, match="images 99"):
+        sample(look_at(folder), "a", 99, "")
+
+
+def test_where_no_run_is_at_work_generate_draws_with_the_vectors_that_are_chosen(folder, work, monkeypatch):
+    started = []
+    monkeypatch.setattr(Program, "start", lambda self, *given: started.append((self.log.name, *given)))
+    (folder / "samples").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "samples" / "4.png")
+    sample(look_at(folder), "a {}", 2, "learned_embeds-best.safetensors")
+    (log, arguments, where), output = started[0], folder / "output"
+    assert log == "sample.log" and where == work.root and arguments[0] == "generate"
+    assert f"--learned_embeds={output}/learned_embeds-best.safetensors" in arguments
+    assert "--prompt=a <toy>" in arguments and f"--output={folder}/samples/5.png" in arguments
+    for vectors in ("", "../../x", "run.json"):
+        with pytest.raises(DataError, match="expected a run that has written vectors"):
+            sample(look_at(folder), "a", 2, vectors)
+    with pytest.raises(ConfigError, match="prompt: expected what to draw"):
+        sample(look_at(folder), " ", 2, "")
+
+
+def test_generate_is_told_what_the_run_was(folder):
+    from ti_flax.commands.generate import parse_arguments
+
+    config = {"pretrained_model_name_or_path": "a/b", "revision": "v1", "clip_skip": 2, "resolution": 64}
+    config |= {"mixed_precision": "fp16", "rescale_betas_zero_snr": True, "variant": None}
+    told = generate_arguments(facts(config=config), folder / "x", "a -x", 3, folder / "y.png")
+    options = vars(parse_arguments(told[1:]))
+    assert options["clip_skip"] == 2 and options["revision"] == "v1" and options["resolution"] == 64
+    assert options["mixed_precision"] == "bf16" and options["rescale_betas_zero_snr"] is True
+    assert options["pretrained_model_name_or_path"] == "a/b" and options["num_images"] == 3
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_the_word_is_written_for_each_program(folder, work, reader):
+    [made] = files_for(look_at(folder), "learned_embeds.safetensors", reader, work.temporary)
+    assert made.stem == "toy" and made.is_relative_to(work.temporary)
+    np.testing.assert_array_equal(
+        load_embedding(made, "<toy>").rows["text_encoder"], np.ones((2, 768), np.float32)
+    )
+    with pytest.raises(ConfigError, match="download: expected diffusers"):
+        files_for(look_at(folder), "learned_embeds.safetensors", "../x", work.temporary)
+
+
+def test_only_what_changes_is_sent_again(folder, work):
+    changes, seen, error = live(work, "toy", {}, 1, None)
+    assert error == "" and {"status", "charts", "log", "preview", "vectors", "queue"} <= changes.keys()
+    assert live(work, "toy", seen, 1, None)[0] == {}
+    Image.new("RGB", (8, 8)).save(folder / "output" / "validation" / "step-300.png")
+    assert {*live(work, "toy", seen, 3, None)[0]} == {"preview_step", "preview"}
+    assert {*live(work, "none", seen, 1, None)[0]} == {"status"}
+
+
+def test_samples_say_what_they_show(folder):
+    from ti_flax.generation.png_metadata import save_png
+
+    texts = {"prompts": json.dumps([HTML]), "step": "40"}
+    save_png(Image.new("RGB", (8, 8)), folder / "output" / "validation" / "asked-1.png", texts)
+    (folder / "output" / "validation" / "asked-2.png").write_bytes(b"none")
+    assert {caption for _, caption in samples_of(look_at(folder))} == {f"step 40: {HTML}", "asked-2"}

@@ -1,0 +1,131 @@
+"""What changes on the page while a run goes on, and only that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ti_flax.errors import TiFlaxError
+from ti_flax.monitoring.report.document import escape
+from ti_flax.web.actions import at_work, png
+from ti_flax.web.markup import fault_text, note, report
+from ti_flax.web.processes import Program
+from ti_flax.web.results import samples_of
+from ti_flax.web.view import RunView, look_at, queue, verdict_markup
+from ti_flax.web.work_folder import WorkFolder
+
+LIVE = ("status", "charts", "log", "preview_step", "preview", "samples", "vectors", "stop", "go_on", "queue")
+LIVE += ("drawing",)
+_MOST_SAMPLES, _MOST_RUNS, _LINES = 12, 50, 12
+_NO_RUN = "No run has been started in this folder yet."
+
+
+class Changes(dict[str, Any]):
+    """What changes, by name of the field; what has been shown already is left out.
+
+    Args:
+      seen: what was shown before, by name; what is shown now is added to it.
+    """
+
+    def __init__(self, seen: dict[str, Any]):
+        super().__init__()
+        self._seen = seen
+
+    def show(self, name: str, what: object, make: Callable[[], Any]) -> None:
+        """Changes a field if what it shows is not what it showed."""
+        key = repr(what)
+        if self._seen.get(name) != key:
+            self._seen[name] = key
+            self[name] = make()
+
+
+def live(
+    work: WorkFolder, name: str | None, seen: dict[str, Any], place: int, vectors: str | None
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Looks at a run.
+
+    Args:
+      work: the page's folder.
+      name: of the run.
+      seen: what the page shows, as this function gave it before.
+      place: of the preview that is shown, from 1.
+      vectors: that are chosen.
+
+    Returns:
+      what changes by name of the field, what the page shows then, and the error that the run ended with.
+    """
+    seen = dict(seen)
+    changes = Changes(seen)
+    folder = work.run(name)
+    if folder is None:
+        changes.show("status", _NO_RUN, lambda: note(_NO_RUN))
+        return changes, seen, ""
+    view = look_at(folder)
+    markup = verdict_markup(view)
+    changes.show("status", markup, lambda: report(markup))
+    changes.show("charts", view.charts, lambda: report(view.charts))
+    said = "\n".join(Program(folder).said().splitlines()[-_LINES:])
+    changes.show("log", said, lambda: said)
+    _show_previews(changes, view, place, seen)
+    _show_results(changes, view, vectors)
+    others = at_work(work)
+    changes.show("stop", view.at_work, lambda: gr.update(interactive=view.at_work))
+    can_go_on = view.can_go_on and others is None
+    changes.show("go_on", can_go_on, lambda: gr.update(interactive=can_go_on))
+    names = work.run_names()[:_MOST_RUNS]
+    changes.show("queue", (names, others, view.state), lambda: queue([work.runs / each for each in names]))
+    return changes, seen, view.error
+
+
+def _show_previews(changes: Changes, view: RunView, place: int, seen: dict[str, Any]) -> None:
+    steps, before = [*view.previews], int(seen.get("previews", 0))
+    if len(steps) == before:
+        return
+    seen["previews"] = len(steps)
+    place = len(steps) if place >= before else place  # the newest, unless somebody looks at another
+    several = len(steps) > 1
+    changes["preview_step"] = gr.update(maximum=max(2, len(steps)), value=max(1, place), visible=several)
+    changes["preview"] = preview_of(view.previews, place)
+
+
+def preview_of(previews: dict[int, Path], place: int) -> Any:
+    """Shows the preview at a place, from 1."""
+    steps = [*previews]
+    if not steps:
+        return gr.update(value=None, visible=False)
+    step = steps[min(max(place, 1), len(steps)) - 1]
+    try:
+        label = f"Step {step}" if step else "Before the first step"
+        return gr.update(value=png(previews[step]), visible=True, label=label)
+    except TiFlaxError:
+        return gr.update()
+
+
+def _show_results(changes: Changes, view: RunView, vectors: str | None) -> None:
+    samples = samples_of(view)[:_MOST_SAMPLES]
+    changes.show("samples", samples, lambda: _gallery(samples))
+    usable = [*view.vectors.items()]
+    if usable:
+        chosen = vectors if vectors in view.vectors.values() else usable[0][1]
+        changes.show("vectors", usable, lambda: gr.update(choices=usable, value=chosen))
+    else:
+        changes.show("vectors", usable, lambda: gr.update(choices=[], value=None))
+    drawing = Program(view.folder, "sample")
+    busy, error = drawing.is_at_work, drawing.error
+    if busy or error:
+        changes.show("drawing", (busy, error), lambda: note("Being drawn.") if busy else fault_text(error))
+    elif samples:
+        changes.show("drawing", samples, lambda: note(escape(f"Drawn: {samples[0][1]}")))
+
+
+def _gallery(samples: list[tuple[Path, str]]) -> Any:
+    shown = []
+    for path, caption in samples:
+        try:
+            shown.append((png(path), caption))
+        except TiFlaxError:
+            continue
+    return gr.update(value=shown, visible=bool(shown))

@@ -1,0 +1,220 @@
+"""What the page shows of a run, read from its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ti_flax.config.flags import make_parser
+from ti_flax.console.messages import shown_on
+from ti_flax.errors import TiFlaxError
+from ti_flax.files.written_files import CONCEPTS
+from ti_flax.monitoring.asked_samples import asked_files
+from ti_flax.monitoring.previews import preview_files
+from ti_flax.monitoring.report.concepts import Entry, read_entries
+from ti_flax.monitoring.report.curves import curves, read_metrics
+from ti_flax.monitoring.report.document import escape
+from ti_flax.monitoring.report.facts import RunFacts
+from ti_flax.monitoring.report.files import is_there
+from ti_flax.monitoring.report.run_state import state_of
+from ti_flax.monitoring.report.verdict import Verdict, evaluations, verdict
+from ti_flax.monitoring.row_statistics import Evaluation
+from ti_flax.web.processes import Program
+from ti_flax.web.words import Unheard
+
+OUTPUT = "output"
+_OF_STEP = re.compile(r"learned_embeds-steps-(\d{1,9})\.safetensors")
+_LAST, _BEST = "learned_embeds.safetensors", "learned_embeds-best.safetensors"
+_STARTING = "The run is starting; it first looks at its options."
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as the page shows it.
+
+    Attributes:
+      folder: the page's, in which `output` is the run's own.
+      at_work: whether its process is there.
+      state: how far it is, in a sentence or two.
+      error: why it ended, if it ended with an error.
+      share: how much of the updates is made, from 0 to 1; None if not known.
+      finished: whether its result is written.
+      facts: what it says of itself; None before that.
+      said: what its evaluations say; None where there are none.
+      charts: its curves as markup.
+      previews: from step to file.
+      asked: from number to file, of the samples that somebody asked for.
+      vectors: what can be used of it, from what it is called to the name of its file, the advised first.
+    """
+
+    folder: Path
+    at_work: bool
+    state: str
+    error: str = ""
+    share: float | None = None
+    finished: bool = False
+    facts: RunFacts | None = None
+    said: Verdict | None = None
+    charts: str = ""
+    previews: dict[int, Path] = field(default_factory=dict)
+    asked: dict[int, Path] = field(default_factory=dict)
+    vectors: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def output(self) -> Path:
+        return self.folder / OUTPUT
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether starting it again would continue it."""
+        return not self.at_work and not self.finished and Program(self.folder).started is not None
+
+
+def look_at(folder: Path) -> RunView:
+    """Looks at a run; what is damaged in its folder is left out."""
+    program, output = Program(folder), folder / OUTPUT
+    at_work, error = program.is_at_work, program.error
+    with shown_on(Unheard()):
+        facts = _facts(output)
+        metrics, table = read_metrics(output), evaluations(output)
+        state = state_of(output, facts, metrics)
+        said = verdict(table)
+        finished = state.finished and not at_work
+        return RunView(
+            folder,
+            at_work,
+            _sentence(output, at_work, str(state), facts, error),
+            error,
+            share=state.share if at_work else None,
+            finished=finished,
+            facts=facts,
+            said=said,
+            charts=curves(metrics, table),
+            previews=_without_links(output, preview_files(output / "validation")),
+            asked=_without_links(output, asked_files(output)),
+            vectors=usable(output, facts, said, table),
+        )
+
+
+def _facts(output: Path) -> RunFacts | None:
+    try:
+        return RunFacts.read(output)
+    except TiFlaxError:
+        return None
+
+
+def _sentence(output: Path, at_work: bool, state: str, facts: RunFacts | None, error: str) -> str:
+    if (output / CONCEPTS).exists():
+        done = [entry.state for entry in concepts_of(output)]
+        over = sum(each in ("done", "failed") for each in done)
+        return (
+            f"{over} of {len(done)} concepts are done; {'the others follow' if at_work else 'it has ended'}."
+        )
+    if at_work and facts is None and not output.exists():
+        return _STARTING
+    if not at_work and facts is None:
+        return f"It ended before its first update: {error}" if error else "It has not begun."
+    if error:
+        return f"It ended with an error: {error}"
+    return state.replace(
+        "The same command with --resume_from_checkpoint auto goes on.", "Go on continues it."
+    )
+
+
+def _without_links(output: Path, files: dict[int, Path]) -> dict[int, Path]:
+    """The files that lie in the run's folder themselves."""
+    return {
+        number: path
+        for number, path in files.items()
+        if is_there(output, path.relative_to(output).as_posix())
+    }
+
+
+def usable(
+    output: Path, facts: RunFacts | None, said: Verdict | None, table: Sequence[Evaluation]
+) -> dict[str, str]:
+    """What can be used of a run, from what it is called to the name of its file, the advised first."""
+    found: dict[str, str] = {}
+    advised = said.best.step if said is not None and said.has_learned else None
+    last = facts.steps if facts is not None and facts.finished else None
+    if advised is not None and advised != last and is_there(output, _BEST):
+        found[f"step {advised} (advised)"] = _BEST
+    if last is not None and is_there(output, _LAST):
+        found[f"step {last}{', the last' if advised != last else ', the last (advised)'}"] = _LAST
+    numbered = {
+        int(match[1]): path.name
+        for path in output.glob("learned_embeds-steps-*.safetensors")
+        if (match := _OF_STEP.fullmatch(path.name)) and is_there(output, path.name)
+    }
+    for step, name in sorted(numbered.items(), reverse=True):
+        if step not in (advised, last) or (step == advised and not found):
+            found[f"step {step}"] = name
+    return found
+
+
+def concepts_of(output: Path) -> list[Entry]:
+    """The concepts of a run of many; none of another run."""
+    if not is_there(output, CONCEPTS):
+        return []
+    try:
+        return read_entries(output)
+    except TiFlaxError:
+        return []
+
+
+def queue(folders: Sequence[Path]) -> list[list[str]]:
+    """A line for each run and for each concept of a run of many: where, word, state and step."""
+    lines = []
+    for folder in folders:
+        program, output = Program(folder), folder / OUTPUT
+        entries = concepts_of(output)
+        if entries:
+            lines += [
+                [f"{folder.name}/{each.name}", each.token, each.state, str(each.step)] for each in entries
+            ]
+            continue
+        facts = _facts(output)
+        with shown_on(Unheard()):
+            state = state_of(output, facts, read_metrics(output))
+        if program.is_at_work:
+            said = "at work"
+        elif state.finished:
+            said = "finished"
+        else:
+            said = "failed" if program.error else "stopped"
+        lines.append([folder.name, _word_of(program, facts), said, str(state.step or "")])
+    return lines
+
+
+def _word_of(program: Program, facts: RunFacts | None) -> str:
+    if facts is not None:
+        return facts.token
+    started = program.started
+    if started is None:
+        return ""
+    try:
+        given, _ = make_parser().parse_known_args([*started.arguments[1:]])
+    except Exception:  # of a file that somebody has edited
+        return ""
+    return " ".join(getattr(given, "placeholder_token", []))
+
+
+def verdict_markup(view: RunView) -> str:
+    """How far a run is and how it goes, as markup."""
+    bar = ""
+    if view.share is not None:
+        bar = f'<progress value="{view.share:.4f}" max="1" aria-label="updates made"></progress>'
+    flagged = ' class="flag"' if view.error else ""
+    now = f'<div class="now" role="status">{bar}<p{flagged}>{escape(view.state)}</p></div>'
+    said = view.said
+    if said is None:
+        return now
+    look = "good" if said.is_good else "flagged"
+    more = said.more_steps(view.finished)
+    lines = [f"<b>Over-trained?</b> {escape(said.over_training)}", *([escape(more)] if more else [])]
+    return (
+        f'{now}<section class="verdict {look}"><p class="headline">{escape(said.headline(view.finished))}</p>'
+        f"{''.join(f'<p>{line}</p>' for line in lines)}</section>"
+    )
