@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ti_flax.commands.demo import bundled
+from ti_flax.console.arguments import ArgumentParser
 from ti_flax.console.program import exit_code
 from ti_flax.errors import ConfigError, OutputError, unwritable
 
