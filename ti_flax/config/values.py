@@ -136,7 +136,6 @@ class Option:
         bounds += [f"a multiple of {rule.multiple_of}"] if rule.multiple_of else []
         phrase = f"{phrase} {' and '.join(bounds)}".rstrip()
         phrase = (", " if self.nullable else " or ").join((phrase, *self.words))
-        phrase += " or a mapping with its path" if self.mixed else ""
         phrase += ", or a list of such" if self.many else ", or a list of concepts" if self.listed else ""
         return f"{phrase}, or null" if self.nullable else phrase
 

@@ -80,6 +80,8 @@ def test_a_variant_depends_on_the_seed_the_image_and_its_number_alone(pictures):
     (pictures / "a.png").unlink()  # the second image is the first now
     more = variants_of(pictures, dataclasses.replace(CROPS, variants=7))
     assert all((one[0] == other[0]).all() for one, other in zip(expected, more))
+    one, other = (CROPS.draws(pixels, 1).random() for pixels in (numbered(), photograph()))
+    assert one != other
     others = variants_of(pictures, dataclasses.replace(CROPS, seed=8))
     assert (others[0][0] == expected[0][0]).all() and not (others[1][0] == expected[1][0]).all()
 
