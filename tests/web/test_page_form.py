@@ -4,10 +4,13 @@ import pytest
 from web_pages import form
 
 from ti_flax.config.parse import parse_with_notes
+from ti_flax.config.run_config import OPTIONS
 from ti_flax.errors import ConfigError
+from ti_flax.web.events import _FORM, form_of
 from ti_flax.web.faults import PLACES, place_of
 from ti_flax.web.form import resumed, shown, split_flags
-from ti_flax.web.page import SETTINGS
+from ti_flax.web.page import SETTINGS, default_text
+from ti_flax.web.work_folder import DEMO_MODEL
 
 
 def test_fields_become_flags_and_empty_ones_none(work):
@@ -36,6 +39,21 @@ def test_fields_become_flags_and_empty_ones_none(work):
         "--caption_prefix",
         "a b",
     ]
+
+
+def test_empty_fields_suit_the_model_and_say_so():
+    """The demo's model learns with the size and batch of its configuration; filled fields count."""
+    names = ("placeholder_token", "num_vectors", "initializer_token", "learnable_property", "preset")
+    empty = dict.fromkeys((*_FORM, *names)) | {"model": DEMO_MODEL, "preset": "quick"}
+    of_demo = form_of(empty).options
+    assert (of_demo["resolution"], of_demo["train_batch_size"]) == ("64", "8")
+    assert form_of(empty | {"train_batch_size": " 2 "}).options["train_batch_size"] == "2"
+    other = form_of(empty | {"model": "somebody/model"}).options
+    assert other["resolution"] is None and other["train_batch_size"] is None
+    for name in ("resolution", "train_batch_size"):
+        assert default_text(name, "quick", DEMO_MODEL) == of_demo[name]
+        assert default_text(name, "quick", "somebody/model") == OPTIONS[name].default_text
+    assert default_text("max_train_steps", "quick", DEMO_MODEL) == "60"
 
 
 def test_the_command_is_one_that_the_program_takes(work):

@@ -15,15 +15,13 @@ from ti_flax.web.form import Form, shown
 from ti_flax.web.image_sets import captions_of, has_captions, take_files, write_captions
 from ti_flax.web.live import LIVE, live, preview_of
 from ti_flax.web.markup import code, fault, fault_text, no_fault, note
-from ti_flax.web.page import CROPS, NO_PRESET, SETTINGS, Fields, default_text, faults_cleared, fields
+from ti_flax.web.page import CROPS, NO_PRESET, OF_DEMO, SETTINGS, Fields, default_text, faults_cleared, fields
 from ti_flax.web.processes import Program
 from ti_flax.web.results import files_for, sample
 from ti_flax.web.view import look_at
 from ti_flax.web.words import look_at_word
 from ti_flax.web.work_folder import DEMO_IMAGES, DEMO_MODEL, WorkFolder
 
-# The side of the images that the demo's model draws.
-_DEMO_SIDE = "64"
 _FORM = ("model", "images", "placeholder_token", "initializer_token", "num_vectors", "learnable_property")
 _FORM += ("preset", *SETTINGS, "validation_prompt", "use_captions", "crop", "whole_model", "further")
 _FAULTS = tuple(f"fault_{place}" for place in PLACES)
@@ -71,8 +69,8 @@ class Events:
                 ("look_at_word", "fault_word", "fault_start"),
                 last=True,
             )
-        self._on(fields.model.change, self._fit_model, ("model", "resolution", "preset"), ("resolution",))
-        self._on(fields.preset.change, self._fit_preset, ("preset",), tuple(SETTINGS))
+        for happens in (fields.model.change, fields.preset.change):
+            self._on(happens, self._fit_settings, ("model", "preset"), tuple(SETTINGS))
         changed = ("run", "started", "command", "seen", *_FAULTS)
         self._on(fields.start.click, self._start, form, changed, waits=True)
         self._on(fields.stop.click, self._stop, ("run",), _FAULTS)
@@ -198,14 +196,9 @@ class Events:
             lines.append(f"Nearest to <b>{escape(word)}</b>: {near}")
         return found | {"look_at_word": note(*lines)}
 
-    def _fit_model(self, model: str, resolution: str, preset: str) -> Changes:
-        demo = model == DEMO_MODEL
-        shown_side = _DEMO_SIDE if demo else default_text("resolution", preset)
-        return {"resolution": gr.update(placeholder=shown_side)}
-
-    def _fit_preset(self, preset: str) -> Changes:
-        names = [name for name in SETTINGS if name != "resolution"]
-        return {name: gr.update(placeholder=default_text(name, preset)) for name in names}
+    def _fit_settings(self, model: str, preset: str) -> Changes:
+        """Shows in empty fields what they then are."""
+        return {name: gr.update(placeholder=default_text(name, preset, model)) for name in SETTINGS}
 
     def _start(self, form: Mapping[str, Any]) -> Changes:
         try:
@@ -297,8 +290,8 @@ def form_of(values: Mapping[str, Any]) -> Form:
     options: dict[str, str | None] = {name: values[name] for name in names}
     if values["preset"] == NO_PRESET:
         options["preset"] = None
-    if values["model"] == DEMO_MODEL and not (values["resolution"] or "").strip():
-        options["resolution"] = _DEMO_SIDE
+    for name, value in (OF_DEMO if values["model"] == DEMO_MODEL else {}).items():
+        options[name] = (values[name] or "").strip() or value
     if crop := CROPS.get(values["crop"], ""):
         options[crop] = "true"
     return Form(

@@ -28,6 +28,8 @@ SETTINGS: dict[str, tuple[str, str]] = {
     "num_validation_images": ("Images of each preview", "4"),
     "save_steps": ("Steps between saved words", "25"),
 }
+# What suits the demo's model where a field is empty: the side of its images, and its configuration's batch.
+OF_DEMO = {"resolution": "64", "train_batch_size": "8"}
 _PREVIEWS = "a photo of a {}\na {} on a beach"
 # Of images; Gradio's button to share them would send them elsewhere.
 _BUTTONS: Any = ["download", "fullscreen"]
@@ -199,7 +201,7 @@ def _settings(part: dict[str, Any]) -> None:
                     part[name] = gr.Textbox(
                         value,
                         label=label,
-                        placeholder=default_text(name, "balanced"),
+                        placeholder=default_text(name, "balanced", DEMO_MODEL),
                         max_lines=1,
                         min_width=130,
                         elem_id=name,
@@ -215,9 +217,11 @@ def _settings(part: dict[str, Any]) -> None:
     _fault(part, "further")
 
 
-def default_text(name: str, preset: str) -> str:
+def default_text(name: str, preset: str, model: str) -> str:
     """What an option is where its field is empty."""
     given = PRESETS.get(preset, {}).get(name)
+    if model == DEMO_MODEL:
+        given = OF_DEMO.get(name, given)
     return OPTIONS[name].default_text if given is None else str(given)
 
 

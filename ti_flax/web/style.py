@@ -29,6 +29,7 @@ STYLES = f"""
 .ti-note p, .ti-fault p {{ margin: .15em 0; }}
 .ti-log textarea {{ font-family: ui-monospace, monospace; font-size: .8em; line-height: 1.45;
   white-space: pre; overflow-x: auto; }}
+#preview, #drop {{ padding-top: 2.2em; }}
 #preview img {{ image-rendering: pixelated; width: min(100%, 640px) !important; }}
 :is(#word-look, #drawing, #download-fault):not(:has([role])) {{ display: none; }}
 {_REPORT}
