@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 from tiny_vae import VAE, entries
 
-from ti_flax.config import RunConfig
 from ti_flax.data.encoding import settle_encoding
 from ti_flax.data.latent_cache import LatentCache
 from ti_flax.data.latents import Encoder
@@ -15,25 +14,14 @@ from ti_flax.data.training_images import make_buckets, read_class_images, read_i
 
 
 @pytest.fixture
-def options(tmp_path):
+def options(tmp_path, image_options):
     (tmp_path / "pictures").mkdir()
     rng = np.random.default_rng(0)
     for name, size in {"a": (42, 32), "b": (24, 24), "c": (48, 96)}.items():  # width, height
         pixels = rng.integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{name}.png")
 
-    def configured(**changes):
-        given = {
-            "pretrained_model_name_or_path": "model",
-            "placeholder_token": "<thing>",
-            "initializer_token": "toy",
-            "train_data_dir": str(tmp_path / "pictures"),
-            "output_dir": str(tmp_path / "out"),
-            "resolution": 16,
-        }
-        return RunConfig.from_dict(given | changes).images
-
-    return configured
+    return image_options
 
 
 def buckets_of(params, images, options, *, flip_p=0.5, cache=None, **more):
