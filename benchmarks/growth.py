@@ -75,7 +75,7 @@ def draw_cost(config: StepConfig, images: int, prompts: int, rounds: int) -> tup
     posteriors = np.zeros((images, 2, SIDE, SIDE, 8), np.float32)
     examples = one_shape(posteriors, np.zeros((prompts, TOKENS), np.int32))
     feed = Feed(config, examples, np.zeros(2, np.uint32), shapes_of(examples), capacity=1)
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(examples))
+    held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(examples))
     sent = sum(leaf.nbytes for leaf in jax.tree.leaves(feed.windows(0, 1, [0])))
     return timed(lambda step: feed.windows(step, 1, [0]), rounds), held, sent
 
