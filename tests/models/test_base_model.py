@@ -181,7 +181,7 @@ def plain(place):
 
 def same_bits(found, expected):
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
-    return all(ours.tobytes() == theirs.tobytes() for ours, theirs in pairs)
+    return all(np.asarray(ours).tobytes() == np.asarray(theirs).tobytes() for ours, theirs in pairs)
 
 
 def test_a_run_on_a_single_file_is_the_run_on_its_folder(place, plain, tmp_path):

@@ -12,7 +12,7 @@ from ti_flax.monitoring.asked_samples import AskedSamples, asked_files
 from ti_flax.monitoring.hooks import NonFatalHook
 from ti_flax.monitoring.sample_request import FILE, SampleRequest, read_request
 from ti_flax.run.many.turns import Fate, Guarded
-from ti_flax.training.loop import Hook, Seat
+from ti_flax.training.loop import Chunk, Hook, Seat
 
 SIDE = 8
 
@@ -151,15 +151,17 @@ def test_a_request_that_no_run_would_draw_is_not_written(tmp_path):
 
 
 def test_hooks_that_guard_another_pass_on_that_it_wants_the_state(tmp_path):
+    one = np.ones(1, np.float32)
+    chunk = Chunk(1, one, one, one > 0, 0.1)
     for guarding in (
         NonFatalHook("it", hook(tmp_path, Drawn())),
         Guarded("cat", hook(tmp_path, Drawn()), Fate()),
     ):
         seat = Seat(9, lambda step: np.zeros(9, np.float32), [guarding, Hook()], step=3)
-        guarding.on_metrics(None)
+        guarding.on_metrics(chunk)
         assert seat.due == []
         SampleRequest(("a",)).write(tmp_path)
-        guarding.on_metrics(None)
+        guarding.on_metrics(chunk)
         assert seat.due == [guarding]
         guarding.on_step(3, 3)
         assert seat.due == []

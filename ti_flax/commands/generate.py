@@ -66,7 +66,7 @@ def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) 
 
 def _tokens(text: str) -> int | None:
     """Raises an ArgumentTypeError for what is no whole number."""
-    if text != "any" and not (text.isascii() and text.isdigit()):
+    if text != "any" and not (text.isascii() and text.removeprefix("-").isdigit()):
         raise argparse.ArgumentTypeError(f"expected a multiple of 75, or any, found {text!r}")
     return None if text == "any" else int(text)
 
