@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import attention
+import evaluation_cost
 import growth
 import learning_places
 import learning_quality
@@ -218,3 +219,11 @@ def test_what_tells_over_training_is_measured_and_kept(flags, tmp_path, capsys):
     prompt_sensitivity.main(tiny)
     assert capsys.readouterr().out == first
     assert kept == {path: path.read_bytes() for path in (tmp_path / "words").iterdir()} and len(kept) == 2
+
+
+def test_the_cost_of_evaluations_is_measured_in_a_run(flags, capsys):
+    tiny = ["--train_batch_size=1", "--max_train_steps=5", "--eval_steps=1", "--max_eval_samples=2"]
+    evaluation_cost.main([*flags, *tiny, "--checkpointing_steps=0", "--save_steps=0"])
+    first, last = capsys.readouterr().out.splitlines()[-2:]
+    assert first.startswith("3 evaluations of ") and ", 3 updates of " in first
+    assert last.startswith("an evaluation takes as long as ") and last.endswith("% of the time")

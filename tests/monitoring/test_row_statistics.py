@@ -10,10 +10,12 @@ from row_trees import ENCODER, SECOND_ENCODER
 from ti_flax.embedding.vocabulary import RowStatistics, Vocabulary, measure_rows
 from ti_flax.errors import OutputError
 from ti_flax.monitoring.row_statistics import (
+    DONE,
     DROWNS,
-    EVALUATIONS_TO_TELL,
+    TOLD,
     WORTH_HAVING,
     Evaluation,
+    Flags,
     GainCounter,
     append_evaluation,
     best_of,
@@ -295,16 +297,35 @@ def test_more_of_the_same_length_has_to_pass_before_a_run_counts_as_over():
     assert flags(table_of(falls + [0.130] * 5)) == [(200, "no longer improving since step 100")]
 
 
-def no_gain_by_definition(table):
-    """The first step at which no gain is seen, and since when, from every beginning of the table."""
+def done_at(table):
+    """The first step at which a run that ends itself is done; none if it goes on."""
+    told = Flags()
+    for each in table:
+        told.add(each)
+        if told.over:
+            return [each.step]
+    return []
+
+
+def test_a_run_is_done_when_its_last_quarter_brought_nothing():
+    falls = [0.14, 0.138, 0.136, 0.134, 0.132, 0.130, 0.128]  # steps 0 to 120
+    assert done_at(table_of(falls)) == []
+    assert done_at(table_of(falls + [0.128])) == []
+    assert done_at(table_of(falls + [0.128] * 2)) == [160]
+    assert done_at(table_of([0.14, 0.13, 0.13])) == [] and done_at(table_of([0.14, 0.13, 0.13, 0.13])) == [60]
+
+
+def no_gain_by_definition(table, still=TOLD):
+    """The first step at which a standstill is seen, and since when, from every beginning of the table."""
     losses = np.asarray([each.validation_loss for each in table])
     for count in range(1, len(table) + 1):
         seen = losses[:count]
         if not np.isfinite(seen).all():
             return []
         first = int(np.argmax(seen <= seen.min() + WORTH_HAVING * (seen[0] - seen.min())))
-        if count - 1 - first >= EVALUATIONS_TO_TELL and table[count - 1].step >= 2 * table[first].step:
-            return [(table[count - 1].step, f"no longer improving since step {table[first].step}")]
+        last = table[count - 1].step
+        if count - 1 - first >= still.evaluations and last - table[first].step >= still.share * last:
+            return [(last, f"no longer improving since step {table[first].step}")]
     return []
 
 
@@ -317,5 +338,6 @@ def test_taken_one_by_one_they_say_what_the_definition_says():
             losses[rng.integers(len(losses))] = np.nan
         table = table_of(losses.tolist())
         assert flags(table) == no_gain_by_definition(table)
+        assert done_at(table) == [step for step, _ in no_gain_by_definition(table, DONE)]
         said += flags(table)
     assert 100 < len(said) < 290

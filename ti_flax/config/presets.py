@@ -3,8 +3,8 @@
 import typing
 from collections.abc import Iterable, Mapping
 
-# Directions at one rate and their running mean, and nothing that does not go with it: a preset suits every
-# configuration.
+# Directions at one rate and their running mean, from errors that weigh the noisy timesteps more, and nothing that
+# does not go with it: a preset suits every configuration.
 _DIRECTIONS: Mapping[str, object] = {
     "optimizer": "directional",
     "optimizer_args": None,
@@ -15,13 +15,16 @@ _DIRECTIONS: Mapping[str, object] = {
     "grad_clip_value": None,
     "embedding_norm": "none",
     "pull_to_start": 0.0,
+    "snr_gamma": None,
+    "debiased_estimation_loss": True,
+    "timestep_sampling": "stratified",
     "use_ema": True,
     "ema_decay": 0.9,
 }
 # What a preset stands for; docs/learning.md says what each rests on.
 PRESETS: Mapping[str, Mapping[str, object]] = {
-    "quick": _DIRECTIONS | {"learning_rate": 0.05, "max_train_steps": 60},
-    "balanced": _DIRECTIONS | {"learning_rate": 0.05, "max_train_steps": 100},
+    "quick": _DIRECTIONS | {"learning_rate": 0.07, "max_train_steps": 40},
+    "balanced": _DIRECTIONS | {"learning_rate": 0.07, "max_train_steps": 60},
     "careful": _DIRECTIONS | {"learning_rate": 0.02, "max_train_steps": "auto"},
 }
 
