@@ -260,7 +260,7 @@ def test_pytorch_takes_the_settings_and_pads_as_the_base_does(tmp_path):
     reason="TI_FLAX_DIFFUSERS_039 names a python with diffusers 0.39 and transformers 4.57.6",
 )
 def test_the_last_flax_pipeline_of_diffusers_draws_the_same_image(tmp_path):
-    base = write_folder(tmp_path / "base", "sdxl", wide=True)
+    base = write_folder(tmp_path / "base", "sdxl", wide=True, least=False)
     out = tmp_path / "out"
     exported(base, out, "flax")
     told = Told(out)

@@ -26,8 +26,9 @@ def _made(family, wide, least):
     for part in [each for each in configs if each.startswith("text_encoder")]:
         configs[part] = configs[part] | {"vocab_size": len(vocabulary)} | ids
     if wide:  # the UNet of diffusers 0.39 in Flax has 32 groups, whatever its config says
-        configs["unet"] = configs["unet"] | {"block_out_channels": [32, 64], "norm_num_groups": 32}
-        configs["unet"] |= {"attention_head_dim": [2, 4]} if family == "sdxl" else {}
+        sides = len(configs["unet"]["block_out_channels"])
+        configs["unet"] = configs["unet"] | {"block_out_channels": [32, 64][:sides], "norm_num_groups": 32}
+        configs["unet"] |= {"attention_head_dim": [2, 4][:sides]} if family == "sdxl" else {}
     model = random_stable_diffusion(configs, seed=0)
     save_stable_diffusion(model, folder, layout="torch", eos_token_id=vocabulary[END])
     return folder
@@ -38,7 +39,7 @@ def write_folder(folder, family="sd1", *, wide=False, least=True):
 
     Its UNet has one block on each side (`least`), else a block of each kind.
     """
-    shutil.copytree(_made(family, wide, least and not wide), folder)
+    shutil.copytree(_made(family, wide, least), folder)
     return folder
 
 
