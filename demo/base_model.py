@@ -90,8 +90,9 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "unet": {
             "in_channels": 4,
             "out_channels": 4,
-            "down_block_types": ["CrossAttnDownBlock2D"],
-            "up_block_types": ["CrossAttnUpBlock2D"],
+            # The block in the middle attends to the prompt.
+            "down_block_types": ["DownBlock2D"],
+            "up_block_types": ["UpBlock2D"],
             "block_out_channels": [16],
             "cross_attention_dim": 32,
             "attention_head_dim": 2,

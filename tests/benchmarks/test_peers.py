@@ -7,6 +7,7 @@ from pathlib import Path
 
 import peers
 import pytest
+from environment import xla_flags
 
 from ti_flax.errors import ConfigError
 
@@ -69,7 +70,7 @@ def run(tmp_path, monkeypatch):
     """Compares with scripts of the given texts, five steps a turn; returns the program's arguments."""
     (tmp_path / "examples" / "textual_inversion").mkdir(parents=True)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # one device, as the scripts have
+    monkeypatch.setenv("XLA_FLAGS", xla_flags(None))  # one device, as the scripts have
 
     def compare(pytorch=PYTORCH, flax=FLAX, *more):
         for name, text in (("textual_inversion.py", pytorch), ("textual_inversion_flax.py", flax)):
@@ -107,7 +108,7 @@ def test_ours_learns_beside_the_script_for_sdxl(tmp_path, monkeypatch, capsys):
     (tmp_path / "textual_inversion").mkdir()
     (tmp_path / "textual_inversion" / "textual_inversion_sdxl.py").write_text(SDXL)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", xla_flags(None))
     flags = ["--examples", str(tmp_path), "--work", str(tmp_path / "work"), "--script", "sdxl"]
     peers.main([*flags, "--preset", "sdxl-tiny", "--batch", "1", "--segment", "5", "--turns", "1"])
     assert capsys.readouterr().out.splitlines()[-1].split()[1::2] == ["ours", "pytorch", "ratio-pytorch"]

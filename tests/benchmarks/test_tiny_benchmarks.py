@@ -16,6 +16,7 @@ import many_concepts
 import prompt_sensitivity
 import pytest
 import timestep_variance
+from environment import xla_flags
 
 from ti_flax.errors import ConfigError
 from ti_flax.models.attention import IMPLEMENTATIONS
@@ -157,7 +158,7 @@ def test_a_concept_is_learned_at_places_of_the_text_encoder(flags, tmp_path, cap
 
 
 def test_concepts_are_learned_together_alone_and_through_a_kill(flags, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # without virtual devices
+    monkeypatch.setenv("XLA_FLAGS", xla_flags(None))  # without virtual devices
     tiny = ["--train_batch_size", "2", "--max_train_steps", "3", "--eval_steps", "0"]
     tiny += ["--validation_prompt", "null", "--concepts_at_once", "2", "--count", "2"]
     many_concepts.main([*flags, *tiny, "--output", str(tmp_path), "--alone", "--kills", "1"])

@@ -35,7 +35,8 @@ def train(folder, *flags):
     command = [sys.executable, "train_flax.py", "--config", "configs/demo.yaml"]
     command += ["--train_data_dir", str(folder / "images"), "--output_dir", str(folder / "output")]
     command += ["--placeholder_token", CONCEPT.placeholder, "--initializer_token", CONCEPT.initializer]
-    command += ["--latents_cache_dir", str(folder / "cache"), "--validation_prompt=null", *flags]
+    command += ["--latents_cache_dir", str(folder / "cache"), "--validation_prompt=null", "--eval_steps=0"]
+    command += flags
     environment = os.environ | {"XLA_FLAGS": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -36,7 +36,7 @@ def our_hidden_states(folder, tokenizer, rows, first_added_id):
 @pytest.mark.parametrize("layout", ["flax", "torch"])
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
 def test_an_export_is_a_model_of_ours_with_the_word_in_it(tmp_path, family, layout):
-    base = write_folder(tmp_path / "base", family)
+    base = write_folder(tmp_path / "base", family, least=False)
     tokenizer, concept, rows = export(base, tmp_path / "out", layout=layout)
     before = our_hidden_states(base, tokenizer, rows, concept.token_ids[0])
     again = load_tokenizer(tmp_path / "out")
@@ -54,7 +54,7 @@ def test_the_converted_folder_loads_in_pytorch(tmp_path, family):
     torch = pytest.importorskip("torch")
     from diffusers import StableDiffusionPipeline
 
-    base = write_folder(tmp_path / "base", family)
+    base = write_folder(tmp_path / "base", family, least=False)
     _, concept, rows = export(base, tmp_path / "flax")
     command = [sys.executable, str(ROOT / "scripts" / "convert_to_torch.py")]
     subprocess.run([*command, str(tmp_path / "flax"), str(tmp_path / "torch")], check=True, cwd=tmp_path)
@@ -77,7 +77,7 @@ def test_load_textual_inversion_of_diffusers_gives_our_hidden_states(tmp_path, v
     torch = pytest.importorskip("torch")
     from diffusers import StableDiffusionPipeline
 
-    base, rows = write_folder(tmp_path / "base"), random_rows(vectors)
+    base, rows = write_folder(tmp_path / "base", least=False), random_rows(vectors)
     for name in ("learned_embeds.safetensors", "learned_embeds.bin"):
         save_learned_embeds(tmp_path / name, "<thing>", rows)
     tokenizer = load_tokenizer(base)
@@ -97,7 +97,7 @@ def test_load_textual_inversion_of_diffusers_gives_our_hidden_states(tmp_path, v
 
 
 def test_safety_checker_and_feature_extractor_go_along(tmp_path):
-    base = write_folder(tmp_path / "base")
+    base = write_folder(tmp_path / "base", least=False)
     index = json.loads((base / "model_index.json").read_text())
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
@@ -119,7 +119,7 @@ def test_a_safety_checker_in_a_variant_alone_loads_from_the_export(tmp_path, var
     from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
     from transformers import CLIPConfig
 
-    base = write_folder(tmp_path / "base")
+    base = write_folder(tmp_path / "base", least=False)
     small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     vision = small | {"image_size": 8, "patch_size": 4, "projection_dim": 8}
     checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, text_config=small))
@@ -156,7 +156,7 @@ def test_a_safety_checker_in_a_variant_alone_loads_from_the_export(tmp_path, var
 def test_the_last_flax_pipeline_of_diffusers_draws_the_same_image(tmp_path, family):
     from ti_flax.generation.generator import ImageGenerator, starting_noise
 
-    base = write_folder(tmp_path / "base", family, wide=True)
+    base = write_folder(tmp_path / "base", family, wide=True, least=False)
     tokenizer, _, _ = export(base, tmp_path / "out")
     model = load_stable_diffusion(tmp_path / "out")
     prompt_ids = encode_prompts(tokenizer, [expand_known(tokenizer, PROMPT)])

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    return write_place(tmp_path_factory.mktemp("place"))
+    return write_place(tmp_path_factory.mktemp("place"), least=False)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def changed_json(path, **changes):
 
 @pytest.mark.parametrize("layout", ["flax", "torch"])
 def test_settings_of_the_base_and_both_text_encoders_are_in_the_pipeline(tmp_path, layout):
-    base, out = write_folder(tmp_path / "base", "sdxl"), tmp_path / "out"
+    base, out = write_folder(tmp_path / "base", "sdxl", least=False), tmp_path / "out"
     changed_json(base / "model_index.json", force_zeros_for_empty_prompt=False)
     changed_json(base / "scheduler" / "scheduler_config.json", timestep_spacing="trailing", steps_offset=0)
     exported(base, out, layout)
@@ -240,7 +240,7 @@ def test_pytorch_takes_the_settings_and_pads_as_the_base_does(tmp_path):
     pytest.importorskip("torch")
     from diffusers import StableDiffusionXLPipeline
 
-    base, out = write_folder(tmp_path / "base", "sdxl"), tmp_path / "out"
+    base, out = write_folder(tmp_path / "base", "sdxl", least=False), tmp_path / "out"
     changed_json(base / "model_index.json", force_zeros_for_empty_prompt=False)
     changed_json(base / "scheduler" / "scheduler_config.json", timestep_spacing="trailing", steps_offset=0)
     first, rows = exported(base, out, "torch")
@@ -260,7 +260,7 @@ def test_pytorch_takes_the_settings_and_pads_as_the_base_does(tmp_path):
     reason="TI_FLAX_DIFFUSERS_039 names a python with diffusers 0.39 and transformers 4.57.6",
 )
 def test_the_last_flax_pipeline_of_diffusers_draws_the_same_image(tmp_path):
-    base = write_folder(tmp_path / "base", "sdxl", wide=True)
+    base = write_folder(tmp_path / "base", "sdxl", wide=True, least=False)
     out = tmp_path / "out"
     exported(base, out, "flax")
     told = Told(out)

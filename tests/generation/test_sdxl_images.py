@@ -21,7 +21,7 @@ SIZE = (32, 40)
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a tiny SDXL model, and its special tokens."""
-    folder = write_folder(tmp_path_factory.mktemp("sdxl") / "model", "sdxl")
+    folder = write_folder(tmp_path_factory.mktemp("sdxl") / "model", "sdxl", least=False)
     return folder, base_tokenizers(ModelSource(folder)).special
 
 

@@ -32,7 +32,7 @@ from ti_flax.run.step_config import make_step_config
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("base")
-    model = load_stable_diffusion(write_folder(place / "model"))
+    model = load_stable_diffusion(write_folder(place / "model", least=False))
     original_layout.save(place / "model.safetensors", original_layout.original_state(model, second=False))
     other = random_stable_diffusion(model.configs, seed=8, components=("text_encoder", "unet", "vae"))
     save_stable_diffusion(other, place / "other")

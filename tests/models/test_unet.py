@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from released_configs import UNET_1_5, UNET_2_1
-from tiny_models import FAMILIES, SD1, SD2, SDXL
+from tiny_models import FAMILIES, SD1, SD2, SDXL, SMALL
 
 from ti_flax.errors import WeightsError
 from ti_flax.models.attention import AUTO
@@ -15,6 +15,7 @@ from ti_flax.models.unet import FlaxUNet2DConditionModel, UNet2DConditionConfig,
 from ti_flax.models.weights.parameters import read_params
 
 MODELS = FAMILIES | {"sdxl": SDXL}
+SMALLER = {"small sdxl": SMALL["sdxl"]}  # for gradients, which take far longer to compile
 
 
 def inputs(config, size=(8, 8)):
@@ -45,7 +46,7 @@ def with_reference(request, tmp_path_factory):
     pytest.importorskip("torch")
     from torch_models import torch_model
 
-    config = MODELS[request.param]["unet"]
+    config = (MODELS | SMALLER)[request.param]["unet"]
     reference = torch_model("unet", config)
     folder = tmp_path_factory.mktemp(request.param)
     reference.save_pretrained(folder / "unet")
@@ -67,7 +68,7 @@ def test_prediction_equals_pytorchs(with_reference, size):
     np.testing.assert_allclose(found, channels_last(expected), atol=1e-5)
 
 
-@pytest.mark.parametrize("with_reference", ["sdxl"], indirect=True)
+@pytest.mark.parametrize("with_reference", ["small sdxl"], indirect=True)
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_gradients_by_the_prompt_equal_pytorchs(with_reference, checkpointed):
     """Of the squared prediction by hidden states and pooled, through the stacked layers."""
@@ -130,7 +131,7 @@ def test_bfloat16_stays_near_float32():
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory():
-    model = random_stable_diffusion(SD1, seed=0)
+    model = random_stable_diffusion(SMALL["sd1"], seed=0)
     sample, timesteps, context = inputs(SD1["unet"])
 
     def loss(context, module):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from row_trees import tree
-from tiny_models import SMALL
+from tiny_models import LEAST
 
 from ti_flax.embedding.conditioning import encode_with_rows
 from ti_flax.models.noise_schedule import NoiseSchedule
@@ -26,7 +26,7 @@ ENCODERS = {"sd1": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")
 
 
 def step_config(family, batch_size=3):
-    model = random_stable_diffusion(SMALL[family], seed=0)
+    model = random_stable_diffusion(LEAST[family], seed=0)
     learns = np.asarray([True, True])
     return StepConfig(
         model=model,

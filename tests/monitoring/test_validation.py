@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from chunks import draw_sample
 from row_trees import tree
-from tiny_models import SMALL
+from tiny_models import LEAST
 
 from ti_flax.data.dataset import Bucket, Dataset, padded
 from ti_flax.models.noise_schedule import NoiseSchedule
@@ -129,7 +129,7 @@ def test_evaluations_of_a_run_until_it_is_done_take_two_fifths_of_it_or_lie_ten_
 
 
 def make_step_config(family="sd1", **changes):
-    model = random_stable_diffusion(SMALL[family], seed=0)
+    model = random_stable_diffusion(LEAST[family], seed=0)
     config = StepConfig(
         model=model,
         schedule=NoiseSchedule.from_config(model.configs["scheduler"]),

@@ -125,6 +125,7 @@ def exports(disk, model):
 
 
 def training(disk, place):
+    from shared_programs import share_programs
     from tiny_run import configure, learned
 
     from ti_flax.errors import CheckpointError, OutputError
@@ -132,6 +133,7 @@ def training(disk, place):
     from ti_flax.training.checkpoint import load_newest
     from ti_flax.training.loop import Hook
 
+    share_programs()  # as in the process of the other tests
     disk, place = Path(disk), Path(place)
     mount(disk, "64m")
     whole = learned(run.train(configure(place, place / "whole")))

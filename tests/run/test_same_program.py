@@ -9,7 +9,7 @@ from chunks import chunk_arguments, chunk_of
 from row_trees import tree
 from shared_programs import PROGRAMS
 from tiny_folder import write_images
-from tiny_models import SMALL
+from tiny_models import LEAST
 from tiny_run import configure
 from tiny_step import VOCABULARY, make_frozen
 
@@ -27,7 +27,7 @@ from ti_flax.training.state import init_state
 @pytest.fixture(scope="module")
 def lowered(tmp_path_factory):
     """The text of the step's program for a configuration with some changes, before it is compiled."""
-    place, model = tmp_path_factory.mktemp("place"), random_stable_diffusion(SMALL["sd1"], seed=0)
+    place, model = tmp_path_factory.mktemp("place"), random_stable_diffusion(LEAST["sd1"], seed=0)
     devices = jax.devices()[:1]
 
     def text(added, **changes):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from environment import xla_flags
+from tiny_folder import write_folder, write_images
 
 from ti_flax.embedding.learned_embeds import load_learned_embeds
 
@@ -20,6 +21,15 @@ STEP = "compiling the update for 1 x cpu"
 
 def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """With a model whose update takes longer to compile than a run waits before it says so."""
+    place = tmp_path_factory.mktemp("place")
+    write_folder(place / "model", least=False)
+    write_images(place / "pictures")
+    return place
 
 
 def start(place, output, cache="cache", **environment):
@@ -40,9 +50,11 @@ def start(place, output, cache="cache", **environment):
         "report_to": "none",
         "resume_from_checkpoint": "auto",
     }
+    # The programs are in the cache that it says, not in that of all tests.
+    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     return subprocess.Popen(
         [sys.executable, PROCESS, *(f"--{name}={value}" for name, value in flags.items())],
-        env=os.environ | {"XLA_FLAGS": xla_flags(1), "TI_FLAX_CACHE": str(place / cache)} | environment,
+        env=inherited | {"XLA_FLAGS": xla_flags(1), "TI_FLAX_CACHE": str(place / cache)} | environment,
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -299,13 +299,13 @@ def test_a_class_folder_that_is_not_there_is_named_by_its_option(place, tmp_path
 
 
 def test_options_of_the_loss_reach_the_step_and_are_repeated_by_a_resumed_run(place, tmp_path):
-    from tiny_models import SMALL
+    from tiny_models import LEAST
 
     from ti_flax.config.options import LossOptions
     from ti_flax.config.values import options_of
     from ti_flax.models.stable_diffusion import random_stable_diffusion
 
-    model = random_stable_diffusion(SMALL["sd1"], seed=0)
+    model = random_stable_diffusion(LEAST["sd1"], seed=0)
     given = {
         "loss_type": "huber",
         "huber_c": 0.2,

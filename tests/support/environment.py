@@ -7,9 +7,11 @@ import tempfile
 from pathlib import Path
 
 
-def xla_flags(devices: int) -> str:
-    """Virtual devices, and machine code as it comes: tests compile far more than they compute."""
-    flags = [f"--xla_force_host_platform_device_count={devices}", "--xla_backend_optimization_level=0"]
+def xla_flags(devices: int | None) -> str:
+    """Virtual devices, or none, and machine code as it comes: tests compile far more than they compute."""
+    flags = ["--xla_backend_optimization_level=0"]
+    if devices is not None:
+        flags.append(f"--xla_force_host_platform_device_count={devices}")
     # Halves what the step takes to compile; XLA ends the process where it does not know a flag.
     if importlib.metadata.version("jaxlib").split(".")[:2] == ["0", "10"]:
         flags.append("--xla_cpu_use_fusion_emitters=false")
@@ -24,6 +26,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HOME", str(Path(tempfile.gettempdir()) / "ti_flax-tests-hub"))
 
 os.environ.setdefault("TI_FLAX_CACHE", str(Path(tempfile.gettempdir()) / "ti_flax-tests-cache"))
+# As variables, which the processes that tests start inherit: none compiles what another has compiled.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / "ti_flax-tests-jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 # Here, because it reads its variables once: a test that changes them must not be the first to import it.
 import huggingface_hub.constants  # noqa: E402, F401
@@ -34,6 +39,4 @@ for folder in (ROOT, *(ROOT / name for name in ("scripts", "demo", "benchmarks",
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "ti_flax-tests-jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_threefry_partitionable", True)

@@ -14,9 +14,9 @@ from ti_flax.models.tokenizer import encode_prompts, expand_known
 from ti_flax.models.weights.model_source import ModelSource
 
 
-def write_place(place):
+def write_place(place, *, least=True):
     """Writes `pictures` and `model`, whose config has 2 for the end of the text, as Hub copies of SDXL do."""
-    write_folder(place / "model", "sdxl")
+    write_folder(place / "model", "sdxl", least=least)
     path = place / "model" / "text_encoder_2" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 2}))
     write_images(place / "pictures")

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 from row_trees import tree
-from tiny_models import SMALL
+from tiny_models import LEAST
 
 from ti_flax.data.dataset import one_shape
 from ti_flax.models.noise_schedule import NoiseSchedule
@@ -23,7 +23,7 @@ rates = rates_after(_SCHEDULE, CAPACITY)
 
 
 def make_step_config(family="sd1", *, trainable=(True, True), **changes):
-    model = random_stable_diffusion(SMALL[family], seed=0)
+    model = random_stable_diffusion(LEAST[family], seed=0)
     trainable = trainable if isinstance(trainable, dict) else tree(np.array(trainable))
 
     def optimizer(rate, clip):

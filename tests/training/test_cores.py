@@ -21,8 +21,7 @@ ROOT = Path(__file__).parents[2]
 def process(code, *arguments, **environment):
     """What Python prints where nobody has asked JAX for a number of devices."""
     inherited = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
-    flags = " ".join(flag for flag in xla_flags(1).split() if "device_count" not in flag)
-    environment = inherited | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | environment
+    environment = inherited | {"XLA_FLAGS": xla_flags(None), "PYTHONPATH": str(ROOT)} | environment
     ended = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env=environment,
