@@ -10,7 +10,7 @@ from tiny_folder import write_folder
 from web_pages import served, work_in
 
 from ti_flax.embedding.read import load_embedding
-from ti_flax.web.processes import Program
+from ti_flax.web.runs.processes import Program
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="there is no Playwright")
 BROWSER = shutil.which("chromium") or ""

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from ti_flax.errors import OutputError
-from ti_flax.web import processes
-from ti_flax.web.processes import Program, Started, environment, output_of
+from ti_flax.web.runs import processes
+from ti_flax.web.runs.processes import Program, Started, environment, output_of
 
 SLEEPS = "import signal, sys, time; print('begun', flush=True); time.sleep(60)"
 

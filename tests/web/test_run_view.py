@@ -1,6 +1,9 @@
 """What the page shows of a run: read from its folder, with whatever is damaged left out."""
 
+import io
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +17,9 @@ from ti_flax.files.written_files import CONCEPTS, only_run
 from ti_flax.monitoring.row_statistics import write_evaluations
 from ti_flax.monitoring.sample_request import FILE, SampleRequest, read_request
 from ti_flax.web.live import live
-from ti_flax.web.processes import Program
-from ti_flax.web.results import READERS, files_for, generate_arguments, sample, samples_of
-from ti_flax.web.view import look_at, queue, verdict_markup
+from ti_flax.web.runs.processes import Program
+from ti_flax.web.runs.results import READERS, files_for, generate_arguments, sample, samples_of
+from ti_flax.web.runs.view import look_at, queue, verdict_markup
 
 HTML = "<script>alert(1)</script>"
 
@@ -150,10 +153,78 @@ def test_the_word_is_written_for_each_program(folder, work, reader):
 def test_only_what_changes_is_sent_again(folder, work):
     changes, seen, error = live(work, "toy", {}, 1, None)
     assert error == "" and {"status", "charts", "log", "preview", "vectors", "queue"} <= changes.keys()
-    assert live(work, "toy", seen, 1, None)[0] == {}
+    again = live(work, "toy", seen, 1, None)
+    assert again[0] == {} and again[1] is seen
     Image.new("RGB", (8, 8)).save(folder / "output" / "validation" / "step-300.png")
     assert {*live(work, "toy", seen, 3, None)[0]} == {"preview_step", "preview"}
     assert {*live(work, "none", seen, 1, None)[0]} == {"status"}
+
+
+def opened_files(monkeypatch):
+    """The names of all files that are opened from now on."""
+    names = []
+
+    def noting(really):
+        def opened(path, *more, **options):
+            if not isinstance(path, int):
+                names.append(Path(os.fsdecode(path)).name)
+            return really(path, *more, **options)
+
+        return opened
+
+    monkeypatch.setattr(os, "open", noting(os.open))
+    monkeypatch.setattr(io, "open", noting(io.open))
+    return names
+
+
+def test_where_nothing_has_changed_nothing_is_read(folder, work, monkeypatch):
+    (folder / "run.log").write_text("note: x\n")
+    (folder / "samples").mkdir()
+    seen = live(work, "toy", {}, 1, None)[1]
+    opened = opened_files(monkeypatch)
+    assert live(work, "toy", seen, 1, None)[0] == {}
+    assert {*opened} <= {"run.log", "sample.log"} and len(opened) <= 3  # their locks
+    live(work, "toy", {}, 1, None)
+    assert {"run.json", "metrics.csv"} <= {*opened}  # which does see what is read
+
+
+def written(name, text="x\n"):
+    return lambda folder: (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *map(written, ("run.log", "output/run.json", "output/metrics.csv", "output/signals.csv")),
+        *map(written, ("output/learned_embeds-steps-70.safetensors", "output/validation/asked-1.png")),
+        *map(written, ("sample.log", "samples/1.png", "run.json", f"output/{CONCEPTS}")),
+        lambda folder: os.utime(folder / "output" / "metrics.csv", (1, 1)),
+        lambda folder: (folder / "output" / "validation" / "step-0.png").unlink(),
+        lambda folder: (folder.parent / "other").mkdir(),
+    ],
+)
+def test_whatever_changes_is_looked_at(folder, work, change):
+    (folder.parent / "third" / "output").mkdir(parents=True)
+    (folder / "samples").mkdir()
+    seen = live(work, "toy", {}, 1, None)[1]
+    assert live(work, "toy", seen, 1, None)[1] is seen
+    change(folder)
+    assert live(work, "toy", seen, 1, None)[1] is not seen
+
+
+def test_other_runs_are_looked_at_and_a_program_that_ends(folder, work, monkeypatch):
+    other = folder.parent / "other"
+    (other / "output").mkdir(parents=True)
+    seen = live(work, "toy", {}, 1, None)[1]
+    for change in (
+        lambda: (other / "output" / CONCEPTS).write_text("{}"),
+        lambda: at_work(monkeypatch, "run"),
+        lambda: at_work(monkeypatch),
+    ):
+        change()
+        after = live(work, "toy", seen, 1, None)[1]
+        assert after is not seen
+        seen = after
 
 
 def test_samples_say_what_they_show(folder):

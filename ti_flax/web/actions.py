@@ -12,8 +12,8 @@ from typing import Any
 from ti_flax.errors import ConfigError, DataError, OutputError, TiFlaxError
 from ti_flax.files.regular import read_regular
 from ti_flax.web.form import Form, resumed
-from ti_flax.web.processes import Program, output_of
-from ti_flax.web.view import OUTPUT
+from ti_flax.web.runs.processes import Program, output_of
+from ti_flax.web.runs.view import OUTPUT
 from ti_flax.web.work_folder import WorkFolder
 
 # Seconds that a dry run or a crop may take: of a model on the Hub, config files are downloaded.

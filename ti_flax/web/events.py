@@ -16,9 +16,9 @@ from ti_flax.web.image_sets import captions_of, has_captions, take_files, write_
 from ti_flax.web.live import LIVE, live, preview_of
 from ti_flax.web.markup import code, fault, fault_text, no_fault, note
 from ti_flax.web.page import CROPS, NO_PRESET, OF_DEMO, SETTINGS, Fields, default_text, faults_cleared, fields
-from ti_flax.web.processes import Program
-from ti_flax.web.results import files_for, sample
-from ti_flax.web.view import look_at
+from ti_flax.web.runs.processes import Program
+from ti_flax.web.runs.results import files_for, sample
+from ti_flax.web.runs.view import look_at
 from ti_flax.web.words import look_at_word
 from ti_flax.web.work_folder import DEMO_IMAGES, DEMO_MODEL, WorkFolder
 
@@ -104,13 +104,13 @@ class Events:
         """Lets something happen: `what` takes the named fields and gives those that change, by name."""
         fields = self._fields
 
-        def called(*values: Any) -> dict[Any, Any]:
+        def called(*values: Any) -> Any:
             try:
                 changes = what(*values) if given != _FORM else what(dict(zip(given, values, strict=True)))
             except OSError as error:  # such as of a full disk
                 said = fault(str(unwritable(self._work.root, error)))
                 changes = {"fault_run": said} if "fault_run" in changed else {}
-            return {fields.part[name]: value for name, value in changes.items()}
+            return {fields.part[name]: value for name, value in changes.items()} or gr.skip()
 
         happens(
             called,
@@ -233,8 +233,10 @@ class Events:
     def _tick(
         self, name: str | None, seen: dict, started: str, shown_step: int, vectors: str | None
     ) -> Changes:
-        changes, seen, error = live(self._work, name, seen, int(shown_step or 1), vectors)
-        changes |= {"seen": seen}
+        changes, now, error = live(self._work, name, seen, int(shown_step or 1), vectors)
+        if now is seen:
+            return {}
+        changes |= {"seen": (seen := now)}
         if error and name == started and seen.get("told") != error:
             seen["told"] = error
             changes[f"fault_{place_of(error, SETTINGS)}"] = fault(error)

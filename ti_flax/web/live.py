@@ -12,9 +12,10 @@ from ti_flax.errors import TiFlaxError
 from ti_flax.monitoring.report.document import escape
 from ti_flax.web.actions import at_work, png
 from ti_flax.web.markup import fault_text, note, report
-from ti_flax.web.processes import Program
-from ti_flax.web.results import samples_of
-from ti_flax.web.view import RunView, look_at, queue, verdict_markup
+from ti_flax.web.runs.processes import Program
+from ti_flax.web.runs.results import samples_of
+from ti_flax.web.runs.stamp import stamp_of
+from ti_flax.web.runs.view import RunView, look_at, queue, verdict_markup
 from ti_flax.web.work_folder import WorkFolder
 
 LIVE = ("status", "charts", "log", "preview_step", "preview", "samples", "vectors", "stop", "go_on", "queue")
@@ -45,7 +46,7 @@ class Changes(dict[str, Any]):
 def live(
     work: WorkFolder, name: str | None, seen: dict[str, Any], place: int, vectors: str | None
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Looks at a run.
+    """Looks at a run, where anything has changed since the last look.
 
     Args:
       work: the page's folder.
@@ -57,9 +58,15 @@ def live(
     Returns:
       what changes by name of the field, what the page shows then, and the error that the run ended with.
     """
-    seen = dict(seen)
-    changes = Changes(seen)
+    names = work.run_names()[:_MOST_RUNS]
     folder = work.run(name)
+    stamp = stamp_of(
+        folder, [work.runs / each for each in names]
+    )  # first: what changes after it is seen next
+    if seen.get("stamp") == stamp:
+        return {}, seen, ""
+    seen = dict(seen) | {"stamp": stamp}
+    changes = Changes(seen)
     if folder is None:
         changes.show("status", _NO_RUN, lambda: note(_NO_RUN))
         return changes, seen, ""
@@ -75,7 +82,6 @@ def live(
     changes.show("stop", view.at_work, lambda: gr.update(interactive=view.at_work))
     can_go_on = view.can_go_on and others is None
     changes.show("go_on", can_go_on, lambda: gr.update(interactive=can_go_on))
-    names = work.run_names()[:_MOST_RUNS]
     changes.show("queue", (names, others, view.state), lambda: queue([work.runs / each for each in names]))
     return changes, seen, view.error
 

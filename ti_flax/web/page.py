@@ -11,7 +11,7 @@ from ti_flax.config.presets import PRESETS
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.web.faults import PLACES
 from ti_flax.web.image_sets import MOST_FILES
-from ti_flax.web.results import READERS
+from ti_flax.web.runs.results import READERS
 from ti_flax.web.work_folder import DEMO_IMAGES, DEMO_MODEL, WorkFolder
 
 NO_PRESET = "diffusers' defaults"

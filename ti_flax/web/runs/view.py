@@ -21,7 +21,7 @@ from ti_flax.monitoring.report.files import is_there
 from ti_flax.monitoring.report.run_state import state_of
 from ti_flax.monitoring.report.verdict import Verdict, evaluations, verdict
 from ti_flax.monitoring.row_statistics import Evaluation
-from ti_flax.web.processes import Program
+from ti_flax.web.runs.processes import Program
 from ti_flax.web.words import Unheard
 
 OUTPUT = "output"

@@ -24,7 +24,7 @@ from ti_flax.files.atomic import write_text
 from ti_flax.files.regular import open_regular, read_regular
 from ti_flax.files.text import parse_json
 
-_PACKAGE = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[3]
 _LARGEST_NOTE, _LONGEST_TAIL = 2**20, 2**15
 # A look at a lock holds it for an instant.
 _TRIES, _PAUSE = 40, 0.05

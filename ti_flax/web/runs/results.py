@@ -16,8 +16,8 @@ from ti_flax.files.written_files import is_list
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.monitoring.report.files import is_there
 from ti_flax.monitoring.sample_request import MOST_IMAGES, SampleRequest
-from ti_flax.web.processes import Program
-from ti_flax.web.view import RunView
+from ti_flax.web.runs.processes import Program
+from ti_flax.web.runs.view import RunView
 
 # Programs that people use: what each is called, the form that it reads and the file's suffix.
 READERS = {
