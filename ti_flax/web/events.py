@@ -19,6 +19,7 @@ from ti_flax.web.page import CROPS, NO_PRESET, OF_DEMO, SETTINGS, Fields, defaul
 from ti_flax.web.runs.processes import Program
 from ti_flax.web.runs.results import files_for, sample
 from ti_flax.web.runs.view import look_at
+from ti_flax.web.runs.waiting import Queue
 from ti_flax.web.words import look_at_word
 from ti_flax.web.work_folder import DEMO_IMAGES, DEMO_MODEL, WorkFolder
 
@@ -73,7 +74,7 @@ class Events:
             self._on(happens, self._fit_settings, ("model", "preset"), tuple(SETTINGS))
         changed = ("run", "started", "command", "seen", *_FAULTS)
         self._on(fields.start.click, self._start, form, changed, waits=True)
-        self._on(fields.stop.click, self._stop, ("run",), _FAULTS)
+        self._on(fields.stop.click, self._stop, ("run",), ("run", *_FAULTS))
         self._on(fields.go_on.click, self._go_on, ("run",), changed)
         self._watch()
 
@@ -160,7 +161,9 @@ class Events:
 
     def _crop(self, form: Mapping[str, Any]) -> Changes:
         try:
-            folder, sheet = actions.cropped(self._work, form["images"], form["resolution"] or "")
+            folder, sheet = actions.cropped(
+                self._work, form["images"], form_of(form).options["resolution"] or ""
+            )
         except TiFlaxError as error:
             return {**faults_cleared(), "fault_images": fault(str(error))}
         changes = {**faults_cleared(), **self._chosen(self._work.shown(folder))}
@@ -219,12 +222,30 @@ class Events:
         return {**faults_cleared(), "run": run, "started": name, "command": self._command(name), "seen": {}}
 
     def _stop(self, name: str | None) -> Changes:
-        return {"fault_run": gr.update(value=note(escape(actions.stop(self._work, name))), visible=True)}
+        try:
+            said = actions.stop(self._work, name)
+        except TiFlaxError as error:
+            return self._faulty(error)
+        changes: Changes = {"fault_run": gr.update(value=note(escape(said)), visible=True)}
+        if self._work.run(name) is None:  # it was only waiting
+            changes["run"] = self._runs()
+        return changes
+
+    def _runs(self) -> Any:
+        """Shows the runs there are, and chooses the one at work or the newest."""
+        names = self._work.run_names()
+        chosen = Queue(self._work.root).at_work() or next(iter(names), None)
+        return gr.update(choices=names, value=chosen)
 
     def _command(self, name: str | None) -> str:
         folder = self._work.run(name)
-        started = None if folder is None else Program(folder).started
-        return "" if started is None else shown(started.arguments)
+        if folder is None:
+            return ""
+        started = Program(folder).started
+        given = started and started.arguments
+        for each in Queue(self._work.root).waiting():
+            given = each.arguments if each.run == folder.name else given
+        return shown(given) if given else ""
 
     def _faulty(self, error: TiFlaxError) -> Changes:
         """Shows an error beside the field that it is about, and no other."""
@@ -243,10 +264,8 @@ class Events:
         return changes
 
     def _open(self) -> Changes:
-        names = self._work.run_names()
-        chosen = actions.at_work(self._work) or next(iter(names), None)
         return {
-            "run": gr.update(choices=names, value=chosen),
+            "run": self._runs(),
             "images": gr.update(choices=[*self._work.image_sets(), DEMO_IMAGES]),
         }
 

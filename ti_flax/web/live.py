@@ -10,7 +10,7 @@ import gradio as gr
 
 from ti_flax.errors import TiFlaxError
 from ti_flax.monitoring.report.document import escape
-from ti_flax.web.actions import at_work, png
+from ti_flax.web.actions import png
 from ti_flax.web.markup import fault_text, note, report
 from ti_flax.web.runs.processes import Program
 from ti_flax.web.runs.results import samples_of
@@ -21,6 +21,7 @@ from ti_flax.web.work_folder import WorkFolder
 LIVE = ("status", "charts", "log", "preview_step", "preview", "samples", "vectors", "stop", "go_on", "queue")
 LIVE += ("drawing",)
 _MOST_SAMPLES, _MOST_RUNS, _LINES = 12, 50, 12
+STOP, TAKE_OUT = "Stop", "Take out of the queue"
 _NO_RUN = "No run has been started in this folder yet."
 
 
@@ -60,9 +61,7 @@ def live(
     """
     names = work.run_names()[:_MOST_RUNS]
     folder = work.run(name)
-    stamp = stamp_of(
-        folder, [work.runs / each for each in names]
-    )  # first: what changes after it is seen next
+    stamp = stamp_of(folder, work.runs, names)  # first: what changes after it is seen next
     if seen.get("stamp") == stamp:
         return {}, seen, ""
     seen = dict(seen) | {"stamp": stamp}
@@ -78,11 +77,11 @@ def live(
     changes.show("log", said, lambda: said)
     _show_previews(changes, view, place, seen)
     _show_results(changes, view, vectors)
-    others = at_work(work)
-    changes.show("stop", view.at_work, lambda: gr.update(interactive=view.at_work))
-    can_go_on = view.can_go_on and others is None
-    changes.show("go_on", can_go_on, lambda: gr.update(interactive=can_go_on))
-    changes.show("queue", (names, others, view.state), lambda: queue([work.runs / each for each in names]))
+    label, can_stop = (TAKE_OUT, True) if view.waits else (STOP, view.at_work)
+    changes.show("stop", (label, can_stop), lambda: gr.update(value=label, interactive=can_stop))
+    changes.show("go_on", view.can_go_on, lambda: gr.update(interactive=view.can_go_on))
+    table = queue([work.runs / each for each in names])
+    changes.show("queue", table, lambda: table)
     return changes, seen, view.error
 
 

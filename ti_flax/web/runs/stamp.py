@@ -10,6 +10,7 @@ from ti_flax.files.written_files import CONCEPTS, LIST
 from ti_flax.monitoring.report import curves, facts
 from ti_flax.web.runs.processes import Program
 from ti_flax.web.runs.view import OUTPUT
+from ti_flax.web.runs.waiting import FILE as QUEUE
 
 # What the list of all runs shows of a run is read from these.
 _LISTED = ("run.json", "run.log", *(f"{OUTPUT}/{name}" for name in (facts.FILE, curves.FILE, LIST, CONCEPTS)))
@@ -17,16 +18,19 @@ _LISTED = ("run.json", "run.log", *(f"{OUTPUT}/{name}" for name in (facts.FILE, 
 _SHOWN = (".", "samples", OUTPUT, f"{OUTPUT}/validation")
 
 
-def stamp_of(folder: Path | None, listed: Iterable[Path]) -> str:
+def stamp_of(folder: Path | None, runs: Path, names: Iterable[str]) -> str:
     """Something short that is another one when a look at the runs would show something else.
 
     No file is read. What a run writes gets another time or size; that a program ends shows in its lock.
 
     Args:
       folder: of the run that is shown; None: none.
-      listed: the folders of all runs.
+      runs: in which the folders of all runs are.
+      names: of those that are listed.
     """
-    signs: list[object] = [(each.name, Program(each).is_at_work, *_signs(each, _LISTED)) for each in listed]
+    signs: list[object] = [*_signs(runs.parent, [QUEUE])]
+    for name in names:
+        signs += [name, Program(runs / name).is_at_work, *_signs(runs / name, _LISTED)]
     if folder is not None:
         signs += [folder.name, Program(folder, "sample").is_at_work]
         signs += [_entries(folder / name) for name in _SHOWN]

@@ -22,11 +22,14 @@ from ti_flax.monitoring.report.run_state import state_of
 from ti_flax.monitoring.report.verdict import Verdict, evaluations, verdict
 from ti_flax.monitoring.row_statistics import Evaluation
 from ti_flax.web.runs.processes import Program
+from ti_flax.web.runs.waiting import Queue
 from ti_flax.web.words import Unheard
 
 OUTPUT = "output"
 _OF_STEP = re.compile(r"learned_embeds-steps-(\d{1,9})\.safetensors")
 _LAST, _BEST = "learned_embeds.safetensors", "learned_embeds-best.safetensors"
+# What a concept's own states are called on the page.
+_STATES = {"running": "learning"}
 _STARTING = "The run is starting; it first looks at its options."
 
 
@@ -38,6 +41,7 @@ class RunView:
       folder: the page's, in which `output` is the run's own.
       at_work: whether its process is there.
       state: how far it is, in a sentence or two.
+      waits: whether it waits for others to end.
       error: why it ended, if it ended with an error.
       share: how much of the updates is made, from 0 to 1; None if not known.
       finished: whether its result is written.
@@ -52,6 +56,7 @@ class RunView:
     folder: Path
     at_work: bool
     state: str
+    waits: bool = False
     error: str = ""
     share: float | None = None
     finished: bool = False
@@ -69,13 +74,15 @@ class RunView:
     @property
     def can_go_on(self) -> bool:
         """Whether starting it again would continue it."""
-        return not self.at_work and not self.finished and Program(self.folder).started is not None
+        stands = not (self.at_work or self.waits or self.finished)
+        return stands and Program(self.folder).started is not None
 
 
 def look_at(folder: Path) -> RunView:
     """Looks at a run; what is damaged in its folder is left out."""
     program, output = Program(folder), folder / OUTPUT
     at_work, error = program.is_at_work, program.error
+    before = _before(folder)
     with shown_on(Unheard()):
         facts = _facts(output)
         metrics, table = read_metrics(output), evaluations(output)
@@ -85,7 +92,8 @@ def look_at(folder: Path) -> RunView:
         return RunView(
             folder,
             at_work,
-            _sentence(output, at_work, str(state), facts, error),
+            _sentence(output, at_work, str(state), facts, error) if before is None else before,
+            before is not None,
             error,
             share=state.share if at_work else None,
             finished=finished,
@@ -96,6 +104,16 @@ def look_at(folder: Path) -> RunView:
             asked=_without_links(output, asked_files(output)),
             vectors=usable(output, facts, said, table),
         )
+
+
+def _before(folder: Path) -> str | None:
+    """What a run waits for, in a sentence; None of one that does not wait."""
+    names = [each.run for each in Queue(folder.parent.parent).waiting()]
+    if folder.name not in names:
+        return None
+    place = names.index(folder.name)
+    others = f", and then {place} that wait{'s' if place == 1 else ''} longer" if place else ""
+    return f"It waits until the run at work has ended{others}; it starts by itself."
 
 
 def _facts(output: Path) -> RunFacts | None:
@@ -167,35 +185,49 @@ def concepts_of(output: Path) -> list[Entry]:
 def queue(folders: Sequence[Path]) -> list[list[str]]:
     """A line for each run and for each concept of a run of many: where, word, state and step."""
     lines = []
+    waiting = {
+        each.run: each.arguments
+        for root in {each.parents[1] for each in folders}
+        for each in Queue(root).waiting()
+    }
     for folder in folders:
         program, output = Program(folder), folder / OUTPUT
         entries = concepts_of(output)
         if entries:
             lines += [
-                [f"{folder.name}/{each.name}", each.token, each.state, str(each.step)] for each in entries
+                [
+                    f"{folder.name}/{each.name}",
+                    each.token,
+                    _STATES.get(each.state, each.state),
+                    str(each.step),
+                ]
+                for each in entries
             ]
             continue
         facts = _facts(output)
         with shown_on(Unheard()):
             state = state_of(output, facts, read_metrics(output))
-        if program.is_at_work:
-            said = "at work"
+        if folder.name in waiting:
+            said = "waiting"
+        elif program.is_at_work:
+            said = "learning"
         elif state.finished:
-            said = "finished"
+            said = "done"
         else:
             said = "failed" if program.error else "stopped"
-        lines.append([folder.name, _word_of(program, facts), said, str(state.step or "")])
+        lines.append(
+            [folder.name, _word_of(program, facts, waiting.get(folder.name)), said, str(state.step or "")]
+        )
     return lines
 
 
-def _word_of(program: Program, facts: RunFacts | None) -> str:
+def _word_of(program: Program, facts: RunFacts | None, arguments: Sequence[str] | None) -> str:
     if facts is not None:
         return facts.token
     started = program.started
-    if started is None:
-        return ""
+    arguments = arguments or (() if started is None else started.arguments)
     try:
-        given, _ = make_parser().parse_known_args([*started.arguments[1:]])
+        given, _ = make_parser().parse_known_args([*arguments[1:]])
     except Exception:  # of a file that somebody has edited
         return ""
     return " ".join(getattr(given, "placeholder_token", []))
