@@ -93,7 +93,81 @@ def test_concepts_of_a_run_of_many_are_listed(work):
     ]
     (folder / "output" / CONCEPTS).write_text(json.dumps({"concepts": entries}))
     assert queue([folder]) == [["many/one", HTML, "done", "6"], ["many/two", "<two>", "failed", "0"]]
-    assert look_at(folder).state == "2 of 2 concepts are done; it has ended."
+    assert look_at(folder).state == "2 of 2 concepts are done; it has ended. one is done."
+    assert look_at(folder, "two").state == "2 of 2 concepts are done; it has ended. two failed: x"
+
+
+@pytest.fixture
+def many(work):
+    """A run of many, of which one concept is done and two are being learned."""
+    folder = work.new_run("many")
+    entries = [
+        {"name": name, "token": f"<{name}>", "state": state, "step": 5, "steps": 9, "error": ""}
+        for name, state in (("one", "done"), ("two", "running"), ("three", "running"), ("four", "waiting"))
+    ]
+    for place in ("one", "two"):
+        (folder / "output" / place).mkdir(parents=True)
+        run_folder(folder / "output" / place)
+    (folder / "output" / CONCEPTS).write_text(json.dumps({"concepts": entries}))
+    facts(finished=True).write(folder / "output" / "one")
+    rows = np.ones((2, 768), np.float32)
+    save_learned_embeds(folder / "output" / "one" / "learned_embeds.safetensors", "<toy>", rows)
+    return folder
+
+
+def test_a_concept_of_many_is_looked_at_as_a_run_is(many, work, monkeypatch):
+    at_work(monkeypatch, "run")
+    changes, _, _ = live(work, "many", {}, 1, None, "one")
+    assert changes["concept"]["value"] == "one" and "<svg" in changes["charts"]
+    assert changes["concept"]["choices"][1] == ("two: learning", "two")
+    assert "one is done." in changes["status"] and "<progress" not in changes["status"]
+    assert [*look_at(many, "one").vectors.values()] == ["learned_embeds.safetensors"]
+    assert {path.parent.parent.name for path in look_at(many, "two").previews.values()} == {"two"}
+    assert [*look_at(many, "two").vectors.values()] == []
+    for name in (None, "../x", "none"):
+        assert look_at(many, name).concept == "two"  # the first that is being learned
+    assert look_at(many, "four").state == "1 of 4 concepts are done; the others follow. four waits."
+    [made] = files_for(look_at(many, "one"), "learned_embeds.safetensors", "diffusers", work.temporary)
+    assert made.stem == "toy"
+
+
+def test_only_what_changes_of_a_concept_is_looked_at(many, work):
+    seen = {}
+    for _ in range(2):
+        seen = live(work, "many", seen, 1, None, "two")[1]
+    assert live(work, "many", seen, 1, None, "two")[1] is seen
+    (many / "output" / "two" / "signals.csv").write_text("x")
+    after = live(work, "many", seen, 1, None, "two")[1]
+    assert after is not seen
+
+
+def test_a_concept_draws_in_its_own_folder(many, monkeypatch):
+    started = []
+    monkeypatch.setattr(Program, "start", lambda self, *given: started.append(given))
+    at_work(monkeypatch, "run")
+    with only_run(many / "output" / "two"):
+        sample(look_at(many, "two"), "a {}", 2, "")
+    assert read_request(many / "output" / "two") == SampleRequest(("a {}",), 2) and not started
+    sample(look_at(many, "one"), "a {}", 2, "learned_embeds.safetensors")
+    assert f"--output={many}/samples/one/1.png" in started[0][0]
+    Image.new("RGB", (8, 8)).save(many / "samples" / "one" / "1.png")
+    assert [path.name for path, _ in samples_of(look_at(many, "one"))] == ["1.png"]
+    assert samples_of(look_at(many, "four")) == []
+
+
+def test_a_folder_of_a_concept_that_is_a_link_is_not_looked_at(many, tmp_path):
+    (many / "output" / "three").symlink_to(tmp_path)
+    assert look_at(many, "three").concept == "two"
+
+
+def test_the_advised_vectors_are_offered_until_somebody_chooses_others(folder, work):
+    changes, seen, _ = live(work, "toy", {}, 1, None)
+    assert changes["vectors"]["value"] == "learned_embeds-best.safetensors" and "reader" not in changes
+    (folder / "output" / "learned_embeds-best.safetensors").unlink()
+    changes, _, _ = live(work, "toy", seen, 1, "learned_embeds-best.safetensors")
+    assert changes["vectors"]["value"] == "learned_embeds.safetensors" and changes["reader"] is None
+    changes, _, _ = live(work, "toy", seen, 1, "learned_embeds-steps-50.safetensors")
+    assert changes["vectors"]["value"] == "learned_embeds-steps-50.safetensors" and "reader" not in changes
 
 
 def test_a_run_at_work_is_asked_and_draws_itself(folder, monkeypatch):

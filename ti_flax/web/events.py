@@ -81,16 +81,28 @@ class Events:
     def _watch(self) -> None:
         """Binds what shows a run and its results."""
         fields = self._fields
-        given, changed = ("run", "seen", "started", "preview_step", "vectors"), (*LIVE, "seen", *_FAULTS)
+        given, changed = (
+            ("run", "seen", "started", "preview_step", "vectors", "concept"),
+            (*LIVE, "seen", *_FAULTS),
+        )
         self._on(fields.timer.tick, self._tick, given, changed)
         self._on(self._blocks.load, self._open, (), ("run", "images"))
         self._on(fields.run.change, self._choose, ("run",), ("seen", "command", "files", "reader"))
-        self._on(fields.preview_step.change, self._preview, ("run", "preview_step"), ("preview",), last=True)
-        asked = ("run", "prompt", "count", "vectors")
+        self._on(fields.concept.input, self._choose_concept, (), ("seen", "files", "reader"))
+        self._on(
+            fields.preview_step.change,
+            self._preview,
+            ("run", "preview_step", "concept"),
+            ("preview",),
+            last=True,
+        )
+        asked = ("run", "prompt", "count", "vectors", "concept")
         self._on(fields.draw.click, self._draw, asked, ("drawing",))
         self._on(fields.prompt.submit, self._draw, asked, ("drawing",))
         for happens in (fields.reader.change, fields.vectors.input):
-            self._on(happens, self._download, ("run", "vectors", "reader"), ("files", "download_fault"))
+            self._on(
+                happens, self._download, ("run", "vectors", "reader", "concept"), ("files", "download_fault")
+            )
 
     def _on(
         self,
@@ -252,9 +264,15 @@ class Events:
         return {**faults_cleared(), f"fault_{place_of(str(error), SETTINGS)}": fault(str(error))}
 
     def _tick(
-        self, name: str | None, seen: dict, started: str, shown_step: int, vectors: str | None
+        self,
+        name: str | None,
+        seen: dict,
+        started: str,
+        shown_step: int,
+        vectors: str | None,
+        concept: str | None,
     ) -> Changes:
-        changes, now, error = live(self._work, name, seen, int(shown_step or 1), vectors)
+        changes, now, error = live(self._work, name, seen, int(shown_step or 1), vectors, concept)
         if now is seen:
             return {}
         changes |= {"seen": (seen := now)}
@@ -273,26 +291,35 @@ class Events:
         files = gr.update(value=None, visible=False)
         return {"seen": {}, "command": self._command(name), "files": files, "reader": None}
 
-    def _preview(self, name: str | None, place: int) -> Changes:
-        folder = self._work.run(name)
-        return {} if folder is None else {"preview": preview_of(look_at(folder).previews, int(place))}
+    def _choose_concept(self) -> Changes:
+        return {"seen": {}, "files": gr.update(value=None, visible=False), "reader": None}
 
-    def _draw(self, name: str | None, prompt: str, count: int, vectors: str | None) -> Changes:
+    def _preview(self, name: str | None, place: int, concept: str | None) -> Changes:
+        folder = self._work.run(name)
+        return (
+            {} if folder is None else {"preview": preview_of(look_at(folder, concept).previews, int(place))}
+        )
+
+    def _draw(
+        self, name: str | None, prompt: str, count: int, vectors: str | None, concept: str | None
+    ) -> Changes:
         folder = self._work.run(name)
         if folder is None:
             return {"drawing": fault_text("Start a run first.")}
         try:
-            said = sample(look_at(folder), prompt or "", int(count), vectors or "")
+            said = sample(look_at(folder, concept), prompt or "", int(count), vectors or "")
         except TiFlaxError as error:
             return {"drawing": fault_text(str(error))}
         return {"drawing": note(escape(said))}
 
-    def _download(self, name: str | None, vectors: str | None, reader: str | None) -> Changes:
+    def _download(
+        self, name: str | None, vectors: str | None, reader: str | None, concept: str | None
+    ) -> Changes:
         folder = self._work.run(name)
         if folder is None or reader is None:
             return {"files": gr.update(value=None, visible=False), "download_fault": ""}
         try:
-            files = files_for(look_at(folder), vectors or "", reader, self._work.temporary)
+            files = files_for(look_at(folder, concept), vectors or "", reader, self._work.temporary)
         except TiFlaxError as error:
             return {"files": gr.update(value=None, visible=False), "download_fault": fault_text(str(error))}
         return {"files": gr.update(value=[*map(str, files)], visible=True), "download_fault": ""}

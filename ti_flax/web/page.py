@@ -241,6 +241,7 @@ def _buttons(part: dict[str, Any]) -> None:
 def _watching(part: dict[str, Any]) -> None:
     gr.Markdown("## 6. How it goes")
     part["run"] = gr.Dropdown([], label="Run", allow_custom_value=True, elem_id="run")
+    part["concept"] = gr.Dropdown([], label="Concept", visible=False, elem_id="concept")
     part["status"] = _html("status")
     part["preview_step"] = gr.Slider(
         1, 2, value=1, step=1, label="Preview", visible=False, elem_id="preview-step"

@@ -16,9 +16,10 @@ from ti_flax.web.runs.waiting import FILE as QUEUE
 _LISTED = ("run.json", "run.log", *(f"{OUTPUT}/{name}" for name in (facts.FILE, curves.FILE, LIST, CONCEPTS)))
 # Folders of the run that is shown, in which each file counts.
 _SHOWN = (".", "samples", OUTPUT, f"{OUTPUT}/validation")
+_OF_CONCEPT = ("samples/{}", f"{OUTPUT}/{{}}", f"{OUTPUT}/{{}}/validation")
 
 
-def stamp_of(folder: Path | None, runs: Path, names: Iterable[str]) -> str:
+def stamp_of(folder: Path | None, runs: Path, names: Iterable[str], concept: str | None = None) -> str:
     """Something short that is another one when a look at the runs would show something else.
 
     No file is read. What a run writes gets another time or size; that a program ends shows in its lock.
@@ -27,13 +28,16 @@ def stamp_of(folder: Path | None, runs: Path, names: Iterable[str]) -> str:
       folder: of the run that is shown; None: none.
       runs: in which the folders of all runs are.
       names: of those that are listed.
+      concept: the one that is shown of a run of many.
     """
     signs: list[object] = [*_signs(runs.parent, [QUEUE])]
     for name in names:
         signs += [name, Program(runs / name).is_at_work, *_signs(runs / name, _LISTED)]
     if folder is not None:
         signs += [folder.name, Program(folder, "sample").is_at_work]
-        signs += [_entries(folder / name) for name in _SHOWN]
+        signs += [concept or "", *(_entries(folder / name) for name in _SHOWN)]
+        if concept:
+            signs += [_entries(folder / name.format(concept)) for name in _OF_CONCEPT]
     return f"{hash(tuple(signs)):x}"
 
 
