@@ -114,7 +114,9 @@ def taught(work: WorkFolder, finished: Path | None) -> None:
 def served(work: WorkFolder) -> Iterator[str]:
     """Serves the page on a free port; its address."""
     from ti_flax.web.server import Serving, launched
+    from ti_flax.web.words import warm_up
 
+    warm_up(str(work.demo_model))
     with socket.socket() as tried:
         tried.bind(("127.0.0.1", 0))
         port = tried.getsockname()[1]
