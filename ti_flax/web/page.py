@@ -289,8 +289,8 @@ def _watching(part: dict[str, Any]) -> None:
 def _results(part: dict[str, Any]) -> None:
     gr.Markdown("## 7. Use it")
     with gr.Row():
-        part["vectors"] = gr.Dropdown([], label="The word as it was at", elem_id="use-step")
-        part["reader"] = gr.Radio([*READERS], label="For", elem_id="reader")
+        part["vectors"] = gr.Dropdown([], label="The word as it was at", elem_id="use-step", min_width=240)
+        part["reader"] = gr.Radio([*READERS], label="For", elem_id="reader", min_width=240)
     part["files"] = gr.File(
         label="Click a size to download",
         file_count="multiple",
