@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ti_flax.web.form import Form
-from ti_flax.web.processes import environment
+from ti_flax.web.runs.processes import environment
 from ti_flax.web.work_folder import WorkFolder
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"

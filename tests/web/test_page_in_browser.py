@@ -3,14 +3,13 @@
 import re
 import shutil
 import time
-from pathlib import Path
 
 import pytest
 from tiny_folder import write_folder
 from web_pages import served, work_in
 
 from ti_flax.embedding.read import load_embedding
-from ti_flax.web.processes import Program
+from ti_flax.web.runs.processes import Program
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="there is no Playwright")
 BROWSER = shutil.which("chromium") or ""
@@ -164,10 +163,21 @@ def test_from_images_to_a_file_that_diffusers_loads(opened, place):
     page.locator("#reader label", has_text="diffusers").click()
     with page.expect_download() as download:
         page.locator("#files a").first.click()
-    path = Path(download.value.path())
-    saved = path.with_suffix(".safetensors")
-    shutil.copy(path, saved)
-    found = load_embedding(saved)
-    assert found.token == "<thing>" and found.vectors == 1
-    [asked] = (place / "work" / "runs" / "thing" / "output" / "validation").glob("asked-*.png")
+    saved = place / download.value.suggested_filename
+    download.value.save_as(saved)
+    output = place / "work" / "runs" / "thing" / "output"
+    row_in_diffusers_is_the_learned_one(place / "work" / "models" / "tiny", saved, output)
+    [asked] = (output / "validation").glob("asked-*.png")
     assert asked.stat().st_size > 0
+
+
+def row_in_diffusers_is_the_learned_one(model, saved, output):
+    """Loads what the browser has saved with diffusers, and compares it with what the run has written."""
+    diffusers = pytest.importorskip("diffusers", reason="there is no diffusers")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(model)
+    pipeline.load_textual_inversion(str(saved))
+    [number] = pipeline.tokenizer("<thing>", add_special_tokens=False).input_ids
+    row = pipeline.text_encoder.get_input_embeddings().weight[number].detach().numpy()
+    learned = load_embedding(output / "learned_embeds.safetensors")
+    assert learned.token == "<thing>" and learned.vectors == 1 and saved.name == "thing.safetensors"
+    assert row.tobytes() == learned.rows["text_encoder"][0].tobytes()

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from ti_flax.errors import OutputError
-from ti_flax.web import processes
-from ti_flax.web.processes import Program, Started, environment, output_of
+from ti_flax.web.runs import processes
+from ti_flax.web.runs.processes import Program, Started, environment, output_of
 
 SLEEPS = "import signal, sys, time; print('begun', flush=True); time.sleep(60)"
 
@@ -18,7 +18,7 @@ SLEEPS = "import signal, sys, time; print('begun', flush=True); time.sleep(60)"
 @pytest.fixture
 def sleeping(tmp_path, monkeypatch):
     """A program that says a word and then sleeps, until the test ends."""
-    monkeypatch.setattr(processes, "command", lambda arguments: [sys.executable, "-c", *arguments])
+    monkeypatch.setattr(processes, "command", lambda arguments, _: [sys.executable, "-c", *arguments])
     program = Program(tmp_path)
     yield program
     if program.is_at_work:

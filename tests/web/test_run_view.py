@@ -1,6 +1,9 @@
 """What the page shows of a run: read from its folder, with whatever is damaged left out."""
 
+import io
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +17,9 @@ from ti_flax.files.written_files import CONCEPTS, only_run
 from ti_flax.monitoring.row_statistics import write_evaluations
 from ti_flax.monitoring.sample_request import FILE, SampleRequest, read_request
 from ti_flax.web.live import live
-from ti_flax.web.processes import Program
-from ti_flax.web.results import READERS, files_for, generate_arguments, sample, samples_of
-from ti_flax.web.view import look_at, queue, verdict_markup
+from ti_flax.web.runs.processes import Program
+from ti_flax.web.runs.results import READERS, files_for, generate_arguments, sample, samples_of
+from ti_flax.web.runs.view import look_at, queue, verdict_markup
 
 HTML = "<script>alert(1)</script>"
 
@@ -90,7 +93,81 @@ def test_concepts_of_a_run_of_many_are_listed(work):
     ]
     (folder / "output" / CONCEPTS).write_text(json.dumps({"concepts": entries}))
     assert queue([folder]) == [["many/one", HTML, "done", "6"], ["many/two", "<two>", "failed", "0"]]
-    assert look_at(folder).state == "2 of 2 concepts are done; it has ended."
+    assert look_at(folder).state == "2 of 2 concepts are done; it has ended. one is done."
+    assert look_at(folder, "two").state == "2 of 2 concepts are done; it has ended. two failed: x"
+
+
+@pytest.fixture
+def many(work):
+    """A run of many, of which one concept is done and two are being learned."""
+    folder = work.new_run("many")
+    entries = [
+        {"name": name, "token": f"<{name}>", "state": state, "step": 5, "steps": 9, "error": ""}
+        for name, state in (("one", "done"), ("two", "running"), ("three", "running"), ("four", "waiting"))
+    ]
+    for place in ("one", "two"):
+        (folder / "output" / place).mkdir(parents=True)
+        run_folder(folder / "output" / place)
+    (folder / "output" / CONCEPTS).write_text(json.dumps({"concepts": entries}))
+    facts(finished=True).write(folder / "output" / "one")
+    rows = np.ones((2, 768), np.float32)
+    save_learned_embeds(folder / "output" / "one" / "learned_embeds.safetensors", "<toy>", rows)
+    return folder
+
+
+def test_a_concept_of_many_is_looked_at_as_a_run_is(many, work, monkeypatch):
+    at_work(monkeypatch, "run")
+    changes, _, _ = live(work, "many", {}, 1, None, "one")
+    assert changes["concept"]["value"] == "one" and "<svg" in changes["charts"]
+    assert changes["concept"]["choices"][1] == ("two: learning", "two")
+    assert "one is done." in changes["status"] and "<progress" not in changes["status"]
+    assert [*look_at(many, "one").vectors.values()] == ["learned_embeds.safetensors"]
+    assert {path.parent.parent.name for path in look_at(many, "two").previews.values()} == {"two"}
+    assert [*look_at(many, "two").vectors.values()] == []
+    for name in (None, "../x", "none"):
+        assert look_at(many, name).concept == "two"  # the first that is being learned
+    assert look_at(many, "four").state == "1 of 4 concepts are done; the others follow. four waits."
+    [made] = files_for(look_at(many, "one"), "learned_embeds.safetensors", "diffusers", work.temporary)
+    assert made.stem == "toy"
+
+
+def test_only_what_changes_of_a_concept_is_looked_at(many, work):
+    seen = {}
+    for _ in range(2):
+        seen = live(work, "many", seen, 1, None, "two")[1]
+    assert live(work, "many", seen, 1, None, "two")[1] is seen
+    (many / "output" / "two" / "signals.csv").write_text("x")
+    after = live(work, "many", seen, 1, None, "two")[1]
+    assert after is not seen
+
+
+def test_a_concept_draws_in_its_own_folder(many, monkeypatch):
+    started = []
+    monkeypatch.setattr(Program, "start", lambda self, *given: started.append(given))
+    at_work(monkeypatch, "run")
+    with only_run(many / "output" / "two"):
+        sample(look_at(many, "two"), "a {}", 2, "")
+    assert read_request(many / "output" / "two") == SampleRequest(("a {}",), 2) and not started
+    sample(look_at(many, "one"), "a {}", 2, "learned_embeds.safetensors")
+    assert f"--output={many}/samples/one/1.png" in started[0][0]
+    Image.new("RGB", (8, 8)).save(many / "samples" / "one" / "1.png")
+    assert [path.name for path, _ in samples_of(look_at(many, "one"))] == ["1.png"]
+    assert samples_of(look_at(many, "four")) == []
+
+
+def test_a_folder_of_a_concept_that_is_a_link_is_not_looked_at(many, tmp_path):
+    (many / "output" / "three").symlink_to(tmp_path)
+    assert look_at(many, "three").concept == "two"
+
+
+def test_the_advised_vectors_are_offered_until_somebody_chooses_others(folder, work):
+    changes, seen, _ = live(work, "toy", {}, 1, None)
+    assert changes["vectors"]["value"] == "learned_embeds-best.safetensors" and "reader" not in changes
+    (folder / "output" / "learned_embeds-best.safetensors").unlink()
+    changes, _, _ = live(work, "toy", seen, 1, "learned_embeds-best.safetensors")
+    assert changes["vectors"]["value"] == "learned_embeds.safetensors" and changes["reader"] is None
+    changes, _, _ = live(work, "toy", seen, 1, "learned_embeds-steps-50.safetensors")
+    assert changes["vectors"]["value"] == "learned_embeds-steps-50.safetensors" and "reader" not in changes
 
 
 def test_a_run_at_work_is_asked_and_draws_itself(folder, monkeypatch):
@@ -150,10 +227,78 @@ def test_the_word_is_written_for_each_program(folder, work, reader):
 def test_only_what_changes_is_sent_again(folder, work):
     changes, seen, error = live(work, "toy", {}, 1, None)
     assert error == "" and {"status", "charts", "log", "preview", "vectors", "queue"} <= changes.keys()
-    assert live(work, "toy", seen, 1, None)[0] == {}
+    again = live(work, "toy", seen, 1, None)
+    assert again[0] == {} and again[1] is seen
     Image.new("RGB", (8, 8)).save(folder / "output" / "validation" / "step-300.png")
     assert {*live(work, "toy", seen, 3, None)[0]} == {"preview_step", "preview"}
     assert {*live(work, "none", seen, 1, None)[0]} == {"status"}
+
+
+def opened_files(monkeypatch):
+    """The names of all files that are opened from now on."""
+    names = []
+
+    def noting(really):
+        def opened(path, *more, **options):
+            if not isinstance(path, int):
+                names.append(Path(os.fsdecode(path)).name)
+            return really(path, *more, **options)
+
+        return opened
+
+    monkeypatch.setattr(os, "open", noting(os.open))
+    monkeypatch.setattr(io, "open", noting(io.open))
+    return names
+
+
+def test_where_nothing_has_changed_nothing_is_read(folder, work, monkeypatch):
+    (folder / "run.log").write_text("note: x\n")
+    (folder / "samples").mkdir()
+    seen = live(work, "toy", {}, 1, None)[1]
+    opened = opened_files(monkeypatch)
+    assert live(work, "toy", seen, 1, None)[0] == {}
+    assert {*opened} <= {"run.log", "sample.log"} and len(opened) <= 3  # their locks
+    live(work, "toy", {}, 1, None)
+    assert {"run.json", "metrics.csv"} <= {*opened}  # which does see what is read
+
+
+def written(name, text="x\n"):
+    return lambda folder: (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *map(written, ("run.log", "output/run.json", "output/metrics.csv", "output/signals.csv")),
+        *map(written, ("output/learned_embeds-steps-70.safetensors", "output/validation/asked-1.png")),
+        *map(written, ("sample.log", "samples/1.png", "run.json", f"output/{CONCEPTS}")),
+        lambda folder: os.utime(folder / "output" / "metrics.csv", (1, 1)),
+        lambda folder: (folder / "output" / "validation" / "step-0.png").unlink(),
+        lambda folder: (folder.parent / "other").mkdir(),
+    ],
+)
+def test_whatever_changes_is_looked_at(folder, work, change):
+    (folder.parent / "third" / "output").mkdir(parents=True)
+    (folder / "samples").mkdir()
+    seen = live(work, "toy", {}, 1, None)[1]
+    assert live(work, "toy", seen, 1, None)[1] is seen
+    change(folder)
+    assert live(work, "toy", seen, 1, None)[1] is not seen
+
+
+def test_other_runs_are_looked_at_and_a_program_that_ends(folder, work, monkeypatch):
+    other = folder.parent / "other"
+    (other / "output").mkdir(parents=True)
+    seen = live(work, "toy", {}, 1, None)[1]
+    for change in (
+        lambda: (other / "output" / CONCEPTS).write_text("{}"),
+        lambda: at_work(monkeypatch, "run"),
+        lambda: at_work(monkeypatch),
+    ):
+        change()
+        after = live(work, "toy", seen, 1, None)[1]
+        assert after is not seen
+        seen = after
 
 
 def test_samples_say_what_they_show(folder):

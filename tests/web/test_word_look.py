@@ -1,8 +1,11 @@
 """What the page says of a word while it is typed."""
 
+import threading
+import time
+
 import pytest
 
-from ti_flax.errors import TiFlaxError
+from ti_flax.errors import DataError, TiFlaxError
 from ti_flax.web import words
 from ti_flax.web.words import look_at_word
 
@@ -38,6 +41,26 @@ def test_what_is_wrong_is_said_beside_its_field(model, placeholder, initializer,
 
 def test_the_tokenizer_learns_no_word_by_it(model):
     assert look_at_word(model, "<a>", "", "").faults == look_at_word(model, "<a>", "", "").faults == ()
+
+
+def test_threads_look_one_after_another(monkeypatch):
+    """As two that import transformers for the first time get in each other's way."""
+    inside, most = [], []
+
+    def tokenizer(model):
+        inside.append(model)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        raise DataError(model, found="nothing")
+
+    monkeypatch.setattr(words, "_tokenizer", tokenizer)
+    threads = [threading.Thread(target=words.warm_up, args=("x",)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 4
 
 
 def test_nothing_is_said_aloud(model, capsys):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
-from ti_flax.errors import ConfigError, DataError, OutputError, TiFlaxError
+from ti_flax.errors import ConfigError, DataError, TiFlaxError
 from ti_flax.files.regular import read_regular
 from ti_flax.web.form import Form, resumed
-from ti_flax.web.processes import Program, output_of
-from ti_flax.web.view import OUTPUT
+from ti_flax.web.runs.processes import Program, output_of
+from ti_flax.web.runs.view import OUTPUT
+from ti_flax.web.runs.waiting import Queue
 from ti_flax.web.work_folder import WorkFolder
 
 # Seconds that a dry run or a crop may take: of a model on the Hub, config files are downloaded.
@@ -22,7 +23,6 @@ _LARGEST_IMAGE = 2**28
 # Stand in for a word that is not there yet when images are looked at.
 _NO_WORD = {"placeholder_token": "<new-word>"}
 _NO_START = {"initializer_mode": "random"}
-_STARTING = threading.Lock()
 
 
 def look(work: WorkFolder, form: Form) -> tuple[Any, str]:
@@ -96,62 +96,45 @@ def png(path: Path) -> Any:
 
 
 def start(work: WorkFolder, form: Form) -> str:
-    """Starts a run; the name of its folder.
+    """Starts a run, or lets it wait for the one at work; the name of its folder.
 
     Raises:
-      TiFlaxError: an option is wrong, or a run is at work.
+      TiFlaxError: an option is wrong, or the queue is damaged.
     """
-    with _STARTING:
-        refuse_second(work)
-        folder = work.new_run(form.options.get("placeholder_token") or "")
-        try:
-            Program(folder).start(form.arguments(work, folder / OUTPUT), work.root)
-        except TiFlaxError:
-            folder.rmdir()
-            raise
-        return folder.name
+    folder = work.new_run(form.options.get("placeholder_token") or "")
+    try:
+        Queue(work.root).start(folder.name, form.arguments(work, folder / OUTPUT))
+    except TiFlaxError:
+        folder.rmdir()
+        raise
+    return folder.name
 
 
 def go_on(work: WorkFolder, name: str | None) -> str:
-    """Goes on with a run that was stopped; its name.
+    """Goes on with a run that was stopped, or lets it wait for the one at work; its name.
 
     Raises:
-      TiFlaxError: there is none, or a run is at work.
+      TiFlaxError: there is none, it is at work or waits, or the queue is damaged.
     """
     folder = work.run(name)
     started = None if folder is None else Program(folder).started
     if folder is None or started is None:
         raise ConfigError("run", expected="a run that was started here", found=repr(name or "none"))
-    with _STARTING:
-        refuse_second(work)
-        Program(folder).start(resumed(started.arguments), work.root)
+    Queue(work.root).start(folder.name, resumed(started.arguments))
     return folder.name
 
 
 def stop(work: WorkFolder, name: str | None) -> str:
-    """Asks a run to save and end; what happens now, in a sentence."""
+    """Asks a run to save and end, or takes it out of the queue; what happens now, in a sentence.
+
+    Raises:
+      TiFlaxError: the queue is damaged.
+    """
     folder = work.run(name)
+    if folder is not None and Queue(work.root).take_out(folder.name):
+        with contextlib.suppress(OSError):  # of one that has been at work before, all stays
+            folder.rmdir()
+        return f"{folder.name} no longer waits."
     if folder is not None and Program(folder).ask_to_end():
         return "The run stops after the updates under way, and saves."
     return "No run is at work here."
-
-
-def refuse_second(work: WorkFolder) -> None:
-    """Refuses to start a run beside another, as a TPU or GPU serves one.
-
-    Raises:
-      OutputError: names the one that is at work.
-    """
-    busy = at_work(work)
-    if busy is not None:
-        raise OutputError(
-            "run",
-            expected="no other at work",
-            found=busy,
-            remedy="Stop it, or wait until it is done: a TPU or GPU serves one run.",
-        )
-
-
-def at_work(work: WorkFolder) -> str | None:
-    """The run that is at work; None if there is none."""
-    return next((name for name in work.run_names() if Program(work.runs / name).is_at_work), None)

@@ -16,9 +16,10 @@ from ti_flax.web.image_sets import captions_of, has_captions, take_files, write_
 from ti_flax.web.live import LIVE, live, preview_of
 from ti_flax.web.markup import code, fault, fault_text, no_fault, note
 from ti_flax.web.page import CROPS, NO_PRESET, OF_DEMO, SETTINGS, Fields, default_text, faults_cleared, fields
-from ti_flax.web.processes import Program
-from ti_flax.web.results import files_for, sample
-from ti_flax.web.view import look_at
+from ti_flax.web.runs.processes import Program
+from ti_flax.web.runs.results import files_for, sample
+from ti_flax.web.runs.view import look_at
+from ti_flax.web.runs.waiting import Queue
 from ti_flax.web.words import look_at_word
 from ti_flax.web.work_folder import DEMO_IMAGES, DEMO_MODEL, WorkFolder
 
@@ -73,23 +74,35 @@ class Events:
             self._on(happens, self._fit_settings, ("model", "preset"), tuple(SETTINGS))
         changed = ("run", "started", "command", "seen", *_FAULTS)
         self._on(fields.start.click, self._start, form, changed, waits=True)
-        self._on(fields.stop.click, self._stop, ("run",), _FAULTS)
+        self._on(fields.stop.click, self._stop, ("run",), ("run", *_FAULTS))
         self._on(fields.go_on.click, self._go_on, ("run",), changed)
         self._watch()
 
     def _watch(self) -> None:
         """Binds what shows a run and its results."""
         fields = self._fields
-        given, changed = ("run", "seen", "started", "preview_step", "vectors"), (*LIVE, "seen", *_FAULTS)
+        given, changed = (
+            ("run", "seen", "started", "preview_step", "vectors", "concept"),
+            (*LIVE, "seen", *_FAULTS),
+        )
         self._on(fields.timer.tick, self._tick, given, changed)
         self._on(self._blocks.load, self._open, (), ("run", "images"))
         self._on(fields.run.change, self._choose, ("run",), ("seen", "command", "files", "reader"))
-        self._on(fields.preview_step.change, self._preview, ("run", "preview_step"), ("preview",), last=True)
-        asked = ("run", "prompt", "count", "vectors")
+        self._on(fields.concept.input, self._choose_concept, (), ("seen", "files", "reader"))
+        self._on(
+            fields.preview_step.change,
+            self._preview,
+            ("run", "preview_step", "concept"),
+            ("preview",),
+            last=True,
+        )
+        asked = ("run", "prompt", "count", "vectors", "concept")
         self._on(fields.draw.click, self._draw, asked, ("drawing",))
         self._on(fields.prompt.submit, self._draw, asked, ("drawing",))
         for happens in (fields.reader.change, fields.vectors.input):
-            self._on(happens, self._download, ("run", "vectors", "reader"), ("files", "download_fault"))
+            self._on(
+                happens, self._download, ("run", "vectors", "reader", "concept"), ("files", "download_fault")
+            )
 
     def _on(
         self,
@@ -104,13 +117,13 @@ class Events:
         """Lets something happen: `what` takes the named fields and gives those that change, by name."""
         fields = self._fields
 
-        def called(*values: Any) -> dict[Any, Any]:
+        def called(*values: Any) -> Any:
             try:
                 changes = what(*values) if given != _FORM else what(dict(zip(given, values, strict=True)))
             except OSError as error:  # such as of a full disk
                 said = fault(str(unwritable(self._work.root, error)))
                 changes = {"fault_run": said} if "fault_run" in changed else {}
-            return {fields.part[name]: value for name, value in changes.items()}
+            return {fields.part[name]: value for name, value in changes.items()} or gr.skip()
 
         happens(
             called,
@@ -160,7 +173,9 @@ class Events:
 
     def _crop(self, form: Mapping[str, Any]) -> Changes:
         try:
-            folder, sheet = actions.cropped(self._work, form["images"], form["resolution"] or "")
+            folder, sheet = actions.cropped(
+                self._work, form["images"], form_of(form).options["resolution"] or ""
+            )
         except TiFlaxError as error:
             return {**faults_cleared(), "fault_images": fault(str(error))}
         changes = {**faults_cleared(), **self._chosen(self._work.shown(folder))}
@@ -219,32 +234,56 @@ class Events:
         return {**faults_cleared(), "run": run, "started": name, "command": self._command(name), "seen": {}}
 
     def _stop(self, name: str | None) -> Changes:
-        return {"fault_run": gr.update(value=note(escape(actions.stop(self._work, name))), visible=True)}
+        try:
+            said = actions.stop(self._work, name)
+        except TiFlaxError as error:
+            return self._faulty(error)
+        changes: Changes = {"fault_run": gr.update(value=note(escape(said)), visible=True)}
+        if self._work.run(name) is None:  # it was only waiting
+            changes["run"] = self._runs()
+        return changes
+
+    def _runs(self) -> Any:
+        """Shows the runs there are, and chooses the one at work or the newest."""
+        names = self._work.run_names()
+        chosen = Queue(self._work.root).at_work() or next(iter(names), None)
+        return gr.update(choices=names, value=chosen)
 
     def _command(self, name: str | None) -> str:
         folder = self._work.run(name)
-        started = None if folder is None else Program(folder).started
-        return "" if started is None else shown(started.arguments)
+        if folder is None:
+            return ""
+        started = Program(folder).started
+        given = started and started.arguments
+        for each in Queue(self._work.root).waiting():
+            given = each.arguments if each.run == folder.name else given
+        return shown(given) if given else ""
 
     def _faulty(self, error: TiFlaxError) -> Changes:
         """Shows an error beside the field that it is about, and no other."""
         return {**faults_cleared(), f"fault_{place_of(str(error), SETTINGS)}": fault(str(error))}
 
     def _tick(
-        self, name: str | None, seen: dict, started: str, shown_step: int, vectors: str | None
+        self,
+        name: str | None,
+        seen: dict,
+        started: str,
+        shown_step: int,
+        vectors: str | None,
+        concept: str | None,
     ) -> Changes:
-        changes, seen, error = live(self._work, name, seen, int(shown_step or 1), vectors)
-        changes |= {"seen": seen}
+        changes, now, error = live(self._work, name, seen, int(shown_step or 1), vectors, concept)
+        if now is seen:
+            return {}
+        changes |= {"seen": (seen := now)}
         if error and name == started and seen.get("told") != error:
             seen["told"] = error
             changes[f"fault_{place_of(error, SETTINGS)}"] = fault(error)
         return changes
 
     def _open(self) -> Changes:
-        names = self._work.run_names()
-        chosen = actions.at_work(self._work) or next(iter(names), None)
         return {
-            "run": gr.update(choices=names, value=chosen),
+            "run": self._runs(),
             "images": gr.update(choices=[*self._work.image_sets(), DEMO_IMAGES]),
         }
 
@@ -252,26 +291,35 @@ class Events:
         files = gr.update(value=None, visible=False)
         return {"seen": {}, "command": self._command(name), "files": files, "reader": None}
 
-    def _preview(self, name: str | None, place: int) -> Changes:
-        folder = self._work.run(name)
-        return {} if folder is None else {"preview": preview_of(look_at(folder).previews, int(place))}
+    def _choose_concept(self) -> Changes:
+        return {"seen": {}, "files": gr.update(value=None, visible=False), "reader": None}
 
-    def _draw(self, name: str | None, prompt: str, count: int, vectors: str | None) -> Changes:
+    def _preview(self, name: str | None, place: int, concept: str | None) -> Changes:
+        folder = self._work.run(name)
+        return (
+            {} if folder is None else {"preview": preview_of(look_at(folder, concept).previews, int(place))}
+        )
+
+    def _draw(
+        self, name: str | None, prompt: str, count: int, vectors: str | None, concept: str | None
+    ) -> Changes:
         folder = self._work.run(name)
         if folder is None:
             return {"drawing": fault_text("Start a run first.")}
         try:
-            said = sample(look_at(folder), prompt or "", int(count), vectors or "")
+            said = sample(look_at(folder, concept), prompt or "", int(count), vectors or "")
         except TiFlaxError as error:
             return {"drawing": fault_text(str(error))}
         return {"drawing": note(escape(said))}
 
-    def _download(self, name: str | None, vectors: str | None, reader: str | None) -> Changes:
+    def _download(
+        self, name: str | None, vectors: str | None, reader: str | None, concept: str | None
+    ) -> Changes:
         folder = self._work.run(name)
         if folder is None or reader is None:
             return {"files": gr.update(value=None, visible=False), "download_fault": ""}
         try:
-            files = files_for(look_at(folder), vectors or "", reader, self._work.temporary)
+            files = files_for(look_at(folder, concept), vectors or "", reader, self._work.temporary)
         except TiFlaxError as error:
             return {"files": gr.update(value=None, visible=False), "download_fault": fault_text(str(error))}
         return {"files": gr.update(value=[*map(str, files)], visible=True), "download_fault": ""}

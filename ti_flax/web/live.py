@@ -10,16 +10,18 @@ import gradio as gr
 
 from ti_flax.errors import TiFlaxError
 from ti_flax.monitoring.report.document import escape
-from ti_flax.web.actions import at_work, png
+from ti_flax.web.actions import png
 from ti_flax.web.markup import fault_text, note, report
-from ti_flax.web.processes import Program
-from ti_flax.web.results import samples_of
-from ti_flax.web.view import RunView, look_at, queue, verdict_markup
+from ti_flax.web.runs.processes import Program
+from ti_flax.web.runs.results import samples_of
+from ti_flax.web.runs.stamp import stamp_of
+from ti_flax.web.runs.view import STATES, RunView, look_at, queue, verdict_markup
 from ti_flax.web.work_folder import WorkFolder
 
 LIVE = ("status", "charts", "log", "preview_step", "preview", "samples", "vectors", "stop", "go_on", "queue")
-LIVE += ("drawing",)
+LIVE += ("drawing", "concept", "reader")
 _MOST_SAMPLES, _MOST_RUNS, _LINES = 12, 50, 12
+STOP, TAKE_OUT = "Stop", "Take out of the queue"
 _NO_RUN = "No run has been started in this folder yet."
 
 
@@ -43,9 +45,14 @@ class Changes(dict[str, Any]):
 
 
 def live(
-    work: WorkFolder, name: str | None, seen: dict[str, Any], place: int, vectors: str | None
+    work: WorkFolder,
+    name: str | None,
+    seen: dict[str, Any],
+    place: int,
+    vectors: str | None,
+    concept: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Looks at a run.
+    """Looks at a run, where anything has changed since the last look.
 
     Args:
       work: the page's folder.
@@ -53,31 +60,50 @@ def live(
       seen: what the page shows, as this function gave it before.
       place: of the preview that is shown, from 1.
       vectors: that are chosen.
+      concept: that is chosen, of a run of many.
 
     Returns:
       what changes by name of the field, what the page shows then, and the error that the run ended with.
     """
-    seen = dict(seen)
-    changes = Changes(seen)
+    names = work.run_names()[:_MOST_RUNS]
     folder = work.run(name)
+    stamp = stamp_of(
+        folder, work.runs, names, seen.get("concept_shown")
+    )  # first: what changes after it is seen next
+    if seen.get("stamp") == stamp:
+        return {}, seen, ""
+    seen = dict(seen) | {"stamp": stamp}
+    changes = Changes(seen)
     if folder is None:
         changes.show("status", _NO_RUN, lambda: note(_NO_RUN))
         return changes, seen, ""
-    view = look_at(folder)
+    view = look_at(folder, concept)
+    seen["concept_shown"] = view.concept
+    _show_concepts(changes, view)
     markup = verdict_markup(view)
     changes.show("status", markup, lambda: report(markup))
     changes.show("charts", view.charts, lambda: report(view.charts))
     said = "\n".join(Program(folder).said().splitlines()[-_LINES:])
     changes.show("log", said, lambda: said)
     _show_previews(changes, view, place, seen)
-    _show_results(changes, view, vectors)
-    others = at_work(work)
-    changes.show("stop", view.at_work, lambda: gr.update(interactive=view.at_work))
-    can_go_on = view.can_go_on and others is None
-    changes.show("go_on", can_go_on, lambda: gr.update(interactive=can_go_on))
-    names = work.run_names()[:_MOST_RUNS]
-    changes.show("queue", (names, others, view.state), lambda: queue([work.runs / each for each in names]))
+    _show_vectors(changes, view, vectors, seen)
+    _show_samples(changes, view)
+    label, can_stop = (TAKE_OUT, True) if view.waits else (STOP, view.at_work)
+    changes.show("stop", (label, can_stop), lambda: gr.update(value=label, interactive=can_stop))
+    changes.show("go_on", view.can_go_on, lambda: gr.update(interactive=view.can_go_on))
+    table = queue([work.runs / each for each in names])
+    changes.show("queue", table, lambda: table)
     return changes, seen, view.error
+
+
+def _show_concepts(changes: Changes, view: RunView) -> None:
+    """Lets one choose which concept of a run of many is shown."""
+    choices = [(f"{each.name}: {STATES.get(each.state, each.state)}", each.name) for each in view.concepts]
+    changes.show(
+        "concept",
+        (choices, view.concept),
+        lambda: gr.update(choices=choices, value=view.concept or None, visible=bool(choices)),
+    )
 
 
 def _show_previews(changes: Changes, view: RunView, place: int, seen: dict[str, Any]) -> None:
@@ -104,15 +130,20 @@ def preview_of(previews: dict[int, Path], place: int) -> Any:
         return gr.update()
 
 
-def _show_results(changes: Changes, view: RunView, vectors: str | None) -> None:
+def _show_vectors(changes: Changes, view: RunView, vectors: str | None, seen: dict[str, Any]) -> None:
+    """Offers the vectors that can be used: the advised ones, unless somebody has chosen others."""
+    usable = [*view.vectors.items()]
+    offered, before = usable[0][1] if usable else None, seen.get("offered")
+    seen["offered"] = offered
+    chosen = vectors if vectors != before and vectors in view.vectors.values() else offered
+    changes.show("vectors", usable, lambda: gr.update(choices=usable, value=chosen))
+    if before not in (None, offered) and chosen != vectors:
+        changes["reader"] = None  # the files that are shown are those of other vectors
+
+
+def _show_samples(changes: Changes, view: RunView) -> None:
     samples = samples_of(view)[:_MOST_SAMPLES]
     changes.show("samples", samples, lambda: _gallery(samples))
-    usable = [*view.vectors.items()]
-    if usable:
-        chosen = vectors if vectors in view.vectors.values() else usable[0][1]
-        changes.show("vectors", usable, lambda: gr.update(choices=usable, value=chosen))
-    else:
-        changes.show("vectors", usable, lambda: gr.update(choices=[], value=None))
     drawing = Program(view.folder, "sample")
     busy, error = drawing.is_at_work, drawing.error
     if busy or error:

@@ -11,7 +11,7 @@ from ti_flax.config.presets import PRESETS
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.web.faults import PLACES
 from ti_flax.web.image_sets import MOST_FILES
-from ti_flax.web.results import READERS
+from ti_flax.web.runs.results import READERS
 from ti_flax.web.work_folder import DEMO_IMAGES, DEMO_MODEL, WorkFolder
 
 NO_PRESET = "diffusers' defaults"
@@ -241,6 +241,7 @@ def _buttons(part: dict[str, Any]) -> None:
 def _watching(part: dict[str, Any]) -> None:
     gr.Markdown("## 6. How it goes")
     part["run"] = gr.Dropdown([], label="Run", allow_custom_value=True, elem_id="run")
+    part["concept"] = gr.Dropdown([], label="Concept", visible=False, elem_id="concept")
     part["status"] = _html("status")
     part["preview_step"] = gr.Slider(
         1, 2, value=1, step=1, label="Preview", visible=False, elem_id="preview-step"
@@ -288,8 +289,8 @@ def _watching(part: dict[str, Any]) -> None:
 def _results(part: dict[str, Any]) -> None:
     gr.Markdown("## 7. Use it")
     with gr.Row():
-        part["vectors"] = gr.Dropdown([], label="The word as it was at", elem_id="use-step")
-        part["reader"] = gr.Radio([*READERS], label="For", elem_id="reader")
+        part["vectors"] = gr.Dropdown([], label="The word as it was at", elem_id="use-step", min_width=240)
+        part["reader"] = gr.Radio([*READERS], label="For", elem_id="reader", min_width=240)
     part["files"] = gr.File(
         label="Click a size to download",
         file_count="multiple",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
+import io
 import os
 import re
 import shutil
@@ -12,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from ti_flax.errors import OutputError
+from ti_flax.console.messages import warn
+from ti_flax.errors import OutputError, TiFlaxError
 from ti_flax.web.image_sets import LARGEST_FILE
+from ti_flax.web.runs.waiting import Queue
 from ti_flax.web.work_folder import WorkFolder
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -229,25 +233,39 @@ def launched(work: WorkFolder, serving: Serving) -> tuple[Any, str, str | None]:
         return password is not None and hmac.compare_digest(given.encode(), password.encode())
 
     blocks = blocks_of(work)
-    _, address, shared = blocks.launch(
-        server_name=serving.host,
-        server_port=serving.port,
-        share=serving.share,
-        auth=None if password is None else let_in,
-        auth_message="Any name, and the password that ti-flax web printed when it started.",
-        prevent_thread_lock=True,
-        quiet=True,
-        show_error=False,
-        footer_links=[],
-        run_history=False,
-        allowed_paths=[],
-        max_file_size=LARGEST_FILE,
-        enable_monitoring=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        theme=theme(),
-        head=STYLES,
-        app_kwargs={"middleware": [Middleware(Guard, door=serving.door)]},
-    )
+    with contextlib.redirect_stdout(io.StringIO()) as said:  # what Gradio prints whatever `quiet` says
+        _, address, shared = blocks.launch(
+            server_name=serving.host,
+            server_port=serving.port,
+            share=serving.share,
+            auth=None if password is None else let_in,
+            auth_message="Any name, and the password that ti-flax web printed when it started.",
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=False,
+            footer_links=[],
+            run_history=False,
+            allowed_paths=[],
+            max_file_size=LARGEST_FILE,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            theme=theme(),
+            head=STYLES,
+            app_kwargs={"middleware": [Middleware(Guard, door=serving.door)]},
+        )
+    try:
+        Queue(work.root).wake()
+    except TiFlaxError as error:
+        warn(str(error))
+    if serving.share and not shared:
+        warn(_no_link(said.getvalue()))
     return blocks, address, shared
+
+
+def _no_link(said: str) -> str:
+    """Why there is no public link, in a line, by what Gradio has printed."""
+    reason = "the program that makes it could not be downloaded" if "Missing file" in said else ""
+    reason = reason or "the servers of Gradio's makers did not make one"
+    return f"--share: there is no public link, as {reason}. The page is served without it."

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from ti_flax.models.base_model import MODEL_PARTS, base_tokenizer, find_base_mod
 from ti_flax.models.tokenizer import add_word, initializer_ids, split_text
 
 _NEAREST, _MOST_SHOWN, _MOST_VECTORS = 5, 8, 64
+# Fields that change together are looked at by threads, of which one alone may import transformers.
+_ONE_AT_A_TIME = threading.Lock()
 _END_OF_WORD = "</w>"
 
 
@@ -63,7 +66,7 @@ def look_at_word(model: str, placeholder: str, initializer: str, vectors: str) -
     Raises:
       TiFlaxError: the model or its tokenizer cannot be read.
     """
-    with shown_on(Unheard()):
+    with _ONE_AT_A_TIME, shown_on(Unheard()):
         tokenizer = _tokenizer(model)
         faults, tokens, start = [], (), ()
         try:

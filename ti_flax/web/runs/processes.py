@@ -24,7 +24,8 @@ from ti_flax.files.atomic import write_text
 from ti_flax.files.regular import open_regular, read_regular
 from ti_flax.files.text import parse_json
 
-_PACKAGE = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[3]
+_COMMANDS = "ti_flax.commands.main"
 _LARGEST_NOTE, _LONGEST_TAIL = 2**20, 2**15
 # A look at a lock holds it for an instant.
 _TRIES, _PAUSE = 40, 0.05
@@ -45,9 +46,9 @@ class Started:
     log_from: int = 0
 
 
-def command(arguments: Sequence[str]) -> list[str]:
+def command(arguments: Sequence[str], module: str = _COMMANDS) -> list[str]:
     """What runs a command of `ti-flax`; nothing is imported from the folder that it runs in."""
-    return [sys.executable, "-P", "-m", "ti_flax.commands.main", *arguments]
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def environment() -> dict[str, str]:
@@ -63,9 +64,11 @@ class Program:
     Args:
       folder: of the log.
       name: of the program, for its files.
+      module: what is run; left out, `ti-flax`.
     """
 
-    def __init__(self, folder: Path, name: str = "run"):
+    def __init__(self, folder: Path, name: str = "run", module: str = _COMMANDS):
+        self._module = module
         self.log, self._note = folder / f"{name}.log", folder / f"{name}.json"
 
     def start(self, arguments: Sequence[str], where: Path) -> None:
@@ -84,7 +87,7 @@ class Program:
             self._lock(log.fileno())
             before = os.fstat(log.fileno()).st_size
             process = subprocess.Popen(
-                command(arguments),
+                command(arguments, self._module),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -150,6 +153,12 @@ class Program:
         except OSError:
             return ""
         return printable(text.replace("\r", "\n"))
+
+    def note_error(self, message: str) -> None:
+        """Writes why it could not be started into its log, as it would itself; where it has a folder."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        with contextlib.suppress(OSError), open(os.open(self.log, flags, 0o600), "ab") as log:
+            log.write(f"error: {printable(message)}\n".encode())
 
     @property
     def error(self) -> str:

@@ -16,8 +16,8 @@ from ti_flax.files.written_files import is_list
 from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.monitoring.report.files import is_there
 from ti_flax.monitoring.sample_request import MOST_IMAGES, SampleRequest
-from ti_flax.web.processes import Program
-from ti_flax.web.view import RunView
+from ti_flax.web.runs.processes import Program
+from ti_flax.web.runs.view import RunView
 
 # Programs that people use: what each is called, the form that it reads and the file's suffix.
 READERS = {
@@ -54,7 +54,7 @@ def sample(view: RunView, prompt: str, images: int, vectors: str) -> str:
         raise ConfigError(
             "prompt", expected="what to draw", found="nothing", remedy="Such as a photo of a {}."
         )
-    if view.at_work:
+    if view.learns:
         if not is_list(view.output):  # a file in the folder before the run has made it its own would end it
             raise DataError(
                 "sample",
@@ -71,9 +71,8 @@ def sample(view: RunView, prompt: str, images: int, vectors: str) -> str:
         raise ConfigError("images", expected=f"a whole number from 1 to {MOST_IMAGES}", found=str(images))
     if view.facts is None or vectors not in view.vectors.values():
         raise DataError("sample", expected="a run that has written vectors", found="none so far")
-    folder = view.folder / "samples"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    target = folder / f"{max(drawn_after(view), default=0) + 1}.png"
+    view.samples.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = view.samples / f"{max(drawn_after(view), default=0) + 1}.png"
     arguments = generate_arguments(view.facts, view.output / vectors, prompt.strip(), images, target)
     Program(view.folder, "sample").start(arguments, view.folder.parent.parent)
     return "It is being drawn; loading the model comes first."
@@ -94,13 +93,12 @@ def generate_arguments(facts: RunFacts, vectors: Path, prompt: str, images: int,
 
 def drawn_after(view: RunView) -> dict[int, Path]:
     """The samples that were drawn while no run was at work, from number to file."""
-    folder = view.folder / "samples"
-    found = ((_DRAWN.fullmatch(path.name), path) for path in folder.glob("*.png")) if folder.is_dir() else ()
+    found = ((_DRAWN.fullmatch(path.name), path) for path in view.samples.glob("*.png"))
     return dict(
         sorted(
             (int(match[1]), path)
             for match, path in found
-            if match and is_there(view.folder, f"samples/{path.name}")
+            if match and is_there(view.folder, path.relative_to(view.folder).as_posix())
         )
     )
 
