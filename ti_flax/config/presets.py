@@ -3,8 +3,8 @@
 import typing
 from collections.abc import Iterable, Mapping
 
-# Directions at one rate and their running mean, from errors that weigh the noisy timesteps more, and nothing that
-# does not go with it: a preset suits every configuration.
+# Directions at one rate and their running mean, from errors that weigh the noisy timesteps more, and nothing
+# that does not go with it: a preset suits every configuration.
 _DIRECTIONS: Mapping[str, object] = {
     "optimizer": "directional",
     "optimizer_args": None,

@@ -25,8 +25,8 @@ from ti_flax.training.timesteps import TimestepRules
 VALIDATION = 0x7C1A0005
 # The share of a run's time that evaluations may take.
 LARGEST_SHARE = 0.05
-# Likewise of a run that goes on until it is done, which they tell: what they take, a run that ends in time saves. And
-# the fewest steps between two of its evaluations, below which a standstill is noise.
+# Likewise of a run that goes on until it is done, which they tell: what they take, a run that ends in time
+# saves. And the fewest steps between two of its evaluations, below which a standstill is noise.
 SHARE_UNTIL_DONE = 0.4
 LEAST_INTERVAL_UNTIL_DONE = 10
 # Evaluations of a long run; more would not show more.
@@ -213,7 +213,8 @@ def evaluation_interval(*, total: int | None, passes: int, update_samples: int) 
     The first before any update and the last after all are counted with it. There are at least three.
 
     Args:
-      total: steps of the run; None: it goes on until it is done, and evaluations may take two fifths of its time.
+      total: steps of the run; None: it goes on until it is done, and evaluations may take two fifths of its
+        time.
       passes: samples that a device takes through the model in an evaluation.
       update_samples: samples of an update on a device.
     """

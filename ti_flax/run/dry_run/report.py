@@ -293,7 +293,7 @@ def length(run: Examined) -> Lines:
         + (
             f" every {monitoring.eval_steps} updates"
             if monitoring.eval_steps
-            else f", which take about a {'quarter' if config.training.until_done else 'twentieth'} of the time"
+            else f", about a {'quarter' if config.training.until_done else 'twentieth'} of the time"
         )
     )
     yield "run", "; ".join(told)
