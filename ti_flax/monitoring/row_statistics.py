@@ -44,8 +44,8 @@ class Standstill(NamedTuple):
 
 
 # From when on a table says so, and from when on a run that ends itself is done. Over the demo's first ten
-# concepts, with an evaluation every 10 steps, the quarter ended runs after 66 steps on average, with 0.97 of the
-# best fidelity of any step, and the half after 100, with 0.96.
+# concepts, evaluated every 10 steps, the quarter ended runs after 66 steps on average, with 0.97 of the best
+# fidelity of any step, and the half after 100, with 0.96.
 TOLD = Standstill(1 / 2, 3)
 DONE = Standstill(1 / 4, 2)
 # What a table may have: bytes, evaluations, steps and vectors, of all words and two text encoders.
