@@ -16,7 +16,7 @@ from ti_flax.errors import ConfigError, DataError
 from ti_flax.files.written_files import CONCEPTS, only_run
 from ti_flax.monitoring.row_statistics import write_evaluations
 from ti_flax.monitoring.sample_request import FILE, SampleRequest, read_request
-from ti_flax.web.live import live
+from ti_flax.web.live import enlarged, live
 from ti_flax.web.runs.processes import Program
 from ti_flax.web.runs.results import READERS, files_for, generate_arguments, sample, samples_of
 from ti_flax.web.runs.view import look_at, queue, verdict_markup
@@ -308,3 +308,15 @@ def test_samples_say_what_they_show(folder):
     save_png(Image.new("RGB", (8, 8)), folder / "output" / "validation" / "asked-1.png", texts)
     (folder / "output" / "validation" / "asked-2.png").write_bytes(b"none")
     assert {caption for _, caption in samples_of(look_at(folder))} == {f"step 40: {HTML}", "asked-2"}
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((64, 32), (256, 128)), ((260, 64), (780, 192)), ((512, 512), (512, 512)), ((2048, 9), (2048, 9))],
+)
+def test_a_small_preview_is_shown_a_whole_number_of_times_as_large(size, shown):
+    image = Image.effect_noise(size, 50)
+    found = enlarged(image)
+    times = shown[0] // size[0]
+    assert found.size == shown
+    assert np.array_equal(np.asarray(found), np.kron(np.asarray(image), np.ones((times, times), np.uint8)))

@@ -21,6 +21,8 @@ from ti_flax.web.work_folder import WorkFolder
 LIVE = ("status", "charts", "log", "preview_step", "preview", "samples", "vectors", "stop", "go_on", "queue")
 LIVE += ("drawing", "concept", "reader")
 _MOST_SAMPLES, _MOST_RUNS, _LINES = 12, 50, 12
+# How far a small preview is enlarged, and the width that it may have then, in pixels.
+_MOST_TIMES, _COLUMN = 4, 860
 STOP, TAKE_OUT = "Stop", "Take out of the queue"
 _NO_RUN = "No run has been started in this folder yet."
 
@@ -125,9 +127,18 @@ def preview_of(previews: dict[int, Path], place: int) -> Any:
     step = steps[min(max(place, 1), len(steps)) - 1]
     try:
         label = f"Step {step}" if step else "Before the first step"
-        return gr.update(value=png(previews[step]), visible=True, label=label)
+        return gr.update(value=enlarged(png(previews[step])), visible=True, label=label)
     except TiFlaxError:
         return gr.update()
+
+
+def enlarged(image: Any) -> Any:
+    """A small PIL image a whole number of times as large, which a page cannot do without blurring it."""
+    from PIL.Image import Resampling
+
+    times = min(_MOST_TIMES, _COLUMN // image.width)
+    size = image.width * times, image.height * times
+    return image if times < 2 else image.resize(size, Resampling.NEAREST)
 
 
 def _show_vectors(changes: Changes, view: RunView, vectors: str | None, seen: dict[str, Any]) -> None:
