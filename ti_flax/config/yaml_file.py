@@ -11,8 +11,7 @@ import pathlib
 import typing
 
 from ti_flax.config.concept_entry import not_a_concept
-from ti_flax.config.values import nearest
-from ti_flax.errors import ConfigError
+from ti_flax.errors import ConfigError, nearest
 from ti_flax.files.regular import read_regular
 
 _LONGEST = 2**20

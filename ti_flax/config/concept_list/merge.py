@@ -13,9 +13,9 @@ from ti_flax.config.concept_list.sources import Draft
 from ti_flax.config.conditions import holds, of_each_word
 from ti_flax.config.constraints import contradictions
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig
-from ti_flax.config.values import checked, nearest, options_of
+from ti_flax.config.values import checked, options_of
 from ti_flax.config.words import notes_on_word
-from ti_flax.errors import ConfigError, shortened
+from ti_flax.errors import ConfigError, nearest, shortened
 
 PER_CONCEPT = tuple(name for name, option in OPTIONS.items() if option.rule.per_concept)
 _LONGEST_SHOWN = 80
