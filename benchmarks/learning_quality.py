@@ -39,10 +39,9 @@ from learning_table import Point, Score, concepts_table, last_line, steps_table,
 from measure import GUIDANCE_SCALE, Studio, TorchStudio  # noqa: E402
 
 from ti_flax.config import RunConfig, parse_config  # noqa: E402
-from ti_flax.config.values import nearest  # noqa: E402
 from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
-from ti_flax.errors import ConfigError  # noqa: E402
+from ti_flax.errors import ConfigError, nearest  # noqa: E402
 from ti_flax.monitoring.evaluation import BEST, TABLE  # noqa: E402
 from ti_flax.monitoring.row_statistics import best_of, read_evaluations  # noqa: E402
 

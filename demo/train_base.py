@@ -92,13 +92,10 @@ def train(options: argparse.Namespace) -> None:
     from ti_flax.models.stable_diffusion import save_stable_diffusion
     from ti_flax.models.tokenizer import load_tokenizer
 
+    _check(options)
     show_cores()
     seconds = {}
     options.work.mkdir(parents=True, exist_ok=True)
-    if not 0 <= options.described <= 1:
-        raise ConfigError("--described", expected="a share from 0 to 1", found=f"{options.described:g}")
-    if options.start is not None and options.start.resolve() == options.output.resolve():
-        raise ConfigError("--output", expected="another folder than --start", found=str(options.output))
     words = write_tokenizer(options.output / "tokenizer", words=" ".join(vocabulary()), length=TOKENS)
     tokenizer = load_tokenizer(options.output)
     model = untrained_model(words, seed=options.seed, size=options.size)
@@ -131,6 +128,17 @@ def train(options: argparse.Namespace) -> None:
         samples=options.samples,
     )
     print((options.output / "README.md").read_text())
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuses what nothing can be trained with."""
+    if not 0 <= options.described <= 1:
+        raise ConfigError("--described", expected="a share from 0 to 1", found=f"{options.described:g}")
+    if options.start is not None and options.start.resolve() == options.output.resolve():
+        raise ConfigError("--output", expected="another folder than --start", found=str(options.output))
+    if options.start is not None and not options.start.is_dir():
+        found = "a file" if options.start.exists() else "no such folder"
+        raise ConfigError(f"--start {options.start}", expected="the folder of a finished model", found=found)
 
 
 if __name__ == "__main__":

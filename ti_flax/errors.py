@@ -1,6 +1,8 @@
 """Errors meant for people: where it happened, what was expected, what was found, what to do."""
 
+import difflib
 import re
+import typing
 
 # EX_TEMPFAIL of sysexits.h: a failure that passes, so whoever started the program may start it again.
 START_AGAIN = 75
@@ -60,6 +62,12 @@ class CheckpointError(TiFlaxError):
 
 class OutputError(TiFlaxError):
     """A result cannot be written, or would overwrite a finished one."""
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str | None:
+    """Return the known name closest to a misspelt one, or None."""
+    spelling = name.strip().lower().replace("-", "_")
+    return next(iter(difflib.get_close_matches(spelling, list(known), n=1)), None)
 
 
 def unwritable(folder: object, error: OSError) -> OutputError:

@@ -30,10 +30,10 @@ def test_options_of_the_training_pass_through(tmp_path):
     ("line", "said"),
     [
         ("--concepts rubi", "--concepts: expected one of glowheart, .*found 'rubi'. Did you mean ruby"),
-        ("--concepts ruby --held_out", "not allowed with argument"),
+        ("--concepts ruby --held_out", "--held_out and --concepts exclude each other"),
         ("--samples 0", "--samples: expected 1 or more, found 0"),
         ("--steps 50 -1", "--steps: expected 1 or more, found -1"),
-        ("--seeds two", "--seeds: invalid int value: 'two'"),
+        ("--seeds two", "--seeds: expected a whole number, found 'two'"),
         ("--embeds x.pt --seeds 2 --quick", "leave out --seeds and --quick"),
     ],
 )

@@ -13,6 +13,7 @@ from tiny_folder import write_images
 
 from ti_flax.commands import init, train
 from ti_flax.config import parse_config
+from ti_flax.config.presets import PRESETS
 from ti_flax.config.schema import config_schema
 
 SD = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -53,6 +54,22 @@ def test_a_file_says_what_the_folder_holds(capsys):
         "  python train_flax.py --config x.yaml --dry_run",
         "  python train_flax.py --config x.yaml",
     ]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_stands_in_place_of_rate_and_steps(name):
+    config, text = written("--object", "../My Cat", "--preset", name)
+    assert f"\npreset: {name}\n" in text and all(
+        f"{each} is" in text or f" {each} for" in text for each in PRESETS
+    )
+    values = config.to_dict()
+    assert {key: values[key] for key in PRESETS[name]} == dict(PRESETS[name])
+    assert config.training.gradient_accumulation_steps == 4
+
+
+def test_another_preset_is_refused(capsys):
+    assert init.main(["--object", "../My Cat", "--preset", "fast"]) == 2
+    assert "--preset: expected one of " in capsys.readouterr().err and list(Path().iterdir()) == []
 
 
 def test_a_word_to_start_from_is_asked_for(capsys):
@@ -176,11 +193,17 @@ def test_a_folder_without_images_is_refused(flags, message, capsys):
     assert list(Path().iterdir()) == []
 
 
-@pytest.mark.parametrize("flags", [[], ["--object", "a", "--style", "b"]])
-def test_one_kind_has_to_be_said(flags, capsys):
+@pytest.mark.parametrize(
+    ("flags", "start"),
+    [
+        ([], "error: missing: --object or --style."),
+        (["--object", "a", "--style", "b"], "error: --style and --object exclude each other"),
+    ],
+)
+def test_one_kind_has_to_be_said(flags, start, capsys):
     assert init.main(flags) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and "--style" in line and line.endswith(" --help lists what there is.")
+    assert line.startswith(start)
 
 
 def test_the_file_trains(place, capsys):

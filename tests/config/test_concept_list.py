@@ -385,3 +385,57 @@ def test_an_instance_prompt_without_one_new_word_is_refused(write, prompt, fault
     with pytest.raises(ConfigError) as caught:
         listed(f"--concepts={path}")
     assert fault in str(caught.value) and "\n" not in str(caught.value)
+
+
+# Sources of images with options of their own
+
+
+def sources_of(config):
+    images = config.images
+    return images.source_paths, images.of_each_source("repeats")
+
+
+def test_a_concept_has_sources_with_options_of_their_own(write, tmp_path):
+    write("here/cats/1.png")
+    write("here/more/1.png")
+    mapping = {"path": "more", "repeats": 3, "caption_prefix": "drawn, ", "captions": "filename"}
+    cat = {"name": "cat", "train_data_dir": ["cats", mapping], "repeats": 5}
+    folder = tmp_path / "here"
+    for name in ("list.yaml", "list.json"):
+        path = write(f"here/{name}", [cat, {"name": "b", "train_data_dir": {"path": "cats", "repeats": 2}}])
+        one, other = (each.config for each in listed(f"--concepts={path}").concepts)
+        assert sources_of(one) == ((str(folder / "cats"), str(folder / "more")), (5, 3))
+        assert one.of_source(0).prompts.captions == "none"
+        assert one.of_source(1).prompts.caption_prefix == "drawn, "
+        assert sources_of(other) == ((str(folder / "cats"),), (2,))
+    run = parse_config([*FLAGS, f"--concepts={path}"]).replace(
+        concepts=[
+            {**cat, "train_data_dir": [str(folder / "cats"), {**mapping, "path": str(folder / "more")}]}
+        ]
+    )
+    again = RunConfig.from_dict(json.loads(json.dumps(run.to_dict())))
+    assert again.to_dict() == run.to_dict()
+    (kept,) = (each.config for each in read_concepts(again).concepts)
+    assert sources_of(kept) == sources_of(one)
+    file = write("run.yaml", f"{MODEL}concepts:\n- {json.dumps(run.to_dict()['concepts'][0])}\n")
+    (kept,) = read_concepts(load_config(file)).concepts
+    assert sources_of(kept.config) == sources_of(one)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{path: cats, repeat: 3}", r"train_data_dir \S*cats .*: repeat: .* Did you mean repeats\?"),
+        ("{path: cats, repeats: 0}", "cats .*: repeats: expected a whole number >= 1"),
+        ("{path: cats, flip_p: 0}", "cats .*: flip_p: expected an option of a concept, found one of the run"),
+        ("{repeats: 3}", "train_data_dir 1 .*: path: expected where the images are, found nothing"),
+        ("{path: nowhere}", "train_data_dir nowhere: expected images, found no such folder or file"),
+        ("&a {path: cats, train_data_dir: *a}", "expected a single value, found a mapping"),
+    ],
+)
+def test_what_a_source_of_a_concept_cannot_have_is_a_fault_of_it(write, source, message):
+    write("cats/1.png")
+    path = write("list.yaml", f"- name: a\n  train_data_dir: {source}\n- name: b\n  train_data_dir: cats\n")
+    with pytest.raises(ConfigError, match=message) as caught:
+        listed(f"--concepts={path}")
+    assert str(caught.value).count("list.yaml") >= 1

@@ -6,13 +6,10 @@ import re
 
 import pytest
 
-from ti_flax.commands import train
 from ti_flax.config import RunConfig, parse_config
-from ti_flax.config.flags import REFERENCE_ONLY, help_text
+from ti_flax.config.flags import REFERENCE_ONLY
 from ti_flax.config.picture_size import picture_size
-from ti_flax.config.run_config import GROUPS, OPTIONS
-from ti_flax.config.values import options_of
-from ti_flax.console.messages import Level
+from ti_flax.config.run_config import OPTIONS
 from ti_flax.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -242,91 +239,6 @@ def test_derived_values():
     assert "<new>" in parse("--num_vectors=2").describe()
 
 
-# Help
-
-
-def test_quiet_and_verbose_have_a_letter_each(capsys):
-    required = ["--pretrained_model_name_or_path=m", "--train_data_dir=d", "--placeholder_token=<t>"]
-    required += ["--initializer_token=toy"]
-    levels = [parse_config([*required, *flags]).monitoring.level for flags in ([], ["-q"], ["-v"])]
-    assert levels == [Level.NORMAL, Level.ALWAYS, Level.DETAIL]
-    capsys.readouterr()
-    parse_config([*required, "--validation_steps=5", "--quiet"])
-    assert capsys.readouterr().err == ""
-    with pytest.raises(ConfigError, match="^quiet and verbose exclude each other"):
-        parse_config([*required, "-q", "-v"])
-
-
-def helped(*words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        parse_config(["--help", *words])
-    assert caught.value.code == 0
-    return capsys.readouterr().out
-
-
-def options_in(text):
-    return re.findall(r"^  (?:-\w, )?--(\w+)", text, re.MULTILINE)
-
-
-def test_help_all_lists_every_option_once(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    text = helped("all", capsys=capsys)
-    listed = options_in(text)
-    assert [name for name in listed if name in OPTIONS] == list(OPTIONS)
-    assert listed[-len(REFERENCE_ONLY) :] == list(REFERENCE_ONLY)
-    assert all(f"\n{group}: " in text for group in GROUPS)
-    assert max(map(len, text.splitlines())) <= 80
-    assert len(text.partition("\n\n")[0]) < 80  # the usage line
-
-
-def test_help_fits_on_one_screen(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    text = helped(capsys=capsys)
-    lines = text.splitlines()
-    assert len(lines) <= 40 and max(map(len, lines)) <= 80
-    listed = options_in(text)
-    assert {"config", *REQUIRED, "learnable_property", "output_dir", "max_train_steps"} <= {*listed}
-    assert listed[1:] == [name for name, option in OPTIONS.items() if option.rule.brief]
-    assert "--help all" in text and f"All {len(OPTIONS)} options" in text
-    examples = text.replace("\\\n", "").split("examples:\n")[1].split("\n\n")[0].splitlines()
-    starts = ["ti-flax init --object ", "ti-flax train --config ", "ti-flax train --config "]
-    assert all(line.strip().startswith(start) for line, start in zip(examples, starts, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("word", "listed"),
-    [
-        ("learning_rate", ["learning_rate"]),
-        ("--learning-rate", ["learning_rate"]),
-        ("hosts", [each.name for each in options_of(GROUPS["hosts"])]),
-        ("huber", ["huber_c", "huber_schedule"]),
-    ],
-)
-def test_help_of_a_word(word, listed, capsys):
-    text = help_text(word)
-    assert options_in(text) == listed
-    assert "usage" not in text
-    with pytest.raises(SystemExit):
-        parse_config([f"--help={word}"])
-    assert capsys.readouterr().out == text
-
-
-def test_help_is_printed_whatever_else_is_wrong(capsys):
-    with pytest.raises(SystemExit):
-        parse_config(["--sed=1", "--help"])
-    assert "examples:" in capsys.readouterr().out
-
-
-def test_a_word_that_no_option_has_is_refused(capsys):
-    expected = "--help: expected nothing, all, or a word of the name of an option or a group, found "
-    assert (
-        error_of("--help", "lerning_rate") == f"{expected}'lerning_rate'. Did you mean --help learning_rate?"
-    )
-    assert error_of("--help", "qqq").startswith(f"{expected}'qqq'. Groups: model, ")
-    assert train.main(["--help", "qqq"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
 def test_print_config_and_version(capsys, write):
     with pytest.raises(SystemExit):
         parse("--seed=3", "--print_config")
@@ -358,62 +270,7 @@ def test_an_option_of_several_values_comes_from_a_list_or_from_repeated_flags(wr
         again.replace(validation_prompt=[])
 
 
-# Starts, rates and optimizers
-
-
-def without_start(*flags):
-    return [flag for flag in REQUIRED_FLAGS if not flag.startswith("--initializer_token")] + list(flags)
-
-
-@pytest.mark.parametrize("flag", ["--init_embeds=cat.pt", "--initializer_mode=random"])
-def test_a_start_other_than_words_needs_no_word(flag):
-    config = parse_config(without_start(flag))
-    assert config.concept.initializer_token is None
-    assert config.concept.each[0].start == {"--init_embeds=cat.pt": "cat.pt"}.get(flag, "random vectors")
-    with pytest.raises(ConfigError, match="missing: initializer_token"):
-        parse_config(without_start())
-
-
-@pytest.mark.parametrize("text", ["0.05:50, 0.01:100, 0.005", '"0.05:50, 0.01:100, 0.005"'])
-def test_a_stepped_rate_stays_text(write, text):
-    config = parse("--config", write(f"learning_rate: {text}\n"))
-    assert config.optimizer.learning_rate == "0.05:50, 0.01:100, 0.005"
-    assert parse_config(["--config", write(config.to_yaml(), "again.yaml")]) == config
-    assert "learning rate 0.05:50" in config.describe()
-    config = parse("--learning_rate=0.05:50, 0.01:100, 0.005")
-    assert config.optimizer.learning_rate == "0.05:50, 0.01:100, 0.005"
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--lr_power=2"], "lr_power does nothing without lr_scheduler polynomial"),
-        (["--lr_decay_steps=2"], "lr_decay_steps does nothing without lr_scheduler warmup_stable_decay"),
-        (["--lr_scheduler_timescale=2"], "does nothing without lr_scheduler inverse_sqrt"),
-        (
-            ["--lr_scheduler_min_lr_ratio=.1"],
-            "lr_scheduler cosine_with_min_lr, warmup_stable_decay or rex",
-        ),
-        (["--ema_decay=0.9"], "ema_decay does nothing without use_ema"),
-        (
-            ["--optimizer=lion", "--adam_beta1=0.9"],
-            "adam_beta1 does nothing without optimizer adamw, nadamw, adamaxw, adam",
-        ),
-        (
-            ["--optimizer=prodigy"],
-            "optimizer prodigy finds the size of its steps: learning_rate is usually 1",
-        ),
-        (
-            ["--optimizer=directional"],
-            "optimizer directional turns the vectors by learning_rate in radians at every step: it is "
-            "usually 0.01 to 0.02, not 0.0001",
-        ),
-    ],
-)
-def test_options_of_other_schedulers_and_optimizers_are_noted(flags, words, capsys):
-    parse(*flags)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("note: ") and words in line
+# Sources, sizes and chunks
 
 
 def test_a_source_is_one_value_or_several(write):

@@ -130,7 +130,7 @@ def test_file_that_is_not_there(tmp_path, monkeypatch):
         (["--learning_rat=1"], "unknown flag --learning_rat. Did you mean --learning_rate?"),
         (["--learning-rate", "1"], "unknown flag --learning-rate. Did you mean --learning_rate?"),
         (["--max_train=1"], "unknown flag --max_train. Did you mean --max_train_steps?"),
-        (["-x"], "unknown flag -x. --help all lists all flags."),
+        (["-x"], "unknown flag -x. ti-flax train --help all lists all flags."),
         (["--no_scale_lr=true"], "--no_scale_lr takes no value"),
         (["--scale_lr=2"], "--scale_lr: expected true or false, found '2'"),
         (

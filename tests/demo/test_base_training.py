@@ -68,6 +68,12 @@ def vocabulary_of(folder):
 def test_a_start_that_cannot_be_gone_on_from_is_refused(model, tmp_path):
     with pytest.raises(ConfigError, match="--output: expected another folder than --start"):
         train_base.main([*TINY, f"--start={model}", f"--output={model}", f"--work={tmp_path}"])
+    (tmp_path / "model.bin").touch()
+    for name, found in (("nowhere", "no such folder"), ("model.bin", "a file")):
+        message = f"--start .*{name}: expected the folder of a finished model, found {found}"
+        with pytest.raises(ConfigError, match=message):
+            train_base.main([*TINY, f"--start={tmp_path / name}", f"--output={tmp_path / 'new'}"])
+        assert not (tmp_path / "new").exists()
     flags = [f"--start={train_base.ROOT / 'assets' / 'demo-model'}", f"--output={tmp_path / 'new'}"]
     with pytest.raises(
         ConfigError, match="--start .*: expected a model of --size, found one of another shape"

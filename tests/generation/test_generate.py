@@ -8,92 +8,24 @@ import types
 import jax
 import numpy as np
 import pytest
+from generated import ROWS, draw, start
 from PIL import Image
 from row_trees import tree
 from sdxl_rows import sdxl_rows
-from tiny_folder import write_folder
 
-from ti_flax.commands import generate
 from ti_flax.embedding.formats import Embedding, embedding_bytes
 from ti_flax.embedding.initialization import read_frozen_embeddings
 from ti_flax.embedding.learned_embeds import save_learned_embeds, save_words
 from ti_flax.errors import TiFlaxError
-from ti_flax.export.embedding_card import plain_card
 from ti_flax.generation import generate as generation
 from ti_flax.generation.generator import ImageGenerator, on_all
 from ti_flax.generation.image_grid import image_grid_of
 from ti_flax.models.stable_diffusion import load_stable_diffusion
-from ti_flax.models.weights.model_source import COMPONENTS
 from ti_flax.training.devices import local_copies, replicate
 
-ROWS = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
+pytestmark = pytest.mark.usefixtures("no_compilation_twice")
 # What the Web UI takes an image's last line of text apart with (modules/infotext_utils.py).
 PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("generate")
-    write_folder(place / "model")
-    save_learned_embeds(place / "thing.safetensors", "<thing>", ROWS)
-    save_learned_embeds(place / "other.bin", "<other>", ROWS[:1] * 2)
-    save_learned_embeds(place / "part.bin", "<thing>-2", ROWS)
-    save_learned_embeds(place / "wide.safetensors", "<wide>", np.zeros((1, 768)))
-    save_learned_embeds(place / "known.safetensors", "cat</w>", ROWS)
-    thing = Embedding("<thing>", "<thing>", {"text_encoder": ROWS})
-    for form, name in [
-        ("automatic1111", "webui.pt"),
-        ("automatic1111", "webui.png"),
-        ("kohya", "kohya.pt"),
-        ("onetrainer", "onetrainer.safetensors"),
-        ("rinongal", "gs.pt"),
-    ]:
-        content = embedding_bytes(thing, form, f".{name.split('.')[1]}", image=plain_card("", ""))
-        (place / name).write_bytes(content)
-    two = Embedding("x", "x", {"text_encoder": ROWS, "text_encoder_2": ROWS}, sdxl=True)
-    (place / "xl.safetensors").write_bytes(embedding_bytes(two, "kohya", ".safetensors"))
-    return place
-
-
-@pytest.fixture(scope="module")
-def kept():
-    """Image generators and the model of this file's tests, which all draw with the same model."""
-    return {}
-
-
-@pytest.fixture(autouse=True)
-def no_compilation_twice(monkeypatch, kept):
-    def generator(model, **settings):
-        settings["devices"] = tuple(settings["devices"])
-        key = tuple(settings.items())
-        return kept[key] if key in kept else kept.setdefault(key, ImageGenerator(model, **settings))
-
-    def load(base, *, dtype, components=COMPONENTS):
-        key = str(base.place), components
-        if key not in kept:
-            kept[key] = load_stable_diffusion(base, dtype=dtype, components=components)
-        return kept[key]
-
-    monkeypatch.setattr(generation, "ImageGenerator", generator)
-    monkeypatch.setattr(generation, "load_stable_diffusion", load)
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-    """Most tests need no second device, and programs for one compile fastest."""
-    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
-
-
-def start(place, *flags):
-    model = ["--pretrained_model_name_or_path", str(place / "model"), "--num_inference_steps", "2"]
-    arguments = [*model, "--num_images", "2", "--resolution", "16", *map(str, flags)]
-    generate.run(generate.parse_arguments(arguments))
-
-
-def draw(place, output, *flags, prompt="a <thing>"):
-    start(place, "--prompt", prompt, "--output", output, "--overwrite", *flags)
-    with Image.open(output) as image:
-        return np.asarray(image)
 
 
 def test_a_grid_has_a_row_for_each_prompt(place, tmp_path, one_device):
@@ -429,43 +361,3 @@ def test_a_grid_that_is_not_full_is_white_there():
     grid = np.asarray(image_grid_of(np.zeros((3, 2, 2, 3), np.uint8)))
     assert grid.shape == (4, 4, 3)
     assert (grid[2:, 2:] == 255).all() and (grid[:2] == 0).all() and (grid[2:, :2] == 0).all()
-
-
-def test_a_long_prompt_is_read_to_its_end_if_it_may_be(place, tmp_path, one_device, capsys):
-    long = "cat " * 80
-    cut, seen = (
-        draw(place, tmp_path / "a.png", *flags, prompt=long) for flags in ([], ["--max_token_length", "any"])
-    )
-    assert (cut != seen).any() and capsys.readouterr().err.count("does not see the end") == 1
-    assert (draw(place, tmp_path / "a.png", prompt="cat " * 75) == cut).all()
-    limited = draw(place, tmp_path / "a.png", "--max_token_length", "150", prompt="cat " * 80)
-    assert (limited == seen).all()
-    # A prompt that has room is drawn as ever, also beside a longer one.
-    beside = draw(
-        place, tmp_path / "a.png", "--max_token_length", "any", "--prompt", "a <thing>", prompt=long
-    )
-    assert (beside[:16] == seen).all()
-    assert (beside[16:] == draw(place, tmp_path / "a.png")).all()
-
-
-def test_brackets_weigh_if_they_are_asked_to(place, tmp_path, one_device, capsys):
-    plain = draw(place, tmp_path / "a.png", prompt="a (cat:1.5) toy")
-    weighed = draw(place, tmp_path / "a.png", "--prompt_weights", prompt="a (cat:1.5) toy")
-    words = draw(place, tmp_path / "a.png", prompt="a cat toy")
-    assert (plain != weighed).any() and (weighed != words).any()
-    unweighed = draw(place, tmp_path / "a.png", "--prompt_weights", prompt="a (cat:1) toy").astype(int)
-    assert np.abs(unweighed - words).max() <= 1
-    negative = ["--prompt_weights", "--negative_prompt", "(red:2)"]
-    embeds = ["--learned_embeds", place / "other.bin", "--placeholder_token", "(thing)"]
-    capsys.readouterr()
-    assert (draw(place, tmp_path / "a.png", *negative, *embeds, prompt=r"a (\(thing\):1.2)") != weighed).any()
-    assert "no prompt has" not in capsys.readouterr().err
-    draw(place, tmp_path / "a.png", *embeds, "--prompt_weights", prompt="a (thing)")
-    assert "note: no prompt has (thing)" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("given", ["0", "100", "-75"])
-def test_lengths_that_are_no_chunks_are_refused(place, given):
-    expected = f"--max_token_length: expected a multiple of 75, or any, found {given}"
-    with pytest.raises(TiFlaxError, match=f"^{expected}"):
-        start(place, "--prompt", "a", "--max_token_length", given)

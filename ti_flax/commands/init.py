@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ti_flax.commands.demo import bundled
+from ti_flax.config.presets import PRESETS
 from ti_flax.console.arguments import ArgumentParser
 from ti_flax.console.program import exit_code, started_alike
 from ti_flax.errors import ConfigError, OutputError, printable
@@ -26,6 +27,10 @@ _STARTS = {"object": "object", "style": "painting"}
 _STEPS = {(False, "object"): 3000, (False, "style"): 3000, (True, "object"): 500, (True, "style"): 1000}
 _ACCUMULATED, _LEAST_SHOWN = 4, 100
 _LONGEST_WORD = 40
+_PRESET_LINES = (
+    "# A preset sets optimizer, rate and steps together; what is beside it wins (docs/learning.md):",
+    "# quick is for a first look, balanced for most concepts, careful for a result that is worth the wait.",
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Plan:
       sdxl: whether that is an SDXL model.
       initializer: known word that the new one starts as; None: nobody has said it.
       images: what is in the folder.
+      preset: whose optimizer, rate and steps to take; None: those of the files in configs/.
     """
 
     kind: str
@@ -69,6 +75,7 @@ class Plan:
     sdxl: bool
     initializer: str | None
     images: Images
+    preset: str | None = None
 
     @property
     def steps(self) -> int:
@@ -99,6 +106,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         help=f"base model: a folder, a file or a Hub id; if left out {_SD}",
     )
     add("--sdxl", action="store_true", help=f"the model is one of SDXL; without one, {_SDXL}")
+    add("--preset", choices=tuple(PRESETS), help="optimizer, rate and steps that go together")
     add("--output", metavar="FILE", type=Path, help="file to write; if left out NAME.yaml in this folder")
     add("--overwrite", action="store_true", help="replace the file if it is there already")
     return parser
@@ -131,6 +139,7 @@ def run(options: argparse.Namespace) -> None:
         sdxl=sdxl,
         initializer=options.initializer_token,
         images=images,
+        preset=options.preset,
     )
     written = configuration(plan, word=options.placeholder_token or f"<{name}>", file=output)
     try:
@@ -262,16 +271,18 @@ def _image_lines(plan: Plan) -> list[str]:
 
 
 def _training_lines(plan: Plan) -> list[str]:
+    batch = ["train_batch_size: 1", f"gradient_accumulation_steps: {_ACCUMULATED}"]
+    batch += ["gradient_checkpointing: true      # without it, a step needs more than 16 GiB"] * plan.sdxl
+    return [*batch, *_PRESET_LINES, f"preset: {plan.preset}"] if plan.preset else _classic_lines(plan, batch)
+
+
+def _classic_lines(plan: Plan, batch: list[str]) -> list[str]:
+    """Rate and steps as the files in configs/ have them."""
     shown = round(plan.steps * _ACCUMULATED / plan.images.count)
-    lines = [
+    return [
         "# scale_lr multiplies the rate by devices x gradient_accumulation_steps x train_batch_size:",
         f"# 5e-4 x 1 x {_ACCUMULATED} x 1 = 2e-3 on one device.",
-        "train_batch_size: 1",
-        f"gradient_accumulation_steps: {_ACCUMULATED}",
-    ]
-    lines += ["gradient_checkpointing: true      # without it, a step needs more than 16 GiB"] * plan.sdxl
-    return [
-        *lines,
+        *batch,
         f"# Of {_ACCUMULATED} samples each on one device, these updates show each image about {shown} times;",
         "# auto ends the run when it no longer improves.",
         f"max_train_steps: {plan.steps}",

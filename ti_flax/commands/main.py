@@ -4,11 +4,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from ti_flax.config.values import nearest
 from ti_flax.console.interrupt import end_process
 from ti_flax.console.program import exit_code
 from ti_flax.console.versions import __version__
-from ti_flax.errors import ConfigError
+from ti_flax.errors import ConfigError, nearest
 
 # Command: the module that holds its `main`, and what it does.
 COMMANDS: dict[str, tuple[str, str]] = {

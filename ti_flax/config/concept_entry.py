@@ -3,6 +3,9 @@
 import dataclasses
 import typing
 
+# The key whose values may be mappings of their own: a source of images, with its options.
+SOURCES = "train_data_dir"
+
 
 @dataclasses.dataclass(frozen=True)
 class ConceptEntry:
@@ -29,15 +32,22 @@ class ConceptEntry:
 
     def to_plain(self) -> dict[str, object]:
         """The keys and values as a mapping of plain values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in self.values}
+        return {key: _as_written(value) for key, value in self.values}
 
 
-def entry_of(value: object, where: str) -> ConceptEntry:
+def _as_written(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_as_written(each) for each in value]
+    return value.to_plain() if isinstance(value, ConceptEntry) else value
+
+
+def entry_of(value: object, where: str, *, of_source: bool = False) -> ConceptEntry:
     """Keep one item of a list of Python values.
 
     Args:
       value: a mapping of keys to plain values; whatever else is kept as a fault.
       where: its place, for messages.
+      of_source: it is a source of images, which has no sources of its own.
     """
     if isinstance(value, ConceptEntry):
         return value if value.where else dataclasses.replace(value, where=where)
@@ -48,6 +58,8 @@ def entry_of(value: object, where: str) -> ConceptEntry:
     for key, each in value.items():
         if not isinstance(key, str):
             faults.append((where, f"expected the name of an option as a key, found {kind_of(key)}"))
+        elif key == SOURCES and not of_source and (sources := _sources(each, where)):
+            kept.append((key, sources))
         elif (plain := _plain(each)) is None and each is not None:
             faults.append((where, f"{key}: expected a plain value or a list of such, found {kind_of(each)}"))
         else:
@@ -74,6 +86,23 @@ def kind_of(value: object) -> str:
         if isinstance(value, kinds):
             return name
     return f"a {type(value).__name__}"
+
+
+def _sources(value: object, where: str) -> tuple[object, ...]:
+    """Sources of images, mappings kept as entries; empty where there is no mapping, or what is no source."""
+    several = value if isinstance(value, (list, tuple)) else (value,)
+    kept = tuple(
+        entry_of(each, where, of_source=True) if _is_mapping(each) else _plain(each) for each in several
+    )
+    return (
+        kept
+        if any(map(_is_mapping, several)) and all(isinstance(each, (str, ConceptEntry)) for each in kept)
+        else ()
+    )
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, (typing.Mapping, ConceptEntry))
 
 
 def _plain(value: object) -> object:

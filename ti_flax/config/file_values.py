@@ -100,6 +100,8 @@ def _names_input(key: str) -> bool:
 def _beside_if_text(folder: str, value: object) -> object:
     if isinstance(value, tuple):
         return tuple(_beside_if_text(folder, each) for each in value)
+    if isinstance(value, ConceptEntry):  # a source of images
+        return with_paths(value, folder)
     return beside(folder, os.path.expanduser(value)) if isinstance(value, str) else value
 
 

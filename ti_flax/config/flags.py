@@ -6,9 +6,10 @@ import textwrap
 import typing
 
 from ti_flax.config.conditions import asked_of_others
-from ti_flax.config.run_config import GROUPS
-from ti_flax.config.values import Option, Rule, nearest, options_of
-from ti_flax.errors import ConfigError
+from ti_flax.config.run_config import GROUPS, OPTIONS
+from ti_flax.config.values import Option, Rule, options_of
+from ti_flax.console.arguments import ArgumentParser
+from ti_flax.errors import ConfigError, nearest
 
 # Flags of the diffusers scripts that have nothing to switch here: name, type and why.
 _REFERENCE_ONLY: dict[str, tuple[type, str]] = {
@@ -40,6 +41,9 @@ REFERENCE_ONLY: dict[str, Option] = {
     name: Option(name=name, kind=kind, rule=Rule(help=reason), default=None)
     for name, (kind, reason) in _REFERENCE_ONLY.items()
 }
+# What the value of a flag may be.
+_EXPECTED = {f"--{name}": each.expected for name, each in {**OPTIONS, **REFERENCE_ONLY}.items()}
+_EXPECTED["--config"] = "the name of a file"
 
 _DESCRIPTION = (
     "Teach Stable Diffusion a new word from a few images (Textual Inversion). Every option is both a flag "
@@ -62,13 +66,6 @@ All {count} options: --help all. Some of them: --help and a word, such as
 
 # What --help prints every option for.
 ALL = "all"
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises `argparse.ArgumentError` where argparse would print its usage and exit."""
-
-    def error(self, message: str) -> typing.NoReturn:
-        raise argparse.ArgumentError(None, message)
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -186,14 +183,15 @@ def _bare_parser(
     epilog: str = "",
     formatter: type[_Formatter] = _Formatter,
 ) -> argparse.ArgumentParser:
-    return _Parser(
+    return ArgumentParser(
+        expected=_EXPECTED,
+        all_help=f"--help {ALL}",
         prog=prog or "ti-flax train",
         usage=usage,
         description=description,
         epilog=epilog,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
-        exit_on_error=False,
         add_help=False,
         formatter_class=formatter,
     )

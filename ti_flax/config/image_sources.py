@@ -4,8 +4,8 @@ import typing
 
 from ti_flax.config.concept_entry import ConceptEntry
 from ti_flax.config.conditions import Options, Values, holds, in_words
-from ti_flax.config.values import checked, nearest
-from ti_flax.errors import ConfigError
+from ti_flax.config.values import checked
+from ti_flax.errors import ConfigError, nearest
 
 PATH = "path"
 # What a source may have of its own, beside its path.

@@ -1,9 +1,7 @@
 """Command line and configuration files -> RunConfig, before anything heavy is imported."""
 
-import argparse
 import os
 import pathlib
-import re
 import sys
 import typing
 
@@ -13,7 +11,7 @@ from ti_flax.config.flags import REFERENCE_ONLY, make_parser
 from ti_flax.config.options import ADAM_OPTIONS, DIRECTIONAL, FINDS_ITS_RATE, WITHOUT_WARMUP
 from ti_flax.config.presets import layered
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig, missing_options
-from ti_flax.config.values import Option, nearest, value_from_text
+from ti_flax.config.values import Option, value_from_text
 from ti_flax.config.words import notes_on_word
 from ti_flax.config.yaml_file import Entry, read_yaml
 from ti_flax.console.versions import __version__
@@ -64,7 +62,7 @@ def parse_with_notes(
 
     Before `--print_config` prints, they are printed here.
     """
-    arguments = _read_flags(sys.argv[1:] if argv is None else list(argv), prog)
+    arguments = vars(make_parser(prog).parse_args(argv))
     if arguments.pop("version", False):
         print(f"ti_flax {__version__}")
         raise SystemExit(0)
@@ -107,39 +105,6 @@ def _value_in_file(option: Option, entry: Entry, folder: str) -> object:
         return tuple(concept_in_file(each, folder) for each in entry.items)
     value = value_in_file(option, entry, folder)
     return beside(folder, value) if option.rule.path == "input" else value
-
-
-def _read_flags(argv: list[str], prog: str | None) -> dict[str, typing.Any]:
-    parser = make_parser(prog)
-    try:
-        parsed, rest = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise _misused_flag(error) from None
-    if rest:
-        raise _unknown_argument(rest[0])
-    return vars(parsed)
-
-
-def _misused_flag(error: argparse.ArgumentError) -> ConfigError:
-    flag = (error.argument_name or "").rpartition("/")[2]
-    if not re.search("expected (at least )?one argument", error.message):
-        return ConfigError(f"{flag} takes no value")
-    option = _KNOWN.get(flag.removeprefix("--"))
-    expected = option.expected if option else "the name of a file"
-    remedy = f"A value that begins with - is written {flag}=VALUE."
-    return ConfigError(flag, expected=expected, found="no value", remedy=remedy)
-
-
-def _unknown_argument(argument: str) -> ConfigError:
-    flag = argument.partition("=")[0]  # the rest may be a token
-    if not flag.startswith("-"):
-        return ConfigError(
-            f"{argument!r} belongs to no flag",
-            remedy="Options are written --name value; a configuration file follows --config.",
-        )
-    close = nearest(flag.lstrip("-"), [*_KNOWN, "config", "help", "version", "print_config"])
-    remedy = f"Did you mean --{close}?" if close else "--help all lists all flags."
-    return ConfigError(f"unknown flag {flag}", remedy=remedy)
 
 
 def _value_of_flag(option: Option, text: str | list[str]) -> object:

@@ -23,8 +23,8 @@ from ti_flax.config.options import (
 )
 from ti_flax.config.picture_size import picture_size
 from ti_flax.config.presets import layered
-from ti_flax.config.values import Option, checked, nearest, options_of
-from ti_flax.errors import ConfigError
+from ti_flax.config.values import Option, checked, options_of
+from ti_flax.errors import ConfigError, nearest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

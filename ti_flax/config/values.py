@@ -1,7 +1,6 @@
 """What one option may hold: its type, choices and range, and how text becomes a value."""
 
 import dataclasses
-import difflib
 import functools
 import math
 import os
@@ -11,7 +10,7 @@ import typing
 
 from ti_flax.config.concept_entry import ConceptEntry, entry_of
 from ti_flax.config.stepped_values import LARGEST_INT, STEPS_EXAMPLE, looks_stepped, parse_steps
-from ti_flax.errors import ConfigError, shortened
+from ti_flax.errors import ConfigError, nearest, shortened
 
 _LONGEST_SHOWN = 80
 _LARGEST_FLOAT = 2**1023
@@ -306,9 +305,3 @@ def nearest_multiples(value: int, multiple: int, fits: typing.Callable[[int], bo
     below = value // multiple * multiple
     near = [str(each) for each in dict.fromkeys((below, -(-value // multiple) * multiple)) if fits(each)]
     return f"The nearest {'are' if len(near) > 1 else 'is'} {' and '.join(near)}." if near else ""
-
-
-def nearest(name: str, known: typing.Iterable[str]) -> str | None:
-    """Return the known name closest to a misspelt one, or None."""
-    spelling = name.strip().lower().replace("-", "_")
-    return next(iter(difflib.get_close_matches(spelling, list(known), n=1)), None)

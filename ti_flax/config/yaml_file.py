@@ -10,9 +10,8 @@ import os
 import pathlib
 import typing
 
-from ti_flax.config.concept_entry import not_a_concept
-from ti_flax.config.values import nearest
-from ti_flax.errors import ConfigError
+from ti_flax.config.concept_entry import SOURCES, not_a_concept
+from ti_flax.errors import ConfigError, nearest
 from ti_flax.files.regular import read_regular
 
 _LONGEST = 2**20
@@ -128,13 +127,16 @@ def _mixed(node: typing.Any, path: str, key: str) -> Entry:
     _refuse_tag(node, where)
     several = node.value if node.id == "sequence" else [node]
     items = (
-        _concept(each, path) if each.id == "mapping" else _entry(each, path, key, in_list=True)
+        _concept(each, path, of_source=True)
+        if each.id == "mapping"
+        else _entry(each, path, key, in_list=True)
         for each in several
     )
     return Entry(None, False, where, items=tuple(items))
 
 
-def _concept(node: typing.Any, path: str) -> Entry:
+def _concept(node: typing.Any, path: str, *, of_source: bool = False) -> Entry:
+    """The entry of a concept, or of a source of images, which has no sources of its own."""
     where = f"{path}:{node.start_mark.line + 1}"
     if node.id != "mapping" or node.tag not in _GROUP_TAGS:
         known = node.tag in _PLAIN_TAGS | _GROUP_TAGS
@@ -151,7 +153,8 @@ def _concept(node: typing.Any, path: str) -> Entry:
             key = _key(key_node, place)
             if key in members:
                 raise ConfigError(f"{place}: {key} is given twice", remedy="Leave one of them out.")
-            members[key] = (place, _entry(value_node, path, key))
+            nested = key == SOURCES and not of_source and value_node.id in ("sequence", "mapping")
+            members[key] = (place, (_mixed if nested else _entry)(value_node, path, key))
         except ConfigError as error:
             faults.append((place, str(error).removeprefix(f"{place}: ")))
     found = tuple((key, place, entry) for key, (place, entry) in members.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,7 +88,7 @@ def split_flags(text: str) -> list[str]:
         raise ConfigError("further flags", found="--help", remedy="All options are in docs/options.md.")
     try:
         given, _ = make_parser().parse_known_args(words)
-    except argparse.ArgumentError:
+    except ConfigError:
         return words  # the program says what is wrong
     refused = [name for name in vars(given) if name in _NOT_HERE]
     if refused:

@@ -278,3 +278,11 @@ def test_a_preview_is_a_png_as_it_is(many):
     shown = images_of(text_of(pages))
     Image.new("RGB", (9, 9), (1, 2, 3)).save(many / shown[0])
     assert pages.answer(f"/{shown[0]}").content == (many / shown[0]).read_bytes()
+
+
+def test_the_address_of_an_image_holds_its_digest(folder):
+    run_folder(folder)
+    pages = RunPages(folder)
+    for address in images_of(text_of(pages)):
+        digest = pages.answer(address).digest
+        assert len(digest) == 32 and f"/images/{digest}." in address

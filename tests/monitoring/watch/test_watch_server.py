@@ -19,6 +19,8 @@ def answer(target):
         return Answer(b"png", "image/png")
     if target == "/lasting.png":
         return Answer(b"png", "image/png", lasting=True)
+    if target == "/known.png":
+        return Answer(b"png", "image/png", lasting=True, digest="0123")
     if target == "/bad":
         raise ValueError("no address")
     return Answer(b"nothing", found=False)
@@ -131,3 +133,9 @@ def test_a_port_that_is_taken(server, monkeypatch):
     monkeypatch.setattr(watch_server, "PORT", port)
     with Server(answer, None) as other:
         assert other.server_address[1] not in (0, port)
+
+
+def test_the_digest_of_an_image_is_not_computed_again(server):
+    response, _ = ask(server, "/known.png")
+    assert response.getheader("ETag") == '"0123"'
+    assert ask(server, "/known.png", If_None_Match='"0123"')[0].status == 304

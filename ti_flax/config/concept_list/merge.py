@@ -5,17 +5,18 @@ import os
 import re
 import typing
 
-from ti_flax.config.concept_entry import ConceptEntry
+from ti_flax.config.concept_entry import SOURCES, ConceptEntry
 from ti_flax.config.concept_list.custom_diffusion import translated
 from ti_flax.config.concept_list.local_paths import missing_files
 from ti_flax.config.concept_list.names import name_from, words_of, wrong_name, wrong_words
 from ti_flax.config.concept_list.sources import Draft
 from ti_flax.config.conditions import holds, of_each_word
 from ti_flax.config.constraints import contradictions
+from ti_flax.config.image_sources import PER_SOURCE, label_of
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig
-from ti_flax.config.values import checked, nearest, options_of
+from ti_flax.config.values import checked, options_of
 from ti_flax.config.words import notes_on_word
-from ti_flax.errors import ConfigError, shortened
+from ti_flax.errors import ConfigError, nearest, shortened
 
 PER_CONCEPT = tuple(name for name, option in OPTIONS.items() if option.rule.per_concept)
 _LONGEST_SHOWN = 80
@@ -93,6 +94,7 @@ def _own_values(entry: ConceptEntry, found: Checked) -> dict[str, typing.Any]:
             continue
         try:
             own[key] = checked(OPTIONS[key], value, key)
+            found.faults += [(entry.place(key), text) for text in _refused_of_sources(key, own[key])]
         except ConfigError as error:
             found.faults.append((entry.place(key), str(error)))
     return own
@@ -109,6 +111,16 @@ def _refused(key: str) -> str:
     free = [each.name for each in options_of(kind) if each.rule.per_concept]
     remedy = f"Set it for the whole run; of {group}, a concept may set {', '.join(free) or 'nothing'}."
     return str(ConfigError(key, expected="an option of a concept", found="one of the run", remedy=remedy))
+
+
+def _refused_of_sources(key: str, value: object) -> typing.Iterator[str]:
+    """What a source of images sets and a concept cannot: its slot's program is that of all others."""
+    for place, source in enumerate(value if key == SOURCES and isinstance(value, tuple) else ()):
+        for name in dict(source.values) if isinstance(source, ConceptEntry) else ():
+            if name in PER_SOURCE and name not in PER_CONCEPT:
+                where = f"{label_of(source, place)}: {name}"
+                found, remedy = "one of the run", "Set it for the whole run."
+                yield str(ConfigError(where, expected="an option of a concept", found=found, remedy=remedy))
 
 
 def _settle_name(

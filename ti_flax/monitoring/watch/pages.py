@@ -44,12 +44,19 @@ class Answer:
       kind: its media type.
       found: whether there is something of the address.
       lasting: whether the same address stands for the same bytes for ever.
+      digest: of the content, where it is known already.
     """
 
     content: bytes
     kind: str = HTML
     found: bool = True
     lasting: bool = False
+    digest: str = ""
+
+
+def digest_of(content: bytes) -> str:
+    """The first 128 bits of a SHA-256, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 class ServedImages(Images):
@@ -69,8 +76,9 @@ class ServedImages(Images):
 
     def link(self, encoded: Encoded) -> str:
         kind, content = encoded
-        address = f"/images/{hashlib.sha256(content).hexdigest()[:32]}.{kind}"
-        self._now[address] = Answer(content, f"image/{kind}", lasting=True)
+        digest = digest_of(content)
+        address = f"/images/{digest}.{kind}"
+        self._now[address] = Answer(content, f"image/{kind}", lasting=True, digest=digest)
         return address
 
     def find(self, address: str) -> Answer | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ti_flax.errors import OutputError
-from ti_flax.monitoring.watch.pages import Answer
+from ti_flax.monitoring.watch.pages import Answer, digest_of
 
 ADDRESS, PORT = "127.0.0.1", 8765
 # How a browser may name this machine: any other name may be one that a page elsewhere has made to lead here
@@ -46,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         code, answer = self._answer_to()
         tag = ""
         if code == 200 and answer.kind.startswith("image/"):
-            tag = f'"{hashlib.sha256(answer.content).hexdigest()[:32]}"'
+            tag = f'"{answer.digest or digest_of(answer.content)}"'
             code = 304 if self.headers.get("If-None-Match") == tag else 200
         self._send(code, answer, tag, with_content=with_content and code != 304)
 
