@@ -46,7 +46,7 @@ def room_for_programs():
     Each takes some 300 memory maps, and a process that has 65,530 of them crashes.
     """
     yield
-    if memory_maps() > 20_000:
+    if memory_maps() > 10_000:
         PROGRAMS.clear()
         jax.clear_caches()
         gc.collect()

@@ -224,7 +224,7 @@ def test_what_tells_over_training_is_measured_and_kept(flags, tmp_path, capsys):
 
 def test_the_cost_of_evaluations_is_measured_in_a_run(flags, capsys):
     tiny = ["--train_batch_size=1", "--max_train_steps=5", "--eval_steps=1", "--max_eval_samples=2"]
-    evaluation_cost.main([*flags, *tiny, "--checkpointing_steps=0", "--save_steps=0"])
+    evaluation_cost.main([*flags, *tiny])
     first, last = capsys.readouterr().out.splitlines()[-2:]
     assert first.startswith("3 evaluations of ") and ", 3 updates of " in first
     assert last.startswith("an evaluation takes as long as ") and last.endswith("% of the time")

@@ -51,7 +51,7 @@ def test_a_page_until_ctrl_c(started):
 def test_a_port_that_is_none_is_refused(tmp_path, capsys, port):
     assert watch.main([str(tmp_path), f"--port={port}"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: argument --port: expected a number from 0 to 65535, found")
+    assert said.startswith("error: --port: expected a number from 0 to 65535, found")
 
 
 def test_a_folder_that_is_no_runs_is_refused_in_a_line(tmp_path, capsys):

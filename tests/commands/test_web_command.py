@@ -75,7 +75,7 @@ def test_a_port_that_is_taken_is_refused(tmp_path, monkeypatch, capsys):
     assert "found address already in use. Choose another, such as --port 7861." in capsys.readouterr().err
     for wrong in ("0", "65536", "x"):
         assert web.main([f"--port={wrong}"]) == 2
-        assert capsys.readouterr().err.startswith("error: argument --port: ")
+        assert capsys.readouterr().err.startswith("error: --port: ")
 
 
 def test_a_work_folder_has_one_page(tmp_path):

@@ -80,8 +80,14 @@ def test_an_output_embedding_of_onetrainer_draws_beside_others(place, tmp_path, 
     plain = draw(place, tmp_path / "a.png", *embeds, prompt="a <thing>")
     nothing = draw(place, tmp_path / "a.png", *embeds, prompt="a <thing> nothing")
     embeds[-1] = tmp_path / "output.safetensors"
-    assert (draw(place, tmp_path / "a.png", *embeds, prompt="a <thing>") == plain).all()
-    assert (draw(place, tmp_path / "a.png", *embeds, prompt="a <thing> output") != nothing).any()
+    # With vectors behind the encoder it is another program, so the last bit may differ.
+    assert farthest(draw(place, tmp_path / "a.png", *embeds, prompt="a <thing>"), plain) <= 1
+    assert farthest(draw(place, tmp_path / "a.png", *embeds, prompt="a <thing> output"), nothing) > 4
+
+
+def farthest(image, other):
+    """The largest difference between two images, of 255."""
+    return np.abs(image.astype(int) - other).max()
 
 
 def test_a_file_of_several_words_stands_for_all_of_them(place, tmp_path, one_device, capsys):

@@ -11,6 +11,7 @@ import run_notebook
 import yaml
 from environment import xla_flags
 
+from ti_flax.config.presets import PRESETS
 from ti_flax.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,7 +169,8 @@ def test_every_model_has_settings(model, base, resolution):
     config = run_cell("Settings", names | {"learnable_property": "style"}, model=model)["config"]
     assert str(config.model.pretrained_model_name_or_path).endswith(base)
     assert config.images.resolution == resolution and config.optimizer.optimizer == "directional"
-    assert config.training.max_train_steps == 100 and config.concept.learnable_property == "style"
+    assert config.training.max_train_steps == PRESETS["balanced"]["max_train_steps"]
+    assert config.concept.learnable_property == "style"
 
 
 def test_any_option_can_be_given():

@@ -18,7 +18,7 @@ from torch_models import channels_first, write_torch_models  # noqa: E402
 
 from ti_flax.config.options import LossOptions  # noqa: E402
 from ti_flax.data.dataset import padded  # noqa: E402
-from ti_flax.models.stable_diffusion import load_stable_diffusion  # noqa: E402
+from ti_flax.models.stable_diffusion import load_stable_diffusion, random_stable_diffusion  # noqa: E402
 from ti_flax.training.batches import Batch  # noqa: E402
 from ti_flax.training.objective import Objective  # noqa: E402
 from ti_flax.training.optimizer import apply_updates  # noqa: E402
@@ -77,7 +77,7 @@ def test_masks_and_min_snr_have_pytorchs_gradient(tmp_path, family):
 
     modules = write_folder(tmp_path, family)
     scheduler = DDPMScheduler.from_config(SMALL[family]["scheduler"])
-    config = make_step_config(family)
+    config = make_step_config(family, model=random_stable_diffusion(SMALL[family], seed=0))
     model = load_stable_diffusion(tmp_path)
     frozen = {name: jax.tree.map(jnp.asarray, model.params[name]) for name in ("text_encoder", "unet")}
     rows = only(start_rows(config)).astype(np.float32)
@@ -114,7 +114,7 @@ def test_gradients_and_twenty_updates_are_pytorchs(tmp_path, family):
 
     modules = write_folder(tmp_path, family)
     scheduler = DDPMScheduler.from_config(SMALL[family]["scheduler"])
-    config = make_step_config(family)
+    config = make_step_config(family, model=random_stable_diffusion(SMALL[family], seed=0))
     model = load_stable_diffusion(tmp_path)
     frozen = make_frozen(config) | {name: model.params[name] for name in ("text_encoder", "unet")}
     examples = padded(frozen.pop("examples"))

@@ -4,6 +4,7 @@ import pytest
 from web_pages import form
 
 from ti_flax.config.parse import parse_with_notes
+from ti_flax.config.presets import PRESETS
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.errors import ConfigError
 from ti_flax.web.events import _FORM, form_of
@@ -53,7 +54,7 @@ def test_empty_fields_suit_the_model_and_say_so():
     for name in ("resolution", "train_batch_size"):
         assert default_text(name, "quick", DEMO_MODEL) == of_demo[name]
         assert default_text(name, "quick", "somebody/model") == OPTIONS[name].default_text
-    assert default_text("max_train_steps", "quick", DEMO_MODEL) == "60"
+    assert default_text("max_train_steps", "quick", DEMO_MODEL) == str(PRESETS["quick"]["max_train_steps"])
 
 
 def test_the_command_is_one_that_the_program_takes(work):
