@@ -299,7 +299,10 @@ def test_a_prompt_is_needed(place):
 
 def test_a_prompt_that_is_cut_off_is_told(place, tmp_path, one_device, capsys):
     draw(place, tmp_path / "a.png", prompt="cat " * 80)
-    assert "note: the text encoder does not see the end of this prompt: cat cat" in capsys.readouterr().err
+    message = (
+        "note: prompt: the text encoder does not see the end of 'cat cat .*', the last 5 of 80 tokens: 'cat"
+    )
+    assert re.search(f"{message} cat.*'; a larger max_token_length reads on", capsys.readouterr().err)
 
 
 def test_the_number_of_devices_and_the_batch_change_rounding_alone(place, tmp_path, monkeypatch):

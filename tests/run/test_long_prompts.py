@@ -85,3 +85,20 @@ def test_without_them_previews_are_as_ever(asked):
     np.testing.assert_array_equal(found["negative"].ids, expected[1:])
     assert found["prompts"].weights is found["negative"].weights is None
     assert not [name for name in result._settings(config) if name.startswith("validation")]
+
+
+def test_what_previews_do_not_show_of_a_prompt_is_told(asked, capsys):
+    asked(validation_prompt=["red " * 80 + "{}", "a {}"], validation_negative_prompt="red " * 76, seed=1)
+    first, second = [line for line in "".join(capsys.readouterr()).splitlines() if "does not see" in line]
+    assert first.startswith("note: validation_prompt: the text encoder does not see the end of 'red red ")
+    assert ", the last 7 of 82 tokens: 'red" in first and "<thing>" in first
+    assert first.endswith("; a larger max_token_length reads on")
+    assert second.startswith("note: validation_negative_prompt: ") and "the last 1 of 76 tokens" in second
+
+
+def test_a_prompt_of_three_chunks_cannot_be_read_further(asked, capsys):
+    asked(validation_prompt="red " * 230 + "{}", max_token_length=225)
+    (line,) = [line for line in "".join(capsys.readouterr()).splitlines() if "does not see" in line]
+    assert "tokens: '" in line and "max_token_length" not in line
+    asked(validation_prompt="red " * 80 + "{}", max_token_length=150)
+    assert "does not see" not in "".join(capsys.readouterr())

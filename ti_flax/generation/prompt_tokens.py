@@ -104,7 +104,9 @@ def _encoded(
     if not texts:
         return {}
     encoded = dict(zip(texts, encode_each(tokenizer, texts, rules), strict=True))
-    for text, each in encoded.items():
-        if learned and each.cut_off:
-            say(f"note: the text encoder does not see the end of this prompt: {text}")
+    negative = {spec.negative_prompt for spec in chosen} - {spec.prompt for spec in chosen}
+    for text, each in encoded.items() if learned else ():
+        where = "negative prompt" if text in negative else "prompt"
+        if note := each.note(tokenizer, where, text, more=True):
+            say(note)
     return {(text, learned): each for text, each in encoded.items()}

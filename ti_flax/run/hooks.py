@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ti_flax.config import RunConfig
-from ti_flax.config.options import MonitoringOptions
+from ti_flax.config.options import MOST_CHUNKS, MonitoringOptions
 from ti_flax.console.messages import Stage, say
 from ti_flax.embedding.rows import rows_of_words
 from ti_flax.embedding.vocabulary import Vocabulary, known_vocabularies
@@ -294,7 +294,9 @@ def asked_prompts(run: Beside, draw: Drawing) -> DrawAsked:
 def previewer(run: Beside) -> Drawing:
     """What draws the validation prompts with given rows, each with the same fixed seeds."""
     monitoring, config = run.config.monitoring, run.step_config
-    prompts, negative = preview_prompts(run.config, run.inputs.tokenizer)
+    prompts, negative, notes = preview_prompts(run.config, run.inputs.tokenizer)
+    if notes:
+        run.common.once("notes on prompts", lambda: [say(note) for note in notes])
     count = monitoring.num_validation_images
     devices, model = run.devices[:count], run.inputs.model
     params = local_copies(run.frozen, devices)
@@ -326,9 +328,15 @@ def previewer(run: Beside) -> Drawing:
     )
 
 
-def preview_prompts(config: RunConfig, tokenizer: Any) -> tuple[PromptTokens, PromptTokens]:
-    """The validation prompts, all with as many chunks as the longest needs, and the negative prompt."""
+def preview_prompts(config: RunConfig, tokenizer: Any) -> tuple[PromptTokens, PromptTokens, list[str]]:
+    """The validation prompts, all as long as the longest, the negative prompt, and notes on them."""
     rules = PromptRules(config.prompts.chunks, config.monitoring.prompt_weights)
     texts = [*config.validation_prompts, config.validation_negative_prompt]
-    *prompts, negative = encode_each(tokenizer, texts, rules)
-    return PromptTokens(*same_length(tokenizer, prompts)), PromptTokens(*same_length(tokenizer, [negative]))
+    places = ["validation_prompt"] * len(config.validation_prompts) + ["validation_negative_prompt"]
+    encoded = encode_each(tokenizer, texts, rules)
+    notes = [
+        each.note(tokenizer, where, text, more=config.prompts.chunks < MOST_CHUNKS)
+        for where, text, each in zip(places, texts, encoded, strict=True)
+    ]
+    prompts, negative = (PromptTokens(*same_length(tokenizer, each)) for each in (encoded[:-1], encoded[-1:]))
+    return prompts, negative, [note for note in notes if note]

@@ -51,7 +51,7 @@ def test_weights_go_to_the_tokens_and_to_all_vectors_of_a_word(tokenizer):
     (found,) = encode_each(tokenizer, ["red (<My-Cat>:1.5) [dog]"], WEIGHING)
     plain = encode_prompts(tokenizer, ["red <my-cat> dog"])[0]
     np.testing.assert_array_equal(found.token_ids, plain)
-    assert found.token_ids[2] == word.token_ids[0] and not found.cut_off
+    assert found.token_ids[2] == word.token_ids[0] and not found.unseen
     expected = [1, 1, 1.5, 1.5, 1 / 1.1, *[1] * 72]
     np.testing.assert_allclose(found.weights, expected, rtol=1e-6)
 
@@ -61,21 +61,21 @@ def test_without_the_option_brackets_are_signs_of_the_prompt(tokenizer):
     ids = encode_prompts(tokenizer, prompts)
     found = encode_each(tokenizer, prompts, PromptRules())
     np.testing.assert_array_equal(np.stack([each.token_ids for each in found]), ids)
-    assert [(each.weights, each.cut_off) for each in found] == [(None, False), (None, True)]
+    assert [(each.weights, bool(each.unseen)) for each in found] == [(None, False), (None, True)]
     # Of a prompt that is cut off at the same place, chunks hold the same.
     (cut,) = encode_each(tokenizer, prompts[1:], PromptRules(1, weights=True))
     np.testing.assert_array_equal(cut.token_ids, ids[1])
-    assert cut.cut_off
+    assert cut.unseen
 
 
 def test_every_prompt_has_as_many_chunks_as_it_needs(tokenizer):
     prompts = ["cat", "cat BREAK (dog)", "red " * 200, "red " * 300]
     found = encode_each(tokenizer, prompts, WEIGHING)
     assert [len(each.token_ids) // 77 for each in found] == [1, 2, 3, 4]
-    assert not any(each.cut_off for each in found)
+    assert not any(each.unseen for each in found)
     limited = encode_each(tokenizer, prompts, PromptRules(2))
     assert [len(each.token_ids) // 77 for each in limited] == [1, 1, 2, 2]
-    assert [each.cut_off for each in limited] == [False, False, True, True]
+    assert [bool(each.unseen) for each in limited] == [False, False, True, True]
     ids, weights = same_length(tokenizer, found[:2])
     np.testing.assert_array_equal(ids[0], encode_prompts(tokenizer, ["cat"], chunks=2)[0])
     assert weights.shape == (2, 154) and (weights[0] == 1).all() and weights[1, 78] == np.float32(1.1)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ti_flax.errors import shortened
 from ti_flax.models.prompts.attention_weights import Part, parse_weights
 from ti_flax.models.prompts.chunks import NEW_CHUNK, Chunk, ChunkRules, size
-from ti_flax.models.tokenizer import encode_prompts, prompts_cut_off
+from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.models.word_places import all_written_out
 
 
@@ -33,12 +34,31 @@ class EncodedPrompt(NamedTuple):
     Attributes:
       token_ids: `[chunks * length]` int32.
       weights: of each token, like it, float32; None where brackets do not weigh.
-      cut_off: whether the end of the prompt is missing.
+      tokens: how many the prompt has.
+      unseen: token ids of its end that the text encoders are not given, mostly none.
     """
 
     token_ids: np.ndarray
     weights: np.ndarray | None
-    cut_off: bool
+    tokens: int
+    unseen: tuple[int, ...]
+
+    def note(self, tokenizer: Any, where: str, prompt: str, *, more: bool) -> str:
+        """What to tell of a prompt that is cut off, empty for any other.
+
+        Args:
+          tokenizer: that encoded it.
+          where: the option that it comes from.
+          prompt: the text.
+          more: whether a larger `max_token_length` is possible.
+        """
+        if not self.unseen:
+            return ""
+        end, remedy = tokenizer.decode(list(self.unseen)).strip(), "; a larger max_token_length reads on"
+        return (
+            f"note: {where}: the text encoder does not see the end of {shortened(prompt, 80)!r}, the last "
+            f"{len(self.unseen)} of {self.tokens} tokens: {shortened(end, 60)!r}{remedy if more else ''}"
+        )
 
 
 def encode_each(tokenizer: Any, prompts: Sequence[str], rules: PromptRules) -> list[EncodedPrompt]:
@@ -54,17 +74,23 @@ def encode_each(tokenizer: Any, prompts: Sequence[str], rules: PromptRules) -> l
     """
     if rules == PromptRules():
         token_ids = encode_prompts(tokenizer, prompts)
-        cut = {*prompts_cut_off(tokenizer, prompts, token_ids)}
-        return [EncodedPrompt(row, None, text in cut) for text, row in zip(prompts, token_ids, strict=True)]
+        whole = [_ids(tokenizer, text) for text in all_written_out(tokenizer, prompts)]
+        seen = tokenizer.model_max_length - 2  # without begin and end
+        return [
+            EncodedPrompt(row, None, len(ids), tuple(ids[seen:]))
+            for ids, row in zip(whole, token_ids, strict=True)
+        ]
     chunk_rules, encoded = ChunkRules.of(tokenizer), []
     for prompt in prompts:
         pieces = _pieces(tokenizer, prompt, chunk_rules, weights=rules.weights)
         chunks = chunk_rules.chunks(pieces, rules.chunks)
+        ids = [each for piece in pieces for each in piece.token_ids]
         encoded.append(
             EncodedPrompt(
                 chunk_rules.token_ids(chunks, len(chunks)),
                 chunk_rules.weights(chunks, len(chunks)) if rules.weights else None,
-                sum(map(size, chunks)) < size(pieces),
+                len(ids),
+                tuple(ids[sum(map(size, chunks)) :]),
             )
         )
     return encoded
@@ -101,6 +127,9 @@ def _pieces(tokenizer: Any, prompt: str, rules: ChunkRules, *, weights: bool) ->
             pieces.append(NEW_CHUNK)
         else:
             (written_out,) = all_written_out(tokenizer, [text])
-            ids = tokenizer(written_out, add_special_tokens=False, verbose=False)["input_ids"]
-            pieces += rules.pieces(ids, weight)
+            pieces += rules.pieces(_ids(tokenizer, written_out), weight)
     return pieces
+
+
+def _ids(tokenizer: Any, written_out: str) -> list[int]:
+    return tokenizer(written_out, add_special_tokens=False, verbose=False)["input_ids"]
