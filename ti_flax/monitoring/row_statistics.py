@@ -29,10 +29,10 @@ OUT_OF_RANGE = 10.0
 DROWNS = 0.5
 # The share of all that was gained below which a further gain does not count.
 WORTH_HAVING = 0.05
-# The share of all steps, the last, that has to bring nothing worth having before a table says so, and before a
-# run that ends itself is done; and the fewest evaluations in it. Over the demo's held-out ten concepts, a third
-# ends runs after 87 steps on average and a half after 99, with the same fidelity; a quarter ends them after 73,
-# but ends a slow run before it has learned (docs/learning.md).
+# The share of all steps, the last, that has to bring nothing worth having before a table says so, and before
+# a run that ends itself is done; and the fewest evaluations in it. Over the demo's held-out ten concepts, a
+# third ends runs after 87 steps on average and a half after 99, with the same fidelity; a quarter ends them
+# after 73, but ends a slow run before it has learned (docs/learning.md).
 TOLD, DONE = 1 / 2, 1 / 3
 EVALUATIONS_TO_TELL = 3
 # What a table may have: bytes, evaluations, steps and vectors, of all words and two text encoders.
