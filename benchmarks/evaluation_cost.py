@@ -1,7 +1,7 @@
 """Measure what evaluations take of a run's time.
 
-    python benchmarks/evaluation_cost.py --max_train_steps 200
     python benchmarks/evaluation_cost.py --max_train_steps auto
+    python benchmarks/evaluation_cost.py --max_train_steps 200 --eval_steps 20
 
 Trains from a configuration, the demo's by default, without previews. What is timed lies between the second
 evaluation and the last: the first two wait for programs to compile. Other options are those of train_flax.py.
