@@ -17,24 +17,23 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 
 # isort: split
+from docs_pictures import save  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from ti_flax.console.arguments import ArgumentParser  # noqa: E402
 from ti_flax.console.program import exit_code  # noqa: E402
 from ti_flax.errors import ConfigError, OutputError  # noqa: E402
-from ti_flax.files.atomic import atomic_write  # noqa: E402
 from ti_flax.web.form import Form  # noqa: E402
 from ti_flax.web.runs.view import OUTPUT, look_at  # noqa: E402
 from ti_flax.web.work_folder import DEMO_IMAGES, DEMO_MODEL, WorkFolder  # noqa: E402
 
 # Pixels: the window of each picture; heights are those of the whole page.
 WINDOWS = {"wide": (1280, 900), "narrow": (390, 844), "dark": (1280, 900)}
-COLOURS = 128
 # Seconds that a run may take, and milliseconds for anything on the page.
 PATIENCE, WAIT = 1200, 120_000
 # The part of the page that docs/web.md shows, from one heading to another.
@@ -152,14 +151,6 @@ def part(page: Any, picture: Path) -> Image.Image:
     image = Image.open(picture).convert("RGB")
     middle, half = image.width // 2, 460
     return image.crop((middle - half, int(top) - 12, middle + half, int(bottom) - 12))
-
-
-def save(picture: Image.Image, path: Path) -> Path:
-    """Writes a picture as a small PNG file."""
-    small = picture.quantize(COLOURS, dither=Image.Dither.NONE)
-    with atomic_write(path) as file:
-        small.save(file, format="PNG", optimize=True)
-    return path
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ import pathlib
 import re
 
 import pytest
+from required_flags import REQUIRED, REQUIRED_FLAGS, parse
 
 from ti_flax.config import RunConfig, parse_config
 from ti_flax.config.flags import REFERENCE_ONLY
@@ -14,27 +15,6 @@ from ti_flax.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-REQUIRED = {
-    "pretrained_model_name_or_path": "model",
-    "train_data_dir": "pictures",
-    "placeholder_token": "<new>",
-    "initializer_token": "toy",
-}
-REQUIRED_FLAGS = [f"--{name}={value}" for name, value in REQUIRED.items()]
-
-
-def parse(*flags: str) -> RunConfig:
-    return parse_config([*REQUIRED_FLAGS, *flags])
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write_file(text: str, name: str = "x.yaml") -> str:
-        path = tmp_path / name
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return str(path)
-
-    return write_file
 
 
 def error_of(*argv: str) -> str:

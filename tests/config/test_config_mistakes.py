@@ -19,16 +19,6 @@ def parse(*flags: str) -> RunConfig:
     return parse_config([*REQUIRED_FLAGS, *flags])
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write_file(text: str, name: str = "x.yaml") -> str:
-        path = tmp_path / name
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return str(path)
-
-    return write_file
-
-
 def error_of(*argv: str) -> str:
     with pytest.raises(ConfigError) as caught:
         parse_config(list(argv))
