@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ti_flax.config import RunConfig, load_config, parse_config
+from ti_flax.config.concept_entry import SOURCES
 from ti_flax.config.concept_list import read_concepts
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.data.sources.find import find_images
@@ -439,3 +440,7 @@ def test_what_a_source_of_a_concept_cannot_have_is_a_fault_of_it(write, source, 
     with pytest.raises(ConfigError, match=message) as caught:
         listed(f"--concepts={path}")
     assert str(caught.value).count("list.yaml") >= 1
+
+
+def test_the_option_whose_values_may_be_mappings_is_the_one_that_concepts_may_give_so():
+    assert [name for name, option in OPTIONS.items() if option.mixed] == [SOURCES]

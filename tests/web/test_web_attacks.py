@@ -210,7 +210,8 @@ def test_uploads_have_a_limit_each_and_together(known, stranger):
     several = [(f"{number}.png", bytes(MOST - 100)) for number in range(4)]
     assert upload(known, *several).status_code == 413
 
-    def endless():
+    def endless():  # begins as an upload does, so that nothing but its length can be refused
+        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
         for _ in range(100):
             yield bytes(MOST)
 

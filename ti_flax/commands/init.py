@@ -29,7 +29,7 @@ _ACCUMULATED, _LEAST_SHOWN = 4, 100
 _LONGEST_WORD = 40
 _PRESET_LINES = (
     "# A preset sets optimizer, rate and steps together; what is beside it wins (docs/learning.md):",
-    "# quick is for a first look, balanced for most concepts, careful for a result that is worth the wait.",
+    "# careful is where to begin, and ends by itself; quick is short and balanced is longer, on the demo.",
 )
 
 

@@ -254,9 +254,8 @@ class Events:
         if folder is None:
             return ""
         started = Program(folder).started
-        given = started and started.arguments
-        for each in Queue(self._work.root).waiting():
-            given = each.arguments if each.run == folder.name else given
+        waiting = {each.run: each.arguments for each in Queue(self._work.root).waiting()}
+        given = waiting.get(folder.name) or (started.arguments if started else ())
         return shown(given) if given else ""
 
     def _faulty(self, error: TiFlaxError) -> Changes:

@@ -226,13 +226,11 @@ def concepts_of(output: Path) -> list[Entry]:
 
 
 def queue(folders: Sequence[Path]) -> list[list[str]]:
-    """A line for each run and for each concept of a run of many: where, word, state and step."""
+    """A line for each run of a work folder and each concept of a run of many: where, word, state and step."""
+    if not folders:
+        return []
     lines = []
-    waiting = {
-        each.run: each.arguments
-        for root in {each.parents[1] for each in folders}
-        for each in Queue(root).waiting()
-    }
+    waiting = {each.run: each.arguments for each in Queue(folders[0].parents[1]).waiting()}
     for folder in folders:
         program, output = Program(folder), folder / OUTPUT
         entries = concepts_of(output)
