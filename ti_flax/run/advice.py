@@ -23,7 +23,7 @@ def before_training(config: RunConfig, inputs: TrainingInputs, schedule: Schedul
     """Notes on what this run can only teach or show in vain, a sentence each."""
     return [
         *_rate_notes(config, schedule),
-        *_prompt_notes(config, inputs),
+        *_prompt_notes(inputs),
         *_stopping_notes(config),
         *_resolution_notes(config, inputs),
     ]
@@ -78,11 +78,11 @@ def _resolution_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str
         )
 
 
-def _prompt_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str]:
-    for prompt in config.validation_prompts:
-        if not inputs.concept.named_in(prompt):
+def _prompt_notes(inputs: TrainingInputs) -> Iterator[str]:
+    for prompt in inputs.previews.each:
+        if not inputs.concept.named_in(prompt.text):
             yield (
-                f"validation_prompt {prompt!r} does not name {inputs.concept.either}: "
+                f"{prompt.where} {prompt.text!r} does not name {inputs.concept.either}: "
                 "its images cannot show what is learned"
             )
 
