@@ -249,6 +249,7 @@ CASES = [
     case("options_prompts", "options that say other prompts", option("validation_prompt", ["a"] * 1000)),
     case("options_hostile", "HTML as a prompt", option("validation_prompt", [REFRESH, REFRESH])),
     case("options_number", "a number as a prompt", option("validation_prompt", [1, "a"])),
+    case("options_nested", "mappings in mappings", option("train_data_dir", [{"path": {"path": "a"}}])),
     case("options_images", "more images than there are", option("num_validation_images", 2**50)),
     case("previews_shape", "previews of another shape", other_shape),
     case("previews_bomb", "a preview that unfolds to 20,000 x 20,000", preview_bomb),

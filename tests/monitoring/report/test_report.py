@@ -118,6 +118,15 @@ def test_the_page_needs_nothing_else_and_runs_nothing(folder):
     assert not list(folder.glob(".unfinished*"))
 
 
+def test_a_source_of_images_with_options_is_shown_without_its_place(tmp_path):
+    source = {"path": "/home/me/secret place/cats", "repeats": 3, "prompt_template": ["a {}", "the {}"]}
+    facts(config={"train_data_dir": ["/home/me/dogs", source]}).write(tmp_path)
+    write_report(tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "<dd>dogs\npath: cats, repeats: 3, prompt_template: a {} | the {}</dd>" in text
+    assert "secret place" not in text
+
+
 def test_nothing_that_is_shown_can_become_markup(folder):
     table = [evaluation(0, 0.2, words=HOSTILE), evaluation(5, 0.1, words=HOSTILE)]
     write_evaluations(folder / "signals.csv", table)

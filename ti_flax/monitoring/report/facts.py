@@ -123,18 +123,25 @@ def _is_count(value: object) -> bool:
 
 
 def _is_option(value: object) -> bool:
-    """What an option may hold: a value, or a list of such."""
+    """What an option may hold: a value, or a list of values and of sources of images with their options."""
     if isinstance(value, list):
-        return len(value) <= _MOST_ENTRIES and not any(map(_is_nested, value)) and all(map(_is_option, value))
+        return len(value) <= _MOST_ENTRIES and all(_is_plain(each) or _IS_SOURCE(each) for each in value)
+    return _is_plain(value)
+
+
+def _is_of_source(value: object) -> bool:
+    """What an option of one source may hold: a value, or a list of such."""
+    if isinstance(value, list):
+        return len(value) <= _MOST_ENTRIES and all(map(_is_plain, value))
+    return _is_plain(value)
+
+
+def _is_plain(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     if type(value) is int:
         return abs(value) <= _LARGEST_COUNT
     return value is None or isinstance(value, bool) or _is_text(value)
-
-
-def _is_nested(value: object) -> bool:
-    return isinstance(value, (list, dict))
 
 
 def _is_time(value: object) -> bool:
@@ -148,6 +155,9 @@ def _mapping(fits: Callable[[object], bool]) -> Callable[[object], bool]:
         and len(value) <= _MOST_ENTRIES
         and all(_is_text(name) and fits(each) for name, each in value.items())
     )
+
+
+_IS_SOURCE = _mapping(_is_of_source)
 
 
 def _are_texts(value: object) -> bool:

@@ -282,6 +282,8 @@ def _shown(value: object) -> str:
     """A value as text; of a place on somebody's disk the last part, since pages are passed on."""
     if isinstance(value, list | tuple):
         return "\n".join(map(_shown, value))
+    if isinstance(value, dict):  # a source of images with options of its own
+        return ", ".join(f"{name}: {' | '.join(_shown(each).splitlines())}" for name, each in value.items())
     if isinstance(value, bool):
         return str(value).lower()
     text = "null" if value is None else str(value)
