@@ -38,7 +38,7 @@ from ti_flax.monitoring.validation import (
     samples_for,
 )
 from ti_flax.run.inputs import TrainingInputs, images_beside_previews, token_tables
-from ti_flax.run.preview_prompts import first_seed
+from ti_flax.run.preview_prompts import first_seed, prompt_rules
 from ti_flax.run.result import result_so_far
 from ti_flax.training.devices import local_copies, replicate
 from ti_flax.training.learning_rate import Schedule, rate_of_step
@@ -336,8 +336,7 @@ def previewer(run: Beside) -> Drawing:
 
 def drawn_prompts(config: RunConfig, inputs: TrainingInputs) -> DrawnPrompts:
     """The prompts of the previews, all with as many chunks as the longest needs, and so their negatives."""
-    rules = PromptRules(config.prompts.chunks, config.monitoring.prompt_weights)
-    each, tokenizer = inputs.previews.each, inputs.tokenizer
+    each, tokenizer, rules = inputs.previews.each, inputs.tokenizer, prompt_rules(config)
     positive, negative = (
         PromptTokens(*same_length(tokenizer, encode_each(tokenizer, texts, rules)))
         for texts in ([prompt.text for prompt in each], [prompt.negative for prompt in each])

@@ -12,6 +12,7 @@ from ti_flax.config.options import MonitoringOptions
 from ti_flax.config.picture_size import LONGEST, STEP, picture_size
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.generation.prompt_file import PromptLine, read_prompt_file
+from ti_flax.models.prompts.encode import PromptRules
 
 # What one program has for all images that it draws, and the options of a line that say it.
 _SHARED = {
@@ -32,12 +33,14 @@ class PreviewPrompt:
       negative: what its images move away from.
       seed: of its first image; the others have the next ones.
       where: the option, or the file and line, that it comes from.
+      negative_where: likewise of the negative prompt.
     """
 
     text: str
     negative: str
     seed: int
     where: str
+    negative_where: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,11 @@ def read_preview_prompts(config: RunConfig) -> PreviewPrompts:
         options,
         _size(options, config),
     )
+
+
+def prompt_rules(config: RunConfig) -> PromptRules:
+    """How the prompts of images that a run draws are read."""
+    return PromptRules(config.prompts.chunks, config.monitoring.prompt_weights)
 
 
 def first_seed(config: RunConfig) -> int:
@@ -152,4 +160,5 @@ def _common(values: Sequence[Any]) -> Any:
 def _prompt(config: RunConfig, line: PromptLine, options: MonitoringOptions) -> PreviewPrompt:
     seed = first_seed(config) if options.validation_seed is None else options.validation_seed
     negative = config.with_words(options.validation_negative_prompt or "")
-    return PreviewPrompt(config.with_words(line.prompt), negative, seed, line.where)
+    negative_where = "validation_negative_prompt" if line.negative_prompt is None else f"{line.where}, --n"
+    return PreviewPrompt(config.with_words(line.prompt), negative, seed, line.where, negative_where)

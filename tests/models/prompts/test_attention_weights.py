@@ -9,11 +9,13 @@ from tiny_models import SMALL
 from ti_flax.embedding.conditioning import encode_with_rows
 from ti_flax.models.prompt_encoding import SpecialTokens, weighed
 from ti_flax.models.prompts.attention_weights import parse_weights, plain_text
-from ti_flax.models.prompts.encode import PromptRules, encode_each, same_length
+from ti_flax.models.prompts.encode import PromptRules, cut_off_note, encode_each, same_length
 from ti_flax.models.stable_diffusion import random_stable_diffusion
 from ti_flax.models.tokenizer import add_word, encode_prompts
 
 WEIGHING = PromptRules(None, weights=True)
+# What a note shows of many times the same word.
+RED = f"{'red ' * 10} ... {' red' * 10}"
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,7 @@ def test_without_the_option_brackets_are_signs_of_the_prompt(tokenizer):
     found = encode_each(tokenizer, prompts, PromptRules())
     np.testing.assert_array_equal(np.stack([each.token_ids for each in found]), ids)
     assert [(each.weights, each.cut_off) for each in found] == [(None, False), (None, True)]
+    assert (found[1].read, found[1].tokens, found[1].rest) == (75, 80, " ".join(["red"] * 5))
     # Of a prompt that is cut off at the same place, chunks hold the same.
     (cut,) = encode_each(tokenizer, prompts[1:], PromptRules(1, weights=True))
     np.testing.assert_array_equal(cut.token_ids, ids[1])
@@ -121,3 +124,38 @@ def test_a_mean_of_zero_is_left():
     states = jnp.array([[[1.0, -1.0], [2.0, -2.0]]])
     np.testing.assert_array_equal(weighed(states, jnp.array([[1.0, 1.0]])), states)
     np.testing.assert_array_equal(weighed(states, jnp.array([[2.0, 1.0]]))[0, 0], [2, -2])
+
+
+@pytest.mark.parametrize(
+    ("count", "rules", "most", "expected"),
+    [
+        (75, PromptRules(), 3, ""),
+        (76, PromptRules(), 3, "after 75 of its 76 tokens, before 'red'; set n to 150"),
+        (76, PromptRules(), None, "after 75 of its 76 tokens, before 'red'; set n to 150"),
+        (160, PromptRules(2), 3, f"after 150 of its 160 tokens, before 'red{' red' * 9}'; set n to 225"),
+        (226, PromptRules(2), None, f"after 150 of its 226 tokens, before '{RED}'; set n to 300"),
+        (
+            226,
+            PromptRules(2),
+            3,
+            f"after 150 of its 226 tokens, before '{RED}'; set n to 225, the most, or shorten it",
+        ),
+        (226, PromptRules(3), 3, "after 225 of its 226 tokens, before 'red'; shorten it"),
+    ],
+)
+def test_a_note_says_what_is_cut_off_and_what_to_do(tokenizer, count, rules, most, expected):
+    prompt = ("red " * count).strip()
+    note = noted(tokenizer, [prompt], rules, most)
+    assert note == (f"x '{RED}' is cut off {expected}" if expected else "")
+
+
+def test_one_note_counts_the_other_prompts_that_are_cut_off(tokenizer):
+    note = noted(tokenizer, ["cat", "cat BREAK dog", "red " * 76, "a BREAK b"], PromptRules(1, True), 3)
+    expected = "after 1 of its 2 tokens, before 'dog' (so are 2 more); set n to 150"
+    assert note == f"x 'cat BREAK dog' is cut off {expected}"
+
+
+def noted(tokenizer, prompts, rules, most):
+    encoded = encode_each(tokenizer, prompts, rules)
+    listed = [("x", text, each) for text, each in zip(prompts, encoded, strict=True)]
+    return cut_off_note(tokenizer, listed, "n", most=most)
