@@ -64,6 +64,7 @@ def test_without_the_option_brackets_are_signs_of_the_prompt(tokenizer):
     found = encode_each(tokenizer, prompts, PromptRules())
     np.testing.assert_array_equal(np.stack([each.token_ids for each in found]), ids)
     assert [(each.weights, each.cut_off) for each in found] == [(None, False), (None, True)]
+    assert found[0].read == found[0].tokens < 75
     assert (found[1].read, found[1].tokens, found[1].rest) == (75, 80, " ".join(["red"] * 5))
     # Of a prompt that is cut off at the same place, chunks hold the same.
     (cut,) = encode_each(tokenizer, prompts[1:], PromptRules(1, weights=True))

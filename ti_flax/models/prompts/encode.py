@@ -77,7 +77,7 @@ def encode_each(tokenizer: Any, prompts: Sequence[str], rules: PromptRules) -> l
 
     for place, prompt in enumerate(prompts):
         pieces = pieces_of(prompt)
-        tokens, needed = size(pieces), len(chunk_rules.chunks(pieces, rules.chunks))
+        tokens, needed = size(pieces), len(chunk_rules.chunks(pieces, None))
         chunks = chunk_rules.chunks(pieces, rules.chunks)
         ids, read = chunk_rules.token_ids(chunks, len(chunks)), sum(map(size, chunks))
         if plain is not None:  # of a word with several vectors, what has room is read
