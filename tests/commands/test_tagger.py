@@ -116,9 +116,17 @@ def test_underscores_stay_in_faces_alone(tmp_path):
     [
         (
             lambda folder: (folder / "model.onnx").write_bytes(b"no model"),
-            "model.onnx: expected a tagger in ONNX",
+            "model.onnx: expected a tagger in ONNX, found .*[.] Download it again: it may be another file, ",
         ),
-        (lambda folder: (folder / "model.onnx").unlink(), "expected a tagger with .* found no model.onnx"),
+        (
+            lambda folder: (folder / "model.onnx").unlink(),
+            r"^tagger \S*: expected a tagger with model.onnx and selected_tags.csv, found no model.onnx. Put "
+            "model.onnx and selected_tags.csv into one folder, as they are in SmilingWolf/wd-vit-tagger-v3",
+        ),
+        (
+            lambda folder: (folder / "selected_tags.csv").unlink(),
+            "found no selected_tags.csv. Put model.onnx",
+        ),
         (
             lambda folder: (folder / "selected_tags.csv").write_text("a,b\n1,2\n"),
             "the columns name and category",
@@ -166,7 +174,35 @@ def test_without_onnxruntime_it_says_what_to_install(pictures, tagger, monkeypat
 
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(
-        ConfigError, match="found No module named 'onnxruntime'. Run `pip install onnxruntime`"
-    ):
-        run(pictures, tagger)
+    for name in (tagger, "somebody/tagger"):  # which is not downloaded for nothing
+        with pytest.raises(
+            ConfigError, match="found No module named 'onnxruntime'. Run `pip install onnxruntime`"
+        ):
+            run(pictures, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "{}/model.onnx",
+            "model.onnx: expected a folder with model.onnx and selected_tags.csv, found a file. Give",
+        ),
+        (
+            "taggers/model.onnx",
+            "tagger taggers/model.onnx: expected a folder with .*, found no such file. Check",
+        ),
+        (
+            "wd-vit",
+            "tagger wd-vit: expected a folder with .* or a Hub repository owner/name, found no such folder",
+        ),
+        (
+            "somebody/tagger",
+            "^tagger somebody/tagger: expected the Hugging Face Hub or a downloaded copy, found no .* "
+            "Check the network, or give a folder with model.onnx and selected_tags.csv.$",
+        ),
+    ],
+)
+def test_a_tagger_that_is_not_there_is_answered_in_a_line(pictures, tagger, name, message):
+    with pytest.raises(WeightsError, match=message):
+        run(pictures, name.format(tagger))

@@ -25,7 +25,7 @@ FACTS = {"images": 3, "width": 768, "step": 20, "batch": 8, "rate": "0.002"}
 def card(tmp_path, facts=FACTS, **changes):
     config = RunConfig.from_dict(REQUIRED | {"max_train_steps": 20} | changes)
     (token,) = config.concept.words
-    facts = CardFacts(**of_configuration(config), **facts)
+    facts = CardFacts(**of_configuration(config, config.monitoring), **facts)
     write_model_card(tmp_path, Concept((Word(token, (token,), (7,)),)), facts)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     _, front, body = text.split("---\n", 2)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_folder import write_folder
 
-from ti_flax.generation.drawing import Drawing
+from ti_flax.generation.drawing import Drawing, DrawnPrompts
 from ti_flax.generation.generator import ImageGenerator, PromptTokens, starting_noise
 from ti_flax.models.base_model import base_tokenizers
 from ti_flax.models.stable_diffusion import load_stable_diffusion
@@ -106,10 +106,10 @@ def test_previews_of_sdxl(drawn, place):
     drawing = Drawing(
         generator,
         drawn.model.params,
-        prompts=PromptTokens(ids[:-1]),
-        negative=PromptTokens(ids[-1:]),
+        prompts=DrawnPrompts(
+            PromptTokens(ids[:-1]), PromptTokens(ids[[-1] * len(PROMPTS)]), [3] * len(PROMPTS)
+        ),
         images=1,
-        first_seed=3,
         size=(16, 24),
         devices=devices,
         added=rows,

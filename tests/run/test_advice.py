@@ -52,6 +52,11 @@ def test_a_word_that_has_learned_is_not(said, tmp_path):
             "note: validation_prompt 'a photo of a toy' does not name <thing>: its images cannot show what "
             "is learned",
         ),
+        (
+            {"validation_prompt": ["a {}", "red " * 80 + "{}"], "num_validation_images": 1},
+            f"note: validation_prompt '{'red ' * 10} ... {' red' * 8} <thing>' is cut off after 75 of its 82 "
+            "tokens, before 'red red red red red <thing>'; set max_token_length to 150",
+        ),
     ],
 )
 def test_what_teaches_or_shows_nothing_is_said_before_the_updates(said, changes, note):

@@ -59,18 +59,19 @@ def asked(place, tmp_path, monkeypatch):
 
 def test_previews_are_drawn_as_the_options_say(asked):
     config, inputs, found = asked(**OPTIONS)
-    names = ("steps", "sampler", "size", "guidance_scale", "first_seed", "images")
-    assert [found[name] for name in names] == [2, "ddim", (32, 48), 3.5, 7, 2]
+    names = ("steps", "sampler", "size", "guidance_scale", "images")
+    assert [found[name] for name in names] == [2, "ddim", (32, 48), 3.5, 2]
     first = inputs.concept.words[0].token_ids[0]
-    prompts, negative = found["prompts"], found["negative"]
-    assert prompts.ids.shape == prompts.weights.shape == (2, 154) and negative.ids.shape == (1, 77)
+    prompts, negative, seeds = found["prompts"]
+    assert prompts.ids.shape == prompts.weights.shape == (2, 154) and negative.ids.shape == (2, 77)
+    assert seeds == [7, 7]
     expected = encode_prompts(inputs.tokenizer, ["red " * 80 + "<thing>", "a <thing>"], chunks=2)
     np.testing.assert_array_equal(prompts.ids, expected)
     assert (prompts.weights[0] == np.where(expected[0] >= first, np.float32(1.5), 1)).all()
     assert (prompts.weights[1] == 1).all()
-    assert negative.weights[0, 2:4] == pytest.approx([1 / 1.1] * 2)
+    assert negative.weights[1, 2:4] == pytest.approx([1 / 1.1] * 2)
     assert config.preview_size == (32, 48)
-    on_card = result._settings(config)
+    on_card = result._settings(config, inputs.previews.options)
     shown = ("validation_size", "validation_seed", "validation_sampler", "prompt_weights")
     assert [on_card[name] for name in shown] == ["48x32", 7, "ddim", True]
     assert "validation_prompt" not in on_card
@@ -78,27 +79,35 @@ def test_previews_are_drawn_as_the_options_say(asked):
 
 def test_without_them_previews_are_as_ever(asked):
     config, inputs, found = asked(validation_prompt="a ({}:1.5)", num_validation_images=2)
-    names = ("steps", "sampler", "size", "guidance_scale", "first_seed")
-    assert [found[name] for name in names] == [25, "dpmsolver++", (32, 32), 7.5, 3]
+    names = ("steps", "sampler", "size", "guidance_scale")
+    assert [found[name] for name in names] == [25, "dpmsolver++", (32, 32), 7.5]
     expected = encode_prompts(inputs.tokenizer, ["a (<thing>:1.5)", ""])
-    np.testing.assert_array_equal(found["prompts"].ids, expected[:1])
-    np.testing.assert_array_equal(found["negative"].ids, expected[1:])
-    assert found["prompts"].weights is found["negative"].weights is None
-    assert not [name for name in result._settings(config) if name.startswith("validation")]
+    prompts, negative, seeds = found["prompts"]
+    np.testing.assert_array_equal(prompts.ids, expected[:1])
+    np.testing.assert_array_equal(negative.ids, expected[1:])
+    assert prompts.weights is negative.weights is None and seeds == [3]
+    on_card = result._settings(config, inputs.previews.options)
+    assert not [name for name in on_card if name.startswith("validation")]
 
 
-def test_what_previews_do_not_show_of_a_prompt_is_told(asked, capsys):
-    asked(validation_prompt=["red " * 80 + "{}", "a {}"], validation_negative_prompt="red " * 76, seed=1)
-    first, second = [line for line in "".join(capsys.readouterr()).splitlines() if "does not see" in line]
-    assert first.startswith("note: validation_prompt: the text encoder does not see the end of 'red red ")
-    assert ", the last 7 of 82 tokens: 'red" in first and "<thing>" in first
-    assert first.endswith("; a larger max_token_length reads on")
-    assert second.startswith("note: validation_negative_prompt: ") and "the last 1 of 76 tokens" in second
-
-
-def test_a_prompt_of_three_chunks_cannot_be_read_further(asked, capsys):
-    asked(validation_prompt="red " * 230 + "{}", max_token_length=225)
-    (line,) = [line for line in "".join(capsys.readouterr()).splitlines() if "does not see" in line]
-    assert "tokens: '" in line and "max_token_length" not in line
-    asked(validation_prompt="red " * 80 + "{}", max_token_length=150)
-    assert "does not see" not in "".join(capsys.readouterr())
+def test_lines_of_a_file_say_how_they_are_drawn(asked, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text(
+        "a {} --n red {} --d 5 --w 48 --s 3 --l 2 --ss euler\na toy --w 48 --s 3 --l 2 --ss euler\n"
+    )
+    options = {"validation_negative_prompt": "blue", "validation_seed": 7, "num_validation_images": 2}
+    config, inputs, found = asked(validation_prompt_file=str(file), **options)
+    names = ("steps", "sampler", "size", "guidance_scale")
+    assert [found[name] for name in names] == [3, "euler", (32, 48), 2.0]
+    prompts, negative, seeds = found["prompts"]
+    expected = encode_prompts(inputs.tokenizer, ["a <thing>", "a toy", "red <thing>", "blue"])
+    np.testing.assert_array_equal(np.concatenate([prompts.ids, negative.ids]), expected)
+    assert seeds == [5, 7]
+    on_card = result._settings(config, inputs.previews.options)
+    drawn = {name: value for name, value in on_card.items() if name.startswith("validation")}
+    assert drawn == {
+        "validation_size": "48x32",
+        "validation_sampler": "euler",
+        "validation_num_inference_steps": 3,
+        "validation_guidance_scale": 2.0,
+    }

@@ -24,7 +24,10 @@ def together(place, tmp_path_factory):
         {"name": "early", "seed": 2, "max_train_steps": 9, **EARLY},
         {"name": "next", "seed": 3, "max_train_steps": 5},
     ]
-    return run.train(configure_many(place, tmp_path_factory.mktemp("watched"), concepts, **WATCHED))
+    folder = tmp_path_factory.mktemp("watched")
+    (folder / "prompts.txt").write_text("a {}\n")  # what WATCHED asks for
+    watched = WATCHED | {"validation_prompt": None, "validation_prompt_file": str(folder / "prompts.txt")}
+    return run.train(configure_many(place, folder / "run", concepts, **watched))
 
 
 def losses(folder):

@@ -103,9 +103,13 @@ def test_the_contact_sheet_shows_before_and_after(place, tmp_path, monkeypatch, 
         previews, "image_grid_of", lambda all, columns: drawn.append(all) or make_grid(all, columns)
     )
     prompts = ["a <thing>", "the <thing> and a toy"]
-    changes = {"validation_prompt": prompts, "validation_steps": 6, "num_validation_images": 2}
-    folder = run.train(configure(place, tmp_path, **changes))
+    file = tmp_path / "prompts.txt"
+    file.write_text("# two prompts\n\na {} --n red --d 5\nthe {} and a toy --d 7 --s 25\n")
+    changes = {"validation_prompt_file": str(file), "validation_steps": 6, "num_validation_images": 2}
+    folder = run.train(configure(place, tmp_path / "run", **changes))
     assert (folder / "contact_sheet.png").is_file()
+    page = (folder / "report.html").read_text()
+    assert all(f"{prompt.replace('<', '&lt;').replace('>', '&gt;')}" in page for prompt in prompts)
     err = capsys.readouterr().err
     assert f"all about it: {folder}/report.html" in err
     assert (

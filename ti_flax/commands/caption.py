@@ -19,6 +19,8 @@ from ti_flax.console.program import exit_code
 from ti_flax.errors import ConfigError, DataError, OutputError, WeightsError
 from ti_flax.files.atomic import atomic_write
 
+_TAGGER = "SmilingWolf/wd-vit-tagger-v3"
+
 # From images to their captions.
 Captioner = Callable[[Sequence[Any]], list[str]]
 
@@ -38,7 +40,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add(
         "--tagger",
         metavar="REPO_OR_FOLDER",
-        help="write tags instead, with a tagger in ONNX such as SmilingWolf/wd-vit-tagger-v3",
+        help=f"write tags instead, with a tagger in ONNX such as {_TAGGER}",
     )
     add("--tag_threshold", metavar="P", type=float, help="least probability of a tag (default: 0.35)")
     add(
@@ -153,10 +155,11 @@ def load_tagger(name: str, rules: Any) -> Captioner:
       ConfigError: onnxruntime is not installed.
       WeightsError: there is no such tagger.
     """
-    from ti_flax.data.images.tagger import MODEL, TAGS, Tagger
+    from ti_flax.data.images.tagger import MODEL, TAGS, Tagger, require_onnxruntime
     from ti_flax.models.weights.hub import resolve_files
 
-    return Tagger(resolve_files(name, (MODEL, TAGS), "tagger"), rules)
+    require_onnxruntime()  # before some hundred megabytes are downloaded
+    return Tagger(resolve_files(name, (MODEL, TAGS), "tagger", _TAGGER), rules)
 
 
 def images_of(folder: Path) -> list[Path]:

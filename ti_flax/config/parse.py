@@ -163,7 +163,7 @@ def notes(config: RunConfig, given: typing.Collection[str]) -> list[str]:
             f"optimizer {optimizer} turns the vectors by learning_rate in radians at every step: it is "
             f"usually 0.01 to 0.02, not {rate:g}"
         )
-    if config.monitoring.validation_prompt is not None and config.monitoring.validation_epochs is not None:
+    if config.monitoring.draws_previews and config.monitoring.validation_epochs is not None:
         lines.append(
             f"validation_epochs is the old spelling: a preview every {config.monitoring.validation_epochs} x "
             "images x repeats steps, in place of validation_steps"

@@ -172,7 +172,7 @@ class RunConfig:
 
     @property
     def validation_prompts(self) -> tuple[str, ...]:
-        """The prompts of the previews, with the concept's words in the place of {}."""
+        """The prompts of `validation_prompt`, with the concept's words in the place of {}."""
         return tuple(map(self.with_words, self.monitoring.validation_prompt or ()))
 
     @property
@@ -182,7 +182,7 @@ class RunConfig:
 
     @property
     def preview_size(self) -> tuple[int, int]:
-        """Height and width of the previews in pixels."""
+        """Height and width of the previews in pixels, where their file says no other."""
         side = self.images.resolution
         return picture_size(self.monitoring.validation_size or "") or (side, side)
 

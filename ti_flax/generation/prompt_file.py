@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class PromptLine:
       steps: denoising steps.
       guidance_scale: 1 is no guidance.
       sampler: as the line names it.
+      where: file and line, for messages.
     """
 
     prompt: str
@@ -36,6 +37,7 @@ class PromptLine:
     steps: int | None = None
     guidance_scale: float | None = None
     sampler: str | None = None
+    where: str = field(default="", compare=False)
 
 
 def _whole(text: str) -> int:
@@ -63,20 +65,24 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 _START = re.compile(r"(?:^|\s)--(?=[A-Za-z]+(?:\s|$))")
 
 
-def read_prompt_file(path: Path) -> list[PromptLine]:
+def read_prompt_file(path: Path, option: str = "prompt_file") -> list[PromptLine]:
     """Reads the prompts of a file; empty lines and those that begin with # are left out.
+
+    Args:
+      path: of the file.
+      option: that names it, for messages.
 
     Raises:
       DataError: it cannot be read, has no prompt, or an option that is not understood.
     """
-    lines = read_text(path, f"prompt_file {path}").splitlines()
+    lines = read_text(path, f"{option} {path}").splitlines()
     found = [
-        parse_prompt(line, f"{path}, line {number}")
+        parse_prompt(line, f"{option} {path}, line {number}")
         for number, line in enumerate(lines, start=1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
     if not found:
-        raise DataError(f"prompt_file {path}", expected="a prompt a line", found="none")
+        raise DataError(f"{option} {path}", expected="a prompt a line", found="none")
     return found
 
 
@@ -101,4 +107,4 @@ def parse_prompt(line: str, where: str) -> PromptLine:
         except ValueError:
             kind = "a whole number" if read is _whole else "a number"
             raise DataError(f"{where}, --{letter}", expected=kind, found=repr(value.strip())) from None
-    return PromptLine(prompt.strip(), **values)
+    return PromptLine(prompt.strip(), **values, where=where)

@@ -17,7 +17,7 @@ from ti_flax.generation.png_metadata import ImageSpec
 from ti_flax.models.base_model import BaseTokenizers
 from ti_flax.models.prompt_encoding import SpecialTokens
 from ti_flax.models.prompts.attention_weights import plain_text
-from ti_flax.models.prompts.encode import EncodedPrompt, PromptRules, encode_each
+from ti_flax.models.prompts.encode import EncodedPrompt, PromptRules, cut_off_note, encode_each
 
 # Where embeddings come from, for messages.
 EMBEDS = "--learned_embeds"
@@ -100,13 +100,14 @@ def _encoded(
     tokenizer: Any, specs: Sequence[ImageSpec], rules: PromptRules, *, learned: bool
 ) -> dict[tuple[str, bool], EncodedPrompt]:
     chosen = [spec for spec in specs if spec.learned == learned]
-    texts = list(dict.fromkeys(text for spec in chosen for text in (spec.prompt, spec.negative_prompt)))
-    if not texts:
+    names = dict.fromkeys((spec.prompt for spec in chosen), "prompt")
+    for spec in chosen:
+        names.setdefault(spec.negative_prompt, "negative prompt")
+    if not names:
         return {}
-    encoded = dict(zip(texts, encode_each(tokenizer, texts, rules), strict=True))
-    negative = {spec.negative_prompt for spec in chosen} - {spec.prompt for spec in chosen}
-    for text, each in encoded.items() if learned else ():
-        where = "negative prompt" if text in negative else "prompt"
-        if note := each.note(tokenizer, where, text, more=True):
-            say(note)
-    return {(text, learned): each for text, each in encoded.items()}
+    encoded = encode_each(tokenizer, [*names], rules)
+    listed = [(name, text, each) for (text, name), each in zip(names.items(), encoded, strict=True)]
+    note = cut_off_note(tokenizer, listed, "--max_token_length", most=None)
+    if learned and note:
+        say(f"note: {note}, or to any")
+    return {(text, learned): each for _, text, each in listed}

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ti_flax.config import RunConfig
+from ti_flax.config.options import MOST_CHUNKS
 from ti_flax.embedding.rows import rows_of_words
 from ti_flax.export.model_card import word_start
+from ti_flax.models.prompts.encode import cut_off_note, encode_each
 from ti_flax.monitoring.evaluation import PATIENCE
 from ti_flax.run.inputs import TrainingInputs
+from ti_flax.run.preview_prompts import prompt_rules
 from ti_flax.training.learning_rate import Schedule
 
 # A change of the vectors, as a share of their length, that no image shows.
@@ -79,12 +82,25 @@ def _resolution_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str
 
 
 def _prompt_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str]:
-    for prompt in config.validation_prompts:
-        if not inputs.concept.named_in(prompt):
+    for prompt in inputs.previews.each:
+        if not inputs.concept.named_in(prompt.text):
             yield (
-                f"validation_prompt {prompt!r} does not name {inputs.concept.either}: "
+                f"{prompt.where} {prompt.text!r} does not name {inputs.concept.either}: "
                 "its images cannot show what is learned"
             )
+    yield from _length_notes(config, inputs)
+
+
+def _length_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str]:
+    """A line on prompts of previews of which the text encoder does not see the end."""
+    previews, tokenizer = inputs.previews.each, inputs.tokenizer
+    names = {prompt.text: prompt.where for prompt in previews}
+    for prompt in previews:
+        names.setdefault(prompt.negative, prompt.negative_where)
+    encoded = encode_each(tokenizer, [*names], prompt_rules(config)) if names else []
+    listed = [(name, text, each) for (text, name), each in zip(names.items(), encoded, strict=True)]
+    if note := cut_off_note(tokenizer, listed, "max_token_length", most=MOST_CHUNKS):
+        yield note
 
 
 def _stopping_notes(config: RunConfig) -> Iterator[str]:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from ti_flax.config import RunConfig
-from ti_flax.config.options import MOST_CHUNKS, MonitoringOptions
+from ti_flax.config.options import MonitoringOptions
 from ti_flax.console.messages import Stage, say
 from ti_flax.embedding.rows import rows_of_words
 from ti_flax.embedding.vocabulary import Vocabulary, known_vocabularies
 from ti_flax.export.upload import ShareCheckpoints
-from ti_flax.generation.drawing import Drawing
+from ti_flax.generation.drawing import Drawing, DrawnPrompts
 from ti_flax.generation.generator import ImageGenerator, PromptTokens
 from ti_flax.hosts.compilation import Compilation
 from ti_flax.models.prompts.encode import PromptRules, encode_each, same_length
@@ -38,6 +38,7 @@ from ti_flax.monitoring.validation import (
     samples_for,
 )
 from ti_flax.run.inputs import TrainingInputs, images_beside_previews, token_tables
+from ti_flax.run.preview_prompts import first_seed, prompt_rules
 from ti_flax.run.result import result_so_far
 from ti_flax.training.devices import local_copies, replicate
 from ti_flax.training.learning_rate import Schedule, rate_of_step
@@ -121,16 +122,16 @@ def make_hooks(run: Beside, schedule: Schedule, start: int, progress: Hook | Non
         made.append(hooks.NonFatalHook("the evaluation", evaluate))
     made += saving_hooks(config, inputs, output_dir, result)
     asked = AskedSamples(output_dir)
-    if config.monitoring.validation_prompt is not None:
+    if inputs.previews.each:
         every = config.validation_interval(sum(inputs.images.weights))
         draw = previewer(run)
         preview = Preview(
             output_dir,
             every=every,
             draw=draw,
-            prompts=config.validation_prompts,
+            prompts=inputs.previews.texts,
             images=config.monitoring.num_validation_images,
-            training=inputs.images.shown(images_beside_previews(config), config.preview_size),
+            training=inputs.images.shown(images_beside_previews(config), inputs.previews.size),
             start_rows=inputs.added.start,
             result=result,
             trackers=trackers,
@@ -188,7 +189,7 @@ def find_trackers(config: RunConfig, output_dir: Path, start: int) -> list[Track
     if "tensorboard" in config.monitoring.report_to and "tensorboard" not in names:
         say("note: curves are in metrics.csv alone; `pip install tensorboardX` adds TensorBoard's")
     folder = output_dir / config.monitoring.logging_dir
-    at_first = (config.monitoring.eval_steps != 0, config.monitoring.validation_prompt is not None)
+    at_first = (config.monitoring.eval_steps != 0, config.monitoring.draws_previews)
     awaited = 0 if start else sum(at_first)
     return open_trackers(names, RunInfo(output_dir.resolve().name, folder, config.to_dict()), awaited=awaited)
 
@@ -280,24 +281,32 @@ def asked_prompts(run: Beside, draw: Drawing) -> DrawAsked:
     """What draws prompts that somebody asks for during the run; `{}` in them stands for the word."""
 
     def drawn(request: SampleRequest, rows: Mapping[str, np.ndarray], shown: Stage) -> np.ndarray:
-        tokenizer = run.inputs.tokenizer
-        # Its program takes no longer ones than the validation prompts are.
-        chunks = draw.tokens // tokenizer.model_max_length
-        texts = [run.config.with_words(each) for each in request.prompts]
-        encoded = encode_each(tokenizer, texts, PromptRules(chunks, run.config.monitoring.prompt_weights))
-        prompts = PromptTokens(*same_length(tokenizer, encoded, draw.tokens))
-        return draw.draw(prompts, request.images, rows, shown)
+        config, tokenizer = run.config, run.inputs.tokenizer
+        texts = [config.with_words(each) for each in request.prompts]
+        negatives = [config.validation_negative_prompt] * len(texts)
+
+        def encoded(texts: Sequence[str], tokens: int) -> PromptTokens:
+            # Its program takes no longer ones than those of the previews are.
+            chunks = tokens // tokenizer.model_max_length
+            rules = PromptRules(chunks, config.monitoring.prompt_weights)
+            return PromptTokens(*same_length(tokenizer, encode_each(tokenizer, texts, rules), tokens))
+
+        positive, negative = map(encoded, (texts, negatives), draw.tokens)
+        seeds = [first_seed(config)] * len(texts)
+        return draw.draw(DrawnPrompts(positive, negative, seeds), request.images, rows, shown)
 
     return drawn
 
 
 def previewer(run: Beside) -> Drawing:
-    """What draws the validation prompts with given rows, each with the same fixed seeds."""
-    monitoring, config = run.config.monitoring, run.step_config
-    prompts, negative, notes = preview_prompts(run.config, run.inputs.tokenizer)
-    if notes:
-        run.common.once("notes on prompts", lambda: [say(note) for note in notes])
-    count = monitoring.num_validation_images
+    """What draws the prompts of the previews with given rows, each with the same fixed seeds."""
+    previews, config = run.inputs.previews, run.step_config
+    options = previews.options
+    steps, sampler, count = (
+        options.validation_num_inference_steps,
+        options.validation_sampler,
+        options.num_validation_images,
+    )
     devices, model = run.devices[:count], run.inputs.model
     params = local_copies(run.frozen, devices)
     vae = run.common.once("vae", lambda: replicate(model.params["vae"], devices))
@@ -305,22 +314,19 @@ def previewer(run: Beside) -> Drawing:
         ImageGenerator,
         model,
         first_added_id=config.first_added_id,
-        steps=monitoring.validation_num_inference_steps,
-        sampler=monitoring.validation_sampler,
+        steps=steps,
+        sampler=sampler,
         special=config.special,
         devices=devices,
         copies=True,
     )
-    seed = run.config.training.seed if monitoring.validation_seed is None else monitoring.validation_seed
     return Drawing(
-        run.common.once("generator", making),
+        run.common.once(f"what draws in {steps} steps of {sampler}", making),
         {**params, "vae": vae},
-        prompts=prompts,
-        negative=negative,
+        prompts=drawn_prompts(run.config, run.inputs),
         images=count,
-        first_seed=seed or 0,
-        size=run.config.preview_size,
-        guidance_scale=monitoring.validation_guidance_scale,
+        size=previews.size,
+        guidance_scale=options.validation_guidance_scale,
         devices=devices,
         added=run.inputs.added.start,
         after=run.after,
@@ -328,15 +334,11 @@ def previewer(run: Beside) -> Drawing:
     )
 
 
-def preview_prompts(config: RunConfig, tokenizer: Any) -> tuple[PromptTokens, PromptTokens, list[str]]:
-    """The validation prompts, all as long as the longest, the negative prompt, and notes on them."""
-    rules = PromptRules(config.prompts.chunks, config.monitoring.prompt_weights)
-    texts = [*config.validation_prompts, config.validation_negative_prompt]
-    places = ["validation_prompt"] * len(config.validation_prompts) + ["validation_negative_prompt"]
-    encoded = encode_each(tokenizer, texts, rules)
-    notes = [
-        each.note(tokenizer, where, text, more=config.prompts.chunks < MOST_CHUNKS)
-        for where, text, each in zip(places, texts, encoded, strict=True)
-    ]
-    prompts, negative = (PromptTokens(*same_length(tokenizer, each)) for each in (encoded[:-1], encoded[-1:]))
-    return prompts, negative, [note for note in notes if note]
+def drawn_prompts(config: RunConfig, inputs: TrainingInputs) -> DrawnPrompts:
+    """The prompts of the previews, all with as many chunks as the longest needs, and so their negatives."""
+    each, tokenizer, rules = inputs.previews.each, inputs.tokenizer, prompt_rules(config)
+    positive, negative = (
+        PromptTokens(*same_length(tokenizer, encode_each(tokenizer, texts, rules)))
+        for texts in ([prompt.text for prompt in each], [prompt.negative for prompt in each])
+    )
+    return DrawnPrompts(positive, negative, [prompt.seed for prompt in each])

@@ -56,6 +56,7 @@ from ti_flax.models.weights.model_source import ModelSource
 from ti_flax.models.word_places import Concept, Word
 from ti_flax.monitoring.previews import STEPS_SHOWN
 from ti_flax.run.named_paths import other_roles
+from ti_flax.run.preview_prompts import PreviewPrompts, read_preview_prompts
 from ti_flax.training.checkpoint import tree_digest
 from ti_flax.training.state import KEY_IMPLEMENTATION
 
@@ -75,6 +76,7 @@ class TrainingInputs:
       frozen_words: embeddings that prompts may name and that stay as they are.
       origins: what the rows of each word start from, in words.
       prompts: the training prompts as texts.
+      previews: what previews show, and how they are drawn.
     """
 
     concept: Concept
@@ -87,6 +89,7 @@ class TrainingInputs:
     frozen_words: tuple[Word, ...]
     origins: tuple[str, ...]
     prompts: PromptTable
+    previews: PreviewPrompts
 
     @property
     def tokenizer(self) -> Any:
@@ -138,7 +141,7 @@ def read_inputs(
       model: that is there already, with its VAE; None: it is read.
       all_pixels: keep the pixels of all images, not of those alone that a run shows.
     """
-    tokens = add_concept_tokens(config)
+    previews, tokens = read_preview_prompts(config), add_concept_tokens(config)
     sources = prompt_sources(config)
     templates = chosen_templates(config.prompts, config.concept.learnable_property, config.concept.words)
     seed = config.training.seed or 0
@@ -171,7 +174,7 @@ def read_inputs(
     examples = make_examples(
         config, encoding, images, class_images, prompts, class_token_ids, sizes=model.is_sdxl
     )
-    if config.monitoring.validation_prompt is None or not hosts.is_first():
+    if not config.monitoring.draws_previews or not hosts.is_first():
         model = without_vae(model)
     return TrainingInputs(
         concept=tokens.concept,
@@ -186,6 +189,7 @@ def read_inputs(
         frozen_words=tokens.frozen_words,
         origins=tuple(start.origin for start in tokens.starts),
         prompts=prompts.table,
+        previews=previews,
     )
 
 
@@ -261,7 +265,7 @@ def make_examples(
 def images_shown(config: RunConfig) -> int:
     """How many of the images previews and the result show."""
     by_result = MOST_CONCEPT_IMAGES if config.hub.hub_concept_images else 0
-    by_previews = 0 if config.monitoring.validation_prompt is None else images_beside_previews(config)
+    by_previews = images_beside_previews(config) if config.monitoring.draws_previews else 0
     return max(by_previews, by_result)
 
 

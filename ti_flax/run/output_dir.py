@@ -169,6 +169,8 @@ def write_facts(
     base, devices = config.model.pretrained_model_name_or_path, jax.devices()
     words = inputs.concept.vectors if len(inputs.concept.words) > 1 else {}
     starts = zip(words, map(word_start, config.concept.each), strict=False)
+    previews, from_file = inputs.previews, config.monitoring.validation_prompt_file is not None
+    height, width = previews.size
     facts = RunFacts(
         token=inputs.concept.name,
         kind=config.concept.learnable_property,
@@ -189,6 +191,8 @@ def write_facts(
         finished=finished,
         words=words,
         starts=dict(starts),
+        previews=list(previews.texts) if from_file else [],
+        preview_size=f"{width}x{height}" if from_file else "",
     )
     try:
         facts.write(output_dir)

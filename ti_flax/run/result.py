@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ti_flax.config import RunConfig
+from ti_flax.config.options import MonitoringOptions
 from ti_flax.config.run_config import GROUPS
 from ti_flax.config.values import options_of
 from ti_flax.embedding.contents import FIRST, SECOND
@@ -67,14 +69,14 @@ def write_result(
     Raises:
       OutputError: the folder cannot be written.
     """
-    words, prompts = inputs.concept.vectors, config.validation_prompts
+    words, prompts = inputs.concept.vectors, inputs.previews.texts
     shows = config.hub.hub_concept_images
     images = inputs.images.first(MOST_CONCEPT_IMAGES) if shows else []
     concept_images = write_concept_images(folder, images)
     preview = folder / "validation" / f"step-{step}.png"
-    examples = write_example_images(folder, preview, prompts, config.preview_size)
+    examples = write_example_images(folder, preview, prompts, inputs.previews.size)
     facts = CardFacts(
-        **of_configuration(config),
+        **of_configuration(config, inputs.previews.options),
         images=len(inputs.images.names),
         width=inputs.added.widths[FIRST],
         second_width=inputs.added.widths.get(SECOND, 0),
@@ -97,8 +99,13 @@ def write_result(
     write_learned_embeds(folder, rows_of_words(rows, words))
 
 
-def of_configuration(config: RunConfig) -> dict[str, Any]:
-    """What a card takes from the configuration, by the names of `CardFacts`."""
+def of_configuration(config: RunConfig, previews: MonitoringOptions) -> dict[str, Any]:
+    """What a card takes from the configuration, by the names of `CardFacts`.
+
+    Args:
+      config: of the run.
+      previews: the options that its previews were drawn with.
+    """
     return {
         "base": config.model.pretrained_model_name_or_path,
         "kind": config.concept.learnable_property,
@@ -107,22 +114,23 @@ def of_configuration(config: RunConfig) -> dict[str, Any]:
         "clip_skip": config.model.clip_skip,
         "repository": config.hub.hub_model_id if config.hub.push_to_hub else None,
         "license": config.hub.hub_license,
-        "settings": _settings(config),
+        "settings": _settings(config, previews),
     }
 
 
-def _settings(config: RunConfig) -> dict[str, object]:
+def _settings(config: RunConfig, previews: MonitoringOptions) -> dict[str, object]:
     """The options of the learning that are not at their defaults, and of the images on the card.
 
     Paths stay on this machine.
     """
-    values, drawn = config.to_dict(), config.monitoring.validation_prompt is not None
+    config = dataclasses.replace(config, monitoring=previews)
+    values = config.to_dict()
     return {
         option.name: values[option.name]
         for group in (*_SETTINGS, "monitoring")
         for option in options_of(GROUPS[group])
         if not (option.rule.path or option.rule.secret)
-        if group != "monitoring" or (drawn and option.name in _PREVIEW_SETTINGS)
+        if group != "monitoring" or (previews.draws_previews and option.name in _PREVIEW_SETTINGS)
         if getattr(getattr(config, group), option.name) != option.default
     }
 

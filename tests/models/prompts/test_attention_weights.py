@@ -9,11 +9,13 @@ from tiny_models import SMALL
 from ti_flax.embedding.conditioning import encode_with_rows
 from ti_flax.models.prompt_encoding import SpecialTokens, weighed
 from ti_flax.models.prompts.attention_weights import parse_weights, plain_text
-from ti_flax.models.prompts.encode import PromptRules, encode_each, same_length
+from ti_flax.models.prompts.encode import PromptRules, cut_off_note, encode_each, same_length
 from ti_flax.models.stable_diffusion import random_stable_diffusion
 from ti_flax.models.tokenizer import add_word, encode_prompts
 
 WEIGHING = PromptRules(None, weights=True)
+# What a note shows of many times the same word.
+RED = f"{'red ' * 10} ... {' red' * 10}"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_weights_go_to_the_tokens_and_to_all_vectors_of_a_word(tokenizer):
     (found,) = encode_each(tokenizer, ["red (<My-Cat>:1.5) [dog]"], WEIGHING)
     plain = encode_prompts(tokenizer, ["red <my-cat> dog"])[0]
     np.testing.assert_array_equal(found.token_ids, plain)
-    assert found.token_ids[2] == word.token_ids[0] and not found.unseen
+    assert found.token_ids[2] == word.token_ids[0] and not found.cut_off
     expected = [1, 1, 1.5, 1.5, 1 / 1.1, *[1] * 72]
     np.testing.assert_allclose(found.weights, expected, rtol=1e-6)
 
@@ -61,21 +63,23 @@ def test_without_the_option_brackets_are_signs_of_the_prompt(tokenizer):
     ids = encode_prompts(tokenizer, prompts)
     found = encode_each(tokenizer, prompts, PromptRules())
     np.testing.assert_array_equal(np.stack([each.token_ids for each in found]), ids)
-    assert [(each.weights, bool(each.unseen)) for each in found] == [(None, False), (None, True)]
+    assert [(each.weights, each.cut_off) for each in found] == [(None, False), (None, True)]
+    assert found[0].read == found[0].tokens < 75
+    assert (found[1].read, found[1].tokens, found[1].rest) == (75, 80, " ".join(["red"] * 5))
     # Of a prompt that is cut off at the same place, chunks hold the same.
     (cut,) = encode_each(tokenizer, prompts[1:], PromptRules(1, weights=True))
     np.testing.assert_array_equal(cut.token_ids, ids[1])
-    assert cut.unseen
+    assert cut.cut_off
 
 
 def test_every_prompt_has_as_many_chunks_as_it_needs(tokenizer):
     prompts = ["cat", "cat BREAK (dog)", "red " * 200, "red " * 300]
     found = encode_each(tokenizer, prompts, WEIGHING)
     assert [len(each.token_ids) // 77 for each in found] == [1, 2, 3, 4]
-    assert not any(each.unseen for each in found)
+    assert not any(each.cut_off for each in found)
     limited = encode_each(tokenizer, prompts, PromptRules(2))
     assert [len(each.token_ids) // 77 for each in limited] == [1, 1, 2, 2]
-    assert [bool(each.unseen) for each in limited] == [False, False, True, True]
+    assert [each.cut_off for each in limited] == [False, False, True, True]
     ids, weights = same_length(tokenizer, found[:2])
     np.testing.assert_array_equal(ids[0], encode_prompts(tokenizer, ["cat"], chunks=2)[0])
     assert weights.shape == (2, 154) and (weights[0] == 1).all() and weights[1, 78] == np.float32(1.1)
@@ -121,3 +125,38 @@ def test_a_mean_of_zero_is_left():
     states = jnp.array([[[1.0, -1.0], [2.0, -2.0]]])
     np.testing.assert_array_equal(weighed(states, jnp.array([[1.0, 1.0]])), states)
     np.testing.assert_array_equal(weighed(states, jnp.array([[2.0, 1.0]]))[0, 0], [2, -2])
+
+
+@pytest.mark.parametrize(
+    ("count", "rules", "most", "expected"),
+    [
+        (75, PromptRules(), 3, ""),
+        (76, PromptRules(), 3, "after 75 of its 76 tokens, before 'red'; set n to 150"),
+        (76, PromptRules(), None, "after 75 of its 76 tokens, before 'red'; set n to 150"),
+        (160, PromptRules(2), 3, f"after 150 of its 160 tokens, before 'red{' red' * 9}'; set n to 225"),
+        (226, PromptRules(2), None, f"after 150 of its 226 tokens, before '{RED}'; set n to 300"),
+        (
+            226,
+            PromptRules(2),
+            3,
+            f"after 150 of its 226 tokens, before '{RED}'; set n to 225, the most, or shorten it",
+        ),
+        (226, PromptRules(3), 3, "after 225 of its 226 tokens, before 'red'; shorten it"),
+    ],
+)
+def test_a_note_says_what_is_cut_off_and_what_to_do(tokenizer, count, rules, most, expected):
+    prompt = ("red " * count).strip()
+    note = noted(tokenizer, [prompt], rules, most)
+    assert note == (f"x '{RED}' is cut off {expected}" if expected else "")
+
+
+def test_one_note_counts_the_other_prompts_that_are_cut_off(tokenizer):
+    note = noted(tokenizer, ["cat", "cat BREAK dog", "red " * 76, "a BREAK b"], PromptRules(1, True), 3)
+    expected = "after 1 of its 2 tokens, before 'dog' (so are 2 more); set n to 150"
+    assert note == f"x 'cat BREAK dog' is cut off {expected}"
+
+
+def noted(tokenizer, prompts, rules, most):
+    encoded = encode_each(tokenizer, prompts, rules)
+    listed = [("x", text, each) for text, each in zip(prompts, encoded, strict=True)]
+    return cut_off_note(tokenizer, listed, "n", most=most)

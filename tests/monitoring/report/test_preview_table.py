@@ -10,6 +10,7 @@ from PIL import Image
 from report_pages import IMAGES, PROMPTS, Balanced, facts, pixels, previews, run_folder
 
 from ti_flax.monitoring.report import preview_table
+from ti_flax.monitoring.report.facts import RunFacts
 from ti_flax.monitoring.report.images import Images
 from ti_flax.monitoring.report.page import write_report
 from ti_flax.monitoring.report.preview_table import (
@@ -91,6 +92,20 @@ def test_the_best_step_is_shown_and_named(tmp_path):
 )
 def test_steps_are_spread_and_the_ends_stay(steps, best, expected):
     assert chosen_steps(steps, best) == expected
+
+
+def test_prompts_of_a_file_are_rows_like_those_of_the_options(tmp_path):
+    previews(tmp_path, (0, 50))
+    expected = shots(table_section(table_of(tmp_path)))
+    layout = Layout.of(facts(**options(validation_prompt=None), previews=["a {} & co", "a red {}"]))
+    assert (
+        layout is not None and shots(table_section(read_table(tmp_path, layout, Images(), None))) == expected
+    )
+    given = facts(previews=["one"], preview_size="64x32")
+    given.write(tmp_path)
+    assert Layout.of(RunFacts.read(tmp_path)) == Layout(("one",), 3, (32, 64))
+    facts().write(tmp_path)
+    assert '"preview' not in (tmp_path / "run.json").read_text()
 
 
 def test_large_views_lead_along_a_line(tmp_path):

@@ -65,19 +65,29 @@ class MonitoringOptions(Options):
         help='Prompt of the preview images, such as "a <cat-toy> on a beach"',
         per_concept=True,
     )
+    validation_prompt_file: str | None = option(
+        None,
+        metavar="FILE",
+        path="input",
+        when_unset="the prompts of validation_prompt",
+        help="Text file with a prompt of the preview images a line, {} for the word; kohya's --n, --d, --w, "
+        "--h, --s, --l and --ss may follow it, and lines that begin with # are left out.",
+        excludes=("validation_prompt",),
+        per_concept=True,
+    )
     num_validation_images: int = option(
         4,
         at_least=1,
         at_most=256,
         help="Images of each prompt.",  # one grid holds them all
-        only_with="validation_prompt",
+        only_with="validation_prompt or validation_prompt_file",
     )
     validation_negative_prompt: str | None = option(
         None,
         metavar="PROMPT",
         when_unset="an empty one",
         help="What the preview images move away from.",
-        only_with="validation_prompt",
+        only_with="validation_prompt or validation_prompt_file",
         per_concept=True,
     )
     validation_size: str | None = option(
@@ -85,7 +95,7 @@ class MonitoringOptions(Options):
         metavar="WxH",
         when_unset="resolution, square",
         help="Width and height of the preview images in pixels, such as 512x768.",
-        only_with="validation_prompt",
+        only_with="validation_prompt or validation_prompt_file",
     )
     validation_seed: int | None = option(
         None,
@@ -93,35 +103,37 @@ class MonitoringOptions(Options):
         at_most=2**32 - 1,
         when_unset="seed",
         help="Seed of the first preview image of each prompt; the next ones count up.",
-        only_with="validation_prompt",
+        only_with="validation_prompt or validation_prompt_file",
     )
     validation_sampler: Literal["ddim", "dpmsolver++", "euler"] = option(
-        "dpmsolver++", help="Sampler of the preview images.", only_with="validation_prompt"
+        "dpmsolver++",
+        help="Sampler of the preview images.",
+        only_with="validation_prompt or validation_prompt_file",
     )
     validation_num_inference_steps: int = option(
         25,
         at_least=1,
         at_most=1000,
         help="Denoising steps of a preview image.",
-        only_with="validation_prompt",
+        only_with="validation_prompt or validation_prompt_file",
     )
     validation_guidance_scale: float = option(
         7.5,
         at_least=0,
         help="How far the preview images move away from the negative prompt; 1 is no guidance.",
-        only_with="validation_prompt",
+        only_with="validation_prompt or validation_prompt_file",
     )
     prompt_weights: bool = option(
         False,
         help="Read (word:1.2), (word), [word] and BREAK in prompts of previews as the Web UI does; training "
         "prompts stay plain text.",
-        only_with="validation_prompt",
+        only_with="validation_prompt or validation_prompt_file",
     )
     validation_steps: int = option(
         100,
         at_least=1,
         help="Steps between two previews.",
-        only_with="validation_prompt",
+        only_with="validation_prompt or validation_prompt_file",
         per_concept=True,
     )
     validation_epochs: int | None = option(
@@ -129,7 +141,7 @@ class MonitoringOptions(Options):
         at_least=1,
         when_unset="validation_steps counts",
         help="Old spelling of validation_steps: previews every N x images x repeats steps.",
-        only_with="validation_prompt",
+        only_with="validation_prompt or validation_prompt_file",
         per_concept=True,
     )
     profile: str | None = option(
@@ -217,6 +229,11 @@ class MonitoringOptions(Options):
     )
     quiet: bool = option(False, short="q", help="Print only warnings and errors.", excludes=("verbose",))
     verbose: bool = option(False, short="v", help="Print more: versions, and how long each part took.")
+
+    @property
+    def draws_previews(self) -> bool:
+        """Whether there are prompts to draw."""
+        return self.validation_prompt is not None or self.validation_prompt_file is not None
 
     @property
     def level(self) -> Level:

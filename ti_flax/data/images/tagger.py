@@ -119,7 +119,12 @@ def read_tags(path: Path) -> list[Tag]:
     rows = csv.DictReader(io.StringIO(text))
     if not {"name", "category"} <= {*(rows.fieldnames or ())}:
         found = ", ".join(rows.fieldnames or ()) or "nothing"
-        raise WeightsError(path, expected="the columns name and category", found=found)
+        raise WeightsError(
+            path,
+            expected="the columns name and category",
+            found=found,
+            remedy=f"Take the one beside {MODEL}.",
+        )
     tags = []
     for number, row in enumerate(rows, start=2):
         name, category = row["name"], row["category"]
@@ -130,9 +135,12 @@ def read_tags(path: Path) -> list[Tag]:
     return tags
 
 
-def _opened(path: Path) -> Any:
-    if not path.is_file():
-        raise WeightsError(path, expected="a tagger in ONNX", found="no such file")
+def require_onnxruntime() -> Any:
+    """Imports the package that taggers run with.
+
+    Raises:
+      ConfigError: it is not installed.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -142,7 +150,19 @@ def _opened(path: Path) -> Any:
             found=str(error),
             remedy="Run `pip install onnxruntime`.",
         ) from error
+    return onnxruntime
+
+
+def _opened(path: Path) -> Any:
+    if not path.is_file():
+        raise WeightsError(path, expected="a tagger in ONNX", found="no such file")
+    onnxruntime = require_onnxruntime()
     try:
         return onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
     except Exception as error:  # of its own kinds, one for each fault, with no base but this
-        raise WeightsError(path, expected="a tagger in ONNX", found=in_short(error)) from None
+        raise WeightsError(
+            path,
+            expected="a tagger in ONNX",
+            found=in_short(error),
+            remedy="Download it again: it may be another file, unfinished, or a pointer of Git LFS.",
+        ) from None

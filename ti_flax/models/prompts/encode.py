@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ti_flax.config.options import CHUNK_TOKENS
 from ti_flax.errors import shortened
 from ti_flax.models.prompts.attention_weights import Part, parse_weights
 from ti_flax.models.prompts.chunks import NEW_CHUNK, Chunk, ChunkRules, size
 from ti_flax.models.tokenizer import encode_prompts
 from ti_flax.models.word_places import all_written_out
+
+# The most letters of a prompt, and of its end, that a note shows.
+_LONGEST_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -34,31 +39,23 @@ class EncodedPrompt(NamedTuple):
     Attributes:
       token_ids: `[chunks * length]` int32.
       weights: of each token, like it, float32; None where brackets do not weigh.
-      tokens: how many the prompt has.
-      unseen: token ids of its end that the text encoders are not given, mostly none.
+      read: how many tokens of the prompt these are.
+      tokens: how many it has.
+      needed: chunks that all of it takes.
+      rest: the words at its end that found no room, or no whole one.
     """
 
     token_ids: np.ndarray
     weights: np.ndarray | None
+    read: int
     tokens: int
-    unseen: tuple[int, ...]
+    needed: int
+    rest: str = ""
 
-    def note(self, tokenizer: Any, where: str, prompt: str, *, more: bool) -> str:
-        """What to tell of a prompt that is cut off, empty for any other.
-
-        Args:
-          tokenizer: that encoded it.
-          where: the option that it comes from.
-          prompt: the text.
-          more: whether a larger `max_token_length` is possible.
-        """
-        if not self.unseen:
-            return ""
-        end, remedy = tokenizer.decode(list(self.unseen)).strip(), "; a larger max_token_length reads on"
-        return (
-            f"note: {where}: the text encoder does not see the end of {shortened(prompt, 80)!r}, the last "
-            f"{len(self.unseen)} of {self.tokens} tokens: {shortened(end, 60)!r}{remedy if more else ''}"
-        )
+    @property
+    def cut_off(self) -> bool:
+        """Whether the end of the prompt is missing."""
+        return self.read < self.tokens
 
 
 def encode_each(tokenizer: Any, prompts: Sequence[str], rules: PromptRules) -> list[EncodedPrompt]:
@@ -72,27 +69,22 @@ def encode_each(tokenizer: Any, prompts: Sequence[str], rules: PromptRules) -> l
     Raises:
       TokenError: one of them is no text.
     """
-    if rules == PromptRules():
-        token_ids = encode_prompts(tokenizer, prompts)
-        whole = [_ids(tokenizer, text) for text in all_written_out(tokenizer, prompts)]
-        seen = tokenizer.model_max_length - 2  # without begin and end
-        return [
-            EncodedPrompt(row, None, len(ids), tuple(ids[seen:]))
-            for ids, row in zip(whole, token_ids, strict=True)
-        ]
     chunk_rules, encoded = ChunkRules.of(tokenizer), []
-    for prompt in prompts:
-        pieces = _pieces(tokenizer, prompt, chunk_rules, weights=rules.weights)
+    plain = encode_prompts(tokenizer, prompts) if rules == PromptRules() else None
+
+    def pieces_of(prompt: str) -> Chunk:
+        return _pieces(tokenizer, prompt, chunk_rules, weights=rules.weights)
+
+    for place, prompt in enumerate(prompts):
+        pieces = pieces_of(prompt)
+        tokens, needed = size(pieces), len(chunk_rules.chunks(pieces, None))
         chunks = chunk_rules.chunks(pieces, rules.chunks)
-        ids = [each for piece in pieces for each in piece.token_ids]
-        encoded.append(
-            EncodedPrompt(
-                chunk_rules.token_ids(chunks, len(chunks)),
-                chunk_rules.weights(chunks, len(chunks)) if rules.weights else None,
-                len(ids),
-                tuple(ids[sum(map(size, chunks)) :]),
-            )
-        )
+        ids, read = chunk_rules.token_ids(chunks, len(chunks)), sum(map(size, chunks))
+        if plain is not None:  # of a word with several vectors, what has room is read
+            ids, read = plain[place], min(tokens, chunk_rules.length - 2)
+        weights = chunk_rules.weights(chunks, len(chunks)) if rules.weights else None
+        rest = _rest(prompt, read, lambda text: size(pieces_of(text))) if read < tokens else ""
+        encoded.append(EncodedPrompt(ids, weights, read, tokens, needed, rest))
     return encoded
 
 
@@ -120,6 +112,35 @@ def same_length(
     return token_ids, np.stack(weights) if weights else None
 
 
+def cut_off_note(
+    tokenizer: Any, prompts: Sequence[tuple[str, str, EncodedPrompt]], option: str, *, most: int | None
+) -> str:
+    """Says which prompt is too long, what of it is cut off, and what to do; nothing where all have room.
+
+    Args:
+      tokenizer: that encoded them.
+      prompts: what each is called, its text, and what it became.
+      option: that sets how many tokens are read.
+      most: chunks that it may be set to; None: any number.
+    """
+    cut = [each for each in prompts if each[2].cut_off]
+    if not cut:
+        return ""
+    name, text, encoded = cut[0]
+    missing = shortened(encoded.rest, _LONGEST_SHOWN)
+    others = f" (so are {len(cut) - 1} more)" if cut[1:] else ""
+    chunks = len(encoded.token_ids) // tokenizer.model_max_length
+    remedy = f"set {option} to {CHUNK_TOKENS * min(encoded.needed, most or encoded.needed)}"
+    if chunks == most:
+        remedy = "shorten it"
+    elif most is not None and encoded.needed > most:
+        remedy += ", the most, or shorten it"
+    return (
+        f"{name} {shortened(text, _LONGEST_SHOWN)!r} is cut off after {encoded.read} of its {encoded.tokens} "
+        f"tokens, before {missing!r}{others}; {remedy}"
+    )
+
+
 def _pieces(tokenizer: Any, prompt: str, rules: ChunkRules, *, weights: bool) -> Chunk:
     pieces: Chunk = []
     for text, weight in parse_weights(prompt) if weights else [Part(prompt)]:
@@ -127,9 +148,13 @@ def _pieces(tokenizer: Any, prompt: str, rules: ChunkRules, *, weights: bool) ->
             pieces.append(NEW_CHUNK)
         else:
             (written_out,) = all_written_out(tokenizer, [text])
-            pieces += rules.pieces(_ids(tokenizer, written_out), weight)
+            ids = tokenizer(written_out, add_special_tokens=False, verbose=False)["input_ids"]
+            pieces += rules.pieces(ids, weight)
     return pieces
 
 
-def _ids(tokenizer: Any, written_out: str) -> list[int]:
-    return tokenizer(written_out, add_special_tokens=False, verbose=False)["input_ids"]
+def _rest(prompt: str, read: int, count: Callable[[str], int]) -> str:
+    """The words of a prompt behind those of which so many tokens are read, as their count tells."""
+    words = prompt.split()
+    whole = bisect.bisect_right(range(len(words) + 1), read, key=lambda end: count(" ".join(words[:end])))
+    return " ".join(words[whole - 1 :])

@@ -23,6 +23,23 @@ _NEEDED = frozenset({*_COMPONENTS, "tokenizer_2", "text_encoder_2"})
 _DEMO = "python train_flax.py --config configs/demo.yaml needs no download."
 
 
+class _Sought(NamedTuple):
+    """What is looked for on the Hub, for messages.
+
+    Attributes:
+      what: it is.
+      local: what may be named in its place.
+      otherwise: what else to do where the Hub gives nothing, a full sentence; empty for nothing.
+    """
+
+    what: str
+    local: str
+    otherwise: str = ""
+
+
+_MODEL = _Sought("model", "a local folder", _DEMO)
+
+
 def resolve_model(
     name_or_path: str,
     *,
@@ -56,7 +73,7 @@ def resolve_model(
     if folder.is_file():
         return folder
     needed = functools.partial(needed_files, variant=variant, components=components, weights=weights)
-    return _download(_repository(name_or_path, "model"), revision, needed)
+    return _download(_repository(name_or_path, "model"), revision, needed, _MODEL)
 
 
 def resolve_vae(name_or_path: str, *, variant: str | None = None, weights: bool = True) -> pathlib.Path:
@@ -84,31 +101,38 @@ def resolve_vae(name_or_path: str, *, variant: str | None = None, weights: bool 
     return _download(_repository(name_or_path, "VAE"), None, needed)
 
 
-def resolve_files(name_or_path: str, files: Sequence[str], what: str) -> pathlib.Path:
+def resolve_files(name_or_path: str, files: Sequence[str], what: str, example: str) -> pathlib.Path:
     """Return a folder with some files, downloaded first where the name is that of a Hub repository.
 
     Args:
       name_or_path: a local folder, or `owner/name`.
       files: names of the files.
       what: the repository is, for messages.
+      example: a repository that has them.
 
     Raises:
       WeightsError: a file is missing there, or as `resolve_model`.
     """
-    folder = pathlib.Path(os.path.expanduser(name_or_path))
+    folder, listed = pathlib.Path(os.path.expanduser(name_or_path)), " and ".join(files)
 
     def needed(names: Collection[str], *, where: str) -> list[str]:
         lacking = [name for name in files if name not in names]
         if lacking:
-            raise WeightsError(
-                where, expected=f"a {what} with {' and '.join(files)}", found=f"no {lacking[0]}"
-            )
+            remedy = f"Name a repository that has them, such as {example}."
+            if folder.is_dir():
+                remedy = f"Put {listed} into one folder, as they are in {example} on the Hub."
+            expected, found = f"a {what} with {listed}", f"no {lacking[0]}"
+            raise WeightsError(where, expected=expected, found=found, remedy=remedy)
         return list(files)
 
+    if folder.is_file():
+        expected, remedy = f"a folder with {listed}", "Give the folder that it is in."
+        raise WeightsError(f"{what} {folder}", expected=expected, found="a file", remedy=remedy)
     if folder.is_dir():
         needed([entry.name for entry in folder.iterdir()], where=f"{what} {folder}")
         return folder
-    return _download(_repository(name_or_path, what), None, needed)
+    place = f"a folder with {listed}"
+    return _download(_repository(name_or_path, what, place), None, needed, _Sought(what, place))
 
 
 class Missing(NamedTuple):
@@ -173,14 +197,14 @@ def _holds_vae(folder: pathlib.Path) -> bool:
     return any((place / "config.json").is_file() for place in (folder, folder / "vae"))
 
 
-def _repository(name_or_path: str, what: str) -> str:
+def _repository(name_or_path: str, what: str, local: str = "") -> str:
     """Return a name that can be one on the Hub, or say that a path leads nowhere."""
     owner, slash, name = name_or_path.partition("/")
-    is_file = pathlib.Path(name_or_path).suffix in (".safetensors", ".ckpt", ".pt", ".bin")
+    is_file = pathlib.Path(name_or_path).suffix in (".safetensors", ".ckpt", ".pt", ".bin", ".onnx")
     if is_file or not slash or not owner.strip(".~") or not name or "/" in name or "\\" in name_or_path:
         raise WeightsError(
             f"{what} {name_or_path}",
-            expected=f"a {what} folder, a file, or a Hub repository owner/name",
+            expected=f"{local or f'a {what} folder, a file'}, or a Hub repository owner/name",
             found="no such file" if is_file else "no such folder",
             remedy="Check the path.",
         )
@@ -236,7 +260,9 @@ def _check_folder(folder: pathlib.Path) -> None:
     )
 
 
-def _download(repository: str, revision: str | None, needed: Callable[..., list[str]]) -> pathlib.Path:
+def _download(
+    repository: str, revision: str | None, needed: Callable[..., list[str]], sought: _Sought = _MODEL
+) -> pathlib.Path:
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -245,22 +271,27 @@ def _download(repository: str, revision: str | None, needed: Callable[..., list[
     try:
         files = huggingface_hub.HfApi().model_info(repository, revision=revision).siblings or []
         names = [file.rfilename for file in files]
-        wanted = needed(names, where=f"model {repository}")
+        wanted = needed(names, where=f"{sought.what} {repository}")
         patterns = [glob.escape(name) for name in wanted]
         folder = huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns)
         return pathlib.Path(folder)
     except errors.LocalEntryNotFoundError as error:
-        return _downloaded_before(repository, revision, needed, error)
+        return _downloaded_before(repository, revision, needed, error, sought)
     except errors.HfHubHTTPError as error:
-        raise _refused(repository, revision, error) from None
+        raise _refused(repository, revision, error, sought) from None
     except errors.HFValidationError as error:
-        raise WeightsError(f"model {repository}", expected="owner/name", found=str(error)) from None
+        where = f"{sought.what} {repository}"
+        raise WeightsError(where, expected="owner/name", found=str(error)) from None
     except unreachable as error:
-        return _downloaded_before(repository, revision, needed, error)
+        return _downloaded_before(repository, revision, needed, error, sought)
 
 
 def _downloaded_before(
-    repository: str, revision: str | None, needed: Callable[..., list[str]], error: Exception
+    repository: str,
+    revision: str | None,
+    needed: Callable[..., list[str]],
+    error: Exception,
+    sought: _Sought = _MODEL,
 ) -> pathlib.Path:
     """Return the cached copy of a repository if it holds the components, else say why there is none."""
     import huggingface_hub
@@ -273,19 +304,20 @@ def _downloaded_before(
         needed(names, where=str(folder))
         return folder
     except (OSError, ValueError, WeightsError, huggingface_hub.errors.HfHubHTTPError):
+        otherwise = f"; {sought.otherwise}" if sought.otherwise else "."
         raise WeightsError(
-            f"model {repository}",
+            f"{sought.what} {repository}",
             expected="the Hugging Face Hub or a downloaded copy",
             found=f"no connection ({type(error).__name__}: {_first_line(error)}) and no copy",
-            remedy=f"Check the network, or give a local folder; {_DEMO}",
+            remedy=f"Check the network, or give {sought.local}{otherwise}",
         ) from None
 
 
-def _refused(repository: str, revision: str | None, error: Exception) -> WeightsError:
+def _refused(repository: str, revision: str | None, error: Exception, sought: _Sought) -> WeightsError:
     """Say in one line what the Hub's answer means."""
     from huggingface_hub import errors
 
-    where = f"model {repository}"
+    where = f"{sought.what} {repository}"
     page = f"https://huggingface.co/{repository}"
     if isinstance(error, errors.GatedRepoError):
         remedy = f"Accept its terms on {page}, then log in with `hf auth login`."
@@ -295,7 +327,8 @@ def _refused(repository: str, revision: str | None, error: Exception) -> Weights
     if isinstance(error, errors.RepositoryNotFoundError):
         remedy = "Check the spelling, or log in with `hf auth login` if it is private."
         return WeightsError(where, expected="a repository on the Hub", found="none", remedy=remedy)
-    return WeightsError(where, expected="files from the Hub", found=_first_line(error), remedy=f"Or: {_DEMO}")
+    otherwise = f"Or: {sought.otherwise}" if sought.otherwise else f"Or give {sought.local}."
+    return WeightsError(where, expected="files from the Hub", found=_first_line(error), remedy=otherwise)
 
 
 def _first_line(error: Any) -> str:

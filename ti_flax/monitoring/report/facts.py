@@ -37,6 +37,8 @@ class RunFacts:
       second_width: likewise of SDXL's second; 0 without one.
       words: of several words, how many of the vectors each has; empty for one.
       starts: of several words, what each was before.
+      previews: the prompts of previews that are a file's; empty where the options say them.
+      preview_size: of these previews, such as 512x768.
       base: the model's name, as given.
       single_file: whether that is one file.
       start: what the rows were before, in words.
@@ -70,13 +72,15 @@ class RunFacts:
     second_width: int = 0
     words: dict[str, int] = field(default_factory=dict)
     starts: dict[str, str] = field(default_factory=dict)
+    previews: list[str] = field(default_factory=list)
+    preview_size: str = ""
 
     def write(self, folder: Path) -> None:
         """Writes the file."""
         record(folder, FILE)
-        of_several = ("words", "starts")
+        if_any = ("words", "starts", "previews", "preview_size")
         said = {
-            name: value for name, value in dataclasses.asdict(self).items() if value or name not in of_several
+            name: value for name, value in dataclasses.asdict(self).items() if value or name not in if_any
         }
         text = json.dumps(said, indent=1, ensure_ascii=False)
         with atomic_write(folder / FILE) as file:
@@ -156,6 +160,10 @@ def _mapping(fits: Callable[[object], bool]) -> Callable[[object], bool]:
 _IS_SOURCE = _mapping(_is_of_source)
 
 
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= _MOST_ENTRIES and all(map(_is_text, value))
+
+
 _TEXT, _COUNT = ("text", _is_text), ("a whole number, 0 or more", _is_count)
 _TRUTH = ("true or false", lambda value: isinstance(value, bool))
 _RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
@@ -178,6 +186,8 @@ _RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "finished": _TRUTH,
     "words": ("a mapping of words to whole numbers", _mapping(_is_count)),
     "starts": ("a mapping of words to texts", _mapping(_is_text)),
+    "previews": ("a list of texts", _are_texts),
+    "preview_size": _TEXT,
 }
 
 

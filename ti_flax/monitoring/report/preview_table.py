@@ -49,12 +49,13 @@ class Layout:
     @classmethod
     def of(cls, facts: RunFacts) -> Layout | None:
         """The layout by a run's options; None where they do not say it."""
-        given, images = facts.config.get("validation_prompt"), facts.config.get("num_validation_images")
+        given = facts.previews or facts.config.get("validation_prompt")
+        images = facts.config.get("num_validation_images")
         prompts = [given] if isinstance(given, str) else given
         if not isinstance(prompts, list) or type(images) is not int or images < 1:
             return None
         named = tuple(each.replace("{}", facts.token) for each in prompts if isinstance(each, str))
-        size = facts.config.get("validation_size")
+        size = facts.preview_size or facts.config.get("validation_size")
         proportion = picture_size(size) if isinstance(size, str) else (1, 1)
         if not named or len(named) != len(prompts) or proportion is None:
             return None

@@ -281,9 +281,9 @@ def length(run: Examined) -> Lines:
     made = math.ceil(total / output.checkpointing_steps)
     told = [f"{_counted(made, 'checkpoint')}{f', the last {kept} kept' if kept and kept < made else ''}"]
     told.append(f"{_counted(total // output.save_steps, 'learned_embeds-steps file')}")
-    if monitoring.validation_prompt is not None:
+    if monitoring.draws_previews:
         every = config.validation_interval(epoch)
-        drawn = len(config.validation_prompts) * monitoring.num_validation_images
+        drawn = len(run.inputs.previews.each) * monitoring.num_validation_images
         count = _counted(1 + math.ceil(total / every), "preview")
         told.append(f"{count} of {_counted(drawn, 'image')}, one every {every} updates")
     told.append(
