@@ -82,6 +82,36 @@ def test_an_unknown_preset_is_refused_in_one_line():
         RunConfig.from_dict(NEEDED | {"preset": ["quick"]})
 
 
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (
+            "--snr_gamma=5",
+            "snr_gamma and debiased_estimation_loss of preset balanced exclude each other. "
+            "Leave snr_gamma out, or set debiased_estimation_loss to false beside the preset.",
+        ),
+        (
+            "--grad_clip_value=1",
+            "grad_clip_value and optimizer directional of preset balanced exclude each other. "
+            "Leave grad_clip_value out, or choose another optimizer beside the preset.",
+        ),
+    ],
+)
+def test_what_a_preset_excludes_is_refused_with_its_name(flag, message):
+    needed = [f"--{name}={value}" for name, value in NEEDED.items()]
+    with pytest.raises(ConfigError) as raised:
+        parse_config([*needed, "--preset=balanced", flag])
+    assert str(raised.value) == message
+    remedy = {"--snr_gamma=5": "--debiased_estimation_loss=false", "--grad_clip_value=1": "--optimizer=adamw"}
+    parse_config([*needed, "--preset=balanced", flag, remedy[flag]])
+
+
+def test_a_schedule_beside_a_preset_has_no_warmup_of_the_defaults():
+    needed = [f"--{name}={value}" for name, value in NEEDED.items()]
+    config = parse_config([*needed, "--preset=balanced", "--lr_scheduler=cosine"])
+    assert config.optimizer.lr_warmup_steps == 0
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_configuration(name, capsys):
     assert set(PRESETS[name]) <= set(OPTIONS)

@@ -6,6 +6,7 @@ value than its default, `loss_type huber|smooth_l1` where the option has one of 
 
 import typing
 
+from ti_flax.config.presets import PRESETS
 from ti_flax.config.values import Option
 from ti_flax.errors import ConfigError
 
@@ -135,12 +136,25 @@ def _unmet_of(option: Option, values: Values, options: Options, many: bool) -> t
             yield _unmet(name, needed, values, f"leave {name} out")
     for excluded in rule.excludes:
         if excluded in asked and holds(excluded, values, options):
-            other, wanted = parts_of(excluded)[0]
-            other = f"{other} {values[other]}" if wanted else other
-            yield ConfigError(f"{name} and {other} exclude each other", remedy="Leave one of them out.")
+            yield _excluded(name, excluded, values)
     other = values.get(rule.less_than)
     if other is not None and values[name] is not None and values[name] >= other:
         yield ConfigError(name, expected=f"less than {rule.less_than} ({other})", found=str(values[name]))
+
+
+def _excluded(name: str, excluded: str, values: Values) -> ConfigError:
+    other, wanted = parts_of(excluded)[0]
+    described = f"{other} {values[other]}" if wanted else other
+    preset, of_preset, remedy = values["preset"], "", "Leave one of them out."
+    if values[other] == PRESETS.get(preset, {}).get(other):
+        of_preset = f" of preset {preset}"
+        instead = f"choose another {other}" if wanted else f"set {other} to {_unset(values[other])}"
+        remedy = f"Leave {name} out, or {instead} beside the preset."
+    return ConfigError(f"{name} and {described}{of_preset} exclude each other", remedy=remedy)
+
+
+def _unset(value: object) -> str:
+    return "false" if value is True else "null"
 
 
 def _unmet(name: str, needed: str, values: Values, instead: str) -> ConfigError:

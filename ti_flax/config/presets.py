@@ -10,6 +10,7 @@ _DIRECTIONS: Mapping[str, object] = {
     "optimizer_args": None,
     "scale_lr": False,
     "lr_scheduler": "constant",
+    "lr_warmup_steps": 0,
     "lr_step_rules": None,
     "max_grad_norm": None,
     "grad_clip_value": None,
