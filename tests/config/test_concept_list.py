@@ -442,5 +442,15 @@ def test_what_a_source_of_a_concept_cannot_have_is_a_fault_of_it(write, source, 
     assert str(caught.value).count("list.yaml") >= 1
 
 
+def test_what_the_sources_of_a_run_set_for_all_of_its_concepts_is_of_a_concept(write):
+    write("cats/1.png")
+    concepts = "concepts: [{name: a}, {name: b, train_data_dir: cats}]\n"
+    file = write("run.yaml", f"{MODEL}train_data_dir: [{{path: cats, flip_p: 0}}]\n{concepts}")
+    with pytest.raises(
+        ConfigError, match=r"cats .*: flip_p: expected an option of a concept, found one of the"
+    ):
+        load_config(file)
+
+
 def test_the_option_whose_values_may_be_mappings_is_the_one_that_concepts_may_give_so():
     assert [name for name, option in OPTIONS.items() if option.mixed] == [SOURCES]

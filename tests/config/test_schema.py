@@ -83,6 +83,8 @@ def test_all_values_of_a_configuration_are_valid():
         "concepts: folder",
         "concepts:\n- name: cat\n  num_vectors: 2",
         "concepts:\n- instance_prompt: photo of a <new1> cat\n  instance_data_dir: cat",
+        "concepts:\n- name: cat\n  train_data_dir: [cat, {path: more, repeats: 2, center_crop: true}]",
+        "train_data_dir: {path: cat, flip_p: 0}",
         "allow_tf32: true",
         "report_to: [tensorboard, wandb]",
     ],
@@ -110,6 +112,7 @@ def test_what_a_run_takes_is_valid(text):
         "train_batch_size: [1, 2]",
         "adam_beta1: 1",
         "concepts:\n- name: cat\n  resolution: 64",
+        "concepts:\n- name: cat\n  train_data_dir: {path: cat, flip_p: 0}",
         "concepts: [cat]",
     ],
 )

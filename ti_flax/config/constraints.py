@@ -7,6 +7,7 @@ import re
 import typing
 
 from ti_flax.config.conditions import Options, Values, missing_values, unmet_conditions
+from ti_flax.config.image_sources import not_of_concepts
 from ti_flax.config.options import MOST_STEPS_UNTIL_DONE, WITHOUT_WARMUP, HubOptions, OutputOptions
 from ti_flax.config.picture_size import LONGEST, STEP, picture_size
 from ti_flax.config.stepped_values import parse_steps
@@ -43,6 +44,8 @@ def contradictions(options: Options, values: Values) -> typing.Iterator[ConfigEr
         yield from _wrong_schedules(values)
         yield from _wrong_repeats(values)
         yield from _wrong_texts(values)
+    else:
+        yield from not_of_concepts(options, values["train_data_dir"])
     yield from _wrong_buckets(values)
     yield from _wrong_colours(values)
     yield from _wrong_places(values)

@@ -88,6 +88,26 @@ def values_of_source(options: Options, values: Values, place: int) -> dict[str, 
     return changes
 
 
+def not_of_concepts(
+    options: Options, sources: typing.Sequence[str | ConceptEntry] | None
+) -> typing.Iterator[ConfigError]:
+    """Yield an error for what a source sets that is the same for all concepts: they share their program.
+
+    Args:
+      options: every option of a run, by name.
+      sources: of `train_data_dir`, of a concept or of a run that teaches many.
+    """
+    for place, source in enumerate(sources or ()):
+        for name in dict(source.values) if isinstance(source, ConceptEntry) else ():
+            if name in PER_SOURCE and not options[name].rule.per_concept:
+                yield ConfigError(
+                    f"{label_of(source, place)}: {name}",
+                    expected="an option of a concept",
+                    found="one of the run",
+                    remedy="Set it for the whole run.",
+                )
+
+
 def _checked(options: Options, name: str, value: object, source: ConceptEntry, label: str) -> object:
     if name not in PER_SOURCE:
         close = nearest(name, (PATH, *PER_SOURCE))

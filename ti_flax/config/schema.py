@@ -5,6 +5,7 @@ It says what each key may hold; what options ask of one another is in their desc
 
 import dataclasses
 import typing
+from collections.abc import Iterable
 
 from ti_flax.config.concept_list.custom_diffusion import OTHER_KEYS
 from ti_flax.config.conditions import asked_of_others
@@ -39,7 +40,11 @@ def config_schema() -> Schema:
         "type": "object",
         "properties": {**options, **others},
         "additionalProperties": False,
-        "$defs": {"concept": _concept(), "source": _source()},
+        "$defs": {
+            "concept": _concept(),
+            "source": _source(PER_SOURCE),
+            "concept_source": _source(name for name in PER_SOURCE if OPTIONS[name].rule.per_concept),
+        },
     }
 
 
@@ -48,17 +53,24 @@ def _concept() -> Schema:
     own = [name for name, option in OPTIONS.items() if option.rule.per_concept]
     properties = {
         "name": {"type": "string", "description": "Name of the concept and of its folder below output_dir."},
-        **{name: {"$ref": f"#/properties/{name}"} for name in own},
+        **{name: _of_concept(OPTIONS[name]) for name in own},
         **{name: {"description": "A key of Custom Diffusion's lists."} for name in OTHER_KEYS},
     }
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _source() -> Schema:
+def _of_concept(option: Option) -> Schema:
+    """An option in a concept of a list; sources of its images set less there than in a run of one concept."""
+    if option.mixed:
+        return {"description": _description(option), **_of_values(option, "concept_source")}
+    return {"$ref": f"#/properties/{option.name}"}
+
+
+def _source(own: Iterable[str]) -> Schema:
     """The schema of one source of images with options of its own."""
     properties = {
         PATH: {"type": "string", "pattern": r"\S", "description": "Where its images are."},
-        **{name: {"$ref": f"#/properties/{name}"} for name in PER_SOURCE},
+        **{name: {"$ref": f"#/properties/{name}"} for name in own},
     }
     return {"type": "object", "properties": properties, "required": [PATH], "additionalProperties": False}
 
@@ -83,11 +95,11 @@ def _plain(value: object) -> object:
     return value
 
 
-def _of_values(option: Option) -> Schema:
+def _of_values(option: Option, source: str = "source") -> Schema:
     """What an option may hold: one value, or a list of such, or null."""
     kinds = _kinds(dataclasses.replace(option, nullable=False))
     if option.mixed:
-        kinds = [*kinds, {"$ref": "#/$defs/source"}]
+        kinds = [*kinds, {"$ref": f"#/$defs/{source}"}]
     if option.many:
         null = [{"type": "null"}] if option.one.nullable else []
         kinds = [*kinds, {"type": "array", "items": _any([*kinds, *null]), "minItems": 1}]

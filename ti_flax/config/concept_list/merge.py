@@ -12,7 +12,7 @@ from ti_flax.config.concept_list.names import name_from, words_of, wrong_name, w
 from ti_flax.config.concept_list.sources import Draft
 from ti_flax.config.conditions import holds, of_each_word
 from ti_flax.config.constraints import contradictions
-from ti_flax.config.image_sources import PER_SOURCE, label_of
+from ti_flax.config.image_sources import not_of_concepts
 from ti_flax.config.run_config import GROUPS, OPTIONS, RunConfig
 from ti_flax.config.values import checked, options_of
 from ti_flax.config.words import notes_on_word
@@ -94,7 +94,8 @@ def _own_values(entry: ConceptEntry, found: Checked) -> dict[str, typing.Any]:
             continue
         try:
             own[key] = checked(OPTIONS[key], value, key)
-            found.faults += [(entry.place(key), text) for text in _refused_of_sources(key, own[key])]
+            sources = own[key] if key == SOURCES else ()
+            found.faults += [(entry.place(key), str(error)) for error in not_of_concepts(OPTIONS, sources)]
         except ConfigError as error:
             found.faults.append((entry.place(key), str(error)))
     return own
@@ -111,16 +112,6 @@ def _refused(key: str) -> str:
     free = [each.name for each in options_of(kind) if each.rule.per_concept]
     remedy = f"Set it for the whole run; of {group}, a concept may set {', '.join(free) or 'nothing'}."
     return str(ConfigError(key, expected="an option of a concept", found="one of the run", remedy=remedy))
-
-
-def _refused_of_sources(key: str, value: object) -> typing.Iterator[str]:
-    """What a source of images sets and a concept cannot: its slot's program is that of all others."""
-    for place, source in enumerate(value if key == SOURCES and isinstance(value, tuple) else ()):
-        for name in dict(source.values) if isinstance(source, ConceptEntry) else ():
-            if name in PER_SOURCE and name not in PER_CONCEPT:
-                where = f"{label_of(source, place)}: {name}"
-                found, remedy = "one of the run", "Set it for the whole run."
-                yield str(ConfigError(where, expected="an option of a concept", found=found, remedy=remedy))
 
 
 def _settle_name(
