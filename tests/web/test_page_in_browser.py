@@ -1,15 +1,21 @@
 """The page in a real browser: images dropped, a run started, stopped, found again, continued, downloaded."""
 
+import json
 import re
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tiny_folder import write_folder
 from web_pages import served, work_in
 
 from ti_flax.embedding.read import load_embedding
-from ti_flax.web.runs.processes import Program
+from ti_flax.web.runs.processes import Program, environment
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="there is no Playwright")
 BROWSER = shutil.which("chromium") or ""
@@ -17,6 +23,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not BROWSER, reason="there is no Chromium, such as Debian's /usr/bin/chromium"),
 ]
+ROOT = Path(__file__).resolve().parents[2]
 # In milliseconds: on a busy machine a run takes a minute to begin.
 PATIENCE = 300_000
 HTML = '<img src=x onerror="document.title=1">'
@@ -169,6 +176,85 @@ def test_from_images_to_a_file_that_diffusers_loads(opened, place):
     row_in_diffusers_is_the_learned_one(place / "work" / "models" / "tiny", saved, output)
     [asked] = (output / "validation").glob("asked-*.png")
     assert asked.stat().st_size > 0
+
+
+def test_images_are_cut_to_what_stands_out_in_them(opened, place):
+    wide = place / "work" / "images" / "wide"
+    wide.mkdir()
+    for number, left in enumerate((8, 200, 100)):
+        image = Image.new("RGB", (300, 100), "white")
+        image.paste("red", (left, 20, left + 60, 80))
+        image.save(wide / f"{number}.png")
+    page = opened()
+    choose(page, "images", "images/wide")
+    says(page, "captions", r"2\.png")
+    page.locator("#focal").click()
+    page.wait_for_selector("#sheet img")
+    page.wait_for_function("document.querySelector('#images input').value != 'images/wide'")
+    chosen = field(page, "images").input_value()
+    cut = sorted((place / "work" / chosen).glob("*.png"))
+    assert [path.stem[0] for path in cut] == ["0", "1", "2"]
+    for path in cut:
+        with Image.open(path) as image:
+            assert image.size == (64, 64)  # the demo's model learns from such
+            red = np.asarray(image.convert("RGB"))[50, :, 1] < 128
+            assert abs(red.sum() - 60 * 64 / 100) < 2  # all of what stands out
+
+
+def test_a_second_run_waits_and_is_taken_out(opened, place):
+    page = opened()
+    choose(page, "model", "models/tiny")
+    choose(page, "images", "images/set")
+    fill(page, "initializer", "toy")
+    page.locator("button", has_text="Settings").first.click()
+    for name, text in (("resolution", "32"), ("max_train_steps", "100000")):
+        fill(page, name, text)
+    fill(page, "further", FLAGS)
+    for word, said in (
+        ("<first>", "Step \\d+ of 100000"),
+        ("<second>", "It waits until the run at work has ended"),
+    ):
+        fill(page, "placeholder", word)
+        page.locator("#start").click()
+        says(page, "status", said)
+    says(page, "queue", "second.*waiting")
+    says(page, "stop", "Take out")
+    page.locator("#stop").click()
+    sync_api.expect(page.locator("#queue")).not_to_contain_text("waiting", timeout=PATIENCE)
+    choose(page, "run", "first")
+    says(page, "status", "Step \\d+ of 100000")
+    page.locator("#stop").click()
+    says(page, "status", "it stopped at step")
+
+
+def test_a_concept_of_a_run_of_many_is_chosen_and_downloaded(opened, place):
+    work = place / "work"
+    listed = [
+        {"name": name, "placeholder_token": f"<{name}>", "train_data_dir": str(work / "images" / "set")}
+        for name in ("one", "two")
+    ]
+    (place / "list.json").write_text(json.dumps(listed))
+    taught = (
+        f"--concepts={place / 'list.json'} --output_dir={work / 'runs' / 'many' / 'output'} --resolution 32"
+    )
+    taught += f" --pretrained_model_name_or_path={work / 'models' / 'tiny'} --initializer_token toy {FLAGS}"
+    taught += " --max_train_steps 10 --concepts_at_once 2"
+    subprocess.run([sys.executable, ROOT / "train_flax.py", *taught.split()], check=True, env=environment())
+    page = opened()
+    choose(page, "run", "many")
+    says(page, "status", "2 of 2 concepts are done")
+    page.locator("#concept input").click()
+    page.get_by_role("option", name="two: done").click()
+    says(page, "status", "two is done")
+    page.locator("#reader label", has_text="diffusers").click()
+    with page.expect_download() as download:
+        page.locator("#files a", has_text="").first.click()
+    assert download.value.suggested_filename == "two.safetensors"
+    download.value.save_as(place / "two.safetensors")
+    learned = load_embedding(work / "runs" / "many" / "output" / "two" / "learned_embeds.safetensors")
+    saved = load_embedding(place / "two.safetensors")
+    assert saved.token == "<two>"
+    assert saved.rows["text_encoder"].tobytes() == learned.rows["text_encoder"].tobytes()
 
 
 def row_in_diffusers_is_the_learned_one(model, saved, output):
