@@ -188,6 +188,41 @@ def test_a_run_that_ends_itself_goes_on_where_the_prompt_is_drowned_once(tmp_pat
     assert "step 4: the run is done: no step was better than step 2" in capsys.readouterr().err
 
 
+STRAIGHT = {"optimizer": "directional", "use_ema": True, "learning_rate": 0.05, "num_vectors": 1}
+
+
+def test_how_straight_the_vectors_come_from_the_last_evaluation(place, tmp_path):
+    options = STRAIGHT | {"save_steps": 2, "lr_scheduler": "linear", "lr_warmup_steps": 0}
+    folder = run.train(configure(place, tmp_path, **options))
+    first, *others = read_evaluations(folder / TABLE)
+    assert first.straightness is None
+    for each in others[1:]:
+        files = (folder / f"learned_embeds-steps-{step}.safetensors" for step in (each.step - 2, each.step))
+        before, after = (load_learned_embeds(file)[1][0] for file in files)
+        cosine = before @ after / np.linalg.norm(before) / np.linalg.norm(after)
+        path = sum(0.05 * (1 - step / 6) for step in (each.step - 2, each.step - 1))
+        assert each.straightness == pytest.approx(np.arccos(cosine) / path, rel=1e-2)
+        assert 0.1 < each.straightness < 1.5  # the mean lags behind a rate that falls
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "adamw"}, {"placeholder_token": ("<thing>", "<other>")}])
+def test_it_is_left_out_where_updates_turn_no_vector_by_the_same_angle(place, tmp_path, changes):
+    folder = run.train(configure(place, tmp_path, **STRAIGHT | changes))
+    table = read_evaluations(folder / TABLE)
+    assert len(table) == 4 and all(each.straightness is None for each in table)
+
+
+def test_a_run_that_is_gone_on_with_knows_the_rows_of_the_last_evaluation(place, tmp_path):
+    options = STRAIGHT | {"eval_steps": 3, "checkpointing_steps": 2}
+    whole = run.train(configure(place, tmp_path / "whole", **options))
+    folder = run.train(configure(place, tmp_path / "cut", **options))
+    shutil.rmtree(folder / "checkpoint-6")  # step 4 has other rows than the evaluation before it
+    (folder / "learned_embeds.safetensors").unlink()
+    run.train(configure(place, tmp_path / "cut", **options, resume_from_checkpoint="auto"))
+    expected, found = (read_evaluations(each / TABLE)[-1].straightness for each in (whole, folder))
+    assert found == expected is not None
+
+
 def test_what_counts_is_the_context_that_is_least_heard_of_all_words(tmp_path):
     """Each beside what it was at the start: one that was never heard much is not the least."""
     heard = iter([[[8.0, 0.1], [4.0, 4.0]], [[9.0, 0.09], [5.0, 1.0]]])

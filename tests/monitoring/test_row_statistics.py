@@ -14,6 +14,7 @@ from ti_flax.monitoring.row_statistics import (
     DROWNS,
     EVALUATIONS_TO_TELL,
     TOLD,
+    WANDERS,
     WORTH_HAVING,
     Evaluation,
     Flags,
@@ -108,7 +109,8 @@ def test_the_table_of_two_encoders_comes_back(tmp_path):
             for name in ("norm", "norm_to_median", "norm_percentile", "cosine_to_start"):
                 assert getattr(each.rows[vector], name) == pytest.approx(getattr(signals, name), rel=1e-8)
     head = path.read_text().splitlines()[0].split(",")
-    assert head[4:6] == ["prompt_sensitivity", "norm_1"] and head[-1] == "nearest_words_2_text_encoder_2"
+    assert head[4:7] == ["prompt_sensitivity", "straightness", "norm_1"]
+    assert head[-1] == "nearest_words_2_text_encoder_2"
     flagged = [dataclasses.replace(table[1], rows=table[1].rows | {"2_text_encoder_2": row(12.0)})]
     assert [sentence.partition(":")[0] for _, sentence in flags(flagged)] == [
         "the rows have left the range of known words"
@@ -131,17 +133,17 @@ norm_2,norm_to_median_2,norm_percentile_2,cosine_to_start_2,nearest_words_2
 """
 
 
-def test_a_table_from_before_prompt_sensitivity_was_measured_is_read_and_has_a_column_more(tmp_path):
+def test_a_table_from_before_some_columns_were_measured_is_read_and_has_them_from_then_on(tmp_path):
     path = tmp_path / "signals.csv"
     path.write_text(OLD)
     first, last = read_evaluations(path)
     assert list(first.rows) == list(last.rows) == ["1", "2"]
     assert first.rows["1"] == RowStatistics(0.5, 1.25, 90.0, 1.0, "cat 1.00, dog 0.50")
     assert last.rows["2"] == RowStatistics(0.8, 2.0, 96.0, 0.25, "toy 0.40")
-    assert first.prompt_sensitivity is None
+    assert first.prompt_sensitivity is first.straightness is None
     write_evaluations(path, [first, last])
-    assert path.read_text() == re.sub("^((?:[^,]*,){4})", r"\1,", OLD, flags=re.MULTILINE).replace(
-        "norm,,", "norm,prompt_sensitivity,", 1
+    assert path.read_text() == re.sub("^((?:[^,]*,){4})", r"\1,,", OLD, flags=re.MULTILINE).replace(
+        "norm,,,", "norm,prompt_sensitivity,straightness,", 1
     )
 
 
@@ -240,6 +242,33 @@ def test_a_concept_that_overpowers_its_prompt_is_flagged_once_with_the_step_to_u
     # The vectors' length says less, so it is silent where the prompt's part is measured.
     long = [dataclasses.replace(each, rows={"1": row(20.0)}) for each in heard([0.2, 0.14], [2, 2])]
     assert flags(long) == []
+
+
+def straight(multiples, interval=20):
+    """A table with the straightness of each evaluation, in multiples of a random walk's."""
+    table = table_of([0.2, *(0.1 - 0.01 * place for place in range(len(multiples)))], interval)
+    return [
+        table[0],
+        *(
+            dataclasses.replace(each, straightness=multiple / interval**0.5)
+            for each, multiple in zip(table[1:], multiples, strict=True)
+        ),
+    ]
+
+
+@pytest.mark.parametrize("interval", [5, 20])
+def test_vectors_that_turn_about_one_place_have_arrived_whatever_the_loss_says(interval, tmp_path):
+    learned = Flags()
+    for each in straight([2.0, 1.5, 0.6, 1.01 * WANDERS], interval):
+        learned.add(each)
+        assert not learned.over
+    learned.add(straight([1, 1, 1, 1, 0.99 * WANDERS], interval)[-1])
+    assert learned.over
+    write_evaluations(tmp_path / "signals.csv", straight([2.0]))
+    assert [each.straightness for each in read_evaluations(tmp_path / "signals.csv")] == [
+        None,
+        pytest.approx(2 / 20**0.5),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from ti_flax.training import optimizer as optim
 from ti_flax.training.checkpoint import (
     check_same_run,
     checkpoint_steps,
+    evaluated_before,
     find_checkpoint,
     load_checkpoint,
     load_newest,
@@ -53,6 +54,13 @@ def test_an_average_comes_back_just_where_one_is_kept(tmp_path):
             CheckpointError, match="Resume with the use_ema that the checkpoint was made with"
         ):
             restore_mean(fresh, other, folder)
+
+
+def test_the_rows_of_the_last_evaluation_come_back_just_where_there_are_some(tmp_path):
+    save_checkpoint(tmp_path, make_checkpoint())
+    assert evaluated_before(tmp_path, 5) is evaluated_before(tmp_path, 6) is None
+    save_checkpoint(tmp_path, dataclasses.replace(make_checkpoint(), evaluated=DOUBLED))
+    assert bits(evaluated_before(tmp_path, 5)) == bits(DOUBLED)
 
 
 def two_encoders(width=6):

@@ -325,6 +325,23 @@ def random_rows(vocabulary: np.ndarray, num_vectors: int, key: jax.Array) -> np.
     return (mean + deviation * drawn).astype(np.float32)
 
 
+def angles_between(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The angle between each vector and its other, in radians, exact for small ones too.
+
+    Args:
+      rows: `[vectors, width]`, none of them zero.
+      others: likewise.
+
+    Returns:
+      `[vectors]` float64.
+    """
+    unit, other = (
+        each / np.linalg.norm(each, axis=-1, keepdims=True)
+        for each in (np.asarray(rows, np.float64), np.asarray(others, np.float64))
+    )
+    return 2 * np.arcsin(np.minimum(np.linalg.norm(unit - other, axis=-1) / 2, 1))
+
+
 def check_table(table: np.ndarray, first_added_id: int) -> None:
     """Refuses a token table with fewer rows than the tokenizer has tokens.
 

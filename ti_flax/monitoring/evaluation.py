@@ -12,7 +12,7 @@ from ti_flax.console.messages import say
 from ti_flax.embedding.file_names import second_half
 from ti_flax.embedding.learned_embeds import save_in_one_file
 from ti_flax.embedding.read import read_embeddings
-from ti_flax.embedding.rows import before, concept_rows, rows_of_words
+from ti_flax.embedding.rows import angles_between, before, concept_rows, rows_of_words
 from ti_flax.embedding.vocabulary import Vocabulary, measure_rows
 from ti_flax.errors import WeightsError
 from ti_flax.files.written_files import record
@@ -69,6 +69,8 @@ class Evaluate(Hook):
         vocabularies: Mapping[str, Vocabulary],
         patience: Patience | None = None,
         until_done: bool = False,
+        path: Callable[[int, int], float] | None = None,
+        evaluated_before: Callable[[int], dict[str, np.ndarray] | None] = lambda step: None,
         trackers: Sequence[Tracker] = (),
         ready: Callable[[], bool] = lambda: True,
     ):
@@ -86,6 +88,9 @@ class Evaluate(Hook):
           vocabularies: to measure rows against, by text encoder.
           patience: when to stop; None: never.
           until_done: stop when more steps bring nothing.
+          path: from two numbers of steps to the angle in radians by which each vector turns in all between
+            them; None where updates have no fixed angle.
+          evaluated_before: from the step that the run goes on from to the rows of the last evaluation before.
           trackers: that are told as well.
           ready: whether both can be called without waiting; before that, updates go on.
         """
@@ -94,6 +99,7 @@ class Evaluate(Hook):
         self._loss, self._sensitivity, self._result = loss, sensitivity, result
         self._sensitivity_at_start: np.ndarray | None = None
         self._start_rows, self._vectors, self._vocabularies = start_rows, vectors, vocabularies
+        self._path_between, self._evaluated_before = path, evaluated_before
         self._ready, self._put_off = ready, False
         self._trackers = trackers
         self._until_done = until_done
@@ -104,6 +110,9 @@ class Evaluate(Hook):
         self._table: list[Evaluation] = []
         self._measured: list[tuple[np.ndarray, np.ndarray]] = []
         self._best, self._written = UNRANKED, 0
+        self.evaluated: dict[str, np.ndarray] | None = (
+            None  # the rows of the last evaluation, where they count
+        )
         second = (second_half(self._best_path).name,)
         record(output_dir, TABLE, BEST, *(second if len(vectors) > 1 and len(before(start_rows)) > 1 else ()))
 
@@ -112,6 +121,8 @@ class Evaluate(Hook):
         for each in kept:
             if each.step <= step:
                 self._take(each)
+        if self._table and self._path_between is not None:
+            self.evaluated = self._evaluated_before(step)
         self._unsaid.clear()  # it was said by the run that is gone on with
         self.stop = self._until_done and self._flags.over  # and killed before the result was written
         self._best = best_kept(self._best_path, self._table, step)
@@ -165,7 +176,8 @@ class Evaluate(Hook):
         count = sum(self._vectors.values())
         learned, start = (concept_rows(each, count) for each in (rows, self._start_rows))
         signals = measure_rows(self._vocabularies, learned, start, self._vectors)
-        self._take(Evaluation(step, self._loss(rows), loss, grad_norm, signals, self._heard(rows)))
+        heard, straightness = self._heard(rows), self._straightness(step, learned)
+        self._take(Evaluation(step, self._loss(rows), loss, grad_norm, signals, heard, straightness))
         self._write()
         self._keep_best(learned)
         self._tell()
@@ -177,6 +189,16 @@ class Evaluate(Hook):
             at_first = rows is self._start_rows
             self._sensitivity_at_start = measured if at_first else self._sensitivity(self._start_rows)
         return float(np.min(measured / self._sensitivity_at_start))
+
+    def _straightness(self, step: int, learned: Mapping[str, np.ndarray]) -> float | None:
+        """How straight the vectors came from the last evaluation; None where that is not known."""
+        if self._path_between is None:
+            return None
+        before, self.evaluated = self.evaluated, dict(learned)
+        if before is None or not self._table:
+            return None
+        angles = [np.max(angles_between(learned[encoder], each)) for encoder, each in before.items()]
+        return float(max(angles)) / self._path_between(self._table[-1].step, step)
 
     def _take(self, evaluation: Evaluation) -> None:
         self._table.append(evaluation)
@@ -204,6 +226,8 @@ class Evaluate(Hook):
         values = {"validation_loss": last.validation_loss}
         if last.prompt_sensitivity is not None:
             values["prompt_sensitivity"] = last.prompt_sensitivity
+        if last.straightness is not None:
+            values["straightness"] = last.straightness
         for vector, row in last.rows.items():
             name = vector.replace(".", "/")
             values[f"norm_to_median/{name}"] = row.norm_to_median

@@ -249,8 +249,10 @@ class SaveCheckpoint(Hook):
         total_limit: int | None,
         config: dict[str, Any],
         fingerprint: dict[str, str],
+        evaluated: Callable[[], dict[str, np.ndarray] | None] = lambda: None,
     ):
-        self.every = every
+        """Takes, besides what it writes every time, what gives the rows of the last evaluation."""
+        self.every, self._evaluated = every, evaluated
         self._output_dir, self._total_limit = output_dir, total_limit
         self._config, self._fingerprint, self._saved = config, fingerprint, -1
         self._device = output_dir.stat().st_dev
@@ -259,7 +261,8 @@ class SaveCheckpoint(Hook):
         self._check_folder()
         leaves = optimizer_leaves(state.opt_state)
         rows, mean = jax.tree.map(np.asarray, (state.rows, state.mean_rows))
-        checkpoint = Checkpoint(rows, leaves, step, self._config, self._fingerprint, mean)
+        belongs = self._config, self._fingerprint
+        checkpoint = Checkpoint(rows, leaves, step, *belongs, mean_rows=mean, evaluated=self._evaluated())
         save_checkpoint(self._output_dir, checkpoint, total_limit=self._total_limit)
         self._saved = step
 

@@ -35,12 +35,16 @@ WORTH_HAVING = 0.05
 # after 73, but ends a slow run before it has learned (docs/learning.md).
 TOLD, DONE = 1 / 2, 1 / 3
 EVALUATIONS_TO_TELL = 3
+# The straightness between two evaluations, as a multiple of a random walk's (1 over the root of the steps),
+# below which vectors of a fixed angle a step have arrived: they turn about one place. While the demo's
+# held-out ten learn it is 1 to 2, of a running mean that walks at random 0.6 (docs/learning.md).
+WANDERS = 0.5
 # What a table may have: bytes, evaluations, steps and vectors, of all words and two text encoders.
 LARGEST_TABLE = 2**26
 _MOST_EVALUATIONS, _MOST_STEPS, _MOST_VECTORS = 100_000, 2**31, 2 * MOST_VECTORS_TOGETHER
 # Names of vectors, as `measure_rows` gives them.
 _VECTOR = re.compile(r"(?:(?P<word>[\w-]{1,255})\.)?(?P<number>[1-9][0-9]?)(?:_(?P<encoder>text_encoder_2))?")
-_OF_EVALUATION = ("step", "validation_loss", "loss", "grad_norm", "prompt_sensitivity")
+_OF_EVALUATION = ("step", "validation_loss", "loss", "grad_norm", "prompt_sensitivity", "straightness")
 _OF_ROW = ("norm", "norm_to_median", "norm_percentile", "cosine_to_start", "nearest_words")
 
 
@@ -56,6 +60,8 @@ class Evaluation:
       rows: of each of the concept's vectors, by their names as `measure_rows` gives them.
       prompt_sensitivity: how strongly predictions answer to the rest of a prompt, as a multiple of what they
         did at the start; the least of all words and contexts. None if it was not measured.
+      straightness: how far the vectors have turned since the last evaluation, as a share of all that they
+        turned on the way; the largest of all vectors. None where steps have no fixed length.
     """
 
     step: int
@@ -64,6 +70,7 @@ class Evaluation:
     grad_norm: float | None
     rows: dict[str, RowStatistics]
     prompt_sensitivity: float | None = None
+    straightness: float | None = None
 
     @property
     def drowns(self) -> bool:
@@ -203,7 +210,8 @@ def _signals(line: dict[str, str]) -> Evaluation:
         loss=_number(line["loss"]),
         grad_norm=_number(line["grad_norm"]),
         rows=rows,
-        prompt_sensitivity=_number(line.get("prompt_sensitivity", "")),  # older tables have none
+        prompt_sensitivity=_number(line.get("prompt_sensitivity", "")),  # older tables have neither
+        straightness=_number(line.get("straightness", "")),
     )
 
 
@@ -250,7 +258,8 @@ class Flags:
     """What evaluations say in plain words; it takes them one by one, in constant time on average.
 
     Attributes:
-      over: whether more steps bring nothing: the last have not, or the prompt drowned twice running.
+      over: whether more steps bring nothing: the last have not, the vectors have arrived, or the prompt is
+        drowned twice running.
     """
 
     def __init__(self):
@@ -266,8 +275,7 @@ class Flags:
         """What holds from this evaluation on, each once in a run: its step, and a sentence."""
         found = []
         self._take(each)
-        if self._stands(DONE):
-            self.over = True
+        self.over |= self._stands(DONE) or self._wanders(each)
         if not self._told and self._stands(TOLD):
             found.append((each.step, f"no longer improving since step {self._good_since}"))
             self._told = True
@@ -319,6 +327,13 @@ class Flags:
             return False
         others, last = len(self._table) - 1 - self._first_good, self._table[-1][0]
         return others >= EVALUATIONS_TO_TELL and last - self._good_since >= share * last
+
+    def _wanders(self, each: Evaluation) -> bool:
+        """Whether the vectors turn about one place, less straight than a random walk by far."""
+        if each.straightness is None or len(self._table) < 2 or not self._finite:
+            return False
+        steps = each.step - self._table[-2][0]
+        return each.straightness * steps**0.5 < WANDERS
 
 
 def flags(table: Sequence[Evaluation]) -> list[tuple[int, str]]:

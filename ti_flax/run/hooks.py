@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ti_flax.config import RunConfig
-from ti_flax.config.options import MonitoringOptions
+from ti_flax.config.options import DIRECTIONAL, MonitoringOptions
 from ti_flax.console.messages import Stage, say
 from ti_flax.embedding.rows import rows_of_words
 from ti_flax.embedding.vocabulary import Vocabulary, known_vocabularies
@@ -40,6 +41,7 @@ from ti_flax.monitoring.validation import (
 from ti_flax.run.inputs import TrainingInputs, images_beside_previews, token_tables
 from ti_flax.run.preview_prompts import first_seed, prompt_rules
 from ti_flax.run.result import result_so_far
+from ti_flax.training.checkpoint import evaluated_before
 from ti_flax.training.devices import local_copies, replicate
 from ti_flax.training.learning_rate import Schedule, rate_of_step
 from ti_flax.training.loop import Hook
@@ -117,10 +119,11 @@ def make_hooks(run: Beside, schedule: Schedule, start: int, progress: Hook | Non
     if config.monitoring.profile is not None:
         made.append(hooks.NonFatalHook("the trace", hooks.Profile(Path(config.monitoring.profile))))
     result = partial(result_rows, step_config)
+    evaluate = None
     if config.monitoring.eval_steps != 0:
-        evaluate = evaluations(run, trackers)
+        evaluate = evaluations(run, trackers, learning_rate)
         made.append(hooks.NonFatalHook("the evaluation", evaluate))
-    made += saving_hooks(config, inputs, output_dir, result)
+    made += saving_hooks(config, inputs, output_dir, result, evaluate)
     asked = AskedSamples(output_dir)
     if inputs.previews.each:
         every = config.validation_interval(sum(inputs.images.weights))
@@ -163,7 +166,11 @@ def number_check(config: RunConfig, learning_rate: Callable[[int], float], outpu
 
 
 def saving_hooks(
-    config: RunConfig, inputs: TrainingInputs, output_dir: Path, result: hooks.Result
+    config: RunConfig,
+    inputs: TrainingInputs,
+    output_dir: Path,
+    result: hooks.Result,
+    evaluate: Evaluate | None,
 ) -> list[Hook]:
     """learned_embeds and checkpoints, each at its own interval."""
     output, vectors = config.output, inputs.concept.vectors
@@ -179,6 +186,7 @@ def saving_hooks(
             total_limit=output.checkpoints_total_limit,
             config=config.to_dict(),
             fingerprint=inputs.fingerprint,
+            evaluated=lambda: None if evaluate is None else evaluate.evaluated,
         ),
     ]
 
@@ -194,7 +202,7 @@ def find_trackers(config: RunConfig, output_dir: Path, start: int) -> list[Track
     return open_trackers(names, RunInfo(output_dir.resolve().name, folder, config.to_dict()), awaited=awaited)
 
 
-def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
+def evaluations(run: Beside, trackers: Sequence[Tracker], learning_rate: Callable[[int], float]) -> Evaluate:
     """The hook that evaluates the rows; begins to compile what it needs, and says how often and on what."""
     config, step_config, inputs = run.config, run.step_config, run.inputs
     monitoring, total = config.monitoring, config.training.total_steps
@@ -241,8 +249,26 @@ def evaluations(run: Beside, trackers: Sequence[Tracker]) -> Evaluate:
         vocabularies=run.common.once("vocabularies", lambda: known_words(inputs)),
         patience=patience_of(monitoring),
         until_done=config.training.until_done,
+        path=turned_between(config, learning_rate),
+        evaluated_before=partial(evaluated_before, run.output_dir),
         trackers=trackers,
     )
+
+
+def turned_between(
+    config: RunConfig, learning_rate: Callable[[int], float]
+) -> Callable[[int, int], float] | None:
+    """From two numbers of steps to the angle by which each vector turns between them, in radians.
+
+    None where that is not fixed: with another optimizer, or where updates may leave out a word of several.
+
+    Args:
+      config: of the run.
+      learning_rate: of an update, by its index from 0.
+    """
+    if config.optimizer.optimizer != DIRECTIONAL or len(config.concept.words) > 1:
+        return None
+    return lambda start, end: math.fsum(map(learning_rate, range(start, end)))
 
 
 def sensitivity_of(run: Beside) -> PromptSensitivity:

@@ -23,6 +23,8 @@ from ti_flax.files.atomic_folders import atomic_folder, damage, is_sealed, remov
 # Values of each parameter that enter a model's digest.
 _DIGEST_VALUES = 64
 _NAME = re.compile(r"checkpoint-(\d+)")
+# Rows that not every checkpoint has.
+_OPTIONAL = ("mean_rows", "evaluated")
 # The folder of the latest checkpoint in a repository, under the name that transformers gave it.
 LAST_ON_HUB = "last-checkpoint"
 # Names of no checkpoint: the newest, or none where there is none yet. The second is what diffusers calls it.
@@ -40,6 +42,7 @@ class Checkpoint:
       config: the resolved configuration of the run, flat.
       fingerprint: what the rows belong to: concept, model and images, each a short string.
       mean_rows: likewise, average of the rows, if one is kept.
+      evaluated: likewise, the rows of the last evaluation before, if there was one.
     """
 
     rows: dict[str, np.ndarray]
@@ -48,6 +51,7 @@ class Checkpoint:
     config: dict[str, Any]
     fingerprint: dict[str, str]
     mean_rows: dict[str, np.ndarray] | None = None
+    evaluated: dict[str, np.ndarray] | None = None
 
 
 class OlderCheckpointError(CheckpointError):
@@ -86,8 +90,9 @@ def save_checkpoint(output_dir: Path, checkpoint: Checkpoint, *, total_limit: in
 
     folder = output_dir / f"checkpoint-{checkpoint.step}"
     state = {"rows": checkpoint.rows, "optimizer": checkpoint.optimizer}
-    if checkpoint.mean_rows is not None:
-        state["mean_rows"] = checkpoint.mean_rows
+    for name in _OPTIONAL:
+        if (rows := getattr(checkpoint, name)) is not None:
+            state[name] = rows
     belongs = {"step": checkpoint.step, "config": checkpoint.config, "fingerprint": checkpoint.fingerprint}
     try:
         with atomic_folder(folder) as unfinished, _checkpointer() as checkpointer:
@@ -135,7 +140,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             step=int(belongs["step"]),
             config=belongs["config"],
             fingerprint=belongs["fingerprint"],
-            mean_rows=state.get("mean_rows"),
+            **{name: state.get(name) for name in _OPTIONAL},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(
@@ -172,6 +177,14 @@ def load_newest(output_dir: Path) -> tuple[Checkpoint, Path] | None:
         found=f"{len(steps)} that cannot",
         remedy="overwrite_output_dir starts from the beginning.",
     )
+
+
+def evaluated_before(output_dir: Path, step: int) -> dict[str, np.ndarray] | None:
+    """The rows of the last evaluation before a run's checkpoint of a step; None where they are not known."""
+    try:
+        return load_checkpoint(output_dir / f"checkpoint-{step}").evaluated
+    except CheckpointError:
+        return None
 
 
 def find_checkpoint(output_dir: Path, name: str) -> Path:
