@@ -13,6 +13,7 @@ from ti_flax.monitoring.row_statistics import (
     DONE,
     DROWNS,
     EVALUATIONS_TO_TELL,
+    STEPS_TO_TELL,
     TOLD,
     WANDERS,
     WORTH_HAVING,
@@ -256,7 +257,7 @@ def straight(multiples, interval=20):
     ]
 
 
-@pytest.mark.parametrize("interval", [5, 20])
+@pytest.mark.parametrize("interval", [STEPS_TO_TELL, 20])
 def test_vectors_that_turn_about_one_place_have_arrived_whatever_the_loss_says(interval, tmp_path):
     learned = Flags()
     for each in straight([2.0, 1.5, 0.6, 1.01 * WANDERS], interval):
@@ -264,6 +265,10 @@ def test_vectors_that_turn_about_one_place_have_arrived_whatever_the_loss_says(i
         assert not learned.over
     learned.add(straight([1, 1, 1, 1, 0.99 * WANDERS], interval)[-1])
     assert learned.over
+    too_few = Flags()
+    for each in straight([1, 1, 0.1], STEPS_TO_TELL - 1):
+        too_few.add(each)
+    assert not too_few.over
     write_evaluations(tmp_path / "signals.csv", straight([2.0]))
     assert [each.straightness for each in read_evaluations(tmp_path / "signals.csv")] == [
         None,

@@ -39,6 +39,8 @@ EVALUATIONS_TO_TELL = 3
 # below which vectors of a fixed angle a step have arrived: they turn about one place. While the demo's
 # held-out ten learn it is 1 to 2, of a running mean that walks at random 0.6 (docs/learning.md).
 WANDERS = 0.5
+# The fewest steps between two evaluations that tell it: in less, a running mean of ten steps hardly moves.
+STEPS_TO_TELL = 10
 # What a table may have: bytes, evaluations, steps and vectors, of all words and two text encoders.
 LARGEST_TABLE = 2**26
 _MOST_EVALUATIONS, _MOST_STEPS, _MOST_VECTORS = 100_000, 2**31, 2 * MOST_VECTORS_TOGETHER
@@ -333,7 +335,7 @@ class Flags:
         if each.straightness is None or len(self._table) < 2 or not self._finite:
             return False
         steps = each.step - self._table[-2][0]
-        return each.straightness * steps**0.5 < WANDERS
+        return steps >= STEPS_TO_TELL and each.straightness * steps**0.5 < WANDERS
 
 
 def flags(table: Sequence[Evaluation]) -> list[tuple[int, str]]:
