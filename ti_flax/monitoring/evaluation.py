@@ -194,10 +194,10 @@ class Evaluate(Hook):
         """How straight the vectors came from the last evaluation; None where that is not known."""
         if self._path_between is None:
             return None
-        before, self.evaluated = self.evaluated, dict(learned)
-        if before is None or not self._table:
+        last, self.evaluated = self.evaluated, before(learned)
+        if last is None or not self._table:
             return None
-        angles = [np.max(angles_between(learned[encoder], each)) for encoder, each in before.items()]
+        angles = [np.max(angles_between(learned[encoder], each)) for encoder, each in last.items()]
         return float(max(angles)) / self._path_between(self._table[-1].step, step)
 
     def _take(self, evaluation: Evaluation) -> None:

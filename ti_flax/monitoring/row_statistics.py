@@ -37,7 +37,7 @@ TOLD, DONE = 1 / 2, 1 / 3
 EVALUATIONS_TO_TELL = 3
 # The straightness between two evaluations, as a multiple of a random walk's (1 over the root of the steps),
 # below which vectors of a fixed angle a step have arrived: they turn about one place. While the demo's
-# held-out ten learn it is 1 to 2, of a running mean that walks at random 0.6 (docs/learning.md).
+# held-out ten learn it is mostly 0.8 to 2; of a running mean that walks at random 0.6 (docs/learning.md).
 WANDERS = 0.5
 # The fewest steps between two evaluations that tell it: in less, a running mean of ten steps hardly moves.
 STEPS_TO_TELL = 10

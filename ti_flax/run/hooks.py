@@ -119,9 +119,8 @@ def make_hooks(run: Beside, schedule: Schedule, start: int, progress: Hook | Non
     if config.monitoring.profile is not None:
         made.append(hooks.NonFatalHook("the trace", hooks.Profile(Path(config.monitoring.profile))))
     result = partial(result_rows, step_config)
-    evaluate = None
-    if config.monitoring.eval_steps != 0:
-        evaluate = evaluations(run, trackers, learning_rate)
+    evaluate = evaluations(run, trackers, learning_rate) if config.monitoring.eval_steps != 0 else None
+    if evaluate is not None:
         made.append(hooks.NonFatalHook("the evaluation", evaluate))
     made += saving_hooks(config, inputs, output_dir, result, evaluate)
     asked = AskedSamples(output_dir)
