@@ -8,6 +8,10 @@ from ti_flax.config.values import option
 from ti_flax.console.messages import Level
 
 
+# What options of previews do nothing without.
+_WITH_PREVIEWS = "validation_prompt or validation_prompt_file"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputOptions(Options):
     """What to write where, and how to resume a run."""
@@ -80,14 +84,14 @@ class MonitoringOptions(Options):
         at_least=1,
         at_most=256,
         help="Images of each prompt.",  # one grid holds them all
-        only_with="validation_prompt or validation_prompt_file",
+        only_with=_WITH_PREVIEWS,
     )
     validation_negative_prompt: str | None = option(
         None,
         metavar="PROMPT",
         when_unset="an empty one",
         help="What the preview images move away from.",
-        only_with="validation_prompt or validation_prompt_file",
+        only_with=_WITH_PREVIEWS,
         per_concept=True,
     )
     validation_size: str | None = option(
@@ -95,7 +99,7 @@ class MonitoringOptions(Options):
         metavar="WxH",
         when_unset="resolution, square",
         help="Width and height of the preview images in pixels, such as 512x768.",
-        only_with="validation_prompt or validation_prompt_file",
+        only_with=_WITH_PREVIEWS,
     )
     validation_seed: int | None = option(
         None,
@@ -103,37 +107,37 @@ class MonitoringOptions(Options):
         at_most=2**32 - 1,
         when_unset="seed",
         help="Seed of the first preview image of each prompt; the next ones count up.",
-        only_with="validation_prompt or validation_prompt_file",
+        only_with=_WITH_PREVIEWS,
     )
     validation_sampler: Literal["ddim", "dpmsolver++", "euler"] = option(
         "dpmsolver++",
         help="Sampler of the preview images.",
-        only_with="validation_prompt or validation_prompt_file",
+        only_with=_WITH_PREVIEWS,
     )
     validation_num_inference_steps: int = option(
         25,
         at_least=1,
         at_most=1000,
         help="Denoising steps of a preview image.",
-        only_with="validation_prompt or validation_prompt_file",
+        only_with=_WITH_PREVIEWS,
     )
     validation_guidance_scale: float = option(
         7.5,
         at_least=0,
         help="How far the preview images move away from the negative prompt; 1 is no guidance.",
-        only_with="validation_prompt or validation_prompt_file",
+        only_with=_WITH_PREVIEWS,
     )
     prompt_weights: bool = option(
         False,
         help="Read (word:1.2), (word), [word] and BREAK in prompts of previews as the Web UI does; training "
         "prompts stay plain text.",
-        only_with="validation_prompt or validation_prompt_file",
+        only_with=_WITH_PREVIEWS,
     )
     validation_steps: int = option(
         100,
         at_least=1,
         help="Steps between two previews.",
-        only_with="validation_prompt or validation_prompt_file",
+        only_with=_WITH_PREVIEWS,
         per_concept=True,
     )
     validation_epochs: int | None = option(
@@ -141,7 +145,7 @@ class MonitoringOptions(Options):
         at_least=1,
         when_unset="validation_steps counts",
         help="Old spelling of validation_steps: previews every N x images x repeats steps.",
-        only_with="validation_prompt or validation_prompt_file",
+        only_with=_WITH_PREVIEWS,
         per_concept=True,
     )
     profile: str | None = option(
