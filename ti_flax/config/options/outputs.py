@@ -7,7 +7,6 @@ from ti_flax.config.options.group import Options
 from ti_flax.config.values import option
 from ti_flax.console.messages import Level
 
-
 # What options of previews do nothing without.
 _WITH_PREVIEWS = "validation_prompt or validation_prompt_file"
 
