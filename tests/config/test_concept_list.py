@@ -5,7 +5,6 @@ import json
 import pytest
 
 from ti_flax.config import RunConfig, load_config, parse_config
-from ti_flax.config.concept_entry import SOURCES
 from ti_flax.config.concept_list import read_concepts
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.data.sources.find import find_images
@@ -450,7 +449,3 @@ def test_what_the_sources_of_a_run_set_for_all_of_its_concepts_is_of_a_concept(w
         ConfigError, match=r"cats .*: flip_p: expected an option of a concept, found one of the"
     ):
         load_config(file)
-
-
-def test_the_option_whose_values_may_be_mappings_is_the_one_that_concepts_may_give_so():
-    assert [name for name, option in OPTIONS.items() if option.mixed] == [SOURCES]

@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from ti_flax.config import RunConfig, parse_config
+from ti_flax.config.concept_entry import SOURCES
+from ti_flax.config.run_config import OPTIONS
 from ti_flax.config.schema import config_schema
 from ti_flax.errors import ConfigError
 
@@ -103,3 +105,7 @@ def test_editors_know_what_a_source_may_have():
     jsonschema.validate({"train_data_dir": SOURCES}, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"train_data_dir": [{"path": "a", "resolution": 64}]}, schema)
+
+
+def test_the_option_whose_values_may_be_mappings_is_the_one_that_concepts_may_give_so():
+    assert [name for name, option in OPTIONS.items() if option.mixed] == [SOURCES]
