@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ti_flax.config import RunConfig, parse_config
-from ti_flax.config.concept_entry import SOURCES
+from ti_flax.config.concept_entry import SOURCES as OPTION
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.config.schema import config_schema
 from ti_flax.errors import ConfigError
@@ -108,4 +108,4 @@ def test_editors_know_what_a_source_may_have():
 
 
 def test_the_option_whose_values_may_be_mappings_is_the_one_that_concepts_may_give_so():
-    assert [name for name, option in OPTIONS.items() if option.mixed] == [SOURCES]
+    assert [name for name, option in OPTIONS.items() if option.mixed] == [OPTION]
