@@ -442,7 +442,6 @@ def test_what_a_source_of_a_concept_cannot_have_is_a_fault_of_it(write, source, 
 
 
 def test_what_the_sources_of_a_run_set_for_all_of_its_concepts_is_of_a_concept(write):
-    write("cats/1.png")
     concepts = "concepts: [{name: a}, {name: b, train_data_dir: cats}]\n"
     file = write("run.yaml", f"{MODEL}train_data_dir: [{{path: cats, flip_p: 0}}]\n{concepts}")
     with pytest.raises(
