@@ -106,8 +106,7 @@ def _encoded(
     if not names:
         return {}
     encoded = encode_each(tokenizer, [*names], rules)
-    listed = [(name, text, each) for (text, name), each in zip(names.items(), encoded, strict=True)]
-    note = cut_off_note(tokenizer, listed, "--max_token_length", most=None)
+    note = cut_off_note(tokenizer, names, encoded, "--max_token_length", most=None)
     if learned and note:
         say(f"note: {note}, or to any")
-    return {(text, learned): each for _, text, each in listed}
+    return {(text, learned): each for text, each in zip(names, encoded, strict=True)}

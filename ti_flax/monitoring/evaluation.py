@@ -110,9 +110,8 @@ class Evaluate(Hook):
         self._table: list[Evaluation] = []
         self._measured: list[tuple[np.ndarray, np.ndarray]] = []
         self._best, self._written = UNRANKED, 0
-        self.evaluated: dict[str, np.ndarray] | None = (
-            None  # the rows of the last evaluation, where they count
-        )
+        # The rows of the last evaluation, where straightness is measured.
+        self.evaluated: dict[str, np.ndarray] | None = None
         second = (second_half(self._best_path).name,)
         record(output_dir, TABLE, BEST, *(second if len(vectors) > 1 and len(before(start_rows)) > 1 else ()))
 

@@ -98,8 +98,7 @@ def _length_notes(config: RunConfig, inputs: TrainingInputs) -> Iterator[str]:
     for prompt in previews:
         names.setdefault(prompt.negative, prompt.negative_where)
     encoded = encode_each(tokenizer, [*names], prompt_rules(config)) if names else []
-    listed = [(name, text, each) for (text, name), each in zip(names.items(), encoded, strict=True)]
-    if note := cut_off_note(tokenizer, listed, "max_token_length", most=MOST_CHUNKS):
+    if note := cut_off_note(tokenizer, names, encoded, "max_token_length", most=MOST_CHUNKS):
         yield note
 
 

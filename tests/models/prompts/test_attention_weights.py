@@ -158,5 +158,4 @@ def test_one_note_counts_the_other_prompts_that_are_cut_off(tokenizer):
 
 def noted(tokenizer, prompts, rules, most):
     encoded = encode_each(tokenizer, prompts, rules)
-    listed = [("x", text, each) for text, each in zip(prompts, encoded, strict=True)]
-    return cut_off_note(tokenizer, listed, "n", most=most)
+    return cut_off_note(tokenizer, dict.fromkeys(prompts, "x"), encoded, "n", most=most)

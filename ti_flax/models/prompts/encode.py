@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -113,20 +113,26 @@ def same_length(
 
 
 def cut_off_note(
-    tokenizer: Any, prompts: Sequence[tuple[str, str, EncodedPrompt]], option: str, *, most: int | None
+    tokenizer: Any,
+    names: Mapping[str, str],
+    prompts: Sequence[EncodedPrompt],
+    option: str,
+    *,
+    most: int | None,
 ) -> str:
     """Says which prompt is too long, what of it is cut off, and what to do; nothing where all have room.
 
     Args:
       tokenizer: that encoded them.
-      prompts: what each is called, its text, and what it became.
+      names: from the text of each prompt to what it is called.
+      prompts: what the texts became, in the same order.
       option: that sets how many tokens are read.
       most: chunks that it may be set to; None: any number.
     """
-    cut = [each for each in prompts if each[2].cut_off]
+    cut = [(*named, each) for named, each in zip(names.items(), prompts, strict=True) if each.cut_off]
     if not cut:
         return ""
-    name, text, encoded = cut[0]
+    text, name, encoded = cut[0]
     missing = shortened(encoded.rest, _LONGEST_SHOWN)
     others = f" (so are {len(cut) - 1} more)" if cut[1:] else ""
     chunks = len(encoded.token_ids) // tokenizer.model_max_length
