@@ -6,6 +6,7 @@
 On the demo's model, with its judge (see learning_quality.py for fidelity and editability). The places:
 
     row       the row of the token table, which is what a training learns
+    layers    a row of its own for each of the denoiser's layers that read the prompt (arXiv:2303.09522)
     word      a vector that is added to the text encoder's output at the word
     replaced  a vector in the place of that output, as OneTrainer's output embeddings are
     rest      one that is added at the end of the text and at the padding behind it
@@ -17,11 +18,13 @@ Several with a plus sign between them learn together: `row+word`.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 
 # isort: split
+import flax.linen as nn  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -58,7 +62,7 @@ from ti_flax.training.batches import choose, draw, example_of  # noqa: E402
 from ti_flax.training.state import StepConfig  # noqa: E402
 from ti_flax.training.step import error_when_told  # noqa: E402
 
-PLACES = ("row", "word", "replaced", "rest", "end", "output")
+PLACES = ("row", "layers", "word", "replaced", "rest", "end", "output")
 _AT_ONCE = 32
 # Updates of one call of the compiled program.
 _CHUNK = 100
@@ -94,8 +98,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
 class Teaching:
     """A concept that is taught at places of the text encoder.
 
-    What is learned is a tree of float32 by place: `row`, `word` and `replaced` are `[1, width]`, `rest` and
-    `end` `[width]`, `output` `[tokens, width]`.
+    What is learned is a tree of float32 by place: `row`, `word` and `replaced` are `[1, width]`, `layers`
+    `[layers, 1, width]`, `rest` and `end` `[width]`, `output` `[tokens, width]`.
 
     Args:
       concept: of the demo's world.
@@ -113,12 +117,13 @@ class Teaching:
         self.inputs = inputs = load_inputs(self._config)
         self.step_config = step_config_of(self._config, inputs)
         self._params = jax.tree.map(jnp.asarray, dict(inputs.model.params))
+        self._layers = layers_that_read(inputs.model.params["unet"])
         self._examples = padded(inputs.examples)
 
     def compiled(self, programs: dict[str, Any]) -> None:
         """Takes the programs of another concept, which are the same, or leaves its own for others."""
-        self._update = programs.setdefault("update", jax.jit(self._updates))
-        self._draw = programs.setdefault("draw", jax.jit(self._images))
+        self._update = programs.setdefault("update", jax.jit(self._updates, static_argnames="layered"))
+        self._draw = programs.setdefault("draw", jax.jit(self._images, static_argnames="layered"))
 
     def start(self) -> dict[str, jax.Array]:
         """What is at every place before the first update: the initializer's word, and nothing added."""
@@ -129,6 +134,7 @@ class Teaching:
         at = int(jnp.argmax(ids[0] == self.step_config.first_added_id))
         return {
             "row": row,
+            "layers": jnp.repeat(row[None], self._layers, axis=0),
             "word": jnp.zeros_like(row),
             "replaced": told[at][None],
             "rest": nothing,
@@ -136,20 +142,31 @@ class Teaching:
             "output": told,
         }
 
-    def told(self, params: Any, learned: Any, used: Mapping[str, jax.Array], ids: jax.Array) -> jax.Array:
+    def told(
+        self, params: Any, learned: Any, used: Mapping[str, jax.Array], ids: jax.Array, *, layered: bool
+    ) -> jax.Array:
         """What the denoiser is told of prompts, `[batch, tokens, width]`.
+
+        With `layered`, the tokens that one layer reads follow those of another.
 
         Args:
           params: of the model.
           learned: of every place.
           used: `[]` 1 or 0 for `replaced` and `output`, which take the place of something.
           ids: `[batch, tokens]` int32.
+          layered: whether each layer is told by a row of its own, in the order in which they read.
         """
+        rows = learned["layers"] if layered else learned["row"][None]
+        told = jax.vmap(lambda row: self._told_by(params, row, learned, used, ids))(rows)
+        return jnp.concatenate(list(told), axis=1)
+
+    def _told_by(self, params, row, learned, used, ids):
+        """The same by one row."""
         word = ids >= self.step_config.first_added_id
         behind = ids == self.step_config.special.end_of_text
         end = behind & (jnp.cumsum(behind, axis=1) == 1)
         named = jnp.any(word, axis=1, keepdims=True)
-        hidden = self._encode(params, learned["row"], ids)
+        hidden = self._encode(params, row, ids)
         placed = jnp.where(used["replaced"] > 0, learned["replaced"][0], hidden + learned["word"][0])
         hidden = jnp.where(word[..., None], placed, hidden)
         for place, where in (("rest", behind), ("end", end)):
@@ -159,8 +176,9 @@ class Teaching:
     def learn(self, place: str) -> list[dict[str, Any]]:
         """Learns at a place and measures after each of the steps."""
         parts, began, options = place.split("+"), time.perf_counter(), self._options
+        layered = "layers" in parts
         rates = {
-            name: (options.row_rate if name == "row" else options.behind_rate) * (name in parts)
+            name: (options.row_rate if name in ("row", "layers") else options.behind_rate) * (name in parts)
             for name in PLACES
         }
         used = {name: jnp.float32(name in parts) for name in ("replaced", "output")}
@@ -171,16 +189,18 @@ class Teaching:
             progress = np.arange(done, done + _CHUNK) / total
             factors = np.ones(_CHUNK) if options.constant else 0.5 * (1 + np.cos(np.pi * progress))
             arguments = used, rates, factors.astype(np.float32), until - done
-            state, loss = self._update(self._params, self._examples, state, *arguments)
+            state, loss = self._update(self._params, self._examples, state, *arguments, layered=layered)
             if until in options.steps:
-                figures = self.measure(state[0], used)
+                figures = self.measure(state[0], used, layered=layered)
                 seconds = round(time.perf_counter() - began)
                 found = {"concept": self.concept.name, "place": place, "step": until, **figures}
                 results.append({**found, "loss": round(float(loss), 4), "seconds": seconds})
                 say(results[-1], options)
         return results
 
-    def measure(self, learned: Mapping[str, jax.Array], used: Mapping[str, jax.Array]) -> dict[str, float]:
+    def measure(
+        self, learned: Mapping[str, jax.Array], used: Mapping[str, jax.Array], *, layered: bool
+    ) -> dict[str, float]:
         """Fidelity and editability, and the share of images whose shape is right."""
         count, concept = self._options.samples, self.concept
         plain = prompts(concept.placeholder, {"": ""}, count)
@@ -192,7 +212,8 @@ class Teaching:
             seeds = range(1000 + first, 1000 + first + _AT_ONCE)
             noise = starting_noise(self.inputs.model, seeds, (self._side, self._side))
             ids = self._ids(texts[first : first + _AT_ONCE])
-            images.append(self._draw(self._params, learned, used, ids, self._ids([""]), noise))
+            asked_for = ids, self._ids([""]), noise
+            images.append(self._draw(self._params, learned, used, *asked_for, layered=layered))
         drawn = np.round(np.concatenate(images) * 255).astype(np.uint8)
         seen = [judge(image) for image in drawn[: 2 * count]]
         wanted = (concept.shape, concept.colour, concept.texture)
@@ -216,14 +237,15 @@ class Teaching:
         rows = {"text_encoder": row}
         return encode_with_rows(self.inputs.model, params, rows, ids, first_added_id=first).hidden_states
 
-    def _updates(self, params, examples, state, used, rates, factors, count):
+    def _updates(self, params, examples, state, used, rates, factors, count, *, layered):
         """So many updates, with the first of the factors on their rates; the mean loss comes with them."""
         config, key = self.step_config, jax.random.key(self._options.seed)
         positions = jnp.arange(config.global_batch)
 
         def loss_of(learned, batch):
-            told = PromptEncoding(self.told(params, learned, used, batch.token_ids))
-            return jnp.mean(error_when_told(told, params, batch, config))
+            told = PromptEncoding(self.told(params, learned, used, batch.token_ids, layered=layered))
+            with each_layer_reads_its_part(self._layers if layered else 1):
+                return jnp.mean(error_when_told(told, params, batch, config))
 
         def update(index, carry):
             (learned, adam, step), total = carry
@@ -237,24 +259,57 @@ class Teaching:
         state, total = jax.lax.fori_loop(0, count, update, (state, jnp.float32(0)))
         return state, total / count
 
-    def _images(self, params, learned, used, ids, negative_ids, noise):
+    def _images(self, params, learned, used, ids, negative_ids, noise, *, layered):
         model, schedule = self.inputs.model, self.step_config.schedule
-        empty = jnp.repeat(self._encode(params, learned["row"], negative_ids), len(noise), axis=0)
+        layers = self._layers if layered else 1
+        empty = self._encode(params, learned["row"], negative_ids)
+        empty = jnp.tile(empty, (len(noise), layers, 1))
         scheduler, steps = model.configs["scheduler"], self._options.num_inference_steps
-        return sample_images(
-            model,
-            params,
-            prompt=PromptEncoding(self.told(params, learned, used, ids)),
-            negative_prompt=PromptEncoding(empty),
-            noise=noise,
-            steps=sampling_steps(schedule, scheduler, steps=steps, sampler="dpmsolver++"),
-            sampler="dpmsolver++",
-            schedule=schedule,
-            guidance_scale=self._options.guidance_scale,
-        )
+        with each_layer_reads_its_part(layers):
+            return sample_images(
+                model,
+                params,
+                prompt=PromptEncoding(self.told(params, learned, used, ids, layered=layered)),
+                negative_prompt=PromptEncoding(empty),
+                noise=noise,
+                steps=sampling_steps(schedule, scheduler, steps=steps, sampler="dpmsolver++"),
+                sampler="dpmsolver++",
+                schedule=schedule,
+                guidance_scale=self._options.guidance_scale,
+            )
 
 
 _ADAM = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(1e-2))
+# The attention of a denoiser's layer to the prompt.
+_TO_PROMPT = "attn2"
+
+
+def layers_that_read(params: Mapping[str, Any]) -> int:
+    """How many layers of a denoiser read the prompt."""
+    return sum(
+        1 if name == _TO_PROMPT else layers_that_read(part)
+        for name, part in params.items()
+        if isinstance(part, Mapping)
+    )
+
+
+@contextlib.contextmanager
+def each_layer_reads_its_part(parts: int) -> Iterator[None]:
+    """Lets every layer of the denoiser read a part of the prompt of its own, in code that is traced here.
+
+    Args:
+      parts: that the prompt's tokens consist of, of equal length, in the order in which the layers read.
+    """
+    turn = itertools.count()
+
+    def read(attend, arguments, keywords, context):
+        if context.module.name != _TO_PROMPT or context.method_name != "__call__":
+            return attend(*arguments, **keywords)
+        hidden_states, prompt = arguments
+        return attend(hidden_states, jnp.split(prompt, parts, axis=1)[next(turn) % parts], **keywords)
+
+    with nn.intercept_methods(read):
+        yield
 
 
 def step_config_of(config: Any, inputs: TrainingInputs) -> StepConfig:

@@ -138,9 +138,12 @@ def test_what_cannot_be_scored_is_one_line_and_exit_code_2(line):
 
 
 def test_a_concept_is_learned_at_places_of_the_text_encoder(flags, tmp_path, capsys):
-    """Before the first update nothing is added, so that all places but two begin with the same loss."""
+    """Before the first update nothing is added, so that all places but two begin with the same loss.
+
+    One layer of the tiny model reads the prompt, so that a row for each layer is the row.
+    """
     tiny = ["--concepts", "posy", "--steps", "1", "2", "--samples", "2", "--num_inference_steps", "2"]
-    places = ["row", "row+word", "replaced", "rest", "output"]
+    places = ["row", "layers", "row+word", "replaced", "rest", "output"]
     output = tmp_path / "results.jsonl"
     learning_places.main([*flags, *tiny, "--places", *places, "--output", str(output)])
     results = [json.loads(line) for line in output.read_text().splitlines()]
@@ -151,9 +154,12 @@ def test_a_concept_is_learned_at_places_of_the_text_encoder(flags, tmp_path, cap
     first, second = (
         {each["place"]: each["loss"] for each in results if each["step"] == step} for step in (1, 2)
     )
-    assert first["row"] == first["row+word"] == first["rest"]
+    assert first["row"] == first["layers"] == first["row+word"] == first["rest"]
+    assert second["row"] == second["layers"]
     assert len({second[place] for place in ("row", "row+word", "rest")}) == 3
-    with pytest.raises(ConfigError, match="some of row, word, replaced, rest, end, output, found row"):
+    with pytest.raises(
+        ConfigError, match="some of row, layers, word, replaced, rest, end, output, found row"
+    ):
         learning_places.main(["--places", "row+words"])
 
 
