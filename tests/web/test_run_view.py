@@ -14,6 +14,7 @@ from ti_flax.embedding.learned_embeds import save_learned_embeds
 from ti_flax.embedding.read import load_embedding
 from ti_flax.errors import ConfigError, DataError
 from ti_flax.files.written_files import CONCEPTS, only_run
+from ti_flax.monitoring.report.document import escape
 from ti_flax.monitoring.row_statistics import write_evaluations
 from ti_flax.monitoring.sample_request import FILE, SampleRequest, read_request
 from ti_flax.web.live import enlarged, live
@@ -320,3 +321,22 @@ def test_a_small_preview_is_shown_a_whole_number_of_times_as_large(size, shown):
     times = shown[0] // size[0]
     assert found.size == shown
     assert np.array_equal(np.asarray(found), np.kron(np.asarray(image), np.ones((times, times), np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        ("a {} on a beach", "Drawn: <code>a &lt;toy&gt; on a beach</code>"),
+        (["a {}", HTML], f"From top to bottom: <code>a &lt;toy&gt;</code>, <code>{escape(HTML)}</code>"),
+        (None, ""),
+    ],
+)
+def test_the_rows_of_a_preview_say_what_they_are_of(folder, work, prompts, said):
+    options = {"validation_prompt": prompts, "num_validation_images": 2}
+    facts(config=options, finished=True).write(folder / "output")
+    changes, seen, _ = live(work, "toy", {}, 1, None)
+    assert (said in changes["preview_rows"]) and bool(said) == bool(changes["preview_rows"])
+    assert "preview_rows" not in live(work, "toy", dict(seen, stamp=None), 1, None)[0]
+    for path in (folder / "output" / "validation").iterdir():
+        path.unlink()
+    assert live(work, "toy", dict(seen, stamp=None), 1, None)[0].get("preview_rows", "") == ""

@@ -10,8 +10,9 @@ import gradio as gr
 
 from ti_flax.errors import TiFlaxError
 from ti_flax.monitoring.report.document import escape
+from ti_flax.monitoring.report.preview_table import Layout
 from ti_flax.web.actions import png
-from ti_flax.web.markup import fault_text, note, report
+from ti_flax.web.markup import code, fault_text, note, report
 from ti_flax.web.runs.processes import Program
 from ti_flax.web.runs.results import samples_of
 from ti_flax.web.runs.stamp import stamp_of
@@ -19,7 +20,7 @@ from ti_flax.web.runs.view import STATES, RunView, look_at, queue, verdict_marku
 from ti_flax.web.work_folder import WorkFolder
 
 LIVE = ("status", "charts", "log", "preview_step", "preview", "samples", "vectors", "stop", "go_on", "queue")
-LIVE += ("drawing", "concept", "reader")
+LIVE += ("drawing", "concept", "reader", "preview_rows")
 _MOST_SAMPLES, _MOST_RUNS, _LINES = 12, 50, 12
 # How far a small preview is enlarged, and the width that it may have then, in pixels.
 _MOST_TIMES, _COLUMN = 4, 860
@@ -109,6 +110,8 @@ def _show_concepts(changes: Changes, view: RunView) -> None:
 
 
 def _show_previews(changes: Changes, view: RunView, place: int, seen: dict[str, Any]) -> None:
+    rows = rows_of(view)
+    changes.show("preview_rows", rows, lambda: rows)
     steps, before = [*view.previews], int(seen.get("previews", 0))
     if len(steps) == before:
         return
@@ -117,6 +120,14 @@ def _show_previews(changes: Changes, view: RunView, place: int, seen: dict[str, 
     several = len(steps) > 1
     changes["preview_step"] = gr.update(maximum=max(2, len(steps)), value=max(1, place), visible=several)
     changes["preview"] = preview_of(view.previews, place)
+
+
+def rows_of(view: RunView) -> str:
+    """Says what the rows of a preview are of, as markup; empty where the run does not say it."""
+    layout = Layout.of(view.facts) if view.previews and view.facts is not None else None
+    prompts = () if layout is None else layout.prompts
+    head = "From top to bottom" if len(prompts) > 1 else "Drawn"
+    return note(f"{head}: {', '.join(code([each]) for each in prompts)}") if prompts else ""
 
 
 def preview_of(previews: dict[int, Path], place: int) -> Any:

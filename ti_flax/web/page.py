@@ -254,6 +254,7 @@ def _watching(part: dict[str, Any]) -> None:
         buttons=_BUTTONS,
         elem_id="preview",
     )
+    part["preview_rows"] = _html("preview-rows")
     part["charts"] = _html("charts")
     part["log"] = gr.Textbox(
         label="What the run says, its last lines",

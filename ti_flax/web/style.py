@@ -31,7 +31,7 @@ STYLES = f"""
   white-space: pre; overflow-x: auto; }}
 #preview, #drop {{ padding-top: 2.2em; }}
 #preview img {{ image-rendering: pixelated; width: min(100%, 640px) !important; }}
-:is(#word-look, #drawing, #download-fault):not(:has([role])) {{ display: none; }}
+:is(#word-look, #preview-rows, #drawing, #download-fault):not(:has([role])) {{ display: none; }}
 {_REPORT}
 </style>
 """
