@@ -55,7 +55,7 @@ def settled(params, images, class_images=None, *, flip_p=0.5, cache=None):
 def test_what_a_set_takes_is_said(params, said):
     found = settled(params, images_of(4, 1), images_of(1))
     assert not found.in_files
-    assert said == ["12 encoded pictures (images and mirror images) take 24.0 KiB of memory"]
+    assert said == ["12 encoded images and mirror images take 24.0 KiB of memory"]
     assert found.shape(4, 16, 24) == (4, 2, 8, 12, 8)
 
 
@@ -63,7 +63,7 @@ def test_what_a_set_takes_is_said(params, said):
 def test_what_is_never_drawn_is_not_encoded(params, said, flip_p, sides, kinds):
     found = settled(params, images_of(5), flip_p=flip_p)
     assert found.sides == sides == sides_of(flip_p)
-    assert said == [f"5 encoded pictures ({kinds}) take 10.0 KiB of memory"]
+    assert said == [f"5 encoded {kinds} take 10.0 KiB of memory"]
 
 
 def test_masks_take_memory_too(params, said):

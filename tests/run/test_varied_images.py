@@ -15,7 +15,7 @@ VARIED = {
 def test_varied_images_are_learned_and_a_resumed_run_has_the_same_bits(place, tmp_path, capsys):
     config = configure(place, tmp_path / "whole", **VARIED)
     whole = learned(run.train(config))
-    assert "18 encoded pictures (images and mirror images, 3 variants of each)" in capsys.readouterr().err
+    assert "18 encoded images and mirror images, 3 variants of each, take " in capsys.readouterr().err
     # Elsewhere nothing is cached, so that every variant is made and encoded again.
     other = {"output_dir": str(tmp_path / "parts"), "latents_cache_dir": str(tmp_path / "cache")}
     parts = config.replace(**other)

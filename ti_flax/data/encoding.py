@@ -127,7 +127,7 @@ def settle_encoding(
     )
     need = (sum(map(math.prod, shapes)) + sum(masked)) * np.dtype(np.float32).itemsize
     pictures = sum(shape[0] * shape[1] for shape in shapes)
-    told = f"{pictures} encoded pictures ({encoding.kinds}) take {in_units(need)}"
+    told = f"{pictures} encoded {encoding.kinds}{',' * (encoding.variants > 1)} take {in_units(need)}"
     room = SHARE_OF_MACHINE * memory_of_machine() - sum(group.pixel_bytes for group in groups)
     in_files = need > room
     if in_files:
