@@ -9,10 +9,10 @@
 
 Fidelity: the share of samples of "a photo of a <concept>" whose shape, colour and texture are all right.
 Editability: the share of samples of "a photo of a <concept> on a green background" and the like whose
-background is the one asked for. The bounds: the initializer word alone, and the concept in plain words where
-known words describe it. "Best by the judge" is the step, of those measured, at which fidelity times
-editability is largest; "chosen by the run" is the one that load_best_model_at_end takes, which has no judge
-to ask.
+background is the one asked for. The bounds: the initializer word alone, the concept in plain words where
+known words describe it, and what the autoencoder leaves of renderings of it. "Best by the judge" is the step,
+of those measured, at which fidelity times editability is largest; "chosen by the run" is the one that
+load_best_model_at_end takes, which has no judge to ask.
 Options that are not listed here are those of train_flax.py.
 """
 
@@ -31,12 +31,22 @@ import ti_flax  # noqa: E402, F401  # first: it says so where Python is too old
 
 # isort: split
 import numpy as np  # noqa: E402
-from concepts import BY_NAME, CONCEPTS, HELD_OUT, Concept, entry, prompts, write_images  # noqa: E402
+from concepts import (  # noqa: E402
+    BY_NAME,
+    CONCEPTS,
+    HELD_OUT,
+    Concept,
+    concept_scenes,
+    entry,
+    prompts,
+    write_images,
+)
 from help_format import HelpFormatter  # noqa: E402
-from judge import judge  # noqa: E402
+from judge import Verdict, judge  # noqa: E402
 from learned_files import find_embeds, placed  # noqa: E402
 from learning_table import Point, Score, concepts_table, last_line, steps_table, write  # noqa: E402
 from measure import GUIDANCE_SCALE, Studio, TorchStudio  # noqa: E402
+from world import render_batch  # noqa: E402
 
 from ti_flax.config import RunConfig, parse_config  # noqa: E402
 from ti_flax.console.arguments import ArgumentParser  # noqa: E402
@@ -48,6 +58,8 @@ from ti_flax.monitoring.row_statistics import best_of, read_evaluations  # noqa:
 # Two of each set that the model draws well from plain words: what is measured is how they are learned.
 QUICK, QUICK_HELD_OUT = ("glowheart", "plaidmoon"), ("plus", "tile")
 STEPS = (50, 100, 200, 400, 800)
+# Seed of the renderings that go through the autoencoder; 0 is that of the training images.
+_RENDERED = 1
 _OF_TRAINING = ("seeds", "steps", "images", "quick")
 
 
@@ -163,13 +175,19 @@ def _make(folder: Path) -> None:
 
 
 def bounds(studio: Studio | TorchStudio, concept: Concept, options: argparse.Namespace) -> list[Point]:
-    """Scores the initializer word, and the concept in plain words if there are some."""
+    """Scores the initializer word, what the autoencoder keeps, and plain words if there are some."""
     words = concept.plain_words
     nouns = {"initializer": concept.initializer} | ({"literal": words} if words else {})
-    return [
-        Point(concept.name, kind, 0, 0, scored(studio, concept, options, None, noun))
-        for kind, noun in nouns.items()
-    ]
+    scores = {kind: scored(studio, concept, options, None, noun) for kind, noun in nouns.items()}
+    scores["autoencoder"] = kept(studio, concept, options.samples)
+    return [Point(concept.name, kind, 0, 0, score) for kind, score in scores.items()]
+
+
+def kept(studio: Studio | TorchStudio, concept: Concept, count: int) -> Score:
+    """Judges renderings of a concept that went through the autoencoder: no prompt can be drawn better."""
+    scenes = concept_scenes(concept, count, seed=_RENDERED)
+    verdicts = [judge(image) for image in studio.round_trip(render_batch(scenes))]
+    return _score(concept, verdicts, verdicts, [scene.background for scene in scenes])
 
 
 def learned(
@@ -266,10 +284,18 @@ def scored(
     asked = prompts(noun, concept.settings, options.samples)
     drawn = studio.draw([text.strip() for _, text in plain + asked], seed=1000, embeds=embeds)
     verdicts = [judge(image) for image in drawn]
+    grounds = [name for name, _ in asked]
+    return _score(concept, verdicts[: len(plain)], verdicts[len(plain) :], grounds)
+
+
+def _score(
+    concept: Concept, plain: Sequence[Verdict], asked: Sequence[Verdict], grounds: Sequence[str]
+) -> Score:
+    """Compares verdicts with a concept, and others with the backgrounds that were asked for."""
     wanted = (concept.shape, concept.colour, concept.texture)
     return Score(
-        np.array([(seen.shape, seen.colour, seen.texture) == wanted for seen in verdicts[: len(plain)]]),
-        np.array([seen.background == name for seen, (name, _) in zip(verdicts[len(plain) :], asked)]),
+        np.array([(seen.shape, seen.colour, seen.texture) == wanted for seen in plain]),
+        np.array([seen.background == name for seen, name in zip(asked, grounds, strict=True)]),
     )
 
 

@@ -26,8 +26,9 @@ class Point:
 
     Attributes:
       concept: by name.
-      kind: `initializer` or `literal`, the bounds; `learned`, after so many steps or from a file; `ended`,
-        the result of a run that ended itself after so many; `chosen`, what the run takes for its best.
+      kind: `initializer`, `literal` or `autoencoder`, the bounds; `learned`, after so many steps or from a
+        file; `ended`, the result of a run that ended itself after so many; `chosen`, what the run takes for
+        its best.
       steps: made before; 0 for bounds and files.
       seed: of the training.
       score: of its samples.
@@ -71,6 +72,8 @@ class _Columns:
 
 # Kinds that a mark in the plot stands for, at their mean step.
 _MARKED = {"chosen": ("*", "chosen by the run"), "ended": ("s", "ended by itself")}
+# Lines in the plot that stand for bounds.
+_BOUNDS = {"initializer": ":", "literal": "--", "autoencoder": "-."}
 _SHORT = {"fidelity": "fid.", "editability": "edit."}
 _LEGEND = "fid.: fidelity, edit.: editability, shares of the samples"
 
@@ -139,7 +142,7 @@ def _columns(points: Sequence[Point]) -> list[_Columns]:
     kinds = {point.kind: [other for other in points if other.kind == point.kind] for point in points}
     learned = kinds.get("learned", [])
     last = max((point.steps for point in learned), default=0)
-    bounds = [("initializer", "initializer"), ("in words", "literal")]
+    bounds = [("initializer", "initializer"), ("in words", "literal"), ("autoencoder", "autoencoder")]
     made = [_Columns(title, kinds[kind], ["fidelity"]) for title, kind in bounds if kind in kinds]
     if learned and "ended" not in kinds:
         title = f"after {last} steps" if last else "of the file"
@@ -166,7 +169,7 @@ def groups(points: Sequence[Point]) -> list[tuple[str, list[Point]]]:
     Where only some concepts have words, the last row holds what was learned of those.
     """
     titled: dict[str, list[Point]] = {}
-    for kind in ("initializer", "learned", "ended", "chosen", "literal"):
+    for kind in ("initializer", "learned", "ended", "chosen", "literal", "autoencoder"):
         for point in sorted((p for p in points if p.kind == kind), key=lambda p: p.steps):
             title = f"{kind} {point.steps}" if kind == "learned" and point.steps else kind
             titled.setdefault(title, []).append(point)
@@ -264,7 +267,7 @@ def plot(points: Sequence[Point], file: Path) -> None:
                 marker, label = _MARKED[point.kind]
                 axis.plot(steps, share[0], marker=marker, markersize=12, linestyle="none", label=label)
             elif point.kind != "learned":
-                style = "--" if point.kind == "literal" else ":"
+                style = _BOUNDS[point.kind]
                 axis.axhline(share[0], linestyle=style, color="black", label=point.kind)
         axis.set(title=what, xlabel="steps", ylim=(-0.02, 1.02))
         axis.grid(alpha=0.3)

@@ -53,6 +53,7 @@ class Word:
       loss: its validation loss.
       distances: `[timesteps, noises, prompts - 1]`, of the word.
       at_start: likewise, of its initializer.
+      file: with its vector.
     """
 
     concept: str
@@ -64,6 +65,7 @@ class Word:
     loss: float
     distances: np.ndarray
     at_start: np.ndarray
+    file: Path
 
     def heard(self, timestep: float = TIMESTEP, noises: object = slice(None)) -> np.ndarray:
         """The prompt sensitivity of each setting relative to the initializer's, over some of the noises."""
@@ -81,9 +83,11 @@ class Word:
         return self.sensitivity(noises=slice(OF_A_RUN))
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+def parse_arguments(
+    argv: Sequence[str] | None = None, *, measures: str = "over-training"
+) -> tuple[argparse.Namespace, list[str]]:
     parser = ArgumentParser(
-        description="Measure what tells over-training, in the demo's world.",
+        description=f"Measure what tells {measures}, in the demo's world.",
         formatter_class=HelpFormatter,
         epilog="All other options are those of train_flax.py.",
         allow_abbrev=False,
@@ -154,11 +158,15 @@ class Meter:
         return np.stack(found), float(np.linalg.norm(next(iter(rows.values()))[0]))
 
 
-def words(options: argparse.Namespace, training: list[str]) -> Iterator[Word]:
+def studio_of(options: argparse.Namespace, training: list[str]) -> Studio:
+    """Draws with the model that is trained."""
+    base = parse_config(["--config", str(options.config), *training]).model.pretrained_model_name_or_path
+    return Studio(Path(base), steps=options.num_inference_steps)
+
+
+def words(options: argparse.Namespace, training: list[str], studio: Studio) -> Iterator[Word]:
     """Teaches, judges and measures what is not there yet."""
     chosen = HELD_OUT if options.held_out else [BY_NAME[name] for name in options.concepts or ()] or CONCEPTS
-    base = parse_config(["--config", str(options.config), *training]).model.pretrained_model_name_or_path
-    studio = Studio(Path(base), steps=options.num_inference_steps)
     meter = Meter(studio)
     of_initializers = {concept.name: meter(concept.initializer)[0] for concept in chosen}
     for rate in options.rates:
@@ -237,6 +245,7 @@ def judged(
         losses.get(step, float("nan")),
         found["distances"],
         of_initializers[concept.name],
+        file,
     )
     print(
         f"{concept.name} at {rate}, step {step}: fidelity {word.fidelity:.2f} editability "
@@ -302,7 +311,7 @@ def _line(what: str, areas: Sequence[float]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options, training = parse_arguments(argv)
-    print(table(list(words(options, training))))
+    print(table(list(words(options, training, studio_of(options, training)))))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ def points():
         point("a", "learned", 50, 1, [0, 1, 1, 0]),
         point("a", "learned", 100, 0, [1, 1, 1, 1], [1, 0, 0, 0]),
         point("a", "learned", 100, 1, [1, 1, 0, 0], [1, 1, 0, 0]),
+        point("a", "autoencoder", 0, 0, [1, 1, 1, 1]),
         point("b", "initializer", 0, 0, [0, 1, 0, 0]),
+        point("b", "autoencoder", 0, 0, [1, 1, 1, 0]),
         point("b", "learned", 50, 0, [0, 0, 0, 0]),
         point("b", "learned", 50, 1, [0, 0, 0, 0]),
         point("b", "learned", 100, 0, [0, 1, 0, 0], [1, 1, 1, 0]),
@@ -56,15 +58,21 @@ def test_the_table_of_steps_has_a_row_for_each_step_and_bound(points):
         "learned 50",
         "learned 100",
         "literal",
+        "autoencoder",
         "of these",
     ]
     assert lines[3].split()[2] == "0.50" and lines[3].endswith("2 x 2 x 4")
-    assert lines[5].split()[2] == "0.75" and lines[5].endswith("1 x 2 x 4")
+    assert lines[6].split()[2] == "0.75" and lines[6].endswith("1 x 2 x 4")
 
 
 def test_a_table_of_steps_without_a_concept_in_plain_words(points):
     lines = table.steps_table([each for each in points if each.concept == "b"]).splitlines()
-    assert [line[:14].strip() for line in lines[1:]] == ["initializer", "learned 50", "learned 100"]
+    assert [line[:14].strip() for line in lines[1:]] == [
+        "initializer",
+        "learned 50",
+        "learned 100",
+        "autoencoder",
+    ]
 
 
 def test_the_table_of_concepts_has_a_row_for_each_and_for_the_mean(points):
@@ -74,18 +82,19 @@ def test_the_table_of_concepts_has_a_row_for_each_and_for_the_mean(points):
     shown = table.concepts_table(points, {"a": "red plain arrow", "b": "pink plain flower"}).splitlines()
     legend, titles, heads, one, two, mean, low, high = shown
     assert "fid.: fidelity" in legend
-    assert [title.strip() for title in titles.split("   ")[-5:]] == [
+    assert [title.strip() for title in titles.split("   ")[-6:]] == [
         "initializer",
         "in words",
+        "autoencoder",
         "after 100 steps",
         "best by the judge",
         "chosen by the run",
     ]
-    assert " ".join(heads.split()) == "concept fid. fid. fid. edit. step fid. edit. step fid. edit."
+    assert " ".join(heads.split()) == "concept fid. fid. fid. fid. edit. step fid. edit. step fid. edit."
     # At 50 steps a is at 0.38 x 1.00, at 100 steps at 0.75 x 0.38, which is less.
-    assert " ".join(one.split()) == "a red plain arrow 0.00 0.75 0.75 0.38 50 0.38 1.00 60-90 0.88 0.75"
-    assert " ".join(two.split()) == "b pink plain flower 0.25 0.25 0.88 100 0.25 0.88 80 0.00 1.00"
-    assert " ".join(mean.split()) == "mean 0.12 0.75 0.50 0.62 0.31 0.94 0.44 0.88"
+    assert " ".join(one.split()) == "a red plain arrow 0.00 0.75 1.00 0.75 0.38 50 0.38 1.00 60-90 0.88 0.75"
+    assert " ".join(two.split()) == "b pink plain flower 0.25 0.75 0.25 0.88 100 0.25 0.88 80 0.00 1.00"
+    assert " ".join(mean.split()) == "mean 0.12 0.75 0.88 0.50 0.62 0.31 0.94 0.44 0.88"
     assert low.split()[:2] == ["95%", "from"] and high.split()[:2] == ["95%", "to"]
     for least, middle, most in zip(low.split()[2:], mean.split()[1:], high.split()[2:], strict=True):
         assert least <= middle <= most
@@ -98,7 +107,7 @@ def test_files_have_no_steps_and_no_best(points):
     points += [point(name, "learned", 0, 0, [1, 1, 0, 0]) for name in "ab"]
     _, titles, heads, *_ = table.concepts_table(points, {"a": "", "b": ""}).splitlines()
     assert titles.split("   ")[-1].strip() == "of the file" and "chosen" not in titles
-    assert " ".join(heads.split()) == "concept fid. fid. fid. edit."
+    assert " ".join(heads.split()) == "concept fid. fid. fid. fid. edit."
 
 
 def test_of_runs_that_ended_themselves_the_steps_made_stand_beside_the_result(points, tmp_path):
@@ -107,7 +116,7 @@ def test_of_runs_that_ended_themselves_the_steps_made_stand_beside_the_result(po
     points += [point(name, "chosen", 40, 0, [1, 1, 0, 0]) for name in "ab"]
     _, titles, heads, one, *_ = table.concepts_table(points, {"a": "", "b": ""}).splitlines()
     assert [title.strip() for title in titles.split("   ")[-2:]] == ["ended by itself", "chosen by the run"]
-    assert " ".join(one.split()) == "a 0.00 0.75 60 0.50 1.00 40 0.50 1.00"
+    assert " ".join(one.split()) == "a 0.00 0.75 1.00 60 0.50 1.00 40 0.50 1.00"
     assert table.last_line(points).startswith("fidelity 0.500 literal 0.750 initializer 0.000")
     pytest.importorskip("matplotlib")
     table.plot(points, tmp_path / "plot.png")

@@ -1,5 +1,7 @@
 """The figures that the benchmark of prompt sensitivity draws from its words."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from prompt_sensitivity import NOISES, TIMESTEPS, Word, area, lost_by_choice, table
@@ -7,10 +9,11 @@ from prompt_sensitivity import NOISES, TIMESTEPS, Word, area, lost_by_choice, ta
 from ti_flax.monitoring.row_statistics import DROWNS
 
 
-def word(sensitivity, *, fidelity=1.0, editability=1.0, loss=0.1, step=10, rate="1e-2"):
+def word(sensitivity, *, fidelity=1.0, editability=1.0, loss=0.1, step=10, rate="1e-2", concept="ruby"):
     """A word with one prompt sensitivity at every timestep and noise."""
     at_start = np.random.default_rng(0).uniform(1, 2, (len(TIMESTEPS), NOISES, 8))
-    return Word("ruby", rate, step, fidelity, editability, 1.0, loss, sensitivity * at_start, at_start)
+    measured = 1.0, loss, sensitivity * at_start, at_start
+    return Word(concept, rate, step, fidelity, editability, *measured, Path("ruby.safetensors"))
 
 
 def test_the_area_is_the_chance_that_an_over_trained_word_has_the_smaller_number():

@@ -12,11 +12,14 @@ import evaluation_cost
 import growth
 import learning_places
 import learning_quality
+import likeness
 import many_concepts
+import numpy as np
 import prompt_sensitivity
 import pytest
 import timestep_variance
 from environment import xla_flags
+from likeness import PROMPTS, SEEDS, TIMESTEPS, Measured
 
 from ti_flax.errors import ConfigError
 from ti_flax.models.attention import IMPLEMENTATIONS
@@ -102,8 +105,10 @@ def test_concepts_are_learned_and_judged(flags, tmp_path, capsys):
     assert [place for place in made if place not in chosen] == [
         ("glowheart", "initializer", 0),
         ("glowheart", "literal", 0),
+        ("glowheart", "autoencoder", 0),
         ("spool", "initializer", 0),
         ("spool", "literal", 0),  # captions describe its shape
+        ("spool", "autoencoder", 0),
         ("glowheart", "learned", 1),
         ("glowheart", "learned", 3),
         ("spool", "learned", 1),
@@ -212,7 +217,7 @@ def test_the_programs_of_gpu_sh_take_their_options(tmp_path):
             pytest.fail(f"gpu.sh: {program} {shlex.join(rest)}")
 
 
-def test_what_tells_over_training_is_measured_and_kept(flags, tmp_path, capsys):
+def test_what_tells_over_training_and_likeness_is_measured_and_kept(flags, tmp_path, capsys, monkeypatch):
     tiny = [*flags, *LOOK, "--train_batch_size", "1", "--output", str(tmp_path)]
     tiny += ["--concepts", "ruby", "--rates", "1e-2", "--steps", "2", "4"]
     prompt_sensitivity.main(tiny)
@@ -226,6 +231,17 @@ def test_what_tells_over_training_is_measured_and_kept(flags, tmp_path, capsys):
     prompt_sensitivity.main(tiny)
     assert capsys.readouterr().out == first
     assert kept == {path: path.read_bytes() for path in (tmp_path / "words").iterdir()} and len(kept) == 2
+    measured = []
+    monkeypatch.setattr(likeness, "Measured", lambda *given: measured.append(given) or Measured(*given))
+    likeness.main(tiny)
+    losses = np.stack([losses for _, losses, _ in measured])
+    assert losses.shape == (2, len(SEEDS), len(PROMPTS), len(TIMESTEPS)) and (losses > 0).all()
+    # Every word, set of images, prompt and timestep is measured by itself.
+    assert len(np.unique(losses)) == losses.size
+    *_, head, _, _, of_run, trained, length, steps = capsys.readouterr().out.splitlines()[:-8]
+    assert head.startswith("2 words, ") and of_run.startswith("  validation loss of the run ")
+    assert trained.startswith("  training loss") and length.split()[:2] == ["length", "of"]
+    assert steps.split()[-1] in ("0.000", "nan")
 
 
 def test_the_cost_of_evaluations_is_measured_in_a_run(flags, capsys):
