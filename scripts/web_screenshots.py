@@ -134,6 +134,8 @@ def fill(page: Any) -> None:
         field.fill(text)
         field.press("Enter" if name == "images" else "Tab")
     page.wait_for_selector("#charts svg")
+    # Browsers load an image once it is near what is seen of the page.
+    page.locator("#preview").scroll_into_view_if_needed()
     page.wait_for_selector("#preview img")
     page.locator("#word-look code").first.wait_for()
     page.locator("#reader label").first.click()

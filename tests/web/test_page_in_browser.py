@@ -166,7 +166,9 @@ def test_from_images_to_a_file_that_diffusers_loads(opened, place):
     says(page, "status", "it stopped at step")
     page.locator("#go-on").click()
     says(page, "status", "The run is finished")
+    page.locator("#preview").scroll_into_view_if_needed()
     page.wait_for_selector("#preview img")
+    says(page, "preview-rows", "Drawn: a <thing>")
     page.locator("#reader label", has_text="diffusers").click()
     with page.expect_download() as download:
         page.locator("#files a").first.click()
