@@ -98,9 +98,9 @@ def taught(work: WorkFolder, finished: Path | None) -> None:
     if finished is not None:
         shutil.copytree(finished, work.runs / "ruby" / OUTPUT)
         return
-    options = {"placeholder_token": "<ruby>", "initializer_token": "ring", "preset": "quick"}
+    options = {"placeholder_token": "<ruby>", "initializer_token": "ring", "preset": "balanced"}
     options |= {"resolution": "64", "train_batch_size": "8", "validation_steps": "20"}
-    options |= {"num_validation_images": "4"}
+    options |= {"num_validation_images": "4", "flip_p": "0"}
     name = actions.start(work, Form(DEMO_MODEL, DEMO_IMAGES, options, previews="a photo of a {}"))
     ends = time.monotonic() + PATIENCE
     while (seen := look_at(work.runs / name)).at_work and time.monotonic() < ends:

@@ -1,5 +1,7 @@
 """The command that the fields make, what is refused in them, and where a message stands."""
 
+from types import SimpleNamespace
+
 import pytest
 from web_pages import form
 
@@ -7,11 +9,11 @@ from ti_flax.config.parse import parse_with_notes
 from ti_flax.config.presets import PRESETS
 from ti_flax.config.run_config import OPTIONS
 from ti_flax.errors import ConfigError
-from ti_flax.web.events import _FORM, form_of
+from ti_flax.web.events import _FORM, Events, form_of
 from ti_flax.web.faults import PLACES, place_of
 from ti_flax.web.form import resumed, shown, split_flags
-from ti_flax.web.page import SETTINGS, default_text
-from ti_flax.web.work_folder import DEMO_MODEL
+from ti_flax.web.page import SETTINGS, Fields, default_text
+from ti_flax.web.work_folder import DEMO_IMAGES, DEMO_MODEL
 
 
 def test_fields_become_flags_and_empty_ones_none(work):
@@ -55,6 +57,15 @@ def test_empty_fields_suit_the_model_and_say_so():
         assert default_text(name, "quick", DEMO_MODEL) == of_demo[name]
         assert default_text(name, "quick", "somebody/model") == OPTIONS[name].default_text
     assert default_text("max_train_steps", "quick", DEMO_MODEL) == str(PRESETS["quick"]["max_train_steps"])
+
+
+def test_mirror_images_are_learned_unless_they_show_another_thing(work):
+    values = dict.fromkeys(_FORM) | {"model": DEMO_MODEL, "preset": "quick", "num_vectors": "1"}
+    assert "flip_p" not in form_of(values | {"mirror": True}).options
+    assert form_of(values | {"mirror": False}).options["flip_p"] == "0"
+    # The demo's stripes lean to one side; of other images, what somebody has ticked stays.
+    look = Events(work, Fields({}), SimpleNamespace())._show_images
+    assert look(DEMO_IMAGES)["mirror"] is False and "mirror" not in look("images/set")
 
 
 def test_the_command_is_one_that_the_program_takes(work):

@@ -24,9 +24,18 @@ from ti_flax.web.words import look_at_word
 from ti_flax.web.work_folder import DEMO_IMAGES, DEMO_MODEL, WorkFolder
 
 _FORM = ("model", "images", "placeholder_token", "initializer_token", "num_vectors", "learnable_property")
-_FORM += ("preset", *SETTINGS, "validation_prompt", "use_captions", "crop", "whole_model", "further")
+_FORM += (
+    "preset",
+    *SETTINGS,
+    "validation_prompt",
+    "use_captions",
+    "crop",
+    "mirror",
+    "whole_model",
+    "further",
+)
 _FAULTS = tuple(f"fault_{place}" for place in PLACES)
-_IMAGES = ("images", "captions", "use_captions")
+_IMAGES = ("images", "captions", "use_captions", "mirror")
 # Seconds between two looks for files that browsers sent or were given, and that are older than so many.
 _TIDIED = (3600, 24 * 3600)
 Changes = dict[str, Any]
@@ -55,7 +64,7 @@ class Events:
         """Binds all of them."""
         fields, form = self._fields, _FORM
         self._on(fields.drop.upload, self._take, ("drop",), (*_IMAGES, "drop", *_FAULTS))
-        self._on(fields.images.change, self._show_images, ("images",), ("captions", "use_captions"))
+        self._on(fields.images.change, self._show_images, ("images",), _IMAGES[1:])
         self._on(
             fields.captions.input, self._write_captions, ("images", "captions"), ("use_captions", *_FAULTS)
         )
@@ -161,6 +170,7 @@ class Events:
         return {
             "captions": gr.update(value=captions_of(folder), visible=True, interactive=ours),
             "use_captions": gr.update(visible=True, value=written),
+            **({"mirror": False} if images == DEMO_IMAGES else {}),  # its stripes lean to one side
         }
 
     def _write_captions(self, images: str | None, table: list[list[Any]]) -> Changes:
@@ -341,6 +351,8 @@ def form_of(values: Mapping[str, Any]) -> Form:
         options[name] = (values[name] or "").strip() or value
     if crop := CROPS.get(values["crop"], ""):
         options[crop] = "true"
+    if not values["mirror"]:
+        options["flip_p"] = "0"
     return Form(
         values["model"] or "",
         values["images"],

@@ -136,6 +136,12 @@ def _images(part: dict[str, Any], work: WorkFolder) -> None:
             scale=2,
         )
         part["focal"] = gr.Button("Cut all to what stands out in them", elem_id="focal", min_width=200)
+    part["mirror"] = gr.Checkbox(
+        value=True,
+        label="In a mirror it is the same thing",
+        info="Untick it for writing, faces with a parting, or stripes that lean to one side.",
+        elem_id="mirror",
+    )
     part["look"] = gr.Button("Show what training will see", elem_id="look")
     part["sheet"] = gr.Image(
         label="Images as training sees them",
