@@ -10,7 +10,7 @@ from web_pages import ASSETS
 
 from ti_flax.errors import DataError
 from ti_flax.web import image_sets
-from ti_flax.web.image_sets import captions_of, has_captions, images_of, take_files, write_captions
+from ti_flax.web.image_sets import captioned, captions_of, images_of, take_files, write_captions
 
 HTML = '<img src=x onerror="alert(1)"> & "<b>"'
 
@@ -93,10 +93,13 @@ def test_captions_are_what_the_trainer_reads(work):
     folder = work.images / "set"
     first, second = (path.name for path in images_of(folder)[:2])
     write_captions(work, folder, [[first, f"  {HTML}\n more "], [second, None]])
-    assert dict(captions_of(folder))[first] == f"{HTML} more" and has_captions(folder)
+    assert dict(captions_of(folder))[first] == f"{HTML} more" and captioned(folder) == (
+        1,
+        len(images_of(folder)),
+    )
     assert (folder / first).with_suffix(".txt").read_text() == f"{HTML} more\n"
     write_captions(work, folder, [[first, ""]])
-    assert not has_captions(folder) and not (folder / first).with_suffix(".txt").exists()
+    assert captioned(folder)[0] == 0 and not (folder / first).with_suffix(".txt").exists()
 
 
 @pytest.mark.parametrize("name", ["../../x.png", "none.png", "/etc/passwd", "set"])

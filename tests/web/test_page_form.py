@@ -12,7 +12,8 @@ from ti_flax.errors import ConfigError
 from ti_flax.web.events import _FORM, Events, form_of
 from ti_flax.web.faults import PLACES, place_of
 from ti_flax.web.form import resumed, shown, split_flags
-from ti_flax.web.page import SETTINGS, Fields, default_text
+from ti_flax.web.image_sets import images_of
+from ti_flax.web.page import NO_CAPTIONS, SETTINGS, Fields, default_text
 from ti_flax.web.work_folder import DEMO_IMAGES, DEMO_MODEL
 
 
@@ -66,6 +67,19 @@ def test_mirror_images_are_learned_unless_they_show_another_thing(work):
     # The demo's stripes lean to one side; of other images, what somebody has ticked stays.
     look = Events(work, Fields({}), SimpleNamespace())._show_images
     assert look(DEMO_IMAGES)["mirror"] is False and "mirror" not in look("images/set")
+
+
+def test_captions_are_ticked_once_every_image_has_one(work):
+    def tick():
+        return Events(work, Fields({}), SimpleNamespace())._show_images("images/set")["use_captions"]
+
+    images = images_of(work.images / "set")
+    assert (tick()["value"], tick()["info"]) == (False, NO_CAPTIONS)
+    images[0].with_suffix(".txt").write_text("one")
+    assert (tick()["value"], tick()["info"].split(";")[0]) == (False, f"1 of {len(images)} images have one")
+    for image in images[1:]:
+        image.with_suffix(".txt").write_text("another")
+    assert (tick()["value"], tick()["info"]) == (True, NO_CAPTIONS)
 
 
 def test_the_command_is_one_that_the_program_takes(work):

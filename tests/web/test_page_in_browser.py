@@ -136,6 +136,7 @@ def test_captions_are_written_by_hand_and_stay_text(opened, place):
         page.wait_for_timeout(200)
     assert [path.read_text() for path in written.glob("*.txt")] == [f"{HTML}\n"]
     says(page, "captions", "onerror")
+    says(page, "use-captions", r"1 of \d images have one")
     assert page.title() == "ti_flax" and page.locator("#captions img").count() == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,10 +13,20 @@ from ti_flax.monitoring.report.document import escape
 from ti_flax.web import actions
 from ti_flax.web.faults import PLACES, place_of
 from ti_flax.web.form import Form, shown
-from ti_flax.web.image_sets import captions_of, has_captions, take_files, write_captions
+from ti_flax.web.image_sets import captioned, captions_of, take_files, write_captions
 from ti_flax.web.live import LIVE, live, preview_of
 from ti_flax.web.markup import code, fault, fault_text, no_fault, note
-from ti_flax.web.page import CROPS, NO_PRESET, OF_DEMO, SETTINGS, Fields, default_text, faults_cleared, fields
+from ti_flax.web.page import (
+    CROPS,
+    NO_CAPTIONS,
+    NO_PRESET,
+    OF_DEMO,
+    SETTINGS,
+    Fields,
+    default_text,
+    faults_cleared,
+    fields,
+)
 from ti_flax.web.runs.processes import Program
 from ti_flax.web.runs.results import files_for, sample
 from ti_flax.web.runs.view import look_at
@@ -166,10 +177,10 @@ class Events:
                 "captions": gr.update(visible=False),
                 "use_captions": gr.update(visible=False, value=False),
             }
-        ours, written = folder.is_relative_to(self._work.images), has_captions(folder)
+        ours = folder.is_relative_to(self._work.images)
         return {
             "captions": gr.update(value=captions_of(folder), visible=True, interactive=ours),
-            "use_captions": gr.update(visible=True, value=written),
+            "use_captions": _captions_tick(folder),
             **({"mirror": False} if images == DEMO_IMAGES else {}),  # its stripes lean to one side
         }
 
@@ -179,7 +190,7 @@ class Events:
             write_captions(self._work, folder, table)
         except TiFlaxError as error:
             return {"fault_images": fault(str(error))}
-        return {"use_captions": gr.update(value=has_captions(folder)), "fault_images": no_fault()}
+        return {"use_captions": _captions_tick(folder), "fault_images": no_fault()}
 
     def _crop(self, form: Mapping[str, Any]) -> Changes:
         try:
@@ -332,6 +343,14 @@ class Events:
         except TiFlaxError as error:
             return {"files": gr.update(value=None, visible=False), "download_fault": fault_text(str(error))}
         return {"files": gr.update(value=[*map(str, files)], visible=True), "download_fault": ""}
+
+
+def _captions_tick(folder: Path) -> Any:
+    """Learns with captions where every image has one, without which a run would end at once."""
+    having, images = captioned(folder)
+    some = 0 < having < images
+    info = f"{having} of {images} images have one; it takes one for each." if some else NO_CAPTIONS
+    return gr.update(visible=True, value=having == images > 0, info=info)
 
 
 def form_of(values: Mapping[str, Any]) -> Form:

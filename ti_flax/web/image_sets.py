@@ -116,9 +116,10 @@ def captions_of(folder: Path) -> list[list[str]]:
     return [[image.name, _caption(image)] for image in images_of(folder)]
 
 
-def has_captions(folder: Path) -> bool:
-    """Whether an image of a folder has a caption beside it."""
-    return any(caption for _, caption in captions_of(folder))
+def captioned(folder: Path) -> tuple[int, int]:
+    """How many of a folder's images have a caption beside them, and how many images there are."""
+    captions = [caption for _, caption in captions_of(folder)]
+    return sum(map(bool, captions)), len(captions)
 
 
 def _caption(image: Path) -> str:

@@ -30,6 +30,7 @@ SETTINGS: dict[str, tuple[str, str]] = {
 }
 # What suits the demo's model where a field is empty: the side of its images, and its configuration's batch.
 OF_DEMO = {"resolution": "64", "train_batch_size": "8"}
+NO_CAPTIONS = "Without them, built-in sentences are used."
 _PREVIEWS = "a photo of a {}\na {} on a beach"
 # Of images; Gradio's button to share them would send them elsewhere.
 _BUTTONS: Any = ["download", "fullscreen"]
@@ -125,7 +126,7 @@ def _images(part: dict[str, Any], work: WorkFolder) -> None:
         elem_id="captions",
     )
     part["use_captions"] = gr.Checkbox(
-        label="Learn with the captions", info="Without them, built-in sentences are used.", visible=False
+        label="Learn with the captions", info=NO_CAPTIONS, visible=False, elem_id="use-captions"
     )
     with gr.Row():
         part["crop"] = gr.Radio(
