@@ -121,7 +121,7 @@ def test_concepts_are_learned_and_judged(flags, tmp_path, capsys):
     *_, titles, _heads, _first, _second, _mean, _low, _high, last_again = capsys.readouterr().out.splitlines()
     assert titles.endswith("of the file") and last_again == last
     content = json.loads((tmp_path / "again" / "results.json").read_text())
-    assert content["embeds"] == [str(tmp_path / "seed-0")] and len(content["results"]) == 6
+    assert content["embeds"] == [str(tmp_path / "seed-0")] and len(content["results"]) == 8
 
 
 def test_held_out_concepts_are_learned_for_the_configured_steps(flags, tmp_path, capsys):

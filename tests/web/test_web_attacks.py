@@ -247,7 +247,8 @@ def test_neither_the_model_nor_the_images_reach_outside(known, text):
 
 def filled(model, images):
     """The values of the form's fields, in their order."""
-    return [model, images, HTML, HTML, "1", "object", "quick", *[""] * 8, HTML, False, "squeezed", False, ""]
+    chosen = ["1", "object", "quick", *[""] * 8]
+    return [model, images, HTML, HTML, *chosen, HTML, False, "squeezed", True, False, ""]
 
 
 def test_html_in_words_and_captions_stays_text(known, place):

@@ -112,22 +112,7 @@ def _images(part: dict[str, Any], work: WorkFolder) -> None:
         elem_id="images",
     )
     _fault(part, "images")
-    part["captions"] = gr.Dataframe(
-        headers=["image", "caption"],
-        datatype="str",
-        type="array",
-        column_count=2,
-        static_columns=[0],
-        interactive=True,
-        wrap=True,
-        show_search="none",
-        label="Captions: click to write one; each is kept as a .txt file beside its image",
-        visible=False,
-        elem_id="captions",
-    )
-    part["use_captions"] = gr.Checkbox(
-        label="Learn with the captions", info=NO_CAPTIONS, visible=False, elem_id="use-captions"
-    )
+    _captions(part)
     with gr.Row():
         part["crop"] = gr.Radio(
             [*CROPS],
@@ -159,6 +144,25 @@ def _images(part: dict[str, Any], work: WorkFolder) -> None:
         visible=False,
         elem_classes="ti-log",
         elem_id="report",
+    )
+
+
+def _captions(part: dict[str, Any]) -> None:
+    part["captions"] = gr.Dataframe(
+        headers=["image", "caption"],
+        datatype="str",
+        type="array",
+        column_count=2,
+        static_columns=[0],
+        interactive=True,
+        wrap=True,
+        show_search="none",
+        label="Captions: click to write one; each is kept as a .txt file beside its image",
+        visible=False,
+        elem_id="captions",
+    )
+    part["use_captions"] = gr.Checkbox(
+        label="Learn with the captions", info=NO_CAPTIONS, visible=False, elem_id="use-captions"
     )
 
 
