@@ -156,7 +156,7 @@ def signals(losses: Losses) -> dict[str, Callable[[Measured], float]]:
         "validation loss of the run": lambda each: each.word.loss,
         f"training loss, mean of {_UPDATES} updates": lambda each: each.trained,
         "length of the vector": lambda each: each.word.length,
-        "fewest steps left": lambda each: -each.word.step,
+        "number of steps, the later the better": lambda each: -each.word.step,
     }
     for place, images in enumerate(SEEDS):
         for row, prompt in enumerate(PROMPTS):

@@ -263,19 +263,6 @@ def area(numbers: Sequence[float], over_trained: Sequence[bool]) -> float:
     return float(np.mean(lower + 0.5 * equal)) if lower.size else float("nan")
 
 
-def lost_by_choice(measured: Sequence[Word]) -> float:
-    """How far the fidelity at the smallest validation loss is from the best, while the prompt is heard."""
-    runs: dict[tuple[str, str], list[Word]] = {}
-    for word in measured:
-        if word.as_in_a_run >= DROWNS:
-            runs.setdefault((word.concept, word.rate), []).append(word)
-    lost = [
-        max(word.fidelity for word in run) - min(run, key=lambda word: word.loss).fidelity
-        for run in runs.values()
-    ]
-    return float(np.mean(lost)) if lost else float("nan")
-
-
 def table(measured: Sequence[Word]) -> str:
     """What was found, as lines of text."""
     bad = [word.editability < OVER_TRAINED for word in measured]
@@ -294,15 +281,11 @@ def table(measured: Sequence[Word]) -> str:
     of_all = [area([float(np.mean(word.heard())) for word in measured], bad)]
     lines.append(_line("mean of all settings in place of the least", of_all))
     lines.append(_line("length of the vector", [area([-word.length for word in measured], bad)]))
-    return "\n".join(
-        [
-            *lines,
-            f"Below {DROWNS} are {found} of {sum(bad)} over-trained words, and {sum(called) - found} of "
-            f"{len(bad) - sum(bad)} others.",
-            "Of those above it in a run, the one with the smallest validation loss has a fidelity "
-            f"{lost_by_choice(measured):.3f} below that of the best.",
-        ]
+    lines.append(
+        f"Below {DROWNS} are {found} of {sum(bad)} over-trained words, and {sum(called) - found} of "
+        f"{len(bad) - sum(bad)} others."
     )
+    return "\n".join(lines)
 
 
 def _line(what: str, areas: Sequence[float]) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prompt_sensitivity import NOISES, TIMESTEPS, Word, area, lost_by_choice, table
+from prompt_sensitivity import NOISES, TIMESTEPS, Word, area, table
 
 from ti_flax.monitoring.row_statistics import DROWNS
 
@@ -36,22 +36,9 @@ def test_the_setting_that_is_heard_least_tells_it_and_a_run_has_fewer_noises():
     assert one.sensitivity() == one.heard().min() < 0.35
 
 
-def test_what_the_choice_of_a_step_costs_is_the_mean_over_runs():
-    heard, drowned = DROWNS + 0.1, DROWNS - 0.1
-    one = [
-        word(heard, fidelity=0.5, loss=0.2),
-        word(heard, fidelity=0.75, loss=0.3),
-        word(drowned, fidelity=1.0, loss=0.1),
-    ]
-    other = [word(heard, fidelity=0.25, loss=0.1, rate="3e-2")]
-    assert lost_by_choice(one) == 0.25
-    assert lost_by_choice([*one, *other]) == 0.125
-    assert np.isnan(lost_by_choice([word(drowned)]))
-
-
 def test_the_table_counts_words_below_the_limit():
     measured = [word(0.3, editability=0.2), word(1.1, editability=0.8), word(0.4), word(1.2), word(1.3)]
     lines = table(measured).splitlines()
     assert lines[0] == "5 words, 2 over-trained. Area under the ROC curve:"
     assert [line.split()[-1] for line in lines[1:5]] == ["0.833"] * 4
-    assert lines[-2] == f"Below {DROWNS} are 1 of 2 over-trained words, and 1 of 3 others."
+    assert lines[-1] == f"Below {DROWNS} are 1 of 2 over-trained words, and 1 of 3 others."
