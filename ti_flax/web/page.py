@@ -124,8 +124,8 @@ def _images(part: dict[str, Any], work: WorkFolder) -> None:
         part["focal"] = gr.Button("Cut all to what stands out in them", elem_id="focal", min_width=200)
     part["mirror"] = gr.Checkbox(
         value=True,
-        label="In a mirror it is the same thing",
-        info="Untick it for writing, faces with a parting, or stripes that lean to one side.",
+        label="A mirror image shows the same thing",
+        info="Untick it for writing, a parting in the hair, or stripes that lean to one side.",
         elem_id="mirror",
     )
     part["look"] = gr.Button("Show what training will see", elem_id="look")
