@@ -74,7 +74,7 @@ class Losses:
 
         self._studio, self._images = studio, images
         self.schedule = NoiseSchedule.from_config(studio.model.configs["scheduler"])
-        self._params = jax.device_put({name: studio.model.params[name] for name in studio.model.params})
+        self._params = jax.device_put(dict(studio.model.params))
         self._latents: dict[str, np.ndarray] = {}
         self._encode, self._errors = jax.jit(self._encoded), jax.jit(self._measured)
 
@@ -137,8 +137,11 @@ class Losses:
     @property
     def debiased(self) -> np.ndarray:
         """The weight of each timestep with `debiased_estimation_loss`, `[timesteps]` of sum 1."""
-        kept = self.schedule.alphas_cumprod[self.timesteps]
-        weights = np.sqrt((1.0 - kept) / kept)
+        from ti_flax.config.options import LossOptions
+        from ti_flax.training.objective import timestep_weights
+
+        table = timestep_weights(LossOptions(debiased_estimation_loss=True), self.schedule)
+        weights = np.asarray(table)[self.timesteps]
         return weights / weights.sum()
 
 

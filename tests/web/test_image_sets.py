@@ -93,13 +93,13 @@ def test_captions_are_what_the_trainer_reads(work):
     folder = work.images / "set"
     first, second = (path.name for path in images_of(folder)[:2])
     write_captions(work, folder, [[first, f"  {HTML}\n more "], [second, None]])
-    assert dict(captions_of(folder))[first] == f"{HTML} more" and captioned(folder) == (
+    assert dict(captions_of(folder))[first] == f"{HTML} more" and captioned(captions_of(folder)) == (
         1,
         len(images_of(folder)),
     )
     assert (folder / first).with_suffix(".txt").read_text() == f"{HTML} more\n"
     write_captions(work, folder, [[first, ""]])
-    assert captioned(folder)[0] == 0 and not (folder / first).with_suffix(".txt").exists()
+    assert captioned(captions_of(folder))[0] == 0 and not (folder / first).with_suffix(".txt").exists()
 
 
 @pytest.mark.parametrize("name", ["../../x.png", "none.png", "/etc/passwd", "set"])

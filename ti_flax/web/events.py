@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -178,9 +177,10 @@ class Events:
                 "use_captions": gr.update(visible=False, value=False),
             }
         ours = folder.is_relative_to(self._work.images)
+        table = captions_of(folder)
         return {
-            "captions": gr.update(value=captions_of(folder), visible=True, interactive=ours),
-            "use_captions": _captions_tick(folder),
+            "captions": gr.update(value=table, visible=True, interactive=ours),
+            "use_captions": _captions_tick(table),
             **({"mirror": False} if images == DEMO_IMAGES else {}),  # its stripes lean to one side
         }
 
@@ -190,7 +190,7 @@ class Events:
             write_captions(self._work, folder, table)
         except TiFlaxError as error:
             return {"fault_images": fault(str(error))}
-        return {"use_captions": _captions_tick(folder), "fault_images": no_fault()}
+        return {"use_captions": _captions_tick(captions_of(folder)), "fault_images": no_fault()}
 
     def _crop(self, form: Mapping[str, Any]) -> Changes:
         try:
@@ -345,9 +345,9 @@ class Events:
         return {"files": gr.update(value=[*map(str, files)], visible=True), "download_fault": ""}
 
 
-def _captions_tick(folder: Path) -> Any:
+def _captions_tick(table: Sequence[Sequence[str]]) -> Any:
     """Learns with captions where every image has one, without which a run would end at once."""
-    having, images = captioned(folder)
+    having, images = captioned(table)
     some = 0 < having < images
     info = f"{having} of {images} images have one; it takes one for each." if some else NO_CAPTIONS
     return gr.update(visible=True, value=having == images > 0, info=info)

@@ -116,10 +116,9 @@ def captions_of(folder: Path) -> list[list[str]]:
     return [[image.name, _caption(image)] for image in images_of(folder)]
 
 
-def captioned(folder: Path) -> tuple[int, int]:
-    """How many of a folder's images have a caption beside them, and how many images there are."""
-    captions = [caption for _, caption in captions_of(folder)]
-    return sum(map(bool, captions)), len(captions)
+def captioned(table: Sequence[Sequence[str]]) -> tuple[int, int]:
+    """How many images of a table of `captions_of` have a caption, and how many images there are."""
+    return sum(bool(caption) for _, caption in table), len(table)
 
 
 def _caption(image: Path) -> str:
